@@ -1,0 +1,246 @@
+"""The schema of a run: every key with its default, bounds and help text.
+
+The same help text serves ``distkg config`` and the documentation, so it is written here once.
+Keys unknown to the schema are errors: a misspelt key must never be ignored in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key and what to write instead."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
+
+
+class DataConfig(Section):
+    store: str = Field("", description="Folder (or address such as s3://…) of a store made by `distkg prepare`.")
+
+
+class ModelConfig(Section):
+    name: str = Field("complex", description="Scorer; `distkg presets --scorers` lists them.")
+    dim: int = Field(256, ge=1, description="Real floats per entity (a complex number counts as two).")
+    inverse: Literal["learned", "tied"] = Field(
+        "learned",
+        description="Inverse relations r⁻¹: `learned` as relations of their own (reciprocal), or `tied` to r in closed form.",
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Embedding dropout on the anchor and relation vectors.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Storage of the entity table.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the scorer, such as {norm: l1} for transe."
+    )
+
+
+class ObjectiveConfig(Section):
+    name: str = Field(
+        "one_vs_all",
+        description="margin, logistic, self_adversarial, sampled_softmax (with negatives); one_vs_all, k_vs_all (all entities).",
+    )
+    margin: float = Field(9.0, description="Margin γ of margin and self_adversarial (in units of the score).")
+    temperature: float = Field(1.0, gt=0, description="Sharpness of the weights of self_adversarial.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of k_vs_all.")
+    group_answers: bool = Field(
+        True,
+        description="one_vs_all: ask each distinct query once with all its answers. Same objective, fewer products.",
+    )
+    score_memory_mb: int = Field(
+        64, ge=1, description="Memory for one block of scores in objectives over all entities (MiB per worker)."
+    )
+    products: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Precision of the matrix products over all entities (sums stay float32)."
+    )
+
+
+class RegularizerConfig(Section):
+    name: Literal["none", "n3", "l2"] = Field("none", description="Penalty on the vectors that a batch uses.")
+    weight: float = Field(0.0, ge=0, description="Its weight on entity vectors.")
+    relation_weight: float | None = Field(None, ge=0, description="Its weight on relation vectors; default: weight.")
+
+
+class NegativesConfig(Section):
+    source: str = Field("uniform", description="How wrong answers are drawn, over all entities: uniform or degree.")
+    count: int = Field(128, ge=1, description="Negatives per query; a triple is two queries, so twice this per triple.")
+    shared: bool = Field(True, description="Share the negatives of a chunk of queries (fast), or draw for each query.")
+    chunk_size: int = Field(256, ge=1, description="Queries that share negatives.")
+    filter: bool = Field(False, description="Leave out negatives that are known training facts (exact).")
+
+
+class OptimizerConfig(Section):
+    name: Literal["rowwise_adagrad", "adagrad", "adam"] = Field(
+        "adagrad", description="rowwise_adagrad keeps one float per row; adam is lazy: rows without gradient rest."
+    )
+    learning_rate: float = Field(0.1, gt=0, description="For entity vectors, and for the rest unless set apart.")
+    relation_learning_rate: float | None = Field(None, gt=0, description="For relations and small networks.")
+    schedule: Literal["constant", "linear", "cosine", "plateau"] = Field(
+        "constant", description="Learning rate over the run; plateau halves it when validation MRR stops rising."
+    )
+    warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warm-up.")
+    clip_norm: float | None = Field(None, gt=0, description="Gradient norm bound of dense parts.")
+
+
+class TrainConfig(Section):
+    workers: int = Field(1, ge=1, description="Ray Train workers; each holds 1/workers of the entity table.")
+    epochs: int = Field(50, ge=1, description="Passes over the training triples.")
+    batch_size: int = Field(1024, ge=1, description="Triples (distinct queries, where grouped) per step, over all workers.")
+    seed: int = Field(0, ge=0, description="Decides initial vectors, order, negatives and dropout.")
+    time_limit_seconds: float | None = Field(None, gt=0, description="Stop training after this wall time.")
+    patience: int | None = Field(None, ge=1, description="Stop after this many evaluations without a better valid MRR.")
+    overlap: bool = Field(
+        False,
+        description="Exchange rows while computing: rows may lack the latest step's update (staleness of one step).",
+    )
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="Autocast of dense parts on GPU.")
+    compile: bool = Field(False, description="torch.compile the query transform.")
+
+
+class EvaluateConfig(Section):
+    every: int = Field(5, ge=1, description="Epochs between validations; the last epoch is always validated.")
+    batch_size: int = Field(256, ge=1, description="Queries ranked together; lowered to fit memory_mb.")
+    memory_mb: int = Field(256, ge=1, description="Memory for one block of scores (MiB per worker).")
+    max_valid_triples: int | None = Field(
+        None, ge=1, description="Validate on a fixed random part of valid while training; result.json uses all of it."
+    )
+
+
+class CheckpointConfig(Section):
+    every: int = Field(1, ge=1, description="Epochs between checkpoints.")
+    every_steps: int | None = Field(None, ge=1, description="Steps between checkpoints within an epoch.")
+    keep: int = Field(2, ge=2, description="Checkpoints kept besides the best one.")
+
+
+class ClusterConfig(Section):
+    address: str | None = Field(
+        None, description="Ray address: `auto` joins the running cluster, `local` starts one; default: auto in a job, else local."
+    )
+    cpus_per_worker: float = Field(1, gt=0, description="CPUs that Ray reserves for a worker.")
+    gpus_per_worker: float = Field(0, ge=0, description="GPUs that Ray reserves for a worker.")
+    min_workers: int | None = Field(None, ge=1, description="Elastic: go on with as few workers as this when nodes are lost.")
+    max_failures: int = Field(3, ge=0, description="Worker failures after which the run gives up.")
+    memory_per_worker_gb: float | None = Field(
+        None, gt=0, description="What the planner may count on for a worker; default: this node's memory / workers on it."
+    )
+
+
+class RunConfig(Section):
+    """Everything that decides a run."""
+
+    data: DataConfig = Field(default_factory=DataConfig, description="The graph.")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="What is learned.")
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="What is minimised.")
+    regularizer: RegularizerConfig = Field(default_factory=RegularizerConfig, description="What keeps vectors small.")
+    negatives: NegativesConfig = Field(default_factory=NegativesConfig, description="Wrong answers to learn from.")
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="How vectors move.")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="How long, how wide, in what order.")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Exact filtered ranking.")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="What survives a crash.")
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig, description="Where it runs.")
+
+    def to_yaml(self, *, help_text: bool = False) -> str:
+        """YAML with every key; with ``help_text``, each key's help above it as a comment."""
+        if not help_text:
+            return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+        return "\n".join(_documented(self, indent=0)) + "\n"
+
+    def sha256(self) -> str:
+        """Hash of the resolved configuration, as written to result.json."""
+        return hashlib.sha256(self.to_yaml().encode()).hexdigest()
+
+
+def _documented(section: Section, indent: int) -> list[str]:
+    pad, lines = "  " * indent, []
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        lines.append(f"{pad}# {field.description}")
+        if isinstance(value, Section):
+            lines.append(f"{pad}{key}:")
+            lines.extend(_documented(value, indent + 1))
+        else:
+            text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
+            lines.append(f"{pad}{key}: {text.removesuffix('...\n').strip()}")
+    return lines
+
+
+def preset_names() -> list[str]:
+    """Names usable as ``preset:NAME``."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_config(source: str, overrides: list[str] | None = None) -> RunConfig:
+    """Read a YAML file or ``preset:NAME`` and apply ``section.key=value`` overrides.
+
+    Raises:
+        ConfigError: no such file or preset, not YAML, an unknown key or a value out of bounds.
+    """
+    tree = _read_tree(source)
+    for override in overrides or []:
+        _apply(tree, override)
+    return parse_config(tree, source)
+
+
+def parse_config(tree: dict[str, Any], source: str) -> RunConfig:
+    """Validate a nested dict; ``source`` names it in errors."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source)) from None
+
+
+def _read_tree(source: str) -> dict[str, Any]:
+    path = Path(source)
+    if source.startswith("preset:"):
+        path = PRESETS / f"{source.removeprefix('preset:')}.yaml"
+        if not path.exists():
+            raise ConfigError(f"there is no preset {source!r}. Known: {', '.join(preset_names())}")
+    if not path.is_file():
+        raise ConfigError(f"configuration {source!r} is not a file. Write a YAML file or name a preset: preset:NAME.")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source} must hold sections such as `model:`; it holds a {type(tree).__name__}")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    dotted, separator, text = override.partition("=")
+    keys = dotted.split(".")
+    if not separator or len(keys) < 2:
+        raise ConfigError(f"override {override!r} must read section.key=value, such as model.dim=128")
+    node = tree
+    for key in keys[:-1]:
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {override!r}: {key!r} is a value, not a section")
+    node[keys[-1]] = yaml.safe_load(text)
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    lines = []
+    for problem in error.errors():
+        location = [str(part) for part in problem["loc"]]
+        message = problem["msg"]
+        if problem["type"] == "extra_forbidden":
+            message = f"is not a key of {'.'.join(location[:-1]) or 'the configuration'}; known: {_known_keys(location[:-1])}"
+        lines.append(f"{source}: {'.'.join(location)}: {message}")
+    return "\n".join(lines)
+
+
+def _known_keys(path: list[str]) -> str:
+    section: type[BaseModel] = RunConfig
+    for key in path:
+        section = type(getattr(section(), key))
+    return ", ".join(section.model_fields)
