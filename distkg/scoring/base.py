@@ -8,7 +8,7 @@ is one class in one file. See ``distmult.py`` for the shortest one.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,6 +27,9 @@ class Options(BaseModel):
 
 class Scorer(nn.Module):
     """Base of all scorers.
+
+    Layers of a scorer's own (TuckER's core, ConvE's convolution) draw from torch's global generator in the
+    constructor: seed it alike on every rank.
 
     Attributes:
         entity_width: floats stored per entity; at least ``dim``.
@@ -64,10 +67,15 @@ class Scorer(nn.Module):
 
     def inverse(self, relation: Tensor) -> Tensor:
         """Vectors of r⁻¹ from those of r, [B, relation_width], where ``tied_inverse``."""
-        raise TypeError(f"{type(self).__name__} has no closed form of inverse relations; use model.inverse: learned")
+        raise TypeError(
+            f"{type(self).__name__} has no closed form of inverse relations; use model.inverse: learned"
+        )
 
     def init_entities(self, rows: Tensor, generator: torch.Generator) -> None:
-        """Fill fresh entity rows [n, entity_width] in place."""
+        """Fill fresh entity rows [n, entity_width] in place; n may be any part of the table.
+
+        Default: 10⁻³ times a standard normal (the reference settings of Lacroix et al. 2018).
+        """
         rows.normal_(0, 1e-3, generator=generator)
 
     def init_relations(self, rows: Tensor, generator: torch.Generator) -> None:
@@ -80,6 +88,10 @@ class Scorer(nn.Module):
         Default: absolute values. Complex scorers give moduli.
         """
         return anchor.abs(), relation.abs(), answer.abs()
+
+    def constants(self) -> dict[str, Any]:
+        """What a reader of exported vectors needs beside them: ``dim`` and all options, defaults filled in."""
+        return {"dim": self.dim, **self.options.model_dump()}
 
 
 SCORERS: Registry[type[Scorer]] = Registry("scorer")
@@ -103,11 +115,15 @@ def make_scorer(config: ModelConfig) -> Scorer:
             f"model.options.{key}: {problem['msg']}. Options of {config.name}: {known}"
         ) from None
     if config.inverse == "tied" and not scorer_type.tied_inverse:
-        raise ConfigError(f"model.inverse: {config.name} has no closed form of inverse relations; use `learned`")
+        raise ConfigError(
+            f"model.inverse: {config.name} has no closed form of inverse relations; use `learned`"
+        )
     return scorer_type(config.dim, options)
 
 
 def require_multiple(dim: int, factor: int, scorer: str) -> None:
     """Refuse a ``dim`` that does not divide evenly into a scorer's components."""
     if dim % factor:
-        raise ConfigError(f"model.dim={dim}: {scorer} needs a multiple of {factor}; try {dim + factor - dim % factor}")
+        raise ConfigError(
+            f"model.dim={dim}: {scorer} needs a multiple of {factor}; try {dim + factor - dim % factor}"
+        )

@@ -1,8 +1,15 @@
-"""DistMult (Yang et al. 2015, arXiv 1412.6575): score = Σ_i h_i r_i t_i."""
+"""DistMult (Yang et al. 2015, arXiv 1412.6575): score = Σ_i h_i r_i t_i.
 
-from torch import Tensor, nn
+Vectors start with length 1 on average: the paper keeps entities at that length.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
 
 from distkg.scoring.base import SCORERS, Scorer
+from distkg.scoring.initial import unit_variance_
 
 
 @SCORERS.register("distmult")
@@ -17,5 +24,5 @@ class DistMult(Scorer):
     def inverse(self, relation: Tensor) -> Tensor:
         return relation
 
-    def init_entities(self, rows, generator) -> None:  # type: ignore[no-untyped-def]
-        nn.init.xavier_uniform_(rows, generator=generator)
+    def init_entities(self, rows: Tensor, generator: torch.Generator) -> None:
+        unit_variance_(rows, self.dim, generator)

@@ -1,0 +1,27 @@
+"""Batch normalisation for scorers that have layers: also defined for batches of one query or none.
+
+A worker's share of a last batch may be that small. In distributed runs each rank normalises by the
+statistics of its own queries and keeps its own running statistics.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class _SmallBatches(nn.modules.batchnorm._BatchNorm):
+    """Normalises by the running statistics where the batch has fewer than two rows."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.shape[0] > 1:
+            return super().forward(input)
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+class RowNorm(_SmallBatches, nn.BatchNorm1d):
+    """Of vectors [B, channels]."""
+
+
+class ImageNorm(_SmallBatches, nn.BatchNorm2d):
+    """Of images [B, channels, height, width]."""

@@ -1,0 +1,52 @@
+"""RotatE (Sun et al. 2019, arXiv 1902.10197): score = −Σ_j |h_j e^{iθ_j} − t_j|, θ the relation's phases.
+
+The sum of moduli is the distance of the authors' reference implementation.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from distkg.kernels.similarity import MODULUS
+from distkg.scoring.algebra import moduli, rotate
+from distkg.scoring.base import SCORERS, Options, Scorer, require_multiple
+from distkg.scoring.initial import margin_uniform_
+
+
+class RotatEOptions(Options):
+    gamma: float = Field(
+        9.0, ge=0, description="Entities start uniform in ±(gamma + 2)/(dim/2); set to the margin."
+    )
+
+
+@SCORERS.register("rotate")
+class RotatE(Scorer):
+    """Entity rows [real half | imaginary half], relation rows dim/2 phases in radians; r⁻¹ is −θ, tied."""
+
+    Options = RotatEOptions
+    tied_inverse = True
+    similarity = MODULUS
+
+    def __init__(self, dim: int, options: RotatEOptions) -> None:
+        require_multiple(dim, 2, "rotate")
+        super().__init__(dim, options)
+        self.relation_width = dim // 2
+        self.gamma = options.gamma
+
+    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        return rotate(anchor, relation)
+
+    def inverse(self, relation: Tensor) -> Tensor:
+        return -relation
+
+    def factors(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # A rotation has modulus 1 whatever its phase: there is nothing to penalise.
+        return moduli(anchor), torch.zeros_like(relation), moduli(answer)
+
+    def init_entities(self, rows: Tensor, generator: torch.Generator) -> None:
+        margin_uniform_(rows, self.gamma, self.dim // 2, generator)
+
+    def init_relations(self, rows: Tensor, generator: torch.Generator) -> None:
+        rows.uniform_(-torch.pi, torch.pi, generator=generator)

@@ -1,0 +1,60 @@
+"""RotL (Wang et al. 2021, arXiv 2103.14930) as HaLE has it (Wang et al. 2022, arXiv 2201.00565, eq. 14, 16).
+
+Flexible addition: x ⊕ y = α (x + y) / (1 + x·y). With q = Rot(r, anchor) ⊕ r′,
+
+    score = −φ(‖(−q) ⊕ answer‖) = −φ(α ‖q − c‖ / |1 − q·c|),   φ(x) = x eˣ.
+
+Two guards keep scores and gradients finite without changing the order of answers elsewhere: a denominator
+nearer to 0 than 0.01 counts as 0.01 (with its sign), and φ goes on along its tangent above x = 10.
+HaLE's form has no entity biases, so there are none here. Vectors start at 10⁻³ times a standard normal,
+angles uniform in ±π.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from distkg.kernels.similarity import RotLSimilarity
+from distkg.scoring.algebra import rotate
+from distkg.scoring.base import SCORERS, Options, Scorer, require_multiple
+
+SMALLEST_DENOMINATOR = 1e-2
+
+
+class RotLOptions(Options):
+    alpha: float = Field(1.0, gt=0, description="Scale α of the flexible addition.")
+
+
+@SCORERS.register("rotl")
+class RotL(Scorer):
+    """Relation row [phases dim/2 | translation dim]; ⊕ has no inverse in closed form."""
+
+    Options = RotLOptions
+
+    def __init__(self, dim: int, options: RotLOptions) -> None:
+        require_multiple(dim, 2, "rotl")
+        super().__init__(dim, options)
+        self.relation_width = dim // 2 + dim
+        self.alpha = options.alpha
+        self.similarity = RotLSimilarity(options.alpha)
+
+    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        phase, translation = relation.split((self.dim // 2, self.dim), dim=-1)
+        return flexible_add(rotate(anchor, phase), translation, self.alpha)
+
+    def factors(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return anchor.abs(), relation[..., self.dim // 2 :].abs(), answer.abs()
+
+    def init_relations(self, rows: Tensor, generator: torch.Generator) -> None:
+        rows.normal_(0, 1e-3, generator=generator)
+        rows[:, : self.dim // 2].uniform_(-torch.pi, torch.pi, generator=generator)
+
+
+def flexible_add(x: Tensor, y: Tensor, alpha: float) -> Tensor:
+    """α (x + y) / (1 + x·y) over the last dimension: [..., D]."""
+    denominator = 1 + (x * y).sum(dim=-1, keepdim=True)
+    above = denominator.clamp_min(SMALLEST_DENOMINATOR)
+    below = denominator.clamp_max(-SMALLEST_DENOMINATOR)
+    return alpha * (x + y) / torch.where(denominator < 0, below, above)
