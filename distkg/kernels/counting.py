@@ -1,0 +1,185 @@
+"""How many candidates score above an answer, and how many equal to it, known facts left out.
+
+One pass over a block of scores while it is still in cache. The compiled kernel and the plain torch form count
+the same integers; the latter also serves devices without a compiled kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.kernels.jit import kernel, on_cpu
+
+_SLICE = 256  # answers compared at once by the plain form, which copies a row of scores for each
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Queries with their answers, and what has been counted of them so far.
+
+    Answers lie in the order of their queries. Known entities of query i, ascending, are
+    ``known[known_starts[i]:known_ends[i]]``; they are never counted. An answer never counts against itself.
+
+    Attributes:
+        known: int32 [k].
+        known_starts: int64 [q].
+        known_ends: int64 [q].
+        answer_starts: int64 [q + 1]; answers of query i are ``answers[answer_starts[i]:answer_starts[i + 1]]``.
+        answers: int32 [a] entities.
+        thresholds: float32 [a], the score that each answer is compared at.
+        greater: int64 [a], entities that score above the threshold.
+        equal: int64 [a], entities that score exactly the threshold.
+        found: float32 [a], the answer's score as it stood in its block; 0 until its block has been counted.
+        broken: int64 [q], non-finite scores.
+    """
+
+    known: np.ndarray
+    known_starts: np.ndarray
+    known_ends: np.ndarray
+    answer_starts: np.ndarray
+    answers: np.ndarray
+    thresholds: np.ndarray
+    greater: np.ndarray
+    equal: np.ndarray
+    found: np.ndarray
+    broken: np.ndarray
+
+    @classmethod
+    def start(
+        cls,
+        known: np.ndarray,
+        known_starts: np.ndarray,
+        known_ends: np.ndarray,
+        answer_starts: np.ndarray,
+        answers: np.ndarray,
+    ) -> Tally:
+        """Nothing counted yet, all thresholds 0."""
+        zeros = np.zeros(len(answers), np.int64)
+        return cls(
+            known=known,
+            known_starts=known_starts,
+            known_ends=known_ends,
+            answer_starts=answer_starts,
+            answers=answers,
+            thresholds=np.zeros(len(answers), np.float32),
+            greater=zeros,
+            equal=zeros.copy(),
+            found=np.zeros(len(answers), np.float32),
+            broken=np.zeros(len(known_starts), np.int64),
+        )
+
+
+def count_block(scores: Tensor, low: int, first: int, tally: Tally) -> None:
+    """Count one block into ``tally``; scores of known entities are overwritten with -inf.
+
+    Args:
+        scores: float32 [b, n] of queries ``first … first + b - 1`` and entities ``low … low + n - 1``.
+        low: entity of the first column.
+        first: query of the first row.
+        tally: receives the counts of these queries' answers.
+    """
+    if not on_cpu(scores):
+        reference_count_block(scores, low, first, tally)
+        return
+    _count(
+        scores.numpy(),
+        low,
+        first,
+        tally.known,
+        tally.known_starts,
+        tally.known_ends,
+        tally.answer_starts,
+        tally.answers,
+        tally.thresholds,
+        tally.greater,
+        tally.equal,
+        tally.found,
+        tally.broken,
+    )
+
+
+@kernel
+def _count(
+    scores: np.ndarray,
+    low: int,
+    first: int,
+    known: np.ndarray,
+    known_starts: np.ndarray,
+    known_ends: np.ndarray,
+    answer_starts: np.ndarray,
+    answers: np.ndarray,
+    thresholds: np.ndarray,
+    greater: np.ndarray,
+    equal: np.ndarray,
+    found: np.ndarray,
+    broken: np.ndarray,
+) -> None:
+    width = scores.shape[1]
+    for i in range(scores.shape[0]):
+        row = scores[i]
+        query = first + i
+        finite = 0
+        for c in range(width):
+            finite += abs(row[c]) < np.inf
+        broken[query] += width - finite
+        for a in range(answer_starts[query], answer_starts[query + 1]):
+            if low <= answers[a] < low + width:
+                found[a] = row[answers[a] - low]
+        own = known[known_starts[query] : known_ends[query]]
+        for k in range(np.searchsorted(own, low), len(own)):
+            if own[k] >= low + width:
+                break
+            row[own[k] - low] = -np.inf
+        for a in range(answer_starts[query], answer_starts[query + 1]):
+            threshold = thresholds[a]
+            above = 0
+            same = 0
+            for c in range(width):
+                above += row[c] > threshold
+                same += row[c] == threshold
+            if low <= answers[a] < low + width and row[answers[a] - low] == threshold:
+                same -= 1
+            greater[a] += above
+            equal[a] += same
+
+
+def reference_count_block(scores: Tensor, low: int, first: int, tally: Tally) -> None:
+    """``count_block`` in plain torch, on any device."""
+    rows, width = scores.shape
+    queries = slice(first, first + rows)
+    tally.broken[queries] += (~torch.isfinite(scores)).sum(1).cpu().numpy()
+    begin, end = int(tally.answer_starts[first]), int(tally.answer_starts[first + rows])
+    counts = np.diff(tally.answer_starts[first : first + rows + 1])
+    asked = torch.from_numpy(np.repeat(np.arange(rows), counts)).to(scores.device)
+    columns = torch.from_numpy(tally.answers[begin:end].astype(np.int64) - low).to(scores.device)
+    inside = (columns >= 0) & (columns < width)
+    columns.clamp_(0, width - 1)
+    found = torch.where(inside, scores[asked, columns], 0.0)
+    _hide(scores, _known_cells(low, width, queries, tally))
+    tally.found[begin:end] += found.cpu().numpy()
+    for at in range(0, end - begin, _SLICE):
+        part = slice(at, min(at + _SLICE, end - begin))
+        threshold = torch.from_numpy(tally.thresholds[begin:end][part]).to(scores.device)
+        block = scores.index_select(0, asked[part])
+        itself = inside[part] & (scores[asked[part], columns[part]] == threshold)
+        tally.greater[begin:end][part] += (block > threshold[:, None]).sum(1).cpu().numpy()
+        tally.equal[begin:end][part] += ((block == threshold[:, None]).sum(1) - itself.long()).cpu().numpy()
+
+
+def _known_cells(low: int, width: int, queries: slice, tally: Tally) -> np.ndarray:
+    """Cells of the flattened block that hold known entities: int64 [k]."""
+    starts, ends = tally.known_starts[queries], tally.known_ends[queries]
+    counts = ends - starts
+    row = np.repeat(np.arange(len(starts)), counts)
+    position = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - starts, counts)
+    column = tally.known[position].astype(np.int64) - low
+    inside = (column >= 0) & (column < width)
+    return row[inside] * width + column[inside]
+
+
+def _hide(scores: Tensor, cells: np.ndarray) -> None:
+    scores.view(-1).index_fill_(0, torch.from_numpy(cells).to(scores.device), -torch.inf)

@@ -1,0 +1,26 @@
+"""How this package compiles its CPU kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+from torch import Tensor
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Reassociation lets sums use vector registers; NaN and infinity keep their meaning, because a kernel that
+# optimised them away would hide a diverged run.
+_FAST = {"reassoc", "contract", "nsz", "arcp", "afn"}
+
+
+def kernel(function: F) -> F:
+    """Compile for this CPU on first use (cached on disk); releases the interpreter lock while it runs."""
+    compiled: F = numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")(function)
+    return compiled
+
+
+def on_cpu(*tensors: Tensor) -> bool:
+    """True where the compiled kernels can read these tensors."""
+    return all(tensor.device.type == "cpu" for tensor in tensors)

@@ -1,0 +1,33 @@
+"""Matrix products on the fastest library that torch carries for the device.
+
+On CPU, torch.mm calls MKL, which runs at half speed or less on processors of other makers; oneDNN, in the
+same wheel, compiles its kernels for the machine at hand. ``benchmarks/products.py`` measures both.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_SMALL = 1 << 16  # products with fewer multiplications than this are dominated by the call itself
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right.T`` for float32 or bfloat16 [m, k] × [n, k] -> [m, n]; no autograd."""
+    if left.device.type == "cpu" and _ONEDNN and left.shape[0] * right.shape[0] * left.shape[1] > _SMALL:
+        linear: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+        return linear
+    return left @ right.T
+
+
+def _has_onednn() -> bool:
+    if not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        probe = torch.ones(2, 2)
+        return bool((torch.ops.mkldnn._linear_pointwise(probe, probe, None, "none", [], "") == 2).all())
+    except (AttributeError, RuntimeError):
+        return False
+
+
+_ONEDNN = _has_onednn()
