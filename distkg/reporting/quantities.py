@@ -1,0 +1,60 @@
+"""Numbers as people read them: 12.3 k, 1.5 GiB, 2 min 05 s."""
+
+from __future__ import annotations
+
+import math
+
+_THOUSANDS = ["", "k", "M", "G", "T"]
+_BINARY = ["B", "KiB", "MiB", "GiB", "TiB"]
+
+
+def compact(value: float) -> str:
+    """Three significant digits with a decimal suffix.
+
+    >>> [compact(v) for v in (0, 0.0421, 7, 1234, 58_400, 2.5e6)]
+    ['0', '0.0421', '7', '1.23 k', '58.4 k', '2.5 M']
+    """
+    if not math.isfinite(value):
+        return "not finite"
+    if abs(value) < 1000:
+        return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+    scaled, suffix = _scaled(value, 1000.0, _THOUSANDS)
+    return f"{scaled:.3g} {suffix}" if abs(scaled) < 999.5 else f"{scaled:.0f} {suffix}"
+
+
+def size(count: float) -> str:
+    """Bytes with a binary suffix.
+
+    >>> [size(v) for v in (512, 2048, 3.25 * 2**30)]
+    ['512 B', '2.0 KiB', '3.2 GiB']
+    """
+    scaled, suffix = _scaled(count, 1024.0, _BINARY)
+    return f"{scaled:.0f} B" if suffix == "B" else f"{scaled:.1f} {suffix}"
+
+
+def duration(seconds: float) -> str:
+    """A span of time.
+
+    >>> [duration(v) for v in (0.25, 42, 125, 7384)]
+    ['0.25 s', '42 s', '2 min 05 s', '2 h 03 min']
+    """
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def score(value: float) -> str:
+    """A metric between 0 and 1 with the four digits that the literature compares."""
+    return f"{value:.4f}"
+
+
+def _scaled(value: float, base: float, suffixes: list[str]) -> tuple[float, str]:
+    power = 0
+    while abs(value) >= base and power < len(suffixes) - 1:
+        value, power = value / base, power + 1
+    return value, suffixes[power]

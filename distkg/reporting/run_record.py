@@ -1,0 +1,132 @@
+"""What a run left behind: configuration, metric lines and result, however far it came."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class RunError(ValueError):
+    """A folder that is not a run, or a file of a run that cannot be read; the message says which."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The files of a run folder.
+
+    Attributes:
+        folder: the run folder.
+        config: config.yaml as a nested dict; empty where it is missing.
+        lines: the lines of metrics.jsonl in order of step; after a restart, the lines that the run repeated
+            are replaced by the later ones, and ``time`` goes on from where it stood.
+        result: result.json; empty where the run has not finished.
+        damaged_lines: lines of metrics.jsonl that are not JSON objects; a run killed while writing leaves one.
+    """
+
+    folder: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    result: dict[str, Any] = field(default_factory=dict)
+    damaged_lines: int = 0
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.result)
+
+    def column(self, key: str, against: str) -> list[tuple[float, float]]:
+        """Pairs (``against``, ``key``) of the lines that hold both as finite numbers; keys may be dotted."""
+        pairs = [(reach(line, against), reach(line, key)) for line in self.lines]
+        return [(x, y) for x, y in pairs if x is not None and y is not None]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run folder; parts that are missing stay empty.
+
+    Raises:
+        RunError: no such folder, none of the three files in it, or a file that cannot be parsed.
+    """
+    if not folder.is_dir():
+        raise RunError(
+            f"there is no run folder {str(folder)!r}; give the folder named by `distkg train --run`"
+        )
+    if not any((folder / name).exists() for name in ("config.yaml", "metrics.jsonl", "result.json")):
+        raise RunError(
+            f"{str(folder)!r} holds no config.yaml, metrics.jsonl or result.json: it is not a run folder"
+        )
+    lines, damaged = _read_lines(folder / "metrics.jsonl")
+    config, result = _read_config(folder / "config.yaml"), _read_result(folder / "result.json")
+    return RunRecord(folder, config, continued(lines), result, damaged)
+
+
+def reach(tree: Any, dotted: str) -> float | None:
+    """The finite number at a dotted path of nested dicts, or None."""
+    for key in dotted.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return number(tree)
+
+
+def number(value: Any) -> float | None:
+    """``value`` as a float where it is a finite number; None otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def continued(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One history out of the lines of a run and its restarts.
+
+    A restart goes back to the latest checkpoint, so its first steps repeat steps already written: the later
+    ones hold. Its clock starts again at zero; it is moved to where the history stands.
+    """
+    history: list[dict[str, Any]] = []
+    clock, previous = 0.0, 0.0
+    for line in lines:
+        step, time = number(line.get("step")), number(line.get("time")) or 0.0
+        while step is not None and history and (number(history[-1].get("step")) or 0.0) >= step:
+            history.pop()
+        if time < previous:
+            clock += previous
+        previous = time
+        history.append({**line, "time": clock + time})
+    return history
+
+
+def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    if not path.exists():
+        return [], 0
+    parsed = [
+        _object(text) for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if text
+    ]
+    good = [line for line in parsed if line is not None]
+    return good, len(parsed) - len(good)
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise RunError(f"{path} is not valid YAML: {error}") from None
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        raise RunError(f"{path} is not a JSON object: {error}") from None

@@ -1,0 +1,251 @@
+"""The parts of a report: each makes HTML of a run's record, or nothing where the run lacks the numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from distkg.reporting import html
+from distkg.reporting.quantities import compact, duration, score
+from distkg.reporting.run_record import RunRecord, number, reach
+from distkg.reporting.svg import Axis, Series, column_chart, line_chart, scatter
+
+HITS = ("hits@1", "hits@3", "hits@10")
+PARTS = ("data", "exchange", "compute", "optimizer")
+EPOCH = Axis("epoch")
+MINUTES = Axis("minutes")
+SHOWN_WORKERS = 64
+
+
+def headline(run: RunRecord) -> str:
+    """The test metrics in large figures (those of the latest validation where the run has not finished)."""
+    metrics, split = _best_metrics(run)
+    if not metrics:
+        return ""
+    items = (
+        [("MRR", score(metrics["mrr"]), f"{split}, filtered")]
+        if number(metrics.get("mrr")) is not None
+        else []
+    )
+    items += [(k.capitalize(), score(metrics[k]), split) for k in HITS if number(metrics.get(k)) is not None]
+    rate = reach(run.result, "train.triples_per_second")
+    seconds = reach(run.result, "train.seconds")
+    if rate is not None:
+        items.append(("Triples / s", compact(rate), f"{_workers(run)} workers"))
+    if seconds is not None:
+        items.append(
+            ("Training time", duration(seconds), f"{_text(run.result['train'].get('epochs'))} epochs")
+        )
+    return f'<div class="tiles">{html.tiles(items)}</div>'
+
+
+def metrics_table(run: RunRecord) -> str:
+    """All metrics of every split, with the three ways to rank ties."""
+    splits = {k: v for k, v in run.result.get("metrics", {}).items() if isinstance(v, dict)}
+    keys = ("mrr", *HITS, "mrr_optimistic", "mrr_pessimistic", "mean_rank", "queries")
+    names = (
+        "MRR",
+        "Hits@1",
+        "Hits@3",
+        "Hits@10",
+        "MRR optimistic",
+        "MRR pessimistic",
+        "Mean rank",
+        "Queries",
+    )
+    rows = [[split, *(_value(values.get(key)) for key in keys)] for split, values in sorted(splits.items())]
+    note = "Ranks among all entities with known facts left out; ties count half unless said otherwise."
+    return html.card("Metrics", html.table(["Split", *names], rows), note, wide=True)
+
+
+def curves(run: RunRecord) -> str:
+    """Loss and validation MRR, against epochs and against wall time."""
+    return "".join(
+        html.card(f"{title} by {clock}", _curve(run, key, x, divisor, y))
+        for key, title, y in (
+            ("loss", "Loss", Axis("loss")),
+            ("valid.mrr", "Validation MRR", Axis("MRR", zero=True)),
+        )
+        for x, divisor, clock in ((EPOCH, 1.0, "epoch"), (MINUTES, 60.0, "wall time"))
+    )
+
+
+def hits_curve(run: RunRecord) -> str:
+    """Validation Hits@k by epoch."""
+    series = [Series(k.capitalize(), run.column(f"valid.{k}", "epoch")) for k in HITS]
+    return html.card("Validation Hits@k", line_chart(series, EPOCH, Axis("share of queries", zero=True)))
+
+
+def learning_rate(run: RunRecord) -> str:
+    """The learning rate, where it moved."""
+    points = run.column("learning_rate", "epoch")
+    if len({rate for _, rate in points}) < 2:
+        return ""
+    return html.card(
+        "Learning rate", line_chart([Series("rate", points)], EPOCH, Axis("learning rate", zero=True))
+    )
+
+
+def throughput(run: RunRecord) -> str:
+    """Triples per second, and where the time of a step went."""
+    rate = line_chart(
+        [Series("rate", run.column("triples_per_second", "epoch"))], EPOCH, Axis("triples / s", zero=True)
+    )
+    columns, totals = _time_columns(run), _time_totals(run)
+    whole = sum(totals.values()) or 1.0
+    shares = [
+        (part, spent / whole, f"{spent / whole:.0%}  ({duration(spent)})") for part, spent in totals.items()
+    ]
+    split = column_chart(PARTS, columns, "epoch", Axis("seconds per report", zero=True)) if columns else ""
+    moved = reach(run.result, "train.bytes_exchanged_per_step")
+    note = "" if moved is None else f"{_bytes(moved)} exchanged per step and worker."
+    spent = split + html.bars(shares, 1.0, coloured=True)
+    return html.card("Throughput", rate, note) + html.card("Where the time goes", spent)
+
+
+def by_relation(run: RunRecord) -> str:
+    """One row a relation, hardest last; a click on a heading sorts."""
+    rows = [row for row in run.result.get("by_relation", []) if isinstance(row, dict) and "relation" in row]
+    sides = any("side" in row for row in rows)
+    rows = sorted(rows, key=lambda row: -(number(row.get("queries")) or 0))
+    header = ["Relation", *(["Side"] if sides else []), "Category", "Queries", "MRR", "Hits@10"]
+    cells = [
+        [
+            str(row["relation"]),
+            *([str(row.get("side", ""))] if sides else []),
+            str(row.get("category") or ""),
+            *(_value(row.get(key)) for key in ("queries", "mrr", "hits@10")),
+        ]
+        for row in rows
+    ]
+    note = f"{len(rows)} rows, most frequent first. Click a heading to sort."
+    return html.card("By relation", html.table(header, cells, sortable=True), note, wide=True)
+
+
+def by_group(run: RunRecord) -> str:
+    """MRR by relation category and by the side that was asked for."""
+    titles = (("by_category", "MRR by relation category"), ("by_side", "MRR by side"))
+    return "".join(
+        html.card(title, html.bars(_group_bars(run.result.get(key)), 1.0)) for key, title in titles
+    )
+
+
+def graph(run: RunRecord) -> str:
+    """Size of the graph, its degrees, and how evenly rows are spread."""
+    found = run.result.get("graph")
+    if not isinstance(found, dict):
+        return ""
+    histogram = [(float(d), float(n)) for d, n in found.get("degree_histogram", [])]
+    degrees = scatter(histogram, Axis("degree", log=True), Axis("entities", log=True))
+    return (
+        html.card("Degrees", degrees, _counts(found))
+        + _balance("Partitions", "partition", found.get("partitions"))
+        + _balance("Rows per worker", "worker", found.get("shards"))
+    )
+
+
+def memory(run: RunRecord) -> str:
+    """Peak resident memory: over the run, and by worker."""
+    points = [(x, y / 1000) for x, y in run.column("peak_rss_mb", "epoch")]
+    line = line_chart([Series("peak", points)], EPOCH, Axis("peak memory (GB)", zero=True))
+    peaks = run.result.get("train", {}).get("peak_rss_mb_per_worker")
+    listed = peaks if isinstance(peaks, list) else [peaks]
+    values = [v * 1e6 for v in (number(peak) for peak in listed) if v is not None]
+    names = [f"worker {i}" for i in range(len(values))] if isinstance(peaks, list) else ["largest worker"]
+    rows = [(name, value, _bytes(value)) for name, value in zip(names, values, strict=False)]
+    return html.card("Memory per worker", line + html.bars(rows[:SHOWN_WORKERS]))
+
+
+def configuration(run: RunRecord) -> str:
+    """Every key of the run, by section, and the versions it ran with."""
+    sections = "".join(html.folded(name, html.definitions(_flat(part))) for name, part in run.config.items())
+    versions = [(k, _text(v)) for k, v in run.result.get("versions", {}).items()]
+    digest = run.result.get("config_sha256")
+    note = f"sha256 {digest}" if digest else ""
+    return html.card("Configuration", sections, note) + html.card("Versions", html.definitions(versions))
+
+
+def _best_metrics(run: RunRecord) -> tuple[dict[str, Any], str]:
+    metrics = run.result.get("metrics", {})
+    for split in ("test", "valid"):
+        if metrics.get(split):
+            return metrics[split], split
+    seen = [line["valid"] for line in run.lines if isinstance(line.get("valid"), dict)]
+    return (seen[-1], "latest validation") if seen else ({}, "")
+
+
+def _curve(run: RunRecord, key: str, x: Axis, divisor: float, y: Axis) -> str:
+    clock = "epoch" if x is EPOCH else "time"
+    points = [(a / divisor, b) for a, b in run.column(key, clock)]
+    return line_chart([Series(y.label, points)], x, y)
+
+
+def _time_columns(run: RunRecord) -> list[tuple[str, list[float]]]:
+    return [
+        (f"{line.get('epoch', ''):.3g}", [reach(line, f"seconds.{part}") or 0.0 for part in PARTS])
+        for line in run.lines
+        if isinstance(line.get("seconds"), dict) and number(line.get("epoch")) is not None
+    ]
+
+
+def _time_totals(run: RunRecord) -> dict[str, float]:
+    spent = {part: sum(reach(line, f"seconds.{part}") or 0.0 for line in run.lines) for part in PARTS}
+    return spent if any(spent.values()) else {}
+
+
+def _group_bars(groups: Any) -> list[tuple[str, float, str]]:
+    if not isinstance(groups, dict):
+        return []
+    rows = []
+    for name, values in groups.items():
+        mrr, queries = reach(values, "mrr"), reach(values, "queries")
+        if mrr is not None:
+            rows.append((str(name), mrr, score(mrr) + (f"  ({compact(queries)} queries)" if queries else "")))
+    return rows
+
+
+def _counts(found: dict[str, Any]) -> str:
+    triples = ", ".join(f"{v:,} {k}" for k, v in found.get("triples", {}).items())
+    return (
+        f"{found.get('entities', 0):,} entities, {found.get('relations', 0):,} relations; triples: {triples}."
+    )
+
+
+def _balance(title: str, unit: str, rows: Any) -> str:
+    if not rows:
+        return ""
+    mean = sum(rows) / len(rows) or 1.0
+    columns = [(str(i), [float(value)]) for i, value in enumerate(rows)]
+    chart = column_chart(["rows"], columns, unit, Axis("rows", zero=True), merge="max")
+    return html.card(
+        title, chart, f"{len(rows)} in all; the largest holds {max(rows) / mean:.3f} × the mean."
+    )
+
+
+def _bytes(count: float) -> str:
+    text = compact(count)
+    return f"{text}B" if " " in text else f"{text} B"
+
+
+def _workers(run: RunRecord) -> str:
+    return _text(run.result.get("train", {}).get("workers"))
+
+
+def _flat(part: Any) -> list[tuple[str, str]]:
+    if not isinstance(part, dict):
+        return [("value", _text(part))]
+    return [(key, _text(value)) for key, value in part.items()]
+
+
+def _value(found: Any) -> float | str:
+    if isinstance(found, int) and not isinstance(found, bool):
+        return found
+    value = number(found)
+    return "" if value is None else value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).replace("...", "").strip()
