@@ -25,7 +25,7 @@ class RunRecord:
         lines: the lines of metrics.jsonl in order of step; after a restart, the lines that the run repeated
             are replaced by the later ones, and ``time`` goes on from where it stood.
         result: result.json; empty where the run has not finished.
-        damaged_lines: lines of metrics.jsonl that are not JSON objects; a run killed while writing leaves one.
+        damaged_lines: lines of metrics.jsonl that are no JSON objects; a run killed while writing leaves one.
     """
 
     folder: Path

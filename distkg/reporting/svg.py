@@ -52,7 +52,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps values to pixels: ``low`` to ``start``, ``high`` to ``end``; both are powers of ten where ``log``."""
+    """Maps values to pixels: ``low`` to ``start``, ``high`` to ``end`` (powers of ten where ``log``)."""
 
     low: float
     high: float
