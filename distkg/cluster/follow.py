@@ -1,0 +1,184 @@
+"""Following a run from the driver: new lines of its metrics and failures, and how they are shown.
+
+Workers write ``metrics.jsonl``; the driver reads it. Nothing is sent through Ray Train's ``report``, which
+every rank must enter together and which would hold up the training step.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Record = dict[str, Any]
+Listener = Callable[[Record], None]
+
+
+class LineTail:
+    """The JSON lines that were added to a file since the last look.
+
+    A run that goes back to a checkpoint cuts its metrics at that step and writes on: what comes after the
+    lines that both versions share is new.
+    """
+
+    def __init__(self, path: Path, *, skip_present: bool = True) -> None:
+        self._path = path
+        self._seen: list[bytes] = []
+        self._stamp: tuple[int, int] | None = None
+        if skip_present:
+            self.read()
+
+    def read(self) -> list[Record]:
+        """New complete lines, in order; none where the file is missing or unchanged."""
+        try:
+            status = self._path.stat()
+            stamp = (status.st_size, status.st_mtime_ns)
+            if stamp == self._stamp:
+                return []
+            lines = self._path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
+        shared = _shared_prefix(self._seen, lines)
+        self._stamp, self._seen = stamp, lines
+        return [json.loads(line) for line in lines[shared:] if line]
+
+
+def _shared_prefix(old: list[bytes], new: list[bytes]) -> int:
+    if new[: len(old)] == old:
+        return len(old)
+    return next(
+        (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new))
+    )
+
+
+class Follower:
+    """Reads metrics and failures of a run in a thread of its own, and hands each record to its listener.
+
+    Attributes:
+        error: what a listener raised; it is then called no more, and the run goes on.
+    """
+
+    def __init__(self, sources: list[tuple[LineTail, Listener]], interval_s: float = 0.25) -> None:
+        self._sources = sources
+        self._interval_s = interval_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follow-run", daemon=True)
+        self.error: Exception | None = None
+
+    def __enter__(self) -> Follower:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        try:
+            while not self._stop.wait(self._interval_s):
+                self._pass_on()
+            self._pass_on()
+        except Exception as error:
+            self.error = error
+
+    def _pass_on(self) -> None:
+        for tail, listener in self._sources:
+            for record in tail.read():
+                listener(record)
+
+
+class Display(Protocol):
+    """What the operator sees while a run goes on."""
+
+    def metrics(self, record: Record) -> None: ...
+
+    def notice(self, text: str) -> None: ...
+
+    def __enter__(self) -> Display: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+def describe(record: Record) -> str:
+    """One line of metrics in words; what a record lacks is left out.
+
+    >>> describe({"epoch": 2.0, "loss": 0.5, "valid": {"mrr": 0.25}, "triples_per_second": 1234.5})
+    'epoch 2  loss 0.5000  valid MRR 0.2500  1,234 triples/s'
+    """
+    parts = []
+    if "epoch" in record:
+        parts.append(f"epoch {record['epoch']:.3g}")
+    if record.get("loss") is not None:
+        parts.append(f"loss {record['loss']:.4f}")
+    if (record.get("valid") or {}).get("mrr") is not None:
+        parts.append(f"valid MRR {record['valid']['mrr']:.4f}")
+    if record.get("triples_per_second") is not None:
+        parts.append(f"{int(record['triples_per_second']):,} triples/s")
+    return "  ".join(parts)
+
+
+class PlainDisplay:
+    """A line for each report: job logs, pipes, CI."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+
+    def metrics(self, record: Record) -> None:
+        print(f"[{record.get('time', 0):8.1f} s] {describe(record)}", flush=True)
+
+    def notice(self, text: str) -> None:
+        print(text, flush=True)
+
+    def __enter__(self) -> PlainDisplay:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return
+
+
+class BarDisplay:
+    """A progress bar over epochs, with the latest numbers beside it."""
+
+    def __init__(self, epochs: int, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=console,
+        )
+        self._task: TaskID = self._progress.add_task("training", total=epochs, numbers="starting workers")
+        self._valid: Record | None = None
+
+    def metrics(self, record: Record) -> None:
+        self._valid = record.get("valid") or self._valid
+        numbers = describe({**record, "valid": self._valid})
+        self._progress.update(self._task, completed=record.get("epoch", 0), numbers=numbers)
+
+    def notice(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    def __enter__(self) -> BarDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+
+def make_display(epochs: int) -> Display:
+    """A bar on a terminal, plain lines elsewhere."""
+    if sys.stdout.isatty():
+        return BarDisplay(epochs, Console())
+    return PlainDisplay(epochs)

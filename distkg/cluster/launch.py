@@ -1,0 +1,213 @@
+"""Training on Ray Train: a group of workers, restarted from the newest checkpoint when one is lost."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchTrainer, get_device
+
+from distkg.cluster import run_folder
+from distkg.cluster.follow import Follower, LineTail, Listener, Record, make_display
+from distkg.cluster.process_group import process_group
+from distkg.cluster.session import (
+    ClusterError,
+    describe_shortage,
+    ray_session,
+    set_driver_environment,
+    worker_environment,
+    worker_resources,
+    worker_threads,
+)
+from distkg.config import RunConfig, parse_config
+from distkg.sharding.ranks import Ranks
+
+# What a second attempt would only meet again. A lost peer raises RuntimeError, a full disk OSError.
+MISTAKES = (ValueError, TypeError, LookupError, AttributeError, ImportError, AssertionError)
+
+
+class TrainOnRank(Protocol):
+    """A whole training as one rank sees it; the result is that of rank 0."""
+
+    def __call__(
+        self, config: RunConfig, run: Path, ranks: Ranks, *, resume: bool, listener: Listener | None
+    ) -> Record: ...
+
+
+class TrainingError(RuntimeError):
+    """Training ended because workers were lost more often than cluster.max_failures allows."""
+
+
+def launch_training(
+    config: RunConfig, run: str | Path, *, resume: bool = False, listener: Listener | None = None
+) -> Record:
+    """Train on ``config.train.workers`` Ray Train workers and return what result.json holds.
+
+    Joins the cluster named by ``cluster.address`` or by RAY_ADDRESS, as in a job, else starts Ray on this
+    machine for the length of the run. A killed worker is replaced, at most ``cluster.max_failures`` times,
+    and the run goes on from its newest checkpoint; each loss is a line in failures.jsonl. An error that a
+    restart would only repeat, such as a store that cannot be read, ends the run at once and is raised here as
+    it was in the worker.
+
+    Args:
+        config: the run; a relative ``data.store`` is taken from the current directory.
+        run: run folder, on storage that every node sees.
+        resume: go on with the run in this folder; in an empty one, start afresh.
+        listener: called in this process with every new line of metrics.jsonl; by default the progress is
+            shown, as a bar on a terminal and as lines elsewhere.
+
+    Raises:
+        RunFolderError: the folder is not free and ``resume`` is not given, or is not a shared folder.
+        ClusterError: no such cluster, or more than its configuration can mean.
+        TrainingError: workers were lost too often.
+    """
+    from distkg.training.run import train_on_rank
+
+    return run_on_workers(train_on_rank, config, run, resume=resume, listener=listener)
+
+
+def run_on_workers(
+    train: TrainOnRank,
+    config: RunConfig,
+    run: str | Path,
+    *,
+    resume: bool = False,
+    listener: Listener | None = None,
+) -> Record:
+    """`launch_training` with any training function; arguments and errors are the same."""
+    check_scaling(config)
+    folder = run_folder.absolute_run(run)
+    config = run_folder.absolute_store(config)
+    run_folder.claim(folder, resume=resume)
+    display = make_display(config.train.epochs)
+    follower = Follower(
+        [
+            (LineTail(folder / run_folder.METRICS), listener or display.metrics),
+            (LineTail(folder / run_folder.FAILURES), lambda record: display.notice(describe_failure(record))),
+        ]
+    )
+    with ray_session(config.cluster, config.train.workers):
+        shortage = describe_shortage(config.cluster, config.train.workers)
+        if shortage:
+            display.notice(shortage)
+        with display, follower:
+            result = _fit(train, config, folder)
+    if follower.error is not None:
+        raise follower.error
+    return result
+
+
+def check_scaling(config: RunConfig) -> None:
+    """Refuse worker counts that contradict each other.
+
+    Raises:
+        ClusterError: cluster.min_workers above train.workers.
+    """
+    low, high = config.cluster.min_workers, config.train.workers
+    if low is not None and low > high:
+        raise ClusterError(
+            f"cluster.min_workers={low} is more than train.workers={high}. Lower it or add workers."
+        )
+
+
+def describe_failure(record: Record) -> str:
+    """A line of failures.jsonl in words."""
+    return f"worker {record['rank']} failed: {record['error']}. Restarting from the newest checkpoint."
+
+
+def _fit(train: TrainOnRank, config: RunConfig, run: Path) -> Record:
+    set_driver_environment()
+    trainer = TorchTrainer(
+        _train_loop(train),
+        train_loop_config={"config": config.model_dump(), "run": str(run)},
+        torch_config=process_group(config.cluster.gpus_per_worker),
+        scaling_config=scaling(config),
+        run_config=_ray_run(config, run),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.ControllerError as error:
+        raise error.controller_failure from error
+    except ray.train.WorkerGroupError as error:
+        raise _too_many_failures(config, run, error) from error
+    shutil.rmtree(run / run_folder.LAUNCH, ignore_errors=True)
+    return dict(result.return_value)
+
+
+def scaling(config: RunConfig) -> ray.train.ScalingConfig:
+    """How many workers, and what each reserves; a range of workers where the run is elastic."""
+    workers, least = config.train.workers, config.cluster.min_workers
+    return ray.train.ScalingConfig(
+        num_workers=workers if least is None else (least, workers),
+        use_gpu=config.cluster.gpus_per_worker > 0,
+        resources_per_worker=worker_resources(config.cluster),
+    )
+
+
+def _ray_run(config: RunConfig, run: Path) -> ray.train.RunConfig:
+    # Ray Train checks before the start that every worker's node sees the storage path: here, the run folder.
+    return ray.train.RunConfig(
+        name=run_folder.LAUNCH,
+        storage_path=str(run),
+        failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
+        worker_runtime_env={"env_vars": worker_environment(config.cluster)},
+        callbacks=[FailureNotes(run)],
+        logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+    )
+
+
+def _train_loop(train: TrainOnRank) -> Callable[[dict[str, Any]], Record]:
+    def loop(settings: dict[str, Any]) -> Record:
+        config = parse_config(settings["config"], "the launched run")
+        torch.set_num_threads(worker_threads(config.cluster))
+        ranks = Ranks.from_process_group(get_device())
+        # A fresh launch starts in an empty folder: a checkpoint there means that this group is a replacement.
+        return train(config, Path(settings["run"]), ranks, resume=True, listener=None)
+
+    return loop
+
+
+class FailureNotes(ray.train.UserCallback):
+    """Writes lost workers to failures.jsonl, and ends the run on an error that a restart would repeat."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
+        causes = {rank: _cause(error) for rank, error in worker_exceptions.items()}
+        for rank, cause in sorted(causes.items()):
+            run_folder.append_failure(self._run, time.time(), rank, _in_short(cause))
+        for cause in causes.values():
+            # Raising here is what tells Ray Train's controller not to try again.
+            if isinstance(cause, MISTAKES):
+                raise cause
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a worker raised, or how it died, without Ray Train's wrapping."""
+    for wrapping in ("_base_exc", "health_check_failure"):
+        error = getattr(error, wrapping, error)
+    return error
+
+
+def _in_short(error: BaseException) -> str:
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "its process died (killed, out of memory, or its node was lost)"
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:500].rstrip(".")
+
+
+def _too_many_failures(config: RunConfig, run: Path, error: ray.train.WorkerGroupError) -> TrainingError:
+    causes = {rank: _in_short(_cause(failure)) for rank, failure in sorted(error.worker_failures.items())}
+    listed = "\n".join(f"  worker {rank}: {cause}" for rank, cause in causes.items())
+    return TrainingError(
+        f"training in {run} stopped after {config.cluster.max_failures} restarts (cluster.max_failures); "
+        f"the last failure:\n{listed}\nContinue with --resume once the cause is gone; "
+        f"{run / run_folder.FAILURES} lists every failure."
+    )

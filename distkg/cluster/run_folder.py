@@ -1,0 +1,82 @@
+"""The run folder before a launch: where it lies, whether it is free, and which failures it has seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from distkg.config import RunConfig
+
+METRICS = "metrics.jsonl"
+FAILURES = "failures.jsonl"
+LAUNCH = ".launch"
+"""Ray Train's own notes; holds nothing that a run needs."""
+
+
+class RunFolderError(ValueError):
+    """A run folder that cannot be used; the message gives the way out."""
+
+
+def absolute_run(run: str | Path) -> Path:
+    """The run folder as a path that every worker reads alike.
+
+    Raises:
+        RunFolderError: an object-store address, or a relative path inside a Ray job.
+    """
+    if "://" in str(run):
+        raise RunFolderError(
+            f"run folder {str(run)!r} must be a folder, not an object store: checkpoints are committed by an "
+            "atomic rename. Use a shared file system."
+        )
+    return _absolute(Path(run), f"run folder {str(run)!r}", "--run")
+
+
+def absolute_store(config: RunConfig) -> RunConfig:
+    """The same configuration with a store address that does not depend on the working directory."""
+    address = config.data.store
+    if not address or "://" in address:
+        return config
+    path = _absolute(Path(address), f"store {address!r}", "data.store")
+    data = config.data.model_copy(update={"store": str(path)})
+    return config.model_copy(update={"data": data})
+
+
+def _absolute(path: Path, what: str, where: str) -> Path:
+    path = path.expanduser()
+    if not path.is_absolute() and in_uploaded_folder(Path.cwd()):
+        raise RunFolderError(
+            f"{what} is relative, but this job runs in an uploaded copy of the working directory, which Ray "
+            f"deletes. Give {where} an absolute path on storage that every node sees."
+        )
+    return path.absolute()
+
+
+def in_uploaded_folder(folder: Path) -> bool:
+    """True in a working directory that Ray unpacked for a job."""
+    return "working_dir_files" in folder.parts
+
+
+def claim(run: Path, *, resume: bool) -> None:
+    """Make the run folder, or accept an existing one that may be written to.
+
+    With ``resume`` an empty or missing folder is a fresh start: one command can be repeated until it ends.
+
+    Raises:
+        RunFolderError: the path is a file, or the folder holds something and ``resume`` is not given.
+    """
+    if run.exists() and not run.is_dir():
+        raise RunFolderError(f"run folder {run} is a file. Name a folder that is new or empty.")
+    run.mkdir(parents=True, exist_ok=True)
+    found = sorted(entry.name for entry in run.iterdir() if entry.name not in (LAUNCH, FAILURES))
+    if found and not resume:
+        listed = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
+        raise RunFolderError(
+            f"run folder {run} is not empty (it holds {listed}). "
+            "Continue that run with --resume, or name another folder."
+        )
+
+
+def append_failure(run: Path, time: float, rank: int, error: str) -> None:
+    """Note a lost worker in failures.jsonl; ``time`` in seconds since the epoch (Unix)."""
+    with (run / FAILURES).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"time": round(time, 3), "rank": rank, "error": error}) + "\n")

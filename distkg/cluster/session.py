@@ -1,0 +1,157 @@
+"""Joining a Ray cluster, or starting one on this machine for the length of a run."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from distkg.config import ClusterConfig
+
+TRAIN_SLOT = "train_slot"
+"""Custom resource that only train workers take.
+
+Ray's elastic policy counts all resources of a node, free or not: CPUs that another actor holds would be
+promised to workers that can then never start. A resource of their own makes the count true.
+"""
+
+OBJECT_STORE_BYTES = 256 * 2**20
+
+
+class ClusterError(ValueError):
+    """A cluster that cannot carry the run; the message says what is missing and what to do."""
+
+
+def worker_threads(cluster: ClusterConfig) -> int:
+    """Threads of one worker: its CPUs, at least one."""
+    return max(1, math.floor(cluster.cpus_per_worker))
+
+
+def worker_environment(cluster: ClusterConfig) -> dict[str, str]:
+    """Environment of a worker process, set before it imports torch.
+
+    Huge pages halve the time that large row exchanges spend on page faults; passive waiting keeps the idle
+    OpenMP threads of one worker off the cores of the others.
+    """
+    threads = str(worker_threads(cluster))
+    return {
+        "THP_MEM_ALLOC_ENABLE": "1",
+        "OMP_NUM_THREADS": threads,
+        "OMP_WAIT_POLICY": "passive",
+        "NUMBA_NUM_THREADS": threads,
+    }
+
+
+def worker_resources(cluster: ClusterConfig) -> dict[str, float]:
+    """What Ray reserves for one worker; an elastic run also asks for a train slot."""
+    resources = {"CPU": cluster.cpus_per_worker}
+    if cluster.gpus_per_worker > 0:
+        resources["GPU"] = cluster.gpus_per_worker
+    if cluster.min_workers is not None:
+        resources[TRAIN_SLOT] = 1
+    return resources
+
+
+def set_driver_environment() -> None:
+    """Defaults for Ray in this process; what the user has set stays.
+
+    Ray Train reads its settings from the driver's environment and hands them on to controller and workers.
+    With its default health check a finished or lost worker would go unnoticed for 2 s.
+    """
+    defaults = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def resolve_address(cluster: ClusterConfig) -> str:
+    """``local``, ``auto`` or host:port: as configured, else the cluster of a Ray job, else a local one.
+
+    Raises:
+        ClusterError: a Ray Client address, from which a run cannot be driven.
+    """
+    address = cluster.address or ("auto" if os.environ.get("RAY_ADDRESS") else "local")
+    target = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    if target.startswith(("ray://", "http://", "https://")):
+        raise ClusterError(
+            f"cluster address {target!r} is a gateway, not a cluster that this process can join. Submit the "
+            "run instead: ray job submit --working-dir . -- python jobs/train.py CONFIG.yaml --run RUN"
+        )
+    return address
+
+
+@contextmanager
+def ray_session(cluster: ClusterConfig, workers: int) -> Iterator[None]:
+    """Join or start Ray, and leave or stop it afterwards; a connection of the caller's is used and kept."""
+    if ray.is_initialized():
+        yield
+        return
+    _connect(cluster, workers)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(cluster: ClusterConfig, workers: int) -> None:
+    address = resolve_address(cluster)
+    set_driver_environment()
+    if address == "local":
+        _start_local(cluster, workers)
+    else:
+        _join(address)
+
+
+def _start_local(cluster: ClusterConfig, workers: int) -> None:
+    # Ray counts CPUs, it does not pin them: more workers than cores is slower, not impossible.
+    cpus = max(os.cpu_count() or 1, math.ceil(workers * cluster.cpus_per_worker))
+    # It would say, for every run, that access to the private cluster needs a token that is already in place.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        resources={TRAIN_SLOT: workers},
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        raise ClusterError(
+            f"no Ray cluster answers at cluster.address={address!r} ({error}). Start one with "
+            "`ray start --head`, or set cluster.address=local to run on this machine."
+        ) from None
+
+
+def describe_shortage(cluster: ClusterConfig, workers: int) -> str | None:
+    """A sentence for the operator where the cluster, as it stands, is too small; None where it is not.
+
+    Not an error: an autoscaler may add the nodes.
+    """
+    total = ray.cluster_resources()
+    need = cluster.min_workers or workers
+    short = {
+        name: amount * need
+        for name, amount in worker_resources(cluster).items()
+        if total.get(name, 0) < amount * need
+    }
+    if not short:
+        return None
+    parts = [f"{need:g} {name} (there are {total.get(name, 0):g})" for name, need in short.items()]
+    hint = f"; start nodes with --resources='{{\"{TRAIN_SLOT}\": N}}'" if TRAIN_SLOT in short else ""
+    return f"waiting for nodes: {need} workers need {', '.join(parts)}{hint}"
