@@ -1,0 +1,295 @@
+"""Exact filtered ranks of answers among all entities, whoever owns their rows.
+
+Every rank scores all queries against its own rows, block by block, and counts while the block is in cache; two
+integers per answer are summed over ranks at the end. Nothing of size queries × entities is ever kept, so memory
+does not grow with the graph.
+
+Ties are exact: an answer is compared at the score that it has in its own block. That score is needed before the
+block is reached, so it is first computed apart, then checked in the block; a batch in which the product rounded
+it otherwise is counted again at the block's score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distkg.data.known import KnownAnswers
+from distkg.kernels.counting import Tally, count_block
+from distkg.scoring.base import Scorer
+from distkg.sharding.ranks import Ranks
+from distkg.sharding.shards import Shards
+
+_CACHED_ROWS = 1024  # rows of a block on CPU: a block of 256 queries stays in a 1 MiB cache while it is counted
+_LEAST_ROWS = 16
+
+
+class ScoreError(ValueError):
+    """Scores that are NaN or infinite; the message names the query."""
+
+
+class EntityRows(Protocol):
+    """The sharded entity table, as far as ranking and prediction use it."""
+
+    shards: Shards
+    local: Tensor
+
+    def gather(self, ids: Tensor) -> Tensor:
+        """Rows of ``ids`` int64 [k] -> [k, width]; every rank calls it, with ids of its own."""
+
+
+class RankableModel(Protocol):
+    """What ranking and prediction ask of a model."""
+
+    @property
+    def scorer(self) -> Scorer: ...
+
+    @property
+    def entities(self) -> EntityRows: ...
+
+    @property
+    def ranks(self) -> Ranks: ...
+
+    @property
+    def num_relations(self) -> int: ...
+
+    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        """Anchor rows [B, E] and relations int64 [B] in [0, 2R) -> query vectors [B, Q]."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Ranks of answers; the anchor → tail queries of all triples first, then their tail → head queries.
+
+    Attributes:
+        queries: int32 [q, 2], anchor and relation in [0, 2R).
+        answers: int32 [q].
+        greater: int64 [q], entities that score above the answer, known answers left out.
+        equal: int64 [q], other entities with exactly its score, known answers left out.
+    """
+
+    queries: np.ndarray
+    answers: np.ndarray
+    greater: np.ndarray
+    equal: np.ndarray
+
+    @property
+    def optimistic(self) -> np.ndarray:
+        """Rank where every tie is won: float64 [q], from 1."""
+        return 1.0 + self.greater
+
+    @property
+    def pessimistic(self) -> np.ndarray:
+        """Rank where every tie is lost: float64 [q], from 1."""
+        return 1.0 + self.greater + self.equal
+
+    @property
+    def realistic(self) -> np.ndarray:
+        """Mean of both, the expected rank under random order of ties: float64 [q], from 1."""
+        return (self.optimistic + self.pessimistic) / 2
+
+
+def both_queries(triples: np.ndarray, num_relations: int) -> tuple[np.ndarray, np.ndarray]:
+    """Triples [n, 3] as queries: int32 [2n, 2] (h, r) then (t, r + R), and their answers int32 [2n]."""
+    head, relation, tail = triples.astype(np.int32, copy=False).T
+    anchors = np.concatenate([head, tail])
+    relations = np.concatenate([relation, relation + np.int32(num_relations)])
+    return np.stack([anchors, relations], 1), np.concatenate([tail, head])
+
+
+def rank_answers(
+    model: RankableModel,
+    triples: np.ndarray,
+    known: KnownAnswers,
+    *,
+    batch_size: int = 256,
+    memory_mb: int = 256,
+) -> Ranking:
+    """Rank tails and heads of triples among all entities, filtered by ``known``. Collective.
+
+    Args:
+        model: its scorer is put in evaluation mode meanwhile.
+        triples: int [n, 3]; all ranks pass the same.
+        known: answers that are facts, of any split: they do not compete. Queries it lacks have none.
+        batch_size: queries scored together.
+        memory_mb: MiB per rank for query vectors and a block of scores; batches shrink to fit.
+
+    Returns:
+        The full result, on every rank. Equal for any number of ranks up to the rounding of scores: entities
+        with the same vector tie within a rank, and across ranks wherever the product rounds both alike.
+
+    Raises:
+        ScoreError: a score is NaN or infinite; raised on all ranks.
+    """
+    queries, answers = both_queries(triples, model.num_relations)
+    unique, order, starts = _group(queries)
+    tally = _start_tally(unique, answers[order], starts, known)
+    blocks = _Blocks(model, batch_size, memory_mb << 20)
+    with evaluating(model.scorer):
+        for low in range(0, len(unique), blocks.round_size):
+            _rank_round(blocks, unique[low : low + blocks.round_size], low, tally)
+    greater, equal = np.empty_like(tally.greater), np.empty_like(tally.equal)
+    greater[order], equal[order] = tally.greater, tally.equal
+    return Ranking(queries, answers, greater, equal)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """No gradients, no dropout, batch norm by its running statistics; restored afterwards."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(training)
+
+
+def query_vectors(model: RankableModel, queries: np.ndarray, batch_size: int) -> Tensor:
+    """Vectors of queries int [m, 2], each computed on one rank and shared: float32 [m, Q]. Collective."""
+    ranks = model.ranks
+    part = -(-len(queries) // ranks.size)
+    mine = np.resize(queries, (part * ranks.size, 2))[ranks.rank * part : (ranks.rank + 1) * part]
+    anchor, relation = torch.from_numpy(mine.astype(np.int64)).to(ranks.device).unbind(1)
+    rows = model.entities.gather(anchor.contiguous())
+    vectors = torch.cat(
+        [
+            model.query(rows[low : low + batch_size], relation[low : low + batch_size]).float()
+            for low in range(0, part, batch_size)
+        ]
+    )
+    return ranks.all_gather(vectors)[: len(queries)]
+
+
+class _Blocks:
+    """How queries × this rank's entities are cut into blocks of scores that fit the memory given."""
+
+    def __init__(self, model: RankableModel, batch_size: int, memory: int) -> None:
+        self.model = model
+        self.low, self.high = model.entities.shards.range(model.ranks.rank)
+        local = model.entities.local
+        scores = max(memory // 8, 4 * _LEAST_ROWS)
+        self.batch_size = max(1, min(batch_size, scores // _LEAST_ROWS))
+        fitting = max(_LEAST_ROWS, scores // self.batch_size)
+        self.rows = min(fitting, _CACHED_ROWS) if local.device.type == "cpu" else fitting
+        # Query vectors have up to two entity widths, and are held twice while ranks exchange them.
+        self.round_size = max(self.batch_size, memory // (32 * local.shape[1]))
+
+    def candidates(self) -> Iterator[tuple[int, Tensor]]:
+        """First entity and candidate vectors float32 [n, C] of each block of this rank's rows."""
+        for low in range(self.low, self.high, self.rows):
+            rows = self.model.entities.local[low - self.low : min(low + self.rows, self.high) - self.low]
+            yield low, self.model.scorer.candidates(rows.float())
+
+    def of_answers(self, answers: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        """Which answers [a] this rank owns (positions int64 [k]) and their candidate vectors [k, C]."""
+        mine = np.flatnonzero((answers >= self.low) & (answers < self.high))
+        index = torch.from_numpy(answers[mine].astype(np.int64) - self.low)
+        local = self.model.entities.local
+        return mine, self.model.scorer.candidates(local[index.to(local.device)].float())
+
+
+def _group(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct queries [u, 2], the order that sorts the given ones by them [q], and each one's start [u + 1]."""
+    width = int(queries[:, 1].max(initial=0)) + 1
+    keys = queries[:, 0].astype(np.int64) * width + queries[:, 1]
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    return queries[order[starts]], order, np.append(starts, len(keys))
+
+
+def _start_tally(unique: np.ndarray, answers: np.ndarray, starts: np.ndarray, known: KnownAnswers) -> Tally:
+    known_starts, known_ends = known.rows(unique[:, 0], unique[:, 1])
+    return Tally.start(known.answers, known_starts, known_ends, starts, answers)
+
+
+def _rank_round(blocks: _Blocks, queries: np.ndarray, first: int, tally: Tally) -> None:
+    """Rank queries ``first …`` of the tally and leave the counts of all ranks in it."""
+    ranks = blocks.model.ranks
+    vectors = query_vectors(blocks.model, queries, blocks.batch_size)
+    batches = [(low, vectors[low : low + blocks.batch_size]) for low in range(0, len(vectors), blocks.batch_size)]
+    part = _part(tally, first, first + len(queries))
+    for low, batch in batches:
+        _score_answers(blocks, low, batch, part)
+    _share(ranks, part.thresholds)
+    _count(blocks, batches, part)
+    _share(ranks, part.broken, part.found)
+    _refuse_broken(queries, part, blocks.model.num_relations)
+    again = [(low, batch) for low, batch in batches if _rounded_otherwise(low, len(batch), part)]
+    for low, batch in again:
+        inside = _answers_of(low, len(batch), part)
+        part.thresholds[inside] = part.found[inside]
+        part.greater[inside], part.equal[inside] = 0, 0
+    _count(blocks, again, part)
+    _share(ranks, part.greater, part.equal)
+
+
+def _part(tally: Tally, low: int, high: int) -> Tally:
+    """The tally of queries ``low … high - 1``: views, so that what is counted stays."""
+    begin, end = tally.answer_starts[low], tally.answer_starts[high]
+    return replace(
+        tally,
+        known_starts=tally.known_starts[low:high],
+        known_ends=tally.known_ends[low:high],
+        answer_starts=tally.answer_starts[low : high + 1] - begin,
+        broken=tally.broken[low:high],
+        **{name: getattr(tally, name)[begin:end] for name in ("answers", "thresholds", "greater", "equal", "found")},
+    )
+
+
+def _answers_of(low: int, count: int, part: Tally) -> slice:
+    return slice(int(part.answer_starts[low]), int(part.answer_starts[low + count]))
+
+
+def _score_answers(blocks: _Blocks, low: int, batch: Tensor, part: Tally) -> None:
+    """Scores of a batch's answers that this rank owns, into the thresholds."""
+    inside = _answers_of(low, len(batch), part)
+    asked = np.repeat(np.arange(len(batch)), np.diff(part.answer_starts[low : low + len(batch) + 1]))
+    mine, candidates = blocks.of_answers(part.answers[inside])
+    similarity = blocks.model.scorer.similarity
+    for at in range(0, len(mine), blocks.rows):
+        chunk = mine[at : at + blocks.rows]
+        scores = similarity.scores(batch, candidates[at : at + blocks.rows])
+        own = scores[torch.from_numpy(asked[chunk]), torch.arange(len(chunk))]
+        part.thresholds[inside][chunk] = own.cpu().numpy()
+
+
+def _count(blocks: _Blocks, batches: list[tuple[int, Tensor]], part: Tally) -> None:
+    similarity = blocks.model.scorer.similarity
+    if not batches:
+        return
+    for low, candidates in blocks.candidates():
+        for first, batch in batches:
+            count_block(similarity.scores(batch, candidates), low, first, part)
+
+
+def _share(ranks: Ranks, *arrays: np.ndarray) -> None:
+    """Sum arrays over ranks, in place."""
+    for array in arrays:
+        tensor = torch.from_numpy(array).to(ranks.device)
+        ranks.all_reduce(tensor)
+        array[:] = tensor.cpu().numpy()
+
+
+def _rounded_otherwise(low: int, count: int, part: Tally) -> bool:
+    inside = _answers_of(low, count, part)
+    return not np.array_equal(part.thresholds[inside], part.found[inside])
+
+
+def _refuse_broken(queries: np.ndarray, part: Tally, num_relations: int) -> None:
+    if not part.broken.any():
+        return
+    anchor, relation = queries[int(np.argmax(part.broken > 0))]
+    asked = f"relation {relation}" if relation < num_relations else f"inverse of relation {relation - num_relations}"
+    raise ScoreError(
+        f"{int(part.broken.sum())} scores are NaN or infinite, first those of the query (anchor entity {anchor}, "
+        f"{asked}). The vectors have diverged: use an earlier checkpoint, or train with a lower learning rate or a "
+        "stronger regularizer."
+    )

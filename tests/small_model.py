@@ -1,0 +1,57 @@
+"""A model whose vectors a test writes down, with its entity rows cut over any number of ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from distkg.config import ModelConfig
+from distkg.scoring import make_scorer
+from distkg.sharding.ranks import Ranks
+from distkg.sharding.shards import Shards
+
+
+class WholeTable:
+    """Holds every row, shows this rank's: gathering needs no exchange."""
+
+    def __init__(self, rows: Tensor, ranks: Ranks) -> None:
+        self.rows = rows
+        self.shards = Shards(rows.shape[0], ranks.size)
+        low, high = self.shards.range(ranks.rank)
+        self.local = rows[low:high]
+
+    def gather(self, ids: Tensor) -> Tensor:
+        return self.rows[ids]
+
+
+class SmallModel:
+    """Entity vectors [N, E] and relation vectors [2R, ·] under a scorer."""
+
+    def __init__(
+        self,
+        entities: Tensor,
+        relations: Tensor,
+        ranks: Ranks | None = None,
+        scorer: str = "distmult",
+        options: dict[str, object] | None = None,
+    ) -> None:
+        self.ranks = ranks or Ranks.single()
+        self.entities = WholeTable(entities, self.ranks)
+        self.relations = relations
+        self.num_relations = relations.shape[0] // 2
+        self.config = ModelConfig(name=scorer, dim=entities.shape[1], options=options or {})
+        self.scorer = make_scorer(self.config)
+
+    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        return self.scorer.query(anchor.float(), self.relations[relation])
+
+
+def random_model(
+    entities: int, relations: int, dim: int, seed: int, *, integers: bool = False, scorer: str = "distmult"
+) -> tuple[Tensor, Tensor]:
+    """Random entity vectors [N, dim] and relation vectors [2R, dim]; small integers make many exact ties."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((entities, dim), (2 * relations, dim))
+    if integers:
+        return tuple(torch.randint(-1, 2, shape, generator=generator).float() for shape in shapes)  # type: ignore[return-value]
+    return tuple(torch.randn(shape, generator=generator) for shape in shapes)  # type: ignore[return-value]
