@@ -8,7 +8,7 @@ is one class in one file. See ``distmult.py`` for the shortest one.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -32,6 +32,7 @@ class Scorer(nn.Module):
     constructor: seed it alike on every rank.
 
     Attributes:
+        options: the scorer's options with every default filled in, as exports record them.
         entity_width: floats stored per entity; at least ``dim``.
         relation_width: floats stored per relation.
         similarity: compares query vectors with candidate vectors.
@@ -88,10 +89,6 @@ class Scorer(nn.Module):
         Default: absolute values. Complex scorers give moduli.
         """
         return anchor.abs(), relation.abs(), answer.abs()
-
-    def constants(self) -> dict[str, Any]:
-        """What a reader of exported vectors needs beside them: ``dim`` and all options, defaults filled in."""
-        return {"dim": self.dim, **self.options.model_dump()}
 
 
 SCORERS: Registry[type[Scorer]] = Registry("scorer")
