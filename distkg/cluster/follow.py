@@ -53,9 +53,7 @@ class LineTail:
 def _shared_prefix(old: list[bytes], new: list[bytes]) -> int:
     if new[: len(old)] == old:
         return len(old)
-    return next(
-        (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new))
-    )
+    return next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
 
 
 class Follower:
@@ -129,9 +127,6 @@ def describe(record: Record) -> str:
 class PlainDisplay:
     """A line for each report: job logs, pipes, CI."""
 
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
-
     def metrics(self, record: Record) -> None:
         print(f"[{record.get('time', 0):8.1f} s] {describe(record)}", flush=True)
 
@@ -181,4 +176,4 @@ def make_display(epochs: int) -> Display:
     """A bar on a terminal, plain lines elsewhere."""
     if sys.stdout.isatty():
         return BarDisplay(epochs, Console())
-    return PlainDisplay(epochs)
+    return PlainDisplay()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -111,14 +110,17 @@ def check_scaling(config: RunConfig) -> None:
     """
     low, high = config.cluster.min_workers, config.train.workers
     if low is not None and low > high:
-        raise ClusterError(
-            f"cluster.min_workers={low} is more than train.workers={high}. Lower it or add workers."
-        )
+        raise ClusterError(f"cluster.min_workers={low} is more than train.workers={high}. Lower it or add workers.")
 
 
 def describe_failure(record: Record) -> str:
-    """A line of failures.jsonl in words."""
-    return f"worker {record['rank']} failed: {record['error']}. Restarting from the newest checkpoint."
+    """A line of failures.jsonl in words.
+
+    >>> describe_failure({"time": 0.0, "rank": 1, "error": "its node was lost", "restart": True})
+    'worker 1 failed: its node was lost. Restarting from the newest checkpoint.'
+    """
+    outcome = "Restarting from the newest checkpoint." if record["restart"] else "The run ends here."
+    return f"worker {record['rank']} failed: {record['error']}. {outcome}"
 
 
 def _fit(train: TrainOnRank, config: RunConfig, run: Path) -> Record:
@@ -157,7 +159,7 @@ def _ray_run(config: RunConfig, run: Path) -> ray.train.RunConfig:
         storage_path=str(run),
         failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
         worker_runtime_env={"env_vars": worker_environment(config.cluster)},
-        callbacks=[FailureNotes(run)],
+        callbacks=[FailureNotes(run, config.cluster.max_failures)],
         logging_config=ray.train.LoggingConfig(log_level="WARNING"),
     )
 
@@ -176,17 +178,20 @@ def _train_loop(train: TrainOnRank) -> Callable[[dict[str, Any]], Record]:
 class FailureNotes(ray.train.UserCallback):
     """Writes lost workers to failures.jsonl, and ends the run on an error that a restart would repeat."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, max_failures: int) -> None:
         self._run = run
+        self._restarts_left = max_failures
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         causes = {rank: _cause(error) for rank, error in worker_exceptions.items()}
+        mistake = next((cause for cause in causes.values() if isinstance(cause, MISTAKES)), None)
+        restart = mistake is None and self._restarts_left > 0
         for rank, cause in sorted(causes.items()):
-            run_folder.append_failure(self._run, time.time(), rank, _in_short(cause))
-        for cause in causes.values():
+            run_folder.append_failure(self._run, rank, _in_short(cause), restart=restart)
+        self._restarts_left -= 1
+        if mistake is not None:
             # Raising here is what tells Ray Train's controller not to try again.
-            if isinstance(cause, MISTAKES):
-                raise cause
+            raise mistake
 
 
 def _cause(error: BaseException) -> BaseException:

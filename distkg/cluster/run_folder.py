@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from distkg.config import RunConfig
@@ -76,7 +77,8 @@ def claim(run: Path, *, resume: bool) -> None:
         )
 
 
-def append_failure(run: Path, time: float, rank: int, error: str) -> None:
-    """Note a lost worker in failures.jsonl; ``time`` in seconds since the epoch (Unix)."""
+def append_failure(run: Path, rank: int, error: str, *, restart: bool) -> None:
+    """Note a lost worker in failures.jsonl: when (Unix time), who, why, and whether the run goes on."""
+    record = {"time": round(time.time(), 3), "rank": rank, "error": error, "restart": restart}
     with (run / FAILURES).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": round(time, 3), "rank": rank, "error": error}) + "\n")
+        file.write(json.dumps(record) + "\n")

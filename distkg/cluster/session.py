@@ -146,9 +146,7 @@ def describe_shortage(cluster: ClusterConfig, workers: int) -> str | None:
     total = ray.cluster_resources()
     need = cluster.min_workers or workers
     short = {
-        name: amount * need
-        for name, amount in worker_resources(cluster).items()
-        if total.get(name, 0) < amount * need
+        name: amount * need for name, amount in worker_resources(cluster).items() if total.get(name, 0) < amount * need
     }
     if not short:
         return None
