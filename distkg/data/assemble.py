@@ -1,0 +1,160 @@
+"""From provisional ids to a store: entities renumbered by partition, files written, manifest committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distkg.data.errors import IngestError
+from distkg.data.manifest import Manifest
+from distkg.data.problems import Problems
+from distkg.data.spool import NO_ROWS, Spool
+from distkg.data.writer import StoreWriter, TripleSink
+from distkg.graph.partition import choose_partitioner, part_offsets
+
+PartitionerName = Literal["random", "metis"]
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What ``prepare`` and ``generate`` made.
+
+    Attributes:
+        store: its address.
+        entities, relations: how many labels.
+        triples: split → how many.
+        warnings: what was counted while reading, such as ``train_duplicates``.
+        rejects: address of the rejects file, where lines were set aside.
+        seconds: wall time.
+        examples: warning → where it was first met, ``file:line``.
+    """
+
+    store: str
+    entities: int
+    relations: int
+    triples: dict[str, int]
+    warnings: dict[str, int]
+    rejects: str | None
+    seconds: float
+    examples: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The triples of one split: a spool without some (sorted) rows."""
+
+    spool: Spool
+    without: NDArray[np.int64] = field(default_factory=lambda: NO_ROWS)
+
+    def __len__(self) -> int:
+        return len(self.spool) - len(self.without)
+
+    def chunks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+        """Rows in the spool [m] and triples [m, 3]."""
+        return self.spool.chunks(self.without)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph ready to be written, in provisional ids.
+
+    Attributes:
+        parts: split → its triples, train first.
+        entities, relations: labels in provisional id order, large_utf8.
+    """
+
+    parts: dict[str, Part]
+    entities: pa.Array
+    relations: pa.Array
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the entities of a store are ordered and partitioned, and what it was made from."""
+
+    source: str
+    seed: int
+    partitions: int
+    partitioner: PartitionerName
+
+
+def assemble(writer: StoreWriter, graph: Graph, plan: Plan, problems: Problems, progress: Progress) -> Manifest:
+    """Write all files of a store and commit it.
+
+    Raises:
+        IngestError: more partitions than entities, or none.
+    """
+    count = len(graph.entities)
+    if not 1 <= plan.partitions <= count:
+        raise IngestError(f"{plan.partitions} partitions of {count} entities: choose from 1 to {count}")
+    name, new_ids = renumber(graph, plan)
+    triples = {split: _write_split(writer, split, part, new_ids, progress) for split, part in graph.parts.items()}
+    writer.write_labels("entities.parquet", graph.entities.take(pa.array(np.argsort(new_ids))))
+    writer.write_labels("relations.parquet", graph.relations)
+    if problems.counts["rejected_lines"]:
+        problems.close()
+        writer.record("rejects.tsv", problems.counts["rejected_lines"])
+    manifest = Manifest(
+        entities=count,
+        relations=len(graph.relations),
+        triples=triples,
+        files=writer.files,
+        partitioner=name,
+        partition_offsets=part_offsets(count, plan.partitions).tolist(),
+        warnings=dict(problems.counts),
+        examples=problems.examples,
+        source=plan.source,
+        seed=plan.seed,
+    )
+    writer.commit(manifest)
+    return manifest
+
+
+def renumber(graph: Graph, plan: Plan) -> tuple[str, NDArray[np.int32]]:
+    """The partitioner used, and provisional id → id in the store: int32 [N], a permutation.
+
+    Ids are random (so that any contiguous range is a fair sample of degrees) and, with METIS, random within
+    the partition, whose members get a contiguous range.
+    """
+    count = len(graph.entities)
+    order = np.random.default_rng([plan.seed, 1]).permutation(count).astype(np.int32)
+    name = "random"
+    if plan.partitioner == "metis" and plan.partitions > 1:
+        edges = np.concatenate([triples[:, [0, 2]] for _, triples in graph.parts["train"].chunks()])
+        name, partitioner = choose_partitioner()
+        assignment = partitioner(edges, count, plan.partitions, plan.seed)
+        order = order[np.argsort(assignment[order], kind="stable")]
+    new_ids = np.empty(count, dtype=np.int32)
+    new_ids[order] = np.arange(count, dtype=np.int32)
+    return name, new_ids
+
+
+def count_unseen(parts: dict[str, Part], entities: int, relations: int, problems: Problems) -> None:
+    """Count valid and test triples that mention an entity or a relation absent from train."""
+    seen = np.zeros(entities, dtype=bool), np.zeros(relations, dtype=bool)
+    for _, triples in parts["train"].chunks():
+        seen[0][triples[:, [0, 2]]] = True
+        seen[1][triples[:, 1]] = True
+    for split in parts.keys() - {"train"}:
+        for rows, triples in parts[split].chunks():
+            unseen_entity = ~(seen[0][triples[:, 0]] & seen[0][triples[:, 2]])
+            for kind, unseen in (("entities", unseen_entity), ("relations", ~seen[1][triples[:, 1]])):
+                if unseen.any():
+                    where = parts[split].spool.where(int(rows[unseen.argmax()]))
+                    problems.note(f"{split}_unseen_{kind}", where, int(unseen.sum()))
+
+
+def _write_split(writer: StoreWriter, split: str, part: Part, new_ids: NDArray[np.int32], progress: Progress) -> int:
+    with TripleSink(writer, split) as sink:
+        for _, triples in part.chunks():
+            triples[:, 0] = new_ids[triples[:, 0]]
+            triples[:, 2] = new_ids[triples[:, 2]]
+            sink.write(triples)
+            progress(f"writing {split}", sink.rows)
+    return len(part)

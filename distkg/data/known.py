@@ -1,0 +1,93 @@
+"""Known answers by query, for filtering: (h, r) → t and (t, r + R) → h."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class KnownAnswers:
+    """Answers in compressed rows, one row per query that has any.
+
+    Attributes:
+        num_relations: R; relations of queries are in [0, 2R).
+        keys: int64 [K] sorted, unique: anchor * 2R + relation.
+        offsets: int64 [K + 1]; the answers of key k are ``answers[offsets[k]:offsets[k + 1]]``.
+        answers: int32, sorted and unique within a key.
+    """
+
+    num_relations: int
+    keys: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    answers: NDArray[np.int32]
+
+    @classmethod
+    def from_triples(cls, triples: np.ndarray, num_relations: int) -> KnownAnswers:
+        """All answers of all queries in integer triples [n, 3]."""
+        keys, answers = _both_ways(triples, num_relations)
+        return cls._from_pairs(keys, answers, num_relations)
+
+    @classmethod
+    def for_queries(cls, batches: Iterable[np.ndarray], num_relations: int, queries: np.ndarray) -> KnownAnswers:
+        """The answers of some queries [q, 2] (anchor, relation) in triples that stream by.
+
+        Memory is bounded by the answers of those queries and one batch.
+        """
+        wanted = np.unique(_key(queries[:, 0], queries[:, 1], num_relations))
+        kept_keys = [np.empty(0, dtype=np.int64)]
+        kept_answers = [np.empty(0, dtype=np.int32)]
+        for batch in batches:
+            keys, answers = _both_ways(batch, num_relations)
+            mine = _find(wanted, keys)[1]
+            kept_keys.append(keys[mine])
+            kept_answers.append(answers[mine])
+        return cls._from_pairs(np.concatenate(kept_keys), np.concatenate(kept_answers), num_relations)
+
+    def rows(self, anchors: np.ndarray, relations: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the answers of queries [q] start and end in ``answers``: int64 [q] each; start = end where unknown."""
+        places, known = _find(self.keys, _key(anchors, relations, self.num_relations))
+        starts = self.offsets[places]
+        return starts, np.where(known, self.offsets[np.minimum(places + 1, len(self.keys))], starts)
+
+    @classmethod
+    def _from_pairs(cls, keys: NDArray[np.int64], answers: NDArray[np.int32], num_relations: int) -> KnownAnswers:
+        keys, answers = _sorted_unique(keys, answers)
+        unique_keys, starts = np.unique(keys, return_index=True)
+        return cls(num_relations, unique_keys, np.append(starts, len(keys)).astype(np.int64), answers)
+
+
+def _key(anchors: np.ndarray, relations: np.ndarray, num_relations: int) -> NDArray[np.int64]:
+    return np.asarray(anchors).astype(np.int64) * (2 * num_relations) + relations
+
+
+def _both_ways(triples: np.ndarray, num_relations: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Keys and answers of the two queries of each triple: [2n] each."""
+    head, relation, tail = triples[:, 0], triples[:, 1], triples[:, 2]
+    keys = _key(head, relation, num_relations), _key(tail, relation + num_relations, num_relations)
+    return np.concatenate(keys), np.concatenate([tail, head]).astype(np.int32)
+
+
+def _find(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Where each wanted key is or would be among sorted keys, and whether it is there."""
+    if not len(keys):
+        return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=bool)
+    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return places, keys[places] == wanted
+
+
+def _sorted_unique(keys: NDArray[np.int64], answers: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Distinct (key, answer) pairs in order."""
+    if not len(keys):
+        return keys, answers
+    width = int(answers.max()) + 1
+    if int(keys.max()) < (2**63 - 1) // width - 1:
+        pairs = np.unique(keys * width + answers)  # one sort of integers, several times faster than lexsort
+        return pairs // width, (pairs % width).astype(np.int32)
+    order = np.lexsort((answers, keys))
+    keys, answers = keys[order], answers[order]
+    fresh = np.append(True, (np.diff(keys) != 0) | (np.diff(answers) != 0))
+    return keys[fresh], answers[fresh]

@@ -1,0 +1,84 @@
+"""Addresses: local paths and everything pyarrow's filesystems reach (``s3://bucket/x``, ``gs://…``, ``hdfs://…``)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+import pyarrow as pa
+from pyarrow import fs
+
+from distkg.data.errors import StoreError
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder on a pyarrow filesystem.
+
+    Attributes:
+        filesystem: pyarrow filesystem.
+        path: path inside it, without scheme or options.
+    """
+
+    filesystem: fs.FileSystem
+    path: str
+
+    @classmethod
+    def of(cls, address: str) -> Location:
+        """Resolve a local path or a URI with pyarrow's options, such as ``s3://bucket/x?region=eu-west-1``.
+
+        Raises:
+            StoreError: empty address, a scheme that pyarrow does not know, malformed options.
+        """
+        if not address:
+            raise StoreError("the address is empty; name a folder, a file or a URI such as s3://bucket/folder")
+        if "://" not in address:
+            return cls(fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(address)))
+        try:
+            filesystem, path = fs.FileSystem.from_uri(address)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise StoreError(f"{without_secrets(address)} is not an address that pyarrow can open: {error}") from None
+        return cls(filesystem, path.rstrip("/"))
+
+    @property
+    def name(self) -> str:
+        """Last component of the path."""
+        return self.path.rsplit("/", 1)[-1]
+
+    @property
+    def local(self) -> bool:
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def child(self, name: str) -> Location:
+        return Location(self.filesystem, f"{self.path}/{name}")
+
+    def is_file(self) -> bool:
+        return self.filesystem.get_file_info(self.path).type == fs.FileType.File
+
+    def is_folder(self) -> bool:
+        return self.filesystem.get_file_info(self.path).type == fs.FileType.Directory
+
+    def names(self) -> set[str]:
+        """Names in this folder; empty where there is no such folder."""
+        selector = fs.FileSelector(self.path, allow_not_found=True)
+        return {info.base_name for info in self.filesystem.get_file_info(selector)}
+
+    def read_bytes(self) -> bytes:
+        with self.filesystem.open_input_stream(self.path, compression=None) as stream:
+            return stream.read()
+
+    def write_bytes(self, content: bytes) -> None:
+        """Write a whole file; a reader sees the old content or the new one, never a part."""
+        half = f"{self.path}.part"
+        with self.filesystem.open_output_stream(half, compression=None) as stream:
+            stream.write(content)
+        self.filesystem.move(half, self.path)
+
+
+def without_secrets(address: str) -> str:
+    """The address as it may be printed and stored: without user, password and query values."""
+    if "://" not in address:
+        return address
+    parts = urlsplit(address)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

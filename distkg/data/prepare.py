@@ -1,0 +1,188 @@
+"""From files to a store, in bounded memory.
+
+Labels become provisional ids while the files stream by; triples wait on local disk as three integers each.
+Then duplicates are found by hash buckets, splits are chosen where the source is one file, entities are renumbered
+by partition, and everything is written as Parquet. Memory holds the labels, a few integers per entity and one
+bucket of triples, never all triples (METIS excepted: it needs the edges of train).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distkg.data.assemble import (
+    Graph,
+    Part,
+    PartitionerName,
+    Plan,
+    PrepareReport,
+    Progress,
+    assemble,
+    count_unseen,
+)
+from distkg.data.blocks import LabelBatch
+from distkg.data.delimited import read_delimited
+from distkg.data.duplicates import find_repeats
+from distkg.data.errors import IngestError
+from distkg.data.holdout import choose_held_out
+from distkg.data.location import Location, without_secrets
+from distkg.data.manifest import Manifest
+from distkg.data.ntriples import read_ntriples
+from distkg.data.problems import OnError, Problems
+from distkg.data.sources import SPLITS, Format, SourceFile, find_sources
+from distkg.data.spool import Spool
+from distkg.data.tables import read_parquet
+from distkg.data.vocabulary import Vocabulary
+from distkg.data.writer import StoreWriter
+
+Reader = Callable[[SourceFile, Problems], Iterator[LabelBatch]]
+READERS: dict[str, Reader] = {"tsv": read_delimited, "parquet": read_parquet, "nt": read_ntriples}
+
+
+def prepare(
+    source: str,
+    store: str,
+    *,
+    format: Format = "auto",
+    valid: str | None = None,
+    test: str | None = None,
+    split: tuple[float, float, float] = (0.9, 0.05, 0.05),
+    partitions: int = 1,
+    partitioner: PartitionerName = "random",
+    on_error: OnError = "fail",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PrepareReport:
+    """Make a store from files of triples.
+
+    Args:
+        source: a file, or a folder with train|valid|test files; local or any pyarrow address.
+        store: new folder or address; a half-written store is replaced, a finished one never.
+        format: of the files; ``auto`` goes by their endings.
+        valid, test: files of these splits, where ``source`` is one file or a folder without them.
+        split: shares of train, valid and test, used where ``source`` is one file and neither ``valid`` nor
+            ``test`` is given. Every entity and relation of valid and test is kept in train as well; where a
+            sparse graph cannot spare that many triples, fewer are held out and ``held_out_short`` counts them.
+        partitions: contiguous ranges of entity ids to form, all of ceil(N / partitions) but the last.
+        partitioner: which entities share a range.
+        on_error: ``skip`` sets bad lines aside in rejects.tsv.
+        seed: decides entity order and splits.
+        progress: called with a stage and how many triples it has done.
+
+    Returns:
+        Counts and warnings. Duplicates within a split are dropped and counted; triples in two splits stay in
+        both and are counted, as are valid and test triples with entities or relations that train lacks.
+
+    Raises:
+        IngestError: a source that cannot be used; names file and line.
+        StoreError: a store that is in the way.
+    """
+    started = time.perf_counter()
+    _check_split(split)
+    sources = find_sources(source, format, valid, test)
+    one_file = len(sources) == 1 and not Location.of(source).is_folder()
+    plan = Plan(without_secrets(source), seed, partitions, partitioner)
+    with StoreWriter(store) as writer:
+        problems = Problems(on_error, writer.open_rejects)
+        ingest = _Ingest(writer, problems, progress or _silent)
+        parts = ingest.read(sources)
+        if one_file:
+            parts = ingest.split(parts["train"], split, seed)
+        graph = Graph(parts, ingest.entities.labels(), ingest.relations.labels())
+        count_unseen(parts, len(graph.entities), len(graph.relations), problems)
+        manifest = assemble(writer, graph, plan, problems, ingest.progress)
+    return report(store, manifest, time.perf_counter() - started)
+
+
+class _Ingest:
+    """Reads files into spools of provisional ids."""
+
+    def __init__(self, writer: StoreWriter, problems: Problems, progress: Progress) -> None:
+        self.scratch = writer.scratch
+        self.problems = problems
+        self.progress = progress
+        self.entities = Vocabulary()
+        self.relations = Vocabulary()
+
+    def read(self, sources: dict[str, SourceFile]) -> dict[str, Part]:
+        """All splits without their duplicates; a split without a file is empty."""
+        spools = {split: self._spool(split, sources.get(split)) for split in SPLITS}
+        self.progress("looking for duplicates", sum(len(spool) for spool in spools.values()))
+        repeats = find_repeats(spools, self.scratch)
+        repeats.report(spools, self.problems)
+        return {split: Part(spool, repeats.dropped[split]) for split, spool in spools.items()}
+
+    def split(self, part: Part, shares: tuple[float, float, float], seed: int) -> dict[str, Part]:
+        """Hold out valid and test triples of one file."""
+        wanted_valid, wanted_test = round(len(part) * shares[1]), round(len(part) * shares[2])
+        wanted = wanted_valid + wanted_test
+        held_out = choose_held_out(part.spool, part.without, len(self.entities), len(self.relations), wanted, seed)
+        self.problems.note("held_out_short", part.spool.name, wanted - len(held_out))
+        first_test = round(len(held_out) * wanted_valid / max(wanted, 1))
+        without = np.union1d(part.without, held_out)
+        return {
+            "train": Part(part.spool, without),
+            "valid": self._held_out("valid", part, held_out[:first_test]),
+            "test": self._held_out("test", part, held_out[first_test:]),
+        }
+
+    def _held_out(self, split: str, part: Part, rows: NDArray[np.int64]) -> Part:
+        spool = Spool(self.scratch / f"held-out-{split}")
+        spool.append(part.spool.take(rows))
+        spool.finish()
+        return Part(spool)
+
+    def _spool(self, split: str, file: SourceFile | None) -> Spool:
+        spool = Spool(self.scratch / split, file.name if file else "")
+        if file:
+            for columns, lines in READERS[file.format](file, self.problems):
+                spool.append(self._encode(columns), lines)
+                self.progress(f"reading {file.name}", len(spool))
+            self._check_filled(split, spool)
+        spool.finish()
+        return spool
+
+    def _encode(self, columns: tuple[pa.Array, pa.Array, pa.Array]) -> NDArray[np.int32]:
+        head, relation, tail = columns
+        ids = self.entities.encode(head), self.relations.encode(relation), self.entities.encode(tail)
+        return np.stack(ids, axis=1)
+
+    def _check_filled(self, split: str, spool: Spool) -> None:
+        if len(spool):
+            return
+        if split == "train" or self.problems.on_error == "fail":
+            rejected = self.problems.counts["rejected_lines"]
+            first = f"; {rejected} lines rejected, first {self.problems.examples['rejected_lines']}" if rejected else ""
+            raise IngestError(f"{spool.name}:1: the file holds no triples{first}. Is it the right file and --format?")
+        self.problems.note("empty_files", spool.name)
+
+
+def _silent(stage: str, done: int) -> None:
+    """The default of ``progress``."""
+
+
+def _check_split(split: tuple[float, float, float]) -> None:
+    if len(split) != 3 or min(split) < 0 or split[0] <= 0 or abs(sum(split) - 1) > 1e-6:
+        raise IngestError(
+            f"split {split} must be three shares that sum to 1, with some for train, such as 0.9,0.05,0.05"
+        )
+
+
+def report(store: str, manifest: Manifest, seconds: float) -> PrepareReport:
+    """The report of a committed store."""
+    rejects = f"{store.rstrip('/')}/rejects.tsv" if "rejects.tsv" in manifest.files else None
+    return PrepareReport(
+        store=store,
+        entities=manifest.entities,
+        relations=manifest.relations,
+        triples=manifest.triples,
+        warnings=manifest.warnings,
+        rejects=rejects,
+        seconds=seconds,
+        examples=manifest.examples,
+    )

@@ -1,0 +1,213 @@
+"""The graph store: Parquet files of triples as ids, labels by id, and a manifest.
+
+Layout of a store folder: ``train.parquet``, ``valid.parquet``, ``test.parquet`` (columns head, relation, tail,
+int32), ``entities.parquet`` and ``relations.parquet`` (columns id, label, in id order), ``manifest.json``, and
+``rejects.tsv`` where lines were set aside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from distkg.data.errors import StoreError
+from distkg.data.location import Location, without_secrets
+from distkg.data.manifest import MANIFEST, MARKER, Manifest, parse_manifest
+
+__all__ = ["Manifest", "Store", "StoreError"]
+
+BATCH_ROWS = 1 << 20
+MOST_COMPARED = 20_000
+
+
+class Store:
+    """An opened, complete store. Opening reads the manifest only; make one with ``Store.open``.
+
+    Attributes:
+        address: as given to ``open``.
+        manifest: what the store says about itself.
+    """
+
+    def __init__(self, address: str, location: Location, manifest: Manifest) -> None:
+        self.address = address
+        self.manifest = manifest
+        self._location = location
+        self._shown = without_secrets(address)
+
+    @classmethod
+    def open(cls, address: str) -> Store:
+        """Open a local folder or any address pyarrow knows, such as ``s3://bucket/graph?region=eu-west-1``.
+
+        Raises:
+            StoreError: nothing there, half-written, damaged, or of a later schema; says what to do.
+        """
+        location, shown = Location.of(address), without_secrets(address)
+        try:
+            names = location.names()
+            if MANIFEST in names:
+                content = location.child(MANIFEST).read_bytes()
+        except OSError as error:
+            raise StoreError(f"store {shown} cannot be read: {error}") from None
+        if MANIFEST in names:
+            return cls(address, location, parse_manifest(content, shown))
+        if MARKER in names:
+            raise StoreError(
+                f"store {shown} is half-written: the `distkg prepare` or `distkg generate` that made it has "
+                "not finished. If it is no longer running, run it again with the same --store; it starts over"
+            )
+        raise StoreError(f"there is no store at {shown}. Make one with `distkg prepare SOURCE --store {shown}`")
+
+    @property
+    def num_entities(self) -> int:
+        return self.manifest.entities
+
+    @property
+    def num_relations(self) -> int:
+        return self.manifest.relations
+
+    def triples(self, split: str) -> NDArray[np.int32]:
+        """All triples of a split: int32 [n, 3], columns head, relation, tail."""
+        return self.triples_part(split, 0, 1)
+
+    def triples_part(self, split: str, part: int, parts: int) -> NDArray[np.int32]:
+        """Every ``parts``-th triple from row ``part`` on: int32 [n, 3]. Memory is that of the part and one batch."""
+        if not 0 <= part < parts:
+            raise ValueError(f"part {part} of {parts}: it must be from 0 to {parts - 1}")
+        wanted = range(part, self._count(split), parts)
+        out = np.empty((len(wanted), 3), dtype=np.int32)
+        start = filled = 0
+        for batch in self.iter_triples([split]):
+            mine = batch[(part - start) % parts :: parts]
+            out[filled : filled + len(mine)] = mine
+            start, filled = start + len(batch), filled + len(mine)
+        return out
+
+    def iter_triples(self, splits: Sequence[str], batch_rows: int = BATCH_ROWS) -> Iterator[NDArray[np.int32]]:
+        """Triples of the splits one after the other, in batches of at most ``batch_rows``: int32 [b, 3].
+
+        Raises:
+            StoreError: an unknown split, a missing or damaged file, or fewer rows than the manifest says.
+        """
+        for split in splits:
+            left = self._count(split)
+            with self._parquet(f"{split}.parquet") as parquet:
+                for batch in parquet.iter_batches(batch_rows):
+                    left -= batch.num_rows
+                    yield np.stack([column.to_numpy() for column in batch.columns], axis=1)
+            if left:
+                raise StoreError(f"{split}.parquet of store {self._shown} does not hold the rows of its manifest")
+
+    def entity_labels(self) -> pa.Array:
+        """Entity labels in id order: utf8 [N] (large_utf8 beyond 2 GiB of text)."""
+        return self._entities
+
+    def relation_labels(self) -> pa.Array:
+        """Relation labels in id order: utf8 [R]."""
+        return self._relations
+
+    def entity_id(self, label: str) -> int:
+        """Id of an entity.
+
+        Raises:
+            StoreError: no such label; names close ones.
+        """
+        return self._id(label, self._entities, "entity")
+
+    def relation_id(self, label: str) -> int:
+        """Id of a relation, as ``entity_id``."""
+        return self._id(label, self._relations, "relation")
+
+    def entity_labels_of(self, ids: np.ndarray) -> list[str]:
+        """Labels of entity ids [n]."""
+        return self._entities.take(pa.array(ids)).to_pylist()
+
+    def degrees(self) -> NDArray[np.int64]:
+        """Occurrences of each entity in train, as head or tail: int64 [N]."""
+        counts = np.zeros(self.num_entities, dtype=np.int64)
+        for batch in self.iter_triples(["train"]):
+            counts += np.bincount(batch[:, 0], minlength=len(counts))
+            counts += np.bincount(batch[:, 2], minlength=len(counts))
+        return counts
+
+    def verify(self) -> None:
+        """Compare every file with its checksum.
+
+        Raises:
+            StoreError: names the file that is missing or differs.
+        """
+        for name, entry in self.manifest.files.items():
+            if self._sha256(name) != entry.sha256:
+                raise StoreError(
+                    f"{name} of store {self._shown} differs from its checksum in {MANIFEST}. "
+                    "Copy it again from where it came, or make the store again with `distkg prepare`"
+                )
+
+    @cached_property
+    def _entities(self) -> pa.Array:
+        return self._labels("entities.parquet")
+
+    @cached_property
+    def _relations(self) -> pa.Array:
+        return self._labels("relations.parquet")
+
+    def _count(self, split: str) -> int:
+        if split not in self.manifest.triples:
+            raise StoreError(f"there is no split {split!r}. Known: {', '.join(self.manifest.triples)}")
+        return self.manifest.triples[split]
+
+    @contextmanager
+    def _parquet(self, name: str) -> Iterator[pq.ParquetFile]:
+        try:
+            source = self._location.filesystem.open_input_file(self._location.child(name).path)
+            with source, pq.ParquetFile(source) as parquet:
+                yield parquet
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._unreadable(name, error) from None
+
+    def _unreadable(self, name: str, error: Exception) -> StoreError:
+        return StoreError(
+            f"{name} of store {self._shown} cannot be read ({error}). Make the store again with `distkg prepare`"
+        )
+
+    def _labels(self, name: str) -> pa.Array:
+        with self._parquet(name) as parquet:
+            column = parquet.read(columns=["label"]).column("label")
+        if column.nbytes >= 2**31:
+            column = column.cast(pa.large_utf8())
+        return column.combine_chunks()
+
+    def _id(self, label: str, labels: pa.Array, kind: str) -> int:
+        found = pc.index(labels, pa.scalar(label, labels.type)).as_py()
+        if found >= 0:
+            return found
+        close = ", ".join(repr(other) for other in _close_labels(label, labels))
+        hint = f" Close: {close}." if close else ""
+        raise StoreError(f"store {self._shown} has no {kind} labelled {label!r}.{hint}")
+
+    def _sha256(self, name: str) -> str:
+        digest = hashlib.sha256()
+        try:
+            with self._location.filesystem.open_input_stream(self._location.child(name).path, compression=None) as file:
+                while chunk := file.read(1 << 22):
+                    digest.update(chunk)
+        except OSError as error:
+            raise self._unreadable(name, error) from None
+        return digest.hexdigest()
+
+
+def _close_labels(label: str, labels: pa.Array) -> list[str]:
+    """Up to three similar labels; among many, only those that contain it or begin alike are compared."""
+    if len(labels) > MOST_COMPARED:
+        contains = pc.match_substring(labels, label, ignore_case=True)
+        begins = pc.starts_with(labels, label[:3], ignore_case=True)
+        labels = pc.filter(labels, pc.or_(contains, begins)).slice(0, MOST_COMPARED)
+    return get_close_matches(label, labels.to_pylist(), n=3)
