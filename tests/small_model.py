@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distkg.config import ModelConfig
 from distkg.scoring import make_scorer
@@ -21,10 +21,10 @@ class WholeTable:
         self.local = rows[low:high]
 
     def gather(self, ids: Tensor) -> Tensor:
-        return self.rows[ids]
+        return self.rows[ids].float()
 
 
-class SmallModel:
+class SmallModel(nn.Module):
     """Entity vectors [N, E] and relation vectors [2R, ·] under a scorer."""
 
     def __init__(
@@ -35,6 +35,7 @@ class SmallModel:
         scorer: str = "distmult",
         options: dict[str, object] | None = None,
     ) -> None:
+        super().__init__()
         self.ranks = ranks or Ranks.single()
         self.entities = WholeTable(entities, self.ranks)
         self.relations = relations
@@ -43,7 +44,7 @@ class SmallModel:
         self.scorer = make_scorer(self.config)
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        return self.scorer.query(anchor.float(), self.relations[relation])
+        return self.scorer.query(anchor, self.relations[relation])
 
 
 def random_model(

@@ -159,7 +159,8 @@ def reference_count_block(scores: Tensor, low: int, first: int, tally: Tally) ->
     inside = (columns >= 0) & (columns < width)
     columns.clamp_(0, width - 1)
     found = torch.where(inside, scores[asked, columns], 0.0)
-    _hide(scores, _known_cells(low, width, queries, tally))
+    starts, ends = tally.known_starts[queries], tally.known_ends[queries]
+    hide_cells(scores, known_cells(tally.known, starts, ends, low, width))
     tally.found[begin:end] += found.cpu().numpy()
     for at in range(0, end - begin, _SLICE):
         part = slice(at, min(at + _SLICE, end - begin))
@@ -170,16 +171,19 @@ def reference_count_block(scores: Tensor, low: int, first: int, tally: Tally) ->
         tally.equal[begin:end][part] += ((block == threshold[:, None]).sum(1) - itself.long()).cpu().numpy()
 
 
-def _known_cells(low: int, width: int, queries: slice, tally: Tally) -> np.ndarray:
-    """Cells of the flattened block that hold known entities: int64 [k]."""
-    starts, ends = tally.known_starts[queries], tally.known_ends[queries]
+def known_cells(known: np.ndarray, starts: np.ndarray, ends: np.ndarray, low: int, width: int) -> np.ndarray:
+    """Cells of a flattened block [b, width] of entities ``low …`` that hold known entities: int64, ascending.
+
+    Row i knows ``known[starts[i]:ends[i]]``, ascending entities.
+    """
     counts = ends - starts
     row = np.repeat(np.arange(len(starts)), counts)
     position = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - starts, counts)
-    column = tally.known[position].astype(np.int64) - low
+    column = known[position].astype(np.int64) - low
     inside = (column >= 0) & (column < width)
     return row[inside] * width + column[inside]
 
 
-def _hide(scores: Tensor, cells: np.ndarray) -> None:
+def hide_cells(scores: Tensor, cells: np.ndarray) -> None:
+    """Overwrite cells of a flattened block with -inf."""
     scores.view(-1).index_fill_(0, torch.from_numpy(cells).to(scores.device), -torch.inf)

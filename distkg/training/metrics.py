@@ -14,7 +14,8 @@ import numpy as np
 from distkg.data.categories import relation_categories
 from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
-from distkg.training.ranking import RankableModel, Ranking, both_queries, rank_answers
+from distkg.training.model import Model
+from distkg.training.ranking import Ranking, both_queries, rank_answers
 
 HITS = (1, 3, 10)
 CATEGORIES = ("1-1", "1-n", "n-1", "n-n")
@@ -66,7 +67,7 @@ def known_answers_of(store: Store, triples: np.ndarray) -> KnownAnswers:
 
 
 def evaluate_triples(
-    model: RankableModel, store: Store, split: str = "test", *, batch_size: int = 256, memory_mb: int = 256
+    model: Model, store: Store, split: str = "test", *, batch_size: int = 256, memory_mb: int = 256
 ) -> dict[str, Any]:
     """Filtered metrics of a split of the store. Collective; every rank gets the result.
 

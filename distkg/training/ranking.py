@@ -11,56 +11,17 @@ it otherwise is counted again at the block's score.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distkg.data.known import KnownAnswers
 from distkg.kernels.counting import Tally, count_block
-from distkg.scoring.base import Scorer
 from distkg.sharding.ranks import Ranks
-from distkg.sharding.shards import Shards
-
-_CACHED_ROWS = 1024  # rows of a block on CPU: a block of 256 queries stays in a 1 MiB cache while it is counted
-_LEAST_ROWS = 16
-
-
-class ScoreError(ValueError):
-    """Scores that are NaN or infinite; the message names the query."""
-
-
-class EntityRows(Protocol):
-    """The sharded entity table, as far as ranking and prediction use it."""
-
-    shards: Shards
-    local: Tensor
-
-    def gather(self, ids: Tensor) -> Tensor:
-        """Rows of ``ids`` int64 [k] -> [k, width]; every rank calls it, with ids of its own."""
-
-
-class RankableModel(Protocol):
-    """What ranking and prediction ask of a model."""
-
-    @property
-    def scorer(self) -> Scorer: ...
-
-    @property
-    def entities(self) -> EntityRows: ...
-
-    @property
-    def ranks(self) -> Ranks: ...
-
-    @property
-    def num_relations(self) -> int: ...
-
-    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        """Anchor rows [B, E] and relations int64 [B] in [0, 2R) -> query vectors [B, Q]."""
+from distkg.training.blocks import Blocks, evaluating, query_vectors, refuse_broken
+from distkg.training.model import Model
 
 
 @dataclass(frozen=True)
@@ -104,7 +65,7 @@ def both_queries(triples: np.ndarray, num_relations: int) -> tuple[np.ndarray, n
 
 
 def rank_answers(
-    model: RankableModel,
+    model: Model,
     triples: np.ndarray,
     known: KnownAnswers,
     *,
@@ -114,7 +75,7 @@ def rank_answers(
     """Rank tails and heads of triples among all entities, filtered by ``known``. Collective.
 
     Args:
-        model: its scorer is put in evaluation mode meanwhile.
+        model: in evaluation mode meanwhile.
         triples: int [n, 3]; all ranks pass the same.
         known: answers that are facts, of any split: they do not compete. Queries it lacks have none.
         batch_size: queries scored together.
@@ -130,69 +91,13 @@ def rank_answers(
     queries, answers = both_queries(triples, model.num_relations)
     unique, order, starts = _group(queries)
     tally = _start_tally(unique, answers[order], starts, known)
-    blocks = _Blocks(model, batch_size, memory_mb << 20)
-    with evaluating(model.scorer):
+    blocks = Blocks(model, batch_size, memory_mb << 20)
+    with evaluating(model):
         for low in range(0, len(unique), blocks.round_size):
             _rank_round(blocks, unique[low : low + blocks.round_size], low, tally)
     greater, equal = np.empty_like(tally.greater), np.empty_like(tally.equal)
     greater[order], equal[order] = tally.greater, tally.equal
     return Ranking(queries, answers, greater, equal)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """No gradients, no dropout, batch norm by its running statistics; restored afterwards."""
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        module.train(training)
-
-
-def query_vectors(model: RankableModel, queries: np.ndarray, batch_size: int) -> Tensor:
-    """Vectors of queries int [m, 2], each computed on one rank and shared: float32 [m, Q]. Collective."""
-    ranks = model.ranks
-    part = -(-len(queries) // ranks.size)
-    mine = np.resize(queries, (part * ranks.size, 2))[ranks.rank * part : (ranks.rank + 1) * part]
-    anchor, relation = torch.from_numpy(mine.astype(np.int64)).to(ranks.device).unbind(1)
-    rows = model.entities.gather(anchor.contiguous())
-    vectors = torch.cat(
-        [
-            model.query(rows[low : low + batch_size], relation[low : low + batch_size]).float()
-            for low in range(0, part, batch_size)
-        ]
-    )
-    return ranks.all_gather(vectors)[: len(queries)]
-
-
-class _Blocks:
-    """How queries × this rank's entities are cut into blocks of scores that fit the memory given."""
-
-    def __init__(self, model: RankableModel, batch_size: int, memory: int) -> None:
-        self.model = model
-        self.low, self.high = model.entities.shards.range(model.ranks.rank)
-        local = model.entities.local
-        scores = max(memory // 8, 4 * _LEAST_ROWS)
-        self.batch_size = max(1, min(batch_size, scores // _LEAST_ROWS))
-        fitting = max(_LEAST_ROWS, scores // self.batch_size)
-        self.rows = min(fitting, _CACHED_ROWS) if local.device.type == "cpu" else fitting
-        # Query vectors have up to two entity widths, and are held twice while ranks exchange them.
-        self.round_size = max(self.batch_size, memory // (32 * local.shape[1]))
-
-    def candidates(self) -> Iterator[tuple[int, Tensor]]:
-        """First entity and candidate vectors float32 [n, C] of each block of this rank's rows."""
-        for low in range(self.low, self.high, self.rows):
-            rows = self.model.entities.local[low - self.low : min(low + self.rows, self.high) - self.low]
-            yield low, self.model.scorer.candidates(rows.float())
-
-    def of_answers(self, answers: np.ndarray) -> tuple[np.ndarray, Tensor]:
-        """Which answers [a] this rank owns (positions int64 [k]) and their candidate vectors [k, C]."""
-        mine = np.flatnonzero((answers >= self.low) & (answers < self.high))
-        index = torch.from_numpy(answers[mine].astype(np.int64) - self.low)
-        local = self.model.entities.local
-        return mine, self.model.scorer.candidates(local[index.to(local.device)].float())
 
 
 def _group(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -210,7 +115,7 @@ def _start_tally(unique: np.ndarray, answers: np.ndarray, starts: np.ndarray, kn
     return Tally.start(known.answers, known_starts, known_ends, starts, answers)
 
 
-def _rank_round(blocks: _Blocks, queries: np.ndarray, first: int, tally: Tally) -> None:
+def _rank_round(blocks: Blocks, queries: np.ndarray, first: int, tally: Tally) -> None:
     """Rank queries ``first …`` of the tally and leave the counts of all ranks in it."""
     ranks = blocks.model.ranks
     vectors = query_vectors(blocks.model, queries, blocks.batch_size)
@@ -221,7 +126,7 @@ def _rank_round(blocks: _Blocks, queries: np.ndarray, first: int, tally: Tally) 
     _share(ranks, part.thresholds)
     _count(blocks, batches, part)
     _share(ranks, part.broken, part.found)
-    _refuse_broken(queries, part, blocks.model.num_relations)
+    refuse_broken(queries, part.broken, blocks.model.num_relations)
     again = [(low, batch) for low, batch in batches if _rounded_otherwise(low, len(batch), part)]
     for low, batch in again:
         inside = _answers_of(low, len(batch), part)
@@ -248,7 +153,7 @@ def _answers_of(low: int, count: int, part: Tally) -> slice:
     return slice(int(part.answer_starts[low]), int(part.answer_starts[low + count]))
 
 
-def _score_answers(blocks: _Blocks, low: int, batch: Tensor, part: Tally) -> None:
+def _score_answers(blocks: Blocks, low: int, batch: Tensor, part: Tally) -> None:
     """Scores of a batch's answers that this rank owns, into the thresholds."""
     inside = _answers_of(low, len(batch), part)
     asked = np.repeat(np.arange(len(batch)), np.diff(part.answer_starts[low : low + len(batch) + 1]))
@@ -261,7 +166,7 @@ def _score_answers(blocks: _Blocks, low: int, batch: Tensor, part: Tally) -> Non
         part.thresholds[inside][chunk] = own.cpu().numpy()
 
 
-def _count(blocks: _Blocks, batches: list[tuple[int, Tensor]], part: Tally) -> None:
+def _count(blocks: Blocks, batches: list[tuple[int, Tensor]], part: Tally) -> None:
     similarity = blocks.model.scorer.similarity
     if not batches:
         return
@@ -281,15 +186,3 @@ def _share(ranks: Ranks, *arrays: np.ndarray) -> None:
 def _rounded_otherwise(low: int, count: int, part: Tally) -> bool:
     inside = _answers_of(low, count, part)
     return not np.array_equal(part.thresholds[inside], part.found[inside])
-
-
-def _refuse_broken(queries: np.ndarray, part: Tally, num_relations: int) -> None:
-    if not part.broken.any():
-        return
-    anchor, relation = queries[int(np.argmax(part.broken > 0))]
-    asked = f"relation {relation}" if relation < num_relations else f"inverse of relation {relation - num_relations}"
-    raise ScoreError(
-        f"{int(part.broken.sum())} scores are NaN or infinite, first those of the query (anchor entity {anchor}, "
-        f"{asked}). The vectors have diverged: use an earlier checkpoint, or train with a lower learning rate or a "
-        "stronger regularizer."
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -16,11 +18,11 @@ BOTH = pytest.mark.parametrize("count", [count_block, reference_count_block])
 def tally_of(known: list[list[int]], answers: list[list[int]], thresholds: list[float]) -> Tally:
     lengths = np.cumsum([0] + [len(part) for part in known])
     tally = Tally.start(
-        np.array(sum(known, []), np.int32),
+        np.array(list(chain(*known)), np.int32),
         lengths[:-1].astype(np.int64),
         lengths[1:].astype(np.int64),
         np.cumsum([0] + [len(part) for part in answers]).astype(np.int64),
-        np.array(sum(answers, []), np.int32),
+        np.array(list(chain(*answers)), np.int32),
     )
     tally.thresholds[:] = thresholds
     return tally

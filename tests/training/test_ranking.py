@@ -15,8 +15,9 @@ from small_model import SmallModel, random_model
 from distkg.data.known import KnownAnswers
 from distkg.kernels.similarity import DOT
 from distkg.sharding.ranks import Ranks
-from distkg.training import ranking
-from distkg.training.ranking import Ranking, ScoreError, both_queries, evaluating, rank_answers
+from distkg.training import blocks
+from distkg.training.blocks import Blocks, ScoreError, evaluating
+from distkg.training.ranking import Ranking, both_queries, rank_answers
 
 
 def count_one_by_one(
@@ -64,7 +65,7 @@ def test_any_cut_counts_what_counting_one_by_one_gives(case, batch_size, rows) -
     entities, relations, triples, facts = case
     known = KnownAnswers.from_triples(facts, len(relations) // 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "_CACHED_ROWS", rows)
+        patch.setattr(blocks, "_CACHED_ROWS", rows)
         result = rank_answers(SmallModel(entities, relations), triples, known, batch_size=batch_size)
     assert counts_of(result) == count_one_by_one(entities, relations, triples, facts)
 
@@ -190,12 +191,12 @@ def test_every_rank_stops_at_a_score_that_only_one_sees() -> None:
 @pytest.mark.parametrize(("batch_size", "memory"), [(256, 1 << 20), (4096, 1 << 20), (256, 256 << 20), (1, 4096)])
 def test_blocks_and_query_vectors_fit_the_memory(batch_size: int, memory: int) -> None:
     model = SmallModel(torch.zeros(5000, 64), torch.zeros(2, 64))
-    blocks = ranking._Blocks(model, batch_size, memory)
-    scores = 4 * blocks.batch_size * blocks.rows
-    vectors = 4 * 2 * 2 * 64 * blocks.round_size
+    cut = Blocks(model, batch_size, memory)
+    scores = 4 * cut.batch_size * cut.rows
+    vectors = 4 * 2 * 2 * 64 * cut.round_size
     assert scores <= memory // 2
-    assert vectors <= memory // 2 or blocks.round_size == blocks.batch_size
-    assert sum(len(rows) for _, rows in blocks.candidates()) == 5000
+    assert vectors <= memory // 2 or cut.round_size == cut.batch_size
+    assert sum(len(rows) for _, rows in cut.candidates()) == 5000
 
 
 def test_bfloat16_tables_are_scored_in_float32() -> None:
