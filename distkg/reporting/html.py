@@ -17,8 +17,7 @@ def card(title: str, body: str, note: str = "", *, wide: bool = False) -> str:
 def tiles(items: Sequence[tuple[str, str, str]]) -> str:
     """Headline numbers: (label, value, small print)."""
     return "".join(
-        f'<div class="tile"><span>{escape(label)}</span><b>{escape(value)}</b>'
-        f"<small>{escape(small)}</small></div>"
+        f'<div class="tile"><span>{escape(label)}</span><b>{escape(value)}</b><small>{escape(small)}</small></div>'
         for label, value, small in items
     )
 
@@ -28,14 +27,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str | float]], *, sorta
     if not rows:
         return ""
     numeric = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
-    head = "".join(
-        _heading(name, is_number, sortable) for name, is_number in zip(header, numeric, strict=True)
-    )
+    head = "".join(_heading(name, is_number, sortable) for name, is_number in zip(header, numeric, strict=True))
     body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows)
     kind = ' class="sortable"' if sortable else ""
-    return (
-        f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    return f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def bars(rows: Sequence[tuple[str, float, str]], top: float | None = None, *, coloured: bool = False) -> str:

@@ -51,13 +51,9 @@ def read_run(folder: Path) -> RunRecord:
         RunError: no such folder, none of the three files in it, or a file that cannot be parsed.
     """
     if not folder.is_dir():
-        raise RunError(
-            f"there is no run folder {str(folder)!r}; give the folder named by `distkg train --run`"
-        )
+        raise RunError(f"there is no run folder {str(folder)!r}; give the folder named by `distkg train --run`")
     if not any((folder / name).exists() for name in ("config.yaml", "metrics.jsonl", "result.json")):
-        raise RunError(
-            f"{str(folder)!r} holds no config.yaml, metrics.jsonl or result.json: it is not a run folder"
-        )
+        raise RunError(f"{str(folder)!r} holds no config.yaml, metrics.jsonl or result.json: it is not a run folder")
     lines, damaged = _read_lines(folder / "metrics.jsonl")
     config, result = _read_config(folder / "config.yaml"), _read_result(folder / "result.json")
     return RunRecord(folder, config, continued(lines), result, damaged)
@@ -99,9 +95,7 @@ def continued(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     if not path.exists():
         return [], 0
-    parsed = [
-        _object(text) for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if text
-    ]
+    parsed = [_object(text) for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if text]
     good = [line for line in parsed if line is not None]
     return good, len(parsed) - len(good)
 

@@ -23,20 +23,14 @@ def headline(run: RunRecord) -> str:
     metrics, split = _best_metrics(run)
     if not metrics:
         return ""
-    items = (
-        [("MRR", score(metrics["mrr"]), f"{split}, filtered")]
-        if number(metrics.get("mrr")) is not None
-        else []
-    )
+    items = [("MRR", score(metrics["mrr"]), f"{split}, filtered")] if number(metrics.get("mrr")) is not None else []
     items += [(k.capitalize(), score(metrics[k]), split) for k in HITS if number(metrics.get(k)) is not None]
     rate = reach(run.result, "train.triples_per_second")
     seconds = reach(run.result, "train.seconds")
     if rate is not None:
         items.append(("Triples / s", compact(rate), f"{_workers(run)} workers"))
     if seconds is not None:
-        items.append(
-            ("Training time", duration(seconds), f"{_text(run.result['train'].get('epochs'))} epochs")
-        )
+        items.append(("Training time", duration(seconds), f"{_text(run.result['train'].get('epochs'))} epochs"))
     return f'<div class="tiles">{html.tiles(items)}</div>'
 
 
@@ -82,9 +76,7 @@ def learning_rate(run: RunRecord) -> str:
     points = run.column("learning_rate", "epoch")
     if len({rate for _, rate in points}) < 2:
         return ""
-    return html.card(
-        "Learning rate", line_chart([Series("rate", points)], EPOCH, Axis("learning rate", zero=True))
-    )
+    return html.card("Learning rate", line_chart([Series("rate", points)], EPOCH, Axis("learning rate", zero=True)))
 
 
 def throughput(run: RunRecord) -> str:
@@ -94,9 +86,7 @@ def throughput(run: RunRecord) -> str:
     )
     columns, totals = _time_columns(run), _time_totals(run)
     whole = sum(totals.values()) or 1.0
-    shares = [
-        (part, spent / whole, f"{spent / whole:.0%}  ({duration(spent)})") for part, spent in totals.items()
-    ]
+    shares = [(part, spent / whole, f"{spent / whole:.0%}  ({duration(spent)})") for part, spent in totals.items()]
     split = column_chart(PARTS, columns, "epoch", Axis("seconds per report", zero=True)) if columns else ""
     moved = reach(run.result, "train.bytes_exchanged_per_step")
     note = "" if moved is None else f"{_bytes(moved)} exchanged per step and worker."
@@ -126,9 +116,7 @@ def by_relation(run: RunRecord) -> str:
 def by_group(run: RunRecord) -> str:
     """MRR by relation category and by the side that was asked for."""
     titles = (("by_category", "MRR by relation category"), ("by_side", "MRR by side"))
-    return "".join(
-        html.card(title, html.bars(_group_bars(run.result.get(key)), 1.0)) for key, title in titles
-    )
+    return "".join(html.card(title, html.bars(_group_bars(run.result.get(key)), 1.0)) for key, title in titles)
 
 
 def graph(run: RunRecord) -> str:
@@ -207,9 +195,7 @@ def _group_bars(groups: Any) -> list[tuple[str, float, str]]:
 
 def _counts(found: dict[str, Any]) -> str:
     triples = ", ".join(f"{v:,} {k}" for k, v in found.get("triples", {}).items())
-    return (
-        f"{found.get('entities', 0):,} entities, {found.get('relations', 0):,} relations; triples: {triples}."
-    )
+    return f"{found.get('entities', 0):,} entities, {found.get('relations', 0):,} relations; triples: {triples}."
 
 
 def _balance(title: str, unit: str, rows: Any) -> str:
@@ -218,9 +204,7 @@ def _balance(title: str, unit: str, rows: Any) -> str:
     mean = sum(rows) / len(rows) or 1.0
     columns = [(str(i), [float(value)]) for i, value in enumerate(rows)]
     chart = column_chart(["rows"], columns, unit, Axis("rows", zero=True), merge="max")
-    return html.card(
-        title, chart, f"{len(rows)} in all; the largest holds {max(rows) / mean:.3f} × the mean."
-    )
+    return html.card(title, chart, f"{len(rows)} in all; the largest holds {max(rows) / mean:.3f} × the mean.")
 
 
 def _bytes(count: float) -> str:

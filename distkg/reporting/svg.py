@@ -230,18 +230,14 @@ def _grid(up: Scale, y: Axis) -> str:
     parts = []
     for value in up.ticks():
         height = up(value)
-        parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>'
-        )
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>')
         parts.append(_text(LEFT - 6, height + 4, y.text(value), "tick end"))
     return "".join(parts)
 
 
 def _titles(x: str, y: str) -> str:
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    turned = (
-        f'<text class="title middle" transform="translate(12 {middle:.0f}) rotate(-90)">{escape(y)}</text>'
-    )
+    turned = f'<text class="title middle" transform="translate(12 {middle:.0f}) rotate(-90)">{escape(y)}</text>'
     return _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x, "title middle") + turned
 
 

@@ -1,0 +1,43 @@
+"""What can be named in a configuration: presets and scorers, each with a line about it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+
+from distkg.config import PRESETS, preset_names
+from distkg.scoring import SCORERS
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A name, a line about it, and its options as ``key=default``."""
+
+    name: str
+    summary: str
+    options: str = ""
+
+
+def describe_presets() -> list[Entry]:
+    """Every preset with the comment on its first line."""
+    return [Entry(name, _first_comment((PRESETS / f"{name}.yaml").read_text("utf-8"))) for name in preset_names()]
+
+
+def describe_scorers() -> list[Entry]:
+    """Every scorer with the first line of its module's docstring, which names the paper."""
+    entries = []
+    for name in SCORERS:
+        scorer = SCORERS[name]
+        fields = scorer.Options.model_fields
+        options = ", ".join(f"{key}={field.get_default(call_default_factory=True)}" for key, field in fields.items())
+        entries.append(Entry(name, _first_line(inspect.getmodule(scorer).__doc__), options))
+    return entries
+
+
+def _first_comment(text: str) -> str:
+    first = text.lstrip().partition("\n")[0]
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+def _first_line(text: str | None) -> str:
+    return inspect.cleandoc(text or "").partition("\n")[0]

@@ -1,0 +1,79 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from distkg.reporting.quantities import compact, duration, score, size
+from distkg.training.plan import Plan
+
+HITS = ("hits@1", "hits@3", "hits@10")
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:
+    """One row for each named set of metrics, such as a split or a side."""
+    table = _table(title)
+    table.add_column("")
+    for name in ("MRR", *(key.capitalize() for key in HITS), "mean rank", "MRR optimistic", "pessimistic", "queries"):
+        table.add_column(name, justify="right")
+    for name, values in metrics.items():
+        table.add_row(name, *_cells(values))
+    return table
+
+
+def plan_table(plan: Plan) -> Table:
+    """Bytes of a worker by use, largest first, with their sum and what is there."""
+    table = _table(f"Memory per worker ({plan.workers} × {plan.rows_per_worker:,} entity rows)")
+    table.add_column("use")
+    table.add_column("bytes", justify="right")
+    for use, count in sorted(plan.memory.items(), key=lambda item: -item[1]):
+        table.add_row(use, size(count))
+    table.add_section()
+    table.add_row("total", size(plan.total_bytes), style="bold")
+    table.add_row("available", "not known" if plan.available is None else size(plan.available))
+    return table
+
+
+def plan_summary(plan: Plan) -> str:
+    """Parameters, steps and the estimate of time, in one line."""
+    text = f"{compact(plan.parameters)} parameters, {plan.steps:,} steps per epoch"
+    if plan.seconds is None or plan.seconds_per_epoch is None:
+        return text
+    uses = ", ".join(f"{use} {duration(value)}" for use, value in plan.seconds.items() if value >= 0.001)
+    return f"{text}, about {duration(plan.seconds_per_epoch)} per epoch ({uses})"
+
+
+def counts_table(rows: Iterable[tuple[str, int]], title: str = "") -> Table:
+    """Names and counts."""
+    table = _table(title)
+    table.add_column("")
+    table.add_column("count", justify="right")
+    for name, count in rows:
+        table.add_row(name, f"{count:,}")
+    return table
+
+
+def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Table:
+    """Cells of text; labels are shown as they are, brackets and all."""
+    table = _table(title)
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+
+
+def _cells(values: Mapping[str, Any]) -> list[str]:
+    shares = [score(values[key]) if key in values else "" for key in ("mrr", *HITS)]
+    ties = [score(values[key]) if key in values else "" for key in ("mrr_optimistic", "mrr_pessimistic")]
+    mean_rank = f"{values['mean_rank']:,.1f}" if "mean_rank" in values else ""
+    queries = f"{int(values['queries']):,}" if "queries" in values else ""
+    return [*shares, mean_rank, *ties, queries]

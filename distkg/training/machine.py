@@ -1,0 +1,70 @@
+"""What this machine can do: rates measured in half a second, and the memory that processes may use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_SIDE = 512
+_COPIED_FLOATS = 16 << 20
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Rates of one worker.
+
+    Attributes:
+        flops: float32 matrix multiplication, operations per second (a multiply and an add are two).
+        bandwidth: bytes per second read and written by a copy that leaves the caches.
+    """
+
+    flops: float
+    bandwidth: float
+
+    def shared_by(self, processes: float) -> Machine:
+        """The rates that remain where ``processes`` compete for what was measured."""
+        share = max(processes, 1.0)
+        return Machine(self.flops / share, self.bandwidth / share)
+
+
+def measure(device: str = "cpu", seconds: float = 0.25) -> Machine:
+    """Time matrix products and copies on ``device`` for about ``seconds`` each, with torch's current threads."""
+    left, right = torch.rand(_SIDE, _SIDE, device=device), torch.rand(_SIDE, _SIDE, device=device)
+    out = torch.empty_like(left)
+    source = torch.zeros(_COPIED_FLOATS, device=device)
+    target = torch.zeros_like(source)
+    products = _rate(lambda: torch.mm(left, right, out=out), seconds, device)
+    copies = _rate(lambda: target.copy_(source), seconds, device)
+    return Machine(flops=2.0 * _SIDE**3 * products, bandwidth=8.0 * _COPIED_FLOATS * copies)
+
+
+def memory_limit() -> int:
+    """Bytes that processes on this machine may use together: its memory, or the container's limit where lower."""
+    limits = [int(text) for text in map(_read, CGROUP_LIMITS) if text.isdigit()]
+    return min([psutil.virtual_memory().total, *limits])
+
+
+def _read(path: Path) -> str:
+    return path.read_text().strip() if path.exists() else ""
+
+
+def _rate(action: Callable[[], object], seconds: float, device: str) -> float:
+    action()
+    _finish(device)
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        action()
+        _finish(device)
+        count += 1
+    return count / (time.perf_counter() - start)
+
+
+def _finish(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()

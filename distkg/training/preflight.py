@@ -1,0 +1,66 @@
+"""The plan of a run on the machine at hand, made before anything starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from distkg.config import ConfigError, RunConfig
+from distkg.data.store import Store
+from distkg.training.machine import Machine, measure, memory_limit
+from distkg.training.plan import Plan, asks_distinct_queries, count_distinct_queries, plan
+
+COUNTED_TRIPLES = 5_000_000  # above this, distinct queries are not counted, and the estimate of time is an upper bound
+
+
+def plan_run(config: RunConfig) -> Plan:
+    """Plan ``config`` on the graph that it names, with rates measured here in half a second.
+
+    Raises:
+        ConfigError: ``data.store`` is empty.
+        StoreError: the store cannot be opened.
+        PlanError: the run does not fit.
+    """
+    if not config.data.store:
+        raise ConfigError("data.store is empty: name a store made by `distkg prepare`, as in --set data.store=stores/x")
+    store = Store.open(config.data.store)
+    distinct = None
+    if asks_distinct_queries(config) and store.manifest.triples.get("train", 0) <= COUNTED_TRIPLES:
+        distinct = count_distinct_queries(store.iter_triples(["train"]), store.num_relations)
+    return plan(config, store.manifest, memory_per_worker(config), worker_machine(config), distinct)
+
+
+def memory_per_worker(config: RunConfig) -> int | None:
+    """Bytes that a worker may use: as configured, else an equal part of this machine; None on another cluster."""
+    if config.cluster.memory_per_worker_gb is not None:
+        return int(config.cluster.memory_per_worker_gb * 2**30)
+    return None if joins_cluster(config) else memory_limit() // config.train.workers
+
+
+def worker_machine(config: RunConfig) -> Machine:
+    """Rates of one worker, taking this machine for a sample of the ones that will do the work."""
+    threads = max(1, int(config.cluster.cpus_per_worker))
+    device = "cuda" if config.cluster.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu"
+    with _threads(threads):
+        machine = measure(device)
+    here = 1 if joins_cluster(config) else config.train.workers
+    return machine.shared_by(here * threads / (os.cpu_count() or 1))
+
+
+def joins_cluster(config: RunConfig) -> bool:
+    """Whether the run goes to a cluster that is already there, on machines that may differ from this one."""
+    address = config.cluster.address
+    return bool(os.environ.get("RAY_ADDRESS")) if address is None else address != "local"
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
