@@ -1,0 +1,32 @@
+"""What all tests share."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+# Before torch is imported anywhere: idle OpenMP threads must not take the cores from other processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pytest
+from hypothesis import settings
+
+# A machine under load makes single examples slow, which says nothing about the code.
+settings.register_profile("distkg", deadline=None)
+settings.load_profile("distkg")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Gives the folder of a benchmark graph by name, such as ``UMLS``; skips the test where it is not there."""
+    shared = Path(os.environ.get("DISTKG_SHARED", REPOSITORY.parent / "shared"))
+
+    def folder(name: str) -> Path:
+        path = shared / "data" / name
+        if not path.is_dir():
+            pytest.skip(f"graph {name} is not in {shared / 'data'}; name the folder above it in DISTKG_SHARED")
+        return path
+
+    return folder

@@ -1,0 +1,119 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from distkg.config import ConfigError, RunConfig, Section, load_config, parse_config, preset_names
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def sections() -> list[tuple[str, type[BaseModel]]]:
+    return [(name, type(getattr(RunConfig(), name))) for name in RunConfig.model_fields]
+
+
+def test_a_file_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "model: {name: rotate, dim: 64}\ntrain: {epochs: 3}\n"))
+    assert (config.model.name, config.model.dim, config.train.epochs) == ("rotate", 64, 3)
+    assert config.train.batch_size == 1024
+
+
+def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "")) == RunConfig()
+
+
+def test_overrides_are_typed_and_come_last(tmp_path: Path) -> None:
+    source = write(tmp_path, "model: {dim: 64}\n")
+    overrides = ["model.dim=128", "negatives.shared=false", "model.options.norm=l1", "train.time_limit_seconds=2.5"]
+    config = load_config(source, overrides)
+    assert (config.model.dim, config.negatives.shared) == (128, False)
+    assert config.model.options == {"norm": "l1"}
+    assert config.train.time_limit_seconds == 2.5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.dim", r"must read section\.key=value"),
+        ("dim=3", r"must read section\.key=value"),
+        ("model.dim.x=3", "is a value, not a section"),
+        ("model.dim=-1", r"model\.dim: .*greater than or equal to 1"),
+        ("model.dimm=1", r"model\.dimm: is not a key of model; known: name, dim,"),
+        ("modle.dim=1", r"modle: is not a key of the configuration; known: data, model,"),
+        ("train.batch_size=many", r"train\.batch_size: .*valid integer"),
+        ("model.dtype=float64", r"model\.dtype: .*'float32' or 'bfloat16'"),
+    ],
+)
+def test_a_bad_override_names_the_key_and_the_way_out(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, "model: {dim: 64}\n"), [override])
+
+
+def test_every_mistake_of_a_file_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, "model: {dim: 0}\ntrain: {epochz: 3}\n"))
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == ["model.dim", "train.epochz"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("model: [", "not valid YAML"), ("- 1\n- 2\n", "it holds a list"), ("model: 3\n", "model: ")],
+)
+def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, text))
+
+
+def test_a_missing_file_names_both_ways(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is not a file.*preset:NAME"):
+        load_config(str(tmp_path / "no.yaml"))
+
+
+def test_an_unknown_preset_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no preset 'preset:nope'\. Known: .*demo"):
+        load_config("preset:nope")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_loads(name: str) -> None:
+    assert load_config(f"preset:{name}").model.dim > 0
+
+
+def test_yaml_gives_the_same_configuration_back() -> None:
+    tree: dict[str, Any] = {
+        "model": {"name": "transe", "options": {"norm": "l1"}},
+        "optimizer": {"learning_rate": 1e-05, "clip_norm": 1.0},
+        "data": {"store": "s3://bücket/größe: x"},
+    }
+    config = parse_config(tree, "test")
+    for text in (config.to_yaml(), config.to_yaml(help_text=True)):
+        assert parse_config(yaml.safe_load(text), "test") == config
+
+
+@pytest.mark.parametrize(("name", "section"), sections())
+def test_every_key_has_help_and_prints_it_above_itself(name: str, section: type[BaseModel]) -> None:
+    lines = RunConfig().to_yaml(help_text=True).splitlines()
+    start = lines.index(f"{name}:")
+    assert issubclass(section, Section)
+    for key, field in section.model_fields.items():
+        place = next(i for i in range(start, len(lines)) if lines[i].startswith(f"  {key}: "))
+        assert lines[place - 1] == f"  # {field.description}"
+
+
+def test_the_hash_follows_the_content() -> None:
+    same, other = RunConfig(), RunConfig()
+    other.train.seed = 1
+    assert RunConfig().sha256() == same.sha256()
+    assert len(same.sha256()) == 64
+    assert other.sha256() != same.sha256()
+
+
+def test_assignment_is_validated_too() -> None:
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        RunConfig().train.epochs = 0
