@@ -18,7 +18,7 @@ from distkg.scoring import SCORERS, Scorer, make_scorer
 DOC = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 ENTITIES, RELATIONS, DIM = 7, 3, 16
-CASES = [(name, "learned", {}) for name in SCORERS]
+CASES: list[tuple[str, str, dict[str, Any]]] = [(name, "learned", {}) for name in SCORERS]
 CASES += [(name, "tied", {}) for name in SCORERS if SCORERS[name].tied_inverse]
 CASES += [
     ("transe", "learned", {"norm": "l2"}),

@@ -14,7 +14,7 @@ from distkg.config import ModelConfig
 from distkg.scoring import SCORERS, Scorer, make_scorer
 
 DIM = 16
-TIED = [(name, {}) for name in SCORERS if SCORERS[name].tied_inverse]
+TIED: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in SCORERS if SCORERS[name].tied_inverse]
 TIED += [("transe", {"norm": "l2"}), ("transe", {"norm": "squared_l2"}), ("rote", {"bias": True})]
 EVERY: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in SCORERS]
 EVERY += [("transe", {"norm": "l2"}), ("transe", {"norm": "squared_l2"}), ("rote", {"bias": True})]
@@ -153,3 +153,15 @@ def test_autocast_stays_near_float32(name: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         near = scorer.query(anchor, relation).float()
     torch.testing.assert_close(near, exact, rtol=0.05, atol=0.03 * exact.abs().max().item())
+
+
+@pytest.mark.parametrize(("name", "options"), EVERY)
+def test_every_tensor_lives_where_the_rows_do(name: str, options: dict[str, Any]) -> None:
+    """On the meta device any tensor left on the CPU is an error."""
+    scorer = build(name, options).to("meta").train()
+    anchor = torch.empty(3, scorer.entity_width, device="meta")
+    relation = torch.empty(3, scorer.relation_width, device="meta")
+    query, candidates = scorer.query(anchor, relation), scorer.candidates(anchor)
+    assert query.is_meta
+    assert candidates.is_meta
+    assert all(part.is_meta for part in scorer.factors(anchor, relation, anchor))
