@@ -1,0 +1,90 @@
+"""A worker that is killed in the middle of an epoch: the run goes on, and ends as if nothing had happened."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distkg.cluster.launch import TrainingError, launch_training, run_on_workers
+from distkg.config import RunConfig
+from distkg.data.generate import generate
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+EPOCHS = 12
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def failures(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "failures.jsonl").read_text().splitlines()]
+
+
+def run_config(store: Path, **cluster: Any) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "data": {"store": str(store)},
+            "model": {"name": "distmult", "dim": 32},
+            "train": {"workers": 2, "epochs": EPOCHS, "batch_size": 128},
+            "evaluate": {"every": 4},
+            "checkpoint": {"every": 1},
+            "cluster": cluster,
+        }
+    )
+
+
+def train_and_be_killed(config: RunConfig, run: Path, ranks: Any, *, resume: bool, listener: Any) -> dict[str, Any]:
+    """Training whose second worker kills itself, once, after a third of the epochs and off the beat of their ends."""
+    from distkg.training.run import train_on_rank
+
+    def kill_when_under_way() -> None:
+        metrics = run / "metrics.jsonl"
+        while not metrics.exists() or metrics.read_text().count("\n") < EPOCHS // 3:
+            time.sleep(0.005)
+        (run / "killed").write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if ranks.rank == 1 and not (run / "killed").exists():
+        threading.Thread(target=kill_when_under_way, daemon=True).start()
+    return train_on_rank(config, run, ranks, resume=resume, listener=listener)
+
+
+def test_a_killed_worker_is_replaced_and_the_metrics_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
+    generate(str(tmp_path / "store"), entities=400, relations=6, triples=6000, seed=3)
+    config = run_config(tmp_path / "store")
+    calm = launch_training(config, tmp_path / "calm")
+    disturbed = run_on_workers(train_and_be_killed, config, tmp_path / "disturbed")
+
+    assert (tmp_path / "disturbed" / "killed").exists()
+    assert [(line["rank"], line["restart"]) for line in failures(tmp_path / "disturbed")].count((1, True)) == 1
+    assert not (tmp_path / "calm" / "failures.jsonl").exists()
+    assert disturbed["train"]["epochs"] == EPOCHS
+    assert disturbed["metrics"]["test"]["queries"] == calm["metrics"]["test"]["queries"]
+    assert disturbed["metrics"]["test"]["mrr"] == pytest.approx(calm["metrics"]["test"]["mrr"], abs=0.01)
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "disturbed" / "metrics.jsonl").open()]
+    assert epochs == sorted(epochs), "the restart went back behind its checkpoint"
+    assert epochs[-1] == EPOCHS
+
+
+def test_workers_that_keep_dying_end_the_run_with_the_reason(tmp_path: Path) -> None:
+    def die(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any) -> dict[str, Any]:
+        with (run / "attempts").open("a") as file:
+            file.write(f"{ranks.rank}\n")
+        ranks.barrier()
+        if ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        ranks.barrier()
+        return {}
+
+    with pytest.raises(TrainingError, match=r"(?s)after 1 restarts.*worker 1: its process died.*--resume"):
+        run_on_workers(die, run_config(tmp_path / "store", max_failures=1), tmp_path / "run")
+    assert (tmp_path / "run" / "attempts").read_text().count("1\n") == 2
+    assert [line["restart"] for line in failures(tmp_path / "run") if line["rank"] == 1] == [True, False]

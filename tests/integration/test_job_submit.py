@@ -1,0 +1,193 @@
+"""jobs/ under `ray job submit`, against a head that `ray start` made, with token authentication."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from distkg.data.generate import generate
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[2]
+RAY = Path(sys.executable).parent / "ray"
+
+
+@dataclass(frozen=True)
+class Head:
+    """A Ray head of this test's own: where its jobs are sent, and the token that it asks for."""
+
+    url: str
+    token: str
+    environment: dict[str, str]
+
+    def client(self) -> JobSubmissionClient:
+        return JobSubmissionClient(self.url, headers={"Authorization": f"Bearer {self.token}"})
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    # Unix sockets end at 107 characters, so Ray's folder cannot lie deep in pytest's.
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    token = secrets.token_hex(32)
+    (folder / "token").write_text(token)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    process, url = start_head(folder, environment)
+    try:
+        wait_for(url, process, folder / "log")
+        yield Head(url, token, environment)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_head(folder: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
+    gcs, dashboard, client, agent = free_ports(4)
+    options = {
+        "--port": gcs,
+        "--dashboard-port": dashboard,
+        "--ray-client-server-port": client,
+        "--dashboard-agent-listen-port": agent,
+        "--node-ip-address": "127.0.0.1",
+        "--num-cpus": 4,
+        "--object-store-memory": 128 * 2**20,
+        "--temp-dir": folder / "ray",
+    }
+    flags = [f"{name}={value}" for name, value in options.items()]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [RAY, "start", "--head", "--block", *flags], env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+    return process, f"http://127.0.0.1:{dashboard}"
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"the head ended:\n{log.read_text()}"
+        try:
+            if requests.get(f"{url}/api/version", timeout=5).status_code in (200, 401):
+                return
+        except requests.ConnectionError:
+            time.sleep(0.5)
+    pytest.fail(f"the head did not answer within {seconds} s:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stores") / "small"
+    generate(str(path), entities=300, relations=6, triples=3000, seed=1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user's checkout holds, without this machine's environment; it is uploaded with every job."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("distkg", "jobs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def submit(head: Head, project: Path, store: Path, run: Path, epochs: int) -> str:
+    config = {
+        "data": {"store": str(store)},
+        "model": {"name": "distmult", "dim": 16},
+        "train": {"workers": 2, "epochs": epochs, "batch_size": 256},
+        "evaluate": {"every": 1},
+    }
+    (project / "config.yaml").write_text(yaml.safe_dump(config))
+    return head.client().submit_job(
+        entrypoint=f"{sys.executable} jobs/train.py config.yaml --run {run}",
+        runtime_env={"working_dir": str(project)},
+    )
+
+
+def wait_until_ended(client: JobSubmissionClient, job: str, seconds: float) -> JobStatus:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        status = client.get_job_status(job)
+        if status.is_terminal():
+            return status
+        time.sleep(0.5)
+    pytest.fail(f"job {job} is {status} after {seconds} s:\n{client.get_job_logs(job)}")
+
+
+async def follow(client: JobSubmissionClient, job: str) -> str:
+    return "".join([text async for text in client.tail_job_logs(job)])
+
+
+def test_without_the_token_nothing_is_accepted(head: Head) -> None:
+    answer = requests.post(f"{head.url}/api/jobs/", json={"entrypoint": "true"}, timeout=30)
+    assert answer.status_code == 401
+
+
+def test_a_submitted_job_trains_and_its_log_can_be_followed(
+    head: Head, project: Path, store: Path, tmp_path: Path
+) -> None:
+    import asyncio
+
+    client = head.client()
+    job = submit(head, project, store, tmp_path / "run", epochs=3)
+    log = asyncio.run(follow(client, job))
+    assert client.get_job_status(job) == JobStatus.SUCCEEDED, log
+    assert "epoch 3" in log
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["train"]["workers"] == 2
+    assert result["train"]["epochs"] == 3
+    assert result["metrics"]["test"]["mrr"] > 0.1
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_job_is_stopped_cleanly_and_can_be_resumed(head: Head, project: Path, store: Path, tmp_path: Path) -> None:
+    client = head.client()
+    job = submit(head, project, store, tmp_path / "run", epochs=10_000)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert time.monotonic() < deadline, client.get_job_logs(job)
+        assert not client.get_job_status(job).is_terminal(), client.get_job_logs(job)
+        time.sleep(0.25)
+
+    assert client.stop_job(job)
+    assert wait_until_ended(client, job, 60) == JobStatus.STOPPED
+    assert not (tmp_path / "run" / "result.json").exists()
+    time.sleep(3)
+    lines = metrics.read_text().count("\n")
+    time.sleep(3)
+    assert metrics.read_text().count("\n") == lines, "workers of the stopped job go on training"
+
+
+def test_a_job_with_a_relative_run_folder_fails_with_the_way_out(head: Head, project: Path, store: Path) -> None:
+    client = head.client()
+    job = submit(head, project, store, Path("runs/first"), epochs=1)
+    assert wait_until_ended(client, job, 120) == JobStatus.FAILED
+    assert "--run an absolute path on storage that every node sees" in client.get_job_logs(job)

@@ -1,0 +1,110 @@
+"""The launcher on a Ray of its own: workers that meet, metrics that arrive, errors that come back."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from distkg.cluster.launch import launch_training, run_on_workers
+from distkg.cluster.run_folder import RunFolderError
+from distkg.config import ConfigError, RunConfig
+from distkg.data.generate import generate
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def run_config(store: Path | None = None, **train: Any) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "data": {"store": str(store or "")},
+            "model": {"name": "distmult", "dim": 16},
+            "train": {"epochs": 3, "batch_size": 256, **train},
+            "evaluate": {"every": 1},
+        }
+    )
+
+
+def test_four_workers_meet_on_this_machine_whatever_its_cores(tmp_path: Path) -> None:
+    def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any) -> dict[str, Any]:
+        total = torch.tensor([ranks.rank + 1])
+        ranks.all_reduce(total)
+        if ranks.first:
+            with (run / "metrics.jsonl").open("a") as file:
+                file.writelines(json.dumps({"epoch": epoch}) + "\n" for epoch in (1, 2))
+        names = ("THP_MEM_ALLOC_ENABLE", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GLOO_SOCKET_IFNAME")
+        return {
+            "total": int(total),
+            "ranks": [ranks.rank, ranks.size],
+            "environment": {name: os.environ.get(name) for name in names},
+            "threads": torch.get_num_threads(),
+            "store": config.data.store,
+            "pid": os.getpid(),
+        }
+
+    heard: list[dict[str, Any]] = []
+    config = run_config(tmp_path / "store", workers=4)
+    result = run_on_workers(train, config, tmp_path / "run", listener=heard.append)
+
+    assert result["total"] == 1 + 2 + 3 + 4
+    assert result["ranks"] == [0, 4]
+    assert result["threads"] == 1
+    assert result["pid"] != os.getpid()
+    assert result["store"] == str(tmp_path / "store")
+    interface = result["environment"].pop("GLOO_SOCKET_IFNAME")
+    assert interface
+    assert result["environment"] == {
+        "THP_MEM_ALLOC_ENABLE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+    }
+    assert heard == [{"epoch": 1}, {"epoch": 2}]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.jsonl"]
+    assert not ray.is_initialized()
+
+
+def test_a_mistake_comes_back_as_the_worker_raised_it_and_is_not_retried(tmp_path: Path) -> None:
+    def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any) -> dict[str, Any]:
+        (run / f"attempt-{os.getpid()}").write_text("")
+        if ranks.rank == 1:
+            raise ConfigError("model.dim must be even. Write model.dim=128.")
+        ranks.barrier()
+        return {}
+
+    with pytest.raises(ConfigError, match=r"^model\.dim must be even\. Write model\.dim=128\.$"):
+        run_on_workers(train, run_config(workers=2), tmp_path / "run")
+    assert len(list((tmp_path / "run").glob("attempt-*"))) <= 2
+    record = [json.loads(line) for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
+    assert (1, False) in [(line["rank"], line["restart"]) for line in record]
+
+
+def test_two_workers_train_a_graph_and_a_finished_run_is_not_written_over(tmp_path: Path) -> None:
+    generate(str(tmp_path / "store"), entities=300, relations=6, triples=3000, seed=1)
+    config = run_config(tmp_path / "store", workers=2)
+    heard: list[dict[str, Any]] = []
+    result = launch_training(config, tmp_path / "run", listener=heard.append)
+
+    saved = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result == saved
+    assert saved["train"]["workers"] == 2
+    assert saved["train"]["epochs"] == 3
+    metrics = saved["metrics"]["test"]
+    assert 0 < metrics["mrr_pessimistic"] <= metrics["mrr"] <= metrics["mrr_optimistic"] <= 1
+    assert metrics["hits@1"] <= metrics["hits@3"] <= metrics["hits@10"]
+    # 300 entities: a random order of the answers has an MRR of about ln(300) / 300 = .02.
+    assert metrics["mrr"] > 0.1
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert heard == [json.loads(line) for line in lines]
+    assert heard[-1]["epoch"] == 3
+
+    with pytest.raises(RunFolderError, match="--resume, or name another folder"):
+        launch_training(config, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == saved
