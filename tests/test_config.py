@@ -106,6 +106,11 @@ def test_every_key_has_help_and_prints_it_above_itself(name: str, section: type[
         assert lines[place - 1] == f"  # {field.description}"
 
 
+def test_a_configuration_read_back_has_the_same_hash() -> None:
+    config = RunConfig()
+    assert parse_config(yaml.safe_load(config.to_yaml(help_text=True)), "test").sha256() == config.sha256()
+
+
 def test_the_hash_follows_the_content() -> None:
     same, other = RunConfig(), RunConfig()
     other.train.seed = 1

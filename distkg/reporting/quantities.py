@@ -35,9 +35,11 @@ def size(count: float) -> str:
 def duration(seconds: float) -> str:
     """A span of time.
 
-    >>> [duration(v) for v in (0.25, 42, 125, 7384)]
-    ['0.25 s', '42 s', '2 min 05 s', '2 h 03 min']
+    >>> [duration(v) for v in (0.25, 4.2, 42, 125, 7384)]
+    ['250 ms', '4.2 s', '42 s', '2 min 05 s', '2 h 03 min']
     """
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 10:
         return f"{seconds:.2g} s"
     whole = round(seconds)

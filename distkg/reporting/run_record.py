@@ -77,18 +77,17 @@ def continued(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One history out of the lines of a run and its restarts.
 
     A restart goes back to the latest checkpoint, so its first steps repeat steps already written: the later
-    ones hold. Its clock starts again at zero; it is moved to where the history stands.
+    ones hold. Where its clock begins at zero again, it is moved to where the history stands.
     """
     history: list[dict[str, Any]] = []
-    clock, previous = 0.0, 0.0
+    offset = 0.0
     for line in lines:
         step, time = number(line.get("step")), number(line.get("time")) or 0.0
         while step is not None and history and (number(history[-1].get("step")) or 0.0) >= step:
             history.pop()
-        if time < previous:
-            clock += previous
-        previous = time
-        history.append({**line, "time": clock + time})
+        if history and offset + time < history[-1]["time"]:
+            offset = history[-1]["time"]
+        history.append({**line, "time": offset + time})
     return history
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
+from distkg.inference.predict import Prediction
 from distkg.reporting.quantities import compact, duration, score, size
 from distkg.training.plan import Plan
 
@@ -21,7 +23,7 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], title: str = "") -> 
     for name in ("MRR", *(key.capitalize() for key in HITS), "mean rank", "MRR optimistic", "pessimistic", "queries"):
         table.add_column(name, justify="right")
     for name, values in metrics.items():
-        table.add_row(name, *_cells(values))
+        table.add_row(Text(name), *_cells(values))
     return table
 
 
@@ -57,18 +59,28 @@ def counts_table(rows: Iterable[tuple[str, int]], title: str = "") -> Table:
     return table
 
 
+def predictions_table(predictions: Sequence[Prediction], title: str = "", right: int | None = None) -> Table:
+    """Answers, best first; ``right`` is the entity id of the answer to point out."""
+    header = ["rank", "answer", "score"]
+    rows = []
+    for answer in predictions:
+        note = "  ← the fact held out" if answer.entity == right else "  (known)" if answer.known else ""
+        rows.append([str(answer.rank), answer.label + note, f"{answer.score:.4f}"])
+    return text_table(header, rows, title)
+
+
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Table:
     """Cells of text; labels are shown as they are, brackets and all."""
     table = _table(title)
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+        table.add_row(*map(Text, row))
     return table
 
 
 def _table(title: str) -> Table:
-    return Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    return Table(title=Text(title, style="bold") if title else None, box=box.SIMPLE_HEAD, title_justify="left")
 
 
 def _cells(values: Mapping[str, Any]) -> list[str]:

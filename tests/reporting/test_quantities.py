@@ -25,7 +25,15 @@ def test_size(value: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.25, "0.25 s"), (42, "42 s"), (59.7, "1 min 00 s"), (125, "2 min 05 s"), (7384, "2 h 03 min")],
+    [
+        (0, "0 ms"),
+        (0.25, "250 ms"),
+        (4.25, "4.2 s"),
+        (42, "42 s"),
+        (59.7, "1 min 00 s"),
+        (125, "2 min 05 s"),
+        (7384, "2 h 03 min"),
+    ],
 )
 def test_duration(value: float, text: str) -> None:
     assert duration(value) == text

@@ -210,9 +210,7 @@ def test_the_table_sorts_in_a_browser(tmp_path: Path) -> None:
     # Queries is the third column; the first click sorts ascending: born_in (8) before parent_of (90).
     click = "<script>document.querySelectorAll('table.sortable th button')[2].click()</script>"
     clicked = tmp_path / "clicked.html"
-    clicked.write_text(
-        path.read_text(encoding="utf-8").replace("</body>", f"{click}</body>"), encoding="utf-8"
-    )
+    clicked.write_text(path.read_text(encoding="utf-8").replace("</body>", f"{click}</body>"), encoding="utf-8")
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", clicked.as_uri()]
     page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     assert page.index(">born_in<") < page.index(">parent_of<")

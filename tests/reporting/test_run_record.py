@@ -50,10 +50,16 @@ def test_a_restart_replaces_the_steps_it_repeats_and_the_clock_goes_on() -> None
     history = continued(first + after)
     assert [(line["step"], line["time"], line["loss"]) for line in history] == [
         (1, 10.0, 1.0),
-        (2, 34.0, 9.0),
-        (3, 38.0, 9.0),
-        (4, 42.0, 9.0),
+        (2, 14.0, 9.0),
+        (3, 18.0, 9.0),
+        (4, 22.0, 9.0),
     ]
+
+
+def test_a_clock_that_a_checkpoint_carries_on_is_left_alone() -> None:
+    # The checkpoint was taken at step 2, second 20; lines up to second 40 were lost with the worker.
+    lines = [{"time": t, "step": s} for t, s in ((10.0, 1), (20.0, 2), (40.0, 4), (25.0, 3), (35.0, 4))]
+    assert [(line["step"], line["time"]) for line in continued(lines)] == [(1, 10), (2, 20), (3, 25), (4, 35)]
 
 
 def test_two_restarts_add_up() -> None:

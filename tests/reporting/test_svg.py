@@ -61,9 +61,7 @@ def test_log_axes_place_decades_evenly_and_skip_zero() -> None:
 
 def test_stacked_columns_add_up() -> None:
     svg = column_chart(["a", "b"], [("0", [1.0, 3.0]), ("1", [2.0, 0.0])], "step", Axis("s", zero=True))
-    boxes = [
-        (float(y), float(h)) for y, h in re.findall(r'<rect [^>]*y="([\d.]+)" [^>]*height="([\d.]+)"', svg)
-    ]
+    boxes = [(float(y), float(h)) for y, h in re.findall(r'<rect [^>]*y="([\d.]+)" [^>]*height="([\d.]+)"', svg)]
     # 4 units fill the 192 pixels, so that one unit is 48.
     assert boxes == [(158.0, 48.0), (14.0, 144.0), (110.0, 96.0), (110.0, 0.0)]
 

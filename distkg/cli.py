@@ -1,0 +1,401 @@
+"""The command line: parse, call one function, print what it returns."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    import click
+
+    from distkg.config import RunConfig
+    from distkg.data.prepare import PrepareReport
+    from distkg.training.plan import Plan
+
+MISTAKE, REFUSED = 2, 3
+
+
+class Format(StrEnum):
+    auto = "auto"
+    tsv = "tsv"
+    parquet = "parquet"
+    nt = "nt"
+
+
+class Partitioner(StrEnum):
+    random = "random"
+    metis = "metis"
+
+
+class OnError(StrEnum):
+    fail = "fail"
+    skip = "skip"
+
+
+class Split(StrEnum):
+    train = "train"
+    valid = "valid"
+    test = "test"
+
+
+class Known(StrEnum):
+    exclude = "exclude"
+    mark = "mark"
+    keep = "keep"
+
+
+class Commands(TyperGroup):
+    """Says in one message what a user can mend; everything else keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if _debugging(ctx) or not _is_message(error):
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise SystemExit(_exit_code(error)) from None
+
+
+app = typer.Typer(
+    name="distkg",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog="Example: distkg prepare data/wn18rr --store stores/wn18rr && "
+    "distkg train preset:wn18rr --run runs/wn18rr --set data.store=stores/wn18rr",
+)
+
+StoreOption = Annotated[str, typer.Option("--store", help="Folder of the store to make, or an address (s3://…).")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that `distkg train` wrote.")]
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or preset:NAME.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may be repeated.")
+]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Short for --set train.workers=W.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run ``distkg`` with these arguments (default: those of the process) and exit.
+
+    Exits with 0 on success, 2 after a mistake that the user can mend, 3 where a plan refuses the run, and 1
+    otherwise.
+    """
+    app(args=None if argv is None else list(argv), prog_name="distkg")
+    sys.exit(0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from distkg import __version__
+
+        typer.echo(f"distkg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Knowledge-graph completion at scale: train, evaluate and query embeddings on a Ray cluster."""
+
+
+@app.command(epilog="Example: distkg prepare data/wn18rr --store stores/wn18rr")
+def prepare(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A file of triples, or a folder with train|valid|test.{tsv,tsv.gz,txt,csv,parquet,nt,nt.gz}.",
+        ),
+    ],
+    store: StoreOption,
+    format: Annotated[Format, typer.Option(help="Format of the files; auto goes by their endings.")] = Format.auto,
+    valid: Annotated[str | None, typer.Option(help="File of the validation triples.")] = None,
+    test: Annotated[str | None, typer.Option(help="File of the test triples.")] = None,
+    split: Annotated[
+        str, typer.Option(help="Shares of train, valid and test, where SOURCE is one file.")
+    ] = "0.9,0.05,0.05",
+    partitions: Annotated[int, typer.Option(min=1, help="Contiguous ranges of entities to form.")] = 1,
+    partitioner: Annotated[
+        Partitioner, typer.Option(help="Which entities share a range: random, or metis for fewer cut edges.")
+    ] = Partitioner.random,
+    on_error: Annotated[
+        OnError, typer.Option(help="Stop at a bad line, or skip it and write it to rejects.tsv.")
+    ] = OnError.fail,
+    seed: Annotated[int, typer.Option(help="Decides the order of entities and the split.")] = 0,
+) -> None:
+    """Read a graph (TSV, CSV, Parquet or N-Triples) into a store."""
+    from distkg.data import prepare as ingest
+    from distkg.reporting.stages import show_stages
+
+    with show_stages() as progress:
+        report = ingest.prepare(
+            source,
+            store,
+            format=format.value,
+            valid=valid,
+            test=test,
+            split=_shares(split),
+            partitions=partitions,
+            partitioner=partitioner.value,
+            on_error=on_error.value,
+            seed=seed,
+            progress=progress,
+        )
+    _print_store(report)
+
+
+@app.command(
+    epilog="Example: distkg generate --store stores/toy --entities 10000 --relations 12 --triples 60000 --seed 1"
+)
+def generate(
+    store: StoreOption,
+    entities: Annotated[int, typer.Option(min=1, help="Number of entities.")],
+    relations: Annotated[int, typer.Option(min=1, help="Number of relations.")],
+    triples: Annotated[int, typer.Option(min=1, help="Number of triples.")],
+    seed: Annotated[int, typer.Option(help="Equal seeds make equal graphs.")],
+    partitions: Annotated[int, typer.Option(min=1, help="Contiguous ranges of entities to form.")] = 1,
+) -> None:
+    """Make a graph with known logical rules and skewed degrees."""
+    from distkg.data import generate as synthetic
+
+    _print_store(
+        synthetic.generate(
+            store, entities=entities, relations=relations, triples=triples, seed=seed, partitions=partitions
+        )
+    )
+
+
+@app.command(epilog="Example: distkg train preset:wn18rr --run runs/wn18rr --workers 2 --set data.store=stores/wn18rr")
+def train(
+    config: ConfigArgument,
+    run: Annotated[Path, typer.Option(help="Folder for configuration, metrics, checkpoints and report.")],
+    changes: SetOption = None,
+    workers: WorkersOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in RUN.")] = False,
+) -> None:
+    """Train a model, evaluate it on the test split and write a report."""
+    settings = _resolved(config, changes, workers)
+    _print_plan(_planned(settings))
+    from distkg.cluster.launch import launch_training
+    from distkg.reporting.report import write_report
+    from distkg.reporting.tables import metrics_table
+
+    result = launch_training(settings, run, resume=resume)
+    _print(metrics_table(result["metrics"], "Filtered ranks among all entities"))
+    typer.echo(f"report: {write_report(run)}")
+
+
+@app.command(epilog="Example: distkg evaluate runs/wn18rr --split valid")
+def evaluate(
+    run: RunArgument,
+    split: Annotated[Split, typer.Option(help="Which triples to rank.")] = Split.test,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank a split exactly among all entities; show metrics by side, relation and category."""
+    from distkg.reporting.tables import metrics_table
+    from distkg.sharding.ranks import Ranks
+    from distkg.training.metrics import evaluate_triples
+    from distkg.training.run import load_run
+
+    model, store, config = load_run(run, Ranks.single())
+    settings = config.evaluate
+    found = evaluate_triples(model, store, split.value, batch_size=settings.batch_size, memory_mb=settings.memory_mb)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    _print(metrics_table({split.value: found["metrics"], **found["by_side"]}, "Filtered ranks among all entities"))
+    _print(metrics_table(found["by_category"], "By category of relation"))
+    by_relation = sorted(found["by_relation"], key=lambda row: -row["queries"])
+    _print(metrics_table({row["relation"]: row for row in by_relation}, "By relation"))
+
+
+@app.command(epilog="Example: distkg predict runs/wn18rr --anchor 01984902 --relation _hypernym --top 5")
+def predict(
+    run: RunArgument,
+    anchor: Annotated[str | None, typer.Option(help="Label of the entity that is known.")] = None,
+    relation: Annotated[str | None, typer.Option(help="Label of the relation.")] = None,
+    inverse: Annotated[
+        bool, typer.Option("--inverse", help="Ask for heads: which X has (X, relation, anchor)?")
+    ] = False,
+    top: Annotated[int, typer.Option(min=1, help="Answers per query.")] = 10,
+    known: Annotated[
+        Known, typer.Option(help="Facts of the store: leave out, mark, or keep unmarked.")
+    ] = Known.exclude,
+    queries: Annotated[
+        Path | None, typer.Option(help="Batch: lines ANCHOR<TAB>RELATION[<TAB>forward|inverse].")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Batch: .tsv or .parquet to write.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the best answers to a query, or to a file of queries."""
+    if queries is None and (anchor is None or relation is None):
+        raise typer.BadParameter("give --anchor and --relation, or --queries and --output")
+    if (queries is None) != (output is None):
+        raise typer.BadParameter("--queries and --output belong together")
+    from distkg.inference import predict as inference
+    from distkg.sharding.ranks import Ranks
+    from distkg.training.run import load_run
+
+    model, store, _ = load_run(run, Ranks.single())
+    if queries is not None and output is not None:
+        written = inference.predict_file(model, store, queries, output, top, known.value)
+        typer.echo(f"{written:,} answers: {output}")
+        return
+    query = store.entity_id(str(anchor)), store.relation_id(str(relation)) + inverse * store.num_relations
+    (found,) = inference.predict(model, store, [query[0]], [query[1]], top, known.value)
+    if as_json:
+        typer.echo(json.dumps([asdict(prediction) for prediction in found]))
+    else:
+        from distkg.reporting.tables import predictions_table
+
+        _print(predictions_table(found))
+
+
+@app.command(epilog="Example: distkg export runs/wn18rr --to exports/wn18rr")
+def export(
+    run: RunArgument,
+    to: Annotated[Path, typer.Option(help="Folder for vectors, labels and model.json.")],
+    index: Annotated[bool, typer.Option("--index", help="Also write a FAISS index of the entities.")] = False,
+) -> None:
+    """Write vectors and labels as safetensors and Parquet, so that NumPy alone can recompute a score."""
+    from distkg.inference.export import export_model
+    from distkg.sharding.ranks import Ranks
+    from distkg.training.run import load_run
+
+    model, store, config = load_run(run, Ranks.single())
+    export_model(model, store, config.model, to, index=index)
+    typer.echo(f"export: {to}")
+
+
+@app.command(epilog="Example: distkg plan preset:wn18rr --set data.store=stores/wn18rr --workers 2")
+def plan(
+    config: ConfigArgument, changes: SetOption = None, workers: WorkersOption = None, as_json: JsonOption = False
+) -> None:
+    """Count the memory of a worker and estimate the time of an epoch; refuse a run that cannot fit."""
+    found = _planned(_resolved(config, changes, workers))
+    if as_json:
+        typer.echo(json.dumps(found.to_dict()))
+    else:
+        _print_plan(found)
+
+
+@app.command(epilog="Example: distkg report runs/wn18rr")
+def report(run: RunArgument) -> None:
+    """Write report.html, one self-contained page, from what a run has so far."""
+    from distkg.reporting.report import write_report
+
+    typer.echo(write_report(run))
+
+
+@app.command(epilog="Example: distkg presets --scorers")
+def presets(
+    scorers: Annotated[bool, typer.Option("--scorers", help="List the scorers and their options instead.")] = False,
+) -> None:
+    """List the configurations that come with distkg, to be named preset:NAME."""
+    from distkg.reporting.catalogue import describe_presets, describe_scorers
+    from distkg.reporting.tables import text_table
+
+    if scorers:
+        _print(text_table(["scorer", "", "options"], [(e.name, e.summary, e.options) for e in describe_scorers()]))
+    else:
+        _print(text_table(["preset", ""], [(e.name, e.summary) for e in describe_presets()]))
+
+
+@app.command(epilog="Example: distkg config preset:wn18rr --set model.dim=128 > my.yaml")
+def config(config: ConfigArgument, changes: SetOption = None, workers: WorkersOption = None) -> None:
+    """Print the resolved configuration as YAML, with every key's help as a comment."""
+    typer.echo(_resolved(config, changes, workers).to_yaml(help_text=True), nl=False)
+
+
+@app.command(epilog="Example: distkg demo --folder runs/demo")
+def demo(
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to put the graph and the run; default: a new folder in runs/.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers on this machine.")] = 2,
+) -> None:
+    """Generate a small graph with known rules, train on it, and show metrics and predictions."""
+    from distkg.demo import run_demo
+
+    run_demo(folder, workers)
+
+
+def _resolved(config: str, changes: list[str] | None, workers: int | None) -> RunConfig:
+    from distkg.config import load_config
+
+    return load_config(config, [*(changes or []), *([f"train.workers={workers}"] if workers else [])])
+
+
+def _planned(config: RunConfig) -> Plan:
+    from distkg.training.preflight import plan_run
+
+    return plan_run(config)
+
+
+def _shares(text: str) -> tuple[float, float, float]:
+    parts = text.split(",")
+    try:
+        train, valid, test = map(float, parts)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} must be three shares such as 0.9,0.05,0.05", param_hint="--split") from None
+    return train, valid, test
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    # A pipe has no width; lines that fold at 80 would be of no use to a reader of a log.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _print_plan(plan: Plan) -> None:
+    from distkg.reporting.tables import plan_summary, plan_table
+
+    _print(plan_table(plan))
+    typer.echo(plan_summary(plan))
+
+
+def _print_store(report: PrepareReport) -> None:
+    from distkg.reporting.quantities import duration
+    from distkg.reporting.tables import counts_table
+
+    rows = [("entities", report.entities), ("relations", report.relations), *report.triples.items()]
+    _print(counts_table(rows, f"{report.store} ({duration(report.seconds)})"))
+    for warning, count in report.warnings.items():
+        where = report.examples.get(warning)
+        typer.echo(f"warning: {warning}: {count:,}" + (f", first at {where}" if where else ""), err=True)
+    if report.rejects:
+        typer.echo(f"rejected lines: {report.rejects}", err=True)
+
+
+def _debugging(ctx: click.Context) -> bool:
+    return bool(ctx.params.get("debug")) or os.environ.get("DISTKG_DEBUG", "") not in ("", "0")
+
+
+def _is_message(error: Exception) -> bool:
+    """Whether an error's message is meant for the user: those that distkg defines, and those of the file system."""
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] == "distkg"
+
+
+def _exit_code(error: Exception) -> int:
+    if type(error).__name__ == "PlanError":
+        return REFUSED
+    return MISTAKE if isinstance(error, ValueError | OSError) else 1

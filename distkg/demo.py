@@ -1,0 +1,84 @@
+"""A first run, end to end: generate a graph with known rules, train on it, and ask it for facts it has not seen."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from distkg.cluster.launch import launch_training
+from distkg.config import RunConfig, load_config
+from distkg.data.generate import generate
+from distkg.data.store import Store
+from distkg.inference.predict import predict
+from distkg.reporting.report import write_report
+from distkg.reporting.tables import metrics_table, plan_summary, predictions_table
+from distkg.sharding.ranks import Ranks
+from distkg.training.model import Model
+from distkg.training.preflight import plan_run
+from distkg.training.run import load_run
+
+ENTITIES, RELATIONS, TRIPLES, SEED = 2000, 12, 20_000, 1
+EXAMPLES, ANSWERS = 3, 3
+
+
+def run_demo(folder: Path | None, workers: int, console: Console | None = None) -> Path:
+    """Generate, train on ``workers`` local Ray workers, and print metrics, predictions and the report's path.
+
+    Args:
+        folder: for the store and the run; default: a new folder in ``runs``.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        StoreError, RunFolderError: ``folder`` holds a demonstration already.
+    """
+    console = console or Console()
+    folder = folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
+    store, run = folder / "store", folder / "run"
+    console.print(f"[bold]1. Graph[/] with known logical rules, in {store}")
+    made = generate(str(store), entities=ENTITIES, relations=RELATIONS, triples=TRIPLES, seed=SEED, partitions=workers)
+    console.print(
+        f"   {made.entities:,} entities, {made.relations} relations, {made.triples['train']:,} training triples"
+    )
+    config = load_config("preset:demo", [f"data.store={store}", f"train.workers={workers}"])
+    _train(config, run, console)
+    _show_examples(run, console)
+    report = write_report(run)
+    console.print(f"[bold]Report:[/] {report}", soft_wrap=True)
+    return report
+
+
+def _train(config: RunConfig, run: Path, console: Console) -> None:
+    console.print(f"[bold]2. Training[/] {config.model.name} on {config.train.workers} Ray workers")
+    console.print(f"   {plan_summary(plan_run(config))}")
+    result = launch_training(config, run)
+    console.print(metrics_table(result["metrics"], "Filtered ranks among all entities"))
+
+
+def _show_examples(run: Path, console: Console) -> None:
+    model, store, _ = load_run(run, Ranks.single())
+    console.print("[bold]3. Predictions[/] for facts of the test split, which training has not seen")
+    for head, relation, tail in _examples(store):
+        _show(model, store, head, relation, tail, console)
+
+
+def _examples(store: Store) -> list[tuple[int, int, int]]:
+    """Test triples of different relations, drawn by the demonstration's seed."""
+    triples = np.random.default_rng(SEED).permutation(store.triples("test"))
+    _, first = np.unique(triples[:, 1], return_index=True)
+    return [(int(h), int(r), int(t)) for h, r, t in triples[np.sort(first)[:EXAMPLES]]]
+
+
+def _show(model: Model, store: Store, head: int, relation: int, tail: int, console: Console) -> None:
+    """The best answers to (head, relation, ?), other known facts left out, the one held out pointed at."""
+    (answers,) = predict(model, store, [head], [relation], top=store.num_entities, known="mark")
+    unknown = [answer for answer in answers if answer.entity == tail or not answer.known]
+    best = [replace(answer, rank=rank) for rank, answer in enumerate(unknown[:ANSWERS], 1)]
+    label = store.relation_labels()[relation].as_py()
+    title = f"({store.entity_labels_of(np.array([head]))[0]}, {label}, ?)"
+    console.print(predictions_table(best, title, right=tail))

@@ -1,0 +1,315 @@
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.numpy import load_file
+from typer.testing import CliRunner, Result
+
+from distkg.cli import app, main
+from distkg.config import RunConfig, load_config
+from distkg.data.store import Store
+from distkg.sharding.ranks import Ranks
+
+COMMANDS = [
+    "prepare",
+    "generate",
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "plan",
+    "report",
+    "presets",
+    "config",
+    "demo",
+]
+WORLD = ["--entities", "300", "--relations", "6", "--triples", "2000", "--seed", "1"]
+
+
+def run_cli(*arguments: str | Path, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "store"
+    assert run_cli("generate", "--store", path, *WORLD).exit_code == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run trained in this process, without Ray."""
+    from distkg.training.run import train_on_rank
+
+    run = tmp_path_factory.mktemp("cli") / "run"
+    overrides = [f"data.store={store}", "model.dim=32", "train.epochs=6", "train.workers=1", "train.batch_size=128"]
+    train_on_rank(load_config("preset:demo", overrides), run, Ranks.single())
+    return run
+
+
+@pytest.fixture
+def fact(store: Path) -> tuple[str, str, str]:
+    """Labels of the first test triple."""
+    opened = Store.open(str(store))
+    head, relation, tail = opened.triples("test")[0]
+    labels = opened.entity_labels()
+    return labels[int(head)].as_py(), opened.relation_labels()[int(relation)].as_py(), labels[int(tail)].as_py()
+
+
+def configuration(folder: Path, **changes: Any) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(changes))
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command: str) -> None:
+    result = run_cli(command, "--help")
+    assert result.exit_code == 0
+    text = " ".join(result.stdout.split())
+    assert f"Example: distkg {command}" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_help(command: str) -> None:
+    for line in re.findall(r"^  -.*$", run_cli(command, "--help").stdout, re.MULTILINE):
+        assert len(re.split(r"\s{2,}", line.strip())) > 1 or line.strip().startswith("--"), line
+
+
+def test_help_lists_every_command() -> None:
+    text = run_cli("--help").stdout
+    assert [command for command in COMMANDS if f"  {command} " not in text] == []
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = "import sys; from distkg.cli import app; print([m for m in ('torch', 'ray', 'pyarrow') if m in sys.modules])"
+    start = time.perf_counter()
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "[]"
+    assert time.perf_counter() - start < 5  # half a second on an idle machine
+
+
+def test_version() -> None:
+    assert run_cli("--version").stdout == "distkg 0.1.0\n"
+
+
+def test_the_examples_of_the_help_parse() -> None:
+    for command in COMMANDS:
+        text = " ".join(run_cli(command, "--help").stdout.split())
+        example = text.split(f"Example: distkg {command}", 1)[1].split(" > ")[0].split()
+        result = run_cli(command, *example, "--help")
+        assert result.exit_code == 0, (command, example)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "no.yaml", "--run", "r"], "error: configuration 'no.yaml' is not a file"),
+        (["config", "preset:nope"], "error: there is no preset 'preset:nope'"),
+        (["config", "preset:demo", "--set", "model.dimm=3"], "model.dimm: is not a key of model"),
+        (["plan", "preset:demo"], "error: data.store is empty"),
+        (["plan", "preset:demo", "--set", "data.store=/no/where"], "error: there is no store at /no/where"),
+        (["report", "/no/where"], "error: there is no run folder '/no/where'"),
+        (["evaluate", "/no/where"], "error: "),
+        (["prepare", "/no/where.tsv", "--store", "/no/store"], "error: "),
+        (["prepare", "x.tsv", "--store", "s", "--split", "0.9,0.1"], "must be three shares"),
+        (["predict", "r", "--relation", "x"], "give --anchor and --relation"),
+        (["predict", "r", "--queries", "x.tsv"], "--queries and --output belong together"),
+        (["train", "preset:demo"], "Missing option '--run'"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(arguments: list[str], message: str) -> None:
+    result = run_cli(*arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.stderr).split())
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(("flags", "env"), [(["--debug"], {}), ([], {"DISTKG_DEBUG": "1"})])
+def test_debug_shows_the_traceback(flags: list[str], env: dict[str, str]) -> None:
+    result = run_cli(*flags, "config", "preset:nope", env=env)
+    assert type(result.exception).__name__ == "ConfigError"
+
+
+def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunConfig, "to_yaml", lambda self, help_text=False: 1 // 0)
+    assert isinstance(run_cli("config", "preset:demo").exception, ZeroDivisionError)
+
+
+def test_main_exits_with_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["config", "preset:nope"])
+    assert caught.value.code == 2
+    assert "error: there is no preset" in capsys.readouterr().err
+
+
+def test_config_prints_what_a_run_would_use(tmp_path: Path) -> None:
+    path = configuration(tmp_path, model={"name": "rotate"})
+    result = run_cli("config", path, "--set", "model.dim=96", "--workers", "3")
+    tree = yaml.safe_load(result.stdout)
+    assert (tree["model"]["name"], tree["model"]["dim"], tree["train"]["workers"]) == ("rotate", 96, 3)
+    assert "# Scorer; " in result.stdout
+    saved = tmp_path / "again.yaml"
+    saved.write_text(result.stdout)
+    assert run_cli("config", saved).stdout == result.stdout
+
+
+def test_presets_are_listed_with_a_line_each() -> None:
+    lines = run_cli("presets").stdout
+    assert re.search(r"demo\s+A generated graph with known rules", lines)
+
+
+def test_scorers_are_listed_with_their_paper_and_options() -> None:
+    lines = run_cli("presets", "--scorers").stdout
+    assert re.search(r"transe\s+TransE \(Bordes et al\. 2013", lines)
+    assert "norm=l1" in lines
+
+
+def test_generate_and_prepare_print_counts(store: Path, tmp_path: Path) -> None:
+    lines = "a\tlikes\tb\nb\tlikes\tc\nc\tlikes\ta\na\tlikes\tb\n"
+    (tmp_path / "train.tsv").write_text(lines)
+    (tmp_path / "test.tsv").write_text("a\tlikes\tc\n")
+    result = run_cli("prepare", tmp_path, "--store", tmp_path / "store")
+    assert result.exit_code == 0, result.output
+    counts = dict(re.findall(r"^\s+(\w+)\s+([\d,]+)\s*$", result.stdout, re.MULTILINE))
+    assert counts == {"entities": "3", "relations": "1", "train": "3", "test": "1"} | {
+        key: value for key, value in counts.items() if key == "valid"
+    }
+    assert re.search(r"warning: \w*duplicate\w*: 1, first at .*train\.tsv:4", result.stderr)
+    assert Store.open(str(store)).num_entities == 300
+
+
+def test_prepare_stops_at_a_bad_line_or_skips_it(tmp_path: Path) -> None:
+    source = tmp_path / "graph.tsv"
+    source.write_text("".join(f"e{i}\tr\te{(i * 7 + 1) % 50}\n" for i in range(50)) + "only two\tcolumns\n")
+    failed = run_cli("prepare", source, "--store", tmp_path / "a")
+    assert failed.exit_code == 2
+    assert "graph.tsv:51" in failed.stderr
+    skipped = run_cli("prepare", source, "--store", tmp_path / "b", "--on-error", "skip")
+    assert skipped.exit_code == 0
+    assert "rejects.tsv" in skipped.stderr
+
+
+def test_plan_prints_bytes_and_time(store: Path) -> None:
+    result = run_cli("plan", "preset:demo", "--set", f"data.store={store}", "--workers", "2")
+    assert result.exit_code == 0
+    assert re.search(r"entity table\s+75\.0 KiB", result.stdout)  # 150 rows × 128 floats
+    assert re.search(r"about [\d.]+ m?s per epoch", result.stdout)
+
+
+def test_plan_as_json(store: Path) -> None:
+    result = run_cli("plan", "preset:demo", "--set", f"data.store={store}", "--set", "model.dim=64", "--json")
+    found = json.loads(result.stdout)
+    assert found["memory"]["entity table"] == 150 * 64 * 4
+    assert found["total_bytes"] == sum(found["memory"].values())
+    assert found["seconds_per_epoch"] > 0
+
+
+@pytest.mark.parametrize("command", [["plan"], ["train", "--run", "never"]])
+def test_a_run_that_cannot_fit_is_refused_with_exit_code_3(store: Path, tmp_path: Path, command: list[str]) -> None:
+    small = ["--set", f"data.store={store}", "--set", "cluster.memory_per_worker_gb=0.1"]
+    result = run_cli(command[0], "preset:demo", *command[1:], *small)
+    assert result.exit_code == 3
+    assert "0.10 GiB are there" in result.stderr
+    assert not Path("never").exists()
+
+
+def test_evaluate_prints_tables_and_json(trained: Path, store: Path) -> None:
+    result = run_cli("evaluate", trained)
+    assert result.exit_code == 0, result.output
+    for name in ("test", "tail", "head", "By category of relation", "By relation", "works_at"):
+        assert name in result.stdout
+    found = json.loads(run_cli("evaluate", trained, "--json").stdout)
+    assert found["metrics"]["queries"] == 2 * Store.open(str(store)).manifest.triples["test"]
+    assert found["metrics"] == pytest.approx(json.loads((trained / "result.json").read_text())["metrics"]["test"])
+    valid = json.loads(run_cli("evaluate", trained, "--split", "valid", "--json").stdout)
+    assert valid["split"] == "valid"
+
+
+def test_predict_lists_the_best_answers(trained: Path, fact: tuple[str, str, str]) -> None:
+    head, relation, _ = fact
+    arguments = ["predict", trained, "--anchor", head, "--relation", relation, "--top", "4"]
+    found = json.loads(run_cli(*arguments, "--json").stdout)
+    assert [answer["rank"] for answer in found] == [1, 2, 3, 4]
+    assert [a["score"] for a in found] == sorted((a["score"] for a in found), reverse=True)
+    table = run_cli(*arguments).stdout
+    assert [answer["label"] for answer in found if answer["label"] not in table] == []
+
+
+def test_predict_leaves_known_facts_out_or_marks_them(trained: Path, fact: tuple[str, str, str]) -> None:
+    head, relation, tail = fact
+
+    def labels(*options: str) -> dict[str, bool | None]:
+        arguments = ["--anchor", head, "--relation", relation, "--top", "300", "--json", *options]
+        return {a["label"]: a["known"] for a in json.loads(run_cli("predict", trained, *arguments).stdout)}
+
+    marked = labels("--known", "mark")
+    assert len(marked) == 300
+    assert marked[tail] is True
+    assert labels() == dict.fromkeys((label for label, known in marked.items() if not known), False)
+    assert set(labels("--known", "keep")) == set(marked)
+
+
+def test_predict_in_the_other_direction(trained: Path, fact: tuple[str, str, str]) -> None:
+    head, relation, tail = fact
+    options = ["--anchor", tail, "--relation", relation, "--inverse", "--top", "300", "--known", "mark", "--json"]
+    found = json.loads(run_cli("predict", trained, *options).stdout)
+    assert next(answer for answer in found if answer["label"] == head)["known"] is True
+
+
+def test_predict_names_close_labels(trained: Path, fact: tuple[str, str, str]) -> None:
+    result = run_cli("predict", trained, "--anchor", fact[0] + "x", "--relation", fact[1])
+    assert result.exit_code == 2
+    assert fact[0] in result.stderr
+
+
+def test_predict_a_file_of_queries(trained: Path, fact: tuple[str, str, str], tmp_path: Path) -> None:
+    head, relation, tail = fact
+    queries, output = tmp_path / "queries.tsv", tmp_path / "answers.tsv"
+    queries.write_text(f"{head}\t{relation}\tforward\n{tail}\t{relation}\tinverse\n")
+    result = run_cli("predict", trained, "--queries", queries, "--output", output, "--top", "5")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"10 answers: {output}\n"
+    assert len(output.read_text().splitlines()) == 11
+
+
+def test_export_writes_vectors_and_labels(trained: Path, tmp_path: Path) -> None:
+    result = run_cli("export", trained, "--to", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert load_file(tmp_path / "out" / "entities.safetensors")["vectors"].shape == (300, 32)
+    assert load_file(tmp_path / "out" / "relations.safetensors")["vectors"].shape == (12, 32)
+    assert json.loads((tmp_path / "out" / "model.json").read_text())["scorer"] == "complex"
+
+
+def test_report_of_a_trained_run(trained: Path) -> None:
+    result = run_cli("report", trained)
+    assert result.stdout == f"{trained / 'report.html'}\n"
+    page = (trained / "report.html").read_text()
+    for part in ("Loss by epoch", "By relation", "Where the time goes", "Degrees", "Rows per worker", "works_at"):
+        assert part in page
+
+
+@pytest.mark.cluster
+def test_train_through_ray_ends_with_metrics_and_a_report(store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    small = ["model.dim=16", "train.epochs=2", f"data.store={store}", "train.batch_size=128"]
+    changes = [part for change in small for part in ("--set", change)]
+    command = [sys.executable, "-m", "distkg", "train", "preset:demo", "--run", str(run), "--workers", "1", *changes]
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"test\s+0\.\d{4}", done.stdout)
+    assert f"report: {run / 'report.html'}" in done.stdout
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "result.json", "checkpoints", "report.html"} <= names
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+    assert again.returncode == 2
+    assert "--resume" in again.stderr
