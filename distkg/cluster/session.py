@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ promised to workers that can then never start. A resource of their own makes the
 """
 
 OBJECT_STORE_BYTES = 256 * 2**20
+PROBE_SECONDS = 10
 
 
 class ClusterError(ValueError):
@@ -129,13 +131,22 @@ def _start_local(cluster: ClusterConfig, workers: int) -> None:
 
 
 def _join(address: str) -> None:
+    target = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
     try:
+        _probe(target)
         ray.init(address=address, logging_level=logging.WARNING)
-    except ConnectionError as error:
+    except OSError as error:
         raise ClusterError(
-            f"no Ray cluster answers at cluster.address={address!r} ({error}). Start one with "
-            "`ray start --head`, or set cluster.address=local to run on this machine."
+            f"no Ray cluster answers at {target or 'this machine'} ({error}). Start one with `ray start --head`, "
+            "or set cluster.address=local to run on this machine."
         ) from None
+
+
+def _probe(target: str) -> None:
+    """Fail within seconds where nothing listens; Ray itself would try for minutes."""
+    host, _, port = target.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
 
 
 def describe_shortage(cluster: ClusterConfig, workers: int) -> str | None:

@@ -1,13 +1,15 @@
 """What a worker gets, and which cluster a run joins; Ray itself is not started here."""
 
 import os
+import socket
+import time
 from typing import Any
 
 import pytest
 import ray
 
 from distkg.cluster import session
-from distkg.cluster.session import ClusterError, describe_shortage, resolve_address
+from distkg.cluster.session import ClusterError, describe_shortage, ray_session, resolve_address
 from distkg.config import ClusterConfig
 
 
@@ -33,6 +35,19 @@ def test_a_gateway_is_refused_with_the_way_to_submit(address: str, monkeypatch: 
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ClusterError, match="ray job submit"):
         resolve_address(ClusterConfig())
+
+
+def test_a_cluster_that_is_not_there_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    missing = f"no Ray cluster answers at 127.0.0.1:{port} .*ray start --head.*cluster.address=local"
+    started = time.monotonic()
+    with pytest.raises(ClusterError, match=missing), ray_session(ClusterConfig(address=f"127.0.0.1:{port}"), 1):
+        pass
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    with pytest.raises(ClusterError, match=missing), ray_session(ClusterConfig(), 1):
+        pass
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (3.5, 3), (4, 4)])
