@@ -33,14 +33,14 @@ class SmallModel(nn.Module):
         relations: Tensor,
         ranks: Ranks | None = None,
         scorer: str = "distmult",
-        options: dict[str, object] | None = None,
+        dim: int | None = None,
     ) -> None:
         super().__init__()
         self.ranks = ranks or Ranks.single()
         self.entities = WholeTable(entities, self.ranks)
         self.relations = relations
         self.num_relations = relations.shape[0] // 2
-        self.config = ModelConfig(name=scorer, dim=entities.shape[1], options=options or {})
+        self.config = ModelConfig(name=scorer, dim=dim or entities.shape[1])
         self.scorer = make_scorer(self.config)
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:

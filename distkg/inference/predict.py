@@ -1,0 +1,200 @@
+"""Predict missing facts: the best answers to queries, with labels, known facts left out or marked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from distkg.data.known import KnownAnswers
+from distkg.data.store import Store
+from distkg.inference.queries import read_queries
+from distkg.inference.topk import TopAnswers, top_answers
+from distkg.training.model import Model
+
+Known = Literal["exclude", "mark", "keep"]
+
+_ANSWERS_PER_WRITE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One proposed answer.
+
+    Attributes:
+        rank: from 1, among the answers proposed.
+        entity: id.
+        label: of the entity.
+        score: higher is better; comparable within one model only.
+        known: whether it is a fact of the store, of any split; None where that was not looked up.
+    """
+
+    rank: int
+    entity: int
+    label: str
+    score: float
+    known: bool | None
+
+
+def predict(
+    model: Model,
+    store: Store,
+    anchors: Sequence[int] | np.ndarray,
+    relations: Sequence[int] | np.ndarray,
+    top: int = 10,
+    known: Known = "exclude",
+    *,
+    batch_size: int = 256,
+    memory_mb: int = 256,
+) -> list[list[Prediction]]:
+    """The best answers to queries, best first. Collective; every rank gets the result.
+
+    Args:
+        anchors: entity ids [q].
+        relations: [q] in [0, 2R): r asks for tails of (anchor, r), r + R for heads of (·, r, anchor).
+        top: answers per query; fewer where fewer entities are left.
+        known: facts of the store (train, valid and test) are left out, marked, or kept without looking.
+
+    Returns:
+        One list per query.
+
+    Raises:
+        ValueError: an id is out of range, or ``top`` is below 1.
+        ScoreError: a score is NaN or infinite.
+    """
+    queries = np.stack([np.asarray(anchors, np.int64), np.asarray(relations, np.int64)], 1)
+    _refuse_strangers(queries, store)
+    answers, is_known = _answer(model, store, queries, top=top, known=known, batch_size=batch_size, memory_mb=memory_mb)
+    lists: list[list[Prediction]] = [[] for _ in queries]
+    query, column = np.nonzero(answers.entities >= 0)
+    entities = answers.entities[query, column]
+    for place, (q, c, label) in enumerate(zip(query, column, store.entity_labels_of(entities), strict=True)):
+        fact = None if is_known is None else bool(is_known[q, c])
+        score = float(answers.scores[q, c])
+        lists[q].append(Prediction(int(c) + 1, int(entities[place]), label, score, fact))
+    return lists
+
+
+def predict_file(
+    model: Model,
+    store: Store,
+    queries: str | Path,
+    output: str | Path,
+    top: int = 10,
+    known: Known = "exclude",
+    *,
+    batch_size: int = 256,
+    memory_mb: int = 256,
+) -> int:
+    """Answer the queries of a TSV file into a TSV or Parquet file. Collective; the first rank writes.
+
+    Args:
+        queries: lines ``anchor<TAB>relation`` or ``anchor<TAB>relation<TAB>direction`` of labels, without a
+            header; direction is ``forward`` (which tails?) or ``inverse`` (which heads?).
+        output: ``.tsv`` or ``.parquet``; columns anchor, relation, direction, rank, entity, score and, unless
+            ``known`` is ``keep``, known. It appears when complete.
+
+    Returns:
+        The number of answers written.
+
+    Raises:
+        QueryFileError: names file and line.
+        ValueError: the output's name ends otherwise, or ``top`` is below 1.
+        ScoreError: a score is NaN or infinite.
+    """
+    asked = read_queries(queries, store)
+    output = Path(output)
+    _refuse_format(output)
+    answer = partial(_answer, model, store, top=top, known=known, batch_size=batch_size, memory_mb=memory_mb)
+    step = max(1, _ANSWERS_PER_WRITE // max(top, 1))
+    parts = (asked[low : low + step] for low in range(0, len(asked), step))
+    tables = (_table(store, part, *answer(part)) for part in parts)
+    if model.ranks.first:
+        return _write(tables, output)
+    return sum(len(table) for table in tables)
+
+
+def _answer(
+    model: Model, store: Store, queries: np.ndarray, *, top: int, known: Known, batch_size: int, memory_mb: int
+) -> tuple[TopAnswers, np.ndarray | None]:
+    """Best answers, and which of them [q, k] are known (None where kept unlooked)."""
+    facts = None
+    if known != "keep":
+        facts = KnownAnswers.for_queries(store.iter_triples(list(store.manifest.triples)), store.num_relations, queries)
+    hidden = facts if known == "exclude" else None
+    answers = top_answers(model, queries, top, hidden, batch_size=batch_size, memory_mb=memory_mb)
+    return answers, None if facts is None else _are_known(queries, answers.entities, facts, store.num_entities)
+
+
+def _are_known(queries: np.ndarray, entities: np.ndarray, facts: KnownAnswers, num_entities: int) -> np.ndarray:
+    """Which proposed entities [q, k] are facts: bool [q, k]."""
+    starts, ends = facts.rows(queries[:, 0], queries[:, 1])
+    counts = ends - starts
+    position = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - starts, counts)
+    pairs = np.repeat(np.arange(len(queries)), counts) * num_entities + facts.answers[position]
+    return np.isin(np.arange(len(queries))[:, None] * num_entities + entities, pairs) & (entities >= 0)
+
+
+def _refuse_strangers(queries: np.ndarray, store: Store) -> None:
+    limits = {"anchor": store.num_entities, "relation": 2 * store.num_relations}
+    for column, (name, limit) in zip(queries.T, limits.items(), strict=True):
+        outside = (column < 0) | (column >= limit)
+        if outside.any():
+            raise ValueError(
+                f"{name} {column[outside][0]} is not an id of the store: they go from 0 to {limit - 1}"
+                + (" (inverse relations are r + R)" if name == "relation" else "")
+            )
+
+
+def _refuse_format(output: Path) -> None:
+    if output.suffix not in (".tsv", ".parquet"):
+        raise ValueError(f"{output}: predictions are written as .tsv or .parquet; name the file so")
+
+
+def _table(store: Store, queries: np.ndarray, answers: TopAnswers, known: np.ndarray | None) -> pa.Table:
+    """One row per answer, with labels."""
+    query, column = np.nonzero(answers.entities >= 0)
+    anchor, relation = queries[query].T
+    inverse = relation >= store.num_relations
+    columns = {
+        "anchor": store.entity_labels().take(pa.array(anchor)),
+        "relation": store.relation_labels().take(pa.array(relation % store.num_relations)),
+        "direction": pa.array(np.where(inverse, "inverse", "forward"), pa.string()),
+        "rank": pa.array(column + 1, pa.int32()),
+        "entity": store.entity_labels().take(pa.array(answers.entities[query, column])),
+        "score": pa.array(answers.scores[query, column], pa.float32()),
+    }
+    if known is not None:
+        columns["known"] = pa.array(known[query, column])
+    return pa.table(columns)
+
+
+def _write(tables: Iterator[pa.Table], output: Path) -> int:
+    """Write tables one after the other into a file that takes its name when it is complete."""
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    writer, rows = None, 0
+    try:
+        for table in tables:
+            writer = writer or _writer(unfinished, output.suffix, table.schema)
+            writer.write_table(table)
+            rows += len(table)
+    finally:
+        if writer:
+            writer.close()
+    os.replace(unfinished, output)
+    return rows
+
+
+def _writer(path: Path, suffix: str, schema: pa.Schema) -> pq.ParquetWriter | pyarrow.csv.CSVWriter:
+    if suffix == ".parquet":
+        return pq.ParquetWriter(path, schema)
+    options = pyarrow.csv.WriteOptions(delimiter="\t", quoting_style="needed")
+    return pyarrow.csv.CSVWriter(path, schema, write_options=options)

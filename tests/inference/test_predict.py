@@ -1,0 +1,170 @@
+"""Predictions with labels, one by one and from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+from distributed import run_ranks
+from small_model import SmallModel
+
+from distkg.data.store import Store
+from distkg.inference.predict import predict, predict_file
+from distkg.inference.queries import QueryFileError, read_queries
+from distkg.sharding.ranks import Ranks
+
+WORTH = {"anna": 1.0, "ben": 2.0, "carl": 3.0, "dora": 4.0, "emil": 5.0}
+
+
+def people_model(store: Store, ranks: Ranks | None = None) -> SmallModel:
+    """One float per person; forward queries like high ones, inverse queries low ones."""
+    rows = torch.tensor([[WORTH[label]] for label in store.entity_labels().to_pylist()])
+    return SmallModel(rows, torch.tensor([[1.0], [1.0], [-1.0], [-1.0]]), ranks)
+
+
+def ids(store: Store, anchor: str, relation: str, *, inverse: bool = False) -> tuple[list[int], list[int]]:
+    return [store.entity_id(anchor)], [store.relation_id(relation) + inverse * store.num_relations]
+
+
+def test_known_facts_of_every_split_are_left_out(store: Store) -> None:
+    (answers,) = predict(people_model(store), store, *ids(store, "anna", "likes"))
+    # anna likes ben and carl (train) and dora (test).
+    assert [(a.rank, a.label, a.score) for a in answers] == [(1, "emil", 5.0), (2, "anna", 1.0)]
+    assert [a.entity for a in answers] == [store.entity_id("emil"), store.entity_id("anna")]
+    assert [a.known for a in answers] == [False, False]
+
+
+def test_known_facts_are_marked(store: Store) -> None:
+    (answers,) = predict(people_model(store), store, *ids(store, "anna", "likes"), top=3, known="mark")
+    assert [(a.label, a.known) for a in answers] == [("emil", False), ("dora", True), ("carl", True)]
+
+
+def test_known_facts_are_kept_without_a_look(store: Store) -> None:
+    (answers,) = predict(people_model(store), store, *ids(store, "anna", "likes"), top=2, known="keep")
+    assert [(a.label, a.known) for a in answers] == [("emil", None), ("dora", None)]
+
+
+def test_inverse_queries_ask_for_heads(store: Store) -> None:
+    (answers,) = predict(people_model(store), store, *ids(store, "ben", "likes", inverse=True), known="mark")
+    # anna and emil like ben.
+    assert [(a.label, a.known, a.score) for a in answers] == [
+        ("anna", True, -2.0),
+        ("ben", False, -4.0),
+        ("carl", False, -6.0),
+        ("dora", False, -8.0),
+        ("emil", True, -10.0),
+    ]
+
+
+def test_answers_come_in_the_order_of_the_queries(store: Store) -> None:
+    anchors = [store.entity_id(label) for label in ("emil", "anna")]
+    relations = [store.relation_id(label) for label in ("knows", "likes")]
+    first, second = predict(people_model(store), store, anchors, relations, top=1)
+    assert (first[0].label, second[0].label) == ("emil", "emil")
+    assert (first[0].score, second[0].score) == (25.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("anchor", "relation", "message"),
+    [(5, 0, "anchor 5 is not an id of the store: they go from 0 to 4"), (0, -1, "relation -1 .* from 0 to 3")],
+)
+def test_ids_outside_the_graph_are_refused(store: Store, anchor: int, relation: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        predict(people_model(store), store, [anchor], [relation])
+
+
+def test_a_file_of_queries_becomes_a_table(store: Store, queries_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "answers.tsv"
+    written = predict_file(people_model(store), store, queries_file, output, top=2)
+    table = pyarrow.csv.read_csv(output, parse_options=pyarrow.csv.ParseOptions(delimiter="\t"))
+    assert table.column_names == ["anchor", "relation", "direction", "rank", "entity", "score", "known"]
+    assert written == len(table) == 6
+    assert [tuple(row.values())[:6] for row in table.to_pylist()] == [
+        ("anna", "likes", "forward", 1, "emil", 5.0),
+        ("anna", "likes", "forward", 2, "anna", 1.0),
+        ("anna", "likes", "inverse", 1, "anna", -1.0),
+        ("anna", "likes", "inverse", 2, "ben", -2.0),
+        ("emil", "knows", "forward", 1, "emil", 25.0),
+        ("emil", "knows", "forward", 2, "dora", 20.0),
+    ]
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_parquet_holds_the_same_as_tsv(store: Store, queries_file: Path, tmp_path: Path) -> None:
+    model = people_model(store)
+    predict_file(model, store, queries_file, tmp_path / "a.tsv", known="mark")
+    predict_file(model, store, queries_file, tmp_path / "a.parquet", known="mark")
+    tsv = pyarrow.csv.read_csv(tmp_path / "a.tsv", parse_options=pyarrow.csv.ParseOptions(delimiter="\t"))
+    assert pq.read_table(tmp_path / "a.parquet").to_pylist() == tsv.to_pylist()
+    assert len(tsv) == 15
+
+
+def test_batches_of_a_file_follow_each_other(
+    store: Store, queries_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = people_model(store)
+    predict_file(model, store, queries_file, tmp_path / "once.tsv", top=2)
+    monkeypatch.setattr("distkg.inference.predict._ANSWERS_PER_WRITE", 2)
+    assert predict_file(model, store, queries_file, tmp_path / "thrice.tsv", top=2) == 6
+    assert (tmp_path / "thrice.tsv").read_text() == (tmp_path / "once.tsv").read_text()
+
+
+def answer_on(ranks: Ranks, address: str, queries: Path, output: Path) -> int:
+    store = Store.open(address)
+    return predict_file(people_model(store, ranks), store, queries, output, top=3, known="keep")
+
+
+def test_ranks_write_one_file_together(store: Store, queries_file: Path, tmp_path: Path) -> None:
+    answer_on(Ranks.single(), store.address, queries_file, tmp_path / "single.tsv")
+    counts = run_ranks(2, answer_on, store.address, queries_file, tmp_path / "shared.tsv")
+    assert counts == [9, 9]
+    assert (tmp_path / "shared.tsv").read_text() == (tmp_path / "single.tsv").read_text()
+
+
+def test_a_failed_prediction_leaves_the_file_as_it_was(store: Store, queries_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "answers.tsv"
+    output.write_text("of yesterday")
+    model = people_model(store)
+    model.entities.local[2] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        predict_file(model, store, queries_file, output)
+    assert output.read_text() == "of yesterday"
+
+
+def test_other_formats_are_refused_before_work_begins(store: Store, queries_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"answers\.xlsx: predictions are written as \.tsv or \.parquet"):
+        predict_file(people_model(store), store, queries_file, tmp_path / "answers.xlsx")
+
+
+def test_two_columns_ask_forward(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "q.tsv"
+    path.write_text("emil\tknows\ncarl\tlikes")
+    expected = [
+        [store.entity_id("emil"), store.relation_id("knows")],
+        [store.entity_id("carl"), store.relation_id("likes")],
+    ]
+    np.testing.assert_array_equal(read_queries(path, store), expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "q.tsv:1: it is empty"),
+        (b"anna\n", "q.tsv:1: its first line has 1 column. Write anchor<TAB>relation"),
+        (b"anna\tlikes\nanna\tlikes\tinverse\n", "q.tsv:2: columns found: 3, in the first line: 2"),
+        (b"anna\tlikes\n\nben\tlikes\n", "q.tsv:2: .*no entity labelled ''"),
+        (b"anna\tlikes\nanne\tlikes\n", "q.tsv:2: .*no entity labelled 'anne'. Close: 'anna'"),
+        (b"anna\tlikes\tforward\nben\tlike\tforward\n", "q.tsv:2: .*no relation labelled 'like'"),
+        (b"anna\tlikes\tbackward\n", "q.tsv:1: direction 'backward' is neither forward nor inverse"),
+        (b"anna\tlikes\n\xff\tlikes\n", "q.tsv: .*UTF8"),
+    ],
+)
+def test_bad_lines_are_named(store: Store, tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "q.tsv"
+    path.write_bytes(content)
+    with pytest.raises(QueryFileError, match=message):
+        read_queries(path, store)
