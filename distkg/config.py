@@ -167,7 +167,7 @@ def _documented(section: Section, indent: int) -> list[str]:
             lines.extend(_documented(value, indent + 1))
         else:
             text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
-            lines.append(f"{pad}{key}: {text.removesuffix('...\n').strip()}")
+            lines.append(f"{pad}{key}: " + text.removesuffix("...\n").strip())
     return lines
 
 

@@ -1,0 +1,163 @@
+"""Row-wise optimizers: they touch the rows that received a gradient, each row once.
+
+The update is not linear in the gradient, so duplicate rows must be summed before they come here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.kernels.jit import kernel, on_cpu
+from distkg.registry import Registry
+
+OPTIMIZERS: Registry[type[RowOptimizer]] = Registry("optimizer")
+
+
+class RowOptimizer(ABC):
+    """State for ``rows`` rows of ``width`` floats.
+
+    Attributes:
+        state: name → tensor whose first dimension is the row, as checkpoints write it.
+    """
+
+    def __init__(self, rows: int, width: int, device: torch.device) -> None:
+        self.state: dict[str, Tensor] = {
+            name: torch.zeros(rows, columns, device=device) for name, columns in self.columns(width).items()
+        }
+
+    @staticmethod
+    @abstractmethod
+    def columns(width: int) -> dict[str, int]:
+        """Floats of state per row, by name."""
+
+    @abstractmethod
+    def step(self, ids: Tensor, grad: Tensor, learning_rate: float) -> None:
+        """Turn gradients into the changes that are to be added to the rows.
+
+        Args:
+            ids: int64 [k], unique row numbers, whose state moves.
+            grad: float32 [k, width], overwritten with the changes.
+        """
+
+
+@OPTIMIZERS.register("rowwise_adagrad")
+class RowwiseAdagrad(RowOptimizer):
+    """Adagrad with one accumulator per row, the mean of squares over the row (PyTorch-BigGraph, Lerer et al. 2019)."""
+
+    EPSILON = 1e-10
+
+    @staticmethod
+    def columns(width: int) -> dict[str, int]:
+        return {"sum": 1}
+
+    def step(self, ids: Tensor, grad: Tensor, learning_rate: float) -> None:
+        total = self.state["sum"]
+        if on_cpu(ids, grad):
+            _rowwise_adagrad(
+                total.numpy(), ids.numpy(), grad.numpy(), np.float32(learning_rate), np.float32(self.EPSILON)
+            )
+            return
+        fresh = total[ids] + grad.square().mean(1, keepdim=True)
+        total[ids] = fresh
+        grad.div_(fresh.sqrt_().add_(self.EPSILON)).mul_(-learning_rate)
+
+
+@OPTIMIZERS.register("adagrad")
+class Adagrad(RowOptimizer):
+    """Adagrad (Duchi et al. 2011): one accumulator per float."""
+
+    EPSILON = 1e-10
+
+    @staticmethod
+    def columns(width: int) -> dict[str, int]:
+        return {"sum": width}
+
+    def step(self, ids: Tensor, grad: Tensor, learning_rate: float) -> None:
+        total = self.state["sum"]
+        if on_cpu(ids, grad):
+            _adagrad(total.numpy(), ids.numpy(), grad.numpy(), np.float32(learning_rate), np.float32(self.EPSILON))
+            return
+        fresh = total[ids].addcmul_(grad, grad)
+        total[ids] = fresh
+        grad.div_(fresh.sqrt_().add_(self.EPSILON)).mul_(-learning_rate)
+
+
+@OPTIMIZERS.register("adam")
+class LazyAdam(RowOptimizer):
+    """Adam (Kingma & Ba 2015) whose rows without gradient rest; each row counts its own steps.
+
+    The count makes the bias correction right for rows that are seen rarely.
+    """
+
+    BETAS = (0.9, 0.999)
+    EPSILON = 1e-8
+
+    @staticmethod
+    def columns(width: int) -> dict[str, int]:
+        return {"mean": width, "square": width, "steps": 1}
+
+    def step(self, ids: Tensor, grad: Tensor, learning_rate: float) -> None:
+        mean, square, steps = self.state["mean"], self.state["square"], self.state["steps"]
+        if on_cpu(ids, grad):
+            constants = [np.float32(value) for value in (learning_rate, *self.BETAS, self.EPSILON)]
+            _lazy_adam(mean.numpy(), square.numpy(), steps.numpy(), ids.numpy(), grad.numpy(), *constants)
+            return
+        first, second = self.BETAS
+        count = steps[ids] + 1
+        fresh_mean = mean[ids].lerp_(grad, 1 - first)
+        fresh_square = square[ids].mul_(second).addcmul_(grad, grad, value=1 - second)
+        steps[ids], mean[ids], square[ids] = count, fresh_mean, fresh_square
+        scale = (fresh_square / (1 - second**count)).sqrt() + self.EPSILON
+        grad.copy_(fresh_mean / (1 - first**count) / scale).mul_(-learning_rate)
+
+
+@kernel
+def _rowwise_adagrad(
+    total: np.ndarray, ids: np.ndarray, grad: np.ndarray, rate: np.float32, epsilon: np.float32
+) -> None:
+    width = grad.shape[1]
+    for i in range(ids.shape[0]):
+        square = np.float32(0)
+        for j in range(width):
+            square += grad[i, j] * grad[i, j]
+        total[ids[i], 0] += square / np.float32(width)
+        scale = -rate / (np.sqrt(total[ids[i], 0]) + epsilon)
+        for j in range(width):
+            grad[i, j] *= scale
+
+
+@kernel
+def _adagrad(total: np.ndarray, ids: np.ndarray, grad: np.ndarray, rate: np.float32, epsilon: np.float32) -> None:
+    for i in range(ids.shape[0]):
+        row = ids[i]
+        for j in range(grad.shape[1]):
+            total[row, j] += grad[i, j] * grad[i, j]
+            grad[i, j] = -rate * grad[i, j] / (np.sqrt(total[row, j]) + epsilon)
+
+
+@kernel
+def _lazy_adam(
+    mean: np.ndarray,
+    square: np.ndarray,
+    steps: np.ndarray,
+    ids: np.ndarray,
+    grad: np.ndarray,
+    rate: np.float32,
+    first: np.float32,
+    second: np.float32,
+    epsilon: np.float32,
+) -> None:
+    one = np.float32(1)
+    for i in range(ids.shape[0]):
+        row = ids[i]
+        steps[row, 0] += one
+        mean_scale = np.float32(-rate / (one - first ** steps[row, 0]))
+        square_scale = np.float32(one / (one - second ** steps[row, 0]))
+        for j in range(grad.shape[1]):
+            mean[row, j] = first * mean[row, j] + (one - first) * grad[i, j]
+            square[row, j] = second * square[row, j] + (one - second) * grad[i, j] * grad[i, j]
+            grad[i, j] = mean_scale * mean[row, j] / (np.sqrt(square_scale * square[row, j]) + epsilon)

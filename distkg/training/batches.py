@@ -1,0 +1,277 @@
+"""Batches as a function of (seed, epoch, step, rank).
+
+Each rank holds its own part of the training queries; an epoch takes the part in a fresh random order and cuts it
+into as many steps as every other rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.config import NegativesConfig
+from distkg.data.known import KnownAnswers
+from distkg.data.store import Store
+from distkg.negatives import NegativeSource, known_facts
+from distkg.objectives import Answers
+from distkg.sharding.ranks import Ranks
+from distkg.sharding.shards import Shards
+from distkg.training.randomness import Purpose, stream
+
+
+class Batch(Protocol):
+    """What the loop needs to know of a batch: the entities whose rows it uses, int64, sorted and unique."""
+
+    @property
+    def ids(self) -> Tensor: ...
+
+
+class Batches(Protocol):
+    """Makes the batches of an epoch.
+
+    Attributes:
+        steps: steps of an epoch, the same on every rank.
+        triples: training triples of the graph.
+    """
+
+    steps: int
+    triples: int
+
+    def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
+        """Batches of the steps first … last-1 on this rank; collective."""
+        ...
+
+
+@dataclass(frozen=True)
+class SampledBatch:
+    """Queries with their answers and negatives; entities as places in ``ids``.
+
+    Attributes:
+        ids: int64 [u] entities, sorted and unique.
+        anchor, answer: int64 [b] places in ids.
+        relation: int64 [b] in [0, 2R).
+        negatives: int64 [rows, K] places in ids; ``sharing`` consecutive queries share a row.
+        known: bool [b, K], negatives to leave out; None where nothing is filtered.
+        queries: number of queries of this step over all ranks.
+    """
+
+    ids: Tensor
+    anchor: Tensor
+    answer: Tensor
+    relation: Tensor
+    negatives: Tensor
+    sharing: int
+    known: Tensor | None
+    queries: int
+
+
+class Portions:
+    """Cuts each rank's ``counts[rank]`` items into ``steps`` nearly equal portions."""
+
+    def __init__(self, counts: list[int], batch_size: int) -> None:
+        self.counts = counts
+        self.steps = max(1, -(-sum(counts) // batch_size))
+
+    def bounds(self, rank: int, step: int) -> tuple[int, int]:
+        count = self.counts[rank]
+        return step * count // self.steps, (step + 1) * count // self.steps
+
+    def sizes(self, step: int) -> list[int]:
+        """Items of every rank at this step."""
+        return [high - low for low, high in (self.bounds(rank, step) for rank in range(len(self.counts)))]
+
+
+class SampledBatches:
+    """Each triple of this rank's part as two queries, with negatives."""
+
+    def __init__(
+        self,
+        store: Store,
+        source: NegativeSource,
+        negatives: NegativesConfig,
+        batch_size: int,
+        seed: int,
+        ranks: Ranks,
+    ) -> None:
+        part = store.triples_part("train", ranks.rank, ranks.size)
+        self._local = torch.from_numpy(part)
+        self._relations = store.num_relations
+        self._source, self._negatives, self._seed, self._ranks = source, negatives, seed, ranks
+        self._known = KnownAnswers.from_triples(store.triples("train"), store.num_relations) if negatives.filter else None
+        self.triples = store.manifest.triples["train"]
+        parts = [len(range(rank, self.triples, ranks.size)) for rank in range(ranks.size)]
+        self._portions = Portions(parts, batch_size)
+        self.steps = self._portions.steps
+        self._order = EpochOrder(len(part), seed, ranks.rank)
+
+    def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
+        return [self._batch(epoch, step) for step in range(first, last)]
+
+    def _batch(self, epoch: int, step: int) -> SampledBatch:
+        low, high = self._portions.bounds(self._ranks.rank, step)
+        head, relation, tail = self._local[self._order(epoch)[low:high]].long().unbind(1)
+        anchor, answer = torch.cat([head, tail]), torch.cat([tail, head])
+        relation = torch.cat([relation, relation + self._relations])
+        sharing = self._negatives.chunk_size if self._negatives.shared else 1
+        rows = -(-len(anchor) // sharing)
+        generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
+        negatives = self._source.draw((rows, self._negatives.count), generator)
+        known = known_facts(self._known, anchor, relation, negatives, sharing) if self._known else None
+        ids, places = unique_places(torch.cat([head, tail, negatives.flatten()]), self._source.entities)
+        head_place, tail_place, negative_places = places.split([len(head), len(tail), negatives.numel()])
+        device = self._ranks.device
+        return SampledBatch(
+            ids=ids.to(device),
+            anchor=torch.cat([head_place, tail_place]).to(device),
+            answer=torch.cat([tail_place, head_place]).to(device),
+            relation=relation.to(device),
+            negatives=negative_places.view(negatives.shape).to(device),
+            sharing=sharing,
+            known=None if known is None else known.to(device),
+            queries=2 * sum(self._portions.sizes(step)),
+        )
+
+
+class EpochOrder:
+    """The random order of an epoch, kept until the next epoch is asked for."""
+
+    def __init__(self, count: int, seed: int, rank: int) -> None:
+        self._count, self._seed, self._rank = count, seed, rank
+        self._kept: tuple[int, Tensor] | None = None
+
+    def __call__(self, epoch: int) -> Tensor:
+        if self._kept is None or self._kept[0] != epoch:
+            generator = stream(Purpose.ORDER, self._seed, epoch, self._rank)
+            self._kept = epoch, torch.randperm(self._count, generator=generator)
+        return self._kept[1]
+
+
+@dataclass(frozen=True)
+class AllEntitiesBatch:
+    """Queries of this rank, and the answers of all ranks' queries that this rank owns.
+
+    Attributes:
+        ids: int64 [u] anchors, sorted and unique.
+        anchor: int64 [b] places in ids.
+        relation: int64 [b] in [0, 2R).
+        count: float32 [b], answers of each query.
+        width: queries of the fullest rank: the others fill up to it when queries are gathered.
+        answers: those that this rank owns, of the queries of all ranks.
+    """
+
+    ids: Tensor
+    anchor: Tensor
+    relation: Tensor
+    count: Tensor
+    width: int
+    answers: Answers
+
+
+class AllEntitiesBatches:
+    """Queries with all their training answers (grouped), or with one answer each."""
+
+    def __init__(self, store: Store, group: bool, batch_size: int, seed: int, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._shards = Shards(store.num_entities, ranks.size)
+        self.triples = store.manifest.triples["train"]
+        queries = _local_queries(store, ranks) if group else _single_queries(store, ranks)
+        self._anchor, self._relation, self._offsets, self._answers = map(torch.from_numpy, queries)
+        counts = ranks.all_gather(torch.tensor([len(self._anchor)], device=ranks.device)).tolist()
+        # A triple is two queries; where equal queries are grouped, the batch size counts the groups themselves.
+        self._portions = Portions(counts, batch_size if group else 2 * batch_size)
+        self.steps = self._portions.steps
+        self._order = EpochOrder(len(self._anchor), seed, ranks.rank)
+
+    def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
+        return [self._batch(epoch, step) for step in range(first, last)]
+
+    def _batch(self, epoch: int, step: int) -> AllEntitiesBatch:
+        low, high = self._portions.bounds(self._ranks.rank, step)
+        chosen = self._order(epoch)[low:high].sort().values
+        width = max(self._portions.sizes(step))
+        starts, ends = self._offsets[chosen], self._offsets[chosen + 1]
+        count = ends - starts
+        query = torch.repeat_interleave(torch.arange(len(chosen)), count)
+        within = torch.arange(len(query)) - torch.repeat_interleave(count.cumsum(0) - count, count)
+        entity = self._answers[starts[query] + within].long()
+        ids, anchor = torch.unique(self._anchor[chosen].long(), return_inverse=True)
+        device = self._ranks.device
+        return AllEntitiesBatch(
+            ids=ids.to(device),
+            anchor=anchor.to(device),
+            relation=self._relation[chosen].long().to(device),
+            count=count.float().to(device),
+            width=width,
+            answers=self._owned(query.to(device), entity.to(device), width),
+        )
+
+    def _owned(self, query: Tensor, entity: Tensor, width: int) -> Answers:
+        """The answers of all ranks' queries that this rank owns; collective."""
+        ranks = self._ranks
+        longest = torch.tensor(len(query), device=ranks.device)
+        ranks.all_reduce(longest, "max")
+        padded = torch.full((int(longest), 2), -1, dtype=torch.int64, device=ranks.device)
+        padded[: len(query), 0] = query + ranks.rank * width
+        padded[: len(query), 1] = entity
+        everyone = ranks.all_gather(padded)
+        everyone = everyone[everyone[:, 0] >= 0]
+        count = torch.bincount(everyone[:, 0], minlength=width * ranks.size).float()
+        low, high = self._shards.range(ranks.rank)
+        own = everyone[(everyone[:, 1] >= low) & (everyone[:, 1] < high)]
+        return Answers(own[:, 0].contiguous(), own[:, 1] - low, count)
+
+
+Queries = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _local_queries(store: Store, ranks: Ranks) -> Queries:
+    """This rank's distinct queries with all their answers: a query belongs to rank (anchor + relation) mod ranks."""
+    relations, parts = store.num_relations, []
+    for triples in store.iter_triples(["train"]):
+        keep_tail = (triples[:, 0] + triples[:, 1]) % ranks.size == ranks.rank
+        keep_head = (triples[:, 2] + triples[:, 1]) % ranks.size == ranks.rank
+        tail_side = triples[keep_tail]
+        head_side = triples[keep_head][:, ::-1] + np.array([0, relations, 0], dtype=np.int32)
+        parts.append(np.concatenate([tail_side, head_side]))
+    queries = np.concatenate(parts)
+    return _group(queries, relations)
+
+
+def _group(queries: np.ndarray, relations: int) -> Queries:
+    """Sort (anchor, relation, answer) rows and cut them into groups of one query each."""
+    key = queries[:, 0].astype(np.int64) * (2 * relations) + queries[:, 1]
+    order = np.lexsort((queries[:, 2], key))
+    unique, starts = np.unique(key[order], return_index=True)
+    offsets = np.append(starts, len(key)).astype(np.int64)
+    anchor, relation = np.divmod(unique, 2 * relations)
+    return anchor, relation, offsets, queries[order, 2].astype(np.int64)
+
+
+def _single_queries(store: Store, ranks: Ranks) -> Queries:
+    """Both queries of each triple of this rank's part, one answer each."""
+    part = store.triples_part("train", ranks.rank, ranks.size).astype(np.int64)
+    anchor = np.concatenate([part[:, 0], part[:, 2]])
+    relation = np.concatenate([part[:, 1], part[:, 1] + store.num_relations])
+    answers = np.concatenate([part[:, 2], part[:, 0]])
+    return anchor, relation, np.arange(len(anchor) + 1), answers
+
+
+def unique_places(ids: Tensor, entities: int) -> tuple[Tensor, Tensor]:
+    """Sorted unique ids and the place of each id among them, like ``torch.unique(return_inverse=True)``.
+
+    Where ids are many beside the entities, marking beats sorting.
+    """
+    if len(ids) * 8 < entities:
+        unique, places = torch.unique(ids, return_inverse=True)
+        return unique, places
+    seen = torch.zeros(entities, dtype=torch.bool)
+    seen[ids] = True
+    unique = seen.nonzero().flatten()
+    place = torch.empty(entities, dtype=torch.int64)
+    place[unique] = torch.arange(len(unique))
+    return unique, place[ids]

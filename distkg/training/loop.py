@@ -1,0 +1,148 @@
+"""The training loop over the steps of an epoch: fetch rows, compute, push gradients, update.
+
+Read ``_one_after_the_other`` first: it is the algorithm. ``_overlapped`` does the same work with both exchanges
+under way while the step computes, so the rows of a step may lack the two latest updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from distkg.kernels.rows import add_rows
+from distkg.sharding.exchange import Route, plan_routes
+from distkg.sharding.table import Departing
+from distkg.training.batches import Batch, Batches
+from distkg.training.clock import Clock
+from distkg.training.dense import DenseParameters
+from distkg.training.model import Model
+from distkg.training.randomness import Purpose, mixed_seed
+from distkg.training.steps import Computed, Step
+
+WINDOW = 8  # steps whose ids are exchanged together
+
+Routed = tuple[int, Batch, Route]
+
+
+class Loop:
+    """Runs steps on this rank.
+
+    Attributes:
+        clock: seconds by phase.
+        bytes_exchanged: bytes that crossed between this rank and others.
+        steps: steps done.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        batches: Batches,
+        step: Step,
+        dense: DenseParameters,
+        table_rate: float,
+        rate: Callable[[int, int], float],
+        seed: int,
+        *,
+        overlap: bool,
+    ) -> None:
+        """``rate(epoch, step)`` is a factor on the learning rates of ``table_rate`` and of dense parameters."""
+        self.clock = Clock()
+        self.bytes_exchanged = 0
+        self.steps = 0
+        self._model, self._table, self._ranks = model, model.entities, model.ranks
+        self._batches, self._step, self._dense = batches, step, dense
+        self._table_rate, self._rate = table_rate, rate
+        self._seed, self._overlap = seed, overlap
+        self._loss = torch.zeros((), device=model.ranks.device)
+        self._losses = 0
+
+    def run(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> int:
+        """Steps first … last-1 of an epoch; every update is applied on return.
+
+        ``go_on(step)`` is asked before each window; where it says no, the steps end there. Returns the next step.
+        """
+        self._next = first
+        routed = self._routed(epoch, first, last, go_on)
+        if self._overlap:
+            self._overlapped(epoch, routed)
+        else:
+            self._one_after_the_other(epoch, routed)
+        return self._next
+
+    def take_loss(self) -> float:
+        """Mean loss per step since the last call, over all ranks; collective."""
+        total = self._loss / max(self._losses, 1)
+        self._ranks.all_reduce(total)
+        self._loss = torch.zeros_like(self._loss)
+        self._losses = 0
+        return float(total)
+
+    def _routed(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> Iterator[Routed]:
+        for low in range(first, last, WINDOW):
+            if not go_on(low):
+                return
+            high = min(low + WINDOW, last)
+            with self.clock("data"):
+                batches = self._batches.window(epoch, low, high)
+            with self.clock("exchange"):
+                routes = plan_routes([batch.ids for batch in batches], self._table.shards, self._ranks)
+            yield from zip(range(low, high), batches, routes, strict=True)
+            self._next = high
+
+    def _one_after_the_other(self, epoch: int, routed: Iterator[Routed]) -> None:
+        for step, batch, route in routed:
+            with self.clock("exchange"):
+                rows = self._table.fetch(route).wait()
+            computed = self._compute(epoch, step, batch, rows)
+            with self.clock("exchange"):
+                departing = self._table.push(route, computed.rows)
+            self._apply(epoch, step, departing, computed.every_row)
+
+    def _overlapped(self, epoch: int, routed: Iterator[Routed]) -> None:
+        current = next(routed, None)
+        if current is None:
+            return
+        arriving = self._table.fetch(current[2])
+        outstanding: tuple[int, Departing, Tensor | None] | None = None
+        while current is not None:
+            step, batch, route = current
+            with self.clock("exchange"):
+                rows = arriving.wait()
+            current = next(routed, None)
+            if current is not None:
+                with self.clock("exchange"):
+                    arriving = self._table.fetch(current[2])
+            computed = self._compute(epoch, step, batch, rows)
+            if outstanding is not None:
+                self._apply(epoch, *outstanding)
+            with self.clock("exchange"):
+                outstanding = step, self._table.push(route, computed.rows), computed.every_row
+        if outstanding is not None:
+            self._apply(epoch, *outstanding)
+
+    def _compute(self, epoch: int, step: int, batch: Batch, rows: Tensor) -> Computed:
+        with self.clock("compute"):
+            torch.manual_seed(mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
+            computed = self._step(batch, rows)
+            self._loss += computed.loss
+            self._losses += 1
+        with self.clock("exchange"):
+            self._dense.reduce().wait()
+        with self.clock("optimizer"):
+            self._dense.step(self._rate(epoch, step))
+        return computed
+
+    def _apply(self, epoch: int, step: int, departing: Departing, every_row: Tensor | None) -> None:
+        with self.clock("exchange"):
+            ids, gradients = self._table.collect(departing)
+        self.bytes_exchanged += 2 * departing.route.bytes(self._ranks.rank, self._table.row_bytes)
+        self.steps += 1
+        rate = self._table_rate * self._rate(epoch, step)
+        with self.clock("optimizer"):
+            if every_row is None:
+                self._table.update(ids, gradients, rate)
+            else:
+                add_rows(every_row, ids, gradients)
+                self._table.update_all(every_row, rate)

@@ -1,0 +1,323 @@
+"""A whole training as one rank sees it: epochs, validation, checkpoints, early stop, time limit, result."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distkg.config import RunConfig
+from distkg.data.known import KnownAnswers
+from distkg.data.store import Store
+from distkg.sharding.ranks import Ranks
+from distkg.training.checkpoint import CheckpointError, Checkpoints, State
+from distkg.training.dense import DenseParameters
+from distkg.training.loop import Loop
+from distkg.training.memory import keep_freed_memory
+from distkg.training.metrics import evaluate_triples, known_answers_of, ranking_metrics
+from distkg.training.model import Model
+from distkg.training.progress import Progress
+from distkg.training.randomness import Purpose, mixed_seed
+from distkg.training.ranking import rank_answers
+from distkg.training.record import Record, RunFolder, versions
+from distkg.training.schedule import Schedule
+from distkg.training.task import make_task
+
+REPORT_SECONDS = 10.0
+
+Listener = Callable[[Record], None]
+
+
+class DivergedError(ValueError):
+    """The loss is no longer a finite number."""
+
+
+def train_on_rank(
+    config: RunConfig, run: Path, ranks: Ranks, *, resume: bool = False, listener: Listener | None = None
+) -> Record:
+    """Train, keep the best validated checkpoint, evaluate it; collective.
+
+    Args:
+        config: the run.
+        run: its folder, seen by all ranks; rank 0 writes config.yaml, metrics.jsonl and result.json there.
+        ranks: this process's place among the workers.
+        resume: go on from the newest valid checkpoint in the folder, if there is one.
+        listener: called on rank 0 with every line of metrics.jsonl.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        DivergedError: the loss became infinite or NaN.
+    """
+    keep_freed_memory()
+    folder = RunFolder(run)
+    training = Training(config, folder, ranks, listener)
+    if resume:
+        training.restore()
+    if ranks.first:
+        folder.write_config(config)
+        folder.forget_after(training.progress.steps)
+    ranks.barrier()
+    training.train()
+    return training.finish()
+
+
+def load_run(run: Path, ranks: Ranks) -> tuple[Model, Store, RunConfig]:
+    """The best model of a run (the newest where none was validated), its store and configuration; collective.
+
+    Raises:
+        ConfigError: the folder holds no run.
+        CheckpointError: it holds no valid checkpoint.
+    """
+    folder = RunFolder(run)
+    config = folder.read_config()
+    store = Store.open(config.data.store)
+    model = Model(config, store.num_entities, store.num_relations, ranks, train=False)
+    checkpoints = Checkpoints(folder.checkpoints, ranks, config.checkpoint.keep)
+    name = checkpoints.best() or checkpoints.newest()
+    if name is None:
+        raise CheckpointError(f"{folder.checkpoints} holds no valid checkpoint: train the run first")
+    checkpoints.load(name, model_state(model))
+    return model, store, config
+
+
+def model_state(model: Model) -> State:
+    """The tensors that make a model, without the optimizer's."""
+    replicated = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    return State({"entities": model.entities.local}, replicated, model.num_entities)
+
+
+class Training:
+    """A run in progress on this rank."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, ranks: Ranks, listener: Listener | None) -> None:
+        self.config, self.folder, self.ranks, self.listener = config, folder, ranks, listener
+        self.progress = Progress()
+        self.store = Store.open(config.data.store)
+        self.model = Model(config, self.store.num_entities, self.store.num_relations, ranks)
+        self.batches, step = make_task(config, self.store, self.model)
+        self.dense = DenseParameters(self.model, config.optimizer, ranks)
+        self.schedule = Schedule(config.optimizer, config.train.epochs)
+        self.loop = Loop(
+            self.model,
+            self.batches,
+            step,
+            self.dense,
+            config.optimizer.learning_rate,
+            self._rate,
+            config.train.seed,
+            overlap=config.train.overlap,
+        )
+        self.checkpoints = Checkpoints(folder.checkpoints, ranks, config.checkpoint.keep)
+        self._validation: tuple[np.ndarray, KnownAnswers] | None = None
+        self._started = self._reported = time.perf_counter()
+        self._steps_reported = 0
+
+    def _rate(self, epoch: int, step: int) -> float:
+        return self.schedule.factor(epoch + step / self.batches.steps)
+
+    def train(self) -> None:
+        """Epochs until the last, the time limit, or no gain for ``train.patience`` evaluations."""
+        progress = self.progress
+        while progress.epoch < self.config.train.epochs and not progress.stopped:
+            every = self.config.checkpoint.every_steps or self.batches.steps
+            last = min(self.batches.steps, (progress.step // every + 1) * every)
+            before = progress.step
+            progress.step = self.loop.run(progress.epoch, before, last, self._go_on)
+            progress.steps += progress.step - before
+            progress.stopped |= progress.step < last
+            if progress.step == self.batches.steps:
+                progress.epoch, progress.step = progress.epoch + 1, 0
+                self._after_epoch()
+            elif progress.stopped:
+                self._validate_and_save()
+            else:
+                self._save(best=False)
+
+    def _after_epoch(self) -> None:
+        config, epoch = self.config, self.progress.epoch
+        if epoch % config.evaluate.every == 0 or epoch == config.train.epochs or self._out_of_time():
+            self.progress.stopped |= self._out_of_time()
+            self._validate_and_save()
+        else:
+            self._report()
+            if epoch % config.checkpoint.every == 0:
+                self._save(best=False)
+
+    def _validate_and_save(self) -> None:
+        metrics = self._validate()
+        progress = self.progress
+        gained = metrics is None or metrics["mrr"] > progress.best_mrr
+        if metrics is not None:
+            progress.evaluations_without_gain = 0 if gained else progress.evaluations_without_gain + 1
+            progress.best_mrr = max(progress.best_mrr, metrics["mrr"])
+            self.schedule.after_evaluation(progress.evaluations_without_gain)
+        patience = self.config.train.patience
+        progress.stopped |= patience is not None and progress.evaluations_without_gain >= patience
+        self._report(metrics)
+        self._save(best=gained)
+
+    def _validate(self) -> dict[str, float] | None:
+        """Validation metrics, or None where the store has no valid split."""
+        if not self.store.manifest.triples.get("valid"):
+            return None
+        if self._validation is None:
+            triples = self.store.triples("valid")
+            limit = self.config.evaluate.max_valid_triples
+            if limit is not None and limit < len(triples):
+                chooser = np.random.default_rng(mixed_seed(Purpose.VALIDATION, self.config.train.seed))
+                triples = triples[np.sort(chooser.choice(len(triples), limit, replace=False))]
+            self._validation = triples, known_answers_of(self.store, triples)
+        self.model.average_buffers()
+        settings = self.config.evaluate
+        ranking = rank_answers(
+            self.model, *self._validation, batch_size=settings.batch_size, memory_mb=settings.memory_mb
+        )
+        return ranking_metrics(ranking)
+
+    def _go_on(self, step: int) -> bool:
+        """Asked before every window of steps: reports now and then, and stops at the time limit; collective."""
+        now = time.perf_counter()
+        wishes = torch.tensor(
+            [self._out_of_time(), step > 0 and now - self._reported > REPORT_SECONDS], dtype=torch.int32
+        ).to(self.ranks.device)
+        self.ranks.broadcast(wishes)
+        stop, report = wishes.tolist()
+        if report:
+            self._report(step=step)
+        return not stop
+
+    def _out_of_time(self) -> bool:
+        limit = self.config.train.time_limit_seconds
+        return limit is not None and self._seconds() >= limit
+
+    def _seconds(self) -> float:
+        return self.progress.seconds + time.perf_counter() - self._started
+
+    def _report(self, valid: dict[str, float] | None = None, step: int | None = None) -> None:
+        """One line of metrics.jsonl; collective."""
+        loss = self.loop.take_loss()
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the loss is {loss} in epoch {self.progress.epoch}: lower optimizer.learning_rate, or raise "
+                "regularizer.weight"
+            )
+        now = time.perf_counter()
+        steps = self.loop.steps - self._steps_reported
+        phases = self.loop.clock.lap()
+        epoch = self.progress.epoch + (self.progress.step if step is None else step) / self.batches.steps
+        line: Record = {
+            "time": round(self._seconds(), 3),
+            "epoch": round(epoch, 4),
+            "step": self.progress.steps if step is None else self.progress.steps + step - self.progress.step,
+            "loss": loss,
+            "learning_rate": self.config.optimizer.learning_rate * self._rate(int(epoch), 0),
+            "triples_per_second": round(steps * self.batches.triples / self.batches.steps / max(sum(phases.values()), 1e-9), 1),
+            "seconds": {phase: round(value, 4) for phase, value in phases.items()},
+            "bytes_exchanged_per_step": self._bytes_per_step(),
+            "peak_rss_mb": round(peak_rss_mb(), 1),
+        }
+        if valid is not None:
+            line["valid"] = valid
+        self._reported, self._steps_reported = now, self.loop.steps
+        if self.ranks.first:
+            self.folder.report(line)
+            if self.listener is not None:
+                self.listener(line)
+
+    def _bytes_per_step(self) -> int:
+        return self.loop.bytes_exchanged // max(1, self.loop.steps)
+
+    def state(self) -> State:
+        """Everything that a resumed run needs, as tensors."""
+        state = model_state(self.model)
+        optimizer = self.model.entities.optimizer
+        assert optimizer is not None
+        sharded = {f"optimizer.{name}": tensor for name, tensor in optimizer.state.items()}
+        dense = {f"optimizer.{name}": tensor for name, tensor in self.dense.state().items()}
+        return State(state.sharded | sharded, state.replicated | dense, state.rows)
+
+    def _save(self, *, best: bool) -> None:
+        progress = self.progress.saved(self._seconds(), self.schedule.halvings, self.config.sha256(), self.ranks.size)
+        self.checkpoints.save(f"step-{self.progress.steps:09d}", self.state(), progress, best=best)
+
+    def restore(self) -> None:
+        """Go on from the newest valid checkpoint, if there is one; collective."""
+        name = self.checkpoints.newest()
+        if name is None:
+            return
+        self.dense.prepare_state()
+        saved = self.checkpoints.load(name, self.state())
+        self.progress = Progress.restored(saved)
+        self.schedule.halvings = int(saved["halvings"])
+
+    def finish(self) -> Record:
+        """Evaluate the best model on valid and test, write and return the result; collective."""
+        seconds = self._seconds()
+        self.checkpoints.wait()
+        best = self.checkpoints.best()
+        if best is not None:
+            self.checkpoints.load(best, model_state(self.model))
+        evaluated = self._evaluate()
+        peaks = self.ranks.all_gather(torch.tensor([peak_rss_mb()], device=self.ranks.device)).tolist()
+        done = self.progress.steps
+        result: Record = {
+            "metrics": {split: outcome["metrics"] for split, outcome in evaluated.items()},
+            "train": {
+                "triples_per_second": round(done * self.batches.triples / self.batches.steps / max(seconds, 1e-9), 1),
+                "seconds": round(seconds, 3),
+                "epochs": round(self.progress.epoch + self.progress.step / self.batches.steps, 4),
+                "steps": done,
+                "workers": self.ranks.size,
+                "peak_rss_mb_per_worker": [round(peak, 1) for peak in peaks],
+                "bytes_exchanged_per_step": self._bytes_per_step(),
+            },
+            "versions": versions(),
+            "config_sha256": self.config.sha256(),
+            "best_checkpoint": best,
+            **{key: value for key, value in evaluated.get("test", {}).items() if key.startswith("by_")},
+            "graph": describe_graph(self.store, self.model),
+        }
+        if self.ranks.first:
+            self.folder.write_result(result)
+        return result
+
+    def _evaluate(self) -> dict[str, Any]:
+        settings = self.config.evaluate
+        return {
+            split: evaluate_triples(
+                self.model, self.store, split, batch_size=settings.batch_size, memory_mb=settings.memory_mb
+            )
+            for split in ("valid", "test")
+            if self.store.manifest.triples.get(split)
+        }
+
+
+def describe_graph(store: Store, model: Model) -> Record:
+    """Sizes and balance of the graph, for the report."""
+    degrees = store.degrees()
+    edges = np.unique(np.geomspace(1, max(2, int(degrees.max()) + 1), 24).astype(np.int64))
+    counts, _ = np.histogram(degrees, edges)
+    shards = model.entities.shards
+    return {
+        "entities": store.num_entities,
+        "relations": store.num_relations,
+        "triples": dict(store.manifest.triples),
+        "degree_histogram": [[int(low), int(count)] for low, count in zip(edges[:-1], counts, strict=True)],
+        "partitions": np.diff(store.manifest.partition_offsets).tolist(),
+        "shards": [shards.count(rank) for rank in range(shards.size)],
+    }
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far (MB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+

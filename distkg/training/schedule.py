@@ -1,0 +1,37 @@
+"""Learning rate over the run, as a factor of the configured one."""
+
+from __future__ import annotations
+
+import math
+
+from distkg.config import OptimizerConfig
+
+_PLATEAU_PATIENCE = 2
+
+
+class Schedule:
+    """Warm-up, then constant, linear or cosine to 0, or halved at plateaus of validation MRR.
+
+    Attributes:
+        halvings: how often a plateau has halved the rate (kept in checkpoints).
+    """
+
+    def __init__(self, config: OptimizerConfig, epochs: int) -> None:
+        self._name, self._warmup, self._epochs = config.schedule, config.warmup_epochs, epochs
+        self.halvings = 0
+
+    def factor(self, epoch: float) -> float:
+        """Factor at this point, in epochs since the start."""
+        if epoch < self._warmup:
+            return (epoch + 1e-8) / self._warmup
+        done = min(1.0, (epoch - self._warmup) / max(1e-9, self._epochs - self._warmup))
+        if self._name == "linear":
+            return 1 - done
+        if self._name == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * done))
+        return 0.5**self.halvings
+
+    def after_evaluation(self, evaluations_without_gain: int) -> None:
+        """Tell the plateau schedule how long validation MRR has not risen."""
+        if self._name == "plateau" and evaluations_without_gain and evaluations_without_gain % _PLATEAU_PATIENCE == 0:
+            self.halvings += 1

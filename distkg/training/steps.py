@@ -1,0 +1,160 @@
+"""The mathematics of one training step on this rank: loss and gradients, given the rows that it uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distkg.config import RunConfig
+from distkg.kernels.rows import add_rows, take_rows
+from distkg.kernels.similarity import Similarity
+from distkg.objectives import ALL_ENTITIES, EXCLUDED, REGULARIZERS, SAMPLED
+from distkg.training.batches import AllEntitiesBatch, Batch, SampledBatch
+from distkg.training.model import Model
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a step leaves behind, besides the gradients of replicated parameters in their ``.grad``.
+
+    Attributes:
+        loss: float32 scalar; the sum over ranks is the batch's loss.
+        rows: float32 [u, entity_width], gradient of the rows fetched for the batch.
+        every_row: float32 [rows of this rank, entity_width], gradient of this rank's own rows, where the objective
+            reaches all entities; else None.
+    """
+
+    loss: Tensor
+    rows: Tensor
+    every_row: Tensor | None = None
+
+
+class Step(Protocol):
+    """Loss and gradients of a batch."""
+
+    def __call__(self, batch: Batch, rows: Tensor) -> Computed: ...
+
+
+class SampledStep:
+    """Score the answers, score the negatives, compare."""
+
+    def __init__(self, model: Model, config: RunConfig) -> None:
+        self._model = model
+        self._objective = SAMPLED[config.objective.name](config.objective)
+        self._penalty = Penalty(model, config)
+
+    def __call__(self, batch: Batch, rows: Tensor) -> Computed:
+        assert isinstance(batch, SampledBatch)
+        model, similarity = self._model, self._model.scorer.similarity
+        rows.requires_grad_()
+        anchor, answer = take_rows(rows, batch.anchor), take_rows(rows, batch.answer)
+        relation = model.relation_rows(batch.relation)
+        query = model.query_from_rows(anchor, relation)
+        positive = similarity.pairs(query, model.scorer.candidates(answer))
+        negative = score_negatives(similarity, query, model.scorer.candidates(rows), batch.negatives, batch.sharing)
+        if batch.known is not None:
+            negative = negative.masked_fill(batch.known, EXCLUDED)
+        loss = self._objective(positive, negative).sum() + self._penalty(anchor, relation, answer)
+        loss = loss / batch.queries
+        loss.backward()
+        assert rows.grad is not None
+        return Computed(loss.detach(), rows.grad)
+
+
+def score_negatives(
+    similarity: Similarity, query: Tensor, candidates: Tensor, negatives: Tensor, sharing: int
+) -> Tensor:
+    """Scores [B, K] of queries with their negatives ``candidates[negatives]``; ``sharing`` queries share a row."""
+    if sharing == 1:
+        return similarity.indexed(query, candidates, negatives)
+    rows, count = negatives.shape
+    shared = take_rows(candidates, negatives.flatten()).view(rows, count, -1).unbind()
+    chunks = query.split(sharing)
+    return torch.cat([similarity.block(chunk, drawn) for chunk, drawn in zip(chunks, shared, strict=True)])
+
+
+class AllEntitiesStep:
+    """Score every entity for every query, each rank its own rows."""
+
+    def __init__(self, model: Model, config: RunConfig) -> None:
+        self._model = model
+        self._objective = ALL_ENTITIES[config.objective.name](config.objective)
+        self._penalty = Penalty(model, config)
+
+    def __call__(self, batch: Batch, rows: Tensor) -> Computed:
+        assert isinstance(batch, AllEntitiesBatch)
+        model, ranks = self._model, self._model.ranks
+        rows.requires_grad_()
+        anchor = take_rows(rows, batch.anchor)
+        relation = model.relation_rows(batch.relation)
+        query = model.query_from_rows(anchor, relation)
+        own = model.entities.local.float().detach().requires_grad_()
+        candidates = model.scorer.candidates(own)
+        padded = F.pad(query.detach(), (0, 0, 0, batch.width - len(query)))
+        reduced = self._objective(
+            model.scorer.similarity,
+            ranks.all_gather(padded),
+            candidates.detach(),
+            batch.answers,
+            ranks,
+            model.num_entities,
+        )
+        grad_query = ranks.reduce_scatter(reduced.query)[: len(query)]
+        total = batch.answers.count.sum()
+        penalty = self._penalty.of_queries(anchor, relation, batch.count) / total
+        torch.autograd.backward([query, penalty], [grad_query, torch.ones_like(penalty)])
+        assert rows.grad is not None
+        every_row = _through_candidates(own, candidates, reduced.candidates)
+        answer_penalty = self._penalty.of_answers(own.detach(), batch.answers.row, total, every_row)
+        return Computed(reduced.loss + penalty.detach() + answer_penalty, rows.grad, every_row)
+
+
+def _through_candidates(own: Tensor, candidates: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient of entity rows from that of candidates; nothing to do where they are the rows themselves."""
+    if candidates is own:
+        return gradient
+    (every_row,) = torch.autograd.grad(candidates, own, gradient)
+    return every_row
+
+
+class Penalty:
+    """The regularizer on the vectors that a batch uses, weighted; zero where there is none."""
+
+    def __init__(self, model: Model, config: RunConfig) -> None:
+        self._scorer = model.scorer
+        settings = config.regularizer
+        self._norm = None if settings.name == "none" else REGULARIZERS[settings.name]
+        self._entity = settings.weight
+        self._relation = settings.weight if settings.relation_weight is None else settings.relation_weight
+
+    def __call__(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> Tensor:
+        """Sum over queries, scalar."""
+        if self._norm is None:
+            return anchor.new_zeros(())
+        first, second, third = self._scorer.factors(anchor, relation, answer)
+        entity = self._norm(first) + self._norm(third)
+        return (self._entity * entity + self._relation * self._norm(second)).sum()
+
+    def of_queries(self, anchor: Tensor, relation: Tensor, count: Tensor) -> Tensor:
+        """The share of anchors and relations of queries with ``count`` answers each, scalar."""
+        if self._norm is None:
+            return (anchor[:0].sum() + relation[:0].sum()) * 0
+        first, second, _ = self._scorer.factors(anchor, relation, anchor)
+        return (count * (self._entity * self._norm(first) + self._relation * self._norm(second))).sum()
+
+    def of_answers(self, own: Tensor, row: Tensor, total: Tensor, every_row: Tensor) -> Tensor:
+        """The share of the answers among this rank's rows; its gradient is added to ``every_row``."""
+        if self._norm is None or not len(row):
+            return own.new_zeros(())
+        taken, times = row.unique(return_counts=True)
+        answer = own[taken].requires_grad_()
+        relation = own.new_zeros(1, self._scorer.relation_width)
+        magnitude = self._scorer.factors(answer, relation, answer)[2]
+        loss = (times * self._norm(magnitude)).sum() * self._entity / total
+        (gradient,) = torch.autograd.grad(loss, answer)
+        add_rows(every_row, taken, gradient)
+        return loss.detach()
