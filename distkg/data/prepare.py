@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -84,6 +85,8 @@ def prepare(
     """
     started = time.perf_counter()
     _check_split(split)
+    _check_choice("on_error", on_error, OnError)
+    _check_choice("partitioner", partitioner, PartitionerName)
     sources = find_sources(source, format, valid, test)
     one_file = len(sources) == 1 and not Location.of(source).is_folder()
     plan = Plan(without_secrets(source), seed, partitions, partitioner)
@@ -171,6 +174,11 @@ def _check_split(split: tuple[float, float, float]) -> None:
         raise IngestError(
             f"split {split} must be three shares that sum to 1, with some for train, such as 0.9,0.05,0.05"
         )
+
+
+def _check_choice(name: str, value: str, choices: object) -> None:
+    if value not in get_args(choices):
+        raise IngestError(f"{name}={value!r} is unknown. Known: {', '.join(get_args(choices))}")
 
 
 def report(store: str, manifest: Manifest, seconds: float) -> PrepareReport:

@@ -150,14 +150,19 @@ class TripleSink:
 
 
 def _claim(location: Location, shown: str) -> None:
-    names = location.names() if location.is_folder() else set()
-    if MANIFEST in names:
-        raise StoreError(f"{shown} already holds a finished store. Remove the folder, or name another one")
-    if names and MARKER not in names:
-        raise StoreError(f"{shown} holds other files ({', '.join(sorted(names)[:3])}). Name a new or empty folder")
-    if location.is_file():
-        raise StoreError(f"{shown} is a file. Name a new or empty folder")
-    if names:
-        location.filesystem.delete_dir_contents(location.path)
-    location.filesystem.create_dir(location.path, recursive=True)
-    location.child(MARKER).write_bytes(b"a writer is at work here, or was interrupted\n")
+    """Make sure that the folder is ours to fill, and mark it as half-written."""
+    try:
+        if location.is_file():
+            raise StoreError(f"{shown} is a file. Name a new or empty folder")
+        names = location.names()
+        if MANIFEST in names:
+            raise StoreError(f"{shown} already holds a finished store. Remove the folder, or name another one")
+        if names and MARKER not in names:
+            some = ", ".join(sorted(names)[:3])
+            raise StoreError(f"{shown} holds other files ({some}). Name a new or empty folder")
+        if names:
+            location.filesystem.delete_dir_contents(location.path)
+        location.filesystem.create_dir(location.path, recursive=True)
+        location.child(MARKER).write_bytes(b"a writer is at work here, or was interrupted\n")
+    except OSError as error:
+        raise StoreError(f"no store can be written to {shown}: {error}") from None

@@ -31,7 +31,7 @@ class Partitioner(Protocol):
         edges: integer [m, 2], nodes in [0, n); directions, loops and repeats do not matter.
         n: nodes.
         parts: how many parts.
-        seed: same seed, same answer.
+        seed: decides the order in which nodes are looked at.
 
     Returns:
         int32 [n], the part of each node; part p has ``diff(part_offsets(n, parts))[p]`` nodes.
@@ -55,14 +55,17 @@ def choose_partitioner() -> tuple[str, Partitioner]:
 
 
 def metis(edges: np.ndarray, n: int, parts: int, seed: int) -> NDArray[np.int32]:
-    """Multilevel k-way partitioning of METIS; see ``Partitioner``."""
+    """Multilevel k-way partitioning of METIS; see ``Partitioner``.
+
+    The seed decides the order in which METIS sees the nodes; ties among equally good cuts may still fall either
+    way from call to call.
+    """
     dgl = _import_dgl()
-    shuffle = np.random.default_rng(seed).permutation(n)  # METIS itself takes no seed here
+    shuffle = np.random.default_rng(seed).permutation(n)
     source, target = (torch.from_numpy(shuffle[edges[:, column]]) for column in (0, 1))
     with contextlib.redirect_stdout(io.StringIO()):
         assignment = dgl.metis_partition_assignment(dgl.graph((source, target), num_nodes=n), parts)
-    found = assignment.numpy()[shuffle].astype(np.int32)
-    return equalised(found, Csr.undirected(edges, n), parts)
+    return equalised(assignment.numpy()[shuffle].astype(np.int32), Csr.undirected(edges, n), parts)
 
 
 def ldg(edges: np.ndarray, n: int, parts: int, seed: int) -> NDArray[np.int32]:
