@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,31 @@ def test_four_workers_meet_on_this_machine_whatever_its_cores(tmp_path: Path) ->
     assert heard == [{"epoch": 1}, {"epoch": 2}]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.jsonl"]
     assert not ray.is_initialized()
+
+
+MEET = """
+import json, os, sys, torch
+from distkg.cluster.launch import run_on_workers
+from distkg.config import RunConfig
+
+def train(config, run, ranks, *, resume, listener):
+    total = torch.tensor([ranks.rank + 1])
+    ranks.all_reduce(total)
+    return {"total": int(total), "address": os.environ["MASTER_ADDR"]}
+
+config = RunConfig.model_validate({"train": {"workers": 2}})
+print(json.dumps(run_on_workers(train, config, sys.argv[1])))
+"""
+
+
+def test_two_workers_meet_on_a_machine_without_a_network(tmp_path: Path) -> None:
+    alone = ["unshare", "--map-root-user", "--net"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False).returncode != 0:
+        pytest.skip("this system does not let a test make a network namespace (unshare --net)")
+    script = f'ip link set lo up && exec "{sys.executable}" -c "$0" "{tmp_path / "run"}"'
+    done = subprocess.run([*alone, "sh", "-c", script, MEET], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"total": 1 + 2, "address": "127.0.0.1"}
 
 
 def test_a_mistake_comes_back_as_the_worker_raised_it_and_is_not_retried(tmp_path: Path) -> None:
