@@ -80,7 +80,9 @@ def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str 
 
 
 def _table(title: str) -> Table:
-    return Table(title=Text(title, style="bold") if title else None, box=box.SIMPLE_HEAD, title_justify="left")
+    # A title may be wider than its table; it stays on one line.
+    heading = Text(title, style="bold", no_wrap=True, overflow="ignore") if title else None
+    return Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left")
 
 
 def _cells(values: Mapping[str, Any]) -> list[str]:

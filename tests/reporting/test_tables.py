@@ -1,0 +1,75 @@
+import io
+
+from rich.console import Console
+from rich.table import Table
+
+from distkg.inference.predict import Prediction
+from distkg.reporting.tables import counts_table, metrics_table, plan_summary, plan_table, predictions_table, text_table
+from distkg.training.plan import Plan
+
+PLAN = Plan(
+    workers=2,
+    rows_per_worker=7271,
+    memory={"entity table": 3 << 20, "base process": 700 << 20},
+    available=2 << 30,
+    steps=1200,
+    seconds={"compute": 62.0, "exchange": 8.5, "overhead": 0.0},
+    parameters=3_800_000,
+)
+
+
+def shown(table: Table) -> list[list[str]]:
+    console = Console(width=160, file=io.StringIO(), color_system=None)
+    console.print(table)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return [line.split() for line in output.getvalue().splitlines() if line.strip() and "─" not in line]
+
+
+def test_metrics_are_shown_with_four_digits() -> None:
+    metrics = {"mrr": 0.3613, "hits@1": 0.25, "hits@3": 0.4, "hits@10": 0.5532, "mean_rank": 1171.42}
+    rows = shown(metrics_table({"test": {**metrics, "mrr_optimistic": 0.4, "mrr_pessimistic": 0.3, "queries": 40932}}))
+    assert rows[1] == ["test", "0.3613", "0.2500", "0.4000", "0.5532", "1,171.4", "0.4000", "0.3000", "40,932"]
+
+
+def test_metrics_that_are_missing_leave_a_gap() -> None:
+    assert shown(metrics_table({"x": {"mrr": 0.5}}))[1] == ["x", "0.5000"]
+
+
+def test_a_plan_lists_the_largest_use_first() -> None:
+    rows = shown(plan_table(PLAN))
+    assert rows[0] == ["Memory", "per", "worker", "(2", "×", "7,271", "entity", "rows)"]
+    assert rows[2:] == [
+        ["base", "process", "700.0", "MiB"],
+        ["entity", "table", "3.0", "MiB"],
+        ["total", "703.0", "MiB"],
+        ["available", "2.0", "GiB"],
+    ]
+
+
+def test_a_plan_in_one_line() -> None:
+    expected = (
+        "3.8 M parameters, 1,200 steps per epoch, about 1 min 10 s per epoch (compute 1 min 02 s, exchange 8.5 s)"
+    )
+    assert plan_summary(PLAN) == expected
+
+
+def test_predictions_point_at_the_answer_that_was_held_out() -> None:
+    answers = [Prediction(1, 7, "Rome", 2.5, False), Prediction(2, 8, "Oslo", 1.25, True)]
+    rows = shown(predictions_table(answers, "(x, born_in, ?)", right=7))
+    assert rows[2] == ["1", "Rome", "←", "the", "fact", "held", "out", "2.5000"]
+    assert rows[3] == ["2", "Oslo", "(known)", "1.2500"]
+
+
+def test_labels_are_shown_as_they_are() -> None:
+    assert shown(text_table(["label"], [["[bold]x[/bold]"]]))[1] == ["[bold]x[/bold]"]
+    assert shown(metrics_table({"[red]rel[/]": {"mrr": 0.5}}))[1] == ["[red]rel[/]", "0.5000"]
+    assert shown(predictions_table([Prediction(1, 0, "[/]", 0.0, None)], "([i]a[/i], r, ?)"))[0] == [
+        "([i]a[/i],",
+        "r,",
+        "?)",
+    ]
+
+
+def test_counts_have_separators() -> None:
+    assert shown(counts_table([("entities", 14541)]))[1] == ["entities", "14,541"]
