@@ -95,22 +95,18 @@ def throughput(run: RunRecord) -> str:
 
 
 def by_relation(run: RunRecord) -> str:
-    """One row a relation, hardest last; a click on a heading sorts."""
+    """One row a relation, most frequent first; a click on a heading sorts."""
     rows = [row for row in run.result.get("by_relation", []) if isinstance(row, dict) and "relation" in row]
-    sides = any("side" in row for row in rows)
-    rows = sorted(rows, key=lambda row: -(number(row.get("queries")) or 0))
-    header = ["Relation", *(["Side"] if sides else []), "Category", "Queries", "MRR", "Hits@10"]
+    rows.sort(key=lambda row: -(number(row.get("queries")) or 0))
+    numbers = {"queries": "Queries", "mrr": "MRR", "mrr_tail": "tails", "mrr_head": "heads", "hits@10": "Hits@10"}
+    shown = {key: name for key, name in numbers.items() if any(key in row for row in rows)}
     cells = [
-        [
-            str(row["relation"]),
-            *([str(row.get("side", ""))] if sides else []),
-            str(row.get("category") or ""),
-            *(_value(row.get(key)) for key in ("queries", "mrr", "hits@10")),
-        ]
-        for row in rows
+        [str(row["relation"]), str(row.get("category") or ""), *(_value(row.get(key)) for key in shown)] for row in rows
     ]
     note = f"{len(rows)} rows, most frequent first. Click a heading to sort."
-    return html.card("By relation", html.table(header, cells, sortable=True), note, wide=True)
+    return html.card(
+        "By relation", html.table(["Relation", "Category", *shown.values()], cells, sortable=True), note, wide=True
+    )
 
 
 def by_group(run: RunRecord) -> str:

@@ -36,7 +36,15 @@ RESULT: dict[str, Any] = {
     "versions": {"torch": "2.13.0"},
     "config_sha256": "ab" * 32,
     "by_relation": [
-        {"relation": "born_in", "mrr": 0.5, "hits@10": 0.75, "queries": 8, "category": "n-1"},
+        {
+            "relation": "born_in",
+            "mrr": 0.5,
+            "hits@10": 0.75,
+            "queries": 8,
+            "category": "n-1",
+            "mrr_tail": 0.625,
+            "mrr_head": 0.375,
+        },
         {"relation": "parent_of", "mrr": 0.25, "hits@10": 0.5, "queries": 90, "category": "1-n"},
     ],
     "by_category": {"1-n": {"mrr": 0.25, "queries": 90}},
@@ -139,6 +147,11 @@ def test_relations_come_most_frequent_first(tmp_path: Path) -> None:
     assert text.index("parent_of") < text.index("born_in")
 
 
+def test_relations_show_both_sides_where_they_are_known(tmp_path: Path) -> None:
+    text = page_of(make_run(tmp_path, lines=metric_lines(), result=RESULT)).text
+    assert text.index("0.6250") < text.index("0.3750")
+
+
 def test_the_page_asks_for_nothing_from_elsewhere(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path, lines=metric_lines(), result=RESULT))
     addresses = [attrs[key] for _, attrs in page.elements for key in ("src", "href") if key in attrs]
@@ -151,9 +164,7 @@ def test_labels_cannot_inject_markup(tmp_path: Path) -> None:
     attack = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'"
     result = {
         **RESULT,
-        "by_relation": [
-            {"relation": attack, "mrr": 0.5, "hits@10": 0.5, "queries": 1, "category": attack, "side": attack}
-        ],
+        "by_relation": [{"relation": attack, "mrr": 0.5, "hits@10": 0.5, "queries": 1, "category": attack}],
         "by_category": {attack: {"mrr": 0.5, "queries": 1}},
         "versions": {attack: attack},
         "metrics": {attack: METRICS},
