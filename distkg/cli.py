@@ -15,8 +15,6 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    import click
-
     from distkg.config import RunConfig
     from distkg.data.prepare import PrepareReport
     from distkg.training.plan import Plan
@@ -56,7 +54,7 @@ class Known(StrEnum):
 class Commands(TyperGroup):
     """Says in one message what a user can mend; everything else keeps its traceback."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
@@ -386,7 +384,7 @@ def _print_store(report: PrepareReport) -> None:
         typer.echo(f"rejected lines: {report.rejects}", err=True)
 
 
-def _debugging(ctx: click.Context) -> bool:
+def _debugging(ctx: Any) -> bool:
     return bool(ctx.params.get("debug")) or os.environ.get("DISTKG_DEBUG", "") not in ("", "0")
 
 
