@@ -1,0 +1,100 @@
+"""The best entities of queries, kept while blocks of scores pass by.
+
+Order: higher score first, among equal scores the lower entity id. It is total, so what is kept does not depend
+on how queries and entities are cut. The compiled kernel and the plain torch form keep the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.kernels.jit import kernel, on_cpu
+
+_NOBODY = torch.iinfo(torch.int64).min
+_ID_BITS = 32
+_LAST_ID = (1 << 31) - 1
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best so far, in order.
+
+    Attributes:
+        scores: float32 [q, k]; -inf where fewer were found.
+        entities: int32 [q, k]; -1 there.
+    """
+
+    scores: Tensor
+    entities: Tensor
+
+    @classmethod
+    def none_yet(cls, queries: int, top: int, device: torch.device) -> Best:
+        return cls(
+            torch.full((queries, top), -torch.inf, device=device),
+            torch.full((queries, top), -1, dtype=torch.int32, device=device),
+        )
+
+
+def keep_best(scores: Tensor, low: int, first: int, best: Best) -> None:
+    """Let the entities of one block into ``best``; those that score -inf or NaN never enter.
+
+    Args:
+        scores: float32 [b, n] of queries ``first … first + b - 1`` and entities ``low … low + n - 1``. Blocks of
+            a query come in ascending order of entities.
+        low: entity of the first column.
+        first: query of the first row.
+        best: changed in place.
+    """
+    if not on_cpu(scores, best.scores):
+        reference_keep_best(scores, low, first, best)
+        return
+    rows = slice(first, first + scores.shape[0])
+    _keep(scores.numpy(), low, best.scores[rows].numpy(), best.entities[rows].numpy())
+
+
+@kernel
+def _keep(scores: np.ndarray, low: int, best_scores: np.ndarray, best_entities: np.ndarray) -> None:
+    last = best_scores.shape[1] - 1
+    for i in range(scores.shape[0]):
+        kept, entities = best_scores[i], best_entities[i]
+        for c in range(scores.shape[1]):
+            score = scores[i, c]
+            if score > kept[last]:
+                place = last
+                while place > 0 and score > kept[place - 1]:
+                    kept[place] = kept[place - 1]
+                    entities[place] = entities[place - 1]
+                    place -= 1
+                kept[place] = score
+                entities[place] = low + c
+
+
+def reference_keep_best(scores: Tensor, low: int, first: int, best: Best) -> None:
+    """``keep_best`` in plain torch, on any device."""
+    rows = slice(first, first + scores.shape[0])
+    ids = torch.arange(low, low + scores.shape[1], dtype=torch.int32, device=scores.device)
+    scores = torch.cat([best.scores[rows], scores.nan_to_num(-torch.inf, torch.inf, -torch.inf)], 1)
+    entities = torch.cat([best.entities[rows], ids.expand(scores.shape[0], -1)], 1)
+    merged = best_of(scores, entities, best.scores.shape[1])
+    best.scores[rows], best.entities[rows] = merged.scores, merged.entities
+
+
+def best_of(scores: Tensor, entities: Tensor, top: int) -> Best:
+    """The ``top`` best of scores float32 [q, n] and their entities int32 [q, n]; those with -inf do not count."""
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
+    ordered = _flip(bits).long()
+    keys = (ordered << _ID_BITS) + (_LAST_ID - entities.long())
+    keys = keys.masked_fill_(scores == -torch.inf, _NOBODY).topk(top, dim=1).values
+    found = keys != _NOBODY
+    best_scores = _flip((keys >> _ID_BITS).int()).view(torch.float32)
+    ids = _LAST_ID - keys.bitwise_and((1 << _ID_BITS) - 1)
+    return Best(best_scores.masked_fill(~found, -torch.inf), torch.where(found, ids, -1).to(torch.int32))
+
+
+def _flip(bits: Tensor) -> Tensor:
+    """Bit patterns of floats to integers that sort like them, and back."""
+    return torch.where(bits < 0, bits ^ _LAST_ID, bits)
