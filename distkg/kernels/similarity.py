@@ -26,9 +26,15 @@ _CHUNK_BYTES = 64 << 20
 
 
 class Similarity(ABC):
-    """One way to compare queries with candidates."""
+    """One way to compare queries with candidates.
+
+    Attributes:
+        name: as exported.
+        slopes_need_scores: False where ``gradients`` does not look at the scores.
+    """
 
     name: str
+    slopes_need_scores = False
 
     @abstractmethod
     def pairs(self, query: Tensor, candidate: Tensor) -> Tensor:
@@ -129,9 +135,7 @@ class ProductSimilarity(Similarity):
         """Scores from inner products and squared norms of broadcastable shapes; differentiable."""
 
     @abstractmethod
-    def slopes(
-        self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def slopes(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``grad`` [B, N] times ∂score/∂p [B, N], and summed ∂score/∂|q|² [B] and ∂score/∂|c|² [N]."""
 
     def pairs(self, query: Tensor, candidate: Tensor) -> Tensor:
@@ -193,6 +197,7 @@ class L2Similarity(ProductSimilarity):
     """-|q - c|. Distances below ``FLOOR`` count as ``FLOOR``: cancellation leaves nothing of them in float32."""
 
     name = "l2"
+    slopes_need_scores = True
     FLOOR = 1e-6
 
     def combine(self, inner: Tensor, query_norm: Tensor, candidate_norm: Tensor) -> Tensor:
@@ -225,7 +230,8 @@ class RotLSimilarity(ProductSimilarity):
         bend = self.TANGENT_FROM
         low = x.clamp_max(bend)
         slope = float(np.exp(bend) * (1 + bend))
-        return low * torch.exp(low) + slope * (x - low)
+        # With x - low in place of the relu, the gradient below the bend would be the rest of slope - slope.
+        return low * torch.exp(low) + slope * torch.relu(x - bend)
 
     def slopes(self, grad, scores, query, candidates):  # type: ignore[no-untyped-def]
         with torch.enable_grad():

@@ -1,0 +1,81 @@
+"""Products against torch.mm in float64, on both of the libraries that compute them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from distkg.kernels import products
+from distkg.kernels.products import product
+
+SHAPES = [(1, 1, 1), (3, 5, 2), (1, 2000, 40), (41, 40, 40), (257, 129, 33), (100, 1, 1000), (64, 1024, 200)]
+
+
+def operands(m: int, n: int, k: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(m * n + k)
+    left, right = torch.randn(m, k, generator=generator), torch.randn(n, k, generator=generator)
+    return left.to(dtype), right.to(dtype)
+
+
+def assert_product(left: Tensor, right: Tensor) -> None:
+    got, expected = product(left, right), left.double() @ right.double().T
+    assert got.dtype == left.dtype
+    assert got.shape == expected.shape
+    unit = 2**-8 if left.dtype == torch.bfloat16 else 1e-5
+    room = unit * (expected.abs() + left.double().norm(dim=1)[:, None] * right.double().norm(dim=1))
+    assert ((got.double() - expected).abs() <= room).all()
+
+
+@pytest.mark.parametrize("onednn", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_of_many_shapes(
+    shape: tuple[int, int, int], dtype: torch.dtype, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_ONEDNN", onednn and products._ONEDNN)
+    assert_product(*operands(*shape, dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_operands_that_lie_otherwise_in_memory(dtype: torch.dtype) -> None:
+    left, right = operands(120, 150, 96, dtype)
+    assert_product(left.T.contiguous().T, right)
+    assert_product(left, right.T.contiguous().T)
+    assert_product(left.T.contiguous().T, right.T.contiguous().T)
+    assert_product(left[::2], right[1:140])
+    assert_product(left[:, ::2], right[:, 48:])
+    assert_product(left[:1].expand(120, -1), right)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (4, 3, 0)])
+def test_empty_operands(shape: tuple[int, int, int]) -> None:
+    assert_product(*operands(*shape))
+
+
+@settings(max_examples=40)
+@given(m=st.integers(1, 90), n=st.integers(1, 90), k=st.integers(1, 90))
+def test_products_of_any_shape(m: int, n: int, k: int) -> None:
+    assert_product(*operands(m, n, k))
+
+
+def test_a_product_written_by_hand() -> None:
+    left, right = torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0], [0.5, 0.0]])
+    assert product(left, right).tolist() == [[11.0, 17.0, 0.5], [-4.0, -6.0, 0.0]]
+
+
+def test_large_products_leave_to_onednn_and_small_ones_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch was built without oneDNN")
+    assert products._ONEDNN, "torch carries oneDNN, but its linear product was not found usable"
+    ones = torch.ones(64, 64)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        product(ones, ones)
+        product(ones[:8], ones[:8])
+        large = product(ones, torch.ones(65, 64))
+    names = [event.key for event in profile.key_averages() for _ in range(event.count)]
+    assert sum("_linear_pointwise" in name for name in names) == 2
+    assert names.count("aten::mm") == 1
+    assert (large == 64).all()
