@@ -160,7 +160,8 @@ def _checked_row(text: bytes, layout: Layout) -> list[str] | str:
     if row is None:
         return "broken quoting"
     if len(row) != 3:
-        return f"{len(row)} column{'s' * (len(row) != 1)} (delimiter {layout.delimiter!r}) where 3 are expected"
+        shown = {"\t": "tab", " ": "space"}.get(layout.delimiter, layout.delimiter)
+        return f"{len(row)} column{'s' * (len(row) != 1)} (delimiter {shown}) where 3 are expected"
     if not all(row):
         return "empty label"
     return row

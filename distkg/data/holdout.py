@@ -47,7 +47,8 @@ def choose_held_out(
 
 def random_keys(rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
     """A random number for each row that depends on the row and the seed alone (splitmix64, Steele et al. 2014)."""
-    state = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed) * np.uint64(0xD1342543DE82EF95)
+    offset = np.uint64(seed * 0xD1342543DE82EF95 % 2**64)
+    state = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + offset
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))

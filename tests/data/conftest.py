@@ -2,11 +2,11 @@
 
 import gzip
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 
 import boto3
 import pytest
+from kept_rejects import KeptRejects
 from moto.server import ThreadedMotoServer
 
 from distkg.data.location import Location
@@ -25,16 +25,6 @@ def source(tmp_path: Path) -> Callable[..., SourceFile]:
         return find_sources(str(path), "auto", None, None)["train"]
 
     return write
-
-
-class KeptRejects(BytesIO):
-    """A rejects file whose text outlives its closing."""
-
-    text = ""
-
-    def close(self) -> None:
-        self.text = self.getvalue().decode()
-        super().close()
 
 
 @pytest.fixture

@@ -1,0 +1,87 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from distkg.data import tables
+from distkg.data.errors import IngestError
+from distkg.data.problems import Problems
+from distkg.data.sources import SourceFile, find_sources
+from distkg.data.tables import read_parquet
+
+MakeProblems = Callable[[str], Problems]
+Rows = list[tuple[str, str, str]]
+
+
+def write(path: Path, columns: dict[str, pa.Array]) -> SourceFile:
+    pq.write_table(pa.table(columns), path)
+    return find_sources(str(path), "auto", None, None)["train"]
+
+
+def read(file: SourceFile, problems: Problems) -> tuple[Rows, list[int]]:
+    rows: Rows = []
+    lines: list[int] = []
+    for columns, numbers in read_parquet(file, problems):
+        rows += zip(*(column.to_pylist() for column in columns), strict=True)
+        lines += numbers.tolist()
+    return rows, lines
+
+
+def test_named_columns_are_taken_in_any_order(tmp_path: Path, problems: MakeProblems) -> None:
+    columns = {"weight": [0.5], "object": ["o"], "subject": ["s"], "predicate": ["p"]}
+    file = write(tmp_path / "x.parquet", {name: pa.array(value) for name, value in columns.items()})
+    assert read(file, problems("fail")) == ([("s", "p", "o")], [1])
+
+
+def test_otherwise_the_first_three_columns_are(tmp_path: Path, problems: MakeProblems) -> None:
+    columns = {
+        "c0": pa.array(["a"]),
+        "c1": pa.array(["r"]).dictionary_encode(),
+        "c2": pa.array([7]),
+        "c3": pa.array([1]),
+    }
+    file = write(tmp_path / "x.parquet", columns)
+    assert read(file, problems("fail"))[0] == [("a", "r", "7")]
+
+
+def test_rows_are_numbered_across_batches(
+    tmp_path: Path, problems: MakeProblems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "BATCH_ROWS", 2)
+    heads = pa.array(["a", "b", "", "d", "e"])
+    file = write(tmp_path / "x.parquet", {"head": heads, "relation": pa.array(["r"] * 5), "tail": pa.array(["t"] * 5)})
+    kept = problems("skip")
+    rows, lines = read(file, kept)
+    assert [row[0] for row in rows] == ["a", "b", "d", "e"]
+    assert lines == [1, 2, 4, 5]
+    assert kept.examples["rejected_lines"] == "x.parquet:3: empty label"
+
+
+@pytest.mark.parametrize(
+    ("tail", "reason"),
+    [
+        (pa.array(["t", None]), r"x\.parquet:2: empty label"),
+        (pa.array([b"t", b"\xff"], pa.binary()), r"x\.parquet:2: bytes that are not UTF-8"),
+        (pa.array([["t"], ["u"]]), r"x\.parquet: column 'tail' holds list.*cannot be labels"),
+    ],
+)
+def test_bad_labels_are_named(tmp_path: Path, problems: MakeProblems, tail: pa.Array, reason: str) -> None:
+    file = write(tmp_path / "x.parquet", {"head": pa.array(["a", "b"]), "relation": pa.array(["r", "r"]), "tail": tail})
+    with pytest.raises(IngestError, match=reason):
+        read(file, problems("fail"))
+
+
+def test_two_columns_are_too_few(tmp_path: Path, problems: MakeProblems) -> None:
+    file = write(tmp_path / "x.parquet", {"a": pa.array(["x"]), "b": pa.array(["y"])})
+    with pytest.raises(IngestError, match=r"x\.parquet: 2 column\(s\) \(a, b\) where 3 are expected"):
+        read(file, problems("fail"))
+
+
+@pytest.mark.parametrize("content", [b"", b"not parquet at all", b"PAR1 cut off"])
+def test_other_files_are_refused(tmp_path: Path, problems: MakeProblems, content: bytes) -> None:
+    path = tmp_path / "x.parquet"
+    path.write_bytes(content)
+    with pytest.raises(IngestError, match=r"x\.parquet:1: cannot be read as Parquet"):
+        read(find_sources(str(path), "auto", None, None)["train"], problems("fail"))
