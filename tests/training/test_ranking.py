@@ -12,11 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_model import SmallModel, random_model
 
+from distkg.config import parse_config
 from distkg.data.known import KnownAnswers
+from distkg.inference.topk import top_answers
 from distkg.kernels.similarity import DOT
 from distkg.sharding.ranks import Ranks
 from distkg.training import blocks
 from distkg.training.blocks import Blocks, ScoreError, evaluating
+from distkg.training.model import Model
 from distkg.training.ranking import Ranking, both_queries, rank_answers
 
 
@@ -139,6 +142,21 @@ def test_sharded_equals_single(size: int) -> None:
         np.testing.assert_array_equal(result.queries, single.queries)
         assert counts_of(result) == counts_of(single)
     assert single.equal.max() > 0
+
+
+def rank_with_model_on(ranks: Ranks, triples: np.ndarray) -> tuple[list[tuple[int, int]], list[list[int]]]:
+    config = parse_config({"model": {"name": "complex", "dim": 8, "dropout": 0.5}}, "test")
+    model = Model(config, 101, 3, ranks)
+    model.entities.local.mul_(100)
+    known = KnownAnswers.from_triples(triples, 3)
+    result = rank_answers(model, triples, known, batch_size=16)
+    return counts_of(result), top_answers(model, result.queries[:30], 5, known).entities.tolist()
+
+
+def test_a_sharded_model_ranks_and_predicts_as_a_whole_one() -> None:
+    triples = random_triples(101, 3, 120, seed=4)
+    single = rank_with_model_on(Ranks.single(), triples)
+    assert run_ranks(2, rank_with_model_on, triples) == [single, single]
 
 
 def test_more_ranks_than_rows_for_all_leaves_a_rank_empty() -> None:
