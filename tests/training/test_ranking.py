@@ -236,6 +236,11 @@ def test_evaluation_mode_is_left_as_it_was_found() -> None:
         assert scorer.training is before
 
 
+def test_dropout_does_not_touch_ranks() -> None:
+    triples = random_triples(101, 3, 20, seed=4)
+    assert rank_with_model_on(Ranks.single(), triples) == rank_with_model_on(Ranks.single(), triples)
+
+
 def test_no_triples_give_an_empty_ranking() -> None:
     model = SmallModel(*random_model(3, 1, 2, seed=0))
     empty = np.empty((0, 3), np.int32)
