@@ -141,7 +141,7 @@ def count_unseen(parts: dict[str, Part], entities: int, relations: int, problems
     for _, triples in parts["train"].chunks():
         seen[0][triples[:, [0, 2]]] = True
         seen[1][triples[:, 1]] = True
-    for split in parts.keys() - {"train"}:
+    for split in [split for split in parts if split != "train"]:
         for rows, triples in parts[split].chunks():
             unseen_entity = ~(seen[0][triples[:, 0]] & seen[0][triples[:, 2]])
             for kind, unseen in (("entities", unseen_entity), ("relations", ~seen[1][triples[:, 1]])):

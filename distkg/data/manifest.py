@@ -57,8 +57,12 @@ def parse_manifest(content: bytes, address: str) -> Manifest:
                 "Upgrade distkg, or make the store again with `distkg prepare`"
             )
         return Manifest.model_validate(tree)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValidationError) as error:
-        raise StoreError(
-            f"{MANIFEST} of store {address} is damaged ({type(error).__name__}: {error}). "
-            "Make the store again with `distkg prepare`"
-        ) from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise _damaged(address, f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise _damaged(address, f"{type(error).__name__}: {error}") from None
+
+
+def _damaged(address: str, why: str) -> StoreError:
+    return StoreError(f"{MANIFEST} of store {address} is damaged ({why}). Make the store again with `distkg prepare`")

@@ -205,9 +205,10 @@ class Store:
 
 
 def _close_labels(label: str, labels: pa.Array) -> list[str]:
-    """Up to three similar labels; among many, only those that contain it or begin alike are compared."""
+    """Up to three similar labels, ignoring case; among many, only those that contain it or begin alike."""
     if len(labels) > MOST_COMPARED:
         contains = pc.match_substring(labels, label, ignore_case=True)
         begins = pc.starts_with(labels, label[:3], ignore_case=True)
         labels = pc.filter(labels, pc.or_(contains, begins)).slice(0, MOST_COMPARED)
-    return get_close_matches(label, labels.to_pylist(), n=3)
+    lowered = {other.lower(): other for other in labels.to_pylist()}
+    return [lowered[close] for close in get_close_matches(label.lower(), lowered, n=3)]

@@ -64,7 +64,7 @@ class StoreWriter:
         scratch: local folder for temporary files; gone at the end.
 
     Raises:
-        StoreError: a finished store or other files are there already.
+        StoreError: a finished store or other files are there already, or the system refuses a write.
     """
 
     def __init__(self, address: str) -> None:
@@ -88,6 +88,8 @@ class StoreWriter:
             for file in self._open.values():
                 file.close()
             self.location.filesystem.delete_dir(self.location.path)
+        if isinstance(error, OSError):
+            raise StoreError(f"store {without_secrets(self.address)} could not be written: {error}") from error
 
     def open(self, name: str) -> HashingFile:
         """A new file of the store; close it, then name its rows with ``record``."""

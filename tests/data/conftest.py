@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import boto3
 import pytest
@@ -48,12 +49,12 @@ def s3_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[[str], str]:
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """A fresh bucket; gives the address of a path in it. Credentials come from the environment."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-of-a-test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-a-test")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    name = f"graphs-{abs(hash(request.node.name))}"
+    name = f"graphs-{uuid4().hex}"
     boto3.client("s3", endpoint_url=f"http://{s3_server}", region_name="us-east-1").create_bucket(Bucket=name)
     host, _, port = s3_server.partition(":")
     return lambda path: f"s3://{name}/{path}?endpoint_override=http%3A%2F%2F{host}%3A{port}&region=us-east-1"
