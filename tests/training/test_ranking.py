@@ -237,8 +237,12 @@ def test_evaluation_mode_is_left_as_it_was_found() -> None:
 
 
 def test_dropout_does_not_touch_ranks() -> None:
+    config = parse_config({"model": {"name": "complex", "dim": 8, "dropout": 0.5}}, "test")
+    model = Model(config, 101, 3, Ranks.single())
     triples = random_triples(101, 3, 20, seed=4)
-    assert rank_with_model_on(Ranks.single(), triples) == rank_with_model_on(Ranks.single(), triples)
+    known = KnownAnswers.from_triples(triples, 3)
+    assert counts_of(rank_answers(model, triples, known)) == counts_of(rank_answers(model, triples, known))
+    assert model.training
 
 
 def test_no_triples_give_an_empty_ranking() -> None:
