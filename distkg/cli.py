@@ -358,10 +358,9 @@ def _shares(text: str) -> tuple[float, float, float]:
 
 
 def _print(table: Any) -> None:
-    from rich.console import Console
+    from distkg.reporting.tables import make_console
 
-    # A pipe has no width; lines that fold at 80 would be of no use to a reader of a log.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    make_console().print(table)
 
 
 def _print_plan(plan: Plan) -> None:

@@ -15,7 +15,7 @@ from distkg.data.generate import generate
 from distkg.data.store import Store
 from distkg.inference.predict import predict
 from distkg.reporting.report import write_report
-from distkg.reporting.tables import metrics_table, plan_summary, predictions_table
+from distkg.reporting.tables import make_console, metrics_table, plan_summary, predictions_table
 from distkg.sharding.ranks import Ranks
 from distkg.training.model import Model
 from distkg.training.preflight import plan_run
@@ -37,7 +37,7 @@ def run_demo(folder: Path | None, workers: int, console: Console | None = None) 
     Raises:
         StoreError, RunFolderError: ``folder`` holds a demonstration already.
     """
-    console = console or Console()
+    console = console or make_console()
     folder = folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     store, run = folder / "store", folder / "run"
     console.print(f"[bold]1. Graph[/] with known logical rules, in {store}")

@@ -225,7 +225,7 @@ def test_a_run_that_cannot_fit_is_refused_with_exit_code_3(store: Path, tmp_path
 def test_evaluate_prints_tables_and_json(trained: Path, store: Path) -> None:
     result = run_cli("evaluate", trained)
     assert result.exit_code == 0, result.output
-    for name in ("test", "tail", "head", "By category of relation", "By relation", "works_at"):
+    for name in ("test", "tail", "head", "By category of relation", "By relation", "affiliated_with"):
         assert name in result.stdout
     found = json.loads(run_cli("evaluate", trained, "--json").stdout)
     assert found["metrics"]["queries"] == 2 * Store.open(str(store)).manifest.triples["test"]
@@ -293,7 +293,7 @@ def test_report_of_a_trained_run(trained: Path) -> None:
     result = run_cli("report", trained)
     assert result.stdout == f"{trained / 'report.html'}\n"
     page = (trained / "report.html").read_text()
-    for part in ("Loss by epoch", "By relation", "Where the time goes", "Degrees", "Rows per worker", "works_at"):
+    for part in ("Loss by epoch", "By relation", "Where the time goes", "Degrees", "Rows per worker", "affiliated_with"):
         assert part in page
 
 

@@ -30,7 +30,7 @@ def headline(run: RunRecord) -> str:
     if rate is not None:
         items.append(("Triples / s", compact(rate), f"{_workers(run)} workers"))
     if seconds is not None:
-        items.append(("Training time", duration(seconds), f"{_text(run.result['train'].get('epochs'))} epochs"))
+        items.append(("Training time", duration(seconds), f"{compact(reach(run.result, 'train.epochs') or 0)} epochs"))
     return f'<div class="tiles">{html.tiles(items)}</div>'
 
 
@@ -111,8 +111,9 @@ def by_relation(run: RunRecord) -> str:
 
 def by_group(run: RunRecord) -> str:
     """MRR by relation category and by the side that was asked for."""
-    titles = (("by_category", "MRR by relation category"), ("by_side", "MRR by side"))
-    return "".join(html.card(title, html.bars(_group_bars(run.result.get(key)), 1.0)) for key, title in titles)
+    parts = [html.bars(_group_bars(run.result.get(key)), 1.0) for key in ("by_category", "by_side")]
+    note = "Category: one or many heads per tail, one or many tails per head. Side: the end that was asked for."
+    return html.card("MRR by category and by side", "".join(parts), note)
 
 
 def graph(run: RunRecord) -> str:

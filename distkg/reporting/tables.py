@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -14,14 +16,21 @@ from distkg.reporting.quantities import compact, duration, score, size
 from distkg.training.plan import Plan
 
 HITS = ("hits@1", "hits@3", "hits@10")
+METRIC_COLUMNS = ("MRR", "Hits@1", "Hits@3", "Hits@10", "mean\nrank", "MRR\noptim.", "MRR\npessim.", "queries")
+LOG_WIDTH = 160
+
+
+def make_console() -> Console:
+    """Standard output; off a terminal lines are wide, as a table folded at 80 is of no use in a log."""
+    return Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:
     """One row for each named set of metrics, such as a split or a side."""
     table = _table(title)
-    table.add_column("")
-    for name in ("MRR", *(key.capitalize() for key in HITS), "mean rank", "MRR optimistic", "pessimistic", "queries"):
-        table.add_column(name, justify="right")
+    table.add_column("", overflow="fold")
+    for name in METRIC_COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
     for name, values in metrics.items():
         table.add_row(Text(name), *_cells(values))
     return table
@@ -82,7 +91,7 @@ def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str 
 def _table(title: str) -> Table:
     # A title may be wider than its table; it stays on one line.
     heading = Text(title, style="bold", no_wrap=True, overflow="ignore") if title else None
-    return Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left")
+    return Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1), collapse_padding=True)
 
 
 def _cells(values: Mapping[str, Any]) -> list[str]:

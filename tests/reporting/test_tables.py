@@ -29,11 +29,11 @@ def shown(table: Table) -> list[list[str]]:
 def test_metrics_are_shown_with_four_digits() -> None:
     metrics = {"mrr": 0.3613, "hits@1": 0.25, "hits@3": 0.4, "hits@10": 0.5532, "mean_rank": 1171.42}
     rows = shown(metrics_table({"test": {**metrics, "mrr_optimistic": 0.4, "mrr_pessimistic": 0.3, "queries": 40932}}))
-    assert rows[1] == ["test", "0.3613", "0.2500", "0.4000", "0.5532", "1,171.4", "0.4000", "0.3000", "40,932"]
+    assert rows[2] == ["test", "0.3613", "0.2500", "0.4000", "0.5532", "1,171.4", "0.4000", "0.3000", "40,932"]
 
 
 def test_metrics_that_are_missing_leave_a_gap() -> None:
-    assert shown(metrics_table({"x": {"mrr": 0.5}}))[1] == ["x", "0.5000"]
+    assert shown(metrics_table({"x": {"mrr": 0.5}}))[2] == ["x", "0.5000"]
 
 
 def test_a_plan_lists_the_largest_use_first() -> None:
@@ -63,12 +63,22 @@ def test_predictions_point_at_the_answer_that_was_held_out() -> None:
 
 def test_labels_are_shown_as_they_are() -> None:
     assert shown(text_table(["label"], [["[bold]x[/bold]"]]))[1] == ["[bold]x[/bold]"]
-    assert shown(metrics_table({"[red]rel[/]": {"mrr": 0.5}}))[1] == ["[red]rel[/]", "0.5000"]
+    assert shown(metrics_table({"[red]rel[/]": {"mrr": 0.5}}))[2] == ["[red]rel[/]", "0.5000"]
     assert shown(predictions_table([Prediction(1, 0, "[/]", 0.0, None)], "([i]a[/i], r, ?)"))[0] == [
         "([i]a[/i],",
         "r,",
         "?)",
     ]
+
+
+def test_metrics_fit_a_terminal_of_eighty_columns() -> None:
+    metrics = dict.fromkeys(("mrr", "hits@1", "hits@3", "hits@10", "mrr_optimistic", "mrr_pessimistic"), 0.25)
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console.print(metrics_table({"valid": {**metrics, "mean_rank": 12345.6, "queries": 123456}}))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().count("0.2500") == 6
+    assert "123,456" in console.file.getvalue()
+    assert "…" not in console.file.getvalue()
 
 
 def test_counts_have_separators() -> None:
