@@ -76,8 +76,9 @@ def prepare(
         progress: called with a stage and how many triples it has done.
 
     Returns:
-        Counts and warnings. Duplicates within a split are dropped and counted; triples in two splits stay in
-        both and are counted, as are valid and test triples with entities or relations that train lacks.
+        Counts and warnings. Duplicates within a split are dropped and counted (``train_duplicates``); triples in
+        two splits stay in both and are counted (``train_test_overlap``), as are valid and test triples with
+        entities or relations that train lacks (``test_unseen_entities``), rejected, blank and header lines.
 
     Raises:
         IngestError: a source that cannot be used; names file and line.

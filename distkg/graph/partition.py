@@ -14,7 +14,6 @@ import os
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numba import njit
 from numpy.typing import NDArray
 
@@ -60,6 +59,8 @@ def metis(edges: np.ndarray, n: int, parts: int, seed: int) -> NDArray[np.int32]
     The seed decides the order in which METIS sees the nodes; ties among equally good cuts may still fall either
     way from call to call.
     """
+    import torch  # here, so that reading files does not wait for it
+
     dgl = _import_dgl()
     shuffle = np.random.default_rng(seed).permutation(n)
     source, target = (torch.from_numpy(shuffle[edges[:, column]]) for column in (0, 1))
