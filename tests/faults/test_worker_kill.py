@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
-from distkg.cluster.launch import TrainingError, launch_training, run_on_workers
+from distkg.cluster.follow import Listener, Record
+from distkg.cluster.launch import TrainingError, TrainOnRank, launch_training, run_on_workers
 from distkg.config import RunConfig
 from distkg.data.generate import generate
+from distkg.sharding.ranks import Ranks
+from distkg.training.run import train_on_rank
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -41,27 +44,32 @@ def run_config(store: Path, **cluster: Any) -> RunConfig:
     )
 
 
-def train_and_be_killed(config: RunConfig, run: Path, ranks: Any, *, resume: bool, listener: Any) -> dict[str, Any]:
-    """Training whose second worker kills itself, once, after a third of the epochs and off the beat of their ends."""
-    from distkg.training.run import train_on_rank
+def training_with_a_kill() -> TrainOnRank:
+    """Training whose second worker kills itself, once, after a third of the epochs and off the beat of their ends.
 
-    def kill_when_under_way() -> None:
-        metrics = run / "metrics.jsonl"
-        while not metrics.exists() or metrics.read_text().count("\n") < EPOCHS // 3:
-            time.sleep(0.005)
-        (run / "killed").write_text("")
-        os.kill(os.getpid(), signal.SIGKILL)
+    A closure, for Ray sends those by value and named functions of a test, which workers cannot import, by name.
+    """
 
-    if ranks.rank == 1 and not (run / "killed").exists():
-        threading.Thread(target=kill_when_under_way, daemon=True).start()
-    return train_on_rank(config, run, ranks, resume=resume, listener=listener)
+    def train(config: RunConfig, run: Path, ranks: Ranks, *, resume: bool, listener: Listener | None) -> Record:
+        def kill_when_under_way() -> None:
+            metrics = run / "metrics.jsonl"
+            while not metrics.exists() or metrics.read_text().count("\n") < EPOCHS // 3:
+                time.sleep(0.005)
+            (run / "killed").write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        if ranks.rank == 1 and not (run / "killed").exists():
+            threading.Thread(target=kill_when_under_way, daemon=True).start()
+        return train_on_rank(config, run, ranks, resume=resume, listener=listener)
+
+    return train
 
 
 def test_a_killed_worker_is_replaced_and_the_metrics_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
     generate(str(tmp_path / "store"), entities=400, relations=6, triples=6000, seed=3)
     config = run_config(tmp_path / "store")
     calm = launch_training(config, tmp_path / "calm")
-    disturbed = run_on_workers(train_and_be_killed, config, tmp_path / "disturbed")
+    disturbed = run_on_workers(training_with_a_kill(), config, tmp_path / "disturbed")
 
     assert (tmp_path / "disturbed" / "killed").exists()
     assert [(line["rank"], line["restart"]) for line in failures(tmp_path / "disturbed")].count((1, True)) == 1

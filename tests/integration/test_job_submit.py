@@ -1,6 +1,8 @@
 """jobs/ under `ray job submit`, against a head that `ray start` made, with token authentication."""
 
+import asyncio
 import json
+import math
 import os
 import secrets
 import shutil
@@ -117,7 +119,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def submit(head: Head, project: Path, store: Path, run: Path, epochs: int) -> str:
+def submit(head: Head, project: Path, store: Path, run: Path, epochs: int, *flags: str) -> str:
     config = {
         "data": {"store": str(store)},
         "model": {"name": "distmult", "dim": 16},
@@ -126,7 +128,7 @@ def submit(head: Head, project: Path, store: Path, run: Path, epochs: int) -> st
     }
     (project / "config.yaml").write_text(yaml.safe_dump(config))
     return head.client().submit_job(
-        entrypoint=f"{sys.executable} jobs/train.py config.yaml --run {run}",
+        entrypoint=f"{sys.executable} jobs/train.py config.yaml --run {run} {' '.join(flags)}",
         runtime_env={"working_dir": str(project)},
     )
 
@@ -141,6 +143,10 @@ def wait_until_ended(client: JobSubmissionClient, job: str, seconds: float) -> J
     pytest.fail(f"job {job} is {status} after {seconds} s:\n{client.get_job_logs(job)}")
 
 
+def epochs_of(metrics: Path) -> list[float]:
+    return [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
+
+
 async def follow(client: JobSubmissionClient, job: str) -> str:
     return "".join([text async for text in client.tail_job_logs(job)])
 
@@ -153,8 +159,6 @@ def test_without_the_token_nothing_is_accepted(head: Head) -> None:
 def test_a_submitted_job_trains_and_its_log_can_be_followed(
     head: Head, project: Path, store: Path, tmp_path: Path
 ) -> None:
-    import asyncio
-
     client = head.client()
     job = submit(head, project, store, tmp_path / "run", epochs=3)
     log = asyncio.run(follow(client, job))
@@ -184,6 +188,13 @@ def test_a_job_is_stopped_cleanly_and_can_be_resumed(head: Head, project: Path, 
     lines = metrics.read_text().count("\n")
     time.sleep(3)
     assert metrics.read_text().count("\n") == lines, "workers of the stopped job go on training"
+
+    reached = math.ceil(epochs_of(metrics)[-1])
+    again = submit(head, project, store, tmp_path / "run", reached + 2, "--resume")
+    assert wait_until_ended(client, again, 180) == JobStatus.SUCCEEDED, client.get_job_logs(again)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["train"]["epochs"] == reached + 2
+    epochs = epochs_of(metrics)
+    assert epochs == sorted(set(epochs)), "the resumed run repeats what was already reported"
 
 
 def test_a_job_with_a_relative_run_folder_fails_with_the_way_out(head: Head, project: Path, store: Path) -> None:
