@@ -33,10 +33,6 @@ class Shards:
         low, high = self.range(rank)
         return high - low
 
-    def owner(self, ids: Tensor) -> Tensor:
-        """Rank that owns each id: int64, same shape."""
-        return torch.div(ids, self.per_rank, rounding_mode="floor")
-
     def splits(self, sorted_ids: Tensor) -> list[int]:
         """How many of the sorted ids each rank owns."""
         bounds = torch.tensor([self.range(w)[1] for w in range(self.size)], device=sorted_ids.device)

@@ -35,14 +35,6 @@ def test_every_id_has_one_place(rows: int, size: int) -> None:
     assert max(map(shards.count, range(size))) == shards.per_rank
 
 
-@sizes
-def test_owners_are_those_whose_range_holds_the_id(rows: int, size: int) -> None:
-    shards = Shards(rows, size)
-    for i, owner in enumerate(shards.owner(torch.arange(rows)).tolist()):
-        low, high = shards.range(owner)
-        assert low <= i < high
-
-
 @given(rows=st.integers(1, 100), size=st.integers(1, 7), data=st.data())
 def test_splits_count_the_ids_of_each_owner(rows: int, size: int, data: st.DataObject) -> None:
     ids = sorted(data.draw(st.sets(st.integers(0, rows - 1))))
