@@ -177,7 +177,7 @@ class DotSimilarity(ProductSimilarity):
     def combine(self, inner: Tensor, query_norm: Tensor, candidate_norm: Tensor) -> Tensor:
         return inner
 
-    def slopes(self, grad, scores, query, candidates):  # type: ignore[no-untyped-def]
+    def slopes(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return grad, grad.new_zeros(grad.shape[0]), grad.new_zeros(grad.shape[1])
 
 
@@ -189,7 +189,7 @@ class SquaredL2Similarity(ProductSimilarity):
     def combine(self, inner: Tensor, query_norm: Tensor, candidate_norm: Tensor) -> Tensor:
         return 2 * inner - query_norm - candidate_norm
 
-    def slopes(self, grad, scores, query, candidates):  # type: ignore[no-untyped-def]
+    def slopes(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return 2 * grad, -grad.sum(1), -grad.sum(0)
 
 
@@ -203,7 +203,7 @@ class L2Similarity(ProductSimilarity):
     def combine(self, inner: Tensor, query_norm: Tensor, candidate_norm: Tensor) -> Tensor:
         return -torch.sqrt((query_norm + candidate_norm - 2 * inner).clamp_min(self.FLOOR**2))
 
-    def slopes(self, grad, scores, query, candidates):  # type: ignore[no-untyped-def]
+    def slopes(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         half = torch.where(scores < -self.FLOOR, grad / (2 * scores), grad.new_zeros(()))
         return -2 * half, half.sum(1), half.sum(0)
 
@@ -233,7 +233,7 @@ class RotLSimilarity(ProductSimilarity):
         # With x - low in place of the relu, the gradient below the bend would be the rest of slope - slope.
         return low * torch.exp(low) + slope * torch.relu(x - bend)
 
-    def slopes(self, grad, scores, query, candidates):  # type: ignore[no-untyped-def]
+    def slopes(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
             inner = product(query, candidates).requires_grad_()
             query_norm = _squared_norms(query)[:, None].requires_grad_()
