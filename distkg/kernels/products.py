@@ -6,6 +6,9 @@ same wheel, compiles its kernels for the machine at hand. ``benchmarks/products.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -13,7 +16,24 @@ _SMALL = 1 << 16  # products with fewer multiplications than this are dominated 
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right.T`` for float32 or bfloat16 [m, k] × [n, k] -> [m, n]; no autograd."""
+    """``left @ right.T`` of float32 [m, k] × [n, k] -> float32 [m, n]; no autograd."""
+    if _precision is not torch.float32:
+        return _product(left.to(_precision), right.to(_precision)).float()
+    return _product(left, right)
+
+
+@contextmanager
+def products_in(precision: torch.dtype) -> Iterator[None]:
+    """Within, ``product`` rounds its factors to ``precision``; sums stay float32."""
+    global _precision
+    before, _precision = _precision, precision
+    try:
+        yield
+    finally:
+        _precision = before
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
     if left.device.type == "cpu" and _ONEDNN and left.shape[0] * right.shape[0] * left.shape[1] > _SMALL:
         linear: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
         return linear
@@ -31,3 +51,4 @@ def _has_onednn() -> bool:
 
 
 _ONEDNN = _has_onednn()
+_precision = torch.float32

@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from distkg.kernels.products import product
+
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _SIDE = 512
 _COPIED_FLOATS = 16 << 20
@@ -35,10 +37,10 @@ class Machine:
 
 def measure(device: str = "cpu", seconds: float = 0.25) -> Machine:
     """Time matrix products and copies on ``device`` for about ``seconds`` each, with torch's current threads."""
-    left, out = torch.ones(_SIDE, _SIDE, device=device), torch.empty(_SIDE, _SIDE, device=device)
+    square = torch.ones(_SIDE, _SIDE, device=device)
     source = torch.zeros(_COPIED_FLOATS, device=device)
     target = torch.zeros_like(source)
-    products = _rate(lambda: torch.mm(left, left, out=out), seconds, device)
+    products = _rate(lambda: product(square, square), seconds, device)
     copies = _rate(lambda: target.copy_(source), seconds, device)
     return Machine(flops=2.0 * _SIDE**3 * products, bandwidth=8.0 * _COPIED_FLOATS * copies)
 

@@ -10,8 +10,9 @@ import torch
 
 from distkg.config import ConfigError, RunConfig
 from distkg.data.store import Store
+from distkg.training.footprint import asks_distinct_queries
 from distkg.training.machine import Machine, measure, memory_limit
-from distkg.training.plan import Plan, asks_distinct_queries, count_distinct_queries, plan
+from distkg.training.plan import Plan, count_distinct_queries, plan
 
 COUNTED_TRIPLES = 5_000_000  # above this, distinct queries are not counted, and the estimate of time is an upper bound
 
@@ -30,7 +31,14 @@ def plan_run(config: RunConfig) -> Plan:
     distinct = None
     if asks_distinct_queries(config) and store.manifest.triples.get("train", 0) <= COUNTED_TRIPLES:
         distinct = count_distinct_queries(store.iter_triples(["train"]), store.num_relations)
-    return plan(config, store.manifest, memory_per_worker(config), worker_machine(config), distinct)
+    return plan(
+        config,
+        store.manifest,
+        memory_per_worker(config),
+        worker_machine(config),
+        gpu_available=gpu_memory_per_worker(config),
+        distinct_queries=distinct,
+    )
 
 
 def memory_per_worker(config: RunConfig) -> int | None:
@@ -38,6 +46,14 @@ def memory_per_worker(config: RunConfig) -> int | None:
     if config.cluster.memory_per_worker_gb is not None:
         return int(config.cluster.memory_per_worker_gb * 2**30)
     return None if joins_cluster(config) else memory_limit() // config.train.workers
+
+
+def gpu_memory_per_worker(config: RunConfig) -> int | None:
+    """Bytes of a worker's share of this machine's GPU; None for a run on CPUs or on another cluster."""
+    share = config.cluster.gpus_per_worker
+    if share == 0 or joins_cluster(config) or not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.get_device_properties(0).total_memory * min(share, 1))
 
 
 def worker_machine(config: RunConfig) -> Machine:

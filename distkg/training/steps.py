@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.config import RunConfig
-from distkg.kernels.rows import add_rows, take_rows
+from distkg.kernels.products import products_in
+from distkg.kernels.rows import add_rows, take_rows, take_rows_of_each
 from distkg.kernels.similarity import Similarity
 from distkg.objectives import ALL_ENTITIES, EXCLUDED, REGULARIZERS, SAMPLED
 from distkg.training.batches import AllEntitiesBatch, Batch, SampledBatch
@@ -51,11 +52,16 @@ class SampledStep:
         assert isinstance(batch, SampledBatch)
         model, similarity = self._model, self._model.scorer.similarity
         rows.requires_grad_()
-        anchor, answer = take_rows(rows, batch.anchor), take_rows(rows, batch.answer)
+        shared = batch.negatives.flatten() if batch.sharing > 1 else batch.negatives.new_empty(0)
+        anchor, answer, drawn = take_rows_of_each(rows, batch.anchor, batch.answer, shared)
         relation = model.relation_rows(batch.relation)
         query = model.query_from_rows(anchor, relation)
-        positive = similarity.pairs(query, model.scorer.candidates(answer))
-        negative = score_negatives(similarity, query, model.scorer.candidates(rows), batch.negatives, batch.sharing)
+        candidates = model.scorer.candidates
+        positive = similarity.pairs(query, candidates(answer))
+        if batch.sharing > 1:
+            negative = score_shared(similarity, query, candidates(drawn), batch.negatives.shape[1], batch.sharing)
+        else:
+            negative = similarity.indexed(query, candidates(rows), batch.negatives)
         if batch.known is not None:
             negative = negative.masked_fill(batch.known, EXCLUDED)
         loss = self._objective(positive, negative).sum() + self._penalty(anchor, relation, answer)
@@ -65,16 +71,13 @@ class SampledStep:
         return Computed(loss.detach(), rows.grad)
 
 
-def score_negatives(
-    similarity: Similarity, query: Tensor, candidates: Tensor, negatives: Tensor, sharing: int
-) -> Tensor:
-    """Scores [B, K] of queries with their negatives ``candidates[negatives]``; ``sharing`` queries share a row."""
-    if sharing == 1:
-        return similarity.indexed(query, candidates, negatives)
-    rows, count = negatives.shape
-    shared = take_rows(candidates, negatives.flatten()).view(rows, count, -1).unbind()
-    chunks = query.split(sharing)
-    return torch.cat([similarity.block(chunk, drawn) for chunk, drawn in zip(chunks, shared, strict=True)])
+def score_shared(similarity: Similarity, query: Tensor, drawn: Tensor, count: int, sharing: int) -> Tensor:
+    """Scores [B, count] of queries [B, Q] with shared negatives.
+
+    ``drawn`` [rows * count, C] holds the negatives of the first ``sharing`` queries, then those of the next.
+    """
+    pairs = zip(query.split(sharing), drawn.split(count), strict=True)
+    return torch.cat([similarity.block(chunk, candidates) for chunk, candidates in pairs])
 
 
 class AllEntitiesStep:
@@ -83,6 +86,7 @@ class AllEntitiesStep:
     def __init__(self, model: Model, config: RunConfig) -> None:
         self._model = model
         self._objective = ALL_ENTITIES[config.objective.name](config.objective)
+        self._products = getattr(torch, config.objective.products)
         self._penalty = Penalty(model, config)
 
     def __call__(self, batch: Batch, rows: Tensor) -> Computed:
@@ -95,14 +99,11 @@ class AllEntitiesStep:
         own = model.entities.local.float().detach().requires_grad_()
         candidates = model.scorer.candidates(own)
         padded = F.pad(query.detach(), (0, 0, 0, batch.width - len(query)))
-        reduced = self._objective(
-            model.scorer.similarity,
-            ranks.all_gather(padded),
-            candidates.detach(),
-            batch.answers,
-            ranks,
-            model.num_entities,
-        )
+        everyone = ranks.all_gather(padded)
+        with products_in(self._products):
+            reduced = self._objective(
+                model.scorer.similarity, everyone, candidates.detach(), batch.answers, ranks, model.num_entities
+            )
         grad_query = ranks.reduce_scatter(reduced.query)[: len(query)]
         total = batch.answers.count.sum()
         penalty = self._penalty.of_queries(anchor, relation, batch.count) / total

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from distkg.config import ConfigError, RunConfig
 from distkg.registry import UnknownNameError
+from distkg.training.footprint import BASE_PROCESS
 from distkg.training.machine import Machine
-from distkg.training.plan import BASE_PROCESS, PlanError, count_distinct_queries, plan
+from distkg.training.plan import PlanError, count_distinct_queries, plan
 
 MACHINE = Machine(flops=1e11, bandwidth=1e10)
 
@@ -64,34 +65,68 @@ def test_a_scorer_with_a_matrix_per_relation() -> None:
 
 
 def test_exchange_of_shared_negatives() -> None:
-    # 1,024 queries of this worker in 4 chunks that share 100 negatives: 1,024 + 400 rows of 512 bytes, 4 buffers.
-    assert plan(make_config(), Counts(), None).memory["exchange buffers"] == 4 * 1424 * 512
+    # 1,024 queries of this worker in 4 chunks that share 100 negatives: 1,024 + 400 rows of 512 bytes, 5 buffers.
+    assert plan(make_config(), Counts(), None).memory["exchange buffers"] == 5 * 1424 * 512
+    assert plan(make_config(train__workers=1), Counts(), None).memory["exchange buffers"] == 2 * (2048 + 800) * 512
 
 
 def test_exchange_of_independent_negatives_is_bounded_by_the_graph() -> None:
     config = make_config(negatives__shared=False)
-    assert plan(config, Counts(), None).memory["exchange buffers"] == 4 * (1024 + 102_400) * 512
-    assert plan(config, Counts(entities=5000), None).memory["exchange buffers"] == 4 * 5000 * 512
+    assert plan(config, Counts(), None).memory["exchange buffers"] == 5 * (1024 + 102_400) * 512
+    assert plan(config, Counts(entities=5000), None).memory["exchange buffers"] == 5 * 5000 * 512
 
 
 def test_overlap_keeps_one_more_set_of_rows() -> None:
-    assert plan(make_config(train__overlap=True), Counts(), None).memory["exchange buffers"] == 5 * 1424 * 512
+    assert plan(make_config(train__overlap=True), Counts(), None).memory["exchange buffers"] == 6 * 1424 * 512
 
 
 def test_objective_over_all_entities_holds_the_gradient_of_its_shard() -> None:
     config = make_config(objective__name="one_vs_all", objective__score_memory_mb=64)
     memory = plan(config, Counts(), None).memory["objective"]
-    gradient, vectors, block = 500_000 * 128 * 4, 4 * 1024 * 128 * 4, 64 << 20
+    gradient, vectors, block = 500_000 * 128 * 4, 6 * 1024 * 128 * 4, 64 << 20
     assert memory == gradient + vectors + block
-    config.objective.products = "bfloat16"
-    assert plan(config, Counts(), None).memory["objective"] == memory + 500_000 * 128 * 2
+    config.train.overlap = True  # the last step's gradient waits while the next is computed
+    assert plan(config, Counts(), None).memory["objective"] == memory + gradient
+    config.model.name = "cp"  # rows twice as wide; the answers' half apart, and its gradient
+    assert plan(config, Counts(), None).memory["objective"] == 4 * 2 * gradient + 2 * vectors + block
+
+
+def test_objective_with_negatives() -> None:
+    # 1,024 queries of this worker: 8 vectors each, 2 for each of 400 negatives, 4 floats a score.
+    memory = plan(make_config(), Counts(), None).memory["objective"]
+    assert memory == (8 * 1024 + 2 * 400) * 128 * 4 + 4 * 1024 * 101 * 4
+
+
+def test_a_checkpoint_copies_the_shard_and_its_optimizer_state() -> None:
+    memory = plan(make_config(optimizer__name="adagrad"), Counts(), None).memory
+    assert memory["checkpoint copy"] == 2 * 500_000 * 128 * 4 + 200 * 128 * 2 * 4
+
+
+def test_filtered_negatives_need_all_training_facts_on_every_worker() -> None:
+    plain = plan(make_config(), Counts(), None).memory["known facts"]
+    assert plan(make_config(negatives__filter=True), Counts(), None).memory["known facts"] == plain + 20_000_000 * 60
+
+
+def test_what_a_gpu_holds_is_counted_apart() -> None:
+    on_cpu = plan(make_config(), Counts(), None)
+    on_gpu = plan(make_config(cluster__gpus_per_worker=1), Counts(), None)
+    assert on_cpu.gpu_memory == {}
+    assert on_gpu.memory | on_gpu.gpu_memory == on_cpu.memory
+    assert "entity table" in on_gpu.gpu_memory
+    assert "base process" in on_gpu.memory
+
+
+def test_a_gpu_that_is_too_small_is_named() -> None:
+    config = make_config(cluster__gpus_per_worker=1)
+    with pytest.raises(PlanError, match=r"0\.\d\d GiB of GPU memory per worker and 0\.10 GiB are there: entity table"):
+        plan(config, Counts(), 64 << 30, gpu_available=100 << 20)
 
 
 def test_evaluation_is_bounded_by_its_setting() -> None:
     large = plan(make_config(evaluate__memory_mb=100), Counts(), None).memory["evaluation"]
-    assert large == (100 << 20) + 2000 * 64
+    assert large == (100 << 20) + 2000 * 64 + 10_000_000 * 44
     small = plan(make_config(evaluate__memory_mb=100), Counts(entities=2000), None).memory["evaluation"]
-    assert small == 256 * 1000 * 4 + 2000 * 64
+    assert small == 256 * 1000 * 4 + 4 * 2000 * 128 * 4 + 2000 * 64 + 10_000_000 * 44
 
 
 def test_total_is_the_sum_and_counts_the_process() -> None:
@@ -108,7 +143,7 @@ def test_a_run_that_cannot_fit_is_refused_with_numbers_and_knobs() -> None:
     with pytest.raises(PlanError) as caught:
         plan(config, Counts(entities=20_000_000), 8 << 30)
     text = str(caught.value)
-    assert "8.00 GiB are there" in text
+    assert "of memory per worker and 8.00 GiB are there" in text
     assert "entity table 9.54 GiB" in text
     assert "optimizer state 19.15 GiB" in text
     for knob in ("optimizer.name=rowwise_adagrad", "model.dtype=bfloat16", "train.workers=4", "model.dim=64"):
@@ -117,9 +152,9 @@ def test_a_run_that_cannot_fit_is_refused_with_numbers_and_knobs() -> None:
 
 
 def test_the_refusal_says_which_knob_is_enough() -> None:
-    config = make_config(train__workers=1)  # 9.54 GiB of table
+    config = make_config(train__workers=1)  # 9.54 GiB of table, and as much while a checkpoint is written
     with pytest.raises(PlanError) as caught:
-        plan(config, Counts(entities=20_000_000), 8 << 30)
+        plan(config, Counts(entities=20_000_000), 16 << 30)
     lines = {line.split(":")[0].strip(): line for line in str(caught.value).splitlines()[2:]}
     assert lines["--set model.dtype=bfloat16"].endswith("(fits)")
     assert lines["--set model.dim=64"].endswith("(fits)")

@@ -1,0 +1,385 @@
+"""Checkpoints come back bit for bit on any number of ranks, and the right ones are kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributed import run_ranks
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from distkg.sharding.ranks import Ranks
+from distkg.sharding.shards import Shards
+from distkg.training import checkpoint, checkpoint_files
+from distkg.training.checkpoint import CheckpointError, Checkpoints, State
+
+ROWS = 5  # on 4 ranks: 2, 2, 1 and 0 rows
+
+
+def whole_tables() -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(7)
+    return {
+        "entities": torch.randn(ROWS, 6, generator=random).bfloat16(),
+        "optimizer.mean": torch.randn(ROWS, 2, 3, generator=random),
+        "optimizer.steps": torch.tensor([[0.0], [1.0], [2.0], [3.0], [16777216.0]]),
+    }
+
+
+def whole_network() -> dict[str, Tensor]:
+    return {
+        "relations": torch.tensor([[0.5, -0.0, float("inf")], [1e-38, 2.0, -3.0]]),
+        "batches": torch.tensor(9007199254740993),
+        "empty": torch.zeros(0, 4),
+    }
+
+
+def full_state(ranks: Ranks) -> State:
+    low, high = Shards(ROWS, ranks.size).range(ranks.rank)
+    return State({name: table[low:high] for name, table in whole_tables().items()}, whole_network(), ROWS)
+
+
+def blank_state(ranks: Ranks) -> State:
+    state = full_state(ranks)
+    sharded = {name: torch.full_like(tensor, -7) for name, tensor in state.sharded.items()}
+    return State(sharded, {name: torch.full_like(tensor, -7) for name, tensor in state.replicated.items()}, ROWS)
+
+
+def save_on(ranks: Ranks, folder: Path) -> None:
+    checkpoints = Checkpoints(folder, ranks, keep=2)
+    checkpoints.save("step-3", full_state(ranks), {"epoch": 3, "seconds": 0.1, "worker": ranks.rank})
+    checkpoints.wait()
+
+
+def load_on(ranks: Ranks, folder: Path) -> tuple[dict[str, Any], State]:
+    checkpoints = Checkpoints(folder, ranks, keep=2)
+    name = checkpoints.newest()
+    assert name == "step-3"
+    state = blank_state(ranks)
+    return checkpoints.load(name, state), state
+
+
+@pytest.fixture(scope="module")
+def saved_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Gives a folder with a checkpoint that so many ranks wrote."""
+    written: dict[int, Path] = {}
+
+    def folder(size: int) -> Path:
+        if size not in written:
+            written[size] = tmp_path_factory.mktemp(f"by-{size}")
+            run_ranks(size, save_on, written[size])
+        return written[size]
+
+    return folder
+
+
+@pytest.mark.parametrize(("writers", "readers"), [(1, 2), (2, 1), (2, 3), (3, 2), (4, 1), (2, 4)])
+def test_any_number_of_ranks_reads_what_any_number_wrote(
+    saved_by: Callable[[int], Path], writers: int, readers: int
+) -> None:
+    loaded = run_ranks(readers, load_on, saved_by(writers))
+    for name, table in whole_tables().items():
+        rows = torch.cat([state.sharded[name] for _, state in loaded])
+        assert rows.dtype == table.dtype
+        assert torch.equal(rows, table), name
+    for progress, state in loaded:
+        assert progress == {"epoch": 3, "seconds": 0.1, "worker": 0}
+        for name, tensor in whole_network().items():
+            assert torch.equal(state.replicated[name], tensor), name
+        assert torch.signbit(state.replicated["relations"])[0].tolist() == [False, True, False]
+
+
+def test_a_checkpoint_is_one_safetensors_file_a_rank_and_a_manifest(saved_by: Callable[[int], Path]) -> None:
+    folder = saved_by(4) / "step-3"
+    ranks = [f"rank-0000{rank}-of-00004.safetensors" for rank in range(4)]
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", *ranks]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [(file["low"], file["high"]) for file in manifest["files"]] == [(0, 2), (2, 4), (4, 5), (5, 5)]
+    assert manifest["tensors"]["entities"] == {"dtype": "bfloat16", "shape": [5, 6], "sharded": True}
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {folder.stat().st_mode & 0o666}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(bounds=st.tuples(st.integers(0, ROWS), st.integers(0, ROWS)), at_once=st.integers(1, 60))
+def test_rows_are_read_by_global_range(
+    saved_by: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, bounds: tuple[int, int], at_once: int
+) -> None:
+    monkeypatch.setattr(checkpoint_files, "_BYTES_AT_ONCE", at_once)
+    checkpoints = Checkpoints(saved_by(2), Ranks.single(), keep=2)
+    low, high = sorted(bounds)
+    for name, table in whole_tables().items():
+        assert torch.equal(checkpoints.read_rows("step-3", name, low, high), table[low:high])
+
+
+def test_rows_of_replicated_tensors_are_read_too(saved_by: Callable[[int], Path]) -> None:
+    checkpoints = Checkpoints(saved_by(2), Ranks.single(), keep=2)
+    assert checkpoints.read_rows("step-3", "relations", 1, 2).tolist() == [[pytest.approx(1e-38), 2.0, -3.0]]
+    assert checkpoints.describe("step-3").tensors["relations"].shape == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "low", "high", "text"),
+    [
+        ("entitys", 0, 1, "has no rows of 'entitys'; it has empty, entities, optimizer.mean"),
+        ("batches", 0, 1, "has no rows of 'batches'"),
+        ("entities", 3, 6, "rows 3 to 6 of entities in checkpoint step-3: it has 5"),
+        ("entities", 3, 2, "rows 3 to 2"),
+        ("entities", -1, 2, "rows -1 to 2"),
+    ],
+)
+def test_rows_that_do_not_exist_are_refused(
+    saved_by: Callable[[int], Path], tensor: str, low: int, high: int, text: str
+) -> None:
+    with pytest.raises(CheckpointError, match=text):
+        Checkpoints(saved_by(2), Ranks.single(), keep=2).read_rows("step-3", tensor, low, high)
+
+
+def one(value: float, rows: int = 3) -> State:
+    return State({"entities": torch.full((rows, 2), value)}, {}, rows)
+
+
+def value_of(checkpoints: Checkpoints, name: str) -> float:
+    state = one(-1.0)
+    checkpoints.load(name, state)
+    (value,) = set(state.sharded["entities"].flatten().tolist())
+    return value
+
+
+def test_a_part_of_a_checkpoint_is_enough(saved_by: Callable[[int], Path]) -> None:
+    state = State({"entities": torch.zeros(ROWS, 6, dtype=torch.bfloat16)}, {}, ROWS)
+    Checkpoints(saved_by(2), Ranks.single(), keep=2).load("step-3", state)
+    assert torch.equal(state.sharded["entities"], whole_tables()["entities"])
+
+
+def test_parameters_are_filled_in_place(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, Ranks.single(), keep=2)
+    checkpoints.save("a", State({}, {"weight": torch.tensor([1.0, 2.0])}, 0), {})
+    weight = torch.nn.Parameter(torch.zeros(2))
+    checkpoints.load("a", State({}, {"weight": weight}, 0))
+    assert weight.tolist() == [1.0, 2.0]
+
+
+def test_slices_and_transposes_are_saved_as_they_read(tmp_path: Path) -> None:
+    table = torch.arange(12.0).reshape(4, 3)
+    checkpoints = Checkpoints(tmp_path, Ranks.single(), keep=2)
+    checkpoints.save("a", State({"columns": table.T}, {"part": table[1:3, 1:], "same": table[1:3, 1:]}, 3), {})
+    checkpoints.wait()
+    assert checkpoints.read_rows("a", "columns", 1, 2).tolist() == [[1.0, 4.0, 7.0, 10.0]]
+    assert checkpoints.read_rows("a", "part", 0, 2).tolist() == [[4.0, 5.0], [7.0, 8.0]]
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        (
+            State({"entities": torch.zeros(4, 2)}, {}, 4),
+            r"entities is sharded float32 \[3, 2\] in the checkpoint, sharded float32 \[4, 2\] here",
+        ),
+        (State({"entities": torch.zeros(3, 5)}, {}, 3), r"\[3, 2\] in the checkpoint, sharded float32 \[3, 5\] here"),
+        (State({"entities": torch.zeros(3, 2).bfloat16()}, {}, 3), r"sharded float32 .*, sharded bfloat16 \[3, 2\]"),
+        (State({}, {"entities": torch.zeros(3, 2)}, 3), r"replicated float32 \[3, 2\] here"),
+        (State({"optimizer.sum": torch.zeros(3, 1)}, {}, 3), r"optimizer.sum is missing in the checkpoint"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_and_left_alone(tmp_path: Path, state: State, text: str) -> None:
+    checkpoints = Checkpoints(tmp_path, Ranks.single(), keep=2)
+    checkpoints.save("a", one(1.0), {})
+    fitting = torch.zeros(3, 2)
+    with pytest.raises(CheckpointError, match=text):
+        checkpoints.load("a", State({"entities": fitting} | state.sharded, state.replicated, state.rows))
+    assert fitting.tolist() == [[0.0, 0.0]] * 3
+
+
+def test_a_shard_of_the_wrong_length_is_refused_at_once(tmp_path: Path) -> None:
+    state = State({"entities": torch.zeros(3, 2)}, {}, 4)
+    with pytest.raises(CheckpointError, match=r"entities has shape \[3, 2\] on rank 0, which owns 4 of 4 rows"):
+        Checkpoints(tmp_path, Ranks.single(), keep=2).save("a", state, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_used_twice_is_refused(tmp_path: Path) -> None:
+    state = State({"a": torch.zeros(1, 2)}, {"a": torch.zeros(2)}, 1)
+    with pytest.raises(CheckpointError, match="a is both sharded and replicated"):
+        Checkpoints(tmp_path, Ranks.single(), keep=2).save("a", state, {})
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a b", "step-1.replaced"])
+def test_a_checkpoint_has_a_plain_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match="must consist of letters"):
+        Checkpoints(tmp_path, Ranks.single(), keep=2).save(name, one(1.0), {})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), torch.zeros(1), {1, 2}, b"bytes"])
+def test_progress_that_is_not_json_is_refused_at_once(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(CheckpointError, match="cannot be written as JSON"):
+        Checkpoints(tmp_path, Ranks.single(), keep=2).save("a", one(1.0), {"mrr": value})
+
+
+def test_progress_comes_back_as_it_was_when_saved(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, Ranks.single(), keep=2)
+    progress: dict[str, Any] = {"mrr": 0.1 + 0.2, "seed": 2**64 - 1, "best": None, "rates": [0.5], "läuft": True}
+    checkpoints.save("a", one(1.0), progress)
+    progress["mrr"] = 9
+    loaded = checkpoints.load("a", one(0.0))
+    assert loaded == {"mrr": 0.30000000000000004, "seed": 2**64 - 1, "best": None, "rates": [0.5], "läuft": True}
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Files are written only once this is set."""
+    opened = threading.Event()
+    write = checkpoint.write_file
+
+    def write_later(*args: Any) -> Any:
+        assert opened.wait(60)
+        return write(*args)
+
+    monkeypatch.setattr(checkpoint, "write_file", write_later)
+    yield opened
+    opened.set()
+
+
+def test_training_goes_on_while_files_are_written(tmp_path: Path, gate: threading.Event) -> None:
+    checkpoints = Checkpoints(tmp_path, Ranks.single(), keep=2)
+    state = one(1.0)
+    checkpoints.save("a", state, {})
+    state.sharded["entities"].fill_(2.0)
+    assert not (tmp_path / "a" / "manifest.json").exists()
+    gate.set()
+    checkpoints.wait()
+    assert (tmp_path / "a" / "manifest.json").exists()
+    assert value_of(checkpoints, "a") == 1.0
+
+
+def test_a_second_save_awaits_the_first(tmp_path: Path, gate: threading.Event) -> None:
+    checkpoints = Checkpoints(tmp_path, Ranks.single(), keep=2)
+    checkpoints.save("a", one(1.0), {})
+    threading.Timer(0.2, gate.set).start()
+    checkpoints.save("b", one(2.0), {})
+    assert (tmp_path / "a" / "manifest.json").exists()
+    assert checkpoints.newest() == "b"
+
+
+def test_a_checkpoint_stays_readable_while_its_successor_of_the_same_name_is_written(
+    tmp_path: Path, gate: threading.Event
+) -> None:
+    gate.set()
+    checkpoints = Checkpoints(tmp_path, Ranks.single(), keep=2)
+    checkpoints.save("a", one(1.0), {})
+    checkpoints.wait()
+    gate.clear()
+    checkpoints.save("a", one(2.0), {})
+    while not (tmp_path / "a.replaced").exists():
+        threading.Event().wait(0.01)
+    reader = Checkpoints(tmp_path, Ranks.single(), keep=2)
+    assert reader.newest() == "a.replaced"
+    assert value_of(reader, "a.replaced") == 1.0
+    gate.set()
+    checkpoints.wait()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert value_of(checkpoints, "a") == 2.0
+
+
+def folders_after(folder: Path, keep: int, bests: list[bool]) -> list[str]:
+    checkpoints = Checkpoints(folder, Ranks.single(), keep)
+    for step, best in enumerate(bests):
+        checkpoints.save(f"step-{step}", one(float(step)), {}, best=best)
+    checkpoints.wait()
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("keep", "bests", "kept"),
+    [
+        (2, [False] * 4, ["step-2", "step-3"]),
+        (2, [True, False, False, False], ["step-0", "step-2", "step-3"]),
+        (2, [True, True, False, False, False], ["step-1", "step-3", "step-4"]),
+        (2, [True, False, False, True], ["step-2", "step-3"]),
+        (1, [True, False], ["step-0", "step-1"]),
+    ],
+)
+def test_the_newest_and_the_best_are_kept(tmp_path: Path, keep: int, bests: list[bool], kept: list[str]) -> None:
+    assert folders_after(tmp_path, keep, bests) == kept
+    checkpoints = Checkpoints(tmp_path, Ranks.single(), keep)
+    assert checkpoints.newest() == kept[-1]
+    marked = [step for step, best in enumerate(bests) if best]
+    assert checkpoints.best() == (f"step-{marked[-1]}" if marked else None)
+
+
+def test_the_newest_is_the_last_saved_whatever_its_name(tmp_path: Path) -> None:
+    first = Checkpoints(tmp_path, Ranks.single(), keep=2)
+    first.save("step-9", one(9.0), {})
+    first.wait()
+    later = Checkpoints(tmp_path, Ranks.single(), keep=2)
+    later.save("step-10", one(10.0), {})
+    assert later.newest() == "step-10"
+
+
+def test_nothing_is_deleted_before_the_new_one_is_committed(tmp_path: Path, gate: threading.Event) -> None:
+    gate.set()
+    checkpoints = Checkpoints(tmp_path, Ranks.single(), keep=1)
+    checkpoints.save("a", one(1.0), {})
+    checkpoints.wait()
+    gate.clear()
+    checkpoints.save("b", one(2.0), {})
+    assert Checkpoints(tmp_path, Ranks.single(), keep=1).newest() == "a"
+    gate.set()
+    checkpoints.wait()
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_other_peoples_files_survive_deletion(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, Ranks.single(), keep=1)
+    checkpoints.save("a", one(1.0), {})
+    checkpoints.wait()
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "loss.png").write_bytes(b"mine")
+    checkpoints.save("b", one(2.0), {})
+    checkpoints.wait()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["notes.txt"]
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["loss.png"]
+
+
+def test_an_empty_or_absent_folder_has_no_checkpoint(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "absent"):
+        checkpoints = Checkpoints(folder, Ranks.single(), keep=2)
+        assert checkpoints.newest() is None
+        assert checkpoints.best() is None
+    with pytest.raises(CheckpointError, match=r"step-1 is no checkpoint: it has no manifest\.json"):
+        checkpoints.load("step-1", one(0.0))
+    assert not (tmp_path / "absent").exists()
+
+
+def test_at_least_one_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="keep is 0"):
+        Checkpoints(tmp_path, Ranks.single(), keep=0)
+
+
+def memory_mb(field: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from Linux's /proc")
+def test_saving_takes_one_copy_of_the_state_and_loading_none(tmp_path: Path) -> None:
+    state = State({"entities": torch.ones(500_000, 64)}, {}, 500_000)  # 122 MB
+    checkpoints = Checkpoints(tmp_path, Ranks.single(), keep=2)
+
+    def growth(work: Callable[[], object]) -> float:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = memory_mb("VmRSS")
+        work()
+        checkpoints.wait()
+        return memory_mb("VmHWM") - before
+
+    assert 110 < growth(lambda: checkpoints.save("a", state, {})) < 160
+    assert growth(lambda: checkpoints.load("a", state)) < 60
+    shutil.rmtree(tmp_path / "a")
