@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distkg.kernels import products
-from distkg.kernels.products import product
+from distkg.kernels.products import product, products_in
 
 SHAPES = [(1, 1, 1), (3, 5, 2), (1, 2000, 40), (41, 40, 40), (257, 129, 33), (100, 1, 1000), (64, 1024, 200)]
 
@@ -79,3 +79,25 @@ def test_large_products_leave_to_onednn_and_small_ones_stay(monkeypatch: pytest.
     assert sum("_linear_pointwise" in name for name in names) == 2
     assert names.count("aten::mm") == 1
     assert (large == 64).all()
+
+
+def test_products_in_bfloat16_round_the_factors_and_give_float32() -> None:
+    left, right = operands(120, 150, 96)
+    with products_in(torch.bfloat16):
+        got = product(left, right)
+    rounded = left.bfloat16().double(), right.bfloat16().double()
+    expected = rounded[0] @ rounded[1].T
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), expected, rtol=2**-8, atol=2**-8)
+    # 1 + 1/512 lies between two numbers of bfloat16; float32 holds its square, bfloat16 makes 1 of it.
+    between = torch.tensor([[1 + 1 / 512]])
+    with products_in(torch.bfloat16):
+        assert product(between, between).item() == 1.0
+    assert product(between, between).item() == (1 + 1 / 512) ** 2
+
+
+def test_the_precision_of_products_is_set_back_after_an_error() -> None:
+    between = torch.tensor([[1 + 1 / 512]])
+    with pytest.raises(RuntimeError), products_in(torch.bfloat16):
+        product(between, torch.ones(1, 3))
+    assert product(between, torch.ones(1, 1)).item() == 1 + 1 / 512
