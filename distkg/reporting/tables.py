@@ -41,11 +41,9 @@ def plan_table(plan: Plan) -> Table:
     table = _table(f"Memory per worker ({plan.workers} × {plan.rows_per_worker:,} entity rows)")
     table.add_column("use")
     table.add_column("bytes", justify="right")
-    for use, count in sorted(plan.memory.items(), key=lambda item: -item[1]):
-        table.add_row(use, size(count))
-    table.add_section()
-    table.add_row("total", size(plan.total_bytes), style="bold")
-    table.add_row("available", "not known" if plan.available is None else size(plan.available))
+    _add_uses(table, "", plan.memory, plan.available)
+    if plan.gpu_memory:
+        _add_uses(table, "GPU: ", plan.gpu_memory, plan.gpu_available)
     return table
 
 
@@ -86,6 +84,15 @@ def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str 
     for row in rows:
         table.add_row(*map(Text, row))
     return table
+
+
+def _add_uses(table: Table, where: str, uses: Mapping[str, int], available: int | None) -> None:
+    for use, count in sorted(uses.items(), key=lambda item: -item[1]):
+        table.add_row(where + use, size(count))
+    table.add_section()
+    table.add_row(f"{where}total", size(sum(uses.values())), style="bold")
+    table.add_row(f"{where}available", "not known" if available is None else size(available))
+    table.add_section()
 
 
 def _table(title: str) -> Table:

@@ -141,8 +141,7 @@ def _evaluation(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     queries = 2 * max(counts.triples.get("valid", 0), counts.triples.get("test", 0))
     scores = config.evaluate.batch_size * shard_rows(config, counts) * FLOAT
     block = min(config.evaluate.memory_mb << 20, scores + 4 * queries * scorer.entity_width * FLOAT)
-    categories = counts.triples.get("train", 0) * CATEGORY_BYTES
-    return block + queries * 8 * INDEX + categories
+    return block + queries * 8 * INDEX
 
 
 def _training_triples(config: RunConfig, counts: GraphCounts) -> int:
@@ -160,5 +159,6 @@ def _known_facts(config: RunConfig, counts: GraphCounts) -> int:
     everything = sum(counts.triples.values())
     # The answers to the queries evaluated are at most all facts, both ways, as 4 bytes and 8 while they are sorted.
     evaluated = 2 * everything * 12 + min(everything, READ_BATCH) * READ_BYTES
+    train = counts.triples.get("train", 0)
     filtered = config.negatives.filter and not over_all_entities(config)
-    return evaluated + (2 * counts.triples.get("train", 0) * QUERY_BYTES if filtered else 0)
+    return evaluated + train * CATEGORY_BYTES + (2 * train * QUERY_BYTES if filtered else 0)

@@ -225,7 +225,8 @@ def _knobs(config: RunConfig, counts: GraphCounts, refused: Plan) -> list[str]:
         if after < 0.98 * before:
             gpu = f" and {_gib(found.gpu_bytes)} of GPU memory" if found.gpu_memory else ""
             lines.append(f"  --set {key}={value}: {_gib(found.total_bytes)}{gpu} per worker ({_verdict(key, found)})")
-    lines.append("  --set cluster.memory_per_worker_gb=G, where workers have more memory than was found here")
+    if refused.available is not None and refused.total_bytes > refused.available:
+        lines.append("  --set cluster.memory_per_worker_gb=G, where workers have more memory than was found here")
     return lines
 
 

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +12,9 @@ PLAN = Plan(
     workers=2,
     rows_per_worker=7271,
     memory={"entity table": 3 << 20, "base process": 700 << 20},
+    gpu_memory={},
     available=2 << 30,
+    gpu_available=None,
     steps=1200,
     seconds={"compute": 62.0, "exchange": 8.5, "overhead": 0.0},
     parameters=3_800_000,
@@ -44,6 +47,15 @@ def test_a_plan_lists_the_largest_use_first() -> None:
         ["entity", "table", "3.0", "MiB"],
         ["total", "703.0", "MiB"],
         ["available", "2.0", "GiB"],
+    ]
+
+
+def test_a_plan_for_a_gpu_lists_both_memories() -> None:
+    rows = shown(plan_table(replace(PLAN, gpu_memory={"entity table": 8 << 30}, gpu_available=None)))
+    assert rows[-3:] == [
+        ["GPU:", "entity", "table", "8.0", "GiB"],
+        ["GPU:", "total", "8.0", "GiB"],
+        ["GPU:", "available", "not", "known"],
     ]
 
 
