@@ -13,7 +13,7 @@ import torch
 from ray.train.torch import TorchTrainer, get_device
 
 from distkg.cluster import run_folder
-from distkg.cluster.follow import Follower, LineTail, Listener, Record, make_display
+from distkg.cluster.follow import Display, Follower, LineTail, Listener, Record, make_display
 from distkg.cluster.process_group import process_group
 from distkg.cluster.session import (
     ClusterError,
@@ -96,7 +96,7 @@ def run_on_workers(
         if shortage:
             display.notice(shortage)
         with display, follower:
-            result = _fit(train, config, folder)
+            result = _fit_or_say_how_to_resume(train, config, folder, display)
     if follower.error is not None:
         raise follower.error
     return result
@@ -121,6 +121,14 @@ def describe_failure(record: Record) -> str:
     """
     outcome = "Restarting from the newest checkpoint." if record["restart"] else "The run ends here."
     return f"worker {record['rank']} failed: {record['error']}. {outcome}"
+
+
+def _fit_or_say_how_to_resume(train: TrainOnRank, config: RunConfig, run: Path, display: Display) -> Record:
+    try:
+        return _fit(train, config, run)
+    except (KeyboardInterrupt, SystemExit):
+        display.notice(f"stopped. Continue with the same command and --resume; the run is in {run}")
+        raise
 
 
 def _fit(train: TrainOnRank, config: RunConfig, run: Path) -> Record:

@@ -1,13 +1,17 @@
 """The launcher on a Ray of its own: workers that meet, metrics that arrive, errors that come back."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import torch
@@ -97,6 +101,47 @@ def test_two_workers_meet_on_a_machine_without_a_network(tmp_path: Path) -> None
     done = subprocess.run([*alone, "sh", "-c", script, MEET], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"total": 1 + 2, "address": "127.0.0.1"}
+
+
+WAIT = """
+import sys, time
+from distkg.cluster.launch import run_on_workers
+from distkg.config import RunConfig
+
+def train(config, run, ranks, *, resume, listener):
+    (run / "started").write_text("")
+    time.sleep(600)
+
+run_on_workers(train, RunConfig(), sys.argv[1])
+"""
+
+
+def test_an_interrupted_run_ends_its_workers_and_says_how_to_go_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-c", WAIT, str(run)]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not (run / "started").exists():
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    assert any("RayTrainWorker" in name for name in names_of(family))
+    driver.send_signal(signal.SIGINT)
+    output, _ = driver.communicate(timeout=90)
+    assert driver.returncode != 0
+    assert f"Continue with the same command and --resume; the run is in {run}" in output
+    assert "Traceback" not in output
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert names_of(alive) == []
+
+
+def names_of(processes: list[psutil.Process]) -> list[str]:
+    names = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            names.append(" ".join(process.cmdline()) or process.name())
+    return names
 
 
 def test_a_mistake_comes_back_as_the_worker_raised_it_and_is_not_retried(tmp_path: Path) -> None:
