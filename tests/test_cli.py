@@ -13,8 +13,10 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner, Result
 
 from distkg.cli import app, main
+from distkg.cluster.launch import TrainingError
 from distkg.config import RunConfig, load_config
 from distkg.data.store import Store
+from distkg.reporting.run_record import RunError
 from distkg.sharding.ranks import Ranks
 
 COMMANDS = [
@@ -142,6 +144,19 @@ def test_debug_shows_the_traceback(flags: list[str], env: dict[str, str]) -> Non
 def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunConfig, "to_yaml", lambda self, help_text=False: 1 // 0)
     assert isinstance(run_cli("config", "preset:demo").exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(TrainingError("workers were lost"), 1), (PermissionError("no access"), 2), (RunError("not a run"), 2)],
+)
+def test_what_an_error_says_and_how_it_exits(monkeypatch: pytest.MonkeyPatch, error: Exception, code: int) -> None:
+    def fail(run: Path) -> Path:
+        raise error
+
+    monkeypatch.setattr("distkg.reporting.report.write_report", fail)
+    result = run_cli("report", "somewhere")
+    assert (result.exit_code, result.stderr) == (code, f"error: {error}\n")
 
 
 def test_main_exits_with_the_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -293,10 +308,18 @@ def test_report_of_a_trained_run(trained: Path) -> None:
     result = run_cli("report", trained)
     assert result.stdout == f"{trained / 'report.html'}\n"
     page = (trained / "report.html").read_text()
-    for part in ("Loss by epoch", "By relation", "Where the time goes", "Degrees", "Rows per worker", "affiliated_with"):
+    for part in (
+        "Loss by epoch",
+        "By relation",
+        "Where the time goes",
+        "Degrees",
+        "Rows per worker",
+        "affiliated_with",
+    ):
         assert part in page
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_train_through_ray_ends_with_metrics_and_a_report(store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
