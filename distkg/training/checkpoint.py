@@ -348,8 +348,7 @@ def _own_group(ranks: Ranks) -> dist.ProcessGroup | None:
     """A gloo group for the background thread alone: the main group may be NCCL, and is in use at the same time."""
     if ranks.size == 1:
         return None
-    members = dist.get_process_group_ranks(ranks.group or dist.group.WORLD)
-    return dist.new_group(members, backend="gloo", use_local_synchronization=ranks.group is not None)
+    return dist.new_group(dist.get_process_group_ranks(ranks.group or dist.group.WORLD), backend="gloo")
 
 
 def _entry(tensor: Tensor, shape: list[int], sharded: bool) -> TensorEntry:

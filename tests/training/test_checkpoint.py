@@ -21,15 +21,15 @@ from distkg.sharding.shards import Shards
 from distkg.training import checkpoint, checkpoint_files
 from distkg.training.checkpoint import CheckpointError, Checkpoints, State
 
-ROWS = 5  # on 4 ranks: 2, 2, 1 and 0 rows
+TABLES = (4, 7)  # rows: on 3 ranks 2, 2 and 0, or 3, 3 and 1
 
 
-def whole_tables() -> dict[str, Tensor]:
+def whole_tables(rows: int) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(7)
     return {
-        "entities": torch.randn(ROWS, 6, generator=random).bfloat16(),
-        "optimizer.mean": torch.randn(ROWS, 2, 3, generator=random),
-        "optimizer.steps": torch.tensor([[0.0], [1.0], [2.0], [3.0], [16777216.0]]),
+        "entities": torch.randn(rows, 6, generator=random).bfloat16(),
+        "optimizer.mean": torch.randn(rows, 2, 3, generator=random),
+        "optimizer.steps": torch.tensor([[0.0], [1.0], [2.0], [16777216.0], [4.0], [5.0], [6.0]])[:rows],
     }
 
 
@@ -41,87 +41,113 @@ def whole_network() -> dict[str, Tensor]:
     }
 
 
-def full_state(ranks: Ranks) -> State:
-    low, high = Shards(ROWS, ranks.size).range(ranks.rank)
-    return State({name: table[low:high] for name, table in whole_tables().items()}, whole_network(), ROWS)
+def full_state(ranks: Ranks, rows: int) -> State:
+    low, high = Shards(rows, ranks.size).range(ranks.rank)
+    return State({name: table[low:high] for name, table in whole_tables(rows).items()}, whole_network(), rows)
 
 
-def blank_state(ranks: Ranks) -> State:
-    state = full_state(ranks)
+def blank_state(ranks: Ranks, rows: int) -> State:
+    state = full_state(ranks, rows)
     sharded = {name: torch.full_like(tensor, -7) for name, tensor in state.sharded.items()}
-    return State(sharded, {name: torch.full_like(tensor, -7) for name, tensor in state.replicated.items()}, ROWS)
+    return State(sharded, {name: torch.full_like(tensor, -7) for name, tensor in state.replicated.items()}, rows)
 
 
 def save_on(ranks: Ranks, folder: Path) -> None:
     checkpoints = Checkpoints(folder, ranks, keep=2)
-    checkpoints.save("step-3", full_state(ranks), {"epoch": 3, "seconds": 0.1, "worker": ranks.rank})
+    for rows in TABLES:
+        progress = {"epoch": rows, "seconds": 0.1, "worker": ranks.rank}
+        checkpoints.save(f"rows-{rows}", full_state(ranks, rows), progress)
     checkpoints.wait()
 
 
-def load_on(ranks: Ranks, folder: Path) -> tuple[dict[str, Any], State]:
+Loaded = tuple[dict[str, Any], State]
+
+
+def load_on(ranks: Ranks, folder: Path) -> dict[int, Loaded]:
     checkpoints = Checkpoints(folder, ranks, keep=2)
-    name = checkpoints.newest()
-    assert name == "step-3"
-    state = blank_state(ranks)
-    return checkpoints.load(name, state), state
+    assert checkpoints.newest() == "rows-7"
+    loaded = {}
+    for rows in TABLES:
+        state = blank_state(ranks, rows)
+        loaded[rows] = checkpoints.load(f"rows-{rows}", state), state
+    return loaded
+
+
+def save_and_load_on(ranks: Ranks, to: Path, sources: list[Path]) -> list[dict[int, Loaded]]:
+    save_on(ranks, to)
+    return [load_on(ranks, source) for source in sources]
 
 
 @pytest.fixture(scope="module")
-def saved_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """Gives a folder with a checkpoint that so many ranks wrote."""
-    written: dict[int, Path] = {}
-
-    def folder(size: int) -> Path:
-        if size not in written:
-            written[size] = tmp_path_factory.mktemp(f"by-{size}")
-            run_ranks(size, save_on, written[size])
-        return written[size]
-
-    return folder
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Where 1, 2 and 3 ranks write."""
+    return {size: tmp_path_factory.mktemp(f"by-{size}") for size in (1, 2, 3)}
 
 
-@pytest.mark.parametrize(("writers", "readers"), [(1, 2), (2, 1), (2, 3), (3, 2), (4, 1), (2, 4)])
+@pytest.fixture(scope="module")
+def round_trips(folders: dict[int, Path]) -> dict[tuple[int, int], list[dict[int, Loaded]]]:
+    """(writers, readers) → what each reader got, by rows of the tables."""
+    save_on(Ranks.single(), folders[1])
+    run_ranks(3, save_on, folders[3])
+    on_two = run_ranks(2, save_and_load_on, folders[2], [folders[1], folders[3]])
+    return {
+        (1, 2): [loaded[0] for loaded in on_two],
+        (3, 2): [loaded[1] for loaded in on_two],
+        (2, 3): run_ranks(3, load_on, folders[2]),
+        (2, 1): [load_on(Ranks.single(), folders[2])],
+        (3, 1): [load_on(Ranks.single(), folders[3])],
+    }
+
+
+@pytest.fixture(scope="module")
+def by_three(folders: dict[int, Path], round_trips: object) -> Checkpoints:
+    """One reader of what three ranks wrote."""
+    return Checkpoints(folders[3], Ranks.single(), keep=2)
+
+
+@pytest.mark.parametrize("rows", TABLES)
+@pytest.mark.parametrize("trip", [(1, 2), (2, 1), (2, 3), (3, 2), (3, 1)])
 def test_any_number_of_ranks_reads_what_any_number_wrote(
-    saved_by: Callable[[int], Path], writers: int, readers: int
+    round_trips: dict[tuple[int, int], list[dict[int, Loaded]]], trip: tuple[int, int], rows: int
 ) -> None:
-    loaded = run_ranks(readers, load_on, saved_by(writers))
-    for name, table in whole_tables().items():
-        rows = torch.cat([state.sharded[name] for _, state in loaded])
-        assert rows.dtype == table.dtype
-        assert torch.equal(rows, table), name
+    loaded = [by_rows[rows] for by_rows in round_trips[trip]]
+    assert len(loaded) == trip[1]
+    for name, table in whole_tables(rows).items():
+        together = torch.cat([state.sharded[name] for _, state in loaded])
+        assert together.dtype == table.dtype
+        assert torch.equal(together, table), name
     for progress, state in loaded:
-        assert progress == {"epoch": 3, "seconds": 0.1, "worker": 0}
+        assert progress == {"epoch": rows, "seconds": 0.1, "worker": 0}
         for name, tensor in whole_network().items():
             assert torch.equal(state.replicated[name], tensor), name
         assert torch.signbit(state.replicated["relations"])[0].tolist() == [False, True, False]
 
 
-def test_a_checkpoint_is_one_safetensors_file_a_rank_and_a_manifest(saved_by: Callable[[int], Path]) -> None:
-    folder = saved_by(4) / "step-3"
-    ranks = [f"rank-0000{rank}-of-00004.safetensors" for rank in range(4)]
+@pytest.mark.usefixtures("round_trips")
+def test_a_checkpoint_is_one_safetensors_file_a_rank_and_a_manifest(folders: dict[int, Path]) -> None:
+    folder = folders[3] / "rows-4"
+    ranks = [f"rank-0000{rank}-of-00003.safetensors" for rank in range(3)]
     assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", *ranks]
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert [(file["low"], file["high"]) for file in manifest["files"]] == [(0, 2), (2, 4), (4, 5), (5, 5)]
-    assert manifest["tensors"]["entities"] == {"dtype": "bfloat16", "shape": [5, 6], "sharded": True}
+    assert [(file["low"], file["high"]) for file in manifest["files"]] == [(0, 2), (2, 4), (4, 4)]
+    assert manifest["tensors"]["entities"] == {"dtype": "bfloat16", "shape": [4, 6], "sharded": True}
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {folder.stat().st_mode & 0o666}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(bounds=st.tuples(st.integers(0, ROWS), st.integers(0, ROWS)), at_once=st.integers(1, 60))
+@given(bounds=st.tuples(st.integers(0, 7), st.integers(0, 7)), at_once=st.integers(1, 60))
 def test_rows_are_read_by_global_range(
-    saved_by: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, bounds: tuple[int, int], at_once: int
+    by_three: Checkpoints, monkeypatch: pytest.MonkeyPatch, bounds: tuple[int, int], at_once: int
 ) -> None:
     monkeypatch.setattr(checkpoint_files, "_BYTES_AT_ONCE", at_once)
-    checkpoints = Checkpoints(saved_by(2), Ranks.single(), keep=2)
     low, high = sorted(bounds)
-    for name, table in whole_tables().items():
-        assert torch.equal(checkpoints.read_rows("step-3", name, low, high), table[low:high])
+    for name, table in whole_tables(7).items():
+        assert torch.equal(by_three.read_rows("rows-7", name, low, high), table[low:high])
 
 
-def test_rows_of_replicated_tensors_are_read_too(saved_by: Callable[[int], Path]) -> None:
-    checkpoints = Checkpoints(saved_by(2), Ranks.single(), keep=2)
-    assert checkpoints.read_rows("step-3", "relations", 1, 2).tolist() == [[pytest.approx(1e-38), 2.0, -3.0]]
-    assert checkpoints.describe("step-3").tensors["relations"].shape == [2, 3]
+def test_rows_of_replicated_tensors_are_read_too(by_three: Checkpoints) -> None:
+    assert by_three.read_rows("rows-7", "relations", 1, 2).tolist() == [[pytest.approx(1e-38), 2.0, -3.0]]
+    assert by_three.describe("rows-7").tensors["relations"].shape == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -129,16 +155,14 @@ def test_rows_of_replicated_tensors_are_read_too(saved_by: Callable[[int], Path]
     [
         ("entitys", 0, 1, "has no rows of 'entitys'; it has empty, entities, optimizer.mean"),
         ("batches", 0, 1, "has no rows of 'batches'"),
-        ("entities", 3, 6, "rows 3 to 6 of entities in checkpoint step-3: it has 5"),
+        ("entities", 3, 8, "rows 3 to 8 of entities in checkpoint rows-7: it has 7"),
         ("entities", 3, 2, "rows 3 to 2"),
         ("entities", -1, 2, "rows -1 to 2"),
     ],
 )
-def test_rows_that_do_not_exist_are_refused(
-    saved_by: Callable[[int], Path], tensor: str, low: int, high: int, text: str
-) -> None:
+def test_rows_that_do_not_exist_are_refused(by_three: Checkpoints, tensor: str, low: int, high: int, text: str) -> None:
     with pytest.raises(CheckpointError, match=text):
-        Checkpoints(saved_by(2), Ranks.single(), keep=2).read_rows("step-3", tensor, low, high)
+        by_three.read_rows("rows-7", tensor, low, high)
 
 
 def one(value: float, rows: int = 3) -> State:
@@ -152,10 +176,10 @@ def value_of(checkpoints: Checkpoints, name: str) -> float:
     return value
 
 
-def test_a_part_of_a_checkpoint_is_enough(saved_by: Callable[[int], Path]) -> None:
-    state = State({"entities": torch.zeros(ROWS, 6, dtype=torch.bfloat16)}, {}, ROWS)
-    Checkpoints(saved_by(2), Ranks.single(), keep=2).load("step-3", state)
-    assert torch.equal(state.sharded["entities"], whole_tables()["entities"])
+def test_a_part_of_a_checkpoint_is_enough(by_three: Checkpoints) -> None:
+    state = State({"entities": torch.zeros(7, 6, dtype=torch.bfloat16)}, {}, 7)
+    by_three.load("rows-7", state)
+    assert torch.equal(state.sharded["entities"], whole_tables(7)["entities"])
 
 
 def test_parameters_are_filled_in_place(tmp_path: Path) -> None:
@@ -190,11 +214,11 @@ def test_slices_and_transposes_are_saved_as_they_read(tmp_path: Path) -> None:
 )
 def test_a_state_that_does_not_fit_is_refused_and_left_alone(tmp_path: Path, state: State, text: str) -> None:
     checkpoints = Checkpoints(tmp_path, Ranks.single(), keep=2)
-    checkpoints.save("a", one(1.0), {})
-    fitting = torch.zeros(3, 2)
+    checkpoints.save("a", State(one(1.0).sharded, {"relations": torch.ones(2)}, 3), {})
+    fitting = torch.zeros(2)
     with pytest.raises(CheckpointError, match=text):
-        checkpoints.load("a", State({"entities": fitting} | state.sharded, state.replicated, state.rows))
-    assert fitting.tolist() == [[0.0, 0.0]] * 3
+        checkpoints.load("a", State(state.sharded, {"relations": fitting} | state.replicated, state.rows))
+    assert fitting.tolist() == [0.0, 0.0]
 
 
 def test_a_shard_of_the_wrong_length_is_refused_at_once(tmp_path: Path) -> None:
