@@ -33,7 +33,7 @@ class ModelConfig(Section):
     dim: int = Field(256, ge=1, description="Real floats per entity (a complex number counts as two).")
     inverse: Literal["learned", "tied"] = Field(
         "learned",
-        description="Inverse relations r⁻¹: `learned` as relations of their own (reciprocal), or `tied` to r in closed form.",
+        description="Inverse relations r⁻¹: `learned` as relations of their own (reciprocal), or `tied` to r.",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Embedding dropout on the anchor and relation vectors.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Storage of the entity table.")
@@ -45,7 +45,7 @@ class ModelConfig(Section):
 class ObjectiveConfig(Section):
     name: str = Field(
         "one_vs_all",
-        description="margin, logistic, self_adversarial, sampled_softmax (with negatives); one_vs_all, k_vs_all (all entities).",
+        description="With negatives: margin, logistic, self_adversarial, sampled_softmax; else one_vs_all, k_vs_all.",
     )
     margin: float = Field(9.0, description="Margin γ of margin and self_adversarial (in units of the score).")
     temperature: float = Field(1.0, gt=0, description="Sharpness of the weights of self_adversarial.")
@@ -92,13 +92,15 @@ class OptimizerConfig(Section):
 class TrainConfig(Section):
     workers: int = Field(1, ge=1, description="Ray Train workers; each holds 1/workers of the entity table.")
     epochs: int = Field(50, ge=1, description="Passes over the training triples.")
-    batch_size: int = Field(1024, ge=1, description="Triples (distinct queries, where grouped) per step, over all workers.")
+    batch_size: int = Field(
+        1024, ge=1, description="Triples (distinct queries, where grouped) per step, over all workers."
+    )
     seed: int = Field(0, ge=0, description="Decides initial vectors, order, negatives and dropout.")
     time_limit_seconds: float | None = Field(None, gt=0, description="Stop training after this wall time.")
     patience: int | None = Field(None, ge=1, description="Stop after this many evaluations without a better valid MRR.")
     overlap: bool = Field(
         False,
-        description="Exchange rows while computing: rows may lack the latest step's update (staleness of one step).",
+        description="Exchange rows while computing: the rows of a step may lack the two latest updates.",
     )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Autocast of dense parts on GPU.")
     compile: bool = Field(False, description="torch.compile the query transform.")
@@ -121,14 +123,19 @@ class CheckpointConfig(Section):
 
 class ClusterConfig(Section):
     address: str | None = Field(
-        None, description="Ray address: `auto` joins the running cluster, `local` starts one; default: auto in a job, else local."
+        None,
+        description="Ray address: `auto` joins a running cluster, `local` starts one; default: auto in a job.",
     )
     cpus_per_worker: float = Field(1, gt=0, description="CPUs that Ray reserves for a worker.")
     gpus_per_worker: float = Field(0, ge=0, description="GPUs that Ray reserves for a worker.")
-    min_workers: int | None = Field(None, ge=1, description="Elastic: go on with as few workers as this when nodes are lost.")
+    min_workers: int | None = Field(
+        None, ge=1, description="Elastic: go on with as few workers as this when nodes are lost."
+    )
     max_failures: int = Field(3, ge=0, description="Worker failures after which the run gives up.")
     memory_per_worker_gb: float | None = Field(
-        None, gt=0, description="What the planner may count on for a worker; default: this node's memory / workers on it."
+        None,
+        gt=0,
+        description="What the planner may count on for a worker; default: this node's memory / workers on it.",
     )
 
 
@@ -234,7 +241,9 @@ def _explain(error: ValidationError, source: str) -> str:
         location = [str(part) for part in problem["loc"]]
         message = problem["msg"]
         if problem["type"] == "extra_forbidden":
-            message = f"is not a key of {'.'.join(location[:-1]) or 'the configuration'}; known: {_known_keys(location[:-1])}"
+            message = (
+                f"is not a key of {'.'.join(location[:-1]) or 'the configuration'}; known: {_known_keys(location[:-1])}"
+            )
         lines.append(f"{source}: {'.'.join(location)}: {message}")
     return "\n".join(lines)
 

@@ -24,7 +24,7 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 
 @contextmanager
 def products_in(precision: torch.dtype) -> Iterator[None]:
-    """Within, ``product`` rounds its factors to ``precision``; sums stay float32."""
+    """Within, ``product`` rounds its factors and its result to ``precision``; sums inside a product stay float32."""
     global _precision
     before, _precision = _precision, precision
     try:

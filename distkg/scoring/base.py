@@ -68,9 +68,7 @@ class Scorer(nn.Module):
 
     def inverse(self, relation: Tensor) -> Tensor:
         """Vectors of r⁻¹ from those of r, [B, relation_width], where ``tied_inverse``."""
-        raise TypeError(
-            f"{type(self).__name__} has no closed form of inverse relations; use model.inverse: learned"
-        )
+        raise TypeError(f"{type(self).__name__} has no closed form of inverse relations; use model.inverse: learned")
 
     def init_entities(self, rows: Tensor, generator: torch.Generator) -> None:
         """Fill fresh entity rows [n, entity_width] in place; n may be any part of the table.
@@ -108,19 +106,13 @@ def make_scorer(config: ModelConfig) -> Scorer:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
         known = ", ".join(scorer_type.Options.model_fields) or "none"
-        raise ConfigError(
-            f"model.options.{key}: {problem['msg']}. Options of {config.name}: {known}"
-        ) from None
+        raise ConfigError(f"model.options.{key}: {problem['msg']}. Options of {config.name}: {known}") from None
     if config.inverse == "tied" and not scorer_type.tied_inverse:
-        raise ConfigError(
-            f"model.inverse: {config.name} has no closed form of inverse relations; use `learned`"
-        )
+        raise ConfigError(f"model.inverse: {config.name} has no closed form of inverse relations; use `learned`")
     return scorer_type(config.dim, options)
 
 
 def require_multiple(dim: int, factor: int, scorer: str) -> None:
     """Refuse a ``dim`` that does not divide evenly into a scorer's components."""
     if dim % factor:
-        raise ConfigError(
-            f"model.dim={dim}: {scorer} needs a multiple of {factor}; try {dim + factor - dim % factor}"
-        )
+        raise ConfigError(f"model.dim={dim}: {scorer} needs a multiple of {factor}; try {dim + factor - dim % factor}")

@@ -16,9 +16,7 @@ from distkg.scoring.initial import margin_uniform_
 
 
 class RotatEOptions(Options):
-    gamma: float = Field(
-        9.0, ge=0, description="Entities start uniform in ±(gamma + 2)/(dim/2); set to the margin."
-    )
+    gamma: float = Field(9.0, ge=0, description="Entities start uniform in ±(gamma + 2)/(dim/2); set to the margin.")
 
 
 @SCORERS.register("rotate")

@@ -21,9 +21,7 @@ from distkg.scoring.base import SCORERS, Options, Scorer, require_multiple
 
 
 class RotEOptions(Options):
-    bias: bool = Field(
-        False, description="A learned bias for each entity, stored as a last column of its row."
-    )
+    bias: bool = Field(False, description="A learned bias for each entity, stored as a last column of its row.")
 
 
 @SCORERS.register("rote")

@@ -102,7 +102,9 @@ class SampledBatches:
         self._local = torch.from_numpy(part)
         self._relations = store.num_relations
         self._source, self._negatives, self._seed, self._ranks = source, negatives, seed, ranks
-        self._known = KnownAnswers.from_triples(store.triples("train"), store.num_relations) if negatives.filter else None
+        self._known = (
+            KnownAnswers.from_triples(store.triples("train"), store.num_relations) if negatives.filter else None
+        )
         self.triples = store.manifest.triples["train"]
         parts = [len(range(rank, self.triples, ranks.size)) for rank in range(ranks.size)]
         self._portions = Portions(parts, batch_size)
@@ -115,7 +117,7 @@ class SampledBatches:
     def _batch(self, epoch: int, step: int) -> SampledBatch:
         low, high = self._portions.bounds(self._ranks.rank, step)
         head, relation, tail = self._local[self._order(epoch)[low:high]].long().unbind(1)
-        anchor, answer = torch.cat([head, tail]), torch.cat([tail, head])
+        anchor = torch.cat([head, tail])
         relation = torch.cat([relation, relation + self._relations])
         sharing = self._negatives.chunk_size if self._negatives.shared else 1
         rows = -(-len(anchor) // sharing)

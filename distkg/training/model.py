@@ -28,7 +28,9 @@ class Model(nn.Module):
     With ``train=False`` the table has no optimizer state and waits to be filled from a checkpoint.
     """
 
-    def __init__(self, config: RunConfig, num_entities: int, num_relations: int, ranks: Ranks, *, train: bool = True) -> None:
+    def __init__(
+        self, config: RunConfig, num_entities: int, num_relations: int, ranks: Ranks, *, train: bool = True
+    ) -> None:
         super().__init__()
         self.ranks = ranks
         self.num_entities = num_entities
@@ -36,6 +38,8 @@ class Model(nn.Module):
         self.tied = config.model.inverse == "tied"
         torch.manual_seed(stream(Purpose.NETWORK, config.train.seed).initial_seed())
         self.scorer: Scorer = make_scorer(config.model).to(ranks.device)
+        self._transform = torch.compile(self.scorer.query) if config.train.compile else self.scorer.query
+        self._precision = getattr(torch, config.train.precision)
         self.dropout = nn.Dropout(config.model.dropout) if config.model.dropout else nn.Identity()
         relations = torch.empty(num_relations * (1 if self.tied else 2), self.scorer.relation_width)
         self.scorer.init_relations(relations, stream(Purpose.RELATIONS, config.train.seed))
@@ -59,9 +63,7 @@ class Model(nn.Module):
             rows = torch.empty(size, self.scorer.entity_width)
             self.scorer.init_entities(rows, stream(Purpose.ENTITIES, seed, block))
             first, last = max(low, start), min(high, start + size)
-            self.entities.local[first - low : last - low] = rows[first - start : last - start].to(
-                self.ranks.device
-            )
+            self.entities.local[first - low : last - low] = rows[first - start : last - start].to(self.ranks.device)
 
     def relation_rows(self, relation: Tensor) -> Tensor:
         """Vectors [B, relation_width] of relation ids int64 [B] in [0, 2R)."""
@@ -76,9 +78,11 @@ class Model(nn.Module):
         return self.query_from_rows(anchor, self.relation_rows(relation))
 
     def query_from_rows(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        """Query vectors [B, Q] from anchor rows and relation rows."""
-        query: Tensor = self.scorer.query(self.dropout(anchor), self.dropout(relation))
-        return query
+        """Query vectors float32 [B, Q] from anchor rows and relation rows."""
+        autocast = self.ranks.device.type == "cuda" and self._precision != torch.float32
+        with torch.autocast(self.ranks.device.type, dtype=self._precision, enabled=autocast):
+            query: Tensor = self._transform(self.dropout(anchor), self.dropout(relation))
+        return query.float()
 
     def candidates(self) -> Tensor:
         """This rank's entity rows in the role of answers: float32 [rows of this rank, C]."""

@@ -219,7 +219,9 @@ class Training:
             "step": self.progress.steps if step is None else self.progress.steps + step - self.progress.step,
             "loss": loss,
             "learning_rate": self.config.optimizer.learning_rate * self._rate(int(epoch), 0),
-            "triples_per_second": round(steps * self.batches.triples / self.batches.steps / max(sum(phases.values()), 1e-9), 1),
+            "triples_per_second": round(
+                steps * self.batches.triples / self.batches.steps / max(sum(phases.values()), 1e-9), 1
+            ),
             "seconds": {phase: round(value, 4) for phase, value in phases.items()},
             "bytes_exchanged_per_step": self._bytes_per_step(),
             "peak_rss_mb": round(peak_rss_mb(), 1),
@@ -319,5 +321,3 @@ def describe_graph(store: Store, model: Model) -> Record:
 def peak_rss_mb() -> float:
     """Largest resident memory of this process so far (MB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-
-

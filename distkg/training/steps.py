@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distkg.config import RunConfig
+from distkg.config import ConfigError, RunConfig
 from distkg.kernels.products import products_in
 from distkg.kernels.rows import add_rows, take_rows, take_rows_of_each
-from distkg.kernels.similarity import Similarity
+from distkg.kernels.similarity import DOT, Similarity
 from distkg.objectives import ALL_ENTITIES, EXCLUDED, REGULARIZERS, SAMPLED
 from distkg.training.batches import AllEntitiesBatch, Batch, SampledBatch
 from distkg.training.model import Model
@@ -87,6 +87,11 @@ class AllEntitiesStep:
         self._model = model
         self._objective = ALL_ENTITIES[config.objective.name](config.objective)
         self._products = getattr(torch, config.objective.products)
+        if self._products is not torch.float32 and model.scorer.similarity is not DOT:
+            raise ConfigError(
+                f"objective.products: {config.objective.products} is for inner products; {config.model.name} takes "
+                "differences of large numbers, which would be lost. Use float32."
+            )
         self._penalty = Penalty(model, config)
 
     def __call__(self, batch: Batch, rows: Tensor) -> Computed:

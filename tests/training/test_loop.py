@@ -42,9 +42,7 @@ def train(ranks: Ranks, run: RunConfig, epochs: int) -> tuple[np.ndarray, np.nda
     batches, step = make_task(run, store, model)
     dense = DenseParameters(model, run.optimizer, ranks)
     rate = run.optimizer.learning_rate
-    loop = Loop(
-        model, batches, step, dense, rate, lambda epoch, step: 1.0, run.train.seed, overlap=run.train.overlap
-    )
+    loop = Loop(model, batches, step, dense, rate, lambda epoch, step: 1.0, run.train.seed, overlap=run.train.overlap)
     losses = []
     for epoch in range(epochs):
         assert loop.run(epoch, 0, batches.steps, lambda step: True) == batches.steps

@@ -1,0 +1,137 @@
+"""Exact filtered evaluation: queries per second beside plain PyTorch, PyKEEN and the rooflines of the repetition.
+
+DistMult on two workers; every test triple is two queries, ranked among all entities. ``ranking`` has the known
+answers at hand, as plain PyTorch does; ``whole`` is what ``distkg evaluate`` computes, from reading the store to
+metrics by side, category and relation. PyKEEN ranks a sample, as it would take minutes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import Figures, begin, finish, graph_settings, settings_of
+from benchmarks.peers import run_pykeen
+from benchmarks.processes import WORKERS, alone, on_ranks
+from benchmarks.rooflines import Rooflines, measure, together
+from distkg.config import RunConfig, parse_config
+from distkg.data.store import Store
+from distkg.kernels.counting import hide_cells, known_cells
+from distkg.sharding.ranks import Ranks
+from distkg.training.metrics import evaluate_triples, known_answers_of
+from distkg.training.model import Model
+from distkg.training.ranking import both_queries, rank_answers
+
+_WARM_UP = 64
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Sizes: real floats per entity, queries ranked together, triples that PyKEEN ranks."""
+
+    dim: int = 256
+    batch_size: int = 256
+    peer_triples: int = 64
+
+    def for_pykeen(self) -> dict[str, Any]:
+        """The same work, on fewer triples, as options of ``pykeen_peer.evaluate``."""
+        return {"scorer": "DistMult", "dim": self.dim, "triples": self.peer_triples}
+
+    @classmethod
+    def quick(cls) -> Workload:
+        return cls(dim=16, batch_size=64, peer_triples=8)
+
+
+Measured = tuple[Rooflines, dict[str, float]]
+
+
+def evaluated_config(store: str, work: Workload) -> RunConfig:
+    """A model with vectors as they are before training: ranking takes as long whatever they are."""
+    return parse_config(
+        {
+            "data": {"store": store},
+            "model": {"name": "distmult", "dim": work.dim},
+            "optimizer": {"name": "rowwise_adagrad"},
+        },
+        "this benchmark",
+    )
+
+
+def measure_all(ranks: Ranks, store: str, work: Workload) -> Measured:
+    """The rooflines, then queries per second by ``ranking`` and ``whole``; collective."""
+    return measure(ranks), rates(ranks, store, work)
+
+
+def rates(ranks: Ranks, store: str, work: Workload) -> dict[str, float]:
+    """Queries per second of ranking alone and of a whole evaluation; collective."""
+    graph = Store.open(store)
+    model = Model(evaluated_config(store, work), graph.num_entities, graph.num_relations, ranks)
+    triples = graph.triples("test")
+    known = known_answers_of(graph, triples)
+    rank_answers(model, triples[:_WARM_UP], known, batch_size=work.batch_size)
+    ranks.barrier()
+    start = time.perf_counter()
+    rank_answers(model, triples, known, batch_size=work.batch_size)
+    ranked = time.perf_counter()
+    evaluate_triples(model, graph, "test", batch_size=work.batch_size)
+    ended = time.perf_counter()
+    return {"ranking": 2 * len(triples) / (ranked - start), "whole": 2 * len(triples) / (ended - ranked)}
+
+
+def plain_rate(store: str, work: Workload) -> float:
+    """Queries per second of a matrix product and a comparison in torch, filtered, in one process."""
+    graph = Store.open(store)
+    triples = graph.triples("test")
+    known = known_answers_of(graph, triples)
+    queries, answers = both_queries(triples, graph.num_relations)
+    starts, ends = known.rows(queries[:, 0], queries[:, 1])
+    entities, relations = (torch.randn(n, work.dim) for n in (graph.num_entities, 2 * graph.num_relations))
+    asked, answer = torch.from_numpy(queries).long(), torch.from_numpy(answers).long()
+    greater = torch.empty(len(asked), dtype=torch.int64)
+    start = time.perf_counter()
+    for low in range(0, len(asked), work.batch_size):
+        part = slice(low, low + work.batch_size)
+        scores = (entities[asked[part, 0]] * relations[asked[part, 1]]) @ entities.T
+        target = scores.gather(1, answer[part, None])
+        hide_cells(scores, known_cells(known.answers, starts[part], ends[part], 0, graph.num_entities))
+        greater[part] = (scores > target).sum(1)
+    return len(asked) / (time.perf_counter() - start)
+
+
+def record(figures: Figures, parts: list[Measured], plain: float, peer: float, flops_per_query: int) -> None:
+    """One repetition's figures."""
+    machine = together(part[0] for part in parts)
+    for name, rate in {**parts[0][1], "plain PyTorch": plain, "PyKEEN": peer}.items():
+        figures.add(
+            f"distkg, {name}" if name in parts[0][1] else name,
+            {
+                "queries/s": rate,
+                "× plain PyTorch": rate / plain,
+                "× PyKEEN": rate / peer,
+                "% oneDNN": 100 * rate * flops_per_query / machine.onednn,
+                "% torch.mm": 100 * rate * flops_per_query / machine.torch_mm,
+            },
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """distkg, plain PyTorch and PyKEEN in turn, in every repetition."""
+    session = begin(__file__, str(__doc__), arguments, "store")
+    work = Workload.quick() if session.quick else Workload()
+    store = Store.open(session.store)
+    figures = Figures()
+    for _ in session.repetitions:
+        parts = [finished.value for finished in on_ranks(WORKERS, measure_all, session.store, work)]
+        plain = alone(plain_rate, session.store, work).value
+        peer = run_pykeen("evaluate", session.store, **work.for_pykeen()).rate
+        record(figures, parts, plain, peer, 2 * store.num_entities * work.dim)
+    return finish(session, settings_of(work, workers=WORKERS, graph=graph_settings(store)), figures)
+
+
+if __name__ == "__main__":
+    main()

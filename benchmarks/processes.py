@@ -1,0 +1,110 @@
+"""Fresh processes to measure in: workers that meet over gloo, or one alone with all cores.
+
+Every measurement has processes of its own, so that neither memory nor library settings leak from one to another.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from benchmarks.common import BenchmarkError
+from benchmarks.peak_memory import peak_mb
+from distkg.sharding.ranks import Ranks
+from distkg.training.memory import keep_freed_memory
+
+WORKERS = 2
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Finished(Generic[T]):
+    """What a process returned, and the most memory that it held (resident MB)."""
+
+    value: T
+    peak_mb: float
+
+
+def on_ranks(size: int, function: Callable[..., T], *args: Any, pinned: bool = False) -> list[Finished[T]]:
+    """``function(ranks, *args)`` on ``size`` gloo workers of one thread each, in rank order.
+
+    Workers have the environment that Ray Train workers of distkg get. The function must be importable.
+
+    Args:
+        size: number of workers.
+        function: called on each.
+        args: pickled.
+        pinned: give rank w the w-th core that this process may use, and no other.
+
+    Raises:
+        BenchmarkError: fewer cores than pinned workers.
+    """
+    from distkg.cluster.session import worker_environment  # here, so that measured processes do not import Ray
+    from distkg.config import ClusterConfig
+
+    cores = sorted(os.sched_getaffinity(0))
+    if pinned and len(cores) < size:
+        raise BenchmarkError(f"{size} workers with a core each need {size} cores; this process may use {len(cores)}")
+    with tempfile.TemporaryDirectory() as folder, _pool(size, worker_environment(ClusterConfig())) as pool:
+        meeting = str(Path(folder) / "rendezvous")
+        futures = [
+            pool.submit(_on_rank, rank, size, meeting, cores[rank] if pinned else None, function, args)
+            for rank in range(size)
+        ]
+        return [future.result() for future in futures]
+
+
+def alone(function: Callable[..., T], *args: Any) -> Finished[T]:
+    """``function(*args)`` in one process whose torch uses every core."""
+    cores = len(os.sched_getaffinity(0))
+    with _pool(1, {"OMP_NUM_THREADS": str(cores), "OMP_WAIT_POLICY": "passive"}) as pool:
+        return pool.submit(_alone, cores, function, args).result()
+
+
+@contextmanager
+def _pool(size: int, environment: dict[str, str]) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes that start with these variables: torch and OpenMP read them while they are imported."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        with ProcessPoolExecutor(size, mp_context=get_context("spawn")) as pool:
+            yield pool
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _on_rank(
+    rank: int, size: int, meeting: str, core: int | None, function: Callable[..., T], args: tuple[Any, ...]
+) -> Finished[T]:
+    if core is not None:
+        os.sched_setaffinity(0, {core})  # before gloo starts its threads, which inherit it
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    dist.init_process_group("gloo", store=dist.FileStore(meeting, size), rank=rank, world_size=size)
+    try:
+        value = function(Ranks.from_process_group(torch.device("cpu")), *args)
+        dist.barrier()  # a worker that left early would break the connections that the others still make
+    finally:
+        dist.destroy_process_group()
+    return Finished(value, peak_mb())
+
+
+def _alone(threads: int, function: Callable[..., T], args: tuple[Any, ...]) -> Finished[T]:
+    torch.set_num_threads(threads)
+    return Finished(function(*args), peak_mb())
