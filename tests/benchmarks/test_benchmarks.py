@@ -1,0 +1,241 @@
+"""The benchmarks run, and what they make of what they measured is right."""
+
+import importlib
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from small_model import SmallModel, random_model
+
+from benchmarks import evaluation, one_vs_all, worker_scaling
+from benchmarks.common import BenchmarkError, Figures, begin, finish
+from benchmarks.peers import run_pykeen
+from benchmarks.processes import alone, on_ranks
+from benchmarks.rooflines import Rooflines, together
+from benchmarks.training_windows import Window, Workload, shares
+from distkg.data.generate import generate
+from distkg.data.known import KnownAnswers
+from distkg.sharding.ranks import Ranks
+from distkg.training.ranking import rank_answers
+
+MACHINE = Rooflines(torch_mm=100e9, onednn=200e9, bfloat16=400e9, bandwidth=20e9, square_roots=2e9)
+MEASURED = ["triples/s", "step ms", "data ms", "exchange ms", "compute ms", "optimizer ms"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("benchmarks") / "store"
+    generate(str(path), entities=300, relations=6, triples=3000, seed=0)
+    return path
+
+
+def run_quickly(name: str, results: Path, *arguments: str) -> dict[str, Any]:
+    """What a benchmark wrote, once checked for what all have in common."""
+    typed = ["--quick", "--results", str(results), *arguments]
+    written = importlib.import_module(f"benchmarks.{name}").main(typed)
+    assert written.parent == results
+    assert written.name.endswith(f"-{name}-quick.json")
+    content = json.loads(written.read_text())
+    assert content["command"] == " ".join(["python", "-m", f"benchmarks.{name}", *typed])
+    assert content["hardware"]["cores"] >= 1
+    assert content["versions"]["torch"] == torch.__version__
+    for row, columns in content["figures"].items():
+        for column, found in columns.items():
+            assert math.isfinite(found["median"]), (row, column)
+            assert found["median"] >= 0, (row, column)
+            assert found["repetitions"] == [found["median"]], (row, column)
+    return content
+
+
+def columns_of(content: dict[str, Any]) -> dict[str, list[str]]:
+    return {row: list(columns) for row, columns in content["figures"].items()}
+
+
+def test_rooflines_run(tmp_path: Path) -> None:
+    rows = columns_of(run_quickly("rooflines", tmp_path))
+    assert len(rows) == 5
+    assert all(columns == ["1 process", "2 processes"] for columns in rows.values())
+
+
+def test_one_vs_all_runs(tmp_path: Path, store: Path) -> None:
+    content = run_quickly("one_vs_all", tmp_path, "--store", str(store))
+    shown = [*MEASURED, "queries/s", "useful Gflop/s", "% oneDNN", "% torch.mm", "% bfloat16"]
+    expected = ["one by one, float32", "one by one, bfloat16", "grouped, float32", "grouped, bfloat16"]
+    assert columns_of(content) == dict.fromkeys(expected, shown)
+    assert content["settings"]["graph"]["entities"] == 300
+
+
+def test_evaluation_runs(tmp_path: Path, store: Path) -> None:
+    content = run_quickly("evaluation", tmp_path, "--store", str(store))
+    assert list(content["figures"]) == ["distkg, ranking", "distkg, whole", "plain PyTorch", "PyKEEN"]
+    assert content["figures"]["PyKEEN"]["× PyKEEN"]["median"] == 1
+
+
+@pytest.mark.slow
+def test_sampled_training_runs(tmp_path: Path, store: Path) -> None:
+    content = run_quickly("sampled_training", tmp_path, "--store", str(store))
+    by_products = [*MEASURED, "× PyKEEN", "% oneDNN", "% torch.mm"]
+    assert columns_of(content) == {
+        "DistMult, shared": by_products,
+        "DistMult, shared, overlapped": by_products,
+        "DistMult, independent": [*MEASURED, "× PyKEEN", "% bandwidth"],
+        "DistMult, PyKEEN": ["triples/s"],
+    }
+
+
+@pytest.mark.slow
+def test_worker_scaling_runs(tmp_path: Path, store: Path) -> None:
+    content = run_quickly("worker_scaling", tmp_path, "--store", str(store))
+    assert list(content["figures"]) == ["DistMult", "DistMult, overlapped"]
+
+
+@pytest.mark.slow
+def test_memory_runs(tmp_path: Path, store: Path) -> None:
+    content = run_quickly("memory", tmp_path, "--store", str(store))
+    assert list(content["figures"]) == ["libraries alone", "training DistMult", "evaluation DistMult"]
+    assert all(columns["worker MB"]["median"] > 50 for columns in content["figures"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_million_entities_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    content = run_quickly("million_entities", tmp_path, "--folder", str(tmp_path / "graph"))
+    figures = {row: columns[""]["median"] for row, columns in content["figures"].items()}
+    assert figures["queries ranked"] == 20
+    # 150 rows a worker, each of 16 floats and one of row-wise Adagrad.
+    assert figures["table and optimizer MB per worker"] == pytest.approx(150 * 17 * 4 / 1e6)
+    with pytest.raises(BenchmarkError, match="name a new folder"):
+        run_quickly("million_entities", tmp_path, "--folder", str(tmp_path / "graph"))
+
+
+def test_figures_give_medians_and_keep_every_repetition(tmp_path: Path) -> None:
+    figures = Figures()
+    for rate, ratio in ((100.0, 5.0), (1200.0, 0.5), (1500.0, 0.25)):
+        figures.add("this", {"rate": rate, "ratio": ratio})
+    figures.add("that", {"rate": 10.0})
+    assert figures.to_dict()["this"]["rate"] == {"median": 1200.0, "repetitions": [100.0, 1200.0, 1500.0]}
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(figures.table("title"))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["│", "this", "│", "1,200", "│", "0.5", "│"] in lines
+    assert ["│", "that", "│", "10.0", "│", "│"] in lines
+
+
+def test_a_full_run_is_written_under_its_date_and_name(tmp_path: Path) -> None:
+    arguments = ["--store", "a/store", "--repetitions", "3", "--results", str(tmp_path)]
+    session = begin("/somewhere/speed.py", "Title.\n\nMore.", arguments, "store")
+    figures = Figures()
+    figures.add("row", {"column": 1.0})
+    path = finish(session, {"dim": 4}, figures)
+    content = json.loads(path.read_text())
+    assert path.name == content["date"][:10] + "-speed.json"
+    assert content["settings"] == {"dim": 4}
+    assert (session.store, list(session.repetitions), session.title) == ("a/store", [0, 1, 2], "Title.")
+
+
+def test_a_benchmark_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        evaluation.main(["--quick"])
+    assert "--store" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        evaluation.main(["--store", "x", "--repetitions", "0"])
+    assert "0 repetitions measure nothing" in capsys.readouterr().err
+
+
+def test_shares_count_comparisons_with_negatives() -> None:
+    work = Workload(dim=250, negatives=200)
+    # 100,000 triples/s × 200 negatives × 250 dimensions = 5e9 terms a second.
+    assert shares("DistMult", work, 1e5, MACHINE) == {"% oneDNN": 15.0, "% torch.mm": 30.0}
+    assert shares("TransE L1", work, 1e5, MACHINE) == {"% bandwidth": 400.0}
+    assert shares("RotatE", work, 1e5, MACHINE) == {"% bandwidth": 400.0, "% sqrt": 250.0}
+    assert shares("DistMult", work, 1e5, MACHINE, shared=False) == {"% bandwidth": 400.0}
+
+
+def test_one_vs_all_counts_three_products() -> None:
+    window = Window(triples_per_second=1000.0, step_ms=2.0, phase_ms={"compute": 1.5})
+    assert one_vs_all.columns(window, MACHINE, queries_per_triple=2.0, terms=10**6) == {
+        "triples/s": 1000.0,
+        "step ms": 2.0,
+        "compute ms": 1.5,
+        "queries/s": 2000.0,
+        "useful Gflop/s": 12.0,
+        "% oneDNN": 6.0,
+        "% torch.mm": 12.0,
+        "% bfloat16": 3.0,
+    }
+
+
+def test_scaling_is_held_against_one_worker_without_overlap() -> None:
+    figures = Figures()
+    one = {("DistMult", False): 50.0, ("DistMult", True): 40.0}
+    two = {("DistMult", False): 80.0, ("DistMult", True): 90.0}
+    worker_scaling.record(figures, one, two, two)
+    assert figures.median("DistMult", "× strong") == 1.6
+    assert figures.median("DistMult, overlapped", "× weak") == 1.8
+
+
+def test_rates_of_processes_add_up() -> None:
+    assert together([MACHINE, MACHINE]) == Rooflines(200e9, 400e9, 800e9, 40e9, 4e9)
+
+
+def test_plain_pytorch_does_the_same_work() -> None:
+    entities, relations = random_model(50, 3, 8, seed=0, integers=True)
+    rng = np.random.default_rng(0)
+    facts = rng.integers(0, [50, 3, 50], (400, 3)).astype(np.int32)
+    known = KnownAnswers.from_triples(facts, 3)
+    greater = evaluation.count_plainly(entities, relations, facts[:60], known, batch_size=32)
+    assert greater.tolist() == rank_answers(SmallModel(entities, relations), facts[:60], known).greater.tolist()
+
+
+def describe(ranks: Ranks, hungry: int) -> tuple[int, int, set[int], int, str]:
+    if ranks.rank == hungry:
+        torch.ones(50 << 20)  # 210 MB, written to
+    cores = os.sched_getaffinity(0)
+    return ranks.rank, ranks.size, cores, torch.get_num_threads(), os.environ["OMP_WAIT_POLICY"]
+
+
+def fail_on_last(ranks: Ranks) -> None:
+    if ranks.rank == ranks.size - 1:
+        raise ValueError("the last rank cannot")
+    ranks.barrier()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores to pin two workers to")
+def test_workers_are_pinned_and_their_memory_is_their_own() -> None:
+    small, large = on_ranks(2, describe, 1, pinned=True)
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    assert small.value == (0, 2, {first}, 1, "passive")
+    assert large.value == (1, 2, {second}, 1, "passive")
+    assert large.peak_mb > small.peak_mb + 150
+
+
+def test_the_worker_that_failed_is_the_one_reported() -> None:
+    with pytest.raises(ValueError, match="the last rank cannot"):
+        on_ranks(2, fail_on_last)
+
+
+def test_one_process_alone_has_every_core() -> None:
+    assert alone(torch.get_num_threads).value == len(os.sched_getaffinity(0))
+
+
+def test_pinning_asks_for_enough_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    with pytest.raises(BenchmarkError, match="need 2 cores; this process may use 1"):
+        on_ranks(2, describe, 0, pinned=True)
+
+
+def test_a_peer_that_fails_says_why(store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no such scorer >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with pytest.raises(BenchmarkError, match="no such scorer"):
+        run_pykeen("train", str(store), scorer="X")
