@@ -126,8 +126,8 @@ class ClusterConfig(Section):
         None,
         description="Ray address: `auto` joins a running cluster, `local` starts one; default: auto in a job.",
     )
-    cpus_per_worker: float = Field(1, gt=0, description="CPUs that Ray reserves for a worker.")
-    gpus_per_worker: float = Field(0, ge=0, description="GPUs that Ray reserves for a worker.")
+    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that Ray reserves for a worker.")
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs that Ray reserves for a worker.")
     min_workers: int | None = Field(
         None, ge=1, description="Elastic: go on with as few workers as this when nodes are lost."
     )

@@ -14,6 +14,9 @@ from distkg.sharding.ranks import Ranks, Work
 from distkg.sharding.shards import Shards
 
 
+_CACHED_ROWS = 1024  # rows that stay in cache between the optimizer's pass and the addition; bounds float32 copies
+
+
 @dataclass(frozen=True)
 class Arriving:
     """Rows under way; ``wait`` gives them as float32."""
@@ -102,8 +105,9 @@ class ShardedTable:
             self.local[ids] = round_stochastically(self.local[ids].float().add_(gradients))
 
     def update_all(self, gradients: Tensor, learning_rate: float) -> None:
-        """One optimizer step for every local row, gradients [rows of this rank, width]."""
-        self.update(self._every_row, gradients, learning_rate)
+        """One optimizer step for every local row, gradients [rows of this rank, width], which are overwritten."""
+        for ids, part in zip(self._every_row.split(_CACHED_ROWS), gradients.split(_CACHED_ROWS), strict=True):
+            self.update(ids, part, learning_rate)
 
     def gather(self, ids: Tensor) -> Tensor:
         """Rows float32 [k, width] of any ids int64 [k], repeated or not; no autograd; collective."""

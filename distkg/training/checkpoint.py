@@ -2,8 +2,8 @@
 
 torch's distributed checkpoint in its safetensors form re-shards correctly, but saving 512 MB on each of 2 ranks took
 two further copies of the local state, and three and twice the time with ``async_save``. Each rank therefore writes its
-rows to a safetensors file of its own and reads row slices of the others', which takes one copy (494 MB measured, with
-the checksums in the same time as the synchronous save without them).
+rows to a safetensors file of its own and reads row slices of the others', which took one copy and, checksums included,
+about as long as the synchronous save.
 """
 
 from __future__ import annotations

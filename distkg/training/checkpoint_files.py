@@ -26,7 +26,7 @@ MANIFEST = "manifest.json"
 
 _DIGEST = "sha256"
 _UNNAMED = f"{MANIFEST}.part"
-_WRITTEN_HERE = (_UNNAMED, "rank-*-of-*.safetensors", ".tmp*")  # safetensors writes to .tmp* and renames
+_WRITTEN_HERE = (_UNNAMED, "rank-*-of-*.safetensors", ".tmp??????")  # safetensors writes to .tmp…, renames
 _BYTES_AT_ONCE = 16 << 20
 
 

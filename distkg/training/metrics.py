@@ -13,7 +13,7 @@ import numpy as np
 
 from distkg.data.categories import relation_categories
 from distkg.data.known import KnownAnswers
-from distkg.data.store import Store
+from distkg.data.store import Store, StoreError
 from distkg.training.model import Model
 from distkg.training.ranking import Ranking, both_queries, rank_answers
 
@@ -76,12 +76,12 @@ def evaluate_triples(
         relation's label and category.
 
     Raises:
-        ValueError: the split is empty.
+        StoreError: the split is empty.
         ScoreError: a score is NaN or infinite.
     """
     triples = store.triples(split)
     if not len(triples):
-        raise ValueError(f"split {split!r} of {store.address} holds no triples. Splits: {store.manifest.triples}")
+        raise StoreError(f"split {split!r} of {store.address} holds no triples. Splits: {store.manifest.triples}")
     ranking = rank_answers(model, triples, known_answers_of(store, triples), batch_size=batch_size, memory_mb=memory_mb)
     categories = relation_categories(store.triples("train"), store.num_relations)
     labels = store.relation_labels()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distkg import __version__
-from distkg.config import RunConfig, load_config
+from distkg.config import ConfigError, RunConfig, load_config
 
 Record = dict[str, Any]
 
@@ -37,6 +37,8 @@ class RunFolder:
         Raises:
             ConfigError: the folder is no run folder.
         """
+        if not self.config.is_file():
+            raise ConfigError(f"{self.path} is no run folder: it holds no config.yaml. Name a folder that training wrote.")
         return load_config(str(self.config))
 
     def report(self, line: Record) -> None:
