@@ -13,7 +13,6 @@ from distkg.sharding.optimizers import RowOptimizer
 from distkg.sharding.ranks import Ranks, Work
 from distkg.sharding.shards import Shards
 
-
 _CACHED_ROWS = 1024  # rows that stay in cache between the optimizer's pass and the addition; bounds float32 copies
 
 

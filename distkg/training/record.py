@@ -38,7 +38,9 @@ class RunFolder:
             ConfigError: the folder is no run folder.
         """
         if not self.config.is_file():
-            raise ConfigError(f"{self.path} is no run folder: it holds no config.yaml. Name a folder that training wrote.")
+            raise ConfigError(
+                f"{self.path} is no run folder: it holds no config.yaml. Name a folder that training wrote."
+            )
         return load_config(str(self.config))
 
     def report(self, line: Record) -> None:

@@ -243,7 +243,7 @@ class Training:
         optimizer = self.model.entities.optimizer
         assert optimizer is not None
         sharded = {f"optimizer.{name}": tensor for name, tensor in optimizer.state.items()}
-        dense = {f"optimizer.{name}": tensor for name, tensor in self.dense.state().items()}
+        dense = {f"dense_optimizer.{name}": tensor for name, tensor in self.dense.state().items()}
         return State(state.sharded | sharded, state.replicated | dense, state.rows)
 
     def _save(self, *, best: bool) -> None:
@@ -255,7 +255,6 @@ class Training:
         name = self.checkpoints.newest()
         if name is None:
             return
-        self.dense.prepare_state()
         saved = self.checkpoints.load(name, self.state())
         self.progress = Progress.restored(saved)
         self.schedule.halvings = int(saved["halvings"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -300,8 +301,10 @@ def test_a_checkpoint_stays_readable_while_its_successor_of_the_same_name_is_wri
     checkpoints.wait()
     gate.clear()
     checkpoints.save("a", one(2.0), {})
+    deadline = time.monotonic() + 30
     while not (tmp_path / "a.replaced").exists():
-        threading.Event().wait(0.01)
+        assert time.monotonic() < deadline, "the old checkpoint was not set aside"
+        time.sleep(0.01)
     reader = Checkpoints(tmp_path, Ranks.single(), keep=2)
     assert reader.newest() == "a.replaced"
     assert value_of(reader, "a.replaced") == 1.0
