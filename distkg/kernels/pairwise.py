@@ -3,6 +3,9 @@
 Every kernel compares query i with ``rows[index[i, k]]``. An ``index`` of one row is shared by all queries, so the
 same kernel serves negatives shared by a chunk, negatives of each query's own, and ranking. ``reference_*`` say the
 same in plain torch: for tests, and for devices without a compiled kernel.
+
+The loops are written out for each distance: with the loop shared and the distance passed in, the gradients ran
+a quarter slower, because the compiler could no longer tell that rows do not overlap.
 """
 
 from __future__ import annotations
