@@ -127,7 +127,7 @@ class Figures:
         """Medians."""
         columns = list(dict.fromkeys(column for values in self._values.values() for column in values))
         table = Table(title=title, title_justify="left")
-        table.add_column("")
+        table.add_column("", no_wrap=True)
         for column in columns:
             table.add_column(column, justify="right")
         for row, values in self._values.items():

@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.common import Figures, begin, finish, graph_settings, settings_of
 from benchmarks.peers import run_pykeen
 from benchmarks.processes import WORKERS, alone, on_ranks
-from benchmarks.rooflines import Rooflines, measure, together
+from benchmarks.rooflines import QUICK_SECONDS, SECONDS, Rooflines, around, together
 from distkg.config import RunConfig, parse_config
 from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
@@ -35,11 +35,12 @@ _WARM_UP = 64
 
 @dataclass(frozen=True)
 class Workload:
-    """Sizes: real floats per entity, queries ranked together, triples that PyKEEN ranks."""
+    """Sizes: real floats per entity, queries ranked together, triples that PyKEEN ranks, seconds per roofline."""
 
     dim: int = 256
     batch_size: int = 256
     peer_triples: int = 64
+    roofline_seconds: float = SECONDS
 
     def for_pykeen(self) -> dict[str, Any]:
         """The same work, on fewer triples, as options of ``pykeen_peer.evaluate``."""
@@ -47,7 +48,7 @@ class Workload:
 
     @classmethod
     def quick(cls) -> Workload:
-        return cls(dim=16, batch_size=64, peer_triples=8)
+        return cls(dim=16, batch_size=64, peer_triples=8, roofline_seconds=QUICK_SECONDS)
 
 
 Measured = tuple[Rooflines, dict[str, float]]
@@ -66,8 +67,8 @@ def evaluated_config(store: str, work: Workload) -> RunConfig:
 
 
 def measure_all(ranks: Ranks, store: str, work: Workload) -> Measured:
-    """The rooflines, then queries per second by ``ranking`` and ``whole``; collective."""
-    return measure(ranks), rates(ranks, store, work)
+    """Queries per second by ``ranking`` and ``whole``, with rooflines around them; collective."""
+    return around(ranks, lambda: rates(ranks, store, work), work.roofline_seconds)
 
 
 def rates(ranks: Ranks, store: str, work: Workload) -> dict[str, float]:

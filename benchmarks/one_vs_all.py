@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.common import Figures, begin, finish, graph_settings, settings_of
 from benchmarks.processes import WORKERS, on_ranks
-from benchmarks.rooflines import Rooflines, measure, together
+from benchmarks.rooflines import QUICK_SECONDS, SECONDS, Rooflines, around, together
 from benchmarks.training_windows import TimedTraining, Window
 from distkg.config import RunConfig, parse_config
 from distkg.data.store import Store
@@ -26,18 +26,19 @@ _USEFUL = 6
 
 @dataclass(frozen=True)
 class Workload:
-    """Sizes: real floats per entity, queries per step over all workers, timed steps."""
+    """Sizes: real floats per entity, queries per step over all workers, timed steps, seconds per roofline."""
 
     dim: int = 256
     queries: int = 1024
     steps: int = 8
+    roofline_seconds: float = SECONDS
 
     @classmethod
     def quick(cls) -> Workload:
-        return cls(dim=16, queries=64, steps=2)
+        return cls(dim=16, queries=64, steps=2, roofline_seconds=QUICK_SECONDS)
 
 
-Measured = tuple[Rooflines, dict[tuple[bool, str], Window]]
+Measured = dict[tuple[bool, str], tuple[Rooflines, Window]]
 
 
 def all_entities_config(store: str, work: Workload, *, grouped: bool, products: str) -> RunConfig:
@@ -55,13 +56,14 @@ def all_entities_config(store: str, work: Workload, *, grouped: bool, products: 
 
 
 def measure_all(ranks: Ranks, store: str, work: Workload) -> Measured:
-    """The rooflines, then one window of every variant; collective."""
-    machine = measure(ranks)
-    windows = {}
-    for grouped, products in VARIANTS:
-        config = all_entities_config(store, work, grouped=grouped, products=products)
-        windows[grouped, products] = TimedTraining(config, ranks).window(work.steps)
-    return machine, windows
+    """One window of every variant, each with rooflines around it; collective."""
+    return {variant: measure_variant(ranks, store, work, *variant) for variant in VARIANTS}
+
+
+def measure_variant(ranks: Ranks, store: str, work: Workload, grouped: bool, products: str) -> tuple[Rooflines, Window]:
+    """A window with rooflines around it; collective."""
+    training = TimedTraining(all_entities_config(store, work, grouped=grouped, products=products), ranks)
+    return around(ranks, lambda: training.window(work.steps), work.roofline_seconds)
 
 
 def columns(window: Window, machine: Rooflines, queries_per_triple: float, terms: int) -> dict[str, float]:
@@ -88,8 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     figures = Figures()
     for _ in session.repetitions:
         parts = [finished.value for finished in on_ranks(WORKERS, measure_all, session.store, work)]
-        machine = together(part[0] for part in parts)
-        for (grouped, products), window in parts[0][1].items():
+        for grouped, products in VARIANTS:
+            machine = together(part[grouped, products][0] for part in parts)
+            _, window = parts[0][grouped, products]
             row = f"{'grouped' if grouped else 'one by one'}, {products}"
             per_triple = distinct / triples if grouped else 2.0
             figures.add(row, columns(window, machine, per_triple, store.num_entities * work.dim))

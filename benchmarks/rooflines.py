@@ -1,6 +1,6 @@
 """What this machine can do at most: matrix products, memory bandwidth, square roots; in one process and in two.
 
-The other benchmarks call ``measure`` in every repetition, so that each of their figures stands beside the
+The other benchmarks call ``around`` in every repetition, so that each of their figures stands beside the
 rooflines of the same minute.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -22,7 +22,11 @@ SIDE = 1024
 TRIAD_FLOATS = 16 << 20  # 64 MiB each for three arrays: beyond the caches
 CACHED_FLOATS = 32 << 10
 SECONDS = 0.3
+QUICK_SECONDS = 0.02
 TRIAD_BYTES = 12  # per element: two reads and a write; the read that precedes a write is not counted
+
+
+T = TypeVar("T")
 
 
 class Rooflines(NamedTuple):
@@ -46,6 +50,14 @@ class Rooflines(NamedTuple):
 def measure(ranks: Ranks, seconds: float = SECONDS) -> Rooflines:
     """Rates of this process while all ranks do the same; torch uses its current threads. Collective."""
     return Rooflines(*(_rate(ranks, work, seconds) for work in (_torch_mm, _onednn, _bfloat16, _triad, _square_roots)))
+
+
+def around(ranks: Ranks, work: Callable[[], T], seconds: float = SECONDS) -> tuple[Rooflines, T]:
+    """What ``work`` gives, and the mean of the rates right before and right after it; collective."""
+    before = measure(ranks, seconds)
+    done = work()
+    after = measure(ranks, seconds)
+    return Rooflines(*((first + last) / 2 for first, last in zip(before, after, strict=True))), done
 
 
 def together(parts: Iterable[Rooflines]) -> Rooflines:
@@ -106,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     """Measure one process, then as many at once as the other benchmarks use."""
     session = begin(__file__, str(__doc__), arguments)
     figures = Figures()
-    seconds = 0.02 if session.quick else SECONDS
+    seconds = QUICK_SECONDS if session.quick else SECONDS
     for _ in session.repetitions:
         for size in (1, WORKERS):
             total = together(finished.value for finished in on_ranks(size, measure, seconds))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.rooflines import Rooflines
+from benchmarks.rooflines import QUICK_SECONDS, SECONDS, Rooflines
 from distkg.config import RunConfig, parse_config
 from distkg.data.store import Store
 from distkg.sharding.ranks import Ranks
@@ -32,6 +32,7 @@ class Workload:
         steps: timed steps.
         independent_steps: timed steps where every query draws its own negatives.
         peer_batches: batches of a peer, the first of which is not timed.
+        roofline_seconds: for each rate of the machine.
     """
 
     dim: int = 256
@@ -40,6 +41,7 @@ class Workload:
     steps: int = 40
     independent_steps: int = 8
     peer_batches: int = 3
+    roofline_seconds: float = SECONDS
 
     def for_pykeen(self) -> dict[str, int]:
         """The same work as options of ``pykeen_peer.train``."""
@@ -48,7 +50,8 @@ class Workload:
 
     @classmethod
     def quick(cls) -> Workload:
-        return cls(dim=16, negatives=16, batch_size=32, steps=2, independent_steps=2, peer_batches=2)
+        steps = {"steps": 2, "independent_steps": 2, "peer_batches": 2}
+        return cls(dim=16, negatives=16, batch_size=32, **steps, roofline_seconds=QUICK_SECONDS)
 
 
 SCORERS: dict[str, dict[str, Any]] = {

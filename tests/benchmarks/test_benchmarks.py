@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from small_model import SmallModel, random_model
 
-from benchmarks import evaluation, one_vs_all, worker_scaling
+from benchmarks import evaluation, one_vs_all, rooflines, worker_scaling
 from benchmarks.common import BenchmarkError, Figures, begin, finish
 from benchmarks.peers import run_pykeen
 from benchmarks.processes import alone, on_ranks
@@ -184,6 +184,23 @@ def test_scaling_is_held_against_one_worker_without_overlap() -> None:
 
 def test_rates_of_processes_add_up() -> None:
     assert together([MACHINE, MACHINE]) == Rooflines(200e9, 400e9, 800e9, 40e9, 4e9)
+
+
+def test_rooflines_are_the_mean_of_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def measured(ranks: Ranks, seconds: float) -> Rooflines:
+        order.append("rates")
+        return MACHINE if len(order) == 1 else Rooflines(0, 0, 0, 0, 0)
+
+    monkeypatch.setattr(rooflines, "measure", measured)
+    machine, value = rooflines.around(Ranks.single(), lambda: order.append("work") or 7)
+    assert (value, order) == (7, ["rates", "work", "rates"])
+    assert machine == Rooflines(50e9, 100e9, 200e9, 10e9, 1e9)
+
+
+def test_rates_are_measured() -> None:
+    assert all(rate > 0 for rate in rooflines.measure(Ranks.single(), seconds=0.001))
 
 
 def test_plain_pytorch_does_the_same_work() -> None:
