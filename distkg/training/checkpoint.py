@@ -207,6 +207,7 @@ class Checkpoints:
         folder = self._folder / name
         self._on_first(partial(self._prepare, folder))
         files = self._together(partial(self._write_own, folder, tensors, draft.rows))
+        tensors.clear()  # the executor holds its arguments for a while after the work is done
         self._on_first(partial(self._commit, folder, draft, files))
 
     def _prepare(self, folder: Path) -> None:

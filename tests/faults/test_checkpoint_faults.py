@@ -324,6 +324,31 @@ def test_an_error_in_the_background_is_raised_by_the_next_call(tmp_path: Path) -
     assert checkpoints.newest() == "step-2"
 
 
+def test_a_deletion_that_fails_half_way_leaves_no_torn_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    unlink = Path.unlink
+
+    def refuse_rows(path: Path, missing_ok: bool = False) -> None:
+        if path.name.startswith("rank-"):
+            raise OSError(f"{path} is busy")
+        unlink(path, missing_ok)
+
+    checkpoints = Checkpoints(folder, Ranks.single(), keep=1)
+    with monkeypatch.context() as patches:
+        patches.setattr(Path, "unlink", refuse_rows)
+        checkpoints.save("step-3", state_with(3.0, Ranks.single()), {"epoch": 3}, best=True)
+        checkpoints.wait()
+    assert "could not be deleted" in caplog.text
+    torn = [path.name for path in folder.iterdir() if not (path / "manifest.json").exists()]
+    assert len(torn) == 1
+    assert (folder / torn[0] / FIRST).exists()
+    assert checkpoints.newest() == "step-3"
+    checkpoints.save("step-4", state_with(4.0, Ranks.single()), {"epoch": 4}, best=True)
+    checkpoints.wait()
+    assert [path.name for path in folder.iterdir()] == ["step-4"]
+
+
 class Trap:
     """Leaves a trace when it is unpickled."""
 
