@@ -102,7 +102,7 @@ class Store:
             with self._parquet(f"{split}.parquet") as parquet:
                 for batch in parquet.iter_batches(batch_rows):
                     left -= batch.num_rows
-                    yield np.stack([column.to_numpy() for column in batch.columns], axis=1)
+                    yield np.stack([np.from_dlpack(column) for column in batch.columns], axis=1)
             if left:
                 raise StoreError(f"{split}.parquet of store {self._shown} does not hold the rows of its manifest")
 

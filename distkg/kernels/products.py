@@ -1,7 +1,7 @@
 """Matrix products on the fastest library that torch carries for the device.
 
 On CPU, torch.mm calls MKL, which runs at half speed or less on processors of other makers; oneDNN, in the
-same wheel, compiles its kernels for the machine at hand. ``benchmarks/products.py`` measures both.
+same wheel, compiles its kernels for the machine at hand. ``benchmarks/rooflines.py`` measures both.
 """
 
 from __future__ import annotations

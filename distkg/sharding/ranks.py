@@ -84,7 +84,7 @@ class Ranks:
         if self.size == 1:
             return tensor
         out = tensor.new_empty((self.size * tensor.shape[0], *tensor.shape[1:]))
-        dist.all_gather_into_tensor(out, tensor.contiguous(), group=self.group)
+        dist.all_gather_single(out, tensor.contiguous(), group=self.group)
         return out
 
     def reduce_scatter(self, tensor: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class Ranks:
         if self.size == 1:
             return tensor
         out = tensor.new_empty((tensor.shape[0] // self.size, *tensor.shape[1:]))
-        dist.reduce_scatter_tensor(out, tensor.contiguous(), group=self.group)
+        dist.reduce_scatter_single(out, tensor.contiguous(), group=self.group)
         return out
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
