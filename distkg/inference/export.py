@@ -91,6 +91,7 @@ def export(
     write_rows(folder / ENTITIES, (store.num_entities, scorer.entity_width), entities)
     layers = {name: tensor.detach().cpu().contiguous() for name, tensor in scorer.state_dict().items()}
     save_file({"vectors": relations.float().cpu().contiguous(), **layers}, folder / RELATIONS)
+    (folder / RELATIONS).chmod(folder.stat().st_mode & 0o666)  # safetensors leaves it readable by its writer alone
     _write_labels(folder / "entities.parquet", store.entity_labels())
     _write_labels(folder / "relations.parquet", store.relation_labels())
     if index:
