@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -62,8 +62,11 @@ def on_ranks(size: int, function: Callable[..., T], *args: Any, pinned: bool = F
             pool.submit(_on_rank, rank, size, meeting, cores[rank] if pinned else None, function, args)
             for rank in range(size)
         ]
-        for future in as_completed(futures):
-            future.result()  # the first to fail has the cause; the others only miss their peer
+        wait(futures)
+        failures = [future.exception() for future in futures if future.exception()]
+        # gloo's RuntimeError says only that a peer is gone; the peer's own error has the cause.
+        for failure in sorted(failures, key=lambda error: type(error) is RuntimeError):
+            raise failure  # type: ignore[misc]
         return [future.result() for future in futures]
 
 

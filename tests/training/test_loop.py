@@ -139,7 +139,7 @@ def test_grouped_and_single_queries_are_the_same_objective(small_store: str) -> 
 def test_overlapping_the_exchange_learns_the_same(small_store: str) -> None:
     plain = train(Ranks.single(), config(small_store), 30)[2]
     overlapped = run_ranks(2, train, config(small_store, train={"overlap": True}), 30)[0][2]
-    assert plain[-1] < 0.75 * plain[0]
+    assert plain[-1] < 0.85 * plain[0]
     assert overlapped[-1] == pytest.approx(plain[-1], rel=0.1)
 
 
