@@ -162,7 +162,7 @@ class DotSimilarity(ProductSimilarity):
     name = "dot"
 
     def pairs(self, query: Tensor, candidate: Tensor) -> Tensor:
-        return (query * candidate).sum(-1)
+        return torch.linalg.vecdot(query, candidate)
 
     def scores(self, query: Tensor, candidates: Tensor) -> Tensor:
         return product(query, candidates)

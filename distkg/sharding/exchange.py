@@ -35,11 +35,6 @@ class Route:
     updated: Tensor
     position: Tensor
 
-    def bytes(self, rank: int, row_bytes: int) -> int:
-        """Bytes that cross between this rank and others when rows go one way."""
-        away = sum(self.ask) - self.ask[rank] + sum(self.serve_counts) - self.serve_counts[rank]
-        return away * row_bytes
-
 
 def plan_routes(id_sets: list[Tensor], shards: Shards, ranks: Ranks) -> list[Route]:
     """One route for each set of sorted unique ids (int64); collective."""

@@ -23,6 +23,17 @@ class Work:
             self._handle.wait()
 
 
+@dataclass
+class Traffic:
+    """Bytes that this rank sent and received; for reductions, what a ring algorithm moves (2 (W - 1) / W each way)."""
+
+    bytes: int = 0
+
+    def add(self, tensor: Tensor, times: float) -> None:
+        """Count ``times`` the size of a tensor."""
+        self.bytes += round(tensor.nbytes * times)
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process's place among the workers.
@@ -32,12 +43,14 @@ class Ranks:
         size: number of workers.
         device: where this rank's tensors live.
         group: process group of the collectives; None with one rank or for the default group.
+        traffic: what the collectives have moved so far.
     """
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     group: dist.ProcessGroup | None = None
+    traffic: Traffic = field(default_factory=Traffic, compare=False)
 
     @classmethod
     def single(cls, device: str = "cpu") -> Ranks:
@@ -63,6 +76,8 @@ class Ranks:
         if self.size == 1:
             out.copy_(inp)
             return Work()
+        own = slice(0, in_splits[self.rank])  # as many rows as stay here, whichever they are
+        self.traffic.bytes += inp.nbytes + out.nbytes - 2 * inp[own].nbytes
         handle = dist.all_to_all_single(out, inp, out_splits, in_splits, group=self.group, async_op=True)
         work = Work(handle)
         if wait:
@@ -73,6 +88,7 @@ class Ranks:
         """Reduce in place over ranks; ``op`` is sum, max or min."""
         if self.size == 1:
             return Work()
+        self.traffic.add(tensor, 4 * (self.size - 1) / self.size)
         operation = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}[op]
         work = Work(dist.all_reduce(tensor, operation, group=self.group, async_op=True))
         if wait:
@@ -84,6 +100,7 @@ class Ranks:
         if self.size == 1:
             return tensor
         out = tensor.new_empty((self.size * tensor.shape[0], *tensor.shape[1:]))
+        self.traffic.add(tensor, 2 * (self.size - 1))
         dist.all_gather_single(out, tensor.contiguous(), group=self.group)
         return out
 
@@ -92,6 +109,7 @@ class Ranks:
         if self.size == 1:
             return tensor
         out = tensor.new_empty((tensor.shape[0] // self.size, *tensor.shape[1:]))
+        self.traffic.add(out, 2 * (self.size - 1))
         dist.reduce_scatter_single(out, tensor.contiguous(), group=self.group)
         return out
 

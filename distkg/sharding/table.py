@@ -62,10 +62,6 @@ class ShardedTable:
         self.optimizer = optimizer(len(self.local), width, ranks.device) if optimizer else None
         self._every_row = torch.arange(len(self.local), device=ranks.device)
 
-    @property
-    def row_bytes(self) -> int:
-        return self.width * self.local.element_size()
-
     def fetch(self, route: Route) -> Arriving:
         """Begin to bring the rows of ``route`` here: float32 [len(route.ids), width] on arrival; collective."""
         served = self.local.index_select(0, route.serve)

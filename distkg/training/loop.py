@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distkg.kernels.rows import add_rows
 from distkg.sharding.exchange import Route, plan_routes
+from distkg.sharding.ranks import Work
 from distkg.sharding.table import Departing
 from distkg.training.batches import Batch, Batches
 from distkg.training.clock import Clock
@@ -31,7 +32,7 @@ class Loop:
 
     Attributes:
         clock: seconds by phase.
-        bytes_exchanged: bytes that crossed between this rank and others.
+        bytes_exchanged: bytes that this rank sent to and received from others, estimated for reductions.
         steps: steps done.
     """
 
@@ -64,11 +65,13 @@ class Loop:
         ``go_on(step)`` is asked before each window; where it says no, the steps end there. Returns the next step.
         """
         self._next = first
+        before = self._ranks.traffic.bytes
         routed = self._routed(epoch, first, last, go_on)
         if self._overlap:
             self._overlapped(epoch, routed)
         else:
             self._one_after_the_other(epoch, routed)
+        self.bytes_exchanged += self._ranks.traffic.bytes - before
         return self._next
 
     def take_loss(self) -> float:
@@ -95,9 +98,10 @@ class Loop:
         for step, batch, route in routed:
             with self.clock("exchange"):
                 rows = self._table.fetch(route).wait()
-            computed = self._compute(epoch, step, batch, rows)
+            computed, reducing = self._compute(epoch, step, batch, rows)
             with self.clock("exchange"):
                 departing = self._table.push(route, computed.rows)
+            self._move_dense(epoch, step, reducing)
             self._apply(epoch, step, departing, computed.every_row)
 
     def _overlapped(self, epoch: int, routed: Iterator[Routed]) -> None:
@@ -114,30 +118,34 @@ class Loop:
             if current is not None:
                 with self.clock("exchange"):
                     arriving = self._table.fetch(current[2])
-            computed = self._compute(epoch, step, batch, rows)
+            computed, reducing = self._compute(epoch, step, batch, rows)
             if outstanding is not None:
                 self._apply(epoch, *outstanding)
             with self.clock("exchange"):
                 outstanding = step, self._table.push(route, computed.rows), computed.every_row
+            self._move_dense(epoch, step, reducing)
         if outstanding is not None:
             self._apply(epoch, *outstanding)
 
-    def _compute(self, epoch: int, step: int, batch: Batch, rows: Tensor) -> Computed:
+    def _compute(self, epoch: int, step: int, batch: Batch, rows: Tensor) -> tuple[Computed, Work]:
+        """Loss and gradients; those of dense parameters begin to be reduced."""
         with self.clock("compute"):
             torch.manual_seed(mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
             computed = self._step(batch, rows)
             self._loss += computed.loss
             self._losses += 1
         with self.clock("exchange"):
-            self._dense.reduce().wait()
+            return computed, self._dense.reduce()
+
+    def _move_dense(self, epoch: int, step: int, reducing: Work) -> None:
+        with self.clock("exchange"):
+            reducing.wait()
         with self.clock("optimizer"):
             self._dense.step(self._rate(epoch, step))
-        return computed
 
     def _apply(self, epoch: int, step: int, departing: Departing, every_row: Tensor | None) -> None:
         with self.clock("exchange"):
             ids, gradients = self._table.collect(departing)
-        self.bytes_exchanged += 2 * departing.route.bytes(self._ranks.rank, self._table.row_bytes)
         self.steps += 1
         rate = self._table_rate * self._rate(epoch, step)
         with self.clock("optimizer"):

@@ -12,6 +12,7 @@ from distributed import run_ranks
 from distkg.sharding.exchange import Route, plan_routes
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
+from distkg.sharding.table import ShardedTable
 
 ROWS = 7  # on three ranks: 0-2, 3-5 and 6
 # By step and rank: several steps planned at once, some of them empty on some ranks or on all.
@@ -26,11 +27,18 @@ ASKS = [
 def routes_of(ranks: Ranks, rows: int, asks: list[list[list[int]]]) -> list[dict[str, Any]]:
     sets = [torch.tensor(step[ranks.rank], dtype=torch.int64) for step in asks]
     routes = plan_routes(sets, Shards(rows, ranks.size), ranks)
+    table = ShardedTable(rows, 2, None, ranks)
     return [
         {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in asdict(route).items()}
-        | {"bytes": route.bytes(ranks.rank, row_bytes=8)}
+        | {"bytes": bytes_of_a_fetch(table, route)}
         for route in routes
     ]
+
+
+def bytes_of_a_fetch(table: ShardedTable, route: Route) -> int:
+    before = table.ranks.traffic.bytes
+    table.fetch(route).wait()
+    return table.ranks.traffic.bytes - before
 
 
 @pytest.fixture(scope="module")
@@ -75,4 +83,5 @@ def test_one_rank_asks_only_itself() -> None:
     for part in (route.ids, route.serve, route.updated):
         assert part.tolist() == [1, 4]
     assert route.position.tolist() == [0, 1]
-    assert (route.ask, route.serve_counts, route.bytes(0, 100)) == ([2], [2], 0)
+    assert (route.ask, route.serve_counts) == ([2], [2])
+    assert bytes_of_a_fetch(ShardedTable(5, 2, None, Ranks.single()), route) == 0

@@ -77,3 +77,24 @@ def test_without_a_process_group_there_is_one_rank() -> None:
 def test_an_unknown_reduction_is_refused() -> None:
     with pytest.raises(KeyError):
         Ranks(size=2).all_reduce(torch.zeros(1), "mean")
+
+
+def traffic_of_each(ranks: Ranks) -> list[int]:
+    """Bytes counted for each collective over 12 float32."""
+    counted = []
+    for collective in (
+        lambda: ranks.all_reduce(torch.zeros(12)),
+        lambda: ranks.all_gather(torch.zeros(12)),
+        lambda: ranks.reduce_scatter(torch.zeros(12)),
+    ):
+        before = ranks.traffic.bytes
+        collective()
+        counted.append(ranks.traffic.bytes - before)
+    return counted
+
+
+def test_traffic_counts_both_ways_and_nothing_on_one_rank() -> None:
+    # 48 bytes: a ring reduction moves 2/3 of them twice each way; a gather sends two copies and receives two;
+    # a scatter moves two parts of 16 each way.
+    assert run_ranks(3, traffic_of_each) == [[128, 192, 64]] * 3
+    assert traffic_of_each(Ranks.single()) == [0, 0, 0]

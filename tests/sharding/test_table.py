@@ -111,11 +111,6 @@ def test_a_step_for_every_row_moves_every_row() -> None:
     torch.testing.assert_close(table.local, whole_table(4) + 0.1)
 
 
-@pytest.mark.parametrize(("dtype", "bytes_per_row"), [(torch.float32, 12), (torch.bfloat16, 6)])
-def test_row_bytes_count_what_travels(dtype: torch.dtype, bytes_per_row: int) -> None:
-    assert filled(4, Ranks.single(), "adagrad", dtype).row_bytes == bytes_per_row
-
-
 def test_rounding_is_up_or_down_with_the_right_mean() -> None:
     torch.manual_seed(0)
     # Neighbours of 1 + 1/512 in bfloat16 are 1 and 1 + 1/128; a quarter of the draws should go up.
