@@ -90,7 +90,7 @@ def _plain_loss(batch: object, entities: torch.Tensor, relations: torch.Tensor) 
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("size", [1, 2, 3])
 def test_ranks_together_equal_a_dense_table(small_store: str, size: int, shared: bool) -> None:
     run = config(small_store, negatives={"shared": shared, "filter": True})
     expected_rows, expected_relations = dense_reference(run, size, 1)
@@ -110,7 +110,7 @@ def test_objectives_over_all_entities_do_not_depend_on_the_number_of_ranks(small
         train={"batch_size": 100_000},  # one step an epoch: the batch is then the same on any number of ranks
     )
     rows, relations, losses = train(Ranks.single(), run, 3)
-    for size in (3,):
+    for size in (2, 3):
         for other_rows, other_relations, other_losses in run_ranks(size, train, run, 3):
             np.testing.assert_allclose(other_rows, rows, atol=2e-5)
             np.testing.assert_allclose(other_relations, relations, atol=2e-5)
@@ -137,9 +137,9 @@ def test_grouped_and_single_queries_are_the_same_objective(small_store: str) -> 
 
 
 def test_overlapping_the_exchange_learns_the_same(small_store: str) -> None:
-    plain = train(Ranks.single(), config(small_store), 30)[2]
-    overlapped = run_ranks(2, train, config(small_store, train={"overlap": True}), 30)[0][2]
-    assert plain[-1] < 0.85 * plain[0]
+    plain = train(Ranks.single(), config(small_store), 60)[2]
+    overlapped = run_ranks(2, train, config(small_store, train={"overlap": True}), 60)[0][2]
+    assert plain[-1] < 0.75 * plain[0]
     assert overlapped[-1] == pytest.approx(plain[-1], rel=0.1)
 
 
