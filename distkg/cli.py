@@ -73,7 +73,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog="Example: distkg prepare data/wn18rr --store stores/wn18rr && "
-    "distkg train preset:wn18rr --run runs/wn18rr --set data.store=stores/wn18rr",
+    "distkg train preset:complex_wn18rr --run runs/wn18rr --set data.store=stores/wn18rr",
 )
 
 StoreOption = Annotated[str, typer.Option("--store", help="Folder of the store to make, or an address (s3://…).")]
@@ -181,7 +181,9 @@ def generate(
     )
 
 
-@app.command(epilog="Example: distkg train preset:wn18rr --run runs/wn18rr --workers 2 --set data.store=stores/wn18rr")
+@app.command(
+    epilog="Example: distkg train preset:complex_wn18rr --run runs/wn18rr --workers 2 --set data.store=stores/wn18rr"
+)
 def train(
     config: ConfigArgument,
     run: Annotated[Path, typer.Option(help="Folder for configuration, metrics, checkpoints and report.")],
@@ -283,7 +285,7 @@ def export(
     typer.echo(f"export: {to}")
 
 
-@app.command(epilog="Example: distkg plan preset:wn18rr --set data.store=stores/wn18rr --workers 2")
+@app.command(epilog="Example: distkg plan preset:complex_wn18rr --set data.store=stores/wn18rr --workers 2")
 def plan(
     config: ConfigArgument, changes: SetOption = None, workers: WorkersOption = None, as_json: JsonOption = False
 ) -> None:
@@ -317,7 +319,7 @@ def presets(
         _print(text_table(["preset", ""], [(e.name, e.summary) for e in describe_presets()]))
 
 
-@app.command(epilog="Example: distkg config preset:wn18rr --set model.dim=128 > my.yaml")
+@app.command(epilog="Example: distkg config preset:complex_wn18rr --set model.dim=128 > my.yaml")
 def config(config: ConfigArgument, changes: SetOption = None, workers: WorkersOption = None) -> None:
     """Print the resolved configuration as YAML, with every key's help as a comment."""
     typer.echo(_resolved(config, changes, workers).to_yaml(help_text=True), nl=False)
