@@ -5,22 +5,36 @@ Knows torch.distributed, not Ray: a process group may come from Ray Train, from 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distkg.sharding.node_memory import NodeMemory
+
+Reduction = Callable[..., Tensor]
+
+_REDUCTIONS: dict[str, tuple[dist.ReduceOp.RedOpType, Reduction]] = {
+    "sum": (dist.ReduceOp.SUM, torch.add),
+    "max": (dist.ReduceOp.MAX, torch.maximum),
+    "min": (dist.ReduceOp.MIN, torch.minimum),
+}
+_ALL_READ_ALL = 4
+"""Up to so many ranks each reads what all others say; among more of them gloo's ring moves less."""
+
 
 class Work:
     """A collective under way; ``wait()`` blocks until its output may be read."""
 
-    def __init__(self, handle: dist.Work | None = None) -> None:
-        self._handle = handle
+    def __init__(self, finish: Callable[[], object] | None = None) -> None:
+        self._finish = finish
 
     def wait(self) -> None:
-        if self._handle is not None:
-            self._handle.wait()
+        if self._finish is not None:
+            self._finish()
+            self._finish = None
 
 
 @dataclass
@@ -44,6 +58,7 @@ class Ranks:
         device: where this rank's tensors live.
         group: process group of the collectives; None with one rank or for the default group.
         traffic: what the collectives have moved so far.
+        node: memory that all ranks map, where they share a machine and compute on its CPU.
     """
 
     rank: int = 0
@@ -51,6 +66,7 @@ class Ranks:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     group: dist.ProcessGroup | None = None
     traffic: Traffic = field(default_factory=Traffic, compare=False)
+    node: NodeMemory | None = field(default=None, compare=False)
 
     @classmethod
     def single(cls, device: str = "cpu") -> Ranks:
@@ -58,11 +74,16 @@ class Ranks:
         return cls(device=torch.device(device))
 
     @classmethod
-    def from_process_group(cls, device: torch.device) -> Ranks:
-        """The ranks of torch.distributed's default group, or one rank where it is not initialised."""
+    def from_process_group(cls, device: torch.device, *, share_memory: bool = True) -> Ranks:
+        """The ranks of torch.distributed's default group, or one rank where it is not initialised; collective.
+
+        With ``share_memory`` ranks that all compute on one machine's CPU exchange tensors through its memory.
+        """
         if not dist.is_initialized():
             return cls(device=device)
-        return cls(rank=dist.get_rank(), size=dist.get_world_size(), device=device)
+        rank, size = dist.get_rank(), dist.get_world_size()
+        node = NodeMemory.open() if share_memory and size > 1 and device.type == "cpu" else None
+        return cls(rank, size, device, node=node)
 
     @property
     def first(self) -> bool:
@@ -78,8 +99,10 @@ class Ranks:
             return Work()
         own = slice(0, in_splits[self.rank])  # as many rows as stay here, whichever they are
         self.traffic.bytes += inp.nbytes + out.nbytes - 2 * inp[own].nbytes
-        handle = dist.all_to_all_single(out, inp, out_splits, in_splits, group=self.group, async_op=True)
-        work = Work(handle)
+        if self.node is None:
+            work = Work(dist.all_to_all_single(out, inp, out_splits, in_splits, group=self.group, async_op=True).wait)
+        else:
+            work = self._all_to_all_in_memory(self.node, out.split(out_splits), inp.split(in_splits))
         if wait:
             work.wait()
         return work
@@ -89,8 +112,11 @@ class Ranks:
         if self.size == 1:
             return Work()
         self.traffic.add(tensor, 4 * (self.size - 1) / self.size)
-        operation = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}[op]
-        work = Work(dist.all_reduce(tensor, operation, group=self.group, async_op=True))
+        collective, reduce = _REDUCTIONS[op]
+        if self.node is None or self.size > _ALL_READ_ALL:
+            work = Work(dist.all_reduce(tensor, collective, group=self.group, async_op=True).wait)
+        else:
+            work = self._all_reduce_in_memory(self.node, tensor, reduce)
         if wait:
             work.wait()
         return work
@@ -101,7 +127,14 @@ class Ranks:
             return tensor
         out = tensor.new_empty((self.size * tensor.shape[0], *tensor.shape[1:]))
         self.traffic.add(tensor, 2 * (self.size - 1))
-        dist.all_gather_single(out, tensor.contiguous(), group=self.group)
+        if self.node is None:
+            dist.all_gather_single(out, tensor.contiguous(), group=self.group)
+            return out
+        said = self.node.say(tensor)
+        said.arrive()
+        for peer, part in enumerate(out.view(self.size, *tensor.shape)):
+            part.copy_(said.part(peer, part))
+        said.forget()
         return out
 
     def reduce_scatter(self, tensor: Tensor) -> Tensor:
@@ -110,7 +143,13 @@ class Ranks:
             return tensor
         out = tensor.new_empty((tensor.shape[0] // self.size, *tensor.shape[1:]))
         self.traffic.add(out, 2 * (self.size - 1))
-        dist.reduce_scatter_single(out, tensor.contiguous(), group=self.group)
+        if self.node is None:
+            dist.reduce_scatter_single(out, tensor.contiguous(), group=self.group)
+            return out
+        said = self.node.say(tensor)
+        said.arrive()
+        _reduce([said.part(peer, out, self.rank * out.nbytes) for peer in range(self.size)], torch.add, out)
+        said.forget()
         return out
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
@@ -130,3 +169,33 @@ class Ranks:
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier(group=self.group)
+
+    def _all_to_all_in_memory(self, node: NodeMemory, out: Sequence[Tensor], inp: Sequence[Tensor]) -> Work:
+        said = node.say_each(inp)
+        out[self.rank].copy_(inp[self.rank])
+
+        def finish() -> None:
+            said.arrive()
+            for peer, part in enumerate(out):
+                if peer != self.rank:
+                    part.copy_(said.part(peer, part))
+            said.forget()
+
+        return Work(finish)
+
+    def _all_reduce_in_memory(self, node: NodeMemory, tensor: Tensor, reduce: Reduction) -> Work:
+        said = node.say(tensor)
+
+        def finish() -> None:
+            said.arrive()
+            _reduce([said.part(peer, tensor) for peer in range(self.size)], reduce, tensor)
+            said.forget()
+
+        return Work(finish)
+
+
+def _reduce(parts: list[Tensor], reduce: Reduction, out: Tensor) -> None:
+    """In the order of ranks, so that every rank finds the same bits."""
+    reduce(parts[0], parts[1], out=out)
+    for part in parts[2:]:
+        reduce(out, part, out=out)
