@@ -1,120 +1,133 @@
-"""Memory that the ranks of one machine map together: tensors move between them without a socket.
+"""Collectives of ranks that share a machine: through memory that all of them map, without a socket.
 
 Gloo copies every byte through the kernel's loopback network, which costs a third of a training step. Here a rank
-writes what it says into memory that its peers read. Gloo still tells when: each collective sends every peer eight
-bytes (where to read), so a lost peer is noticed as it would be without this memory.
-
-The memory is anonymous (``memfd_create``): ``/dev/shm``, which holds 64 MB in many containers, does not bound it,
-and it is gone with the last process that maps it, however that ends.
+writes what it says into its own memory, tells every peer where by a message of 16 bytes, and peers read it there.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import secrets
-import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_PAGE = 4096
+from distkg.sharding.mapped_memory import MappedMemory, Region, Regions
+from distkg.sharding.signals import Inbox, Outbox
+
 _TOKEN_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Offer:
+    """How peers reach a rank: its process id, the descriptors of its memory and of a pipe for every rank, and the
+    bytes that its memory begins with."""
+
+    process: int
+    memory: int
+    pipes: list[int]
+    token: bytes
+
+    def path(self, descriptor: int) -> str:
+        return f"/proc/{self.process}/fd/{descriptor}"
 
 
 class NodeMemory:
     """What this rank says to the others of its machine, and what they say to it."""
 
-    def __init__(self, rank: int, memories: list[_Memory], group: dist.ProcessGroup | None) -> None:
-        """``memories`` in rank order; :meth:`open` makes them."""
-        self._rank, self._memories, self._group = rank, memories, group
-        self._regions: list[_Region] = []
-        self._end = _PAGE  # the first page holds the token
+    def __init__(
+        self, rank: int, memories: Sequence[MappedMemory], inboxes: dict[int, Inbox], outboxes: dict[int, Outbox]
+    ) -> None:
+        """``memories`` of all ranks, boxes by peer; :meth:`open` makes them."""
+        self._rank, self._memories, self._inboxes, self._outboxes = rank, memories, inboxes, outboxes
+        self._regions = Regions(memories[rank])
         self._begun = 0
         self._latest_done = -1
 
     @classmethod
-    def open(cls, group: dist.ProcessGroup | None = None) -> NodeMemory | None:
-        """Memory shared by all ranks of a group, or None where one of them cannot see another's; collective."""
-        rank, size = dist.get_rank(group), dist.get_world_size(group)
-        own, token = _Memory.new() if hasattr(os, "memfd_create") else None, secrets.token_bytes(_TOKEN_BYTES)
+    def open(cls) -> NodeMemory | None:
+        """Memory shared by all ranks of the default group; None where one cannot reach another; collective."""
+        rank, size = dist.get_rank(), dist.get_world_size()
+        token = secrets.token_bytes(_TOKEN_BYTES)
+        possible = hasattr(os, "memfd_create")
+        own = MappedMemory.new(token) if possible else None
+        inboxes = {peer: Inbox(peer) for peer in range(size) if peer != rank} if possible else {}
+        offer = None
         if own is not None:
-            own.write_token(token)
-        offers: list[tuple[int, int, bytes] | None] = [None] * size
-        offer = None if own is None else (os.getpid(), own.descriptor, token)
-        dist.all_gather_object(offers, offer, group=group)
-        memories = [own if peer == rank else _Memory.of_peer(offers[peer]) for peer in range(size)]
-        seen = torch.tensor([int(all(memory is not None for memory in memories))])
-        dist.all_reduce(seen, dist.ReduceOp.MIN, group=group)
-        found = [memory for memory in memories if memory is not None]
-        if not seen.item():
+            pipes = [inboxes[peer].writes if peer != rank else -1 for peer in range(size)]
+            offer = Offer(os.getpid(), own.descriptor, pipes, token)
+        offers: list[Offer | None] = [None] * size
+        dist.all_gather_object(offers, offer)
+        memories, outboxes = [], {}
+        try:
+            for peer, theirs in enumerate(offers):
+                if own is None or theirs is None:
+                    raise OSError("no anonymous memory")
+                if peer == rank:
+                    memories.append(own)
+                    continue
+                # On another machine or in another container that path leads nowhere, or to another process.
+                memories.append(MappedMemory.of_peer(theirs.path(theirs.memory), theirs.token))
+                outboxes[peer] = Outbox(peer, theirs.path(theirs.pipes[rank]))
+        except OSError:
+            memories = []
+        everyone = torch.tensor([len(memories)])
+        dist.all_reduce(everyone, dist.ReduceOp.MIN)
+        if int(everyone) < size:
             return None
-        return cls(rank, found, group)
+        for inbox in inboxes.values():
+            inbox.opened()
+        return cls(rank, memories, inboxes, outboxes)
 
     def say(self, tensor: Tensor) -> Said:
-        """Begin to offer a tensor to every peer; collective."""
-        region = self._free_region(tensor.nbytes)
-        self._memories[self._rank].view(region.offset, tensor).copy_(tensor)
-        return self._begin(region, [region.offset] * len(self._memories))
+        """Begin to offer a tensor to every rank, this one included; collective."""
+        region = self._regions.take(tensor.nbytes, self._latest_done)
+        self._own.view(region.offset, len(tensor), tensor).copy_(tensor)
+        size = len(self._memories)
+        return self._begin(region, [region.offset] * size, [len(tensor)] * size, tensor)
 
-    def say_each(self, parts: Sequence[Tensor]) -> Said:
-        """Begin to offer peer w ``parts[w]``; what is for this rank itself is left out; collective."""
-        others = [part if peer != self._rank else part[:0] for peer, part in enumerate(parts)]
-        sizes = [part.nbytes for part in others]
-        region = self._free_region(sum(sizes))
-        offsets = [region.offset + before for before in accumulate(sizes, initial=0)][:-1]
-        own = self._memories[self._rank]
-        for offset, part in zip(offsets, others, strict=True):
-            own.view(offset, part).copy_(part)
-        return self._begin(region, offsets)
+    def exchange(
+        self, fill: Callable[[int, Tensor], object], send: Sequence[int], receive: Sequence[int], like: Tensor
+    ) -> Said:
+        """Begin to offer ``send[w]`` rows, written by ``fill(w, rows)``, to each rank w; collective."""
+        sizes = [count * like[:1].nbytes for count in send]
+        region = self._regions.take(sum(sizes), self._latest_done)
+        offsets = list(accumulate(sizes, initial=region.offset))[:-1]
+        for rank, (offset, count) in enumerate(zip(offsets, send, strict=True)):
+            if count:
+                fill(rank, self._own.view(offset, count, like))
+        return self._begin(region, offsets, receive, like)
 
-    def _begin(self, region: _Region, offsets: list[int]) -> Said:
-        here, where = torch.tensor(offsets), torch.empty(len(offsets), dtype=torch.int64)
-        work = dist.all_to_all_single(where, here, group=self._group, async_op=True)
-        said = Said(self, region, self._begun, work, where, here)
+    @property
+    def _own(self) -> MappedMemory:
+        return self._memories[self._rank]
+
+    def _begin(self, region: Region, offsets: Sequence[int], counts: Sequence[int], like: Tensor) -> Said:
+        for peer, outbox in self._outboxes.items():
+            outbox.send(self._begun, offsets[peer])
+        said = Said(self, region, self._begun, offsets[self._rank], counts, like[:0])
         self._begun += 1
         return said
 
-    def _free_region(self, size: int) -> _Region:
-        free = [region for region in self._regions if region.size >= size and region.free_from <= self._latest_done]
-        if free:
-            region = min(free, key=lambda region: region.size)
-        else:
-            # Sizes differ from step to step by a few rows; an eighth of slack lets the next one fit.
-            pages = -(-(size + size // 8) // _PAGE)
-            region = _Region(self._end, max(pages, 1) * _PAGE)
-            self._end += region.size
-            self._memories[self._rank].grow(self._end)
-            self._regions.append(region)
-        region.free_from = _NEVER
-        return region
-
-    def _done(self, said: Said) -> None:
-        # Every peer has begun this collective, hence has done before it all that this rank did before it began.
+    def _wait(self, said: Said) -> list[Tensor]:
+        parts = []
+        for rank, (memory, count) in enumerate(zip(self._memories, said.counts, strict=True)):
+            offset = said.offset if rank == self._rank else self._inboxes[rank].receive(said.number)
+            parts.append(memory.view(offset, count, said.like))
+        # Every rank has begun this collective, hence has done all that this rank did before it began.
         self._latest_done = max(self._latest_done, said.number)
+        return parts
 
-    def _read(self, said: Said) -> None:
-        # Once a later collective is done here, every peer has read as well: ranks run the same program.
+    def _end(self, said: Said) -> None:
+        # Once a later collective is done here, every rank has read as well: they run the same program.
         said.region.free_from = self._begun
 
 
-_NEVER = 1 << 62
-
-
-@dataclass
-class _Region:
-    """A part of this rank's memory; free once collective number ``free_from`` or a later one is done."""
-
-    offset: int
-    size: int
-    free_from: int = 0
-
-
-@dataclass
+@dataclass(frozen=True)
 class Said:
     """A collective under way.
 
@@ -122,77 +135,22 @@ class Said:
         memory: where it takes place.
         region: what this rank wrote.
         number: of the collective, in the order of the program.
-        work: the exchange of offsets.
-        where: int64 [W], byte offset of what each peer says to this rank.
-        offsets: kept alive until they are sent.
+        offset: where this rank finds what it says to itself.
+        counts: rows that each rank says to this one.
+        like: a tensor with the dtype and, but for their number, the shape of the rows.
     """
 
     memory: NodeMemory
-    region: _Region
+    region: Region
     number: int
-    work: dist.Work
-    where: Tensor
-    offsets: Tensor
-    _places: list[int] = field(default_factory=list)
+    offset: int
+    counts: Sequence[int]
+    like: Tensor
 
-    def arrive(self) -> None:
-        """Block until every peer has spoken."""
-        self.work.wait()
-        self._places = self.where.tolist()
-        self.memory._done(self)
+    def wait(self) -> list[Tensor]:
+        """Block until every rank has spoken: what each said, to be read only and not after :meth:`end`."""
+        return self.memory._wait(self)
 
-    def part(self, peer: int, like: Tensor, first: int = 0) -> Tensor:
-        """What a peer said, from its ``first`` byte on, with the shape and dtype of ``like``."""
-        return self.memory._memories[peer].view(self._places[peer] + first, like)
-
-    def forget(self) -> None:
-        """What peers said is not looked at any more, and may be overwritten."""
-        self.memory._read(self)
-
-
-class _Memory:
-    """An anonymous file that can grow, mapped."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self._bytes = torch.empty(0, dtype=torch.uint8)
-        weakref.finalize(self, os.close, descriptor)  # maps and peers keep the memory that they still use
-
-    @classmethod
-    def new(cls) -> _Memory:
-        memory = cls(os.memfd_create("distkg"))
-        memory.grow(_PAGE)
-        return memory
-
-    @classmethod
-    def of_peer(cls, offer: tuple[int, int, bytes] | None) -> _Memory | None:
-        """The memory of a process (id, descriptor, token); None where this one does not see it."""
-        if offer is None:
-            return None
-        process, descriptor, token = offer
-        try:
-            memory = cls(os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC))
-        except OSError:
-            return None
-        # On another machine, or in another container, a process of that number may exist too.
-        return memory if os.pread(memory.descriptor, _TOKEN_BYTES, 0) == token else None
-
-    def write_token(self, token: bytes) -> None:
-        os.pwrite(self.descriptor, token, 0)
-
-    def view(self, offset: int, like: Tensor) -> Tensor:
-        """The bytes from an offset on, with the shape and dtype of ``like``."""
-        end = offset + like.nbytes
-        if end > len(self._bytes):
-            self._map()
-        return self._bytes[offset:end].view(like.dtype).view(like.shape)
-
-    def grow(self, size: int) -> None:
-        """Reserve ``size`` bytes in all: too little memory is an error here, and not a signal at the first write."""
-        os.posix_fallocate(self.descriptor, 0, size)
-        self._map()
-
-    def _map(self) -> None:
-        # Earlier maps live as long as a tensor looks into them, and show the same bytes.
-        mapped = mmap.mmap(self.descriptor, os.fstat(self.descriptor).st_size)
-        self._bytes = torch.frombuffer(mapped, dtype=torch.uint8)
+    def end(self) -> None:
+        """What was said is not looked at any more, and may be overwritten."""
+        self.memory._end(self)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,36 @@ class Work:
         if self._finish is not None:
             self._finish()
             self._finish = None
+
+
+Fill = Callable[[int, Tensor], object]
+"""Given a rank and rows: writes what goes to the rank into the rows."""
+
+
+class Exchange(Protocol):
+    """Rows under way between all pairs of ranks."""
+
+    def wait(self) -> Sequence[Tensor]:
+        """Block until all have arrived: what each rank sent, to be read only and not after :meth:`end`."""
+
+    def end(self) -> None:
+        """The memory of what arrived may be used again."""
+
+
+@dataclass
+class OverSockets:
+    """An exchange by torch.distributed."""
+
+    work: dist.Work
+    sent: Tensor  # kept alive until it has left
+    received: Sequence[Tensor]
+
+    def wait(self) -> Sequence[Tensor]:
+        self.work.wait()
+        return self.received
+
+    def end(self) -> None:
+        pass
 
 
 @dataclass
@@ -90,22 +121,36 @@ class Ranks:
         """True on the rank that writes files and prints."""
         return self.rank == 0
 
-    def all_to_all(
-        self, out: Tensor, inp: Tensor, out_splits: list[int], in_splits: list[int], *, wait: bool = True
-    ) -> Work:
+    def exchange(self, fill: Fill, send: Sequence[int], receive: Sequence[int], like: Tensor) -> Exchange:
+        """Begin to send ``send[w]`` rows to every other rank w, and to receive ``receive[w]`` from it; collective.
+
+        ``fill(w, rows)`` writes what goes to rank w into the rows that it is given, which have the dtype and, but
+        for their number, the shape of ``like``. What stays here is left to the caller: both counts of this rank
+        itself are ignored.
+        """
+        send = [0 if rank == self.rank else count for rank, count in enumerate(send)]
+        receive = [0 if rank == self.rank else count for rank, count in enumerate(receive)]
+        self.traffic.bytes += (sum(send) + sum(receive)) * like[:1].nbytes
+        if self.node is not None:
+            return self.node.exchange(fill, send, receive, like)
+        out, inp = (like.new_empty(sum(counts), *like.shape[1:]) for counts in (receive, send))
+        for rank, rows in enumerate(inp.split(send)):
+            if len(rows):
+                fill(rank, rows)
+        work = dist.all_to_all_single(out, inp, receive, send, group=self.group, async_op=True)
+        return OverSockets(work, inp, out.split(receive))
+
+    def all_to_all(self, out: Tensor, inp: Tensor, out_splits: list[int], in_splits: list[int]) -> None:
         """Send ``in_splits[w]`` leading rows of ``inp`` to rank w, in order; receive likewise into ``out``."""
+        received, sent = out.split(out_splits), inp.split(in_splits)
+        received[self.rank].copy_(sent[self.rank])
         if self.size == 1:
-            out.copy_(inp)
-            return Work()
-        own = slice(0, in_splits[self.rank])  # as many rows as stay here, whichever they are
-        self.traffic.bytes += inp.nbytes + out.nbytes - 2 * inp[own].nbytes
-        if self.node is None:
-            work = Work(dist.all_to_all_single(out, inp, out_splits, in_splits, group=self.group, async_op=True).wait)
-        else:
-            work = self._all_to_all_in_memory(self.node, out.split(out_splits), inp.split(in_splits))
-        if wait:
-            work.wait()
-        return work
+            return
+        exchange = self.exchange(lambda rank, rows: rows.copy_(sent[rank]), in_splits, out_splits, inp)
+        for rank, rows in enumerate(exchange.wait()):
+            if rank != self.rank:
+                received[rank].copy_(rows)
+        exchange.end()
 
     def all_reduce(self, tensor: Tensor, op: str = "sum", *, wait: bool = True) -> Work:
         """Reduce in place over ranks; ``op`` is sum, max or min."""
@@ -131,10 +176,9 @@ class Ranks:
             dist.all_gather_single(out, tensor.contiguous(), group=self.group)
             return out
         said = self.node.say(tensor)
-        said.arrive()
-        for peer, part in enumerate(out.view(self.size, *tensor.shape)):
-            part.copy_(said.part(peer, part))
-        said.forget()
+        for place, part in zip(out.split(len(tensor)), said.wait(), strict=True):
+            place.copy_(part)
+        said.end()
         return out
 
     def reduce_scatter(self, tensor: Tensor) -> Tensor:
@@ -147,9 +191,9 @@ class Ranks:
             dist.reduce_scatter_single(out, tensor.contiguous(), group=self.group)
             return out
         said = self.node.say(tensor)
-        said.arrive()
-        _reduce([said.part(peer, out, self.rank * out.nbytes) for peer in range(self.size)], torch.add, out)
-        said.forget()
+        low = self.rank * len(out)
+        _reduce([part[low : low + len(out)] for part in said.wait()], torch.add, out)
+        said.end()
         return out
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
@@ -170,31 +214,18 @@ class Ranks:
         if self.size > 1:
             dist.barrier(group=self.group)
 
-    def _all_to_all_in_memory(self, node: NodeMemory, out: Sequence[Tensor], inp: Sequence[Tensor]) -> Work:
-        said = node.say_each(inp)
-        out[self.rank].copy_(inp[self.rank])
-
-        def finish() -> None:
-            said.arrive()
-            for peer, part in enumerate(out):
-                if peer != self.rank:
-                    part.copy_(said.part(peer, part))
-            said.forget()
-
-        return Work(finish)
-
     def _all_reduce_in_memory(self, node: NodeMemory, tensor: Tensor, reduce: Reduction) -> Work:
-        said = node.say(tensor)
+        rows = torch.atleast_1d(tensor)
+        said = node.say(rows)
 
         def finish() -> None:
-            said.arrive()
-            _reduce([said.part(peer, tensor) for peer in range(self.size)], reduce, tensor)
-            said.forget()
+            _reduce(said.wait(), reduce, rows)
+            said.end()
 
         return Work(finish)
 
 
-def _reduce(parts: list[Tensor], reduce: Reduction, out: Tensor) -> None:
+def _reduce(parts: Sequence[Tensor], reduce: Reduction, out: Tensor) -> None:
     """In the order of ranks, so that every rank finds the same bits."""
     reduce(parts[0], parts[1], out=out)
     for part in parts[2:]:

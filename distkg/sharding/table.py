@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from distkg.kernels.rows import add_rows
 from distkg.sharding.exchange import Route, plan_routes
 from distkg.sharding.optimizers import RowOptimizer
-from distkg.sharding.ranks import Ranks, Work
+from distkg.sharding.ranks import Exchange, Ranks
 from distkg.sharding.shards import Shards
 
 _CACHED_ROWS = 1024  # rows that stay in cache between the optimizer's pass and the addition; bounds float32 copies
@@ -18,25 +19,40 @@ _CACHED_ROWS = 1024  # rows that stay in cache between the optimizer's pass and 
 
 @dataclass(frozen=True)
 class Arriving:
-    """Rows under way; ``wait`` gives them as float32."""
+    """Rows under way; ``wait`` gives them as float32.
+
+    Attributes:
+        rows: those of this rank are in place.
+        parts: ``rows`` by owner.
+        exchange: brings the others; None with one rank.
+    """
 
     rows: Tensor
-    work: Work
-    source: Tensor  # kept alive until the sending ends
+    parts: Sequence[Tensor] = ()
+    exchange: Exchange | None = None
 
     def wait(self) -> Tensor:
-        self.work.wait()
+        if self.exchange is not None:
+            for place, arrived in zip(self.parts, self.exchange.wait(), strict=True):
+                if len(arrived):
+                    place.copy_(arrived)
+            self.exchange.end()
         return self.rows.float()
 
 
 @dataclass(frozen=True)
 class Departing:
-    """Gradients under way to their owners."""
+    """Gradients under way to their owners.
+
+    Attributes:
+        route: whose rows they are.
+        own: those of this rank's rows.
+        exchange: brings what others computed for them; None with one rank.
+    """
 
     route: Route
-    gradients: Tensor
-    work: Work
-    source: Tensor
+    own: Tensor
+    exchange: Exchange | None = None
 
 
 class ShardedTable:
@@ -64,29 +80,39 @@ class ShardedTable:
 
     def fetch(self, route: Route) -> Arriving:
         """Begin to bring the rows of ``route`` here: float32 [len(route.ids), width] on arrival; collective."""
-        served = self.local.index_select(0, route.serve)
         if self.ranks.size == 1:
-            return Arriving(served, Work(), served)
-        rows = served.new_empty(len(route.ids), self.width)
-        work = self.ranks.all_to_all(rows, served, route.ask, route.serve_counts, wait=False)
-        return Arriving(rows, work, served)
+            return Arriving(self.local.index_select(0, route.serve))
+        serve = route.serve.split(route.serve_counts)
+
+        def take(rank: int, rows: Tensor) -> None:
+            torch.index_select(self.local, 0, serve[rank], out=rows)
+
+        exchange = self.ranks.exchange(take, route.serve_counts, route.ask, self.local)
+        rows = self.local.new_empty(len(route.ids), self.width)
+        parts = rows.split(route.ask)
+        take(self.ranks.rank, parts[self.ranks.rank])
+        return Arriving(rows, parts, exchange)
 
     def push(self, route: Route, gradients: Tensor) -> Departing:
         """Begin to send gradients float32 [len(route.ids), width] to the owners of their rows; collective."""
         if self.ranks.size == 1:
-            return Departing(route, gradients, Work(), gradients)
-        received = gradients.new_empty(len(route.serve), self.width)
-        work = self.ranks.all_to_all(received, gradients, route.serve_counts, route.ask, wait=False)
-        return Departing(route, received, work, gradients)
+            return Departing(route, gradients)
+        parts = gradients.split(route.ask)
+        exchange = self.ranks.exchange(
+            lambda rank, rows: rows.copy_(parts[rank]), route.ask, route.serve_counts, gradients
+        )
+        return Departing(route, parts[self.ranks.rank], exchange)
 
     def collect(self, departing: Departing) -> tuple[Tensor, Tensor]:
         """Arrived gradients, duplicates summed: local row numbers int64 [u] and float32 [u, width]."""
-        departing.work.wait()
         route = departing.route
-        if self.ranks.size == 1:
-            return route.updated, departing.gradients
-        summed = departing.gradients.new_zeros(len(route.updated), self.width)
-        add_rows(summed, route.position, departing.gradients)
+        if departing.exchange is None:
+            return route.updated, departing.own
+        summed = departing.own.new_zeros(len(route.updated), self.width)
+        positions = route.position.split(route.serve_counts)
+        for rank, arrived in enumerate(departing.exchange.wait()):
+            add_rows(summed, positions[rank], departing.own if rank == self.ranks.rank else arrived)
+        departing.exchange.end()
         return route.updated, summed
 
     def update(self, ids: Tensor, gradients: Tensor, learning_rate: float) -> None:
