@@ -33,25 +33,20 @@ def _add_rows(target: np.ndarray, index: np.ndarray, source: np.ndarray) -> None
 
 class _TakeRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, *indices: Tensor):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(*indices)
+    def forward(ctx, rows: Tensor, index: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(index)
         ctx.shape = rows.shape
-        return tuple(rows.index_select(0, index) for index in indices)
+        return rows.index_select(0, index)
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor):  # type: ignore[no-untyped-def]
-        total = gradients[0].new_zeros(ctx.shape)
-        for index, gradient in zip(ctx.saved_tensors, gradients, strict=True):
-            add_rows(total, index, gradient.contiguous())
-        return total, *(None for _ in gradients)
+    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
+        (index,) = ctx.saved_tensors
+        total = gradient.new_zeros(ctx.shape)
+        add_rows(total, index, gradient.contiguous())
+        return total, None
 
 
 def take_rows(rows: Tensor, index: Tensor) -> Tensor:
     """``rows[index]`` [k, d] whose gradient sums duplicates by ``add_rows``, many times faster than torch's own."""
-    return take_rows_of_each(rows, index)[0]
-
-
-def take_rows_of_each(rows: Tensor, *indices: Tensor) -> tuple[Tensor, ...]:
-    """``rows[index]`` for each index; their gradients are summed into one buffer."""
-    taken: tuple[Tensor, ...] = _TakeRows.apply(rows, *indices)
+    taken: Tensor = _TakeRows.apply(rows, index)
     return taken

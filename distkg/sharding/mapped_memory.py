@@ -18,6 +18,11 @@ from torch import Tensor
 _PAGE = 4096
 
 
+def row_bytes(like: Tensor) -> int:
+    """Size of one row of a tensor, which may have none."""
+    return math.prod(like.shape[1:]) * like.element_size()
+
+
 class MappedMemory:
     """An anonymous file that can grow, mapped.
 
@@ -51,11 +56,10 @@ class MappedMemory:
 
     def view(self, offset: int, count: int, like: Tensor) -> Tensor:
         """``count`` rows from a byte offset on, with the dtype and row shape of ``like``."""
-        shape = (count, *like.shape[1:])
-        end = offset + math.prod(shape) * like.element_size()
+        end = offset + count * row_bytes(like)
         if end > len(self._bytes):
             self._map()
-        return self._bytes[offset:end].view(like.dtype).view(shape)
+        return self._bytes[offset:end].view(like.dtype).view(count, *like.shape[1:])
 
     def grow(self, size: int) -> None:
         """Reserve ``size`` bytes in all: too little memory is an error here, and not a signal at the first write."""

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distkg.sharding.mapped_memory import MappedMemory, Region, Regions
+from distkg.sharding.mapped_memory import MappedMemory, Region, Regions, row_bytes
 from distkg.sharding.signals import Inbox, Outbox
 
 _TOKEN_BYTES = 32
@@ -94,7 +94,7 @@ class NodeMemory:
         self, fill: Callable[[int, Tensor], object], send: Sequence[int], receive: Sequence[int], like: Tensor
     ) -> Said:
         """Begin to offer ``send[w]`` rows, written by ``fill(w, rows)``, to each rank w; collective."""
-        sizes = [count * like[:1].nbytes for count in send]
+        sizes = [count * row_bytes(like) for count in send]
         region = self._regions.take(sum(sizes), self._latest_done)
         offsets = list(accumulate(sizes, initial=region.offset))[:-1]
         for rank, (offset, count) in enumerate(zip(offsets, send, strict=True)):

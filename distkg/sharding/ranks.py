@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distkg.sharding.mapped_memory import row_bytes
 from distkg.sharding.node_memory import NodeMemory
 
 Reduction = Callable[..., Tensor]
@@ -130,7 +131,7 @@ class Ranks:
         """
         send = [0 if rank == self.rank else count for rank, count in enumerate(send)]
         receive = [0 if rank == self.rank else count for rank, count in enumerate(receive)]
-        self.traffic.bytes += (sum(send) + sum(receive)) * like[:1].nbytes
+        self.traffic.bytes += (sum(send) + sum(receive)) * row_bytes(like)
         if self.node is not None:
             return self.node.exchange(fill, send, receive, like)
         out, inp = (like.new_empty(sum(counts), *like.shape[1:]) for counts in (receive, send))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distkg.config import ConfigError, RunConfig
 from distkg.kernels.products import products_in
-from distkg.kernels.rows import add_rows, take_rows, take_rows_of_each
+from distkg.kernels.rows import add_rows
 from distkg.kernels.similarity import DOT, Similarity
 from distkg.objectives import ALL_ENTITIES, EXCLUDED, REGULARIZERS, SAMPLED
 from distkg.training.batches import AllEntitiesBatch, Batch, SampledBatch
@@ -51,24 +51,48 @@ class SampledStep:
     def __call__(self, batch: Batch, rows: Tensor) -> Computed:
         assert isinstance(batch, SampledBatch)
         model, similarity = self._model, self._model.scorer.similarity
-        rows.requires_grad_()
-        shared = batch.negatives.flatten() if batch.sharing > 1 else batch.negatives.new_empty(0)
-        anchor, answer, drawn = take_rows_of_each(rows, batch.anchor, batch.answer, shared)
-        relation = model.relation_rows(batch.relation)
-        query = model.query_from_rows(anchor, relation)
         candidates = model.scorer.candidates
-        positive = similarity.pairs(query, candidates(answer))
+        anchor, answer = Taken(rows, batch.anchor), Taken(rows, batch.answer)
+        relation = model.relation_rows(batch.relation)
+        query = model.query_from_rows(anchor.rows, relation)
+        positive = similarity.pairs(query, candidates(answer.rows))
         if batch.sharing > 1:
-            negative = score_shared(similarity, query, candidates(drawn), batch.negatives.shape[1], batch.sharing)
+            drawn = Taken(rows, batch.negatives.flatten())
+            negative = score_shared(similarity, query, candidates(drawn.rows), batch.negatives.shape[1], batch.sharing)
         else:
-            negative = similarity.indexed(query, candidates(rows), batch.negatives)
+            drawn = Taken(rows)
+            negative = similarity.indexed(query, candidates(drawn.rows), batch.negatives)
         if batch.known is not None:
             negative = negative.masked_fill(batch.known, EXCLUDED)
-        loss = self._objective(positive, negative).sum() + self._penalty(anchor, relation, answer)
+        loss = self._objective(positive, negative).sum() + self._penalty(anchor.rows, relation, answer.rows)
         loss = loss / batch.queries
         loss.backward()
-        assert rows.grad is not None
-        return Computed(loss.detach(), rows.grad)
+        return Computed(loss.detach(), gradient_of(rows, anchor, answer, drawn))
+
+
+class Taken:
+    """Rows of a batch by index, or all of them, as a leaf of the graph of gradients."""
+
+    def __init__(self, rows: Tensor, index: Tensor | None = None) -> None:
+        self._index = index
+        self.rows = (rows.detach() if index is None else rows.index_select(0, index)).requires_grad_()
+
+    def add_gradient_to(self, total: Tensor) -> None:
+        """Add the gradient where the rows came from, duplicates summed."""
+        if self.rows.grad is None:
+            return
+        if self._index is None:
+            total += self.rows.grad
+        else:
+            add_rows(total, self._index, self.rows.grad)
+
+
+def gradient_of(rows: Tensor, *uses: Taken) -> Tensor:
+    """Gradient of a batch's rows, float32 [u, width], from those of all that was taken of them."""
+    total = torch.zeros_like(rows)
+    for taken in uses:
+        taken.add_gradient_to(total)
+    return total
 
 
 def score_shared(similarity: Similarity, query: Tensor, drawn: Tensor, count: int, sharing: int) -> Tensor:
@@ -97,10 +121,9 @@ class AllEntitiesStep:
     def __call__(self, batch: Batch, rows: Tensor) -> Computed:
         assert isinstance(batch, AllEntitiesBatch)
         model, ranks = self._model, self._model.ranks
-        rows.requires_grad_()
-        anchor = take_rows(rows, batch.anchor)
+        anchor = Taken(rows, batch.anchor)
         relation = model.relation_rows(batch.relation)
-        query = model.query_from_rows(anchor, relation)
+        query = model.query_from_rows(anchor.rows, relation)
         own = model.entities.local.float().detach().requires_grad_()
         candidates = model.scorer.candidates(own)
         padded = F.pad(query.detach(), (0, 0, 0, batch.width - len(query)))
@@ -111,12 +134,11 @@ class AllEntitiesStep:
             )
         grad_query = ranks.reduce_scatter(reduced.query)[: len(query)]
         total = batch.answers.count.sum()
-        penalty = self._penalty.of_queries(anchor, relation, batch.count) / total
+        penalty = self._penalty.of_queries(anchor.rows, relation, batch.count) / total
         torch.autograd.backward([query, penalty], [grad_query, torch.ones_like(penalty)])
-        assert rows.grad is not None
         every_row = _through_candidates(own, candidates, reduced.candidates)
         answer_penalty = self._penalty.of_answers(own.detach(), batch.answers.row, total, every_row)
-        return Computed(reduced.loss + penalty.detach() + answer_penalty, rows.grad, every_row)
+        return Computed(reduced.loss + penalty.detach() + answer_penalty, gradient_of(rows, anchor), every_row)
 
 
 def _through_candidates(own: Tensor, candidates: Tensor, gradient: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distkg.kernels import rows as module
-from distkg.kernels.rows import add_rows, take_rows, take_rows_of_each
+from distkg.kernels.rows import add_rows, take_rows
 
 
 def random_rows(seed: int, rows: int, taken: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,15 +73,3 @@ def test_a_gradient_that_is_one_number_everywhere_reaches_taken_rows(path: str) 
     take_rows(values, torch.tensor([1, 1, 2])).sum().backward()  # the sum's gradient is one stored number, expanded
     assert values.grad is not None
     assert values.grad.tolist() == [[0.0, 0.0], [2.0, 2.0], [1.0, 1.0]]
-
-
-def test_rows_taken_by_several_indices_share_one_gradient(path: str) -> None:
-    values = torch.tensor([[1.0], [2.0], [3.0]], requires_grad=True)
-    first, second, none, unused = take_rows_of_each(
-        values, torch.tensor([0, 1]), torch.tensor([1, 1, 2]), torch.empty(0, dtype=torch.int64), torch.tensor([0])
-    )
-    assert (first.flatten().tolist(), second.flatten().tolist()) == ([1.0, 2.0], [2.0, 2.0, 3.0])
-    assert (none.shape, unused.shape) == ((0, 1), (1, 1))
-    (10 * first.sum() + (second * torch.tensor([[1.0], [2.0], [4.0]])).sum() + none.sum()).backward()
-    assert values.grad is not None
-    assert values.grad.flatten().tolist() == [10.0, 13.0, 4.0]

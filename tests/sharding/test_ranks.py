@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -55,8 +56,13 @@ def test_one_rank_talks_to_itself() -> None:
     Ranks.single().barrier()
 
 
-def test_three_ranks_by_numbers_written_by_hand() -> None:
-    outcome = run_ranks(3, every_collective)
+def every_collective_over_sockets(ranks: Ranks) -> dict[str, Any]:
+    return every_collective(Ranks.from_process_group(ranks.device, share_memory=False))
+
+
+@pytest.mark.parametrize("collectives", [every_collective, every_collective_over_sockets])
+def test_three_ranks_by_numbers_written_by_hand(collectives: Callable[[Ranks], dict[str, Any]]) -> None:
+    outcome = run_ranks(3, collectives)
     for rank, got in enumerate(outcome):
         assert got["sum"] == got["later"] == [[6.0, 30.0]]
         assert got["max"] == [[3.0, 10.0]]
