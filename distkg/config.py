@@ -100,7 +100,8 @@ class TrainConfig(Section):
     patience: int | None = Field(None, ge=1, description="Stop after this many evaluations without a better valid MRR.")
     overlap: bool = Field(
         False,
-        description="Exchange rows while computing: the rows of a step may lack the two latest updates.",
+        description="Exchange rows while computing: the rows of a step may lack the two latest updates. Pays over a "
+        "network.",
     )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Autocast of dense parts on GPU.")
     compile: bool = Field(False, description="torch.compile the query transform.")

@@ -48,6 +48,12 @@ class Similarity(ABC):
     def gradients(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients [B, Q] and [N, C] of Σ grad·scores, with ``scores`` as ``scores()`` gave them."""
 
+    def weighted_gradients(
+        self, grad: Tensor, weight: Tensor, scores: Tensor, query: Tensor, candidates: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """``gradients`` of Σ_i weight_i Σ_k grad_ik·scores_ik, weight [B]; ``grad`` may be overwritten."""
+        return self.gradients(grad.mul_(weight[:, None]), scores, query, candidates)
+
     @abstractmethod
     def indexed(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
         """Query i with rows[index[i, k]]: [B, Q], [U, C], int64 [B, K] -> [B, K]; differentiable."""
@@ -169,6 +175,13 @@ class DotSimilarity(ProductSimilarity):
 
     def gradients(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
         return product(grad, candidates.T), product(grad.T, query.T)
+
+    def weighted_gradients(
+        self, grad: Tensor, weight: Tensor, scores: Tensor, query: Tensor, candidates: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # Weighting the queries instead spares a pass over the B×N matrix.
+        weight = weight[:, None]
+        return product(grad, candidates.T).mul_(weight), product(grad.T, (query * weight).T)
 
     def indexed(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
         inner: Tensor = _Indexed.apply(query, rows, index, _DOT_KERNEL)

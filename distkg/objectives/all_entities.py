@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.config import ObjectiveConfig
+from distkg.kernels.rows import add_rows
 from distkg.kernels.similarity import Similarity
 from distkg.registry import Registry
 from distkg.sharding.ranks import Ranks
@@ -108,7 +109,8 @@ class OneVsAll(AllEntitiesObjective):
             log_sum = softmax.reduce(ranks)
             if ranks.first:
                 loss += (count * log_sum).sum()
-            softmax.second_pass(count / total, asked, row, 1 / total, grad_query[low : low + step], grad_candidates)
+            softmax.second_pass(count / total, grad_query[low : low + step], grad_candidates)
+        _subtract_answers(similarity, 1 / total, query, candidates, answers, grad_query, grad_candidates)
         return Reduced(loss / total, grad_query, grad_candidates)
 
     def _queries_at_once(self, rows: int) -> tuple[int, bool]:
@@ -123,54 +125,68 @@ class OneVsAll(AllEntitiesObjective):
 
 
 class _Softmax:
-    """The softmax of some queries over this rank's rows, in two passes over blocks of them."""
+    """The softmax of some queries over this rank's rows, in two passes over blocks of them.
+
+    A block's own softmax is one fused operation; the block's log Σ exp puts it in proportion to the others'.
+    """
 
     def __init__(self, similarity: Similarity, query: Tensor, candidates: Tensor, *, keep: bool) -> None:
         self.similarity, self.query, self.candidates = similarity, query, candidates
         self.keep = keep and not similarity.slopes_need_scores
         self.blocks = list(_blocks(len(candidates)))
-        self.exponentials: list[Tensor] = []
-        self.peaks = query.new_full((len(self.blocks), len(query)), -torch.inf)
-        self.sums = query.new_zeros(len(self.blocks), len(query))
+        self.kept: list[Tensor] = []
+        self.log_sums = query.new_full((len(self.blocks), len(query)), -torch.inf)
 
     def first_pass(self, asked: Tensor, row: Tensor) -> Tensor:
-        """Scores, their block-wise peak and sum of exponentials; gives the sum of the answers' scores."""
+        """Scores and their log Σ exp, block by block; gives the sum of the answers' scores."""
         positive = self.query.new_zeros(())
         for i, (low, high) in enumerate(self.blocks):
             scores = self.similarity.scores(self.query, self.candidates[low:high])
             positive += scores[_places(asked, row, low, high)].sum()
-            self.peaks[i] = scores.amax(1)
-            self.sums[i] = scores.sub_(self.peaks[i][:, None]).exp_().sum(1)
+            peak = scores.amax(1)
+            shares = torch.softmax(scores, 1, out=scores)  # row by row, so that it may overwrite what it reads
+            self.log_sums[i] = peak - shares.amax(1).log()
             if self.keep:
-                self.exponentials.append(scores)
+                self.kept.append(shares)
         return positive
 
     def reduce(self, ranks: Ranks) -> Tensor:
         """log Σ exp over the rows of all ranks: two floats per query cross between ranks."""
         lowest = torch.finfo(torch.float32).min
-        peak = self.peaks.amax(0) if self.blocks else self.query.new_full((len(self.query),), lowest)
+        peak = self.log_sums.amax(0) if self.blocks else self.query.new_full((len(self.query),), lowest)
         ranks.all_reduce(peak, "max")
-        total = (self.sums * torch.exp(self.peaks - peak)).sum(0)
+        total = torch.exp(self.log_sums - peak).sum(0)
         ranks.all_reduce(total, "sum")
         self.log_sum = peak + total.log()
         return self.log_sum
 
-    def second_pass(
-        self, weight: Tensor, asked: Tensor, row: Tensor, share: Tensor, grad_query: Tensor, grad_candidates: Tensor
-    ) -> None:
-        """Add the gradient of Σ weight · log Σ exp − share · Σ s⁺ into the last two arguments."""
+    def second_pass(self, weight: Tensor, grad_query: Tensor, grad_candidates: Tensor) -> None:
+        """Add the gradient of Σ weight · log Σ exp into the last two arguments."""
         for i, (low, high) in enumerate(self.blocks):
             rows = self.candidates[low:high]
-            scores = self.query.new_empty(0)
-            if self.keep:
-                grad = self.exponentials[i].mul_((weight * torch.exp(self.peaks[i] - self.log_sum))[:, None])
-            else:
-                scores = self.similarity.scores(self.query, rows)
-                grad = (scores - self.log_sum[:, None]).exp_().mul_(weight[:, None])
-            grad[_places(asked, row, low, high)] -= share
-            to_query, to_rows = self.similarity.gradients(grad, scores, self.query, rows)
+            scores = self.query.new_empty(0) if self.keep else self.similarity.scores(self.query, rows)
+            shares = self.kept[i] if self.keep else torch.softmax(scores, 1)
+            factor = weight * torch.exp(self.log_sums[i] - self.log_sum)
+            to_query, to_rows = self.similarity.weighted_gradients(shares, factor, scores, self.query, rows)
             grad_query += to_query
             grad_candidates[low:high] += to_rows
+
+
+def _subtract_answers(
+    similarity: Similarity,
+    share: Tensor,
+    query: Tensor,
+    candidates: Tensor,
+    answers: Answers,
+    grad_query: Tensor,
+    grad_candidates: Tensor,
+) -> None:
+    """Subtract the gradient of share · Σ s⁺ from the last two arguments."""
+    asked, answer = query[answers.query].requires_grad_(), candidates[answers.row].requires_grad_()
+    (similarity.pairs(asked, answer).sum() * -share).backward()
+    if asked.grad is not None and answer.grad is not None:
+        add_rows(grad_query, answers.query, asked.grad)
+        add_rows(grad_candidates, answers.row, answer.grad)
 
 
 @ALL_ENTITIES.register("k_vs_all")

@@ -230,6 +230,17 @@ def test_slices_of_wider_rows_are_compared_like_copies(similarity: Similarity, p
 
 
 @EVERY
+def test_weighted_gradients_are_those_of_weighted_queries(similarity: Similarity, plain: Plain) -> None:
+    query, candidates, _, grad = random_problem(similarity)
+    weight = torch.tensor([0.5, 0.0, -2.0, 1.0, 3.0])
+    scores = similarity.scores(query, candidates)
+    expected = similarity.gradients(grad * weight[:, None], scores, query, candidates)
+    got = similarity.weighted_gradients(grad.clone(), weight, scores, query, candidates)
+    for ours, want in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours, want)
+
+
+@EVERY
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("size", [(3, 4, 6), (70, 90, 32)], ids=["small", "large"])
 def test_a_broken_vector_never_gets_a_finite_score(

@@ -247,7 +247,7 @@ def test_scores_are_kept_while_those_of_enough_queries_fit(
             super().__init__(similarity, query, candidates, keep=keep)
 
         def reduce(self, ranks: Ranks) -> Tensor:
-            kept = sum(scores.numel() for scores in self.exponentials)
+            kept = sum(scores.numel() for scores in self.kept)
             assert 4 * kept <= memory_mb << 20
             assert bool(kept) is expected[1]
             return super().reduce(ranks)
