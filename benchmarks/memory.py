@@ -1,7 +1,7 @@
 """Peak resident memory of training and evaluation, each in fresh processes, beside PyKEEN's.
 
 Of two workers both the larger one and the sum are given; what both map, such as torch's libraries, counts twice
-in the sum. PyKEEN is one process.
+in the sum. The last column counts it once, at the end of the work instead of at its peak. PyKEEN is one process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import evaluation
 from benchmarks.common import Figures, begin, finish, graph_settings, settings_of
 from benchmarks.peers import run_pykeen
-from benchmarks.processes import WORKERS, on_ranks
+from benchmarks.processes import WORKERS, Finished, on_ranks
 from benchmarks.training_windows import SCORERS, TimedTraining, Workload, sampled_config
 from distkg.data.store import Store
 from distkg.sharding.ranks import Ranks
@@ -23,8 +23,8 @@ from distkg.sharding.ranks import Ranks
 STEPS = 20
 PEER_BATCHES = 2
 
-Case = tuple[Callable[[], list[float]], Callable[[], float]]
-"""Peak MB of each of distkg's workers, and of PyKEEN."""
+Case = tuple[Callable[[], list[Finished[object]]], Callable[[], float]]
+"""distkg's workers at the end of the work, and the peak MB of PyKEEN."""
 
 
 def train(ranks: Ranks, scorer: str, store: str, work: Workload) -> None:
@@ -37,9 +37,9 @@ def start_only(ranks: Ranks) -> None:
     """Nothing: what remains is the memory of the libraries."""
 
 
-def peaks(function: Callable[..., object], *args: object) -> list[float]:
-    """Peak MB of two workers that call the function."""
-    return [finished.peak_mb for finished in on_ranks(WORKERS, function, *args)]
+def workers(function: Callable[..., object], *args: object) -> list[Finished[object]]:
+    """Two workers that call the function."""
+    return on_ranks(WORKERS, function, *args)
 
 
 def peer_peak(task: str, store: str, **options: Any) -> float:
@@ -51,16 +51,16 @@ def cases(store: str, work: Workload, scorers: list[str], ranking: evaluation.Wo
     """Row of the table → how to measure it in either system."""
     training: dict[str, Case] = {
         f"training {scorer}": (
-            partial(peaks, train, scorer, store, work),
+            partial(workers, train, scorer, store, work),
             partial(peer_peak, "train", store, scorer=scorer, **work.for_pykeen()),
         )
         for scorer in scorers
     }
     return {
-        "libraries alone": (partial(peaks, start_only), partial(peer_peak, "start", store)),
+        "libraries alone": (partial(workers, start_only), partial(peer_peak, "start", store)),
         **training,
         "evaluation DistMult": (
-            partial(peaks, evaluation.rates, store, ranking),
+            partial(workers, evaluation.rates, store, ranking),
             partial(peer_peak, "evaluate", store, **ranking.for_pykeen()),
         ),
     }
@@ -75,9 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     figures = Figures()
     for _ in session.repetitions:
         for row, (ours, theirs) in cases(session.store, work, scorers, ranking).items():
-            workers, peer = ours(), theirs()
-            columns = {"worker MB": max(workers), "workers MB": sum(workers), "PyKEEN MB": peer}
-            figures.add(row, {**columns, "workers / PyKEEN": sum(workers) / peer})
+            measured, peer = ours(), theirs()
+            peaks = [worker.peak_mb for worker in measured]
+            columns = {"worker MB": max(peaks), "workers MB": sum(peaks), "PyKEEN MB": peer}
+            shared_once = sum(worker.proportional_mb for worker in measured)
+            figures.add(row, {**columns, "workers / PyKEEN": sum(peaks) / peer, "at end, shared once MB": shared_once})
     return finish(session, settings_of(work, workers=WORKERS, graph=graph_settings(Store.open(session.store))), figures)
 
 

@@ -1,4 +1,4 @@
-"""The most memory that a process has held; imports nothing, so that it adds nothing."""
+"""The memory of a process; imports nothing, so that it adds nothing."""
 
 
 def peak_mb() -> float:
@@ -14,3 +14,16 @@ def peak_mb() -> float:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
     raise OSError("/proc/self/status has no VmHWM: the benchmarks of memory need Linux")
+
+
+def proportional_mb() -> float:
+    """Memory of this process now, where a page that n processes map counts as one n-th (proportional set size, MB).
+
+    Raises:
+        OSError: not Linux.
+    """
+    with open("/proc/self/smaps_rollup", encoding="utf-8") as rollup:
+        for line in rollup:
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    raise OSError("/proc/self/smaps_rollup has no Pss: the benchmarks of memory need Linux")

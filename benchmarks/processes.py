@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.common import BenchmarkError
-from benchmarks.peak_memory import peak_mb
+from benchmarks.peak_memory import peak_mb, proportional_mb
 from distkg.sharding.ranks import Ranks
 from distkg.training.memory import keep_freed_memory
 
@@ -30,10 +30,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Finished(Generic[T]):
-    """What a process returned, and the most memory that it held (resident MB)."""
+    """What a process returned, the most memory that it held (resident MB), and its part of the memory that all held at
+    the end, where pages that several map count once in all (proportional MB)."""
 
     value: T
     peak_mb: float
+    proportional_mb: float
 
 
 def on_ranks(size: int, function: Callable[..., T], *args: Any, pinned: bool = False) -> list[Finished[T]]:
@@ -104,12 +106,14 @@ def _on_rank(
     dist.init_process_group("gloo", store=dist.FileStore(meeting, size), rank=rank, world_size=size)
     try:
         value = function(Ranks.from_process_group(torch.device("cpu")), *args)
+        dist.barrier()  # all of them still hold what they share
+        proportional = proportional_mb()
         dist.barrier()  # a worker that left early would break the connections that the others still make
     finally:
         dist.destroy_process_group()
-    return Finished(value, peak_mb())
+    return Finished(value, peak_mb(), proportional)
 
 
 def _alone(threads: int, function: Callable[..., T], args: tuple[Any, ...]) -> Finished[T]:
     torch.set_num_threads(threads)
-    return Finished(function(*args), peak_mb())
+    return Finished(function(*args), peak_mb(), proportional_mb())
