@@ -276,12 +276,6 @@ class PairwiseSimilarity(Similarity):
         return scores
 
 
-def indexed_dot(query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-    """``query[i] · rows[index[i, k]]``, as ``Similarity.indexed`` has its arguments: [B, K]; differentiable."""
-    inner: Tensor = _Indexed.apply(query, rows, index, _DOT_KERNEL)
-    return inner
-
-
 def _everyone(candidates: Tensor) -> Tensor:
     return torch.arange(candidates.shape[0], device=candidates.device)[None]
 
