@@ -297,12 +297,29 @@ def plan(
         _print_plan(found)
 
 
-@app.command(epilog="Example: distkg report runs/wn18rr")
-def report(run: RunArgument) -> None:
-    """Write report.html, one self-contained page, from what a run has so far."""
-    from distkg.reporting.report import write_report
+@app.command(epilog="Example: distkg report runs/wn18rr runs/wn18rr-rotate --to comparison.html")
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="Run folders that `distkg train` wrote; several are compared."),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Page to write; default: report.html in the folder of one RUN, comparison.html here for several.",
+        ),
+    ] = None,
+) -> None:
+    """Write one self-contained page from what a run has so far, or about several runs side by side."""
+    if len(runs) > 1:
+        from distkg.reporting.comparison import write_comparison
 
-    typer.echo(write_report(run))
+        typer.echo(write_comparison(runs, to))
+    else:
+        from distkg.reporting.report import write_report
+
+        typer.echo(write_report(runs[0], to))
 
 
 @app.command(epilog="Example: distkg presets --scorers")

@@ -45,7 +45,8 @@ class ModelConfig(Section):
 class ObjectiveConfig(Section):
     name: str = Field(
         "one_vs_all",
-        description="With negatives: margin, logistic, self_adversarial, sampled_softmax; else one_vs_all, k_vs_all.",
+        description="With negatives: margin, logistic, self_adversarial, sampled_softmax; over all entities: "
+        "one_vs_all, k_vs_all; over all entities for some queries: query_sampling (HaLE).",
     )
     margin: float = Field(9.0, description="Margin γ of margin and self_adversarial (in units of the score).")
     temperature: float = Field(1.0, gt=0, description="Sharpness of the weights of self_adversarial.")
@@ -57,6 +58,24 @@ class ObjectiveConfig(Section):
     score_memory_mb: int = Field(
         64, ge=1, description="Memory for one block of scores in objectives over all entities (MiB per worker)."
     )
+    query_share: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="query_sampling: share α of the queries that all entities are kept away from.",
+    )
+    uniformity: float = Field(1.0, ge=0, description="query_sampling: weight λ of keeping them away.")
+    square_positives: bool = Field(True, description="query_sampling: square the activated distance of answers.")
+    activation: Literal["none", "hanon", "halin", "x_exp", "double", "artanh"] = Field(
+        "none",
+        description="Hardness-aware activation of squared distances while training, with a learned factor for each "
+        "relation (HaLE). For scorers that compare by squared L2 distance.",
+    )
+    activation_limit: float = Field(10.0, gt=0, description="Upper bound γ of hanon and halin.")
+    activation_steepness: float | None = Field(
+        None, gt=0, description="Steepness β of hanon (default 3) and halin (default 10)."
+    )
+    relation_scale: bool = Field(True, description="Learn the factor of each relation; else it is 1.")
     products: Literal["float32", "bfloat16"] = Field(
         "float32", description="Precision of the matrix products over all entities (sums stay float32)."
     )

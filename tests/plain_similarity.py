@@ -8,11 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from distkg.kernels.hyperbolic import HyperbolicSimilarity
 from distkg.kernels.similarity import DOT, L1, L2, MODULUS, SCALED_L1, SQUARED_L2, RotLSimilarity, Similarity
 
 Plain = Callable[[Tensor, Tensor], Tensor]
 
 ROTL = RotLSimilarity(alpha=1.5)
+HYPERBOLIC = HyperbolicSimilarity(bias=False)
+HYPERBOLIC_BIASED = HyperbolicSimilarity(bias=True)
 
 
 def dot(query: Tensor, candidate: Tensor) -> Tensor:
@@ -47,6 +50,25 @@ def rotl(query: Tensor, candidate: Tensor) -> Tensor:
     return -torch.where(x > 10, tangent, x * torch.exp(x.clamp_max(10)))
 
 
+def hyperbolic(query: Tensor, candidate: Tensor) -> Tensor:
+    c = torch.logaddexp(query[..., -1:], torch.zeros(())).clamp_min(1e-4)  # softplus
+    p, x = in_ball(query[..., :-1], c), in_ball(candidate, c)
+    pp, xx, px = (p * p).sum(-1, keepdim=True), (x * x).sum(-1, keepdim=True), (p * x).sum(-1, keepdim=True)
+    gap = ((1 - c * pp) * x - (1 - 2 * c * px + c * xx) * p) / (1 - 2 * c * px + c * c * pp * xx)  # (-p) ⊕ x
+    return -((2 / c.sqrt() * torch.atanh(c.sqrt() * gap.norm(dim=-1, keepdim=True))) ** 2).squeeze(-1)
+
+
+def in_ball(vector: Tensor, c: Tensor) -> Tensor:
+    """exp₀, kept in the ball shrunk by 0.004."""
+    rho = c.sqrt() * vector.norm(dim=-1, keepdim=True).clamp_min(1e-100)
+    return vector / rho * rho.tanh().clamp_max(0.996)
+
+
+def hyperbolic_biased(query: Tensor, candidate: Tensor) -> Tensor:
+    vectors = torch.cat((query[..., :-2], query[..., -1:]), -1), candidate[..., :-1]
+    return hyperbolic(*vectors) + query[..., -2] + candidate[..., -1]
+
+
 PLAIN: list[tuple[Similarity, Plain]] = [
     (DOT, dot),
     (SQUARED_L2, squared_l2),
@@ -55,9 +77,13 @@ PLAIN: list[tuple[Similarity, Plain]] = [
     (SCALED_L1, scaled_l1),
     (MODULUS, modulus),
     (ROTL, rotl),
+    (HYPERBOLIC, hyperbolic),
+    (HYPERBOLIC_BIASED, hyperbolic_biased),
 ]
 
 
 def query_width(similarity: Similarity, width: int) -> int:
     """Floats of a query that is compared with candidates of ``width`` floats."""
+    if isinstance(similarity, HyperbolicSimilarity):
+        return width + 1
     return 2 * width if similarity is SCALED_L1 else width

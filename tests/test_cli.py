@@ -151,7 +151,7 @@ def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyP
     [(TrainingError("workers were lost"), 1), (PermissionError("no access"), 2), (RunError("not a run"), 2)],
 )
 def test_what_an_error_says_and_how_it_exits(monkeypatch: pytest.MonkeyPatch, error: Exception, code: int) -> None:
-    def fail(run: Path) -> Path:
+    def fail(run: Path, to: Path | None = None) -> Path:
         raise error
 
     monkeypatch.setattr("distkg.reporting.report.write_report", fail)
@@ -317,6 +317,33 @@ def test_report_of_a_trained_run(trained: Path) -> None:
         "affiliated_with",
     ):
         assert part in page
+
+
+def test_reports_of_several_runs_are_one_page(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "unfinished"
+    other.mkdir()
+    for name in ("config.yaml", "metrics.jsonl"):
+        (other / name).write_bytes((trained / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert run_cli("report", trained, other).stdout == "comparison.html\n"
+    page = (tmp_path / "comparison.html").read_text()
+    for part in ("Comparison of 2 runs", "Validation MRR by wall time", "unfinished: not finished", "are equal"):
+        assert part in page
+    assert run_cli("report", trained, other, "--to", "pages/two.html").stdout == "pages/two.html\n"
+    assert (tmp_path / "pages" / "two.html").read_text() == page
+
+
+def test_a_report_of_one_run_can_be_written_elsewhere(trained: Path, tmp_path: Path) -> None:
+    assert run_cli("report", trained, "--to", tmp_path / "one.html").stdout == f"{tmp_path / 'one.html'}\n"
+    assert "By relation" in (tmp_path / "one.html").read_text()
+
+
+def test_a_folder_among_runs_that_is_none_is_named(trained: Path, tmp_path: Path) -> None:
+    result = run_cli("report", trained, tmp_path, "--to", tmp_path / "x.html")
+    assert result.exit_code == 2
+    assert f"'{tmp_path}' holds no config.yaml" in result.stderr
+    assert "give the folder named by `distkg train --run`" in result.stderr
+    assert not (tmp_path / "x.html").exists()
 
 
 @pytest.mark.slow

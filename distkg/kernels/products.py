@@ -34,10 +34,16 @@ def products_in(precision: torch.dtype) -> Iterator[None]:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
+    left, right = _dense(left), _dense(right)
     if left.device.type == "cpu" and _ONEDNN and left.shape[0] * right.shape[0] * left.shape[1] > _SMALL:
         linear: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
         return linear
     return left @ right.T
+
+
+def _dense(matrix: Tensor) -> Tensor:
+    """A matrix without gaps, transposed or not: for columns cut out of a wider one oneDNN has only a slow path."""
+    return matrix if matrix.is_contiguous() or matrix.T.is_contiguous() else matrix.contiguous()
 
 
 def _has_onednn() -> bool:

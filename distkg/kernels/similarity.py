@@ -148,7 +148,7 @@ class ProductSimilarity(Similarity):
         return self.combine((query * candidate).sum(-1), query.square().sum(-1), candidate.square().sum(-1))
 
     def scores(self, query: Tensor, candidates: Tensor) -> Tensor:
-        return self.combine(product(query, candidates), _squared_norms(query)[:, None], _squared_norms(candidates))
+        return self.combine(product(query, candidates), squared_norms(query)[:, None], squared_norms(candidates))
 
     def gradients(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
         to_inner, to_query, to_candidates = self.slopes(grad, scores, query, candidates)
@@ -157,7 +157,7 @@ class ProductSimilarity(Similarity):
         return grad_query, grad_candidates
 
     def indexed(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-        inner = _Indexed.apply(query, rows, index, _DOT_KERNEL)
+        inner = indexed_products(query, rows, index)
         norms = take_rows(rows.square().sum(-1, keepdim=True), index.flatten()).view(index.shape)
         return self.combine(inner, query.square().sum(-1, keepdim=True), norms)
 
@@ -184,8 +184,7 @@ class DotSimilarity(ProductSimilarity):
         return product(grad, candidates.T).mul_(weight), product(grad.T, (query * weight).T)
 
     def indexed(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-        inner: Tensor = _Indexed.apply(query, rows, index, _DOT_KERNEL)
-        return inner
+        return indexed_products(query, rows, index)
 
     def combine(self, inner: Tensor, query_norm: Tensor, candidate_norm: Tensor) -> Tensor:
         return inner
@@ -249,8 +248,8 @@ class RotLSimilarity(ProductSimilarity):
     def slopes(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
             inner = product(query, candidates).requires_grad_()
-            query_norm = _squared_norms(query)[:, None].requires_grad_()
-            candidate_norm = _squared_norms(candidates).requires_grad_()
+            query_norm = squared_norms(query)[:, None].requires_grad_()
+            candidate_norm = squared_norms(candidates).requires_grad_()
             value = self.combine(inner, query_norm, candidate_norm)
         slopes = torch.autograd.grad(value, (inner, query_norm, candidate_norm), grad)
         return slopes[0], slopes[1].flatten(), slopes[2]
@@ -281,8 +280,15 @@ def _everyone(candidates: Tensor) -> Tensor:
     return torch.arange(candidates.shape[0], device=candidates.device)[None]
 
 
-def _squared_norms(rows: Tensor) -> Tensor:
+def squared_norms(rows: Tensor) -> Tensor:
+    """|·|² of each row: [n, d] -> [n]."""
     return torch.linalg.vecdot(rows, rows)
+
+
+def indexed_products(query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+    """⟨query i, rows[index[i, k]]⟩: [B, D], [U, D], int64 [B, K] -> [B, K]; differentiable."""
+    inner: Tensor = _Indexed.apply(query, rows, index, _DOT_KERNEL)
+    return inner
 
 
 _DOT_KERNEL = PairwiseKernel(pairwise.dot_scores, pairwise.dot_gradients, pairwise.reference_dot)

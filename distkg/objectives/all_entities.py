@@ -42,6 +42,12 @@ class Answers:
     row: Tensor
     count: Tensor
 
+    @classmethod
+    def none(cls, count: Tensor) -> Answers:
+        """No answers: what remains of one_vs_all is the mean of log Σ exp, weighted by ``count`` float32 [B]."""
+        nothing = torch.empty(0, dtype=torch.int64, device=count.device)
+        return cls(nothing, nothing, count)
+
     def within(self, low: int, high: int) -> tuple[Tensor, Tensor]:
         """Answers of the queries low … high-1, their queries counted from low."""
         first, last = torch.searchsorted(self.query, torch.tensor([low, high], device=self.query.device)).tolist()

@@ -2,8 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
+
+from distkg.reporting.svg import STYLES, swatch
+
+GAP = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table that says more than its text.
+
+    Attributes:
+        text: what is written; escaped.
+        value: the number to sort by; cells without one count as text.
+        best: point it out as the best of its column.
+        series: the series of the page's charts whose line stands before the text.
+        badge: a word in a coloured lozenge behind the text; escaped.
+    """
+
+    text: str
+    value: float | None = None
+    best: bool = False
+    series: int | None = None
+    badge: str = ""
+
+
+Content = str | float | Cell
 
 
 def card(title: str, body: str, note: str = "", *, wide: bool = False) -> str:
@@ -14,6 +41,16 @@ def card(title: str, body: str, note: str = "", *, wide: bool = False) -> str:
     return f'<section class="card{" wide" if wide else ""}"><h2>{escape(title)}</h2>{lead}{body}</section>'
 
 
+def grid(cards: Iterable[str]) -> str:
+    """Cards in two columns, or in one where the window is narrow."""
+    return f'<div class="grid">{"".join(cards)}</div>'
+
+
+def badge(text: str, *, done: bool) -> str:
+    """A word in a coloured lozenge, such as the state of a run."""
+    return f'<span class="badge {"done" if done else "open"}">{escape(text)}</span>'
+
+
 def tiles(items: Sequence[tuple[str, str, str]]) -> str:
     """Headline numbers: (label, value, small print)."""
     return "".join(
@@ -22,15 +59,19 @@ def tiles(items: Sequence[tuple[str, str, str]]) -> str:
     )
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str | float]], *, sortable: bool = False) -> str:
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[Content]], *, sortable: bool = False, classes: str = ""
+) -> str:
     """A table; numbers are right-aligned and carry their full value for sorting."""
     if not rows:
         return ""
-    numeric = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
+    numeric = [_is_numeric([row[i] for row in rows]) for i in range(len(header))]
     head = "".join(_heading(name, is_number, sortable) for name, is_number in zip(header, numeric, strict=True))
-    body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows)
-    kind = ' class="sortable"' if sortable else ""
-    return f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    body = "".join(f"<tr>{''.join(map(_cell, row, numeric))}</tr>" for row in rows)
+    named = " ".join(name for name in ("sortable" if sortable else "", classes) if name)
+    return (
+        f'<div class="scroll"><table class="{named}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def bars(rows: Sequence[tuple[str, float, str]], top: float | None = None, *, coloured: bool = False) -> str:
@@ -62,15 +103,34 @@ def _heading(name: str, is_number: bool, sortable: bool) -> str:
     return f'<th scope="col"{kind}>{inner}</th>'
 
 
-def _cell(value: str | float) -> str:
-    if isinstance(value, str):
-        return f"<td>{escape(value)}</td>"
-    text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if value <= 1 else f"{value:,.1f}"
-    return f'<td class="number" data-value="{value!r}">{text}</td>'
+def _is_numeric(column: Sequence[Content]) -> bool:
+    """Whether a column holds numbers and, at most, gaps between them."""
+    filled = [content for content in column if content not in ("", GAP)]
+    return bool(filled) and all(
+        content.value is not None if isinstance(content, Cell) else not isinstance(content, str) for content in filled
+    )
+
+
+def _cell(content: Content, is_number: bool) -> str:
+    if isinstance(content, str):
+        kind = ' class="number"' if is_number else ""
+        return f"<td{kind}>{escape(content)}</td>"
+    if isinstance(content, Cell):
+        return _rich_cell(content)
+    text = f"{content:,}" if isinstance(content, int) else f"{content:.4f}" if content <= 1 else f"{content:,.1f}"
+    return f'<td class="number" data-value="{content!r}">{text}</td>'
+
+
+def _rich_cell(cell: Cell) -> str:
+    text = f"<strong>{escape(cell.text)}</strong>" if cell.best else escape(cell.text)
+    if cell.value is not None:
+        return f'<td class="number" data-value="{cell.value!r}">{text}</td>'
+    key = swatch(cell.series) if cell.series is not None else ""
+    return f'<td class="name">{key}{text}{badge(cell.badge, done=False) if cell.badge else ""}</td>'
 
 
 def _bar(label: str, share: float, text: str, series: int) -> str:
     width = f"{100 * min(max(share, 0.0), 1.0):.1f}%"
-    bar = f'<i class="key s{series % 6}" style="width:{width}"></i>'
+    bar = f'<i class="key s{series % STYLES}" style="width:{width}"></i>'
     value = f'<span class="value">{escape(text)}</span>'
     return f'<dt>{escape(label)}</dt><dd><span class="track">{bar}</span>{value}</dd>'

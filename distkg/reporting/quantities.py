@@ -32,6 +32,16 @@ def size(count: float) -> str:
     return f"{scaled:.0f} B" if suffix == "B" else f"{scaled:.1f} {suffix}"
 
 
+def decimal_size(count: float) -> str:
+    """Bytes with a decimal suffix.
+
+    >>> [decimal_size(v) for v in (512, 4_500_000, 1.043e9)]
+    ['512 B', '4.5 MB', '1.04 GB']
+    """
+    text = compact(count)
+    return f"{text}B" if " " in text else f"{text} B"
+
+
 def duration(seconds: float) -> str:
     """A span of time.
 

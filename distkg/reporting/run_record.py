@@ -43,6 +43,13 @@ class RunRecord:
         pairs = [(reach(line, against), reach(line, key)) for line in self.lines]
         return [(x, y) for x, y in pairs if x is not None and y is not None]
 
+    def peak_memory(self) -> list[float]:
+        """Peak resident bytes that the result names: of each worker, or of the largest alone; empty without one."""
+        train = self.result.get("train")
+        peaks = train.get("peak_rss_mb_per_worker") if isinstance(train, dict) else None
+        values = [number(peak) for peak in (peaks if isinstance(peaks, list) else [peaks])]
+        return [value * 1e6 for value in values if value is not None]
+
 
 def read_run(folder: Path) -> RunRecord:
     """Read a run folder; parts that are missing stay empty.
@@ -53,10 +60,24 @@ def read_run(folder: Path) -> RunRecord:
     if not folder.is_dir():
         raise RunError(f"there is no run folder {str(folder)!r}; give the folder named by `distkg train --run`")
     if not any((folder / name).exists() for name in ("config.yaml", "metrics.jsonl", "result.json")):
-        raise RunError(f"{str(folder)!r} holds no config.yaml, metrics.jsonl or result.json: it is not a run folder")
+        raise RunError(
+            f"{str(folder)!r} holds no config.yaml, metrics.jsonl or result.json: it is not a run folder; "
+            "give the folder named by `distkg train --run`"
+        )
     lines, damaged = _read_lines(folder / "metrics.jsonl")
     config, result = _read_config(folder / "config.yaml"), _read_result(folder / "result.json")
     return RunRecord(folder, config, continued(lines), result, damaged)
+
+
+def as_text(value: Any) -> str:
+    """A value of a configuration, as YAML writes it on one line.
+
+    >>> [as_text(v) for v in ("complex", 512, None, True, {"norm": "l1"})]
+    ['complex', '512', 'null', 'true', '{norm: l1}']
+    """
+    if isinstance(value, str):
+        return value
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).replace("...", "").strip()
 
 
 def reach(tree: Any, dotted: str) -> float | None:
@@ -111,9 +132,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise RunError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(found, dict):
+        raise RunError(f"{path} is no mapping of sections: it is not the configuration that `distkg train` wrote")
+    return found
 
 
 def _read_result(path: Path) -> dict[str, Any]:

@@ -1,21 +1,33 @@
-"""The parts of a report: each makes HTML of a run's record, or nothing where the run lacks the numbers."""
+"""The parts of a run's page: each makes HTML of a run's record, or nothing where the run lacks the numbers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from distkg.reporting import html
-from distkg.reporting.quantities import compact, duration, score
-from distkg.reporting.run_record import RunRecord, number, reach
+from distkg.reporting.curves import EPOCH, LOSS, VALID_MRR, by_epoch, by_wall_time
+from distkg.reporting.quantities import compact, decimal_size, duration, score
+from distkg.reporting.run_record import RunRecord, as_text, number, reach
 from distkg.reporting.svg import Axis, Series, column_chart, line_chart, scatter
 
 HITS = ("hits@1", "hits@3", "hits@10")
 PARTS = ("data", "exchange", "compute", "optimizer")
-EPOCH = Axis("epoch")
-MINUTES = Axis("minutes")
 SHOWN_WORKERS = 64
+
+
+def subject(run: RunRecord) -> list[str]:
+    """What was trained on what, as its configuration names it."""
+    model, data = run.config.get("model", {}), run.config.get("data", {})
+    dim = f"{model['dim']} dimensions" if "dim" in model else None
+    parts = (model.get("name"), dim, run.config.get("objective", {}).get("name"), data.get("store"))
+    return [str(part) for part in parts if part]
+
+
+def damage(run: RunRecord) -> list[str]:
+    """A warning where lines of metrics.jsonl were lost."""
+    if not run.damaged_lines:
+        return []
+    return [f"{run.damaged_lines} line(s) of metrics.jsonl could not be read and are left out."]
 
 
 def headline(run: RunRecord) -> str:
@@ -56,12 +68,9 @@ def metrics_table(run: RunRecord) -> str:
 def curves(run: RunRecord) -> str:
     """Loss and validation MRR, against epochs and against wall time."""
     return "".join(
-        html.card(f"{title} by {clock}", _curve(run, key, x, divisor, y))
-        for key, title, y in (
-            ("loss", "Loss", Axis("loss")),
-            ("valid.mrr", "Validation MRR", Axis("MRR", zero=True)),
-        )
-        for x, divisor, clock in ((EPOCH, 1.0, "epoch"), (MINUTES, 60.0, "wall time"))
+        part([(quantity.axis.label, run)], quantity)
+        for quantity in (LOSS, VALID_MRR)
+        for part in (by_epoch, by_wall_time)
     )
 
 
@@ -89,7 +98,7 @@ def throughput(run: RunRecord) -> str:
     shares = [(part, spent / whole, f"{spent / whole:.0%}  ({duration(spent)})") for part, spent in totals.items()]
     split = column_chart(PARTS, columns, "epoch", Axis("seconds per report", zero=True)) if columns else ""
     moved = reach(run.result, "train.bytes_exchanged_per_step")
-    note = "" if moved is None else f"{_bytes(moved)} exchanged per step and worker."
+    note = "" if moved is None else f"{decimal_size(moved)} exchanged per step and worker."
     spent = split + html.bars(shares, 1.0, coloured=True)
     return html.card("Throughput", rate, note) + html.card("Where the time goes", spent)
 
@@ -124,28 +133,33 @@ def graph(run: RunRecord) -> str:
     histogram = [(float(d), float(n)) for d, n in found.get("degree_histogram", [])]
     degrees = scatter(histogram, Axis("degree", log=True), Axis("entities", log=True))
     return (
-        html.card("Degrees", degrees, _counts(found))
+        html.card("Degrees", degrees, counts(found))
         + _balance("Partitions", "partition", found.get("partitions"))
         + _balance("Rows per worker", "worker", found.get("shards"))
     )
+
+
+def counts(found: dict[str, Any]) -> str:
+    """Size of a graph as result.json describes it, in a sentence."""
+    triples = ", ".join(f"{v:,} {k}" for k, v in found.get("triples", {}).items())
+    return f"{found.get('entities', 0):,} entities, {found.get('relations', 0):,} relations; triples: {triples}."
 
 
 def memory(run: RunRecord) -> str:
     """Peak resident memory: over the run, and by worker."""
     points = [(x, y / 1000) for x, y in run.column("peak_rss_mb", "epoch")]
     line = line_chart([Series("peak", points)], EPOCH, Axis("peak memory (GB)", zero=True))
-    peaks = run.result.get("train", {}).get("peak_rss_mb_per_worker")
-    listed = peaks if isinstance(peaks, list) else [peaks]
-    values = [v * 1e6 for v in (number(peak) for peak in listed) if v is not None]
-    names = [f"worker {i}" for i in range(len(values))] if isinstance(peaks, list) else ["largest worker"]
-    rows = [(name, value, _bytes(value)) for name, value in zip(names, values, strict=False)]
+    values = run.peak_memory()
+    each = isinstance(run.result.get("train", {}).get("peak_rss_mb_per_worker"), list)
+    names = [f"worker {i}" for i in range(len(values))] if each else ["largest worker"]
+    rows = [(name, value, decimal_size(value)) for name, value in zip(names, values, strict=False)]
     return html.card("Memory per worker", line + html.bars(rows[:SHOWN_WORKERS]))
 
 
 def configuration(run: RunRecord) -> str:
     """Every key of the run, by section, and the versions it ran with."""
     sections = "".join(html.folded(name, html.definitions(_flat(part))) for name, part in run.config.items())
-    versions = [(k, _text(v)) for k, v in run.result.get("versions", {}).items()]
+    versions = [(k, as_text(v)) for k, v in run.result.get("versions", {}).items()]
     digest = run.result.get("config_sha256")
     note = f"sha256 {digest}" if digest else ""
     return html.card("Configuration", sections, note) + html.card("Versions", html.definitions(versions))
@@ -158,12 +172,6 @@ def _best_metrics(run: RunRecord) -> tuple[dict[str, Any], str]:
             return metrics[split], split
     seen = [line["valid"] for line in run.lines if isinstance(line.get("valid"), dict)]
     return (seen[-1], "latest validation") if seen else ({}, "")
-
-
-def _curve(run: RunRecord, key: str, x: Axis, divisor: float, y: Axis) -> str:
-    clock = "epoch" if x is EPOCH else "time"
-    points = [(a / divisor, b) for a, b in run.column(key, clock)]
-    return line_chart([Series(y.label, points)], x, y)
 
 
 def _time_columns(run: RunRecord) -> list[tuple[str, list[float]]]:
@@ -190,11 +198,6 @@ def _group_bars(groups: Any) -> list[tuple[str, float, str]]:
     return rows
 
 
-def _counts(found: dict[str, Any]) -> str:
-    triples = ", ".join(f"{v:,} {k}" for k, v in found.get("triples", {}).items())
-    return f"{found.get('entities', 0):,} entities, {found.get('relations', 0):,} relations; triples: {triples}."
-
-
 def _balance(title: str, unit: str, rows: Any) -> str:
     if not rows:
         return ""
@@ -204,19 +207,14 @@ def _balance(title: str, unit: str, rows: Any) -> str:
     return html.card(title, chart, f"{len(rows)} in all; the largest holds {max(rows) / mean:.3f} × the mean.")
 
 
-def _bytes(count: float) -> str:
-    text = compact(count)
-    return f"{text}B" if " " in text else f"{text} B"
-
-
 def _workers(run: RunRecord) -> str:
-    return _text(run.result.get("train", {}).get("workers"))
+    return as_text(run.result.get("train", {}).get("workers"))
 
 
 def _flat(part: Any) -> list[tuple[str, str]]:
     if not isinstance(part, dict):
-        return [("value", _text(part))]
-    return [(key, _text(value)) for key, value in part.items()]
+        return [("value", as_text(part))]
+    return [(key, as_text(value)) for key, value in part.items()]
 
 
 def _value(found: Any) -> float | str:
@@ -224,9 +222,3 @@ def _value(found: Any) -> float | str:
         return found
     value = number(found)
     return "" if value is None else value
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).replace("...", "").strip()

@@ -1,13 +1,14 @@
 """Charts as inline SVG: lines, stacked columns and a log-log scatter, with nothing but the standard library.
 
-Colours and fonts come from ``report.css`` through class names (``s0`` … ``s5`` for series), so that one
-picture serves light and dark pages. Every mark carries a ``<title>``, which browsers show as a tooltip.
+Colours, dashes and fonts come from ``report.css`` through class names (``s0`` … ``s5`` for the colours of series,
+``d1`` … ``d5`` for the dashes of lines), so that one picture serves light and dark pages and prints in grey. Every
+mark carries a ``<title>``, which browsers show as a tooltip.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -15,20 +16,23 @@ from itertools import pairwise
 from distkg.reporting.quantities import compact
 
 WIDTH, HEIGHT = 440, 250
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 44
+LEFT, RIGHT, TOP, BOTTOM = 64, 14, 14, 44
 MAX_POINTS = 400
 MAX_COLUMNS = 64
+MAX_MARKS = 40
 WIDEST_COLUMN = 48.0
+STYLES = 6
 
 Format = Callable[[float], str]
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line: a name for the legend and its points, in order of x."""
+    """One line: a name for the legend and its points, in order of x; dots alone where they are not ``joined``."""
 
     name: str
     points: Sequence[tuple[float, float]]
+    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -96,16 +100,34 @@ def thin(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> list
 
 
 def line_chart(series: Sequence[Series], x: Axis, y: Axis) -> str:
-    """Lines over a common x; points that are not finite (or not positive on a log axis) are left out."""
-    kept = [Series(s.name, thin(_plottable(s.points, x, y))) for s in series]
-    kept = [s for s in kept if s.points]
+    """Lines over a common x; points that are not finite (or not positive on a log axis) are left out.
+
+    The style of a line follows from its place in ``series``, so that it keeps it where another has no points.
+    """
+    usable = [_plottable(s.points, x, y) for s in series]
+    kept = {
+        i: Series(s.name, thin(points) if s.joined else points, s.joined)
+        for i, (s, points) in enumerate(zip(series, usable, strict=True))
+    }
+    kept = {i: s for i, s in kept.items() if s.points}
     if not kept:
         return ""
-    across = _scale(x, [p[0] for s in kept for p in s.points], LEFT, WIDTH - RIGHT)
-    up = _scale(y, [p[1] for s in kept for p in s.points], HEIGHT - BOTTOM, TOP)
-    lines = [_line(s, i, across, up, x, y) for i, s in enumerate(kept)]
-    legend = _legend([s.name for s in kept]) if len(kept) > 1 else ""
+    across = _scale(x, [p[0] for s in kept.values() for p in s.points], LEFT, WIDTH - RIGHT)
+    up = _scale(y, [p[1] for s in kept.values() for p in s.points], HEIGHT - BOTTOM, TOP)
+    several = len(series) > 1
+    lines = [_line(s, i, across, up, x, y, quiet=several) for i, s in kept.items()]
+    legend = _legend((swatch(i) if s.joined else _block(i), s.name) for i, s in kept.items()) if several else ""
     return legend + _picture(f"{y.label} by {x.label}", _frame(across, up, x, y) + "".join(lines))
+
+
+def swatch(index: int) -> str:
+    """A short piece of the line that a chart draws for its series ``index``, for legends and tables."""
+    line = f'<line class="{_stroke(index)}" x1="1" x2="33" y1="5" y2="5"/>'
+    return f'<svg class="swatch" viewBox="0 0 34 10" aria-hidden="true">{line}</svg>'
+
+
+def _block(index: int) -> str:
+    return f'<i class="key s{index % STYLES}"></i>'
 
 
 def scatter(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
@@ -115,7 +137,7 @@ def scatter(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
         return ""
     across = _scale(x, [p[0] for p in kept], LEFT, WIDTH - RIGHT)
     up = _scale(y, [p[1] for p in kept], HEIGHT - BOTTOM, TOP)
-    dots = [_dot(a, b, 0, across, up, x, y) for a, b in kept]
+    dots = [_dot(point, 0, across, up, x, y) for point in kept]
     return _picture(f"{y.label} by {x.label}", _frame(across, up, x, y) + "".join(dots))
 
 
@@ -142,7 +164,7 @@ def column_chart(
     step = (WIDTH - RIGHT - LEFT) / len(kept)
     body = "".join(_column(c, i, step, up, names, y) for i, c in enumerate(kept))
     labels = _column_labels([label for label, _ in kept], step)
-    legend = _legend(names) if len(names) > 1 else ""
+    legend = _legend((_block(i), n) for i, n in enumerate(names)) if len(names) > 1 else ""
     return legend + _picture(f"{y.label} by {x}", _grid(up, y) + body + labels + _titles(x, y.label))
 
 
@@ -170,17 +192,39 @@ def _decades(low: float, high: float) -> list[float]:
     return [10.0**power for power in range(math.ceil(low), math.floor(high) + 1, stride)]
 
 
-def _line(series: Series, index: int, across: Scale, up: Scale, x: Axis, y: Axis) -> str:
+def _line(series: Series, index: int, across: Scale, up: Scale, x: Axis, y: Axis, *, quiet: bool) -> str:
+    """One line; ``quiet`` hides the marks inside it until the pointer is on them, as they would cover dashes."""
+    if not series.joined:
+        return "".join(_dot(p, index, across, up, x, y, series.name) for p in series.points)
     path = " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in series.points)
-    marks = series.points if len(series.points) <= 40 else series.points[-1:]
-    dots = "".join(_dot(a, b, index, across, up, x, y, series.name) for a, b in marks)
-    return f'<polyline class="line s{index % 6}" points="{path}"/>{dots}'
+    inner = series.points[:-1] if len(series.points) <= MAX_MARKS else []
+    dots = [_dot(p, index, across, up, x, y, series.name, quiet=quiet) for p in inner]
+    last = _dot(series.points[-1], index, across, up, x, y, series.name)
+    return f'<polyline class="{_stroke(index)}" points="{path}"/>{"".join(dots)}{last}'
 
 
-def _dot(a: float, b: float, index: int, across: Scale, up: Scale, x: Axis, y: Axis, name: str = "") -> str:
+def _stroke(index: int) -> str:
+    """Classes of line ``index``: six colours by six dashes, the first six alike in neither."""
+    dash = (index + index // STYLES) % STYLES
+    return f"line s{index % STYLES}" + (f" d{dash}" if dash else "")
+
+
+def _dot(
+    point: tuple[float, float],
+    index: int,
+    across: Scale,
+    up: Scale,
+    x: Axis,
+    y: Axis,
+    name: str = "",
+    *,
+    quiet: bool = False,
+) -> str:
+    a, b = point
     title = escape(f"{name + ': ' if name else ''}{y.text(b)} at {x.label} {x.text(a)}")
     place = f'cx="{across(a):.1f}" cy="{up(b):.1f}"'
-    return f'<circle class="dot s{index % 6}" {place} r="3"><title>{title}</title></circle>'
+    kind = f"dot s{index % STYLES}{' quiet' if quiet else ''}"
+    return f'<circle class="{kind}" {place} r="3"><title>{title}</title></circle>'
 
 
 def _column(
@@ -193,7 +237,7 @@ def _column(
         top, bottom = up(base + value), up(base)
         title = escape(f"{label}: {names[layer]} {y.text(value)}")
         box = f'x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{max(bottom - top, 0):.1f}"'
-        parts.append(f'<rect class="area s{layer % 6}" {box}><title>{title}</title></rect>')
+        parts.append(f'<rect class="area s{layer % STYLES}" {box}><title>{title}</title></rect>')
         base += value
     return "".join(parts)
 
@@ -237,7 +281,7 @@ def _grid(up: Scale, y: Axis) -> str:
 
 def _titles(x: str, y: str) -> str:
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    turned = f'<text class="title middle" transform="translate(12 {middle:.0f}) rotate(-90)">{escape(y)}</text>'
+    turned = f'<text class="title middle" transform="translate(10 {middle:.0f}) rotate(-90)">{escape(y)}</text>'
     return _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x, "title middle") + turned
 
 
@@ -245,9 +289,10 @@ def _text(x: float, y: float, text: str, classes: str) -> str:
     return f'<text class="{classes}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
 
 
-def _legend(names: Sequence[str]) -> str:
-    items = "".join(f'<li><i class="key s{i % 6}"></i>{escape(name)}</li>' for i, name in enumerate(names))
-    return f'<ul class="legend">{items}</ul>'
+def _legend(items: Iterable[tuple[str, str]]) -> str:
+    """Keys, as HTML, with their names."""
+    entries = "".join(f"<li>{key}<span>{escape(name)}</span></li>" for key, name in items)
+    return f'<ul class="legend">{entries}</ul>'
 
 
 def _picture(label: str, body: str) -> str:

@@ -32,6 +32,11 @@ def rotate(vector: Tensor, phase: Tensor) -> Tensor:
     return torch.cat((real * cosine - imaginary * sine, real * sine + imaginary * cosine), dim=-1)
 
 
+def reflect(vector: Tensor, phase: Tensor) -> Tensor:
+    """Mirror each complex number of ``vector`` [..., 2n] at the line of half its angle in ``phase`` [..., n]."""
+    return rotate(conjugate(vector), phase)
+
+
 def hamilton_product(left: Tensor, right: Tensor) -> Tensor:
     """Element-wise product of quaternions; order matters."""
     a, b, c, d = left.chunk(4, dim=-1)

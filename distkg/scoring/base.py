@@ -40,7 +40,7 @@ class Scorer(nn.Module):
     """
 
     Options: ClassVar[type[BaseModel]] = Options
-    tied_inverse: ClassVar[bool] = False
+    tied_inverse: bool = False
     similarity: Similarity = DOT
 
     def __init__(self, dim: int, options: BaseModel) -> None:
@@ -107,9 +107,11 @@ def make_scorer(config: ModelConfig) -> Scorer:
         key = ".".join(str(part) for part in problem["loc"])
         known = ", ".join(scorer_type.Options.model_fields) or "none"
         raise ConfigError(f"model.options.{key}: {problem['msg']}. Options of {config.name}: {known}") from None
-    if config.inverse == "tied" and not scorer_type.tied_inverse:
-        raise ConfigError(f"model.inverse: {config.name} has no closed form of inverse relations; use `learned`")
-    return scorer_type(config.dim, options)
+    scorer = scorer_type(config.dim, options)
+    if config.inverse == "tied" and not scorer.tied_inverse:
+        given = f" with {config.options}" if config.options else ""
+        raise ConfigError(f"model.inverse: {config.name}{given} has no closed form of inverse relations; use `learned`")
+    return scorer
 
 
 def require_multiple(dim: int, factor: int, scorer: str) -> None:

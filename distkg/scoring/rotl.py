@@ -6,17 +6,20 @@ Flexible addition: x ⊕ y = α (x + y) / (1 + x·y). With q = Rot(r, anchor) �
 
 Two guards keep scores and gradients finite without changing the order of answers elsewhere: a denominator
 nearer to 0 than 0.01 counts as 0.01 (with its sign), and φ goes on along its tangent above x = 10.
+With ``distance: squared_l2`` the score is −‖q − c‖², as HaLE trains it under an activation of its own (section 3.3).
 HaLE's form has no entity biases, so there are none here. Vectors start at 10⁻³ times a standard normal,
 angles uniform in ±π.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from distkg.kernels.similarity import RotLSimilarity
+from distkg.kernels.similarity import SQUARED_L2, RotLSimilarity
 from distkg.scoring.algebra import rotate
 from distkg.scoring.base import SCORERS, Options, Scorer, require_multiple
 
@@ -25,6 +28,9 @@ SMALLEST_DENOMINATOR = 1e-2
 
 class RotLOptions(Options):
     alpha: float = Field(1.0, gt=0, description="Scale α of the flexible addition.")
+    distance: Literal["flexible", "squared_l2"] = Field(
+        "flexible", description="Compare by the flexible addition under φ, or by squared L2 distance."
+    )
 
 
 @SCORERS.register("rotl")
@@ -38,7 +44,7 @@ class RotL(Scorer):
         super().__init__(dim, options)
         self.relation_width = dim // 2 + dim
         self.alpha = options.alpha
-        self.similarity = RotLSimilarity(options.alpha)
+        self.similarity = RotLSimilarity(options.alpha) if options.distance == "flexible" else SQUARED_L2
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
         phase, translation = relation.split((self.dim // 2, self.dim), dim=-1)

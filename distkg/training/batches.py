@@ -139,6 +139,74 @@ class SampledBatches:
         )
 
 
+@dataclass(frozen=True)
+class QuerySampledBatch:
+    """Queries with one answer each, some of which are sampled to be compared with all entities.
+
+    Attributes:
+        ids: int64 [u] entities, sorted and unique.
+        anchor, answer: int64 [b] places in ids.
+        relation: int64 [b] in [0, 2R).
+        queries: number of queries of this step over all ranks.
+        sampled: int64 [s], places of the sampled queries in the batch, sorted.
+        width: sampled queries of the fullest rank: the others fill up to it when queries are gathered.
+        live: float32 [ranks · width], 1 for a sampled query and 0 for one that only fills up.
+    """
+
+    ids: Tensor
+    anchor: Tensor
+    answer: Tensor
+    relation: Tensor
+    queries: int
+    sampled: Tensor
+    width: int
+    live: Tensor
+
+
+class QuerySampledBatches:
+    """Each triple of this rank's part as two queries; a share of a batch's queries is sampled."""
+
+    def __init__(self, store: Store, share: float, batch_size: int, seed: int, ranks: Ranks) -> None:
+        self._share, self._seed, self._ranks = share, seed, ranks
+        self._entities = store.num_entities
+        self._anchor, self._relation, _, self._answer = map(torch.from_numpy, _single_queries(store, ranks))
+        self.triples = store.manifest.triples["train"]
+        counts = [2 * len(range(rank, self.triples, ranks.size)) for rank in range(ranks.size)]
+        self._portions = Portions(counts, 2 * batch_size)
+        self.steps = self._portions.steps
+        self._order = EpochOrder(len(self._anchor), seed, ranks.rank)
+
+    def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
+        return [self._batch(epoch, step) for step in range(first, last)]
+
+    def _batch(self, epoch: int, step: int) -> QuerySampledBatch:
+        low, high = self._portions.bounds(self._ranks.rank, step)
+        chosen = self._order(epoch)[low:high]
+        sizes = self._portions.sizes(step)
+        counts = [self._sampled_of(size) for size in sizes]
+        # The order is random already: its first queries are as good a sample as any, and differ in every epoch.
+        sampled = torch.arange(counts[self._ranks.rank])
+        ids, places = unique_places(torch.cat([self._anchor[chosen], self._answer[chosen]]), self._entities)
+        anchor, answer = places.chunk(2)
+        width = max(counts)
+        live = (torch.arange(width) < torch.tensor(counts)[:, None]).float().flatten()
+        device = self._ranks.device
+        return QuerySampledBatch(
+            ids=ids.to(device),
+            anchor=anchor.to(device),
+            answer=answer.to(device),
+            relation=self._relation[chosen].to(device),
+            queries=sum(sizes),
+            sampled=sampled.to(device),
+            width=width,
+            live=live.to(device),
+        )
+
+    def _sampled_of(self, queries: int) -> int:
+        """At least one, unless there is none."""
+        return min(queries, max(1, round(self._share * queries)))
+
+
 class EpochOrder:
     """The random order of an epoch, kept until the next epoch is asked for."""
 

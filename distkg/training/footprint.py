@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from distkg.config import RunConfig
-from distkg.objectives import ALL_ENTITIES
+from distkg.objectives import ALL_ENTITIES, QUERY_SAMPLING
 from distkg.scoring import Scorer
 from distkg.sharding.optimizers import OPTIMIZERS
 from distkg.training.loop import WINDOW
@@ -57,12 +58,13 @@ class StepSizes:
 
 def over_all_entities(config: RunConfig) -> bool:
     """Whether the objective compares with every entity, rather than with negatives."""
-    return config.objective.name in ALL_ENTITIES
+    return config.objective.name in (*ALL_ENTITIES, QUERY_SAMPLING)
 
 
 def asks_distinct_queries(config: RunConfig) -> bool:
     """Whether a step takes distinct queries with all their answers, rather than triples."""
-    return over_all_entities(config) and (config.objective.group_answers or config.objective.name == "k_vs_all")
+    grouped = config.objective.group_answers or config.objective.name == "k_vs_all"
+    return config.objective.name in ALL_ENTITIES and grouped
 
 
 def shard_rows(config: RunConfig, counts: GraphCounts) -> int:
@@ -75,7 +77,10 @@ def step_sizes(config: RunConfig, counts: GraphCounts) -> StepSizes:
     queries = config.train.batch_size * (1 if asks_distinct_queries(config) else 2)
     own = -(-queries // config.train.workers)
     if over_all_entities(config):
-        return StepSizes(queries, own, 0, min(own, counts.entities), queries * shard_rows(config, counts))
+        sampled = config.objective.name == QUERY_SAMPLING
+        compared = math.ceil(queries * config.objective.query_share) if sampled else queries
+        rows = min(2 * own if sampled else own, counts.entities)
+        return StepSizes(queries, own, 0, rows, compared * shard_rows(config, counts))
     negatives = config.negatives
     drawn = negatives.count * (-(-own // negatives.chunk_size) if negatives.shared else own)
     return StepSizes(queries, own, drawn, min(own + drawn, counts.entities), own * (negatives.count + 1))

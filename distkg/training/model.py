@@ -11,6 +11,7 @@ from distkg.scoring import Scorer, make_scorer
 from distkg.sharding.optimizers import OPTIMIZERS
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.table import ShardedTable
+from distkg.training.hardness import make_hardness
 from distkg.training.randomness import Purpose, stream
 
 _FILL_ROWS = 1 << 14
@@ -22,6 +23,7 @@ class Model(nn.Module):
     Attributes:
         scorer: replicated.
         relations: parameter [2R, relation_width], or [R, ·] where inverses are tied; replicated.
+        hardness: what training compares by.
         entities: the sharded table [N, entity_width].
         num_relations: R, without inverses.
 
@@ -44,6 +46,7 @@ class Model(nn.Module):
         relations = torch.empty(num_relations * (1 if self.tied else 2), self.scorer.relation_width)
         self.scorer.init_relations(relations, stream(Purpose.RELATIONS, config.train.seed))
         self.relations = nn.Parameter(relations.to(ranks.device))
+        self.hardness = make_hardness(config, self.scorer, len(relations)).to(ranks.device)
         self.entities = ShardedTable(
             num_entities,
             self.scorer.entity_width,
@@ -67,11 +70,14 @@ class Model(nn.Module):
 
     def relation_rows(self, relation: Tensor) -> Tensor:
         """Vectors [B, relation_width] of relation ids int64 [B] in [0, 2R)."""
+        rows = take_rows(self.relations, self._stored(relation))
         if not self.tied:
-            return take_rows(self.relations, relation)
-        inverse = relation >= self.num_relations
-        rows = take_rows(self.relations, torch.where(inverse, relation - self.num_relations, relation))
-        return torch.where(inverse[:, None], self.scorer.inverse(rows), rows)
+            return rows
+        return torch.where((relation >= self.num_relations)[:, None], self.scorer.inverse(rows), rows)
+
+    def _stored(self, relation: Tensor) -> Tensor:
+        """Rows of ``relations`` that hold relations: inverses share those of their relation where tied."""
+        return relation % self.num_relations if self.tied else relation
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
         """Query vectors [B, Q] from anchor rows [B, entity_width] and relation ids int64 [B] in [0, 2R)."""
@@ -83,6 +89,10 @@ class Model(nn.Module):
         with torch.autocast(self.ranks.device.type, dtype=self._precision, enabled=autocast):
             query: Tensor = self._transform(self.dropout(anchor), self.dropout(relation))
         return query.float()
+
+    def training_query(self, anchor: Tensor, relation: Tensor, relation_rows: Tensor) -> Tensor:
+        """Query vectors for ``hardness.similarity``, from anchor rows, relation ids and their rows."""
+        return self.hardness(self.query_from_rows(anchor, relation_rows), self._stored(relation))
 
     def candidates(self) -> Tensor:
         """This rank's entity rows in the role of answers: float32 [rows of this rank, C]."""

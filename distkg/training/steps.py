@@ -13,8 +13,8 @@ from distkg.config import ConfigError, RunConfig
 from distkg.kernels.products import products_in
 from distkg.kernels.rows import add_rows
 from distkg.kernels.similarity import DOT, Similarity
-from distkg.objectives import ALL_ENTITIES, EXCLUDED, REGULARIZERS, SAMPLED
-from distkg.training.batches import AllEntitiesBatch, Batch, SampledBatch
+from distkg.objectives import ALL_ENTITIES, EXCLUDED, REGULARIZERS, SAMPLED, Answers, OneVsAll
+from distkg.training.batches import AllEntitiesBatch, Batch, QuerySampledBatch, SampledBatch
 from distkg.training.model import Model
 
 
@@ -50,11 +50,11 @@ class SampledStep:
 
     def __call__(self, batch: Batch, rows: Tensor) -> Computed:
         assert isinstance(batch, SampledBatch)
-        model, similarity = self._model, self._model.scorer.similarity
+        model, similarity = self._model, self._model.hardness.similarity
         candidates = model.scorer.candidates
         anchor, answer = Taken(rows, batch.anchor), Taken(rows, batch.answer)
         relation = model.relation_rows(batch.relation)
-        query = model.query_from_rows(anchor.rows, relation)
+        query = model.training_query(anchor.rows, batch.relation, relation)
         positive = similarity.pairs(query, candidates(answer.rows))
         if batch.sharing > 1:
             drawn = Taken(rows, batch.negatives.flatten())
@@ -111,7 +111,7 @@ class AllEntitiesStep:
         self._model = model
         self._objective = ALL_ENTITIES[config.objective.name](config.objective)
         self._products = getattr(torch, config.objective.products)
-        if self._products is not torch.float32 and model.scorer.similarity is not DOT:
+        if self._products is not torch.float32 and model.hardness.similarity is not DOT:
             raise ConfigError(
                 f"objective.products: {config.objective.products} is for inner products; {config.model.name} takes "
                 "differences of large numbers, which would be lost. Use float32."
@@ -123,14 +123,14 @@ class AllEntitiesStep:
         model, ranks = self._model, self._model.ranks
         anchor = Taken(rows, batch.anchor)
         relation = model.relation_rows(batch.relation)
-        query = model.query_from_rows(anchor.rows, relation)
+        query = model.training_query(anchor.rows, batch.relation, relation)
         own = model.entities.local.float().detach().requires_grad_()
         candidates = model.scorer.candidates(own)
         padded = F.pad(query.detach(), (0, 0, 0, batch.width - len(query)))
         everyone = ranks.all_gather(padded)
         with products_in(self._products):
             reduced = self._objective(
-                model.scorer.similarity, everyone, candidates.detach(), batch.answers, ranks, model.num_entities
+                model.hardness.similarity, everyone, candidates.detach(), batch.answers, ranks, model.num_entities
             )
         grad_query = ranks.reduce_scatter(reduced.query)[: len(query)]
         total = batch.answers.count.sum()
@@ -139,6 +139,49 @@ class AllEntitiesStep:
         every_row = _through_candidates(own, candidates, reduced.candidates)
         answer_penalty = self._penalty.of_answers(own.detach(), batch.answers.row, total, every_row)
         return Computed(reduced.loss + penalty.detach() + answer_penalty, gradient_of(rows, anchor), every_row)
+
+
+class QuerySamplingStep:
+    """Bring all queries near their answers, and keep all entities away from some queries (HaLE, eq. 5 and 9).
+
+    L = mean over all queries of h(c d²)² + λ · mean over sampled queries of log Σ over entities of exp(−h(c d²)),
+    where the squares are as configured, and without an activation the score stands for −h(c d²).
+    """
+
+    def __init__(self, model: Model, config: RunConfig) -> None:
+        self._model = model
+        self._square, self._weight = config.objective.square_positives, config.objective.uniformity
+        if self._square and model.hardness.similarity is DOT:
+            raise ConfigError(
+                f"objective.square_positives squares a distance, and {config.model.name} compares by inner products, "
+                "whose squares would reward bad answers. Take a scorer with a distance, such as rote, or set "
+                "objective.square_positives: false."
+            )
+        self._uniformity = OneVsAll(config.objective)
+        self._penalty = Penalty(model, config)
+
+    def __call__(self, batch: Batch, rows: Tensor) -> Computed:
+        assert isinstance(batch, QuerySampledBatch)
+        model, ranks, similarity = self._model, self._model.ranks, self._model.hardness.similarity
+        anchor, answer = Taken(rows, batch.anchor), Taken(rows, batch.answer)
+        relation = model.relation_rows(batch.relation)
+        query = model.training_query(anchor.rows, batch.relation, relation)
+        positive = similarity.pairs(query, model.scorer.candidates(answer.rows))
+        alignment = (positive.square() if self._square else -positive).sum()
+        alignment = (alignment + self._penalty(anchor.rows, relation, answer.rows)) / batch.queries
+
+        sampled = query[batch.sampled]
+        own = model.entities.local.float().detach().requires_grad_()
+        candidates = model.scorer.candidates(own)
+        everyone = ranks.all_gather(F.pad(sampled.detach(), (0, 0, 0, batch.width - len(sampled))))
+        kept_away = self._uniformity(
+            similarity, everyone, candidates.detach(), Answers.none(batch.live), ranks, model.num_entities
+        )
+        grad_sampled = ranks.reduce_scatter(kept_away.query)[: len(sampled)]
+        torch.autograd.backward([alignment, sampled], [torch.ones_like(alignment), self._weight * grad_sampled])
+        every_row = _through_candidates(own, candidates, kept_away.candidates.mul_(self._weight))
+        loss = alignment.detach() + self._weight * kept_away.loss
+        return Computed(loss, gradient_of(rows, anchor, answer), every_row)
 
 
 def _through_candidates(own: Tensor, candidates: Tensor, gradient: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def test_an_export_holds_vectors_labels_and_constants(store: Store, tmp_path: Pa
         "similarity": "dot",
         "dim": 4,
         "inverse": "learned",
-        "options": {},
+        "options": {"distance": "none"},
         "num_relations": 2,
     }
     assert facts["versions"]["torch"] == torch.__version__

@@ -25,6 +25,9 @@ CASES += [
     ("transe", "tied", {"norm": "squared_l2"}),
     ("rote", "tied", {"bias": True}),
     ("rotl", "learned", {"alpha": 0.3}),
+    *((name, "learned", {"distance": "squared_l2"}) for name in ("distmult", "rotate", "rotl")),
+    ("roth", "learned", {"bias": False}),
+    ("murp", "learned", {"curvature": "fixed"}),
     ("tucker", "learned", {"relation_dim": 5}),
     ("conve", "learned", {"height": 2, "kernel": 2, "channels": 3}),
 ]

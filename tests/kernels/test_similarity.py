@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from plain_similarity import PLAIN, ROTL, Plain, query_width
+from plain_similarity import HYPERBOLIC, HYPERBOLIC_BIASED, PLAIN, ROTL, Plain, query_width
 from torch import Tensor
 
 from distkg.kernels import similarity as module
@@ -22,6 +22,8 @@ ROUNDING = 4e-6  # float32, with room for sums of some tens of terms
 
 def slack(similarity: Similarity, query: Tensor, candidates: Tensor) -> Tensor:
     """How far float32 may stray from the formula, [B, N]; inputs float64."""
+    if similarity in (HYPERBOLIC, HYPERBOLIC_BIASED):
+        return slack_in_the_ball(query, candidates, similarity is HYPERBOLIC_BIASED)
     q, c = query[:, None], candidates
     squares = ROUNDING * (q.square().sum(-1) + c.square().sum(-1))
     distance = -plain_similarity.l2(q, c) if similarity in (L2, ROTL) else torch.zeros(())
@@ -38,6 +40,22 @@ def slack(similarity: Similarity, query: Tensor, candidates: Tensor) -> Tensor:
     if similarity in (DOT, SQUARED_L2):
         return squares + 1e-12
     return ROUNDING * (q.abs() + c.abs()).sum(-1) + 1e-12
+
+
+def slack_in_the_ball(query: Tensor, candidates: Tensor, bias: bool) -> Tensor:
+    """As ``slack``: sinh² of half the distance is known to some part of its largest value, that of opposite points."""
+    c = torch.nn.functional.softplus(query[:, None, -1]).clamp_min(1e-4)
+    width = candidates.shape[1] - bias
+    q, v = query[:, :width].norm(dim=1)[:, None], candidates[:, :width].norm(dim=1)
+    farthest = torch.sinh(sum((c.sqrt() * x).clamp_max(math.atanh(0.996)) for x in (q, v)))
+    doubt = ROUNDING * 15 * farthest.square()
+    plain = plain_similarity.hyperbolic_biased if bias else plain_similarity.hyperbolic
+    biases = query[:, None, width] + candidates[:, width] if bias else torch.zeros(())
+    distance = biases - plain(query[:, None], candidates)
+    half = torch.sinh((c * distance).sqrt() / 2).square()
+    ends = [4 / c * torch.asinh((half + sign * doubt).clamp_min(0).sqrt()).square() for sign in (-1, 1)]
+    sizes = distance + (query[:, None, width].abs() + candidates[:, width].abs() if bias else 0)
+    return torch.maximum(distance - ends[0], ends[1] - distance) + 5 * ROUNDING * sizes + 1e-12
 
 
 @st.composite

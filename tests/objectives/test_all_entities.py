@@ -25,7 +25,7 @@ from distkg.sharding.shards import Shards
 LN2, LN3 = math.log(2), math.log(3)
 NAMES = ["one_vs_all", "k_vs_all"]
 SIMILARITIES = {similarity.name: (similarity, plain) for similarity, plain in PLAIN}
-CHOSEN = ["dot", "squared_l2", "l2", "l1", "rotl"]
+CHOSEN = ["dot", "squared_l2", "l2", "l1", "rotl", "hyperbolic"]
 
 
 @dataclass(frozen=True)

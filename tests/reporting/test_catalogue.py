@@ -20,5 +20,5 @@ def test_scorers_come_with_their_paper_and_options() -> None:
     entries = {entry.name: entry for entry in describe_scorers()}
     assert len(entries) >= 13
     assert entries["distmult"].summary.startswith("DistMult (Yang et al. 2015")
-    assert (entries["distmult"].options, entries["transe"].options) == ("", "norm=l1")
+    assert (entries["distmult"].options, entries["transe"].options) == ("distance=none", "norm=l1")
     assert [name for name, entry in entries.items() if not entry.summary] == []

@@ -1,6 +1,6 @@
 import pytest
 
-from distkg.reporting.quantities import compact, duration, score, size
+from distkg.reporting.quantities import compact, decimal_size, duration, score, size
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,11 @@ def test_compact(value: float, text: str) -> None:
 )
 def test_size(value: float, text: str) -> None:
     assert size(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(512, "512 B"), (4.5e6, "4.5 MB"), (1.043e9, "1.04 GB")])
+def test_decimal_size(value: float, text: str) -> None:
+    assert decimal_size(value) == text
 
 
 @pytest.mark.parametrize(

@@ -1,118 +1,13 @@
-import json
-import math
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
+from run_pages import METRICS, RESULT, Page, make_run, metric_lines
 
 from distkg.reporting.report import write_report
-
-METRICS = {
-    "mrr": 0.3613,
-    "hits@1": 0.2661,
-    "hits@3": 0.3982,
-    "hits@10": 0.5532,
-    "mean_rank": 171.4,
-    "mrr_optimistic": 0.3614,
-    "mrr_pessimistic": 0.3612,
-    "queries": 40932,
-}
-RESULT: dict[str, Any] = {
-    "metrics": {"test": METRICS, "valid": {**METRICS, "mrr": 0.3651}},
-    "train": {
-        "triples_per_second": 8600.2,
-        "seconds": 1320.0,
-        "epochs": 4,
-        "steps": 200,
-        "workers": 2,
-        "peak_rss_mb_per_worker": [1043.0, 1012.0],
-        "bytes_exchanged_per_step": 4_500_000,
-    },
-    "versions": {"torch": "2.13.0"},
-    "config_sha256": "ab" * 32,
-    "by_relation": [
-        {
-            "relation": "born_in",
-            "mrr": 0.5,
-            "hits@10": 0.75,
-            "queries": 8,
-            "category": "n-1",
-            "mrr_tail": 0.625,
-            "mrr_head": 0.375,
-        },
-        {"relation": "parent_of", "mrr": 0.25, "hits@10": 0.5, "queries": 90, "category": "1-n"},
-    ],
-    "by_category": {"1-n": {"mrr": 0.25, "queries": 90}},
-    "by_side": {"tail": {"mrr": 0.45, "queries": 49}},
-    "graph": {
-        "entities": 14541,
-        "relations": 237,
-        "triples": {"train": 272115},
-        "degree_histogram": [[1, 900], [10, 90]],
-        "partitions": [100, 300],
-        "shards": [200, 200],
-    },
-}
-
-
-class Page(HTMLParser):
-    """Collects the text, the elements and the addresses of a page, and checks that tags close."""
-
-    VOID = frozenset({"meta", "line", "br"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("script", "style"):
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.words)
-
-    def count(self, tag: str) -> int:
-        return sum(name == tag for name, _ in self.elements)
-
-
-def metric_lines(count: int = 20) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = []
-    for i in range(1, count + 1):
-        line = {"time": 30.0 * i, "epoch": i / 5, "step": 10 * i, "loss": 9 * math.exp(-i / 8)}
-        line |= {"learning_rate": 0.1, "triples_per_second": 8000.0 + i, "peak_rss_mb": 900.0 + i}
-        seconds = {"data": 1.0, "exchange": 2.0, "compute": 6.0, "optimizer": 1.0}
-        lines.append({**line, "seconds": seconds, **({"valid": METRICS} if i % 5 == 0 else {})})
-    return lines
-
-
-def make_run(folder: Path, *, lines: Any = None, result: Any = None, config: Any = None) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config or {"model": {"name": "complex", "dim": 512}}))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines or []))
-    if result is not None:
-        (folder / "result.json").write_text(json.dumps(result))
-    return folder
+from distkg.reporting.run_record import RunError
 
 
 def page_of(run: Path) -> Page:
@@ -226,3 +121,35 @@ def test_the_table_sorts_in_a_browser(tmp_path: Path) -> None:
     page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     assert page.index(">born_in<") < page.index(">parent_of<")
     assert 'aria-sort="ascending"' in page
+
+
+def test_validation_is_drawn_against_wall_time_in_a_unit_that_fits(tmp_path: Path) -> None:
+    # 20 reports, 30 s apart, each fifth with a validation: 2.5, 5, 7.5 and 10 minutes.
+    page = page_of(make_run(tmp_path, lines=metric_lines()))
+    assert "Validation MRR by wall time" in page.words
+    assert [words for words in page.words if words.startswith("MRR: 0.3613 at minutes")] == [
+        *(
+            "MRR: 0.3613 at minutes 2.5",
+            "MRR: 0.3613 at minutes 5",
+            "MRR: 0.3613 at minutes 7.5",
+            "MRR: 0.3613 at minutes 10",
+        )
+    ]
+    quick = page_of(make_run(tmp_path, lines=[{**line, "time": line["time"] / 10} for line in metric_lines()]))
+    assert "MRR: 0.3613 at seconds 60" in quick.words
+    slow = page_of(make_run(tmp_path, lines=[{**line, "time": line["time"] * 36} for line in metric_lines()]))
+    assert "MRR: 0.3613 at hours 6" in slow.words
+
+
+def test_the_page_can_be_written_elsewhere(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", lines=metric_lines(3))
+    to = tmp_path / "pages" / "run.html"
+    assert write_report(run, to) == to
+    assert "Loss by epoch" in to.read_text(encoding="utf-8")
+    assert not (run / "report.html").exists()
+
+
+def test_a_folder_is_no_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", lines=metric_lines(3))
+    with pytest.raises(RunError, match=r"is a folder: name the file to write, such as .*report\.html"):
+        write_report(run, tmp_path)

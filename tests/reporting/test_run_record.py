@@ -13,7 +13,7 @@ def test_missing_folder_names_the_way_out(tmp_path: Path) -> None:
 
 def test_a_folder_without_run_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(RunError, match="not a run folder"):
+    with pytest.raises(RunError, match=r"not a run folder; give the folder named by `distkg train --run`"):
         read_run(tmp_path)
 
 
@@ -26,6 +26,12 @@ def test_result_that_is_no_json_is_named(tmp_path: Path) -> None:
 def test_config_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("model: [")
     with pytest.raises(RunError, match=r"config\.yaml is not valid YAML"):
+        read_run(tmp_path)
+
+
+def test_config_that_has_no_sections_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("- model")
+    with pytest.raises(RunError, match=r"config\.yaml is no mapping of sections"):
         read_run(tmp_path)
 
 

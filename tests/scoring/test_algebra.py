@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from distkg.scoring.algebra import complex_product, conjugate, hamilton_product, moduli, rotate
+from distkg.scoring.algebra import complex_product, conjugate, hamilton_product, moduli, reflect, rotate
 
 # (1+2i, 3-i) and (-2+.5i, 4i), halves apart
 LEFT, RIGHT = torch.tensor([[1.0, 3.0, 2.0, -1.0]]), torch.tensor([[-2.0, 0.0, 0.5, 4.0]])
@@ -28,6 +28,13 @@ def test_rotate_is_multiplication_by_a_phase() -> None:
     turned = rotate(LEFT, torch.tensor([angles])).tolist()[0]
     expected = [(1 + 2j) * cmath.exp(1j * angles[0]), (3 - 1j) * cmath.exp(1j * angles[1])]
     assert turned == pytest.approx([expected[0].real, expected[1].real, expected[0].imag, expected[1].imag])
+
+
+def test_reflect_mirrors_at_a_line() -> None:
+    # At the x axis, at the diagonal, and at the line of 30°: (1, 0) there becomes (½, √¾).
+    vector = torch.tensor([[1.0, 3.0, 1.0, 2.0, -1.0, 0.0]])
+    mirrored = reflect(vector, torch.tensor([[0.0, math.pi / 2, math.pi / 3]])).tolist()[0]
+    assert mirrored == pytest.approx([1, -1, 0.5, -2, 3, math.sqrt(0.75)], abs=1e-6)
 
 
 UNITS = {"1": [1, 0, 0, 0], "i": [0, 1, 0, 0], "j": [0, 0, 1, 0], "k": [0, 0, 0, 1]}

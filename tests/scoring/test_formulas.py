@@ -29,6 +29,8 @@ def score(scorer: Scorer, anchor: Row, relation: Row, answer: Row) -> float:
 
 
 HALF_TURN, QUARTER_TURN = math.pi, math.pi / 2
+ONE = math.log(math.e - 1)  # softplus of it is 1
+HALF = math.atanh(0.5)  # exp₀ takes it to ½ where c = 1
 BY_HAND = [
     # 1.5-0, 1-3
     ("transe", 2, {"norm": "l1"}, [1, 2], [0.5, -1], [0, 3], -3.5),
@@ -36,10 +38,13 @@ BY_HAND = [
     ("transe", 2, {"norm": "squared_l2"}, [1, 2], [0.5, -1], [0, 3], -6.25),
     # 2 - 2 + 6
     ("distmult", 3, {}, [1, 2, 3], [1, -1, 0.5], [2, 1, 4], 6),
+    # (1, -2, 1.5) - (2, 1, 4)
+    ("distmult", 3, {"distance": "squared_l2"}, [1, 2, 3], [1, -1, 0.5], [2, 1, 4], -16.25),
     # (1+2i)(3-i) = 5+5i; (5+5i)(2-i) = 15+5i
     ("complex", 2, {}, [1, 2], [3, -1], [2, 1], 15),
     # (1+2i)i - (1+5i) = -3-4i and (1+0i)(-1) - (2+4i) = -3-4i
     ("rotate", 4, {}, [1, 1, 2, 0], [QUARTER_TURN, HALF_TURN], [1, 2, 5, 4], -10),
+    ("rotate", 4, {"distance": "squared_l2"}, [1, 1, 2, 0], [QUARTER_TURN, HALF_TURN], [1, 2, 5, 4], -50),
     # (1·1·7 + 2·0·8 + 5·2·3 + 6·1·4) / 2
     ("simple", 4, {}, [1, 2, 3, 4], [1, 0, 2, 1], [5, 6, 7, 8], 30.5),
     # (7, 10)·(5, 6)
@@ -58,6 +63,20 @@ BY_HAND = [
     ("rotl", 2, {"alpha": 2.0}, [1, 0], [0, 0, 0], [1, 0], -14.778112),
     # q = α(x + y)/(1 + x·y) = .5·(2, 1)/2 = (.5, .25); c = 0: x = .5·√.3125
     ("rotl", 2, {"alpha": 0.5}, [1, 0], [0, 1, 1], [0, 0], -0.369644),
+    # q = (.5, .25) again, c = (0, 1)
+    ("rotl", 2, {"alpha": 0.5, "distance": "squared_l2"}, [1, 0], [0, 1, 1], [0, 1], -0.8125),
+    # (0, ½) from (½, 0) by a quarter turn: arcosh(1 + 2 · ½ / ¾²) = 1.680699 from (½, 0)
+    ("roth", 2, {"bias": False}, [HALF, 0], [QUARTER_TURN, 0, 0, ONE], [HALF, 0], -2.824750),
+    ("roth", 2, {}, [HALF, 0, 0.5], [QUARTER_TURN, 0, 0, ONE], [HALF, 0, 2], -0.324750),
+    # on one line arguments of exp₀ add up: 2 (.3 + .4 - .2)
+    ("roth", 2, {"curvature": "fixed"}, [0.3, 0, 0], [0, 0.4, 0], [0.2, 0, 0], -1),
+    # (0, ½) mirrored at the x axis: 4 artanh ½ from (0, ½)
+    ("refh", 2, {"bias": False}, [0, HALF], [0, 0, 0, ONE], [0, HALF], -4.827796),
+    # x = (0, artanh ½), y = -x, a = (0, 1): shares ¾ and ¼, for e^(2 artanh ½) = 3; 2 · ½ artanh ½ from the origin
+    ("atth", 2, {}, [0, HALF, 1], [0, 0, 0, 1, 0, 0, ONE], [0, 0, -1], -0.301737),
+    # (.4, -.4), then 2 · |.5 · 1 - .2 - (-.1)|
+    ("murp", 2, {}, [0.2, 0.4, 0], [2, -1, 0, 0, ONE], [0, 0, 0], -1.28),
+    ("murp", 2, {"curvature": "fixed"}, [1, 0, 1], [0.5, 3, 0.2, 0], [-0.1, 0, 2], 2.36),
 ]
 
 
@@ -188,6 +207,68 @@ def rotl(scorer: Scorer, h: Row, r: Row, t: Row) -> float:
     return -distance * math.exp(distance)
 
 
+def exp0(v: Row, c: float) -> Row:
+    size = math.sqrt(c) * math.hypot(*v)
+    return [math.tanh(size) * part / size for part in v]
+
+
+def mobius(x: Row, y: Row, c: float) -> Row:
+    xy, xx, yy = (sum(a * b for a, b in zip(*both, strict=True)) for both in ((x, y), (x, x), (y, y)))
+    of_x, of_y, below = 1 + 2 * c * xy + c * yy, 1 - c * xx, 1 + 2 * c * xy + c * c * xx * yy
+    return [(of_x * a + of_y * b) / below for a, b in zip(x, y, strict=True)]
+
+
+def squared_distance(x: Row, y: Row, c: float) -> float:
+    gap = mobius([-part for part in x], y, c)
+    return (2 / math.sqrt(c) * math.atanh(math.sqrt(c) * math.hypot(*gap))) ** 2
+
+
+def givens(x: Row, angles: Row, sign: int) -> Row:
+    """Each block [[cos, -sign sin], [sin, sign cos]] times its pair of coordinates: 1 turns, -1 mirrors."""
+    half = len(angles)
+    first = [math.cos(a) * x[j] - sign * math.sin(a) * x[half + j] for j, a in enumerate(angles)]
+    return first + [math.sin(a) * x[j] + sign * math.cos(a) * x[half + j] for j, a in enumerate(angles)]
+
+
+def in_the_ball(h: Row, r: Row, t: Row, query: Callable[[Row, float], Row], shifted: bool = False) -> float:
+    """-d(query(exp₀ h) ⊕ exp₀ r′, exp₀ t)², or with r′ ⊕ at the answer, and the biases."""
+    size = len(h) - 1
+    c = math.log1p(math.exp(r[-1]))
+    shift, moved, answer = exp0(r[-1 - size : -1], c), query(exp0(h[:size], c), c), exp0(t[:size], c)
+    ends = (moved, mobius(shift, answer, c)) if shifted else (mobius(moved, shift, c), answer)
+    return h[size] + t[size] - squared_distance(*ends, c)
+
+
+def roth(scorer: Scorer, h: Row, r: Row, t: Row) -> float:
+    return in_the_ball(h, r, t, lambda point, c: givens(point, r[:8], 1))
+
+
+def refh(scorer: Scorer, h: Row, r: Row, t: Row) -> float:
+    return in_the_ball(h, r, t, lambda point, c: givens(point, r[:8], -1))
+
+
+def log0(x: Row, c: float) -> Row:
+    size = math.sqrt(c) * math.hypot(*x)
+    return [math.atanh(size) * part / size for part in x]
+
+
+def atth(scorer: Scorer, h: Row, r: Row, t: Row) -> float:
+    def attention(point: Row, c: float) -> Row:
+        ends = [log0(givens(point, r[:8], 1), c), log0(givens(point, r[8:16], -1), c)]
+        weights = [math.exp(sum(a * b for a, b in zip(r[16:32], end, strict=True))) for end in ends]
+        shares = [weight / sum(weights) for weight in weights]
+        return exp0([shares[0] * a + shares[1] * b for a, b in zip(*ends, strict=True)], c)
+
+    return in_the_ball(h, r, t, attention)
+
+
+def murp(scorer: Scorer, h: Row, r: Row, t: Row) -> float:
+    def stretched(point: Row, c: float) -> Row:
+        return exp0([a * b for a, b in zip(r[:16], log0(point, c), strict=True)], c)
+
+    return in_the_ball(h, r, t, stretched, shifted=True)
+
+
 LOOPS: dict[str, Callable[[Scorer, Row, Row, Row], float]] = {
     "transe": transe,
     "distmult": distmult,
@@ -202,6 +283,10 @@ LOOPS: dict[str, Callable[[Scorer, Row, Row, Row], float]] = {
     "pairre": pairre,
     "rote": rote,
     "rotl": rotl,
+    "roth": roth,
+    "refh": refh,
+    "atth": atth,
+    "murp": murp,
 }
 
 

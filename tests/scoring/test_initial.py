@@ -115,6 +115,23 @@ def test_rote_biases_start_at_zero() -> None:
     assert_normal(entities[:, :64], 1e-3)
 
 
+@pytest.mark.parametrize(("name", "angles"), [("roth", 32), ("refh", 32), ("atth", 64)])
+def test_hyperbolic_rotations_and_reflections(name: str, angles: int) -> None:
+    entities, relations = fresh(build(name))
+    assert_normal(entities[:, :64], 1e-3)
+    assert torch.equal(entities[:, 64], torch.zeros(COUNT))
+    assert_uniform(relations[:, :angles], math.pi)
+    assert_normal(relations[:, angles:-1], 1e-3)
+    assert torch.equal(relations[:, -1], torch.ones(COUNT))
+
+
+def test_murp_diagonals_are_uniform() -> None:
+    entities, relations = fresh(build("murp", bias=False, curvature="fixed"))
+    assert_normal(entities, 1e-3)
+    assert_uniform(relations[:, :64], 1)
+    assert_normal(relations[:, 64:], 1e-3)
+
+
 @pytest.mark.parametrize("name", list(SCORERS))
 def test_scale_does_not_depend_on_the_part_filled(name: str) -> None:
     scorer = build(name)

@@ -13,19 +13,19 @@ from distkg.scoring import SCORERS, make_scorer
 
 
 def test_the_known_scorers() -> None:
-    expected = "complex conve cp distmult pairre quate rescal rotate rote rotl simple transe tucker"
+    expected = "atth complex conve cp distmult murp pairre quate refh rescal rotate rote roth rotl simple transe tucker"
     assert list(SCORERS) == expected.split()
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownNameError, match=r"no scorer named 'rotat'\. Did you mean 'rotate'\? Known: com"):
+    with pytest.raises(UnknownNameError, match=r"no scorer named 'rotat'\. Did you mean 'rotate'\? Known: atth"):
         make_scorer(ModelConfig(name="rotat"))
 
 
 @pytest.mark.parametrize(
     ("name", "dim", "options", "message"),
     [
-        ("distmult", 4, {"norm": "l1"}, r"model\.options\.norm: .*not permitted.* Options of distmult: none"),
+        ("distmult", 4, {"norm": "l1"}, r"model\.options\.norm: .*not permitted.* Options of distmult: distance"),
         ("transe", 4, {"norn": "l1"}, r"model\.options\.norn: .*not permitted.* Options of transe: norm"),
         ("transe", 4, {"norm": "l3"}, r"model\.options\.norm: .*'l1', 'l2' or 'squared_l2'"),
         ("rotl", 4, {"alpha": 0}, r"model\.options\.alpha: .*greater than 0"),
@@ -35,6 +35,10 @@ def test_unknown_name_lists_the_known_ones() -> None:
         ("simple", 7, {}, r"model\.dim=7: simple needs a multiple of 2; try 8"),
         ("rote", 7, {}, r"model\.dim=7: rote needs a multiple of 2; try 8"),
         ("rotl", 7, {}, r"model\.dim=7: rotl needs a multiple of 2; try 8"),
+        ("roth", 7, {}, r"model\.dim=7: roth needs a multiple of 2; try 8"),
+        ("refh", 7, {}, r"model\.dim=7: refh needs a multiple of 2; try 8"),
+        ("atth", 7, {}, r"model\.dim=7: atth needs a multiple of 2; try 8"),
+        ("murp", 4, {"curvature": -1}, r"model\.options\.curvature: .*'learned' or 'fixed'"),
         ("quate", 6, {}, r"model\.dim=6: quate needs a multiple of 4; try 8"),
         ("conve", 16, {"height": 3}, r"model\.options\.height=3: conve needs a divisor of model\.dim=16"),
         ("conve", 8, {}, r"model\.options\.kernel=3: conve's stacked image is only 8×2; lower kernel"),
@@ -45,22 +49,26 @@ def test_refusals_name_the_key_and_the_way_out(name: str, dim: int, options: dic
         make_scorer(ModelConfig(name=name, dim=dim, options=options))
 
 
-@pytest.mark.parametrize("name", ["conve", "cp", "rotl", "tucker"])
+@pytest.mark.parametrize("name", ["atth", "conve", "cp", "murp", "refh", "roth", "rotl", "tucker"])
 def test_tied_inverse_is_refused_where_there_is_none(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"model\.inverse: {name} has no closed form.*use `learned`"):
         make_scorer(ModelConfig(name=name, dim=16, inverse="tied"))
 
 
 WIDTHS = {
+    "atth": (17, 49),
     "complex": (16, 16),
     "conve": (17, 16),
     "cp": (32, 16),
     "distmult": (16, 16),
+    "murp": (17, 33),
     "pairre": (16, 32),
     "quate": (16, 16),
+    "refh": (17, 25),
     "rescal": (16, 256),
     "rotate": (16, 8),
     "rote": (16, 24),
+    "roth": (17, 25),
     "rotl": (16, 24),
     "simple": (16, 16),
     "transe": (16, 16),

@@ -18,7 +18,7 @@ TIED: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in SCORERS if SCOR
 TIED += [("transe", {"norm": "l2"}), ("transe", {"norm": "squared_l2"}), ("rote", {"bias": True})]
 EVERY: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in SCORERS]
 EVERY += [("transe", {"norm": "l2"}), ("transe", {"norm": "squared_l2"}), ("rote", {"bias": True})]
-EVERY += [("tucker", {"relation_dim": 5})]
+EVERY += [("tucker", {"relation_dim": 5}), ("roth", {"bias": False}), ("murp", {"curvature": "fixed"})]
 
 
 def build(name: str, options: dict[str, Any], dim: int = DIM) -> Scorer:
@@ -116,6 +116,9 @@ MAGNITUDES = [
     ("cp", 1, {}, [-2, 3], [-5], ([2], [5])),
     ("rote", 2, {"bias": True}, [-1, 2, 9], [3, -4, 5], ([1, 2], [4, 5])),
     ("rotl", 2, {}, [-1, 2], [3, -4, 5], ([1, 2], [4, 5])),
+    ("roth", 2, {}, [-1, 2, 9], [3, -4, 5, 7], ([1, 2], [4, 5])),
+    ("atth", 2, {"bias": False}, [-1, 2], [1, 1, 3, 3, -4, 5, 7], ([1, 2], [4, 5])),
+    ("murp", 2, {}, [-1, 2, 9], [3, -1, -4, 5, 7], ([1, 2], [3, 1, 4, 5])),
 ]
 
 

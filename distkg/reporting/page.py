@@ -1,0 +1,62 @@
+"""The frame of a report: one HTML file that opens anywhere, without a network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+from distkg.reporting.run_record import RunError
+
+# Sorts the table whose heading was clicked; numbers by their full value, text by its letters.
+_SORT = """
+document.querySelectorAll("table.sortable th button").forEach(button => button.onclick = () => {
+  const th = button.parentElement, rows = th.closest("table").tBodies[0], i = th.cellIndex;
+  const up = th.getAttribute("aria-sort") !== "ascending", key = row => row.cells[i].dataset.value;
+  const text = row => row.cells[i].textContent;
+  const order = (a, b) => key(a) !== undefined && key(b) !== undefined
+    ? key(a) - key(b) : text(a).localeCompare(text(b));
+  [...rows.rows].sort((a, b) => up ? order(a, b) : order(b, a)).forEach(row => rows.append(row));
+  for (const other of th.parentElement.cells) other.removeAttribute("aria-sort");
+  th.setAttribute("aria-sort", up ? "ascending" : "descending");
+});
+"""
+
+
+def page(name: str, heading: str, subject: Iterable[str], warnings: Iterable[str], body: str) -> str:
+    """A whole page.
+
+    Args:
+        name: title of the window; escaped.
+        heading: HTML of the heading.
+        subject: what the page is about, written below the heading; escaped.
+        warnings: what the reader must know first; escaped.
+        body: HTML of everything below.
+    """
+    style = files("distkg.reporting").joinpath("report.css").read_text(encoding="utf-8")
+    about = escape(" · ".join(subject))
+    notes = "".join(f'<p class="warning" role="status">{escape(text)}</p>' for text in warnings)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(name)} · distkg</title><style>{style}</style></head>"
+        f"<body><main><header><h1>{heading}</h1><p>{about}</p>{notes}</header>{body}</main>"
+        f"<script>{_SORT}</script></body></html>\n"
+    )
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Write a page, or replace it, in one step; folders on the way to it are made.
+
+    Raises:
+        RunError: ``path`` is a folder.
+    """
+    if path.is_dir():
+        raise RunError(f"{str(path)!r} is a folder: name the file to write, such as {str(path / 'report.html')!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+    return path
