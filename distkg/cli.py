@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from distkg.config import RunConfig
     from distkg.data.prepare import PrepareReport
     from distkg.training.plan import Plan
+    from distkg.training.search_folder import Trial
 
 MISTAKE, REFUSED = 2, 3
 
@@ -203,6 +204,45 @@ def train(
     typer.echo(f"report: {write_report(run)}")
 
 
+@app.command(
+    epilog="Example: distkg tune preset:complex_wn18rr --space space.yaml --run searches/wn18rr --trials 12 "
+    "--set train.time_limit_seconds=300"
+)
+def tune(
+    config: ConfigArgument,
+    space: Annotated[
+        Path, typer.Option(metavar="SPACE.yaml", help="Keys to vary: optimizer.learning_rate: {log_uniform: [1e-4, 1]}")
+    ],
+    run: Annotated[Path, typer.Option(help="Folder for trials, log, best.yaml and report.")],
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of an earlier launch included.")] = 20,
+    max_concurrent: Annotated[int, typer.Option(min=1, help="Trials at once, each on train.workers workers.")] = 1,
+    changes: SetOption = None,
+    workers: WorkersOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in RUN.")] = False,
+) -> None:
+    """Search for the configuration with the best validation MRR and write it to best.yaml."""
+    settings = _resolved(config, changes, workers)
+    from distkg.training.space import read_space
+
+    found = read_space(space)
+    _print_plan(_planned(settings))
+    from distkg.cluster.tune import launch_search
+    from distkg.reporting.search import changes_table, read_search, trial_line, write_search_report
+
+    def ended(trial: Trial) -> None:
+        typer.echo(trial_line(trial, trials, read_search(run).trials))
+        write_search_report(run)
+
+    launch_search(settings, found, run, trials=trials, max_concurrent=max_concurrent, resume=resume, ended=ended)
+    record = read_search(run)
+    typer.echo(f"report: {write_search_report(run)}")
+    if record.best is None:
+        typer.echo("error: no trial has finished, so there is no best configuration; the report says why", err=True)
+        raise typer.Exit(1)
+    _print(changes_table(record))
+    typer.echo(f"best configuration: {run / 'best.yaml'}")
+
+
 @app.command(epilog="Example: distkg evaluate runs/wn18rr --split valid")
 def evaluate(
     run: RunArgument,
@@ -316,10 +356,11 @@ def report(
         from distkg.reporting.comparison import write_comparison
 
         typer.echo(write_comparison(runs, to))
-    else:
-        from distkg.reporting.report import write_report
+        return
+    from distkg.reporting.report import write_report
+    from distkg.reporting.search import is_search, write_search_report
 
-        typer.echo(write_report(runs[0], to))
+    typer.echo((write_search_report if is_search(runs[0]) else write_report)(runs[0], to))
 
 
 @app.command(epilog="Example: distkg presets --scorers")

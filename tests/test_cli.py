@@ -23,6 +23,7 @@ COMMANDS = [
     "prepare",
     "generate",
     "train",
+    "tune",
     "evaluate",
     "predict",
     "export",
@@ -126,6 +127,7 @@ def test_the_examples_of_the_help_parse() -> None:
         (["predict", "r", "--relation", "x"], "give --anchor and --relation"),
         (["predict", "r", "--queries", "x.tsv"], "--queries and --output belong together"),
         (["train", "preset:demo"], "Missing option '--run'"),
+        (["tune", "preset:demo", "--space", "no.yaml", "--run", "r"], "error: space 'no.yaml' is not a file"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(arguments: list[str], message: str) -> None:

@@ -93,28 +93,31 @@ def resolve_address(cluster: ClusterConfig) -> str:
 
 
 @contextmanager
-def ray_session(cluster: ClusterConfig, workers: int) -> Iterator[None]:
-    """Join or start Ray, and leave or stop it afterwards; a connection of the caller's is used and kept."""
+def ray_session(cluster: ClusterConfig, workers: int, *, dashboard: bool = False) -> Iterator[None]:
+    """Join or start Ray, and leave or stop it afterwards; a connection of the caller's is used and kept.
+
+    A Ray that is started here has a ``dashboard`` only where one is asked for; it costs memory and seconds.
+    """
     if ray.is_initialized():
         yield
         return
-    _connect(cluster, workers)
+    _connect(cluster, workers, dashboard)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _connect(cluster: ClusterConfig, workers: int) -> None:
+def _connect(cluster: ClusterConfig, workers: int, dashboard: bool) -> None:
     address = resolve_address(cluster)
     set_driver_environment()
     if address == "local":
-        _start_local(cluster, workers)
+        _start_local(cluster, workers, dashboard)
     else:
         _join(address)
 
 
-def _start_local(cluster: ClusterConfig, workers: int) -> None:
+def _start_local(cluster: ClusterConfig, workers: int, dashboard: bool) -> None:
     # Ray counts CPUs, it does not pin them: more workers than cores is slower, not impossible.
     cpus = max(os.cpu_count() or 1, math.ceil(workers * cluster.cpus_per_worker))
     # It would say, for every run, that access to the private cluster needs a token that is already in place.
@@ -124,7 +127,7 @@ def _start_local(cluster: ClusterConfig, workers: int) -> None:
         num_cpus=cpus,
         resources={TRAIN_SLOT: workers},
         object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
+        include_dashboard=dashboard,
         log_to_driver=False,
         logging_level=logging.WARNING,
     )

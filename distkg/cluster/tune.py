@@ -1,0 +1,337 @@
+"""Searching for a configuration on Ray Tune: Optuna proposes, ASHA stops what falls behind, each trial is a run.
+
+The state of a search is its folder, not Ray's: `SearchFolder` holds every trial that ended, and a search that goes
+on tells them to a new sampler and a new scheduler. So a search survives whatever happens to its driver, and does
+not depend on the version of Ray that began it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from distkg.cluster import run_folder
+from distkg.cluster.follow import Record
+from distkg.cluster.launch import run_on_workers
+from distkg.cluster.session import describe_shortage, ray_session, set_driver_environment
+from distkg.cluster.study import distributions, make_sampler, quiet
+from distkg.config import ConfigError, RunConfig
+from distkg.data.store import Store
+from distkg.negatives import SOURCES
+from distkg.objectives import ALL_ENTITIES, QUERY_SAMPLING, SAMPLED
+from distkg.scoring import make_scorer
+from distkg.training.hardness import make_hardness
+from distkg.training.plan import plan
+from distkg.training.preflight import memory_per_worker
+from distkg.training.run import train_on_rank
+from distkg.training.search_folder import (
+    SearchError,
+    SearchFolder,
+    Trial,
+    budget_share,
+    metric_lines,
+    validations,
+)
+from distkg.training.space import Space, check_space, parameters_of, with_parameters
+
+MRR, SHARE = "valid_mrr", "budget_share"
+
+# Trials are first compared when an eighth of their budget is spent, and the best third of them goes on.
+FIRST_RUNG, REDUCTION = 0.125, 3
+NEVER = 1.01  # a share that no trial reports: the end of a run is its own affair
+
+# A driver that takes a CPU would keep it from the workers that it waits for; Tune does not accept an empty bundle.
+DRIVER = [{"memory": 1e6}]
+
+# No files for every result beside our own, no handler that would swallow Ctrl-C, and no ten minutes of patience with
+# a stopped trial that holds on to its workers.
+TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
+}
+
+Ended = Callable[[Trial], None]
+
+
+def launch_search(
+    config: RunConfig,
+    space: Space,
+    run: str | Path,
+    *,
+    trials: int,
+    max_concurrent: int = 1,
+    resume: bool = False,
+    ended: Ended | None = None,
+) -> list[Trial]:
+    """Train ``trials`` configurations out of ``space`` and return all that ended, also in earlier launches.
+
+    Each trial is a run of ``config`` with some keys changed, on its own ``config.train.workers`` workers, in
+    RUN/trials/NUMBER. The configuration itself is the first, where it lies in the space. A trial that fails (a
+    loss that diverges, memory that is exceeded, settings that exclude each other) is recorded and the search goes
+    on. Only the best trial keeps its checkpoints.
+
+    Args:
+        config: what all trials share; the sampler takes its seed from ``train.seed``.
+        space: what varies.
+        run: folder of the search, on storage that every node sees.
+        trials: trials in all; with ``resume`` those that ended before count.
+        max_concurrent: trials at once.
+        resume: go on with the search in this folder; trials that were interrupted go on from their checkpoints.
+        ended: called in this process after each trial, once its record is written.
+
+    Raises:
+        RunFolderError, SearchError: the folder is not free, or holds another search.
+        SpaceError: some value of the space cannot be run.
+        ConfigError, StoreError, PlanError: the configuration itself cannot be run.
+        ClusterError: no such cluster.
+    """
+    folder = SearchFolder(run_folder.absolute_run(run))
+    config = run_folder.absolute_store(config)
+    check_search(config, space, max_concurrent)
+    run_folder.claim(folder.path, resume=resume)
+    folder.start(config, space)
+    shutil.rmtree(folder.path / run_folder.LAUNCH, ignore_errors=True)
+    left = trials - len(folder.ended())
+    if left > 0:
+        _search(config, space, folder, left, max_concurrent, ended or _silent)
+    folder.drop_checkpoints()
+    return folder.ended()
+
+
+def check_search(config: RunConfig, space: Space, max_concurrent: int = 1) -> None:
+    """Refuse what could only fail later: the configuration, and each value of the space with it.
+
+    Raises:
+        ConfigError, StoreError, PlanError, SpaceError: as `launch_search`.
+    """
+    if not config.data.store:
+        raise ConfigError("data.store is empty: name a store made by `distkg prepare`, as in --set data.store=stores/x")
+    store = Store.open(config.data.store)
+    if not store.manifest.triples.get("valid"):
+        raise SearchError(
+            f"a search is led by validation MRR, and the store {config.data.store} has no valid split. "
+            "Prepare one with `distkg prepare --split` or `--valid`."
+        )
+    check_run(config, store, max_concurrent)
+    check_space(space, config, lambda changed: check_run(changed, store, max_concurrent), "the space")
+
+
+def check_run(config: RunConfig, store: Store, max_concurrent: int = 1) -> None:
+    """Raise what a run of ``config`` would raise at its start: names, settings that exclude each other, memory."""
+    available = memory_per_worker(config)
+    if available is not None and config.cluster.memory_per_worker_gb is None:
+        available //= max_concurrent
+    plan(config, store.manifest, available)
+    with torch.device("meta"):
+        make_hardness(config, make_scorer(config.model), store.num_relations)
+    objectives = [*SAMPLED, *ALL_ENTITIES, QUERY_SAMPLING]
+    if config.objective.name not in objectives:
+        raise ConfigError(f"objective.name: there is no {config.objective.name!r}. Known: {', '.join(objectives)}")
+    if config.objective.name in SAMPLED:
+        SOURCES[config.negatives.source]
+
+
+def _silent(trial: Trial) -> None:
+    return
+
+
+def _search(config: RunConfig, space: Space, folder: SearchFolder, left: int, at_once: int, ended: Ended) -> None:
+    set_driver_environment()
+    for name, value in TUNE_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    quiet()
+    scheduler = Scheduler()
+    scheduler.remember(folder)
+    proposals = Proposals(config, space, folder, scheduler, left, at_once, ended)
+    workers = config.train.workers * at_once
+    # Ray Train frees the places of a stopped trial's workers by asking Ray's state service, a part of the dashboard.
+    with ray_session(config.cluster, workers, dashboard=True):
+        shortage = describe_shortage(config.cluster, workers)
+        if shortage:
+            print(shortage, flush=True)
+        try:
+            _tuner(config, folder, proposals, scheduler, left, at_once).fit()
+        except (KeyboardInterrupt, SystemExit):
+            print(f"stopped. Continue with the same command and --resume; the search is in {folder.path}", flush=True)
+            raise
+    shutil.rmtree(folder.path / run_folder.LAUNCH, ignore_errors=True)
+
+
+def _tuner(
+    config: RunConfig,
+    folder: SearchFolder,
+    proposals: Proposals,
+    scheduler: Scheduler,
+    trials: int,
+    max_concurrent: int,
+) -> tune.Tuner:
+    path = str(folder.path)
+
+    def trial(settings: dict[str, Any]) -> None:
+        run_trial(SearchFolder(Path(path)), int(settings["number"]), max_concurrent)
+
+    return tune.Tuner(
+        tune.with_resources(trial, tune.PlacementGroupFactory(DRIVER)),
+        tune_config=tune.TuneConfig(
+            search_alg=proposals,
+            scheduler=scheduler,
+            num_samples=trials,
+            max_concurrent_trials=max_concurrent,
+            trial_dirname_creator=lambda started: str(started.trial_id),
+        ),
+        run_config=tune.RunConfig(
+            name=run_folder.LAUNCH,
+            storage_path=path,
+            # Of a trial's process, as when its node is lost: what its run raises never reaches Tune.
+            failure_config=tune.FailureConfig(max_failures=config.cluster.max_failures),
+            verbose=0,
+        ),
+    )
+
+
+def run_trial(folder: SearchFolder, number: int, max_concurrent: int = 1) -> None:
+    """One trial, in a process of its own: a run, whose validations are reported to Tune as they come.
+
+    A failure is left in error.txt and reported as an MRR of 0.
+    """
+    run = folder.trial(number)
+    (run / "error.txt").unlink(missing_ok=True)
+    try:
+        config = with_parameters(folder.read_config(), folder.parameters(number))
+        check_run(config, Store.open(config.data.store), max_concurrent)
+        run_on_workers(train_on_rank, config, run, resume=True, listener=Reports(config, run))
+    except Exception as error:
+        folder.note_failure(number, error)
+        tune.report({MRR: 0.0, SHARE: 1.0})
+    else:
+        seen = validations(metric_lines(run))
+        tune.report({MRR: seen[-1][1] if seen else 0.0, SHARE: 1.0})
+
+
+class Reports:
+    """Passes validations on to Tune, each as the best MRR so far, but for the last: that one comes with the result.
+
+    Were it reported before, a run could be stopped that has nothing left to do but to evaluate.
+    """
+
+    def __init__(self, config: RunConfig, run: Path) -> None:
+        self._config = config
+        self._lines = metric_lines(run)
+
+    def __call__(self, line: Record) -> None:
+        self._lines.append(line)
+        share = budget_share(self._config, line)
+        if not line.get("valid") or share >= 1:
+            return
+        tune.report({MRR: validations(self._lines)[-1][1], SHARE: share})
+
+
+class Scheduler(ASHAScheduler):
+    """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934) over the share of the budget spent.
+
+    Trials that take their time for an epoch are so compared at equal times where a time limit binds, and at equal
+    epochs where it does not.
+
+    Attributes:
+        stopped: Tune's ids of the trials that fell behind.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            time_attr=SHARE,
+            metric=MRR,
+            mode="max",
+            max_t=NEVER,
+            grace_period=FIRST_RUNG,
+            reduction_factor=REDUCTION,
+        )
+        self.stopped: set[str] = set()
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Record) -> str:
+        decision = str(super().on_trial_result(tune_controller, trial, result))
+        if decision == TrialScheduler.STOP:
+            self.stopped.add(trial.trial_id)
+        return decision
+
+    def remember(self, folder: SearchFolder) -> None:
+        """Enter the validations of trials that ended, so that new ones are measured by them."""
+        base = folder.read_config()
+        for ended in folder.ended():
+            stand_in = SimpleNamespace(trial_id=f"ended-{ended.name}")
+            try:
+                config = with_parameters(base, ended.parameters)
+            except ConfigError:
+                continue
+            self.on_trial_add(None, stand_in)
+            for line, best in validations(metric_lines(folder.trial(ended.number))):
+                self.on_trial_result(None, stand_in, {MRR: best, SHARE: min(1.0, budget_share(config, line))})
+
+
+class Proposals(OptunaSearch):
+    """Optuna's proposals, each with a folder made for it; what ended goes into the log.
+
+    Interrupted trials come first, then new ones. To Tune a proposal is only the number of a trial.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        space: Space,
+        folder: SearchFolder,
+        scheduler: Scheduler,
+        left: int,
+        max_concurrent: int,
+        ended: Ended,
+    ) -> None:
+        past = folder.ended()
+        self._waiting = folder.interrupted()[:left]
+        first = [folder.parameters(number) for number in self._waiting]
+        base = parameters_of(config, space)
+        if not past and not first and base is not None:
+            first.append(base)
+        # A search that goes on must not draw again what its random start has drawn.
+        seed = config.train.seed + len(past) + len(first)
+        super().__init__(
+            distributions(space),
+            metric=MRR,
+            mode="max",
+            points_to_evaluate=first,
+            sampler=make_sampler(seed, left + len(past), parallel=max_concurrent > 1),
+        )
+        for trial in past:
+            self.add_evaluated_point(trial.parameters, trial.value)
+        self._folder, self._scheduler, self._ended = folder, scheduler, ended
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, int]:
+        """The number of the next trial."""
+        parameters = super().suggest(trial_id)
+        number = self._waiting.pop(0) if self._waiting else self._folder.begin(parameters)
+        self._numbers[trial_id] = number
+        return {"number": number}
+
+    def on_trial_complete(self, trial_id: str, result: Record | None = None, error: bool = False) -> None:
+        """Tell Optuna, write the trial into the log, and call the listener."""
+        number = self._numbers.pop(trial_id, None)
+        if number is None:
+            return
+        pruned = trial_id in self._scheduler.stopped
+        trial = self._folder.outcome(number, "failed" if error or not pruned else "pruned")
+        super().on_trial_complete(trial_id, {MRR: trial.value})
+        # Before the new record: a trial that was just stopped may still be writing a checkpoint.
+        self._folder.drop_checkpoints()
+        self._folder.append(trial)
+        self._ended(trial)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the log is the state."""

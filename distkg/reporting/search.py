@@ -1,0 +1,254 @@
+"""``report.html`` of a search: how it went, which parameters mattered, every trial; and what the terminal shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import accumulate
+from pathlib import Path
+
+from rich.table import Table
+
+from distkg.config import RunConfig
+from distkg.reporting import curves, html
+from distkg.reporting.html import GAP, Cell, Content
+from distkg.reporting.page import page, write_page
+from distkg.reporting.quantities import compact, duration, score
+from distkg.reporting.run_record import RunError, as_text, read_run
+from distkg.reporting.svg import STYLES, Axis, Series, line_chart, scatter
+from distkg.reporting.tables import text_table
+from distkg.training.search_folder import SearchFolder, Trial, best_trial, differences
+from distkg.training.space import (
+    Choice,
+    Distribution,
+    Interval,
+    Space,
+    Value,
+    describe_parameters,
+    describe_value,
+    with_parameters,
+)
+
+VALID_MRR = Axis("best validation MRR")
+STATES = ("finished", "pruned", "failed")
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """What a search has so far: its folder, what all trials share, what varies, and the trials in order of starts."""
+
+    folder: Path
+    config: RunConfig
+    space: Space
+    trials: list[Trial]
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial of best.yaml."""
+        return best_trial(self.trials)
+
+    @property
+    def changes(self) -> list[tuple[str, str, str]]:
+        """Keys that the best trial sets otherwise than the base: (key, base, best)."""
+        if self.best is None:
+            return []
+        found = differences(self.config, with_parameters(self.config, self.best.parameters))
+        return [(key, as_text(before), as_text(after)) for key, before, after in found]
+
+
+def is_search(folder: Path) -> bool:
+    """Whether `distkg tune` wrote this folder."""
+    return SearchFolder(folder).space.is_file()
+
+
+def read_search(folder: Path) -> SearchRecord:
+    """Read the folder of a search.
+
+    Raises:
+        RunError: it is none.
+        ConfigError, SpaceError: its configuration or its space cannot be read.
+    """
+    files = SearchFolder(Path(folder))
+    if not is_search(files.path):
+        raise RunError(f"{str(folder)!r} is no search: it holds no space.yaml. Give the folder named by `distkg tune`.")
+    trials = sorted(files.ended(), key=lambda trial: trial.number)
+    return SearchRecord(files.path, files.read_config(), files.read_space(), trials)
+
+
+def write_search_report(folder: Path, to: Path | None = None) -> Path:
+    """Write the page of a search and return its path: ``to``, or ``report.html`` in its folder.
+
+    Raises:
+        RunError, ConfigError, SpaceError: as `read_search`; ``to`` is a folder.
+    """
+    record = read_search(folder)
+    return write_page(to or record.folder / "report.html", render(record, importances(record)))
+
+
+def importances(record: SearchRecord) -> dict[str, float]:
+    """Share of each parameter in what sets good trials apart; empty where there are too few, or without Optuna."""
+    try:
+        from distkg.cluster import study
+    except ImportError:
+        return {}
+    return study.importances(record.space, record.trials)
+
+
+def render(record: SearchRecord, importance: Mapping[str, float]) -> str:
+    """The page as a string; ``importance`` by key, most important first."""
+    name = record.folder.resolve().name
+    config = record.config
+    subject = [config.model.name, config.objective.name, config.data.store, _keys(record)]
+    ended = html.badge(f"{len(record.trials)} trials", done=record.best is not None)
+    parts = (
+        _best_configuration(record),
+        _history(record.trials),
+        _importances(importance),
+        *(_slice(record.trials, key, record.space[key]) for key in _ordered(record.space, importance)),
+        _best_runs(record),
+        _table(record),
+        _failures(record.trials),
+    )
+    tiles = f'<div class="tiles">{html.tiles(_headline(record))}</div>' if record.trials else ""
+    warnings = [] if record.trials else ["No trial has ended yet."]
+    return page(name, f"{escape(name)} {ended}", subject, warnings, tiles + html.grid(parts))
+
+
+def trial_line(trial: Trial, total: int, trials: Sequence[Trial]) -> str:
+    """One line of progress: the trial that ended, and the best so far."""
+    figure = GAP if trial.valid_mrr is None else score(trial.valid_mrr)
+    best = best_trial(trials)
+    held = f"  best {score(best.value)} (trial {best.number})" if best is not None else ""
+    spent = f"{trial.epochs:.3g} epochs, {duration(trial.seconds)}"
+    text = f"{len(trials)}/{total}  trial {trial.number} {trial.state:<8}  valid MRR {figure}  {spent}{held}"
+    return f"{text}\n      {describe_parameters(trial.parameters)}" + (f"\n      {trial.error}" if trial.error else "")
+
+
+def changes_table(record: SearchRecord) -> Table:
+    """What the best configuration sets otherwise than the base."""
+    best = record.best
+    title = f"Best: trial {best.number}, validation MRR {score(best.value)}" if best is not None else ""
+    return text_table(["key", "CONFIG", "best"], record.changes, title)
+
+
+def _keys(record: SearchRecord) -> str:
+    return f"{len(record.space)} keys searched"
+
+
+def _ordered(space: Space, importance: Mapping[str, float]) -> list[str]:
+    return sorted(space, key=lambda key: -importance.get(key, 0.0))
+
+
+def _headline(record: SearchRecord) -> list[tuple[str, str, str]]:
+    trials, best = record.trials, record.best
+    counts = ", ".join(f"{n} {state}" for state in STATES if (n := sum(trial.state == state for trial in trials)))
+    seconds = sum(trial.seconds for trial in trials)
+    items = [("Trials", str(len(trials)), counts), ("Training time", duration(seconds), "of all trials together")]
+    if best is not None:
+        spent = f"{compact(best.epochs)} epochs, {duration(best.seconds)}"
+        items.insert(0, ("Best validation MRR", score(best.value), f"trial {best.number}: {spent}"))
+    return items
+
+
+def _best_configuration(record: SearchRecord) -> str:
+    if record.best is None:
+        return ""
+    rows = [list(row) for row in record.changes]
+    table = html.table(["Key", "CONFIG", "Best"], rows, classes="mono") or "<p>Nothing: CONFIG itself is the best.</p>"
+    note = "What best.yaml sets otherwise than CONFIG. To train it again: distkg train best.yaml --run RUN"
+    return html.card("Best configuration", table, note, wide=True)
+
+
+def _history(trials: Sequence[Trial]) -> str:
+    held = accumulate((trial.value if trial.state == "finished" else 0.0 for trial in trials), max)
+    best = [(float(t.number), value) for t, value in zip(trials, held, strict=True) if value > 0]
+    series = [Series("best finished so far", best)]
+    series += [Series(state, _by_number(trials, state), joined=False) for state in STATES]
+    note = "A dot for each trial at its best validation. Pruned: stopped, as most others were better by then."
+    return html.card("History", line_chart(series, Axis("trial", text=_whole), VALID_MRR), note)
+
+
+def _by_number(trials: Sequence[Trial], state: str) -> list[tuple[float, float]]:
+    return [(float(t.number), t.valid_mrr) for t in trials if t.state == state and t.valid_mrr is not None]
+
+
+def _whole(value: float) -> str:
+    return f"{value:.0f}" if value == int(value) else ""
+
+
+def _importances(importance: Mapping[str, float]) -> str:
+    bars = [(key, share, f"{share:.0%}") for key, share in importance.items()]
+    note = (
+        "Share of each key in what sets the best quarter of the trials apart (PED-ANOVA); a hint where trials are few."
+    )
+    return html.card("Importance of parameters", html.bars(bars, 1.0), note)
+
+
+def _slice(trials: Sequence[Trial], key: str, distribution: Distribution) -> str:
+    """Every validated trial by its value of one key."""
+    place, axis = _axis(key, distribution)
+    points = [
+        (place(t.parameters[key]), t.valid_mrr) for t in trials if t.valid_mrr is not None and key in t.parameters
+    ]
+    return html.card(key, scatter(points, axis, VALID_MRR))
+
+
+def _axis(key: str, distribution: Distribution) -> tuple[Callable[[object], float], Axis]:
+    if isinstance(distribution, Interval):
+        return _number, Axis(key, log=distribution.log)
+    values = distribution.values
+
+    def name(position: float) -> str:
+        known = position == int(position) and 0 <= position < len(values)
+        return describe_value(values[int(position)]) if known else ""
+
+    return lambda value: float(_position(distribution, value)), Axis(key, zero=True, top=len(values) - 1.0, text=name)
+
+
+def _position(choice: Choice, value: object) -> int:
+    return next(i for i, known in enumerate(choice.values) if known == value)
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def _best_runs(record: SearchRecord) -> str:
+    """Validation MRR by wall time of the best trials, as many as there are styles of lines."""
+    validated = [trial for trial in record.trials if trial.valid_mrr is not None]
+    chosen = sorted(validated, key=lambda trial: -(trial.valid_mrr or 0.0))[:STYLES]
+    runs = []
+    for trial in chosen:
+        try:
+            runs.append((f"trial {trial.number}", read_run(SearchFolder(record.folder).trial(trial.number))))
+        except RunError:
+            continue  # its folder was deleted; the log still has its figures
+    return curves.by_wall_time(runs, curves.VALID_MRR, "The best trials.") if runs else ""
+
+
+def _table(record: SearchRecord) -> str:
+    keys = list(record.space)
+    rows = [_row(trial, keys, trial is record.best) for trial in record.trials]
+    header = ["Trial", "State", "Valid MRR", "Epochs", "Time", *keys]
+    note = "Click a heading to sort. Each trial is a run: `distkg report` shows it alone, or several side by side."
+    return html.card("Trials", html.table(header, rows, sortable=True, classes="dense"), note, wide=True)
+
+
+def _failures(trials: Sequence[Trial]) -> str:
+    reasons = [(f"trial {trial.number}", trial.error) for trial in trials if trial.state == "failed"]
+    note = "A failed trial counts as an MRR of 0, so that the sampler keeps away from it."
+    return html.card("Trials that failed", html.definitions(reasons), note, wide=True)
+
+
+def _row(trial: Trial, keys: Sequence[str], best: bool) -> list[Content]:
+    mrr = GAP if trial.valid_mrr is None else Cell(score(trial.valid_mrr), trial.valid_mrr, best)
+    spent = [Cell(compact(trial.epochs), trial.epochs), Cell(duration(trial.seconds), trial.seconds)]
+    values = [_parameter(trial.parameters.get(key)) for key in keys]
+    return [Cell(str(trial.number), float(trial.number)), trial.state, mrr, *spent, *values]
+
+
+def _parameter(value: Value) -> Content:
+    text = describe_value(value)
+    return text if value is None or isinstance(value, bool | str) else Cell(text, float(value))

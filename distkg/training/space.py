@@ -1,0 +1,271 @@
+"""The space of a search: which keys of a run vary, and over which values.
+
+A space is a YAML file of keys with a distribution each::
+
+    optimizer.learning_rate: {log_uniform: [1e-4, 1e-1]}
+    objective.query_share: {choice: [0.05, 0.1, 0.2]}
+    train.batch_size: {int_log_uniform: [128, 2048]}
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distkg.config import ConfigError, RunConfig, Section, parse_config
+
+Value = bool | int | float | str | None
+Parameters = dict[str, Value]
+
+INTERVALS = {"uniform": (False, False), "log_uniform": (False, True), "int_uniform": (True, False)}
+INTERVALS["int_log_uniform"] = (True, True)
+KINDS = ("choice", *INTERVALS)
+
+# Trials are compared with each other: on one graph, by one yardstick, with the same machines.
+FIXED = {
+    "data": "all trials train on one graph",
+    "evaluate": "all trials are measured alike",
+    "cluster": "it says where a run goes, not what it learns",
+    "train.workers": "it says where a run goes, not what it learns",
+}
+
+# What YAML 1.1 reads as text, as it lacks a dot: 1e-4.
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+_INSIDE = 0.381966  # a place inside an interval that is no round number
+
+
+class SpaceError(ConfigError):
+    """A space that cannot be searched; the message names the key, what is wrong and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some values, without an order."""
+
+    values: tuple[Value, ...]
+
+    def holds(self, value: Value) -> bool:
+        return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in self.values)
+
+    def samples(self) -> list[Value]:
+        """Every value."""
+        return list(self.values)
+
+    def to_dict(self) -> dict[str, list[Value]]:
+        return {"choice": list(self.values)}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from ``low`` to ``high``, both included; ``whole`` ones only, equally likely by their ``log`` or not."""
+
+    low: float
+    high: float
+    whole: bool
+    log: bool
+
+    def holds(self, value: Value) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return self.low <= value <= self.high and (not self.whole or value == int(value))
+
+    def samples(self) -> list[Value]:
+        """Both ends, and a value between them that no key for whole numbers takes by accident."""
+        if self.log:
+            between = math.exp(math.log(self.low) + _INSIDE * (math.log(self.high) - math.log(self.low)))
+        else:
+            between = self.low + _INSIDE * (self.high - self.low)
+        return [self.low, self.high, round(between) if self.whole else between]
+
+    def to_dict(self) -> dict[str, list[Value]]:
+        kind = next(name for name, form in INTERVALS.items() if form == (self.whole, self.log))
+        return {kind: [self.low, self.high]}
+
+
+Distribution = Choice | Interval
+Space = dict[str, Distribution]
+
+
+def read_space(path: Path) -> Space:
+    """Read a space from a YAML file.
+
+    Raises:
+        SpaceError: no such file, not YAML, no keys, a key that is not one of a run or must not vary, or a
+            distribution that cannot be understood.
+    """
+    if not path.is_file():
+        raise SpaceError(f"space {str(path)!r} is not a file. Write lines such as {_example()}")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise SpaceError(f"{path} is not valid YAML: {error}") from None
+    return parse_space(tree, str(path))
+
+
+def parse_space(tree: Any, source: str) -> Space:
+    """A space from a mapping of keys to distributions; ``source`` names it in errors, as in `read_space`."""
+    if not isinstance(tree, dict) or not tree:
+        raise SpaceError(f"{source} must map keys of a run to distributions, with lines such as {_example()}")
+    space: Space = {}
+    for key, form in tree.items():
+        where = f"{source}: {key}"
+        _check_key(key, where)
+        space[key] = _parse_distribution(form, where)
+    return space
+
+
+def space_yaml(space: Space) -> str:
+    """The space as YAML that `read_space` reads to the same space."""
+    tree = {key: distribution.to_dict() for key, distribution in space.items()}
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def with_parameters(config: RunConfig, parameters: Mapping[str, Value]) -> RunConfig:
+    """The configuration with dotted keys set.
+
+    Raises:
+        ConfigError: a value that its key does not take.
+    """
+    tree = config.model_dump()
+    for dotted, value in parameters.items():
+        *path, last = dotted.split(".")
+        node = tree
+        for key in path:
+            node = node.setdefault(key, {})
+        node[last] = value
+    return parse_config(tree, f"parameters {describe_parameters(parameters)}")
+
+
+def parameters_of(config: RunConfig, space: Space) -> Parameters | None:
+    """The configuration as a point of the space; None where one of its values lies outside."""
+    found: Parameters = {}
+    for dotted, distribution in space.items():
+        value: Any = config.model_dump()
+        for key in dotted.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, dict | list) or not distribution.holds(value):
+            return None
+        found[dotted] = value
+    return found
+
+
+def check_space(space: Space, config: RunConfig, check: Callable[[RunConfig], object], source: str) -> None:
+    """Try every choice and the ends and the inside of every interval, each alone with ``config`` for the rest.
+
+    Args:
+        check: raises ConfigError or another ValueError for a configuration that cannot be run.
+        source: names the space in errors.
+
+    Raises:
+        SpaceError: one that cannot be run, with the reason.
+    """
+    for key, value in _single_changes(space):
+        try:
+            check(with_parameters(config, {key: value}))
+        except ValueError as error:
+            raise SpaceError(
+                f"{source}: {key}: the space offers {describe_value(value)}, with which no run can start. "
+                f"Narrow the distribution, or change CONFIG. {error}"
+            ) from None
+
+
+def describe_value(value: Value) -> str:
+    """A value as YAML writes it; floats with six digits.
+
+    >>> [describe_value(v) for v in (0.1, 1.23456789e-5, 32, None, True, "cosine")]
+    ['0.1', '1.23457e-05', '32', 'null', 'true', 'cosine']
+    """
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def describe_parameters(parameters: Mapping[str, Value]) -> str:
+    """Keys and values on one line."""
+    return ", ".join(f"{key}={describe_value(value)}" for key, value in parameters.items())
+
+
+def _single_changes(space: Space) -> Iterator[tuple[str, Value]]:
+    for key, distribution in space.items():
+        for value in distribution.samples():
+            yield key, value
+
+
+def _example() -> str:
+    return "`optimizer.learning_rate: {log_uniform: [1e-4, 1e-1]}`"
+
+
+def _check_key(key: Any, where: str) -> None:
+    path = key.split(".") if isinstance(key, str) else []
+    section = RunConfig.model_fields.get(path[0]) if len(path) > 1 else None
+    if section is None:
+        sections = ", ".join(RunConfig.model_fields)
+        raise SpaceError(f"{where}: must read section.key, such as model.dim; sections: {sections}")
+    kind = section.annotation
+    assert isinstance(kind, type)
+    assert issubclass(kind, Section)
+    field = kind.model_fields.get(path[1])
+    # Below a key that holds a mapping, such as model.options, the scorer decides which names there are.
+    deepest = 3 if field is not None and field.default_factory is dict else 2
+    if field is None or len(path) > deepest:
+        known = ", ".join(kind.model_fields)
+        raise SpaceError(f"{where}: is not a key of {path[0]}; known: {known}")
+    for fixed, reason in FIXED.items():
+        if key == fixed or key.startswith(f"{fixed}."):
+            raise SpaceError(f"{where}: must not vary: {reason}. Set it in CONFIG.")
+
+
+def _parse_distribution(form: Any, where: str) -> Distribution:
+    if not isinstance(form, dict) or len(form) != 1:
+        raise SpaceError(f"{where}: must be one distribution, such as {{choice: [32, 64]}}; there are {_kinds()}")
+    kind, values = next(iter(form.items()))
+    if kind not in KINDS:
+        raise SpaceError(f"{where}: {kind!r} is not a distribution; there are {_kinds()}")
+    if not isinstance(values, list):
+        raise SpaceError(f"{where}: {kind} takes a list in brackets, not {values!r}")
+    numbers = [_number(value) for value in values]
+    return _choice(numbers, where) if kind == "choice" else _interval(kind, numbers, where)
+
+
+def _kinds() -> str:
+    return ", ".join(KINDS)
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+
+
+def _choice(values: list[Any], where: str) -> Choice:
+    if not values:
+        raise SpaceError(f"{where}: choice needs at least one value")
+    for position, value in enumerate(values):
+        if not isinstance(value, bool | int | float | str | None):
+            raise SpaceError(
+                f"{where}: choice takes numbers, words, true, false and null, not {value!r}. "
+                "The options of a scorer have keys of their own, such as model.options.norm."
+            )
+        if value in values[:position]:
+            raise SpaceError(f"{where}: choice lists {describe_value(value)} twice (1, 1.0 and true are equal)")
+    return Choice(tuple(values))
+
+
+def _interval(kind: str, ends: list[Any], where: str) -> Interval:
+    whole, log = INTERVALS[kind]
+    wanted = int if whole else int | float
+    if len(ends) != 2 or not all(isinstance(end, wanted) and not isinstance(end, bool) for end in ends):
+        noun = "whole numbers" if whole else "numbers"
+        raise SpaceError(f"{where}: {kind} takes two {noun}, [LOW, HIGH], not {ends!r}")
+    low, high = ends
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise SpaceError(f"{where}: {kind} must go from a lower to a higher finite number, not [{low}, {high}]")
+    if log and low <= 0:
+        raise SpaceError(f"{where}: {kind} must begin above 0, not at {low}")
+    return Interval(low if whole else float(low), high if whole else float(high), whole, log)
