@@ -9,11 +9,7 @@ def peak_mb() -> float:
     Raises:
         OSError: not Linux.
     """
-    with open("/proc/self/status", encoding="utf-8") as status:
-        for line in status:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
-    raise OSError("/proc/self/status has no VmHWM: the benchmarks of memory need Linux")
+    return _megabytes("/proc/self/status", "VmHWM:")
 
 
 def proportional_mb() -> float:
@@ -22,8 +18,12 @@ def proportional_mb() -> float:
     Raises:
         OSError: not Linux.
     """
-    with open("/proc/self/smaps_rollup", encoding="utf-8") as rollup:
-        for line in rollup:
-            if line.startswith("Pss:"):
+    return _megabytes("/proc/self/smaps_rollup", "Pss:")
+
+
+def _megabytes(path: str, field: str) -> float:
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith(field):
                 return int(line.split()[1]) * 1024 / 1e6
-    raise OSError("/proc/self/smaps_rollup has no Pss: the benchmarks of memory need Linux")
+    raise OSError(f"{path} has no {field} The benchmarks of memory need Linux")

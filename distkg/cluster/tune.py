@@ -14,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -26,10 +25,6 @@ from distkg.cluster.session import describe_shortage, ray_session, set_driver_en
 from distkg.cluster.study import distributions, make_sampler, quiet
 from distkg.config import ConfigError, RunConfig
 from distkg.data.store import Store
-from distkg.negatives import SOURCES
-from distkg.objectives import ALL_ENTITIES, QUERY_SAMPLING, SAMPLED
-from distkg.scoring import make_scorer
-from distkg.training.hardness import make_hardness
 from distkg.training.plan import plan
 from distkg.training.preflight import memory_per_worker
 from distkg.training.run import train_on_rank
@@ -42,6 +37,7 @@ from distkg.training.search_folder import (
     validations,
 )
 from distkg.training.space import Space, check_space, parameters_of, with_parameters
+from distkg.training.task import check_objective
 
 MRR, SHARE = "valid_mrr", "budget_share"
 
@@ -132,13 +128,7 @@ def check_run(config: RunConfig, store: Store, max_concurrent: int = 1) -> None:
     if available is not None and config.cluster.memory_per_worker_gb is None:
         available //= max_concurrent
     plan(config, store.manifest, available)
-    with torch.device("meta"):
-        make_hardness(config, make_scorer(config.model), store.num_relations)
-    objectives = [*SAMPLED, *ALL_ENTITIES, QUERY_SAMPLING]
-    if config.objective.name not in objectives:
-        raise ConfigError(f"objective.name: there is no {config.objective.name!r}. Known: {', '.join(objectives)}")
-    if config.objective.name in SAMPLED:
-        SOURCES[config.negatives.source]
+    check_objective(config)
 
 
 def _silent(trial: Trial) -> None:

@@ -39,7 +39,8 @@ class Inbox:
             RuntimeError: the peer is gone, or silent for too long.
         """
         while number not in self._early:
-            self._early.__setitem__(*self._next())
+            arrived, value = self._next()
+            self._early[arrived] = value
         return self._early.pop(number)
 
     def _next(self) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from distkg.data.store import Store
 from distkg.training.footprint import asks_distinct_queries
 from distkg.training.machine import Machine, measure, memory_limit
 from distkg.training.plan import Plan, count_distinct_queries, plan
+from distkg.training.task import check_objective
 
 COUNTED_TRIPLES = 5_000_000  # above this, distinct queries are not counted, and the estimate of time is an upper bound
 
@@ -21,13 +22,14 @@ def plan_run(config: RunConfig) -> Plan:
     """Plan ``config`` on the graph that it names, with rates measured here in half a second.
 
     Raises:
-        ConfigError: ``data.store`` is empty.
+        ConfigError, UnknownNameError: ``data.store`` is empty, or as `check_objective`.
         StoreError: the store cannot be opened.
         PlanError: the run does not fit.
     """
     if not config.data.store:
         raise ConfigError("data.store is empty: name a store made by `distkg prepare`, as in --set data.store=stores/x")
     store = Store.open(config.data.store)
+    check_objective(config)
     distinct = None
     if asks_distinct_queries(config) and store.manifest.triples.get("train", 0) <= COUNTED_TRIPLES:
         distinct = count_distinct_queries(store.iter_triples(["train"]), store.num_relations)

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distkg.config import ConfigError, RunConfig
+from distkg.config import RunConfig
 from distkg.kernels.products import products_in
 from distkg.kernels.rows import add_rows
-from distkg.kernels.similarity import DOT, Similarity
+from distkg.kernels.similarity import Similarity
 from distkg.objectives import ALL_ENTITIES, EXCLUDED, REGULARIZERS, SAMPLED, Answers, OneVsAll
 from distkg.training.batches import AllEntitiesBatch, Batch, QuerySampledBatch, SampledBatch
 from distkg.training.model import Model
@@ -111,11 +111,6 @@ class AllEntitiesStep:
         self._model = model
         self._objective = ALL_ENTITIES[config.objective.name](config.objective)
         self._products = getattr(torch, config.objective.products)
-        if self._products is not torch.float32 and model.hardness.similarity is not DOT:
-            raise ConfigError(
-                f"objective.products: {config.objective.products} is for inner products; {config.model.name} takes "
-                "differences of large numbers, which would be lost. Use float32."
-            )
         self._penalty = Penalty(model, config)
 
     def __call__(self, batch: Batch, rows: Tensor) -> Computed:
@@ -151,13 +146,8 @@ class QuerySamplingStep:
     def __init__(self, model: Model, config: RunConfig) -> None:
         self._model = model
         self._square, self._weight = config.objective.square_positives, config.objective.uniformity
-        if self._square and model.hardness.similarity is DOT:
-            raise ConfigError(
-                f"objective.square_positives squares a distance, and {config.model.name} compares by inner products, "
-                "whose squares would reward bad answers. Take a scorer with a distance, such as rote, or set "
-                "objective.square_positives: false."
-            )
         self._uniformity = OneVsAll(config.objective)
+        self._products = getattr(torch, config.objective.products)
         self._penalty = Penalty(model, config)
 
     def __call__(self, batch: Batch, rows: Tensor) -> Computed:
@@ -174,9 +164,10 @@ class QuerySamplingStep:
         own = model.entities.local.float().detach().requires_grad_()
         candidates = model.scorer.candidates(own)
         everyone = ranks.all_gather(F.pad(sampled.detach(), (0, 0, 0, batch.width - len(sampled))))
-        kept_away = self._uniformity(
-            similarity, everyone, candidates.detach(), Answers.none(batch.live), ranks, model.num_entities
-        )
+        with products_in(self._products):
+            kept_away = self._uniformity(
+                similarity, everyone, candidates.detach(), Answers.none(batch.live), ranks, model.num_entities
+            )
         grad_sampled = ranks.reduce_scatter(kept_away.query)[: len(sampled)]
         torch.autograd.backward([alignment, sampled], [torch.ones_like(alignment), self._weight * grad_sampled])
         every_row = _through_candidates(own, candidates, kept_away.candidates.mul_(self._weight))

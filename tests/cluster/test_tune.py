@@ -210,7 +210,7 @@ def test_a_search_is_checked_before_it_starts(store: str, tmp_path: Path) -> Non
     with pytest.raises(SpaceError, match=r"objective\.activation: the space offers hanon, .* squared L2 distances"):
         tune.check_search(config(store), activations)
     names = parse_space({"objective.name": {"choice": ["one_vs_all", "margni"]}}, "s")
-    with pytest.raises(SpaceError, match=r"the space offers margni, .* there is no 'margni'\. Known: "):
+    with pytest.raises(SpaceError, match=r"the space offers margni, .* there is no objective named 'margni'\. Known: "):
         tune.check_search(config(store), names)
     large = parse_space({"model.dim": {"choice": [16, 2**26]}}, "s")
     little = config(store, cluster={"memory_per_worker_gb": 4})

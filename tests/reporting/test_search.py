@@ -1,12 +1,12 @@
 """The page of a search."""
 
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from run_pages import Page
 from typer.testing import CliRunner
 
 from distkg.cli import app
@@ -31,36 +31,6 @@ FORMS = {
     "model.options.norm": {"choice": ["l1", ATTACK]},
 }
 SPACE = parse_space(FORMS, "s")
-
-
-class Page(HTMLParser):
-    """The words of a page, its elements, and whether every tag closes."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in ("meta", "line", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("script", "style"):
-            self.words.append(data)
-
-    def count(self, tag: str) -> int:
-        return sum(name == tag for name, _ in self.elements)
 
 
 def trial(number: int, state: Any, mrr: float | None, rate: float, norm: str = "l1", error: str = "") -> Trial:
