@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from distkg.kernels.activations import Activation
+from distkg.kernels.jit import on_cpu
+from distkg.kernels.log_sum_exp import DistanceLogSumExp, LogSumExp
 from distkg.kernels.products import product
 from distkg.kernels.rows import take_rows
 from distkg.kernels.similarity import Similarity, indexed_products
@@ -39,6 +41,12 @@ class ActivatedDistance(Similarity):
         to_vector = product(fall, candidates.T) - fall.sum(1, keepdim=True) * vector
         to_candidates = product(fall.T, vector.T) - fall.sum(0)[:, None] * candidates
         return torch.cat((to_vector, to_scale), dim=1), to_candidates
+
+    def log_sum_exp(self, query: Tensor, candidates: Tensor, *, keep: bool) -> LogSumExp:
+        if not on_cpu(query, candidates):
+            return super().log_sum_exp(query, candidates, keep=keep)
+        vector, scale = _split(query)
+        return DistanceLogSumExp(self.activation, vector, scale.flatten(), candidates.contiguous(), keep=keep)
 
     def indexed(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
         vector, scale = query[:, :-1].contiguous(), query[:, -1:]

@@ -28,6 +28,11 @@ class Activation(ABC):
 
     default_steepness = 1.0
 
+    @property
+    def largest(self) -> float:
+        """Least upper bound of h; infinite unless the activation is bounded."""
+        return math.inf
+
     def __init__(self, limit: float = 10.0, steepness: float | None = None) -> None:
         self.limit = limit
         self.steepness = self.default_steepness if steepness is None else steepness
@@ -47,6 +52,10 @@ class Hanon(Activation):
 
     default_steepness = 3.0
 
+    @property
+    def largest(self) -> float:
+        return self.limit
+
     def __call__(self, x: Tensor) -> Tensor:
         return self.limit * self._share(x)
 
@@ -63,6 +72,10 @@ class Halin(Activation):
     """2x below 1, then min(β (x − 1) + 2, γ) (eq. 7)."""
 
     default_steepness = 10.0
+
+    @property
+    def largest(self) -> float:
+        return self.limit
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.where(x < 1, 2 * x, self.steepness * (x - 1) + 2).clamp_max(self.limit)

@@ -24,3 +24,9 @@ def kernel(function: F) -> F:
 def on_cpu(*tensors: Tensor) -> bool:
     """True where the compiled kernels can read these tensors."""
     return all(tensor.device.type == "cpu" for tensor in tensors)
+
+
+def part_of_kernel(function: F) -> F:
+    """Compile into the kernels that call it: same arithmetic, no cache of its own. May take functions as arguments."""
+    compiled: F = numba.njit(inline="always", fastmath=_FAST, error_model="numpy")(function)
+    return compiled

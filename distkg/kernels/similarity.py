@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from distkg.kernels import pairwise
+from distkg.kernels.activations import Double
 from distkg.kernels.jit import on_cpu
+from distkg.kernels.log_sum_exp import DistanceLogSumExp, LogSumExp, SoftmaxLogSumExp
 from distkg.kernels.products import product
 from distkg.kernels.rows import take_rows
 
@@ -57,6 +59,10 @@ class Similarity(ABC):
     @abstractmethod
     def indexed(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
         """Query i with rows[index[i, k]]: [B, Q], [U, C], int64 [B, K] -> [B, K]; differentiable."""
+
+    def log_sum_exp(self, query: Tensor, candidates: Tensor, *, keep: bool) -> LogSumExp:
+        """log Σ exp of each query's scores; ``keep`` B×N floats between its two passes, or compute twice."""
+        return SoftmaxLogSumExp(self, query, candidates, keep=keep)
 
     def block(self, query: Tensor, candidates: Tensor) -> Tensor:
         """``scores`` with gradients."""
@@ -203,6 +209,12 @@ class SquaredL2Similarity(ProductSimilarity):
 
     def slopes(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return 2 * grad, -grad.sum(1), -grad.sum(0)
+
+    def log_sum_exp(self, query: Tensor, candidates: Tensor, *, keep: bool) -> LogSumExp:
+        if not on_cpu(query, candidates):
+            return super().log_sum_exp(query, candidates, keep=keep)
+        halves = query.new_full((len(query),), 0.5)  # of 2x: the plain distance
+        return DistanceLogSumExp(Double(), query.contiguous(), halves, candidates.contiguous(), keep=keep)
 
 
 class L2Similarity(ProductSimilarity):

@@ -8,7 +8,6 @@ kept: blocks of scores live within a memory bound, and are computed again where 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.config import ObjectiveConfig
+from distkg.kernels.log_sum_exp import blocks
 from distkg.kernels.rows import add_rows
 from distkg.kernels.similarity import Similarity
 from distkg.registry import Registry
@@ -24,7 +24,6 @@ from distkg.sharding.shards import Shards
 
 ALL_ENTITIES: Registry[type[AllEntitiesObjective]] = Registry("objective over all entities")
 
-_BLOCK_ROWS = 1024  # candidates per block: with 256 queries, a block of scores stays in a core's own cache
 _BLOCK_QUERIES = 256
 
 
@@ -107,16 +106,13 @@ class OneVsAll(AllEntitiesObjective):
         grad_query, grad_candidates = torch.zeros_like(query), torch.zeros_like(candidates)
         step, keep = self._queries_at_once(Shards(entities, ranks.size).per_rank)
         for low in range(0, len(query), step):
-            chunk = query[low : low + step]
-            count = answers.count[low : low + step]
-            asked, row = answers.within(low, low + step)
-            softmax = _Softmax(similarity, chunk, candidates, keep=keep)
-            loss -= softmax.first_pass(asked, row)
-            log_sum = softmax.reduce(ranks)
+            chunk, count = query[low : low + step], answers.count[low : low + step]
+            over_rows = similarity.log_sum_exp(chunk, candidates, keep=keep)
+            log_sum = _over_all_ranks(over_rows.first_pass(), ranks)
             if ranks.first:
                 loss += (count * log_sum).sum()
-            softmax.second_pass(count / total, grad_query[low : low + step], grad_candidates)
-        _subtract_answers(similarity, 1 / total, query, candidates, answers, grad_query, grad_candidates)
+            over_rows.second_pass(log_sum, count / total, grad_query[low : low + step], grad_candidates)
+        loss -= _subtract_answers(similarity, 1 / total, query, candidates, answers, grad_query, grad_candidates)
         return Reduced(loss / total, grad_query, grad_candidates)
 
     def _queries_at_once(self, rows: int) -> tuple[int, bool]:
@@ -130,52 +126,13 @@ class OneVsAll(AllEntitiesObjective):
         return _BLOCK_QUERIES, False
 
 
-class _Softmax:
-    """The softmax of some queries over this rank's rows, in two passes over blocks of them.
-
-    A block's own softmax is one fused operation; the block's log Σ exp puts it in proportion to the others'.
-    """
-
-    def __init__(self, similarity: Similarity, query: Tensor, candidates: Tensor, *, keep: bool) -> None:
-        self.similarity, self.query, self.candidates = similarity, query, candidates
-        self.keep = keep and not similarity.slopes_need_scores
-        self.blocks = list(_blocks(len(candidates)))
-        self.kept: list[Tensor] = []
-        self.log_sums = query.new_full((len(self.blocks), len(query)), -torch.inf)
-
-    def first_pass(self, asked: Tensor, row: Tensor) -> Tensor:
-        """Scores and their log Σ exp, block by block; gives the sum of the answers' scores."""
-        positive = self.query.new_zeros(())
-        for i, (low, high) in enumerate(self.blocks):
-            scores = self.similarity.scores(self.query, self.candidates[low:high])
-            positive += scores[_places(asked, row, low, high)].sum()
-            peak = scores.amax(1)
-            shares = torch.softmax(scores, 1, out=scores)  # row by row, so that it may overwrite what it reads
-            self.log_sums[i] = peak - shares.amax(1).log()
-            if self.keep:
-                self.kept.append(shares)
-        return positive
-
-    def reduce(self, ranks: Ranks) -> Tensor:
-        """log Σ exp over the rows of all ranks: two floats per query cross between ranks."""
-        lowest = torch.finfo(torch.float32).min
-        peak = self.log_sums.amax(0) if self.blocks else self.query.new_full((len(self.query),), lowest)
-        ranks.all_reduce(peak, "max")
-        total = torch.exp(self.log_sums - peak).sum(0)
-        ranks.all_reduce(total, "sum")
-        self.log_sum = peak + total.log()
-        return self.log_sum
-
-    def second_pass(self, weight: Tensor, grad_query: Tensor, grad_candidates: Tensor) -> None:
-        """Add the gradient of Σ weight · log Σ exp into the last two arguments."""
-        for i, (low, high) in enumerate(self.blocks):
-            rows = self.candidates[low:high]
-            scores = self.query.new_empty(0) if self.keep else self.similarity.scores(self.query, rows)
-            shares = self.kept[i] if self.keep else torch.softmax(scores, 1)
-            factor = weight * torch.exp(self.log_sums[i] - self.log_sum)
-            to_query, to_rows = self.similarity.weighted_gradients(shares, factor, scores, self.query, rows)
-            grad_query += to_query
-            grad_candidates[low:high] += to_rows
+def _over_all_ranks(log_sum: Tensor, ranks: Ranks) -> Tensor:
+    """log Σ exp over the rows of all ranks from that of each: two floats per query cross between ranks."""
+    peak = log_sum.clone()
+    ranks.all_reduce(peak, "max")
+    total = torch.exp(log_sum - peak)
+    ranks.all_reduce(total, "sum")
+    return peak + total.log()
 
 
 def _subtract_answers(
@@ -186,13 +143,15 @@ def _subtract_answers(
     answers: Answers,
     grad_query: Tensor,
     grad_candidates: Tensor,
-) -> None:
-    """Subtract the gradient of share · Σ s⁺ from the last two arguments."""
+) -> Tensor:
+    """Subtract the gradient of share · Σ s⁺ from the last two arguments; gives Σ s⁺, a scalar."""
     asked, answer = query[answers.query].requires_grad_(), candidates[answers.row].requires_grad_()
-    (similarity.pairs(asked, answer).sum() * -share).backward()
+    positive = similarity.pairs(asked, answer).sum()
+    (positive * -share).backward()
     if asked.grad is not None and answer.grad is not None:
         add_rows(grad_query, answers.query, asked.grad)
         add_rows(grad_candidates, answers.row, answer.grad)
+    return positive.detach()
 
 
 @ALL_ENTITIES.register("k_vs_all")
@@ -213,7 +172,7 @@ class KVsAll(AllEntitiesObjective):
         for start in range(0, len(query), _BLOCK_QUERIES):
             chunk, live = query[start : start + _BLOCK_QUERIES], asked_at_all[start : start + _BLOCK_QUERIES, None]
             asked, row = answers.within(start, start + _BLOCK_QUERIES)
-            for low, high in _blocks(len(candidates)):
+            for low, high in blocks(len(candidates)):
                 rows = candidates[low:high]
                 scores = similarity.scores(chunk, rows)
                 place = _places(asked, row, low, high)
@@ -231,8 +190,3 @@ class KVsAll(AllEntitiesObjective):
 def _places(asked: Tensor, row: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
     inside = (row >= low) & (row < high)
     return asked[inside], row[inside] - low
-
-
-def _blocks(rows: int) -> Iterator[tuple[int, int]]:
-    for low in range(0, rows, _BLOCK_ROWS):
-        yield low, min(low + _BLOCK_ROWS, rows)

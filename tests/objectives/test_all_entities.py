@@ -16,7 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from distkg.config import ObjectiveConfig
-from distkg.kernels.similarity import DOT, L2, Similarity
+from distkg.kernels import log_sum_exp
+from distkg.kernels.log_sum_exp import LogSumExp, SoftmaxLogSumExp
+from distkg.kernels.similarity import DOT, L2, DotSimilarity, Similarity
 from distkg.objectives import ALL_ENTITIES, AllEntitiesObjective, Answers, Reduced
 from distkg.objectives import all_entities as module
 from distkg.sharding.ranks import Ranks
@@ -98,7 +100,8 @@ def assert_same(got: Reduced, expected: Reduced, tolerance: float = 1e-5) -> Non
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks small enough that small problems take several of them both ways."""
-    monkeypatch.setattr(module, "_BLOCK_ROWS", 16)
+    monkeypatch.setattr(log_sum_exp, "_BLOCK_ROWS", 16)
+    monkeypatch.setattr(log_sum_exp, "_BLOCK_SCORES", 128)
     monkeypatch.setattr(module, "_BLOCK_QUERIES", 8)
 
 
@@ -182,7 +185,7 @@ UNEVEN = ("one_vs_all", "dot", 150, 5141)
 
 def on_ranks(ranks: Ranks) -> dict[Any, Reduced]:
     outcome = {UNEVEN: reduce(make(UNEVEN[0], memory_mb=1), DOT, problem(DOT, *UNEVEN[2:]), ranks)}
-    module._BLOCK_ROWS, module._BLOCK_QUERIES = 16, 8
+    log_sum_exp._BLOCK_ROWS, log_sum_exp._BLOCK_SCORES, module._BLOCK_QUERIES = 16, 128, 8
     for case in CASES:
         name, similarity, queries, entities = case
         compare, _ = SIMILARITIES[similarity]
@@ -203,7 +206,8 @@ def test_any_number_of_ranks_says_the_same(size: int) -> None:
 
 def on_one_rank() -> dict[Any, Reduced]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_BLOCK_ROWS", module._BLOCK_ROWS)  # set back what on_ranks sets
+        patch.setattr(log_sum_exp, "_BLOCK_ROWS", log_sum_exp._BLOCK_ROWS)  # set back what on_ranks sets
+        patch.setattr(log_sum_exp, "_BLOCK_SCORES", log_sum_exp._BLOCK_SCORES)
         patch.setattr(module, "_BLOCK_QUERIES", module._BLOCK_QUERIES)
         return on_ranks(Ranks.single())
 
@@ -237,29 +241,32 @@ def test_no_matrix_of_all_queries_and_all_entities_is_ever_made(name: str, simil
     [(64, 1000, (256, True)), (1, 2571, (101, True)), (1, 4096, (64, True)), (1, 4097, (256, False))],
 )
 def test_scores_are_kept_while_those_of_enough_queries_fit(
-    memory_mb: int, rows: int, expected: tuple[int, bool], monkeypatch: pytest.MonkeyPatch
+    memory_mb: int, rows: int, expected: tuple[int, bool]
 ) -> None:
     seen: list[tuple[int, bool]] = []
 
-    class Spy(module._Softmax):
-        def __init__(self, similarity: Similarity, query: Tensor, candidates: Tensor, *, keep: bool) -> None:
-            seen.append((len(query), keep))
-            super().__init__(similarity, query, candidates, keep=keep)
-
-        def reduce(self, ranks: Ranks) -> Tensor:
-            kept = sum(scores.numel() for scores in self.kept)
+    class Spy(SoftmaxLogSumExp):
+        def first_pass(self) -> Tensor:
+            log_sum = super().first_pass()
+            kept = sum(scores.numel() for scores in self._kept)
             assert 4 * kept <= memory_mb << 20
             assert bool(kept) is expected[1]
-            return super().reduce(ranks)
+            return log_sum
 
-    monkeypatch.setattr(module, "_Softmax", Spy)
-    reduce(make("one_vs_all", memory_mb=memory_mb), DOT, problem(DOT, 600, rows, 2), Ranks.single())
+    class Watched(DotSimilarity):
+        def log_sum_exp(self, query: Tensor, candidates: Tensor, *, keep: bool) -> LogSumExp:
+            seen.append((len(query), keep))
+            return Spy(self, query, candidates, keep=keep)
+
+    reduce(make("one_vs_all", memory_mb=memory_mb), Watched(), problem(DOT, 600, rows, 2), Ranks.single())
     assert seen[0] == expected
 
 
 def test_scores_that_the_gradient_must_compute_again_are_not_kept() -> None:
     given = problem(L2)
-    assert not module._Softmax(L2, given.query, given.candidates, keep=True).keep
+    log_sum = SoftmaxLogSumExp(L2, given.query, given.candidates, keep=True)
+    log_sum.first_pass()
+    assert not log_sum._kept
 
 
 @pytest.mark.parametrize("name", NAMES)
