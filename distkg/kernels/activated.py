@@ -13,7 +13,7 @@ from distkg.kernels.activations import Activation
 from distkg.kernels.jit import on_cpu
 from distkg.kernels.log_sum_exp import DistanceLogSumExp, LogSumExp
 from distkg.kernels.products import product
-from distkg.kernels.rows import take_rows
+from distkg.kernels.rows import squared_norms, take_rows
 from distkg.kernels.similarity import Similarity, indexed_products
 
 
@@ -62,5 +62,5 @@ def _split(query: Tensor) -> tuple[Tensor, Tensor]:
 
 def _squared_distances(vector: Tensor, candidates: Tensor) -> Tensor:
     inner = product(vector, candidates)
-    norms = torch.linalg.vecdot(vector, vector)[:, None] + torch.linalg.vecdot(candidates, candidates)
+    norms = squared_norms(vector)[:, None] + squared_norms(candidates)
     return torch.sub(norms, inner, alpha=2, out=inner).clamp_min_(0)

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from distkg.kernels.activations import Activation
+from distkg.kernels.jit import kernel
 from distkg.kernels.products import product
+from distkg.kernels.rows import squared_norms
 from distkg.kernels.weighing import WEIGHING
 
 if TYPE_CHECKING:
@@ -90,8 +92,8 @@ class DistanceLogSumExp(LogSumExp):
     ) -> None:
         """vector float32 [B, D], scale float32 [B], candidates float32 [N, D]; all contiguous."""
         self._activation, self._candidates = activation, candidates
-        self._vector, self._scale, self._norm = vector, scale, torch.linalg.vecdot(vector, vector)
-        self._candidate_norm = torch.linalg.vecdot(candidates, candidates)
+        self._vector, self._scale, self._norm = vector, scale, squared_norms(vector)
+        self._candidate_norm = squared_norms(candidates)
         self._weigh = WEIGHING[type(activation)]
         self._blocks = list(blocks(len(candidates), max(_BLOCK_ROWS, _BLOCK_SCORES // max(len(vector), 1))))
         self._keep = keep
@@ -130,8 +132,7 @@ class DistanceLogSumExp(LogSumExp):
             push = (2 * weight * torch.exp(-shift - log_sum) * self._scale)[:, None]
             # The last column sums the weights, so that one product gives both Σ w q and Σ w.
             summed = product(torch.cat((push * self._vector, push), dim=1).T, block.T)
-            grad_candidates[low:high] += summed[:dim].T
-            grad_candidates[low:high].addcmul_(self._candidates[low:high], summed[dim, :, None], value=-1)
+            _add_pushed(grad_candidates[low:high].numpy(), summed.numpy(), self._candidates[low:high].numpy())
 
     def _again(self, low: int, high: int) -> Tensor:
         block = product(self._vector, self._candidates[low:high])
@@ -151,6 +152,16 @@ class DistanceLogSumExp(LogSumExp):
         self._sums *= proportion
         self._pull *= proportion[:, None]
         self._shift = lower
+
+
+@kernel
+def _add_pushed(grad: np.ndarray, summed: np.ndarray, candidates: np.ndarray) -> None:
+    """Add Σ w q − c Σ w to grad [n, D], from both sums side by side and transposed, [D + 1, n]."""
+    dim = grad.shape[1]
+    for k in range(grad.shape[0]):
+        weights = summed[dim, k]
+        for j in range(dim):
+            grad[k, j] += summed[j, k] - weights * candidates[k, j]
 
 
 def nothing_summed(like: Tensor) -> Tensor:

@@ -50,3 +50,21 @@ def take_rows(rows: Tensor, index: Tensor) -> Tensor:
     """``rows[index]`` [k, d] whose gradient sums duplicates by ``add_rows``, many times faster than torch's own."""
     taken: Tensor = _TakeRows.apply(rows, index)
     return taken
+
+
+def squared_norms(rows: Tensor) -> Tensor:
+    """|·|² of each row: float32 [n, d] -> [n]; no autograd."""
+    if not on_cpu(rows) or rows.dtype != torch.float32:
+        return torch.linalg.vecdot(rows, rows)
+    out = rows.new_empty(len(rows))
+    _squared_norms(rows.detach().numpy(), out.numpy())
+    return out
+
+
+@kernel
+def _squared_norms(rows: np.ndarray, out: np.ndarray) -> None:
+    for i in range(rows.shape[0]):
+        total = np.float32(0)
+        for j in range(rows.shape[1]):
+            total += rows[i, j] * rows[i, j]
+        out[i] = total

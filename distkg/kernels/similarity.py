@@ -22,7 +22,7 @@ from distkg.kernels.activations import Double
 from distkg.kernels.jit import on_cpu
 from distkg.kernels.log_sum_exp import DistanceLogSumExp, LogSumExp, SoftmaxLogSumExp
 from distkg.kernels.products import product
-from distkg.kernels.rows import take_rows
+from distkg.kernels.rows import squared_norms, take_rows
 
 _CHUNK_BYTES = 64 << 20
 
@@ -290,11 +290,6 @@ class PairwiseSimilarity(Similarity):
 
 def _everyone(candidates: Tensor) -> Tensor:
     return torch.arange(candidates.shape[0], device=candidates.device)[None]
-
-
-def squared_norms(rows: Tensor) -> Tensor:
-    """|·|² of each row: [n, d] -> [n]."""
-    return torch.linalg.vecdot(rows, rows)
 
 
 def indexed_products(query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
