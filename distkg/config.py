@@ -102,7 +102,9 @@ class OptimizerConfig(Section):
     learning_rate: float = Field(0.1, gt=0, description="For entity vectors, and for the rest unless set apart.")
     relation_learning_rate: float | None = Field(None, gt=0, description="For relations and small networks.")
     schedule: Literal["constant", "linear", "cosine", "plateau"] = Field(
-        "constant", description="Learning rate over the run; plateau halves it when validation MRR stops rising."
+        "constant",
+        description="Learning rate over the run (by epochs or by the time limit, whichever is further); plateau halves "
+        "it when validation MRR stops rising.",
     )
     warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warm-up.")
     clip_norm: float | None = Field(None, gt=0, description="Gradient norm bound of dense parts.")

@@ -184,19 +184,18 @@ class Training:
 
     def _go_on(self, step: int) -> bool:
         """Asked before every window of steps: reports now and then, and stops at the time limit; collective."""
-        now = time.perf_counter()
-        wishes = torch.tensor(
-            [self._out_of_time(), step > 0 and now - self._reported > REPORT_SECONDS], dtype=torch.int32
-        ).to(self.ranks.device)
-        self.ranks.broadcast(wishes)
-        stop, report = wishes.tolist()
+        due = step > 0 and time.perf_counter() - self._reported > REPORT_SECONDS
+        limit = self.config.train.time_limit_seconds
+        # Decided by the first rank's clock: ranks that disagreed would wait for each other forever.
+        decided = torch.tensor([self._seconds() / limit if limit else 0.0, due], dtype=torch.float32)
+        self.schedule.time_gone, report = self.ranks.broadcast(decided.to(self.ranks.device)).tolist()
         if report:
             self._report(step=step)
-        return not stop
+        return self.schedule.time_gone < 1
 
     def _out_of_time(self) -> bool:
-        limit = self.config.train.time_limit_seconds
-        return limit is not None and self._seconds() >= limit
+        """Collective."""
+        return not self._go_on(0)
 
     def _seconds(self) -> float:
         return self.progress.seconds + time.perf_counter() - self._started

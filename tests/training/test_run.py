@@ -115,6 +115,22 @@ def test_training_stops_at_the_time_limit_and_evaluates(small_store: str, tmp_pa
     assert result["metrics"]["test"]["queries"] > 0
 
 
+def limited_run(ranks: Ranks, store: str, folder: str) -> dict[str, Any]:
+    train_settings = {"epochs": 100_000, "time_limit_seconds": 2, "batch_size": 64}
+    annealed = config(store, train=train_settings, optimizer={"schedule": "linear"}, evaluate={"every": 1000})
+    return train(ranks, annealed, folder, False)
+
+
+def test_a_time_limit_anneals_the_learning_rate_alike_on_all_ranks(small_store: str, tmp_path: Path) -> None:
+    first, second = run_ranks(2, limited_run, small_store, str(tmp_path / "run"))
+    assert first["metrics"] == second["metrics"]
+    assert first["train"]["steps"] == second["train"]["steps"]
+    rates = [line["learning_rate"] for line in lines(tmp_path / "run")]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.01  # of 0.1
+
+
+
 def test_training_stops_when_validation_no_longer_rises(small_store: str, tmp_path: Path) -> None:
     patient = config(
         small_store,
