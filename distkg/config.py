@@ -46,7 +46,7 @@ class ObjectiveConfig(Section):
     name: str = Field(
         "one_vs_all",
         description="With negatives: margin, logistic, self_adversarial, sampled_softmax; over all entities: "
-        "one_vs_all, k_vs_all; over all entities for some queries: query_sampling (HaLE).",
+        "one_vs_all, k_vs_all; over all entities for some queries: query_sampling (HaLE); without any: non_negative.",
     )
     margin: float = Field(9.0, description="Margin γ of margin and self_adversarial (in units of the score).")
     temperature: float = Field(1.0, gt=0, description="Sharpness of the weights of self_adversarial.")
@@ -64,7 +64,12 @@ class ObjectiveConfig(Section):
         le=1,
         description="query_sampling: share α of the queries that all entities are kept away from.",
     )
-    uniformity: float = Field(1.0, ge=0, description="query_sampling: weight λ of keeping them away.")
+    uniformity: float = Field(
+        1.0, ge=0, description="query_sampling: weight λ of keeping them away; non_negative: weight of the spread."
+    )
+    radius: float = Field(
+        1.0, gt=0, description="non_negative: distance from the centre of all entities that each is to keep."
+    )
     square_positives: bool = Field(True, description="query_sampling: square the activated distance of answers.")
     activation: Literal["none", "hanon", "halin", "x_exp", "double", "artanh"] = Field(
         "none",

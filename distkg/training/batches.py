@@ -164,7 +164,7 @@ class QuerySampledBatch:
 
 
 class QuerySampledBatches:
-    """Each triple of this rank's part as two queries; a share of a batch's queries is sampled."""
+    """Each triple of this rank's part as two queries; a share of a batch's queries, 0 for none, is sampled."""
 
     def __init__(self, store: Store, share: float, batch_size: int, seed: int, ranks: Ranks) -> None:
         self._share, self._seed, self._ranks = share, seed, ranks
@@ -203,8 +203,8 @@ class QuerySampledBatches:
         )
 
     def _sampled_of(self, queries: int) -> int:
-        """At least one, unless there is none."""
-        return min(queries, max(1, round(self._share * queries)))
+        """At least one, unless there is none or none is wanted."""
+        return min(queries, max(1, round(self._share * queries))) if self._share else 0
 
 
 class EpochOrder:

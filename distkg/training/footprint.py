@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from distkg.config import RunConfig
-from distkg.objectives import ALL_ENTITIES, QUERY_SAMPLING
+from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING
 from distkg.scoring import Scorer
 from distkg.sharding.optimizers import OPTIMIZERS
 from distkg.training.loop import WINDOW
@@ -57,8 +57,8 @@ class StepSizes:
 
 
 def over_all_entities(config: RunConfig) -> bool:
-    """Whether the objective compares with every entity, rather than with negatives."""
-    return config.objective.name in (*ALL_ENTITIES, QUERY_SAMPLING)
+    """Whether the objective moves every entity in every step, rather than answers and negatives."""
+    return config.objective.name in (*ALL_ENTITIES, QUERY_SAMPLING, NON_NEGATIVE)
 
 
 def asks_distinct_queries(config: RunConfig) -> bool:
@@ -77,10 +77,11 @@ def step_sizes(config: RunConfig, counts: GraphCounts) -> StepSizes:
     queries = config.train.batch_size * (1 if asks_distinct_queries(config) else 2)
     own = -(-queries // config.train.workers)
     if over_all_entities(config):
-        sampled = config.objective.name == QUERY_SAMPLING
-        compared = math.ceil(queries * config.objective.query_share) if sampled else queries
-        rows = min(2 * own if sampled else own, counts.entities)
-        return StepSizes(queries, own, 0, rows, compared * shard_rows(config, counts))
+        with_answers = config.objective.name not in ALL_ENTITIES
+        shares = {QUERY_SAMPLING: config.objective.query_share, NON_NEGATIVE: 0.0}
+        compared = math.ceil(queries * shares.get(config.objective.name, 1.0)) * shard_rows(config, counts)
+        rows = min(2 * own if with_answers else own, counts.entities)
+        return StepSizes(queries, own, 0, rows, compared + own if with_answers else compared)
     negatives = config.negatives
     drawn = negatives.count * (-(-own // negatives.chunk_size) if negatives.shared else own)
     return StepSizes(queries, own, drawn, min(own + drawn, counts.entities), own * (negatives.count + 1))

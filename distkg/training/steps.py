@@ -12,8 +12,8 @@ from torch import Tensor
 from distkg.config import RunConfig
 from distkg.kernels.products import products_in
 from distkg.kernels.rows import add_rows
-from distkg.kernels.similarity import Similarity
-from distkg.objectives import ALL_ENTITIES, EXCLUDED, REGULARIZERS, SAMPLED, Answers, OneVsAll
+from distkg.kernels.similarity import DOT, Similarity
+from distkg.objectives import ALL_ENTITIES, EXCLUDED, REGULARIZERS, SAMPLED, Answers, OneVsAll, spread
 from distkg.training.batches import AllEntitiesBatch, Batch, QuerySampledBatch, SampledBatch
 from distkg.training.model import Model
 
@@ -50,24 +50,20 @@ class SampledStep:
 
     def __call__(self, batch: Batch, rows: Tensor) -> Computed:
         assert isinstance(batch, SampledBatch)
-        model, similarity = self._model, self._model.hardness.similarity
-        candidates = model.scorer.candidates
-        anchor, answer = Taken(rows, batch.anchor), Taken(rows, batch.answer)
-        relation = model.relation_rows(batch.relation)
-        query = model.training_query(anchor.rows, batch.relation, relation)
-        positive = similarity.pairs(query, candidates(answer.rows))
+        similarity, candidates = self._model.hardness.similarity, self._model.scorer.candidates
+        asked = Asked(self._model, batch, rows)
         if batch.sharing > 1:
             drawn = Taken(rows, batch.negatives.flatten())
-            negative = score_shared(similarity, query, candidates(drawn.rows), batch.negatives.shape[1], batch.sharing)
+            count = batch.negatives.shape[1]
+            negative = score_shared(similarity, asked.query, candidates(drawn.rows), count, batch.sharing)
         else:
             drawn = Taken(rows)
-            negative = similarity.indexed(query, candidates(drawn.rows), batch.negatives)
+            negative = similarity.indexed(asked.query, candidates(drawn.rows), batch.negatives)
         if batch.known is not None:
             negative = negative.masked_fill(batch.known, EXCLUDED)
-        loss = self._objective(positive, negative).sum() + self._penalty(anchor.rows, relation, answer.rows)
-        loss = loss / batch.queries
+        loss = (self._objective(asked.positive, negative).sum() + asked.penalty(self._penalty)) / batch.queries
         loss.backward()
-        return Computed(loss.detach(), gradient_of(rows, anchor, answer, drawn))
+        return Computed(loss.detach(), gradient_of(rows, *asked.taken, drawn))
 
 
 class Taken:
@@ -85,6 +81,26 @@ class Taken:
             total += self.rows.grad
         else:
             add_rows(total, self._index, self.rows.grad)
+
+
+class Asked:
+    """Queries of a batch with one answer each.
+
+    Attributes:
+        query: float32 [b, Q], as training compares them.
+        positive: float32 [b], scores of the answers.
+        taken: the rows that were used.
+    """
+
+    def __init__(self, model: Model, batch: SampledBatch | QuerySampledBatch, rows: Tensor) -> None:
+        self._anchor, self._answer = self.taken = Taken(rows, batch.anchor), Taken(rows, batch.answer)
+        self._relation = model.relation_rows(batch.relation)
+        self.query = model.training_query(self._anchor.rows, batch.relation, self._relation)
+        self.positive = model.hardness.similarity.pairs(self.query, model.scorer.candidates(self._answer.rows))
+
+    def penalty(self, penalty: Penalty) -> Tensor:
+        """Of all vectors used, scalar."""
+        return penalty(self._anchor.rows, self._relation, self._answer.rows)
 
 
 def gradient_of(rows: Tensor, *uses: Taken) -> Tensor:
@@ -152,27 +168,55 @@ class QuerySamplingStep:
 
     def __call__(self, batch: Batch, rows: Tensor) -> Computed:
         assert isinstance(batch, QuerySampledBatch)
-        model, ranks, similarity = self._model, self._model.ranks, self._model.hardness.similarity
-        anchor, answer = Taken(rows, batch.anchor), Taken(rows, batch.answer)
-        relation = model.relation_rows(batch.relation)
-        query = model.training_query(anchor.rows, batch.relation, relation)
-        positive = similarity.pairs(query, model.scorer.candidates(answer.rows))
-        alignment = (positive.square() if self._square else -positive).sum()
-        alignment = (alignment + self._penalty(anchor.rows, relation, answer.rows)) / batch.queries
+        model, ranks = self._model, self._model.ranks
+        asked = Asked(model, batch, rows)
+        alignment = (asked.positive.square() if self._square else -asked.positive).sum()
+        alignment = (alignment + asked.penalty(self._penalty)) / batch.queries
 
-        sampled = query[batch.sampled]
+        sampled = asked.query[batch.sampled]
         own = model.entities.local.float().detach().requires_grad_()
         candidates = model.scorer.candidates(own)
         everyone = ranks.all_gather(F.pad(sampled.detach(), (0, 0, 0, batch.width - len(sampled))))
         with products_in(self._products):
             kept_away = self._uniformity(
-                similarity, everyone, candidates.detach(), Answers.none(batch.live), ranks, model.num_entities
+                model.hardness.similarity,
+                everyone,
+                candidates.detach(),
+                Answers.none(batch.live),
+                ranks,
+                model.num_entities,
             )
         grad_sampled = ranks.reduce_scatter(kept_away.query)[: len(sampled)]
         torch.autograd.backward([alignment, sampled], [torch.ones_like(alignment), self._weight * grad_sampled])
         every_row = _through_candidates(own, candidates, kept_away.candidates.mul_(self._weight))
         loss = alignment.detach() + self._weight * kept_away.loss
-        return Computed(loss, gradient_of(rows, anchor, answer), every_row)
+        return Computed(loss, gradient_of(rows, *asked.taken), every_row)
+
+
+class NonNegativeStep:
+    """Bring all queries near their answers, and keep all entities at a distance from their centre (NonNeg of HaLE).
+
+    L = mean over queries of (s⁺ − b)² + λ · spread of all entities, where b is 0 for distances and 1 for inner
+    products (section 4.1.2 of HaLE, in words).
+    """
+
+    def __init__(self, model: Model, config: RunConfig) -> None:
+        self._model = model
+        self._best = 1.0 if model.hardness.similarity is DOT else 0.0
+        self._weight, self._radius = config.objective.uniformity, config.objective.radius
+        self._penalty = Penalty(model, config)
+
+    def __call__(self, batch: Batch, rows: Tensor) -> Computed:
+        assert isinstance(batch, QuerySampledBatch)
+        model = self._model
+        asked = Asked(model, batch, rows)
+        alignment = (asked.positive - self._best).square().sum()
+        alignment = (alignment + asked.penalty(self._penalty)) / batch.queries
+        alignment.backward()
+        own = model.entities.local.float()
+        loss, every_row = spread(own, self._radius, model.num_entities, model.ranks)
+        every_row *= self._weight
+        return Computed(alignment.detach() + self._weight * loss, gradient_of(rows, *asked.taken), every_row)
 
 
 def _through_candidates(own: Tensor, candidates: Tensor, gradient: Tensor) -> Tensor:

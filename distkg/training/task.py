@@ -8,13 +8,13 @@ from distkg.config import ConfigError, RunConfig
 from distkg.data.store import Store
 from distkg.kernels.similarity import DOT
 from distkg.negatives import SOURCES
-from distkg.objectives import ALL_ENTITIES, QUERY_SAMPLING, SAMPLED
+from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING, SAMPLED
 from distkg.registry import UnknownNameError
 from distkg.scoring import make_scorer
 from distkg.training.batches import AllEntitiesBatches, Batches, QuerySampledBatches, SampledBatches
 from distkg.training.hardness import make_hardness
 from distkg.training.model import Model
-from distkg.training.steps import AllEntitiesStep, QuerySamplingStep, SampledStep, Step
+from distkg.training.steps import AllEntitiesStep, NonNegativeStep, QuerySamplingStep, SampledStep, Step
 
 
 def check_objective(config: RunConfig) -> None:
@@ -25,14 +25,14 @@ def check_objective(config: RunConfig) -> None:
         ConfigError: settings that exclude each other.
     """
     objective, name = config.objective, config.objective.name
-    known = [*SAMPLED, *ALL_ENTITIES, QUERY_SAMPLING]
+    known = [*SAMPLED, *ALL_ENTITIES, QUERY_SAMPLING, NON_NEGATIVE]
     if name not in known:
         raise UnknownNameError(f"objective.name: there is no objective named {name!r}. Known: {', '.join(known)}")
     if name in SAMPLED:
         SOURCES[config.negatives.source]
     with torch.device("meta"):
         products = make_hardness(config, make_scorer(config.model), relations=1).similarity is DOT
-    if name not in SAMPLED and objective.products != "float32" and not products:
+    if name not in (*SAMPLED, NON_NEGATIVE) and objective.products != "float32" and not products:
         raise ConfigError(
             f"objective.products: {objective.products} is for inner products; {config.model.name} takes "
             "differences of large numbers, which would be lost. Use float32."
@@ -61,5 +61,6 @@ def make_task(config: RunConfig, store: Store, model: Model) -> tuple[Batches, S
     if name in ALL_ENTITIES:
         group = name == "k_vs_all" or config.objective.group_answers
         return AllEntitiesBatches(store, group, train.batch_size, train.seed, ranks), AllEntitiesStep(model, config)
-    sampled_queries = QuerySampledBatches(store, config.objective.query_share, train.batch_size, train.seed, ranks)
-    return sampled_queries, QuerySamplingStep(model, config)
+    share = config.objective.query_share if name == QUERY_SAMPLING else 0.0
+    queries = QuerySampledBatches(store, share, train.batch_size, train.seed, ranks)
+    return queries, QuerySamplingStep(model, config) if share else NonNegativeStep(model, config)

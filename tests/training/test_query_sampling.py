@@ -59,7 +59,7 @@ def one_step(ranks: Ranks, run: RunConfig) -> dict[str, Any]:
 
 
 def formula(run: RunConfig, size: int) -> dict[str, Any]:
-    """The same in float64 from the paper's equations 5, 8 and 9, with every score written out."""
+    """The same in float64 from the paper's equations 3, 5, 8 and 9, with every score written out."""
     store = Store.open(run.data.store)
     model = Model(run, store.num_entities, store.num_relations, Ranks.single()).double()
     entities = (500 * model.entities.local.double()).requires_grad_()
@@ -79,7 +79,12 @@ def formula(run: RunConfig, size: int) -> dict[str, Any]:
         chosen = activated.gather(1, batch.ids[batch.answer][:, None]).flatten()
         alignment.append(chosen.square() if run.objective.square_positives else chosen)
         log_sums.append(torch.logsumexp(-activated[batch.sampled], 1))
-    loss = torch.cat(alignment).mean() + run.objective.uniformity * torch.cat(log_sums).mean()
+    if run.objective.name == "non_negative":
+        away = (entities - entities.mean(0)).norm(dim=1)
+        uniformity = (away.square() - run.objective.radius**2).square().mean()
+    else:
+        uniformity = torch.cat(log_sums).mean()
+    loss = torch.cat(alignment).mean() + run.objective.uniformity * uniformity
     loss.backward()
     assert entities.grad is not None
     dense = {name: parameter.grad.numpy() for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -92,10 +97,19 @@ def scale_of(model: Model) -> Tensor:
     return scale
 
 
-@pytest.mark.parametrize("square", [True, False])
+OBJECTIVES: list[dict[str, Any]] = [
+    {"square_positives": True},
+    {"square_positives": False},
+    {"name": "non_negative", "radius": 0.8},
+]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=["squared", "plain", "non_negative"])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_a_step_is_the_paper_formula_on_any_number_of_ranks(small_store: str, size: int, square: bool) -> None:
-    run = config(small_store, objective={"square_positives": square})
+def test_a_step_is_the_paper_formula_on_any_number_of_ranks(
+    small_store: str, size: int, objective: dict[str, Any]
+) -> None:
+    run = config(small_store, objective=objective)
     results = [one_step(Ranks.single(), run)] if size == 1 else run_ranks(size, one_step, run)
     expected = formula(run, size)
     rows = np.concatenate([result["rows"] for result in results])
@@ -110,7 +124,7 @@ def test_a_step_is_the_paper_formula_on_any_number_of_ranks(small_store: str, si
 
 def test_the_share_of_sampled_queries_is_that_configured_and_never_none(small_store: str) -> None:
     store = Store.open(small_store)
-    for share, expected in ((0.3, 30), (1.0, 100), (1e-6, 1)):
+    for share, expected in ((0.3, 30), (1.0, 100), (1e-6, 1), (0.0, 0)):
         batch = QuerySampledBatches(store, share, QUERIES // 2, 0, Ranks.single()).window(0, 0, 1)[0]
         assert isinstance(batch, QuerySampledBatch)
         assert abs(batch.queries - QUERIES) <= 2  # an epoch is cut into nearly equal parts
@@ -134,6 +148,18 @@ def test_bad_settings_are_refused_with_what_is_allowed(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         one_step(Ranks.single(), config(small_store, **sections))
+
+
+def test_non_negative_training_wants_inner_products_of_one(small_store: str) -> None:
+    """With all vectors 0 each product misses 1 by 1, and each entity the squared radius 4 by 4."""
+    plain = {"name": "non_negative", "activation": "none", "radius": 2.0, "uniformity": 0.5}
+    run = config(small_store, model={"name": "distmult"}, objective=plain)
+    store = Store.open(small_store)
+    model = Model(run, store.num_entities, store.num_relations, Ranks.single())
+    model.entities.local.zero_()
+    batches, step = make_task(run, store, model)
+    (batch,) = batches.window(0, 0, 1)
+    assert step(batch, model.entities.local[batch.ids]).loss.item() == pytest.approx(1 + 0.5 * 16)
 
 
 @pytest.mark.parametrize("objective", ["logistic", "one_vs_all", "k_vs_all"])

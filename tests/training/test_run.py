@@ -130,7 +130,6 @@ def test_a_time_limit_anneals_the_learning_rate_alike_on_all_ranks(small_store: 
     assert rates[-1] < 0.01  # of 0.1
 
 
-
 def test_training_stops_when_validation_no_longer_rises(small_store: str, tmp_path: Path) -> None:
     patient = config(
         small_store,
