@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from distkg.kernels.activations import Activation
-from distkg.kernels.jit import on_cpu
-from distkg.kernels.log_sum_exp import DistanceLogSumExp, LogSumExp
+from distkg.kernels.log_sum_exp import LogSumExp, log_sum_exp_of_distances
 from distkg.kernels.products import product
 from distkg.kernels.rows import squared_norms, take_rows
 from distkg.kernels.similarity import Similarity, indexed_products
@@ -43,10 +42,9 @@ class ActivatedDistance(Similarity):
         return torch.cat((to_vector, to_scale), dim=1), to_candidates
 
     def log_sum_exp(self, query: Tensor, candidates: Tensor, *, keep: bool) -> LogSumExp:
-        if not on_cpu(query, candidates):
-            return super().log_sum_exp(query, candidates, keep=keep)
-        vector, scale = _split(query)
-        return DistanceLogSumExp(self.activation, vector, scale.flatten(), candidates.contiguous(), keep=keep)
+        vector, scale = query[:, :-1], query[:, -1]
+        compiled = log_sum_exp_of_distances(self.activation, vector, scale, candidates, keep=keep)
+        return compiled or super().log_sum_exp(query, candidates, keep=keep)
 
     def indexed(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
         vector, scale = query[:, :-1].contiguous(), query[:, -1:]

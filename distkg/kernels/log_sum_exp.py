@@ -6,6 +6,7 @@ Between the passes, ranks that hold different candidates agree on the whole sum.
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from distkg.kernels.activations import Activation
-from distkg.kernels.jit import kernel
+from distkg.kernels.jit import kernel, on_cpu
 from distkg.kernels.products import product
 from distkg.kernels.rows import squared_norms
 from distkg.kernels.weighing import WEIGHING
@@ -152,6 +153,20 @@ class DistanceLogSumExp(LogSumExp):
         self._sums *= proportion
         self._pull *= proportion[:, None]
         self._shift = lower
+
+
+def log_sum_exp_of_distances(
+    activation: Activation, vector: Tensor, scale: Tensor, candidates: Tensor, *, keep: bool
+) -> LogSumExp | None:
+    """For score = −h(scale · ‖vector − candidate‖²), the compiled form for this device, or None where there is none."""
+    vector, scale, candidates = vector.contiguous(), scale.contiguous(), candidates.contiguous()
+    if on_cpu(vector, scale, candidates):
+        return DistanceLogSumExp(activation, vector, scale, candidates, keep=keep)
+    if vector.is_cuda and importlib.util.find_spec("triton"):
+        from distkg.kernels.log_sum_exp_triton import TritonLogSumExp
+
+        return TritonLogSumExp(activation, vector, scale, candidates)
+    return None
 
 
 @kernel

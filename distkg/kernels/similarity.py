@@ -20,7 +20,7 @@ from torch import Tensor
 from distkg.kernels import pairwise
 from distkg.kernels.activations import Double
 from distkg.kernels.jit import on_cpu
-from distkg.kernels.log_sum_exp import DistanceLogSumExp, LogSumExp, SoftmaxLogSumExp
+from distkg.kernels.log_sum_exp import LogSumExp, SoftmaxLogSumExp, log_sum_exp_of_distances
 from distkg.kernels.products import product
 from distkg.kernels.rows import squared_norms, take_rows
 
@@ -211,10 +211,9 @@ class SquaredL2Similarity(ProductSimilarity):
         return 2 * grad, -grad.sum(1), -grad.sum(0)
 
     def log_sum_exp(self, query: Tensor, candidates: Tensor, *, keep: bool) -> LogSumExp:
-        if not on_cpu(query, candidates):
-            return super().log_sum_exp(query, candidates, keep=keep)
         halves = query.new_full((len(query),), 0.5)  # of 2x: the plain distance
-        return DistanceLogSumExp(Double(), query.contiguous(), halves, candidates.contiguous(), keep=keep)
+        compiled = log_sum_exp_of_distances(Double(), query, halves, candidates, keep=keep)
+        return compiled or super().log_sum_exp(query, candidates, keep=keep)
 
 
 class L2Similarity(ProductSimilarity):
