@@ -14,9 +14,10 @@ import torch
 from rich.console import Console
 from small_model import SmallModel, random_model
 
-from benchmarks import evaluation, one_vs_all, rooflines, worker_scaling
+from benchmarks import evaluation, one_vs_all, query_sampling, rooflines, worker_scaling
 from benchmarks.common import BenchmarkError, Figures, begin, finish
 from benchmarks.peers import run_pykeen
+from benchmarks.plain_query_sampling import PlainHaLE
 from benchmarks.processes import alone, on_ranks
 from benchmarks.rooflines import Rooflines, together
 from benchmarks.training_windows import Window, Workload, shares
@@ -88,6 +89,32 @@ def test_sampled_training_runs(tmp_path: Path, store: Path) -> None:
         "DistMult, independent": [*MEASURED, "× PyKEEN", "% bandwidth"],
         "DistMult, PyKEEN": ["triples/s"],
     }
+
+
+@pytest.mark.slow
+def test_query_sampling_runs(tmp_path: Path, store: Path) -> None:
+    content = run_quickly("query_sampling", tmp_path, "--store", str(store))
+    timed = ["s/epoch", "× HaLE", "worker MB", "of it ours MB"]
+    rows = columns_of(content)
+    assert rows.pop("log Σ exp of 5 queries, dim 8") == ["useful Gflop/s", "% oneDNN", "% torch.mm"]
+    assert rows.pop("HaLE in plain PyTorch, dim 8") == timed
+    assert list(rows) == [f"{name}, dim 8" for name in (*query_sampling.STRATEGIES, "HaLE, batch × 8")]
+    assert all(columns == timed for columns in rows.values())
+    assert content["figures"]["HaLE, dim 8"]["× HaLE"]["median"] == 1
+
+
+def test_plain_hale_is_the_formula() -> None:
+    """All vectors 0 but one entity at distance 1 from all queries; c_r = ln 2."""
+    model = PlainHaLE(entities=3, relations=1, dim=2)
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        model.entities[2, 0] = 1.0
+    zero = torch.zeros(2, dtype=torch.int64)
+    loss = model(zero, zero, torch.tensor([1, 2]), 1, 0.5).item()
+    near, far = (1 / (0.1 + math.exp(-3 * (x - 0.5))) for x in (0.0, math.log(2)))
+    log_sum = math.log(2 * math.exp(-near) + math.exp(-far))
+    assert loss == pytest.approx((near**2 + far**2) / 2 + 0.5 * log_sum, rel=1e-5)
 
 
 @pytest.mark.slow
