@@ -25,6 +25,7 @@ CASES += [
     ("transe", "tied", {"norm": "squared_l2"}),
     ("rote", "tied", {"bias": True}),
     ("rotl", "learned", {"alpha": 0.3}),
+    ("rotl", "learned", {"relation_alpha": True}),
     *((name, "learned", {"distance": "squared_l2"}) for name in ("distmult", "rotate", "rotl")),
     ("roth", "learned", {"bias": False}),
     ("murp", "learned", {"curvature": "fixed"}),

@@ -65,6 +65,8 @@ BY_HAND = [
     ("rotl", 2, {"alpha": 0.5}, [1, 0], [0, 1, 1], [0, 0], -0.369644),
     # q = (.5, .25) again, c = (0, 1)
     ("rotl", 2, {"alpha": 0.5, "distance": "squared_l2"}, [1, 0], [0, 1, 1], [0, 1], -0.8125),
+    # α = .25 + .25 in the query, .25 in the comparison: x = .25·√.3125
+    ("rotl", 2, {"alpha": 0.25, "relation_alpha": True}, [1, 0], [0, 1, 1, 0.25], [0, 0], -0.160716),
     # (0, ½) from (½, 0) by a quarter turn: arcosh(1 + 2 · ½ / ¾²) = 1.680699 from (½, 0)
     ("roth", 2, {"bias": False}, [HALF, 0], [QUARTER_TURN, 0, 0, ONE], [HALF, 0], -2.824750),
     ("roth", 2, {}, [HALF, 0, 0.5], [QUARTER_TURN, 0, 0, ONE], [HALF, 0, 2], -0.324750),
