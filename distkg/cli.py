@@ -211,7 +211,11 @@ def train(
 def tune(
     config: ConfigArgument,
     space: Annotated[
-        Path, typer.Option(metavar="SPACE.yaml", help="Keys to vary: optimizer.learning_rate: {log_uniform: [1e-4, 1]}")
+        str,
+        typer.Option(
+            metavar="SPACE",
+            help="YAML file of keys to vary (optimizer.learning_rate: {log_uniform: [1e-4, 1]}), or preset:NAME.",
+        ),
     ],
     run: Annotated[Path, typer.Option(help="Folder for trials, log, best.yaml and report.")],
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of an earlier launch included.")] = 20,
@@ -367,14 +371,15 @@ def report(
 def presets(
     scorers: Annotated[bool, typer.Option("--scorers", help="List the scorers and their options instead.")] = False,
 ) -> None:
-    """List the configurations that come with distkg, to be named preset:NAME."""
-    from distkg.reporting.catalogue import describe_presets, describe_scorers
+    """List the configurations and search spaces that come with distkg, to be named preset:NAME."""
+    from distkg.reporting.catalogue import describe_presets, describe_scorers, describe_spaces
     from distkg.reporting.tables import text_table
 
     if scorers:
         _print(text_table(["scorer", "", "options"], [(e.name, e.summary, e.options) for e in describe_scorers()]))
     else:
         _print(text_table(["preset", ""], [(e.name, e.summary) for e in describe_presets()]))
+        _print(text_table(["search space", ""], [(e.name, e.summary) for e in describe_spaces()]))
 
 
 @app.command(epilog="Example: distkg config preset:complex_wn18rr --set model.dim=128 > my.yaml")

@@ -127,6 +127,7 @@ def test_the_examples_of_the_help_parse() -> None:
         (["predict", "r", "--relation", "x"], "give --anchor and --relation"),
         (["predict", "r", "--queries", "x.tsv"], "--queries and --output belong together"),
         (["train", "preset:demo"], "Missing option '--run'"),
+        (["tune", "preset:demo", "--space", "preset:no", "--run", "r"], "error: there is no space 'preset:no'"),
         (["tune", "preset:demo", "--space", "no.yaml", "--run", "r"], "error: space 'no.yaml' is not a file"),
     ],
 )

@@ -48,9 +48,10 @@ NEVER = 1.01  # a share that no trial reports: the end of a run is its own affai
 # A driver that takes a CPU would keep it from the workers that it waits for; Tune does not accept an empty bundle.
 DRIVER = [{"memory": 1e6}]
 
-# No files for every result beside our own, no handler that would swallow Ctrl-C, and no ten minutes of patience with
+# No output and no files beside our own, no handler that would swallow Ctrl-C, and no ten minutes of patience with
 # a stopped trial that holds on to its workers.
 TUNE_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",

@@ -1,8 +1,8 @@
 """Objectives over all entities of the sharded table, exact on any number of ranks.
 
 Every rank sees the queries of all ranks and scores them against its own rows only, block by block. What a query
-needs to know of the other rows is two floats (the largest score and the sum of exponentials). No B×N tensor is
-kept: blocks of scores live within a memory bound, and are computed again where they would not fit.
+needs to know of another rank's rows is one float, their log Σ exp. No B×N tensor is kept: blocks of scores live
+within a memory bound, and are computed again where they would not fit.
 """
 
 from __future__ import annotations
@@ -127,12 +127,8 @@ class OneVsAll(AllEntitiesObjective):
 
 
 def _over_all_ranks(log_sum: Tensor, ranks: Ranks) -> Tensor:
-    """log Σ exp over the rows of all ranks from that of each: two floats per query cross between ranks."""
-    peak = log_sum.clone()
-    ranks.all_reduce(peak, "max")
-    total = torch.exp(log_sum - peak)
-    ranks.all_reduce(total, "sum")
-    return peak + total.log()
+    """log Σ exp over the rows of all ranks from that of each: one float per query and rank crosses, in one exchange."""
+    return ranks.all_gather(log_sum[None]).logsumexp(0)
 
 
 def _subtract_answers(

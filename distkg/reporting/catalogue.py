@@ -1,4 +1,4 @@
-"""What can be named in a configuration: presets and scorers, each with a line about it."""
+"""What can be named: presets, search spaces and scorers, each with a line about it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from distkg.config import PRESETS, preset_names
 from distkg.scoring import SCORERS
+from distkg.training.space import SPACES, space_names
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,11 @@ class Entry:
 def describe_presets() -> list[Entry]:
     """Every preset with the comment on its first line."""
     return [Entry(name, _first_comment((PRESETS / f"{name}.yaml").read_text("utf-8"))) for name in preset_names()]
+
+
+def describe_spaces() -> list[Entry]:
+    """Every search space with the comment on its first line."""
+    return [Entry(name, _first_comment((SPACES / f"{name}.yaml").read_text("utf-8"))) for name in space_names()]
 
 
 def describe_scorers() -> list[Entry]:

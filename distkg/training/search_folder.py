@@ -101,7 +101,7 @@ class SearchFolder:
         _write(self.config, config.to_yaml(help_text=True))
 
     def _check_same(self, config: RunConfig, space: Space) -> None:
-        if read_space(self.space) != space:
+        if read_space(str(self.space)) != space:
             raise SearchError(
                 f"the search in {self.path} has another space than this one. Give it its own "
                 f"({self.space}), or name another folder for a new search."
@@ -121,7 +121,7 @@ class SearchFolder:
 
     def read_space(self) -> Space:
         """The space of the search."""
-        return read_space(self.space)
+        return read_space(str(self.space))
 
     def ended(self) -> list[Trial]:
         """The trials of the log, in order of their ends; a line torn by a crash is left out."""

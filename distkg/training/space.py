@@ -18,10 +18,12 @@ from typing import Any
 
 import yaml
 
-from distkg.config import ConfigError, RunConfig, Section, parse_config
+from distkg.config import PRESETS, ConfigError, RunConfig, Section, parse_config
 
 Value = bool | int | float | str | None
 Parameters = dict[str, Value]
+
+SPACES = PRESETS / "spaces"
 
 INTERVALS = {"uniform": (False, False), "log_uniform": (False, True), "int_uniform": (True, False)}
 INTERVALS["int_log_uniform"] = (True, True)
@@ -92,15 +94,25 @@ Distribution = Choice | Interval
 Space = dict[str, Distribution]
 
 
-def read_space(path: Path) -> Space:
-    """Read a space from a YAML file.
+def space_names() -> list[str]:
+    """Spaces usable as ``preset:NAME``."""
+    return sorted(path.stem for path in SPACES.glob("*.yaml"))
+
+
+def read_space(source: str) -> Space:
+    """Read a space from a YAML file, or one that comes with distkg as ``preset:NAME``.
 
     Raises:
-        SpaceError: no such file, not YAML, no keys, a key that is not one of a run or must not vary, or a
+        SpaceError: no such file or preset, not YAML, no keys, a key that is not one of a run or must not vary, or a
             distribution that cannot be understood.
     """
+    path = Path(source)
+    if source.startswith("preset:"):
+        path = SPACES / f"{source.removeprefix('preset:')}.yaml"
+        if not path.exists():
+            raise SpaceError(f"there is no space {source!r}. Known: {', '.join(space_names())}")
     if not path.is_file():
-        raise SpaceError(f"space {str(path)!r} is not a file. Write lines such as {_example()}")
+        raise SpaceError(f"space {source!r} is not a file. Write lines such as {_example()}")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distkg.config import RunConfig
+from distkg.config import RunConfig, load_config
 from distkg.training.space import (
     Choice,
     Interval,
@@ -15,6 +15,7 @@ from distkg.training.space import (
     parameters_of,
     parse_space,
     read_space,
+    space_names,
     space_yaml,
     with_parameters,
 )
@@ -33,7 +34,7 @@ objective.uniformity: {uniform: [0, 2]}
 def test_every_kind_of_distribution_is_read(tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text(TEXT)
-    assert read_space(path) == {
+    assert read_space(str(path)) == {
         "optimizer.learning_rate": Interval(0.0001, 0.1, whole=False, log=True),
         "objective.query_share": Choice((0.05, 0.1, 0.2)),
         "model.dim": Choice((32, 64)),
@@ -121,10 +122,10 @@ def test_a_space_without_keys_is_refused(tree: Any) -> None:
 
 def test_a_file_that_is_missing_or_no_yaml_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match=r"no\.yaml' is not a file\. Write lines such as `optimizer\.learning_rate: "):
-        read_space(tmp_path / "no.yaml")
+        read_space(str(tmp_path / "no.yaml"))
     (tmp_path / "torn.yaml").write_text("model.dim: {choice: [1")
     with pytest.raises(SpaceError, match=r"torn\.yaml is not valid YAML: "):
-        read_space(tmp_path / "torn.yaml")
+        read_space(str(tmp_path / "torn.yaml"))
 
 
 def test_parameters_change_their_keys_and_no_others() -> None:
@@ -186,3 +187,13 @@ def test_the_base_is_a_point_of_the_space_where_all_its_values_are() -> None:
     # true is no 1, and 1 no true.
     assert parameters_of(base, parse_space({"negatives.shared": {"choice": [1, 0]}}, "s")) is None
     assert parameters_of(base, parse_space({"model.options.bias": {"choice": [False]}}, "s")) is None
+
+
+def test_spaces_that_come_with_distkg_are_read_by_name_and_fit_their_presets() -> None:
+    assert space_names() == ["hale"]
+    space = read_space("preset:hale")
+    assert space["objective.query_share"] == Choice((0.05, 0.1, 0.2))
+    for name in ("hale_wn18rr", "hale_fb15k237", "hale_codex_s"):
+        assert parameters_of(load_config(f"preset:{name}"), space) is not None
+    with pytest.raises(SpaceError, match=r"there is no space 'preset:hail'\. Known: hale"):
+        read_space("preset:hail")
