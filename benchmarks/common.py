@@ -69,14 +69,14 @@ def begin(script: str, description: str, arguments: Sequence[str] | None, *needs
         script: its ``__file__``.
         description: its docstring.
         arguments: without the program; None for those of this process.
-        needs: names of required path options, such as ``store``.
+        needs: names of required options, such as ``store``.
         repetitions: unless the command line says otherwise.
     """
     name = Path(script).stem
     typed = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(f"python -m benchmarks.{name}", description=description.partition("\n\n")[0])
     for need in needs:
-        parser.add_argument(f"--{need}", required=True, metavar="PATH", help=_HELP[need])
+        parser.add_argument(f"--{need}", required=True, **_NEEDS[need])
     parser.add_argument(
         "--repetitions", type=_at_least_one, default=repetitions, help="how often everything is measured"
     )
@@ -85,9 +85,11 @@ def begin(script: str, description: str, arguments: Sequence[str] | None, *needs
     return Session(name, description.partition("\n")[0], typed, parser.parse_args(typed))
 
 
-_HELP = {
-    "store": "graph store made by `distkg prepare` or `distkg generate`",
-    "folder": "new folder for the generated store and the run; several GB",
+_NEEDS: dict[str, dict[str, Any]] = {
+    "store": {"metavar": "PATH", "help": "graph store made by `distkg prepare` or `distkg generate`"},
+    "folder": {"metavar": "PATH", "help": "new folder for the generated store and the run; several GB"},
+    "preset": {"metavar": "NAME", "help": "configuration that comes with distkg"},
+    "seconds": {"type": float, "help": "time limit of each run"},
 }
 
 
@@ -140,13 +142,14 @@ def _shown(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
-def finish(session: Session, settings: Mapping[str, Any], figures: Figures) -> Path:
+def finish(session: Session, settings: Mapping[str, Any], figures: Figures, part: str = "") -> Path:
     """Print the table of medians and write DATE-NAME.json; a repeated run of a day replaces the earlier one.
 
     Args:
         session: what ``begin`` gave.
         settings: sizes that decide the work.
         figures: what was measured.
+        part: distinguishes files of one benchmark, if it has several.
     """
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     content = {
@@ -158,7 +161,7 @@ def finish(session: Session, settings: Mapping[str, Any], figures: Figures) -> P
         "settings": dict(settings),
         "figures": figures.to_dict(),
     }
-    suffix = "-quick" if session.quick else ""
+    suffix = (f"-{part}" if part else "") + ("-quick" if session.quick else "")
     path = Path(session.options.results) / f"{now[:10]}-{session.name}{suffix}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

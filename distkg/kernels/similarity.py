@@ -19,8 +19,9 @@ from torch import Tensor
 
 from distkg.kernels import pairwise
 from distkg.kernels.activations import Double
+from distkg.kernels.distance_log_sum_exp import log_sum_exp_of_distances
 from distkg.kernels.jit import on_cpu
-from distkg.kernels.log_sum_exp import LogSumExp, SoftmaxLogSumExp, log_sum_exp_of_distances
+from distkg.kernels.log_sum_exp import LogSumExp, SoftmaxLogSumExp
 from distkg.kernels.products import product
 from distkg.kernels.rows import squared_norms, take_rows
 

@@ -2,7 +2,8 @@
 
 Vectors start with length 1 on average: the paper keeps entities at that length. With ``distance: squared_l2`` the
 score is −‖h ∘ r − t‖² (HaLE, Wang et al. 2022, arXiv 2201.00565, eq. 11) and vectors start at 10⁻³ times a standard
-normal, relations 1 more.
+normal, to which relations add 1 or −1 at random: were all of them near 1, every anchor would be its own nearest answer,
+and a symmetric relation would stay there.
 """
 
 from __future__ import annotations
@@ -51,4 +52,5 @@ class DistMult(Scorer):
 
     def init_relations(self, rows: Tensor, generator: torch.Generator) -> None:
         self.init_entities(rows, generator)
-        rows += float(self.distance)
+        if self.distance:
+            rows += torch.randint(0, 2, rows.shape, generator=generator) * 2 - 1

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from small_model import SmallModel, random_model
 
-from benchmarks import evaluation, one_vs_all, query_sampling, rooflines, worker_scaling
+from benchmarks import evaluation, hale_ablation, one_vs_all, query_sampling, rooflines, worker_scaling
 from benchmarks.common import BenchmarkError, Figures, begin, finish
 from benchmarks.peers import run_pykeen
 from benchmarks.plain_query_sampling import PlainHaLE
@@ -37,12 +37,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run_quickly(name: str, results: Path, *arguments: str) -> dict[str, Any]:
+def run_quickly(name: str, results: Path, *arguments: str, part: str = "") -> dict[str, Any]:
     """What a benchmark wrote, once checked for what all have in common."""
     typed = ["--quick", "--results", str(results), *arguments]
     written = importlib.import_module(f"benchmarks.{name}").main(typed)
     assert written.parent == results
-    assert written.name.endswith(f"-{name}-quick.json")
+    assert written.name.endswith(f"-{name}{part}-quick.json")
     content = json.loads(written.read_text())
     assert content["command"] == " ".join(["python", "-m", f"benchmarks.{name}", *typed])
     assert content["hardware"]["cores"] >= 1
@@ -115,6 +115,18 @@ def test_plain_hale_is_the_formula() -> None:
     near, far = (1 / (0.1 + math.exp(-3 * (x - 0.5))) for x in (0.0, math.log(2)))
     log_sum = math.log(2 * math.exp(-near) + math.exp(-far))
     assert loss == pytest.approx((near**2 + far**2) / 2 + 0.5 * log_sum, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_hale_ablation_runs(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    typed = ["--store", str(store), "--preset", "hale_codex_s", "--seconds", "5"]
+    content = run_quickly("hale_ablation", tmp_path, *typed, part="-hale_codex_s")
+    assert list(content["figures"]) == list(hale_ablation.VARIANTS)
+    for columns in content["figures"].values():
+        assert 0 < columns["MRR"]["median"] < 1
+        assert columns["Hits@1"]["median"] <= columns["MRR"]["median"] <= columns["Hits@10"]["median"]
 
 
 @pytest.mark.slow

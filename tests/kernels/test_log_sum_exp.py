@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distkg.kernels import log_sum_exp as module
+from distkg.kernels import distance_log_sum_exp, log_sum_exp
 from distkg.kernels.activated import ActivatedDistance
 from distkg.kernels.activations import ACTIVATIONS, Activation, Double, Halin, Hanon
-from distkg.kernels.log_sum_exp import DistanceLogSumExp, LogSumExp, SoftmaxLogSumExp
+from distkg.kernels.distance_log_sum_exp import DistanceLogSumExp
+from distkg.kernels.log_sum_exp import LogSumExp, SoftmaxLogSumExp
 from distkg.kernels.similarity import SQUARED_L2
 
 EACH = pytest.mark.parametrize("name", list(ACTIVATIONS))
@@ -53,8 +54,9 @@ def assert_all_close(got: tuple[Tensor, ...], expected: tuple[Tensor, ...], tole
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK_ROWS", 16)
-    monkeypatch.setattr(module, "_BLOCK_SCORES", 32)
+    monkeypatch.setattr(log_sum_exp, "_BLOCK_ROWS", 16)
+    monkeypatch.setattr(distance_log_sum_exp, "_LEAST_ROWS", 16)
+    monkeypatch.setattr(distance_log_sum_exp, "_BLOCK_SCORES", 32)
 
 
 @EACH

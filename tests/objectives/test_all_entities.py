@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from distkg.config import ObjectiveConfig
-from distkg.kernels import log_sum_exp
+from distkg.kernels import distance_log_sum_exp, log_sum_exp
 from distkg.kernels.log_sum_exp import LogSumExp, SoftmaxLogSumExp
 from distkg.kernels.similarity import DOT, L2, DotSimilarity, Similarity
 from distkg.objectives import ALL_ENTITIES, AllEntitiesObjective, Answers, Reduced
@@ -101,7 +101,8 @@ def assert_same(got: Reduced, expected: Reduced, tolerance: float = 1e-5) -> Non
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks small enough that small problems take several of them both ways."""
     monkeypatch.setattr(log_sum_exp, "_BLOCK_ROWS", 16)
-    monkeypatch.setattr(log_sum_exp, "_BLOCK_SCORES", 128)
+    monkeypatch.setattr(distance_log_sum_exp, "_LEAST_ROWS", 16)
+    monkeypatch.setattr(distance_log_sum_exp, "_BLOCK_SCORES", 128)
     monkeypatch.setattr(module, "_BLOCK_QUERIES", 8)
 
 
@@ -185,7 +186,8 @@ UNEVEN = ("one_vs_all", "dot", 150, 5141)
 
 def on_ranks(ranks: Ranks) -> dict[Any, Reduced]:
     outcome = {UNEVEN: reduce(make(UNEVEN[0], memory_mb=1), DOT, problem(DOT, *UNEVEN[2:]), ranks)}
-    log_sum_exp._BLOCK_ROWS, log_sum_exp._BLOCK_SCORES, module._BLOCK_QUERIES = 16, 128, 8
+    log_sum_exp._BLOCK_ROWS, module._BLOCK_QUERIES = 16, 8
+    distance_log_sum_exp._LEAST_ROWS, distance_log_sum_exp._BLOCK_SCORES = 16, 128
     for case in CASES:
         name, similarity, queries, entities = case
         compare, _ = SIMILARITIES[similarity]
@@ -207,7 +209,8 @@ def test_any_number_of_ranks_says_the_same(size: int) -> None:
 def on_one_rank() -> dict[Any, Reduced]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(log_sum_exp, "_BLOCK_ROWS", log_sum_exp._BLOCK_ROWS)  # set back what on_ranks sets
-        patch.setattr(log_sum_exp, "_BLOCK_SCORES", log_sum_exp._BLOCK_SCORES)
+        patch.setattr(distance_log_sum_exp, "_LEAST_ROWS", distance_log_sum_exp._LEAST_ROWS)
+        patch.setattr(distance_log_sum_exp, "_BLOCK_SCORES", distance_log_sum_exp._BLOCK_SCORES)
         patch.setattr(module, "_BLOCK_QUERIES", module._BLOCK_QUERIES)
         return on_ranks(Ranks.single())
 

@@ -109,6 +109,15 @@ def test_rotations_and_small_translations(name: str) -> None:
     assert_normal(relations[:, 32:], 1e-3)
 
 
+def test_distmult_by_distance_starts_with_signs_at_random() -> None:
+    entities, relations = fresh(build("distmult", distance="squared_l2"))
+    assert_normal(entities, 1e-3)
+    signs = relations.round()
+    assert set(signs.unique().tolist()) == {-1.0, 1.0}
+    assert abs(float(signs.mean())) < 0.05
+    assert_normal(relations - signs, 1e-3)
+
+
 def test_rote_biases_start_at_zero() -> None:
     entities, _ = fresh(build("rote", bias=True))
     assert torch.equal(entities[:, 64], torch.zeros(COUNT))
