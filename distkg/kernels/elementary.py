@@ -1,6 +1,7 @@
 """exp and log of float32 in forms that compiled loops can take sixteen numbers at a time, unlike the C library's.
 
-Relative error below 3·10⁻⁷ (polynomials fitted by least squares at Chebyshev points).
+Polynomials fitted by least squares at Chebyshev points. Relative error below 3·10⁻⁷; exp's grows with |x|, as float32
+products of x round, to 6·10⁻⁶ at the ends of its range.
 """
 
 from __future__ import annotations

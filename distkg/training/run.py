@@ -143,8 +143,8 @@ class Training:
 
     def _after_epoch(self) -> None:
         config, epoch = self.config, self.progress.epoch
-        if epoch % config.evaluate.every == 0 or epoch == config.train.epochs or self._out_of_time():
-            self.progress.stopped |= self._out_of_time()
+        self.progress.stopped |= not self._go_on(0)
+        if epoch % config.evaluate.every == 0 or epoch == config.train.epochs or self.progress.stopped:
             self._validate_and_save()
         else:
             self._report()
@@ -183,7 +183,7 @@ class Training:
         return ranking_metrics(ranking)
 
     def _go_on(self, step: int) -> bool:
-        """Asked before every window of steps: reports now and then, and stops at the time limit; collective."""
+        """Asked before each window of steps and after an epoch: reports now and then; collective."""
         due = step > 0 and time.perf_counter() - self._reported > REPORT_SECONDS
         limit = self.config.train.time_limit_seconds
         # Decided by the first rank's clock: ranks that disagreed would wait for each other forever.
@@ -192,10 +192,6 @@ class Training:
         if report:
             self._report(step=step)
         return self.schedule.time_gone < 1
-
-    def _out_of_time(self) -> bool:
-        """Collective."""
-        return not self._go_on(0)
 
     def _seconds(self) -> float:
         return self.progress.seconds + time.perf_counter() - self._started
