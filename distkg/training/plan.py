@@ -15,6 +15,7 @@ import torch
 
 from distkg.config import ConfigError, RunConfig
 from distkg.kernels.similarity import ProductSimilarity
+from distkg.objectives import QUERY_SAMPLING
 from distkg.scoring import Scorer, make_scorer
 from distkg.training.footprint import (
     FLOAT,
@@ -32,6 +33,8 @@ from distkg.training.machine import Machine
 # Products per score: one forward, two for the gradients; one more where scores do not fit and are computed again.
 PRODUCTS, PRODUCTS_RECOMPUTED = 3, 4
 QUERIES_KEPT = 64  # with memory for the scores of this many queries, one_vs_all keeps them
+# The exponential of a score and what belongs to it (distance, activation, slope) cost about as many multiply-adds.
+TERM_COST = 200
 # A distance taken pair by pair costs about six times a multiply-add of a matrix product.
 PAIRWISE_COST = 6
 # Launches, messages and Python of one step, seconds.
@@ -179,15 +182,21 @@ def _seconds(config: RunConfig, counts: GraphCounts, scorer: Scorer, steps: int,
     width, workers = scorer.entity_width, config.train.workers
     cost = 1 if isinstance(scorer.similarity, ProductSimilarity) else PAIRWISE_COST
     products = PRODUCTS_RECOMPUTED if _computes_scores_again(config, rows) else PRODUCTS
+    per_score = width * products * cost + (TERM_COST if _sums_exponentials(config) else 0)
     away = 2 * sizes.rows * width * FLOAT * (workers - 1) / workers
     touched = rows if over_all_entities(config) else sizes.rows
     per_step = {
         "exchange": 3 * away / machine.bandwidth,  # written, carried and read
-        "compute": 2 * sizes.scores * width * products * cost / machine.flops,
+        "compute": 2 * sizes.scores * per_score / machine.flops,
         "optimizer": 5 * touched * width * FLOAT / machine.bandwidth,  # gradient; state and weight read and written
         "overhead": STEP_OVERHEAD,
     }
     return {use: steps * seconds for use, seconds in per_step.items()}
+
+
+def _sums_exponentials(config: RunConfig) -> bool:
+    """Whether scores with all entities are summed as exponentials."""
+    return config.objective.name in ("one_vs_all", QUERY_SAMPLING)
 
 
 def _computes_scores_again(config: RunConfig, rows: int) -> bool:

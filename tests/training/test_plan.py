@@ -206,6 +206,15 @@ def test_a_distance_taken_pair_by_pair_costs_more_than_a_product() -> None:
     assert compute("transe", norm="l1") == pytest.approx(6 * compute("distmult"))
 
 
+def test_exponentials_over_all_entities_cost_more_than_their_products() -> None:
+    config = make_config(train__workers=1, train__batch_size=1024, objective__name="one_vs_all")
+    config.objective.group_answers = False
+    found = plan(config, Counts(entities=5000, triples={"train": 1024}), None, MACHINE).seconds
+    assert found is not None
+    # 2,048 queries × 5,000 entities × (128 floats × 3 products + 200) × 2 operations at 1e11 per second.
+    assert found["compute"] == pytest.approx(2048 * 5000 * (128 * 3 + 200) * 2 / 1e11)
+
+
 def test_one_worker_exchanges_nothing() -> None:
     found = plan(make_config(train__workers=1), Counts(), None, MACHINE)
     assert found.seconds is not None
