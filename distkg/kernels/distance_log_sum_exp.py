@@ -17,6 +17,8 @@ from distkg.kernels.weighing import WEIGHING
 
 # Scores and candidates of a block: it stays in a core's own cache, and products are large enough to be fast.
 _BLOCK_SCORES, _LEAST_ROWS = 256 * 1024, 1024
+# From so many dimensions on, a product whose rows are candidates is fast enough to spare transposing its result.
+_WIDE = 64
 
 
 def log_sum_exp_of_distances(
@@ -84,10 +86,8 @@ class DistanceLogSumExp(LogSumExp):
             grad_query[:, dim] -= share * weighted
         for i, (low, high) in enumerate(self._blocks):
             block, shift = self._kept[i] if self._keep else (self._again(low, high), self._shift)
-            push = (2 * weight * torch.exp(-shift - log_sum) * self._scale)[:, None]
-            # The last column sums the weights, so that one product gives both Σ w q and Σ w.
-            summed = product(torch.cat((push * self._vector, push), dim=1).T, block.T)
-            _add_pushed(grad_candidates[low:high].numpy(), summed.numpy(), self._candidates[low:high].numpy())
+            exact = push if shift is self._shift else push * torch.exp(self._shift - shift)[:, None]
+            _push(block, exact, self._vector, self._candidates[low:high], grad_candidates[low:high])
 
     def _again(self, low: int, high: int) -> Tensor:
         block = product(self._vector, self._candidates[low:high])
@@ -109,8 +109,27 @@ class DistanceLogSumExp(LogSumExp):
         self._shift = lower
 
 
+def _push(block: Tensor, push: Tensor, vector: Tensor, candidates: Tensor, grad: Tensor) -> None:
+    """Add Σ_i w_ik (q_i − c_k) to grad [n, D], w being the weights of a block [B, n] times ``push`` [B, 1]."""
+    if vector.shape[1] < _WIDE:
+        # The last column sums the weights, so that one product gives both sums.
+        summed = product(torch.cat((push * vector, push), dim=1).T, block.T)
+        _add_transposed(grad.numpy(), summed.numpy(), candidates.numpy())
+    else:
+        summed = product(block.T, (push * vector).T)
+        _add_pushed(grad.numpy(), summed.numpy(), torch.mv(block.T, push[:, 0]).numpy(), candidates.numpy())
+
+
 @kernel
-def _add_pushed(grad: np.ndarray, summed: np.ndarray, candidates: np.ndarray) -> None:
+def _add_pushed(grad: np.ndarray, summed: np.ndarray, weights: np.ndarray, candidates: np.ndarray) -> None:
+    """Add Σ w q − c Σ w to grad [n, D], from the sums [n, D] and [n]."""
+    for k in range(grad.shape[0]):
+        for j in range(grad.shape[1]):
+            grad[k, j] += summed[k, j] - weights[k] * candidates[k, j]
+
+
+@kernel
+def _add_transposed(grad: np.ndarray, summed: np.ndarray, candidates: np.ndarray) -> None:
     """Add Σ w q − c Σ w to grad [n, D], from both sums side by side and transposed, [D + 1, n]."""
     dim = grad.shape[1]
     for k in range(grad.shape[0]):

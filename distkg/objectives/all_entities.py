@@ -141,6 +141,8 @@ def _subtract_answers(
     grad_candidates: Tensor,
 ) -> Tensor:
     """Subtract the gradient of share · Σ s⁺ from the last two arguments; gives Σ s⁺, a scalar."""
+    if not len(answers.row):
+        return query.new_zeros(())
     asked, answer = query[answers.query].requires_grad_(), candidates[answers.row].requires_grad_()
     positive = similarity.pairs(asked, answer).sum()
     (positive * -share).backward()

@@ -19,7 +19,7 @@ from distkg.training.batches import Batch, Batches
 from distkg.training.clock import Clock
 from distkg.training.dense import DenseParameters
 from distkg.training.model import Model
-from distkg.training.randomness import Purpose, mixed_seed
+from distkg.training.randomness import Purpose, mixed_seed, seed_dropout
 from distkg.training.steps import Computed, Step
 
 WINDOW = 8  # steps whose ids are exchanged together
@@ -130,7 +130,7 @@ class Loop:
     def _compute(self, epoch: int, step: int, batch: Batch, rows: Tensor) -> tuple[Computed, Work]:
         """Loss and gradients; those of dense parameters begin to be reduced."""
         with self.clock("compute"):
-            torch.manual_seed(mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
+            seed_dropout(self._ranks.device, mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
             computed = self._step(batch, rows)
             self._loss += computed.loss
             self._losses += 1

@@ -61,10 +61,11 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @EACH
 @KEPT_AND_AGAIN
+@pytest.mark.parametrize("dim", [5, 70])
 @pytest.mark.usefixtures("small_blocks")
-def test_compiled_and_plain_are_the_formula(name: str, keep: bool) -> None:
+def test_compiled_and_plain_are_the_formula(name: str, keep: bool, dim: int) -> None:
     activation = ACTIVATIONS[name](10.0, None)
-    query, rows, weight = problem()
+    query, rows, weight = problem(dim=dim, spread=0.9 / dim**0.5)
     expected = exact(activation, query, rows, weight)
     similarity = ActivatedDistance(activation)
     compiled = similarity.log_sum_exp(query, rows, keep=keep)
