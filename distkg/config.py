@@ -39,6 +39,21 @@ def parse_options(model: type[AnyOptions], given: Mapping[str, Any], key: str, o
         raise ConfigError(f"{place}: {problem['msg']}. Options of {owner}: {known}") from None
 
 
+def parse_mapping(text: str, where: str) -> dict[str, Any]:
+    """Keys and values written as YAML in one line, such as ``{hops: 3}``.
+
+    Raises:
+        ConfigError: it is no such mapping; ``where`` says whose text it is.
+    """
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError:
+        tree = None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where}: {text!r} is not a mapping; write it as '{{key: value}}'")
+    return {str(key): value for key, value in tree.items()}
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
 

@@ -230,7 +230,8 @@ def require_classes(graph: TrainingGraph, source: str, *, relations: bool) -> Cl
     if relations and not classes.has_relations:
         raise SourceError(
             f"negatives.source: {source} needs domain and range of relations, and this store has none. Put a file "
-            "relation_domain_range.tsv (relation, class of heads, class of tails) beside the triples and make the "
-            "store again with `distkg prepare`; or use negatives.source: classes, which needs classes of entities alone."
+            "relation_domain_range.tsv (relation, class of heads, class of tails) beside the triples and make "
+            "the store again with `distkg prepare`; or use negatives.source: classes, which needs those of entities "
+            "alone."
         )
     return classes
