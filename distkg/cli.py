@@ -321,6 +321,9 @@ def negatives(
     ] = None,
     source: Annotated[str, typer.Option(help="Name of the source, as negatives.source.")] = "uniform",
     options: Annotated[str, typer.Option(help="Its options as YAML, such as '{integrate: true}'.")] = "{}",
+    run: Annotated[
+        Path | None, typer.Option(help="Trained run of the same store, for sources that look at a model's vectors.")
+    ] = None,
     show: Annotated[int, typer.Option(min=0, help="Queries to show with their negatives.")] = 5,
     count: Annotated[int, typer.Option(min=1, help="Negatives per query.")] = 10,
     sample: Annotated[int, typer.Option(min=1, help="Training queries to look at.")] = 5000,
@@ -339,8 +342,12 @@ def negatives(
     from distkg.data.store import Store
     from distkg.negatives.examination import examine
 
-    chosen = parse_mapping(options, "--options")
-    found = examine(Store.open(store), source, chosen, sample=sample, count=count, show=show, seed=seed)
+    chosen, graph, model = parse_mapping(options, "--options"), Store.open(store), None
+    if run is not None:
+        from distkg.training.run import view_of_run
+
+        model = view_of_run(run, graph)
+    found = examine(graph, source, chosen, sample=sample, count=count, show=show, seed=seed, model=model)
     if as_json:
         typer.echo(json.dumps(asdict(found), ensure_ascii=False))
         return

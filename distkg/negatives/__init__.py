@@ -1,8 +1,9 @@
 """Where wrong answers come from; importing this package registers all sources."""
 
-from distkg.negatives import everywhere, mixture, neighbourhood, pools
+from distkg.negatives import everywhere, mixture, neighbourhood, pools, remembered
 from distkg.negatives.base import (
     SOURCES,
+    Moment,
     Negatives,
     NegativeSource,
     Queries,
@@ -11,10 +12,13 @@ from distkg.negatives.base import (
     make_source,
 )
 from distkg.negatives.known_facts import known_facts
+from distkg.negatives.live import LiveModel
 from distkg.negatives.training_graph import TrainingGraph
 
 __all__ = [
     "SOURCES",
+    "LiveModel",
+    "Moment",
     "NegativeSource",
     "Negatives",
     "Queries",
@@ -27,4 +31,5 @@ __all__ = [
     "mixture",
     "neighbourhood",
     "pools",
+    "remembered",
 ]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from distkg.config import parse_options
+from distkg.negatives.live import LiveModel
 from distkg.negatives.training_graph import TrainingGraph
 from distkg.registry import Registry
 
@@ -39,8 +40,21 @@ class Queries:
     def __len__(self) -> int:
         return len(self.anchor)
 
-    def __getitem__(self, which: slice) -> Queries:
+    def __getitem__(self, which: slice | Tensor) -> Queries:
         return Queries(self.anchor[which], self.relation[which], self.answer[which])
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How far a training is.
+
+    Attributes:
+        epochs: epochs done, with the part of the current one.
+        progress: share of all epochs that is done, in [0, 1].
+    """
+
+    epochs: float = 0.0
+    progress: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,8 +99,11 @@ class NegativeSource(ABC):
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         """``count`` negatives for each query; a source that does not look at queries uses their number alone."""
 
-    def advance(self, progress: float) -> None:  # noqa: B027  most sources do not care
-        """Called before draws: the share of the training that is done, in [0, 1]."""
+    def attach(self, model: LiveModel) -> None:  # noqa: B027  most sources do not look at one
+        """The model whose vectors draws may look at; draws are then collective among its ranks."""
+
+    def advance(self, moment: Moment) -> None:  # noqa: B027  most sources do not care
+        """Called before draws: how far the training is."""
 
     def pool_sizes(self, queries: Queries) -> Tensor:
         """How many different entities a query's negatives are drawn from: int64 [b]."""

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distkg.kernels.jit import kernel
 from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, SourceOptions
 from distkg.negatives.training_graph import TrainingGraph
 
@@ -34,15 +35,24 @@ class Degree(NegativeSource):
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
-        self._cumulative = torch.from_numpy(np.cumsum(graph.degrees))
+        self._ends = np.cumsum(graph.degrees)  # tickets below ends[e] and not below ends[e - 1] are entity e's
         self._seen = int((graph.degrees > 0).sum())
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
-        ticket = torch.randint(int(self._cumulative[-1]), (len(queries), count), generator=generator)
-        return Negatives(torch.searchsorted(self._cumulative, ticket, right=True))
+        tickets = torch.randint(int(self._ends[-1]), (len(queries), count), generator=generator)
+        _owners(self._ends, tickets.numpy())
+        return Negatives(tickets)
 
     def pool_sizes(self, queries: Queries) -> Tensor:
         return torch.full((len(queries),), self._seen)
+
+
+@kernel
+def _owners(ends: np.ndarray, tickets: np.ndarray) -> None:
+    """Turn tickets int64 [b, K] into the entities that own them."""
+    for i in range(tickets.shape[0]):
+        for k in range(tickets.shape[1]):
+            tickets[i, k] = np.searchsorted(ends, tickets[i, k], side="right")
 
 
 @SOURCES.register("bernoulli")

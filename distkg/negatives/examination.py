@@ -15,6 +15,7 @@ from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
 from distkg.negatives.base import NegativeSource, Queries, make_source
 from distkg.negatives.known_facts import known_facts
+from distkg.negatives.live import LiveModel
 from distkg.negatives.training_graph import TrainingGraph
 
 SMALL_POOLS = (0, 2, 10, 40, 100)
@@ -64,15 +65,25 @@ class Examination:
 
 
 def examine(
-    store: Store, name: str, options: Mapping[str, Any], *, sample: int, count: int, show: int, seed: int
+    store: Store,
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    sample: int,
+    count: int,
+    show: int,
+    seed: int,
+    model: LiveModel | None = None,
 ) -> Examination:
-    """Draw ``count`` negatives for each of ``sample`` training queries.
+    """Draw ``count`` negatives for each of ``sample`` training queries; ``model`` is for sources that look at one.
 
     Raises:
         UnknownNameError, ConfigError, SourceError: as ``make_source``.
     """
     graph = TrainingGraph.of_store(store)
     source = make_source(name, options, graph)
+    if model is not None:
+        source.attach(model)
     queries = _some_queries(graph, sample, seed)
     drawn = source.draw(queries, count, torch.Generator().manual_seed(seed))
     given = torch.ones_like(drawn.entities, dtype=torch.bool) if drawn.left_out is None else ~drawn.left_out

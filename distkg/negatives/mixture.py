@@ -11,6 +11,7 @@ from torch import Tensor
 
 from distkg.negatives.base import (
     SOURCES,
+    Moment,
     Negatives,
     NegativeSource,
     Queries,
@@ -19,6 +20,7 @@ from distkg.negatives.base import (
     depends_on_query,
     make_source,
 )
+from distkg.negatives.live import LiveModel
 from distkg.negatives.training_graph import TrainingGraph
 
 Points = list[tuple[float, float]]
@@ -82,10 +84,14 @@ class Mixture(NegativeSource):
         assert isinstance(options, MixtureOptions)
         return any(depends_on_query(part.source, part.options) for part in options.parts)
 
-    def advance(self, progress: float) -> None:
-        self._progress = progress
+    def attach(self, model: LiveModel) -> None:
         for source in self.sources:
-            source.advance(progress)
+            source.attach(model)
+
+    def advance(self, moment: Moment) -> None:
+        self._progress = moment.progress
+        for source in self.sources:
+            source.advance(moment)
 
     def shares(self) -> list[float]:
         """Share of each source now; they sum to 1."""
@@ -93,14 +99,15 @@ class Mixture(NegativeSource):
         return [weight / sum(weights) for weight in weights]
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
-        ends = torch.tensor(self.shares(), dtype=torch.float64).cumsum(0) * count
+        shares = self.shares()
+        ends = torch.tensor(shares, dtype=torch.float64).cumsum(0) * count
         # One number for all ends: each source's part is then its share on average, and their sum is always the count.
         cuts = (ends + torch.rand(1, generator=generator, dtype=torch.float64)).floor().long().clamp_max(count)
         cuts[-1] = count
         sizes = torch.diff(cuts, prepend=cuts.new_zeros(1)).tolist()
-        drawn = [
-            source.draw(queries, size, generator) for source, size in zip(self.sources, sizes, strict=True) if size
-        ]
+        # A source with a share is asked even for nothing: all ranks must ask it, and the lot falls otherwise elsewhere.
+        asked = [(source, size) for source, size, share in zip(self.sources, sizes, shares, strict=True) if share]
+        drawn = [source.draw(queries, size, generator) for source, size in asked]
         entities = torch.cat([negatives.entities for negatives in drawn], dim=1)
         if all(negatives.left_out is None for negatives in drawn):
             return Negatives(entities)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from distkg.graph.csr import Csr
-from distkg.graph.walks import ball_sizes, make_walker
-from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, SourceOptions
+from distkg.graph.walks import ball_sizes, dgl_walks, plain_walks
+from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, SourceError, SourceOptions
 from distkg.negatives.training_graph import TrainingGraph
 
 
 class KHopOptions(SourceOptions):
     hops: int = Field(2, ge=1, description="Steps of the random walk from the anchor.")
+    sampler: Literal["compiled", "dgl"] = Field(
+        "compiled", description="Who walks: distkg's own compiled loop, or DGL's sampler (the same distribution)."
+    )
 
 
 @SOURCES.register("k_hop")
@@ -32,7 +37,11 @@ class KHop(NegativeSource):
         assert isinstance(options, KHopOptions)
         self._hops = options.hops
         self._edges = graph.triples[:, ::2]
-        self._walk = make_walker(self._edges, graph.entities)
+        make = {"compiled": plain_walks, "dgl": dgl_walks}[options.sampler]
+        try:
+            self._walk = make(self._edges, graph.entities)
+        except ImportError:
+            raise SourceError("negatives.options.sampler: DGL is not installed; use `compiled`") from None
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         seed = int(torch.randint(1 << 31, (1,), generator=generator))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distkg.config import NegativesConfig
 from distkg.data.store import Store
-from distkg.negatives import NegativeSource, Queries, known_facts
+from distkg.negatives import Moment, NegativeSource, Queries, known_facts
 from distkg.objectives import Answers
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
@@ -141,7 +141,8 @@ class SampledBatches:
         """Negatives int64 [rows, K], and bool [b, K] where a query has none in truth; None where it has all."""
         sharing = self._sharing
         generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
-        self._source.advance(min(1.0, (epoch * self.steps + step) / self._all_steps))
+        done = epoch * self.steps + step
+        self._source.advance(Moment(done / self.steps, min(1.0, done / self._all_steps)))
         drawn = self._source.draw(queries[::sharing], self._negatives.count, generator)
         left_out = None if drawn.left_out is None else drawn.left_out.repeat_interleave(sharing, 0)[: len(queries)]
         if self._known is not None:

@@ -13,6 +13,7 @@ from distkg.registry import UnknownNameError
 from distkg.scoring import make_scorer
 from distkg.training.batches import AllEntitiesBatches, Batches, QuerySampledBatches, SampledBatches
 from distkg.training.hardness import make_hardness
+from distkg.training.live import ModelView
 from distkg.training.model import Model
 from distkg.training.steps import AllEntitiesStep, NonNegativeStep, QuerySamplingStep, SampledStep, Step
 
@@ -56,6 +57,7 @@ def make_task(config: RunConfig, store: Store, model: Model) -> tuple[Batches, S
     name = config.objective.name
     if name in SAMPLED:
         source = make_source(config.negatives.source, config.negatives.options, TrainingGraph.of_store(store))
+        source.attach(ModelView(model))
         sampled = SampledBatches(store, source, config.negatives, train.batch_size, train.epochs, train.seed, ranks)
         return sampled, SampledStep(model, config)
     if name in ALL_ENTITIES:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from distkg.graph.csr import Csr
-from distkg.graph.walks import Walker, ball_sizes, dgl_walks, make_walker, plain_walks
+from distkg.graph.walks import Walker, ball_sizes, dgl_walks, plain_walks
 
 # A square with a diagonal and a tail: 0-1-2-3-0, 0-2, 3-4; 5 has no neighbour; 1-2 twice, so it weighs double.
 EDGES = np.array([[0, 1], [1, 2], [2, 1], [2, 3], [3, 0], [0, 2], [3, 4]])
@@ -50,8 +50,9 @@ def test_walks_follow_their_seed(make: type[Walker]) -> None:
     assert first.tolist() != other.tolist()
 
 
-def test_a_graph_without_edges_is_walked_in_place() -> None:
-    assert make_walker(np.empty((0, 2), np.int64), 3)(np.array([2, 0]), 2, 0).tolist() == [[2, 2, 2], [0, 0, 0]]
+@WALKERS
+def test_a_graph_without_edges_is_walked_in_place(make: type[Walker]) -> None:
+    assert make(np.empty((0, 2), np.int64), 3)(np.array([2, 0]), 2, 0).tolist() == [[2, 2, 2], [0, 0, 0]]
 
 
 @settings(max_examples=30, deadline=None)

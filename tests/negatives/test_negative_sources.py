@@ -97,7 +97,6 @@ def test_the_only_entity_of_a_graph_is_drawn() -> None:
 
 
 def test_an_unknown_source_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(
-        UnknownNameError, match="bernoulli, classes, corrupt, degree, k_hop, mixture, relational, typed, uniform"
-    ):
+    known = "Known: bernoulli, cached, classes, corrupt, degree, k_hop, mixture, near_miss, nearest_neighbour, "
+    with pytest.raises(UnknownNameError, match=known):
         SOURCES["degrees"]

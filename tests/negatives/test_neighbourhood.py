@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from distkg.negatives import Queries, TrainingGraph, make_source
@@ -16,18 +17,19 @@ def ask(*anchors: int) -> Queries:
     return Queries(torch.tensor(anchors), nothing, nothing)
 
 
-def drawn(anchor: int, hops: int) -> set[int]:
-    source = make_source("k_hop", {"hops": hops}, TrainingGraph.of_triples(TRIPLES, 8, 2))
+def drawn(anchor: int, hops: int, sampler: str) -> set[int]:
+    source = make_source("k_hop", {"hops": hops, "sampler": sampler}, TrainingGraph.of_triples(TRIPLES, 8, 2))
     negatives = source.draw(ask(anchor), 200, torch.Generator().manual_seed(0))
     assert negatives.left_out is None
     return set(negatives.entities.flatten().tolist())
 
 
-def test_walks_end_where_they_can_and_never_at_the_anchor() -> None:
-    assert drawn(2, 1) == {1, 3}
-    assert drawn(2, 2) == {0, 4, 1, 3}  # back at the anchor, the step before counts
-    assert drawn(0, 3) == {1, 3}
-    assert drawn(5, 2) == {6}
+@pytest.mark.parametrize("sampler", ["compiled", "dgl"])
+def test_walks_end_where_they_can_and_never_at_the_anchor(sampler: str) -> None:
+    assert drawn(2, 1, sampler) == {1, 3}
+    assert drawn(2, 2, sampler) == {0, 4, 1, 3}  # back at the anchor, the step before counts
+    assert drawn(0, 3, sampler) == {1, 3}
+    assert drawn(5, 2, sampler) == {6}
 
 
 def test_an_anchor_without_neighbours_has_no_negatives() -> None:
