@@ -10,6 +10,7 @@ from distkg.negatives.base import (
     SourceError,
     depends_on_query,
     make_source,
+    source_memory,
 )
 from distkg.negatives.known_facts import known_facts
 from distkg.negatives.live import LiveModel
@@ -32,4 +33,5 @@ __all__ = [
     "neighbourhood",
     "pools",
     "remembered",
+    "source_memory",
 ]

@@ -82,6 +82,11 @@ class NegativeSource(ABC):
     needs: ClassVar[str] = "training triples"
 
     @classmethod
+    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
+        """Bytes of a worker beyond the training triples, at most, for so many training queries over all workers."""
+        return 0
+
+    @classmethod
     def depends_on_query(cls, options: SourceOptions) -> bool:
         """Whether draws depend on the query."""
         return True
@@ -120,6 +125,12 @@ def make_source(name: str, options: Mapping[str, Any], graph: TrainingGraph) -> 
     """
     source = SOURCES[name]
     return source(graph, parse_options(source.Options, options, "negatives.options", name))
+
+
+def source_memory(name: str, options: Mapping[str, Any], queries: int, workers: int) -> int:
+    """``NegativeSource.memory`` of that source; raises as ``make_source``."""
+    source = SOURCES[name]
+    return source.memory(parse_options(source.Options, options, "negatives.options", name), queries, workers)
 
 
 def depends_on_query(name: str, options: Mapping[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from distkg.negatives.base import (
     SourceOptions,
     depends_on_query,
     make_source,
+    source_memory,
 )
 from distkg.negatives.live import LiveModel
 from distkg.negatives.training_graph import TrainingGraph
@@ -78,6 +79,11 @@ class Mixture(NegativeSource):
         for place in sorted({0.0, 1.0, *(place for part in options.parts for place, _ in part.weight)}):
             if sum(weight(place) for weight in self._weights) <= 0:
                 raise SourceError(f"negatives.options: all weights of the mixture are 0 at progress {place:g}")
+
+    @classmethod
+    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
+        assert isinstance(options, MixtureOptions)
+        return sum(source_memory(part.source, part.options, queries, workers) for part in options.parts)
 
     @classmethod
     def depends_on_query(cls, options: SourceOptions) -> bool:

@@ -32,6 +32,10 @@ class KHop(NegativeSource):
 
     Options = KHopOptions
 
+    @classmethod
+    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
+        return 40 * queries  # both ends of every edge, and their sorting
+
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
         assert isinstance(options, KHopOptions)

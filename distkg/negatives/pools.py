@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -72,7 +73,12 @@ class PoolSource(NegativeSource):
     """A source with one pool per query. Subclasses say where it lies."""
 
     Options = PoolOptions
+    bytes_per_query: ClassVar[int] = 0
     members: NDArray[np.int32]
+
+    @classmethod
+    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
+        return queries * cls.bytes_per_query
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
@@ -131,6 +137,8 @@ def _take(
 class Corrupt(PoolSource):
     """Entities that answer the relation somewhere in training: tails of r, heads for r⁻¹ (Socher et al. 2013)."""
 
+    bytes_per_query = 72  # queries, their keys and the sorted keys, 8 bytes each number, while pools are made
+
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
         _, relation, answer = graph.queries().T
@@ -182,6 +190,8 @@ class Relational(PoolSource):
     The entities that an anchor reaches lie grouped by the one relation that leads there; those that several relations
     lead to come last. The pool of a relation is all of them but its own group.
     """
+
+    bytes_per_query = 120  # links, keys and their sorting, while groups are made
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)

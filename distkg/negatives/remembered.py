@@ -8,7 +8,6 @@ candidate and key of this rank's training triples.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from distkg.negatives.nearest import NearestEntities
 from distkg.negatives.training_graph import TrainingGraph
 
 _NEVER = -1.0
+QUERY_BYTES = 60  # of a known answer, while they are sorted
 
 
 class RememberedOptions(SourceOptions):
@@ -35,7 +35,11 @@ class RememberedSource(NegativeSource):
 
     Options = RememberedOptions
     needs = "the model in training"
-    asks_model: ClassVar[bool] = True
+
+    @classmethod
+    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
+        known = QUERY_BYTES * queries
+        return known + -(-queries // workers) * 2 * (4 * cls.width(options) + 12)  # twice, while rows are added
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
@@ -47,8 +51,9 @@ class RememberedSource(NegativeSource):
         self._model: LiveModel | None = None
         self._now = Moment()
 
+    @classmethod
     @abstractmethod
-    def width(self, options: SourceOptions) -> int:
+    def width(cls, options: SourceOptions) -> int:
         """Candidates per key."""
 
     @abstractmethod
@@ -151,7 +156,8 @@ class NearestSource(RememberedSource):
         self._nearest: NearestEntities | None = None
         self._rebuilt = -1.0
 
-    def width(self, options: SourceOptions) -> int:
+    @classmethod
+    def width(cls, options: SourceOptions) -> int:
         assert isinstance(options, NearestOptions)
         return options.neighbours
 
@@ -210,7 +216,8 @@ class Cached(RememberedSource):
         assert isinstance(options, CachedOptions)
         self._explored = options.explored
 
-    def width(self, options: SourceOptions) -> int:
+    @classmethod
+    def width(cls, options: SourceOptions) -> int:
         assert isinstance(options, CachedOptions)
         return options.cache
 

@@ -86,7 +86,7 @@ class Portions:
 
 
 class SampledBatches:
-    """Each triple of this rank's part as two queries, with negatives."""
+    """Each triple of this rank's part as two queries, with negatives of ``source``."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class SampledBatches:
         part = store.triples_part("train", ranks.rank, ranks.size)
         self._local = torch.from_numpy(part)
         self._relations = store.num_relations
-        self._source, self._negatives, self._seed, self._ranks = source, negatives, seed, ranks
+        self.source, self._negatives, self._seed, self._ranks = source, negatives, seed, ranks
         self._known = source.graph.known if negatives.filter else None
         self._sharing = negatives.chunk_size if negatives.shared and not source.looks_at_queries else 1
         self.triples = store.manifest.triples["train"]
@@ -123,7 +123,7 @@ class SampledBatches:
             answer=torch.cat([tail, head]),
         )
         negatives, left_out = self._negatives_of(queries, epoch, step)
-        ids, places = unique_places(torch.cat([head, tail, negatives.flatten()]), self._source.entities)
+        ids, places = unique_places(torch.cat([head, tail, negatives.flatten()]), self.source.entities)
         head_place, tail_place, negative_places = places.split([len(head), len(tail), negatives.numel()])
         device = self._ranks.device
         return SampledBatch(
@@ -142,8 +142,8 @@ class SampledBatches:
         sharing = self._sharing
         generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
         done = epoch * self.steps + step
-        self._source.advance(Moment(done / self.steps, min(1.0, done / self._all_steps)))
-        drawn = self._source.draw(queries[::sharing], self._negatives.count, generator)
+        self.source.advance(Moment(done / self.steps, min(1.0, done / self._all_steps)))
+        drawn = self.source.draw(queries[::sharing], self._negatives.count, generator)
         left_out = None if drawn.left_out is None else drawn.left_out.repeat_interleave(sharing, 0)[: len(queries)]
         if self._known is not None:
             known = known_facts(self._known, queries.anchor, queries.relation, drawn.entities, sharing)

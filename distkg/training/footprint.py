@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from distkg.config import RunConfig
-from distkg.negatives import depends_on_query
+from distkg.negatives import depends_on_query, source_memory
 from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING
 from distkg.scoring import Scorer
 from distkg.sharding.optimizers import OPTIMIZERS
@@ -122,6 +122,7 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
         "training triples": _training_triples(config, counts),
         "batches": _batches(config, counts),
         "known facts": _known_facts(config, counts),
+        "negative source": _negative_source(config, counts),
     }
 
 
@@ -166,6 +167,14 @@ def _batches(config: RunConfig, counts: GraphCounts) -> int:
     sizes = step_sizes(config, counts)
     marks = counts.entities * (1 + INDEX)  # finds distinct ids by marking them
     return WINDOW * (sizes.own * 6 + sizes.drawn * 2) * INDEX + marks
+
+
+def _negative_source(config: RunConfig, counts: GraphCounts) -> int:
+    if over_all_entities(config):
+        return 0
+    chosen, train = config.negatives, counts.triples.get("train", 0)
+    own = source_memory(chosen.source, chosen.options, 2 * train, config.train.workers)
+    return own + 3 * 4 * train if own else 0  # a source of that kind keeps the training triples
 
 
 def _known_facts(config: RunConfig, counts: GraphCounts) -> int:
