@@ -27,7 +27,10 @@ class Uniform(NegativeSource):
 
 @SOURCES.register("degree")
 class Degree(NegativeSource):
-    """In proportion to an entity's occurrences in the training triples; those without any are never drawn."""
+    """In proportion to an entity's occurrences in training.
+
+    Entities without any are never drawn.
+    """
 
     @classmethod
     def depends_on_query(cls, options: SourceOptions) -> bool:
@@ -57,11 +60,11 @@ def _owners(ends: np.ndarray, tickets: np.ndarray) -> None:
 
 @SOURCES.register("bernoulli")
 class Bernoulli(NegativeSource):
-    """Uniform, but fewer on the side that has many answers (Wang et al. 2014, TransH, section 4.2).
+    """Uniform, but fewer on the side that has many answers (TransH, Wang et al. 2014).
 
     Of a triple's negatives the share tph / (tph + hpt) replaces the head, where tph is the mean number of tails per
     head of its relation and hpt that of heads per tail. The side with the larger share keeps all of its negatives, the
-    other side's are left out at random until the shares are right.
+    other side's are left out at random until the shares are right (section 4.2 of the paper).
     """
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:

@@ -66,7 +66,10 @@ class MixtureOptions(SourceOptions):
 
 @SOURCES.register("mixture")
 class Mixture(NegativeSource):
-    """Of a query's negatives each source gives its share; what a share leaves over one negative falls by lot."""
+    """Several sources, in shares that may change while training goes on.
+
+    Of a query's negatives each source gives its share; what a share leaves over whole negatives falls by lot.
+    """
 
     Options = MixtureOptions
 

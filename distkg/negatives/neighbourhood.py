@@ -24,7 +24,7 @@ class KHopOptions(SourceOptions):
 
 @SOURCES.register("k_hop")
 class KHop(NegativeSource):
-    """Where a random walk of ``hops`` steps from the anchor ends (the paper's random-walk form, RW-SANS).
+    """Where a random walk from the anchor ends (RW-SANS, Ahrabian et al. 2020).
 
     A walk that ends where it began counts by its step before. Answers of the query are near its anchor by nature:
     ``negatives.filter`` leaves them out.

@@ -135,7 +135,7 @@ def _take(
 
 @SOURCES.register("corrupt")
 class Corrupt(PoolSource):
-    """Entities that answer the relation somewhere in training: tails of r, heads for r⁻¹ (Socher et al. 2013)."""
+    """Entities that answer the relation in training: tails of r, heads for r⁻¹ (Socher et al. 2013)."""
 
     bytes_per_query = 72  # queries, their keys and the sorted keys, 8 bytes each number, while pools are made
 
@@ -151,9 +151,9 @@ class Corrupt(PoolSource):
 
 @SOURCES.register("typed")
 class Typed(PoolSource):
-    """Entities of the class that the relation asks for: its range, for r⁻¹ its domain (Krompaß et al. 2015)."""
+    """Entities of the class that the relation asks for, domain or range (Krompaß et al. 2015)."""
 
-    needs = "classes of entities, and domain and range of relations"
+    needs = "classes, domain and range"
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
@@ -170,7 +170,7 @@ class Typed(PoolSource):
 class SameClass(PoolSource):
     """Entities of the first class of the answer that they stand beside."""
 
-    needs = "classes of entities"
+    needs = "classes"
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
@@ -185,7 +185,7 @@ class SameClass(PoolSource):
 
 @SOURCES.register("relational")
 class Relational(PoolSource):
-    """Answers that the anchor has by other relations of the same direction (Kotnis and Nastase 2017, relational).
+    """Answers that the anchor has by other relations of the same direction (Kotnis, Nastase 2017).
 
     The entities that an anchor reaches lie grouped by the one relation that leads there; those that several relations
     lead to come last. The pool of a relation is all of them but its own group.

@@ -34,7 +34,7 @@ class RememberedSource(NegativeSource):
     """A table of candidates by key. Subclasses say what a key is, and how its candidates are renewed."""
 
     Options = RememberedOptions
-    needs = "the model in training"
+    needs = "a model"
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
@@ -171,7 +171,7 @@ class NearestSource(RememberedSource):
 
 @SOURCES.register("nearest_neighbour")
 class NearestNeighbour(NearestSource):
-    """Entities whose vectors are nearest to the answer's, by L2 distance (Kotnis and Nastase 2017)."""
+    """Entities whose vectors are nearest to the answer's, by L2 (Kotnis, Nastase 2017)."""
 
     def key(self, queries: Queries) -> Tensor:
         return queries.answer
@@ -185,7 +185,7 @@ class NearestNeighbour(NearestSource):
 
 @SOURCES.register("near_miss")
 class NearMiss(NearestSource):
-    """Entities that the model takes for the best answers, but for the known ones (Kotnis and Nastase 2017)."""
+    """Entities that the model takes for the best answers (Kotnis, Nastase 2017)."""
 
     def key(self, queries: Queries) -> Tensor:
         return queries.anchor * (2 * self.graph.relations) + queries.relation
@@ -203,10 +203,10 @@ class CachedOptions(RememberedOptions):
 
 @SOURCES.register("cached")
 class Cached(RememberedSource):
-    """Entities that scored well among random ones (NSCaching: Zhang et al. 2019, arXiv 1812.06410, algorithm 2 and 3).
+    """Entities that scored well among random ones (NSCaching, Zhang et al. 2019).
 
     At a renewal the cache and as many random entities are scored, and the new cache is drawn from them without
-    replacement, in proportion to exp(score).
+    replacement, in proportion to exp(score) (arXiv 1812.06410, algorithms 2 and 3).
     """
 
     Options = CachedOptions

@@ -14,9 +14,12 @@ from pykeen.pipeline import pipeline
 from pykeen.sampling import negative_sampler_resolver
 from pykeen.triples import TriplesFactory
 
-from distkg.config import ConfigError
+from distkg.config import ConfigError, parse_config
+from distkg.data.prepare import prepare
 from distkg.interop.pykeen import SAMPLERS, SourceSampler
 from distkg.negatives import SOURCES
+from distkg.sharding.ranks import Ranks
+from distkg.training.run import load_run, train_on_rank
 
 ENTITIES, RELATIONS = 25, 3
 
@@ -105,6 +108,35 @@ def test_typed_reads_classes_by_label(tmp_path: Path) -> None:
                     assert int(label[row[side]][1:]) % 4 == kind
                     seen.add((relation[row[1]], side))
     assert seen == set(wanted)
+
+
+def test_near_misses_are_those_of_a_run_whatever_the_ids(tmp_path: Path) -> None:
+    graph = tmp_path / "graph"
+    graph.mkdir()
+    rows = ["\t".join(row) for row in labelled()]
+    (graph / "train.tsv").write_text("\n".join(rows) + "\n")
+    (graph / "valid.tsv").write_text(rows[0] + "\n")
+    (graph / "test.tsv").write_text(rows[1] + "\n")
+    prepare(str(graph), str(tmp_path / "store"))
+    tree = {"data": {"store": str(tmp_path / "store")}, "model": {"name": "distmult", "dim": 8}}
+    tree["train"] = {"epochs": 5, "batch_size": 32}
+    train_on_rank(parse_config(tree, "test"), tmp_path / "run", Ranks.single())
+    made = factory()
+    ids = {"entity_to_id": made.entity_to_id, "relation_to_id": made.relation_to_id}
+    chosen = sampler("distkg_near_miss", num_negs_per_pos=30, run=tmp_path / "run", options={"neighbours": 6}, **ids)
+    triples = made.mapped_triples
+    negatives, _ = chosen.sample(triples)
+
+    model, store, _ = load_run(tmp_path / "run", Ranks.single())
+    number = {store.entity_id(label): place for label, place in made.entity_to_id.items()}
+    rows_of = model.entities.gather(torch.arange(ENTITIES))
+    for positive, drawn in zip(triples.tolist()[:10], negatives.tolist(), strict=False):
+        anchor = store.entity_id(made.entity_id_to_label[positive[0]])
+        relation = store.relation_id(made.relation_id_to_label[positive[1]])
+        query = model.query(rows_of[anchor][None], torch.tensor([relation]))
+        best = (query @ rows_of.T).topk(6).indices[0].tolist()
+        tails = {tail for _, _, tail in drawn if tail != positive[2]}
+        assert tails <= {number[entity] for entity in best}
 
 
 def test_labels_need_their_ids(tmp_path: Path) -> None:
