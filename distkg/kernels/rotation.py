@@ -16,7 +16,8 @@ from distkg.kernels.jit import kernel_in_order, on_cpu
 def rotate(vector: Tensor, phase: Tensor) -> Tensor:
     """Turn each complex number of ``vector`` [..., 2n] by its angle in ``phase`` [..., n], in radians.
 
-    A vector is [real half | imaginary half]. Compiled for float32 on CPU; differentiable once there, as often as wanted elsewhere.
+    A vector is [real half | imaginary half]. Compiled for float32 on CPU, where it is differentiable once; elsewhere
+    as often as wanted.
     """
     single = vector.dtype == phase.dtype == torch.float32 and vector.shape[:-1] == phase.shape[:-1]
     if not single or not on_cpu(vector, phase) or torch.compiler.is_compiling():
