@@ -313,6 +313,48 @@ def predict(
         _print(predictions_table(found))
 
 
+@app.command(epilog="Example: distkg negatives stores/fb15k237 --source relational --show 5")
+def negatives(
+    store: Annotated[
+        str | None,
+        typer.Argument(metavar="STORE", help="Store made by `distkg prepare`; without it, list the sources."),
+    ] = None,
+    source: Annotated[str, typer.Option(help="Name of the source, as negatives.source.")] = "uniform",
+    options: Annotated[str, typer.Option(help="Its options as YAML, such as '{integrate: true}'.")] = "{}",
+    run: Annotated[
+        Path | None, typer.Option(help="Trained run of the same store, for sources that look at a model's vectors.")
+    ] = None,
+    show: Annotated[int, typer.Option(min=0, help="Queries to show with their negatives.")] = 5,
+    count: Annotated[int, typer.Option(min=1, help="Negatives per query.")] = 10,
+    sample: Annotated[int, typer.Option(min=1, help="Training queries to look at.")] = 5000,
+    seed: Annotated[int, typer.Option(help="Decides the sample and the draws.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a negative source draws: examples, sizes of its pools, wrong negatives, and its cost."""
+    from distkg.reporting.catalogue import describe_sources
+    from distkg.reporting.tables import examination_table, examples_table, text_table
+
+    if store is None:
+        rows = [(entry.name, entry.summary, entry.needs, entry.options) for entry in describe_sources()]
+        _print(text_table(["source", "", "needs", "options"], rows))
+        return
+    from distkg.config import parse_mapping
+    from distkg.data.store import Store
+    from distkg.negatives.examination import examine
+
+    chosen, graph, model = parse_mapping(options, "--options"), Store.open(store), None
+    if run is not None:
+        from distkg.training.run import view_of_run
+
+        model = view_of_run(run, graph)
+    found = examine(graph, source, chosen, sample=sample, count=count, show=show, seed=seed, model=model)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), ensure_ascii=False))
+        return
+    _print(examples_table(found))
+    _print(examination_table(found))
+
+
 @app.command(epilog="Example: distkg export runs/wn18rr --to exports/wn18rr")
 def export(
     run: RunArgument,

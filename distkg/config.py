@@ -7,8 +7,9 @@ Keys unknown to the schema are errors: a misspelt key must never be ignored in s
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,6 +19,39 @@ PRESETS = Path(__file__).parent / "presets"
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key and what to write instead."""
+
+
+AnyOptions = TypeVar("AnyOptions", bound=BaseModel)
+
+
+def parse_options(model: type[AnyOptions], given: Mapping[str, Any], key: str, owner: str) -> AnyOptions:
+    """The options of a registered class, such as a scorer, from what a configuration gives.
+
+    Raises:
+        ConfigError: names the key, below ``key``, what is wrong, and the options that ``owner`` has.
+    """
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join([key, *map(str, problem["loc"])])
+        known = ", ".join(model.model_fields) or "none"
+        raise ConfigError(f"{place}: {problem['msg']}. Options of {owner}: {known}") from None
+
+
+def parse_mapping(text: str, where: str) -> dict[str, Any]:
+    """Keys and values written as YAML in one line, such as ``{hops: 3}``.
+
+    Raises:
+        ConfigError: it is no such mapping; ``where`` says whose text it is.
+    """
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError:
+        tree = None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where}: {text!r} is not a mapping; write it as '{{key: value}}'")
+    return {str(key): value for key, value in tree.items()}
 
 
 class Section(BaseModel):
@@ -93,9 +127,16 @@ class RegularizerConfig(Section):
 
 
 class NegativesConfig(Section):
-    source: str = Field("uniform", description="How wrong answers are drawn, over all entities: uniform or degree.")
+    source: str = Field(
+        "uniform", description="How wrong answers are drawn: `distkg negatives` lists the sources, and shows examples."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the source, such as {hops: 3}.")
     count: int = Field(128, ge=1, description="Negatives per query; a triple is two queries, so twice this per triple.")
-    shared: bool = Field(True, description="Share the negatives of a chunk of queries (fast), or draw for each query.")
+    shared: bool = Field(
+        True,
+        description="Share the negatives of a chunk of queries (fast), or draw for each query, as sources that look at "
+        "the query always do.",
+    )
     chunk_size: int = Field(256, ge=1, description="Queries that share negatives.")
     filter: bool = Field(False, description="Leave out negatives that are known training facts (exact).")
 

@@ -299,6 +299,34 @@ def test_predict_a_file_of_queries(trained: Path, fact: tuple[str, str, str], tm
     assert len(output.read_text().splitlines()) == 11
 
 
+def test_sources_of_negatives_are_listed_with_what_they_need() -> None:
+    text = run_cli("negatives").stdout
+    assert re.search(r"typed +Entities of the class.* classes, domain and range +integrate=False", text)
+    assert re.search(r"k_hop .*hops=2", text)
+
+
+def test_negatives_shows_examples_pools_and_cost(store: Path) -> None:
+    arguments = ["negatives", store, "--source", "relational", "--options", "{integrate: true}", "--show", "2"]
+    text = run_cli(*arguments).stdout
+    assert "relational: query" in text
+    assert re.search(r"pool: entities to draw from +mean \d", text)
+    found = json.loads(run_cli(*arguments, "--count", "3", "--json").stdout)
+    assert [len(example["negatives"]) for example in found["examples"]] == [3, 3]
+    assert found["left_out"] == 0
+    assert 0 <= found["false"] < found["known"] + found["false"] <= 1
+    assert 0 < found["mean_pool"] < 200
+
+
+def test_negatives_of_a_model_need_its_run(store: Path, trained: Path) -> None:
+    result = run_cli("negatives", store, "--source", "near_miss")
+    assert result.exit_code == 2
+    assert "--run RUN" in result.stderr
+    arguments = ["negatives", store, "--source", "near_miss", "--run", trained, "--show", "0", "--json"]
+    found = json.loads(run_cli(*arguments).stdout)
+    assert found["known"] == 0  # known answers are never near misses
+    assert found["mean_pool"] <= 32
+
+
 def test_export_writes_vectors_and_labels(trained: Path, tmp_path: Path) -> None:
     result = run_cli("export", trained, "--to", tmp_path / "out")
     assert result.exit_code == 0, result.output

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from distkg.data.classes import Declared, encode_classes
 from distkg.data.errors import IngestError
 from distkg.data.manifest import Manifest
 from distkg.data.problems import Problems
@@ -67,11 +68,13 @@ class Graph:
     Attributes:
         parts: split → its triples, train first.
         entities, relations: labels in provisional id order, large_utf8.
+        declared: what the source says of classes; None where it says nothing.
     """
 
     parts: dict[str, Part]
     entities: pa.Array
     relations: pa.Array
+    declared: Declared | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,14 @@ def assemble(writer: StoreWriter, graph: Graph, plan: Plan, problems: Problems, 
         raise IngestError(f"{plan.partitions} partitions of {count} entities: choose from 1 to {count}")
     name, new_ids = renumber(graph, plan)
     triples = {split: _write_split(writer, split, part, new_ids, progress) for split, part in graph.parts.items()}
-    writer.write_labels("entities.parquet", graph.entities.take(pa.array(np.argsort(new_ids))))
+    entities = graph.entities.take(pa.array(np.argsort(new_ids)))
+    writer.write_labels("entities.parquet", entities)
     writer.write_labels("relations.parquet", graph.relations)
+    if graph.declared is not None:
+        classes, unknown = encode_classes(graph.declared, entities, graph.relations)
+        writer.write_classes(classes)
+        for warning, (times, example) in unknown.items():
+            problems.note(warning, example, times)
     if problems.counts["rejected_lines"]:
         problems.close()
         writer.record("rejects.tsv", problems.counts["rejected_lines"])

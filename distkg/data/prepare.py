@@ -27,6 +27,7 @@ from distkg.data.assemble import (
     count_unseen,
 )
 from distkg.data.blocks import LabelBatch
+from distkg.data.classes import read_declared
 from distkg.data.delimited import read_delimited
 from distkg.data.duplicates import find_repeats
 from distkg.data.errors import IngestError
@@ -62,7 +63,8 @@ def prepare(
     """Make a store from files of triples.
 
     Args:
-        source: a file, or a folder with train|valid|test files; local or any pyarrow address.
+        source: a file, or a folder with train|valid|test files and, where there are any, files of classes (see
+            ``distkg.data.classes``); local or any pyarrow address.
         store: new folder or address; a half-written store is replaced, a finished one never.
         format: of the files; ``auto`` goes by their endings.
         valid, test: files of these splits, where ``source`` is one file or a folder without them.
@@ -90,6 +92,7 @@ def prepare(
     _check_choice("partitioner", partitioner, PartitionerName)
     sources = find_sources(source, format, valid, test)
     one_file = len(sources) == 1 and not Location.of(source).is_folder()
+    declared = read_declared(Location.of(source)) if Location.of(source).is_folder() else None
     plan = Plan(without_secrets(source), seed, partitions, partitioner)
     with StoreWriter(store) as writer:
         problems = Problems(on_error, writer.open_rejects)
@@ -97,7 +100,7 @@ def prepare(
         parts = ingest.read(sources)
         if one_file:
             parts = ingest.split(parts["train"], split, seed)
-        graph = Graph(parts, ingest.entities.labels(), ingest.relations.labels())
+        graph = Graph(parts, ingest.entities.labels(), ingest.relations.labels(), declared)
         count_unseen(parts, len(graph.entities), len(graph.relations), problems)
         manifest = assemble(writer, graph, plan, problems, ingest.progress)
     return report(store, manifest, time.perf_counter() - started)

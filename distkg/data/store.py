@@ -2,7 +2,8 @@
 
 Layout of a store folder: ``train.parquet``, ``valid.parquet``, ``test.parquet`` (columns head, relation, tail,
 int32), ``entities.parquet`` and ``relations.parquet`` (columns id, label, in id order), ``manifest.json``, and
-``rejects.tsv`` where lines were set aside.
+``rejects.tsv`` where lines were set aside. Where the source says something of classes: ``classes.parquet`` (id, label),
+``entity_classes.parquet`` (entity, class) and ``relation_classes.parquet`` (class of heads and of tails, -1 for none).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from distkg.data.classes import Classes
 from distkg.data.errors import StoreError
 from distkg.data.location import Location, without_secrets
 from distkg.data.manifest import MANIFEST, MARKER, Manifest, parse_manifest
@@ -138,6 +140,15 @@ class Store:
             counts += np.bincount(batch[:, 2], minlength=len(counts))
         return counts
 
+    def classes(self) -> Classes | None:
+        """Classes of entities and those that relations ask for; None where the source said nothing of them."""
+        if "classes.parquet" not in self.manifest.files:
+            return None
+        entity, kind = self._columns("entity_classes.parquet")
+        head, tail = self._columns("relation_classes.parquet")
+        offsets = np.searchsorted(entity, np.arange(self.num_entities + 1)).astype(np.int64)
+        return Classes(self._labels("classes.parquet"), offsets, kind, np.concatenate([tail, head]))
+
     def verify(self) -> None:
         """Compare every file with its checksum.
 
@@ -177,6 +188,10 @@ class Store:
         return StoreError(
             f"{name} of store {self._shown} cannot be read ({error}). Make the store again with `distkg prepare`"
         )
+
+    def _columns(self, name: str) -> list[NDArray[np.int32]]:
+        with self._parquet(name) as parquet:
+            return [column.to_numpy() for column in parquet.read().columns]
 
     def _labels(self, name: str) -> pa.Array:
         with self._parquet(name) as parquet:

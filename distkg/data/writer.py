@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from distkg.data.classes import Classes
 from distkg.data.errors import StoreError
 from distkg.data.location import Location, without_secrets
 from distkg.data.manifest import MANIFEST, MARKER, FileEntry, Manifest
@@ -115,6 +116,20 @@ class StoreWriter:
                 ids = pa.array(np.arange(start, start + len(part), dtype=np.int32))
                 parquet.write_table(pa.table([ids, part], schema=LABEL_SCHEMA))
         self.record(name, len(labels))
+
+    def write_classes(self, classes: Classes) -> None:
+        """What ``Store.classes`` reads: the classes, those of each entity, those that relations ask for."""
+        entity = np.repeat(np.arange(len(classes.offsets) - 1, dtype=np.int32), np.diff(classes.offsets))
+        wanted_tail, wanted_head = np.split(classes.wanted, 2)
+        self.write_labels("classes.parquet", classes.labels)
+        self._write_table("entity_classes.parquet", {"entity": entity, "class": classes.members})
+        self._write_table("relation_classes.parquet", {"head": wanted_head, "tail": wanted_tail})
+
+    def _write_table(self, name: str, columns: dict[str, NDArray[np.int32]]) -> None:
+        file = self.open(name)
+        table = pa.table({column: pa.array(values) for column, values in columns.items()})
+        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
+        self.record(name, table.num_rows)
 
     def commit(self, manifest: Manifest) -> None:
         """Make the store valid."""

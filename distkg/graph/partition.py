@@ -47,7 +47,7 @@ def part_offsets(n: int, parts: int) -> NDArray[np.int64]:
 def choose_partitioner() -> tuple[str, Partitioner]:
     """METIS where DGL is installed, else its plain counterpart; with its name."""
     try:
-        _import_dgl()
+        import_dgl()
     except ImportError:
         return "ldg", ldg
     return "metis", metis
@@ -61,7 +61,7 @@ def metis(edges: np.ndarray, n: int, parts: int, seed: int) -> NDArray[np.int32]
     """
     import torch  # here, so that reading files does not wait for it
 
-    dgl = _import_dgl()
+    dgl = import_dgl()
     shuffle = np.random.default_rng(seed).permutation(n)
     source, target = (torch.from_numpy(shuffle[edges[:, column]]) for column in (0, 1))
     with contextlib.redirect_stdout(io.StringIO()):
@@ -94,7 +94,12 @@ def equalised(assignment: NDArray[np.int32], graph: Csr, parts: int) -> NDArray[
     return result
 
 
-def _import_dgl() -> Any:
+def import_dgl() -> Any:
+    """DGL on its PyTorch backend.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     os.environ.setdefault("DGLBACKEND", "pytorch")  # else the import writes a configuration file at home
     return importlib.import_module("dgl")
 

@@ -21,6 +21,12 @@ def kernel(function: F) -> F:
     return compiled
 
 
+def kernel_in_order(function: F) -> F:
+    """``kernel`` that leaves sums in the order in which they are written, for arithmetic that lives by its rounding."""
+    compiled: F = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")(function)
+    return compiled
+
+
 def on_cpu(*tensors: Tensor) -> bool:
     """True where the compiled kernels can read these tensors."""
     return all(tensor.device.type == "cpu" for tensor in tensors)

@@ -1,6 +1,37 @@
-"""Where wrong answers come from."""
+"""Where wrong answers come from; importing this package registers all sources."""
 
+from distkg.negatives import everywhere, mixture, neighbourhood, pools, remembered
+from distkg.negatives.base import (
+    SOURCES,
+    Moment,
+    Negatives,
+    NegativeSource,
+    Queries,
+    SourceError,
+    depends_on_query,
+    make_source,
+    source_memory,
+)
 from distkg.negatives.known_facts import known_facts
-from distkg.negatives.sources import SOURCES, NegativeSource
+from distkg.negatives.live import LiveModel
+from distkg.negatives.training_graph import TrainingGraph
 
-__all__ = ["SOURCES", "NegativeSource", "known_facts"]
+__all__ = [
+    "SOURCES",
+    "LiveModel",
+    "Moment",
+    "NegativeSource",
+    "Negatives",
+    "Queries",
+    "SourceError",
+    "TrainingGraph",
+    "depends_on_query",
+    "everywhere",
+    "known_facts",
+    "make_source",
+    "mixture",
+    "neighbourhood",
+    "pools",
+    "remembered",
+    "source_memory",
+]

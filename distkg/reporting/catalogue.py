@@ -5,18 +5,22 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 
+from pydantic import BaseModel
+
 from distkg.config import PRESETS, preset_names
+from distkg.negatives import SOURCES
 from distkg.scoring import SCORERS
 from distkg.training.space import SPACES, space_names
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A name, a line about it, and its options as ``key=default``."""
+    """A name, a line about it, its options as ``key=default``, and what it needs of the data."""
 
     name: str
     summary: str
     options: str = ""
+    needs: str = ""
 
 
 def describe_presets() -> list[Entry]:
@@ -34,10 +38,23 @@ def describe_scorers() -> list[Entry]:
     entries = []
     for name in SCORERS:
         scorer = SCORERS[name]
-        fields = scorer.Options.model_fields
-        options = ", ".join(f"{key}={field.get_default(call_default_factory=True)}" for key, field in fields.items())
-        entries.append(Entry(name, _first_line(inspect.getmodule(scorer).__doc__), options))
+        entries.append(Entry(name, _first_line(inspect.getmodule(scorer).__doc__), _options_of(scorer.Options)))
     return entries
+
+
+def describe_sources() -> list[Entry]:
+    """Every negative source with the first line of its docstring, and what it needs of the graph."""
+    return [
+        Entry(name, _first_line(source.__doc__), _options_of(source.Options), source.needs)
+        for name, source in ((name, SOURCES[name]) for name in SOURCES)
+    ]
+
+
+def _options_of(options: type[BaseModel]) -> str:
+    fields = options.model_fields.items()
+    return ", ".join(
+        key if field.is_required() else f"{key}={field.get_default(call_default_factory=True)}" for key, field in fields
+    )
 
 
 def _first_comment(text: str) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distkg.inference.predict import Prediction
+from distkg.negatives.examination import Examination
 from distkg.reporting.quantities import compact, duration, score, size
 from distkg.training.plan import Plan
 
@@ -74,6 +75,27 @@ def predictions_table(predictions: Sequence[Prediction], title: str = "", right:
         note = "  ← the fact held out" if answer.entity == right else "  (known)" if answer.known else ""
         rows.append([str(answer.rank), answer.label + note, f"{answer.score:.4f}"])
     return text_table(header, rows, title)
+
+
+def examples_table(found: Examination) -> Table:
+    """Queries with their answers and negatives."""
+    header = [f"{found.source}: query", "answer", "negatives"]
+    rows = [(f"{e.anchor}  {e.relation}", e.answer, "  ".join(e.negatives) or "none") for e in found.examples]
+    return text_table(header, rows)
+
+
+def examination_table(found: Examination) -> Table:
+    """What was seen of a negative source on a sample of queries."""
+    small = ", ".join(f"{share:.1%} with {size} or fewer" for size, share in found.small_pools.items())
+    rows = [
+        ("pool: entities to draw from", f"mean {found.mean_pool:,.1f}, median {found.median_pool:,.0f}; {small}"),
+        ("negatives not given", f"{found.left_out:.2%} (pools that are empty, sides with fewer negatives)"),
+        ("known in training", f"{found.known:.2%} of those given; negatives.filter leaves them out"),
+        ("facts of valid and test", f"{found.false:.3%} of those given: what training would deny wrongly"),
+        ("time", f"{found.nanoseconds:.1f} ns per negative, {found.cost:.1f} × uniform draws for each query"),
+    ]
+    title = f"{found.queries:,} training queries, {found.negatives} negatives each"
+    return text_table(["", ""], rows, title)
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Table:

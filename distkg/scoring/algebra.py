@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from distkg.kernels.rotation import rotate
+
 TINY = 1e-30  # below any squared modulus that float32 training meets; keeps the square root's gradient finite
 
 
@@ -23,13 +25,6 @@ def complex_product(left: Tensor, right: Tensor) -> Tensor:
     a, b = left.chunk(2, dim=-1)
     c, d = right.chunk(2, dim=-1)
     return torch.cat((a * c - b * d, a * d + b * c), dim=-1)
-
-
-def rotate(vector: Tensor, phase: Tensor) -> Tensor:
-    """Turn each complex number of ``vector`` [..., 2n] by its angle in ``phase`` [..., n], in radians."""
-    real, imaginary = vector.chunk(2, dim=-1)
-    cosine, sine = phase.cos(), phase.sin()
-    return torch.cat((real * cosine - imaginary * sine, real * sine + imaginary * cosine), dim=-1)
 
 
 def reflect(vector: Tensor, phase: Tensor) -> Tensor:

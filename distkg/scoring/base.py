@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from distkg.config import ConfigError, ModelConfig
+from distkg.config import ConfigError, ModelConfig, parse_options
 from distkg.kernels.similarity import DOT, Similarity
 from distkg.registry import Registry
 
@@ -100,13 +100,7 @@ def make_scorer(config: ModelConfig) -> Scorer:
         ConfigError: an unknown option, a dimension that the scorer cannot use, or a tied inverse it lacks.
     """
     scorer_type = SCORERS[config.name]
-    try:
-        options = scorer_type.Options.model_validate(config.options)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        known = ", ".join(scorer_type.Options.model_fields) or "none"
-        raise ConfigError(f"model.options.{key}: {problem['msg']}. Options of {config.name}: {known}") from None
+    options = parse_options(scorer_type.Options, config.options, "model.options", config.name)
     scorer = scorer_type(config.dim, options)
     if config.inverse == "tied" and not scorer.tied_inverse:
         given = f" with {config.options}" if config.options else ""

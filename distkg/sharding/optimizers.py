@@ -152,11 +152,15 @@ def _lazy_adam(
     epsilon: np.float32,
 ) -> None:
     one = np.float32(1)
+    latest, mean_scale, square_scale = np.float32(0), one, one
     for i in range(ids.shape[0]):
         row = ids[i]
         steps[row, 0] += one
-        mean_scale = np.float32(-rate / (one - first ** steps[row, 0]))
-        square_scale = np.float32(one / (one - second ** steps[row, 0]))
+        # Two powers cost as much as the row itself; rows that always move together have the same.
+        if steps[row, 0] != latest:
+            latest = steps[row, 0]
+            mean_scale = np.float32(-rate / (one - first**latest))
+            square_scale = np.float32(one / (one - second**latest))
         for j in range(grad.shape[1]):
             mean[row, j] = first * mean[row, j] + (one - first) * grad[i, j]
             square[row, j] = second * square[row, j] + (one - second) * grad[i, j] * grad[i, j]

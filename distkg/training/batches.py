@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from distkg.config import NegativesConfig
-from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
-from distkg.negatives import NegativeSource, known_facts
+from distkg.negatives import Moment, NegativeSource, Queries, known_facts
 from distkg.objectives import Answers
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
@@ -56,7 +55,7 @@ class SampledBatch:
         anchor, answer: int64 [b] places in ids.
         relation: int64 [b] in [0, 2R).
         negatives: int64 [rows, K] places in ids; ``sharing`` consecutive queries share a row.
-        known: bool [b, K], negatives to leave out; None where nothing is filtered.
+        left_out: bool [b, K], where a query has no negative in truth; None where it has all.
         queries: number of queries of this step over all ranks.
     """
 
@@ -66,7 +65,7 @@ class SampledBatch:
     relation: Tensor
     negatives: Tensor
     sharing: int
-    known: Tensor | None
+    left_out: Tensor | None
     queries: int
 
 
@@ -87,7 +86,7 @@ class Portions:
 
 
 class SampledBatches:
-    """Each triple of this rank's part as two queries, with negatives."""
+    """Each triple of this rank's part as two queries, with negatives of ``source``."""
 
     def __init__(
         self,
@@ -95,21 +94,22 @@ class SampledBatches:
         source: NegativeSource,
         negatives: NegativesConfig,
         batch_size: int,
+        epochs: int,
         seed: int,
         ranks: Ranks,
     ) -> None:
         part = store.triples_part("train", ranks.rank, ranks.size)
         self._local = torch.from_numpy(part)
         self._relations = store.num_relations
-        self._source, self._negatives, self._seed, self._ranks = source, negatives, seed, ranks
-        self._known = (
-            KnownAnswers.from_triples(store.triples("train"), store.num_relations) if negatives.filter else None
-        )
+        self.source, self._negatives, self._seed, self._ranks = source, negatives, seed, ranks
+        self._known = source.graph.known if negatives.filter else None
+        self._sharing = negatives.chunk_size if negatives.shared and not source.looks_at_queries else 1
         self.triples = store.manifest.triples["train"]
         parts = [len(range(rank, self.triples, ranks.size)) for rank in range(ranks.size)]
         self._portions = Portions(parts, batch_size)
         self.steps = self._portions.steps
         self._order = EpochOrder(len(part), seed, ranks.rank)
+        self._all_steps = max(epochs * self.steps, 1)
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
         return [self._batch(epoch, step) for step in range(first, last)]
@@ -117,26 +117,38 @@ class SampledBatches:
     def _batch(self, epoch: int, step: int) -> SampledBatch:
         low, high = self._portions.bounds(self._ranks.rank, step)
         head, relation, tail = self._local[self._order(epoch)[low:high]].long().unbind(1)
-        anchor = torch.cat([head, tail])
-        relation = torch.cat([relation, relation + self._relations])
-        sharing = self._negatives.chunk_size if self._negatives.shared else 1
-        rows = -(-len(anchor) // sharing)
-        generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
-        negatives = self._source.draw((rows, self._negatives.count), generator)
-        known = known_facts(self._known, anchor, relation, negatives, sharing) if self._known else None
-        ids, places = unique_places(torch.cat([head, tail, negatives.flatten()]), self._source.entities)
+        queries = Queries(
+            anchor=torch.cat([head, tail]),
+            relation=torch.cat([relation, relation + self._relations]),
+            answer=torch.cat([tail, head]),
+        )
+        negatives, left_out = self._negatives_of(queries, epoch, step)
+        ids, places = unique_places(torch.cat([head, tail, negatives.flatten()]), self.source.entities)
         head_place, tail_place, negative_places = places.split([len(head), len(tail), negatives.numel()])
         device = self._ranks.device
         return SampledBatch(
             ids=ids.to(device),
             anchor=torch.cat([head_place, tail_place]).to(device),
             answer=torch.cat([tail_place, head_place]).to(device),
-            relation=relation.to(device),
+            relation=queries.relation.to(device),
             negatives=negative_places.view(negatives.shape).to(device),
-            sharing=sharing,
-            known=None if known is None else known.to(device),
+            sharing=self._sharing,
+            left_out=None if left_out is None else left_out.to(device),
             queries=2 * sum(self._portions.sizes(step)),
         )
+
+    def _negatives_of(self, queries: Queries, epoch: int, step: int) -> tuple[Tensor, Tensor | None]:
+        """Negatives int64 [rows, K], and bool [b, K] where a query has none in truth; None where it has all."""
+        sharing = self._sharing
+        generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
+        done = epoch * self.steps + step
+        self.source.advance(Moment(done / self.steps, min(1.0, done / self._all_steps)))
+        drawn = self.source.draw(queries[::sharing], self._negatives.count, generator)
+        left_out = None if drawn.left_out is None else drawn.left_out.repeat_interleave(sharing, 0)[: len(queries)]
+        if self._known is not None:
+            known = known_facts(self._known, queries.anchor, queries.relation, drawn.entities, sharing)
+            left_out = known if left_out is None else left_out | known
+        return drawn.entities, left_out
 
 
 @dataclass(frozen=True)
@@ -296,10 +308,10 @@ class AllEntitiesBatches:
         return Answers(own[:, 0].contiguous(), own[:, 1] - low, count)
 
 
-Queries = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+QueryArrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def _local_queries(store: Store, ranks: Ranks) -> Queries:
+def _local_queries(store: Store, ranks: Ranks) -> QueryArrays:
     """This rank's distinct queries with all their answers: a query belongs to rank (anchor + relation) mod ranks."""
     relations, parts = store.num_relations, []
     for triples in store.iter_triples(["train"]):
@@ -312,7 +324,7 @@ def _local_queries(store: Store, ranks: Ranks) -> Queries:
     return _group(queries, relations)
 
 
-def _group(queries: np.ndarray, relations: int) -> Queries:
+def _group(queries: np.ndarray, relations: int) -> QueryArrays:
     """Sort (anchor, relation, answer) rows and cut them into groups of one query each."""
     key = queries[:, 0].astype(np.int64) * (2 * relations) + queries[:, 1]
     order = np.lexsort((queries[:, 2], key))
@@ -322,7 +334,7 @@ def _group(queries: np.ndarray, relations: int) -> Queries:
     return anchor, relation, offsets, queries[order, 2].astype(np.int64)
 
 
-def _single_queries(store: Store, ranks: Ranks) -> Queries:
+def _single_queries(store: Store, ranks: Ranks) -> QueryArrays:
     """Both queries of each triple of this rank's part, one answer each."""
     part = store.triples_part("train", ranks.rank, ranks.size).astype(np.int64)
     anchor = np.concatenate([part[:, 0], part[:, 2]])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from distkg.config import RunConfig
+from distkg.negatives import depends_on_query, source_memory
 from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING
 from distkg.scoring import Scorer
 from distkg.sharding.optimizers import OPTIMIZERS
@@ -67,6 +68,12 @@ def asks_distinct_queries(config: RunConfig) -> bool:
     return config.objective.name in ALL_ENTITIES and grouped
 
 
+def shares_negatives(config: RunConfig) -> bool:
+    """Whether queries of a chunk share their negatives."""
+    negatives = config.negatives
+    return negatives.shared and not depends_on_query(negatives.source, negatives.options)
+
+
 def shard_rows(config: RunConfig, counts: GraphCounts) -> int:
     """Entity rows of the largest shard."""
     return -(-counts.entities // config.train.workers)
@@ -83,7 +90,7 @@ def step_sizes(config: RunConfig, counts: GraphCounts) -> StepSizes:
         rows = min(2 * own if with_answers else own, counts.entities)
         return StepSizes(queries, own, 0, rows, compared + own if with_answers else compared)
     negatives = config.negatives
-    drawn = negatives.count * (-(-own // negatives.chunk_size) if negatives.shared else own)
+    drawn = negatives.count * (-(-own // negatives.chunk_size) if shares_negatives(config) else own)
     return StepSizes(queries, own, drawn, min(own + drawn, counts.entities), own * (negatives.count + 1))
 
 
@@ -115,6 +122,7 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
         "training triples": _training_triples(config, counts),
         "batches": _batches(config, counts),
         "known facts": _known_facts(config, counts),
+        "negative source": _negative_source(config, counts),
     }
 
 
@@ -126,7 +134,7 @@ def _exchange(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
 
 def _sampled(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     sizes = step_sizes(config, counts)
-    drawn = sizes.drawn if config.negatives.shared else 0  # unshared ones are read where they lie
+    drawn = sizes.drawn if shares_negatives(config) else 0  # unshared ones are read where they lie
     vectors = 8 * sizes.own + 2 * drawn  # anchor, relation, query, answer and negatives, with their gradients
     return (vectors * scorer.entity_width + 4 * sizes.scores) * FLOAT
 
@@ -159,6 +167,14 @@ def _batches(config: RunConfig, counts: GraphCounts) -> int:
     sizes = step_sizes(config, counts)
     marks = counts.entities * (1 + INDEX)  # finds distinct ids by marking them
     return WINDOW * (sizes.own * 6 + sizes.drawn * 2) * INDEX + marks
+
+
+def _negative_source(config: RunConfig, counts: GraphCounts) -> int:
+    if over_all_entities(config):
+        return 0
+    chosen, train = config.negatives, counts.triples.get("train", 0)
+    own = source_memory(chosen.source, chosen.options, 2 * train, config.train.workers)
+    return own + 3 * 4 * train if own else 0  # a source of that kind keeps the training triples
 
 
 def _known_facts(config: RunConfig, counts: GraphCounts) -> int:

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from distkg.config import RunConfig
+from distkg.config import ConfigError, RunConfig
 from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint import CheckpointError, Checkpoints, State
 from distkg.training.dense import DenseParameters
+from distkg.training.live import ModelView
 from distkg.training.loop import Loop
 from distkg.training.memory import keep_freed_memory
 from distkg.training.metrics import evaluate_triples, known_answers_of, ranking_metrics
@@ -86,6 +87,20 @@ def load_run(run: Path, ranks: Ranks) -> tuple[Model, Store, RunConfig]:
         raise CheckpointError(f"{folder.checkpoints} holds no valid checkpoint: train the run first")
     checkpoints.load(name, model_state(model))
     return model, store, config
+
+
+def view_of_run(run: Path, store: Store) -> ModelView:
+    """The trained model of a run folder, to be looked at with the ids of a store.
+
+    Raises:
+        ConfigError: the run was trained on another graph.
+    """
+    model, own, _ = load_run(run, Ranks.single())
+    if own.manifest.files["entities.parquet"] != store.manifest.files["entities.parquet"]:
+        raise ConfigError(
+            f"{run} was trained on {own.address}, whose entities are others than those of {store.address}"
+        )
+    return ModelView(model)
 
 
 def model_state(model: Model) -> State:

@@ -59,8 +59,8 @@ class SampledStep:
         else:
             drawn = Taken(rows)
             negative = similarity.indexed(asked.query, candidates(drawn.rows), batch.negatives)
-        if batch.known is not None:
-            negative = negative.masked_fill(batch.known, EXCLUDED)
+        if batch.left_out is not None:
+            negative = negative.masked_fill(batch.left_out, EXCLUDED)
         loss = (self._objective(asked.positive, negative).sum() + asked.penalty(self._penalty)) / batch.queries
         loss.backward()
         return Computed(loss.detach(), gradient_of(rows, *asked.taken, drawn))

@@ -7,12 +7,13 @@ import torch
 from distkg.config import ConfigError, RunConfig
 from distkg.data.store import Store
 from distkg.kernels.similarity import DOT
-from distkg.negatives import SOURCES
+from distkg.negatives import TrainingGraph, depends_on_query, make_source
 from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING, SAMPLED
 from distkg.registry import UnknownNameError
 from distkg.scoring import make_scorer
 from distkg.training.batches import AllEntitiesBatches, Batches, QuerySampledBatches, SampledBatches
 from distkg.training.hardness import make_hardness
+from distkg.training.live import ModelView
 from distkg.training.model import Model
 from distkg.training.steps import AllEntitiesStep, NonNegativeStep, QuerySamplingStep, SampledStep, Step
 
@@ -22,14 +23,14 @@ def check_objective(config: RunConfig) -> None:
 
     Raises:
         UnknownNameError: no such scorer, objective or negative source.
-        ConfigError: settings that exclude each other.
+        ConfigError: settings that exclude each other, or wrong options.
     """
     objective, name = config.objective, config.objective.name
     known = [*SAMPLED, *ALL_ENTITIES, QUERY_SAMPLING, NON_NEGATIVE]
     if name not in known:
         raise UnknownNameError(f"objective.name: there is no objective named {name!r}. Known: {', '.join(known)}")
     if name in SAMPLED:
-        SOURCES[config.negatives.source]
+        depends_on_query(config.negatives.source, config.negatives.options)
     with torch.device("meta"):
         products = make_hardness(config, make_scorer(config.model), relations=1).similarity is DOT
     if name not in (*SAMPLED, NON_NEGATIVE) and objective.products != "float32" and not products:
@@ -55,8 +56,9 @@ def make_task(config: RunConfig, store: Store, model: Model) -> tuple[Batches, S
     ranks, train = model.ranks, config.train
     name = config.objective.name
     if name in SAMPLED:
-        source = SOURCES[config.negatives.source](store.num_entities, store.degrees())
-        sampled = SampledBatches(store, source, config.negatives, train.batch_size, train.seed, ranks)
+        source = make_source(config.negatives.source, config.negatives.options, TrainingGraph.of_store(store))
+        source.attach(ModelView(model))
+        sampled = SampledBatches(store, source, config.negatives, train.batch_size, train.epochs, train.seed, ranks)
         return sampled, SampledStep(model, config)
     if name in ALL_ENTITIES:
         group = name == "k_vs_all" or config.objective.group_answers

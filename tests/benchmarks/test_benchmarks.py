@@ -130,6 +130,14 @@ def test_hale_ablation_runs(tmp_path: Path, store: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
+def test_negative_sources_runs(tmp_path: Path, store: Path) -> None:
+    content = run_quickly("negative_sources", tmp_path, "--store", str(store))
+    assert list(content["figures"]) == ["rotate, uniform", "rotate, degree"]
+    assert content["figures"]["rotate, uniform"]["× uniform's time"]["median"] == 1
+    assert content["figures"]["rotate, uniform"]["pool"]["median"] == 300
+
+
+@pytest.mark.slow
 def test_worker_scaling_runs(tmp_path: Path, store: Path) -> None:
     content = run_quickly("worker_scaling", tmp_path, "--store", str(store))
     assert list(content["figures"]) == ["DistMult", "DistMult, overlapped"]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from distkg.config import RunConfig, parse_config
 from distkg.data.store import Store
-from distkg.negatives import SOURCES
+from distkg.negatives import TrainingGraph, make_source
 from distkg.sharding.ranks import Ranks
 from distkg.training.batches import SampledBatch, SampledBatches, unique_places
 from distkg.training.dense import DenseParameters
@@ -57,9 +57,9 @@ def dense_reference(run: RunConfig, size: int, epochs: int) -> tuple[np.ndarray,
     model = Model(run, store.num_entities, store.num_relations, Ranks.single())
     entities = model.entities.local.clone().requires_grad_()
     relations = model.relations.detach().clone().requires_grad_()
-    source = SOURCES[run.negatives.source](store.num_entities, store.degrees())
+    source = make_source(run.negatives.source, run.negatives.options, TrainingGraph.of_store(store))
     makers = [
-        SampledBatches(store, source, run.negatives, run.train.batch_size, run.train.seed, Ranks(rank, size))
+        SampledBatches(store, source, run.negatives, run.train.batch_size, epochs, run.train.seed, Ranks(rank, size))
         for rank in range(size)
     ]
     row_sums, relation_sums = torch.zeros(len(entities), 1), torch.zeros_like(relations)
@@ -83,16 +83,20 @@ def _plain_loss(batch: object, entities: torch.Tensor, relations: torch.Tensor) 
         query = entities[batch.ids[batch.anchor[i]]] * relations[batch.relation[i]]
         negatives = entities[batch.ids[batch.negatives[i // batch.sharing]]]
         positive = query @ entities[batch.ids[batch.answer[i]]]
-        keep = torch.ones(len(negatives), dtype=torch.bool) if batch.known is None else ~batch.known[i]
+        keep = torch.ones(len(negatives), dtype=torch.bool) if batch.left_out is None else ~batch.left_out[i]
         wrong = F.softplus(negatives @ query)
         total = total + F.softplus(-positive) + (wrong * keep).sum() / keep.sum().clamp_min(1)
     return total / batch.queries
 
 
-@pytest.mark.parametrize("shared", [True, False])
+SHARED, INDEPENDENT, RELATIONAL = {"shared": True}, {"shared": False}, {"source": "relational"}
+MIXED = {"source": "mixture", "options": {"parts": [{"source": "uniform"}, {"source": "bernoulli", "weight": 2}]}}
+
+
+@pytest.mark.parametrize("negatives", [SHARED, INDEPENDENT, RELATIONAL, MIXED])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_ranks_together_equal_a_dense_table(small_store: str, size: int, shared: bool) -> None:
-    run = config(small_store, negatives={"shared": shared, "filter": True})
+def test_ranks_together_equal_a_dense_table(small_store: str, size: int, negatives: dict[str, object]) -> None:
+    run = config(small_store, negatives={**negatives, "filter": True})
     expected_rows, expected_relations = dense_reference(run, size, 1)
     results = [train(Ranks.single(), run, 1)] if size == 1 else run_ranks(size, train, run, 1)
     for rows, relations, _ in results:
@@ -153,10 +157,10 @@ def test_a_rank_without_rows_takes_part(small_store: str) -> None:
 def test_every_training_triple_is_asked_once_an_epoch(small_store: str) -> None:
     run = config(small_store)
     store = Store.open(small_store)
-    source = SOURCES["uniform"](store.num_entities, store.degrees())
+    source = make_source("uniform", {}, TrainingGraph.of_store(store))
     seen = []
     for rank in range(3):
-        maker = SampledBatches(store, source, run.negatives, run.train.batch_size, 0, Ranks(rank, 3))
+        maker = SampledBatches(store, source, run.negatives, run.train.batch_size, 1, 0, Ranks(rank, 3))
         for batch in maker.window(5, 0, maker.steps):
             assert isinstance(batch, SampledBatch)
             asked = torch.stack([batch.ids[batch.anchor], batch.relation, batch.ids[batch.answer]], 1)

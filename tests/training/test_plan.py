@@ -215,6 +215,19 @@ def test_exponentials_over_all_entities_cost_more_than_their_products() -> None:
     assert found["compute"] == pytest.approx(2048 * 5000 * (128 * 3 + 200) * 2 / 1e11)
 
 
+def test_what_sources_hold_counts() -> None:
+    def held(source: str, workers: int = 2, **options: object) -> int:
+        config = make_config(negatives__source=source, negatives__options=options, train__workers=workers)
+        return plan(config, Counts(), None).memory["negative source"]
+
+    assert held("uniform") == 0
+    triples = 10_000_000 * 12
+    assert held("relational") == 20_000_000 * 120 + triples
+    # Known answers, and of each worker's half of the queries 10 candidates of 4 bytes, a key and an age, twice.
+    assert held("near_miss", neighbours=10) == 20_000_000 * 60 + 10_000_000 * 2 * (40 + 12) + triples
+    assert held("mixture", parts=[{"source": "uniform"}, {"source": "k_hop"}]) == 20_000_000 * 40 + triples
+
+
 def test_one_worker_exchanges_nothing() -> None:
     found = plan(make_config(train__workers=1), Counts(), None, MACHINE)
     assert found.seconds is not None

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from distkg.config import RunConfig, parse_config
+from distkg.data.store import Store
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import DivergedError, load_run, train_on_rank
 from tests.distributed import run_ranks
@@ -156,3 +157,27 @@ def test_the_loss_curve_is_the_one_recorded(small_store: str, tmp_path: Path) ->
 
 
 GOLDEN = [4.989344, 4.632748, 3.966657, 3.413235, 3.086994]
+
+
+@pytest.mark.parametrize("source", ["near_miss", "nearest_neighbour", "cached"])
+@pytest.mark.parametrize("size", [1, 2])
+def test_sources_that_ask_the_model_train_with_it(small_store: str, tmp_path: Path, source: str, size: int) -> None:
+    parts = [{"source": "uniform"}, {"source": source, "weight": [[0, 0], [0.5, 1]], "options": {"refresh": 0.5}}]
+    run = config(
+        small_store,
+        objective={"name": "logistic"},
+        negatives={"source": "mixture", "options": {"parts": parts}, "count": 9},
+        optimizer={"name": "adam", "learning_rate": 0.02},
+        train={"epochs": 12},
+        evaluate={"every": 12},
+    )
+    folder = tmp_path / "run"
+    arguments = (run, str(folder), False)
+    result = train(Ranks.single(), *arguments) if size == 1 else run_ranks(2, train, *arguments)[0]
+    assert all(np.isfinite(line["loss"]) for line in lines(folder))
+    assert result["metrics"]["valid"]["mrr"] > 3 * _chance(small_store)
+
+
+def _chance(store: str) -> float:
+    """MRR of ranks at random."""
+    return float(np.mean(1 / np.arange(1, Store.open(store).num_entities + 1)))

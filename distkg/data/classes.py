@@ -1,0 +1,174 @@
+"""Classes of entities, and the classes that relations ask of their heads and tails.
+
+They come from files beside the triples, all optional, tab-separated, gzipped or not:
+
+- ``entity_types.tsv``: entity, class; several lines per entity, the most telling class first.
+- ``relation_domain_range.tsv``: relation, class of heads, class of tails; ``-`` or ``None`` where none is declared.
+
+or from the JSON files of the PyKEEN negative-sampling extension (d'Amato et al. 2025, arXiv 2508.05587) in a folder
+``metadata``: ``entity_classes.json`` {entity: [class, …]} and ``relation_domain_range.json``
+{relation: {"domain": class, "range": class}}.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distkg.data.errors import IngestError
+from distkg.data.location import Location
+
+ENTITY_TYPES, DOMAIN_RANGE = "entity_types.tsv", "relation_domain_range.tsv"
+ENTITY_TYPES_JSON, DOMAIN_RANGE_JSON = "entity_classes.json", "relation_domain_range.json"
+NONE = ("-", "None", "")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Classes by id.
+
+    Attributes:
+        labels: utf8 [C], labels of the classes.
+        offsets: int64 [N + 1]; the classes of entity e are ``members[offsets[e]:offsets[e + 1]]``, in the file's order.
+        members: int32, class ids.
+        wanted: int32 [2R], the class that answers of each query relation should have: the range of r, then the domain
+            of r for r⁻¹; -1 where none is declared.
+    """
+
+    labels: pa.Array
+    offsets: NDArray[np.int64]
+    members: NDArray[np.int32]
+    wanted: NDArray[np.int32]
+
+    @property
+    def first(self) -> NDArray[np.int32]:
+        """The first class of each entity, -1 where it has none: int32 [N]."""
+        has = np.diff(self.offsets) > 0
+        first = np.full(len(has), -1, np.int32)
+        first[has] = self.members[self.offsets[:-1][has]]
+        return first
+
+    @property
+    def has_entities(self) -> bool:
+        """Whether any entity has a class."""
+        return len(self.members) > 0
+
+    @property
+    def has_relations(self) -> bool:
+        """Whether any relation declares one."""
+        return bool((self.wanted >= 0).any())
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the files say, by label."""
+
+    entity_classes: list[tuple[str, str]]
+    relation_classes: list[tuple[str, str, str]]
+
+
+def read_declared(folder: Location) -> Declared | None:
+    """What the files of a folder say of classes; None where there is no such file.
+
+    Raises:
+        IngestError: a line with another number of columns, or JSON of another form; says where.
+    """
+    names = set(folder.names())
+    pairs = [(entity, kind) for entity, kind in _rows(folder, ENTITY_TYPES, names, 2)]
+    triples = [(relation, head, tail) for relation, head, tail in _rows(folder, DOMAIN_RANGE, names, 3)]
+    if "metadata" in names:
+        metadata = folder.child("metadata")
+        inside = set(metadata.names())
+        pairs += _entity_json(metadata, inside)
+        triples += _relation_json(metadata, inside)
+    return Declared(pairs, triples) if pairs or triples else None
+
+
+Unknown = dict[str, tuple[int, str]]
+"""Warning → how many names of the files the graph does not have, and the first of them."""
+
+
+def encode_classes(declared: Declared, entities: pa.Array, relations: pa.Array) -> tuple[Classes, Unknown]:
+    """Classes by id, given labels in id order, and the names that the graph does not have."""
+    entity_id, relation_id = _places(entities), _places(relations)
+    class_id: dict[str, int] = {}
+    rows: list[tuple[int, int]] = []
+    strange_entities: dict[str, None] = {}
+    strange_relations: dict[str, None] = {}
+    for entity, kind in dict.fromkeys(declared.entity_classes):
+        if entity in entity_id:
+            rows.append((entity_id[entity], class_id.setdefault(kind, len(class_id))))
+        else:
+            strange_entities[entity] = None
+    wanted = np.full((2, len(relations)), -1, np.int32)
+    for relation, head, tail in declared.relation_classes:
+        if relation not in relation_id:
+            strange_relations[relation] = None
+            continue
+        for side, kind in enumerate((tail, head)):
+            if kind not in NONE:
+                wanted[side, relation_id[relation]] = class_id.setdefault(kind, len(class_id))
+    table = np.array(rows, dtype=np.int64).reshape(-1, 2)
+    order = np.argsort(table[:, 0], kind="stable")
+    counts = np.bincount(table[:, 0], minlength=len(entities))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    classes = Classes(pa.array(list(class_id), pa.utf8()), offsets, table[order, 1].astype(np.int32), wanted.ravel())
+    unknown = {
+        "typed_entities_not_in_the_graph": strange_entities,
+        "declared_relations_not_in_the_graph": strange_relations,
+    }
+    return classes, {name: (len(labels), next(iter(labels))) for name, labels in unknown.items() if labels}
+
+
+def _places(labels: pa.Array) -> dict[str, int]:
+    return {label: i for i, label in enumerate(labels.to_pylist())}
+
+
+def _rows(folder: Location, name: str, names: set[str], columns: int) -> Iterator[list[str]]:
+    found = name if name in names else f"{name}.gz" if f"{name}.gz" in names else None
+    if found is None:
+        return
+    content = folder.child(found).read_bytes()
+    text = gzip.decompress(content) if found.endswith(".gz") else content
+    for number, line in enumerate(text.decode("utf-8").splitlines(), 1):
+        fields = line.split("\t")
+        if not line.strip():
+            continue
+        if len(fields) != columns:
+            raise IngestError(f"{found}:{number}: {len(fields)} columns where {columns} are expected, tab-separated")
+        yield fields
+
+
+def _json(folder: Location, name: str, names: Iterable[str]) -> dict[str, object]:
+    if name not in names:
+        return {}
+    tree = json.loads(folder.child(name).read_bytes())
+    if not isinstance(tree, dict):
+        raise IngestError(f"metadata/{name}: an object by label is expected")
+    return tree
+
+
+def _entity_json(folder: Location, names: Iterable[str]) -> list[tuple[str, str]]:
+    tree = _json(folder, ENTITY_TYPES_JSON, names)
+    pairs = []
+    for entity, kinds in tree.items():
+        if not isinstance(kinds, list):
+            raise IngestError(f"metadata/{ENTITY_TYPES_JSON}: {entity!r} needs a list of classes")
+        pairs += [(entity, str(kind)) for kind in kinds]
+    return pairs
+
+
+def _relation_json(folder: Location, names: Iterable[str]) -> list[tuple[str, str, str]]:
+    tree = _json(folder, DOMAIN_RANGE_JSON, names)
+    triples = []
+    for relation, sides in tree.items():
+        if not isinstance(sides, dict):
+            raise IngestError(f'metadata/{DOMAIN_RANGE_JSON}: {relation!r} needs {{"domain": …, "range": …}}')
+        triples.append((relation, str(sides.get("domain") or "None"), str(sides.get("range") or "None")))
+    return triples

@@ -1,0 +1,139 @@
+"""What a negative source is: a class that names wrong answers for queries."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from distkg.config import parse_options
+from distkg.negatives.live import LiveModel
+from distkg.negatives.training_graph import TrainingGraph
+from distkg.registry import Registry
+
+SOURCES: Registry[type[NegativeSource]] = Registry("negative source")
+
+
+class SourceError(ValueError):
+    """A source lacks what it needs of the graph; the message says what, and where to get it."""
+
+
+class SourceOptions(BaseModel):
+    """A source's own options, validated; ``negatives.options`` in the configuration."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries (anchor, relation, ?) and the answers beside which negatives stand: int64 [b], relation in [0, 2R)."""
+
+    anchor: Tensor
+    relation: Tensor
+    answer: Tensor
+
+    def __len__(self) -> int:
+        return len(self.anchor)
+
+    def __getitem__(self, which: slice | Tensor) -> Queries:
+        return Queries(self.anchor[which], self.relation[which], self.answer[which])
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How far a training is.
+
+    Attributes:
+        epochs: epochs done, with the part of the current one.
+        progress: share of all epochs that is done, in [0, 1].
+    """
+
+    epochs: float = 0.0
+    progress: float = 0.0
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Wrong answers.
+
+    Attributes:
+        entities: int64 [rows, K].
+        left_out: bool [rows, K], True where there is no negative in truth; None where all are meant.
+    """
+
+    entities: Tensor
+    left_out: Tensor | None = None
+
+
+class NegativeSource(ABC):
+    """Draws entities to be ranked below the answer.
+
+    Attributes:
+        needs: what of the graph the source reads, for people.
+        looks_at_queries: whether draws depend on the query. If not, queries may share their negatives, which is fast.
+    """
+
+    Options: ClassVar[type[SourceOptions]] = SourceOptions
+    needs: ClassVar[str] = "training triples"
+
+    @classmethod
+    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
+        """Bytes of a worker beyond the training triples, at most, for so many training queries over all workers."""
+        return 0
+
+    @classmethod
+    def depends_on_query(cls, options: SourceOptions) -> bool:
+        """Whether draws depend on the query."""
+        return True
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        """
+        Raises:
+            SourceError: the graph lacks what the source needs.
+        """
+        self.graph = graph
+        self.entities = graph.entities
+        self.looks_at_queries = self.depends_on_query(options)
+
+    @abstractmethod
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        """``count`` negatives for each query; a source that does not look at queries uses their number alone."""
+
+    def attach(self, model: LiveModel) -> None:  # noqa: B027  most sources do not look at one
+        """The model whose vectors draws may look at; draws are then collective among its ranks."""
+
+    def advance(self, moment: Moment) -> None:  # noqa: B027  most sources do not care
+        """Called before draws: how far the training is."""
+
+    def pool_sizes(self, queries: Queries) -> Tensor:
+        """How many different entities a query's negatives are drawn from: int64 [b]."""
+        return torch.full((len(queries),), self.entities)
+
+
+def make_source(name: str, options: Mapping[str, Any], graph: TrainingGraph) -> NegativeSource:
+    """The source of that name.
+
+    Raises:
+        UnknownNameError: there is none.
+        ConfigError: wrong options.
+        SourceError: the graph lacks what the source needs.
+    """
+    source = SOURCES[name]
+    return source(graph, parse_options(source.Options, options, "negatives.options", name))
+
+
+def source_memory(name: str, options: Mapping[str, Any], queries: int, workers: int) -> int:
+    """``NegativeSource.memory`` of that source; raises as ``make_source``."""
+    source = SOURCES[name]
+    return source.memory(parse_options(source.Options, options, "negatives.options", name), queries, workers)
+
+
+def depends_on_query(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether that source looks at queries, so that they cannot share negatives; raises as ``make_source``."""
+    source = SOURCES[name]
+    return source.depends_on_query(parse_options(source.Options, options, "negatives.options", name))

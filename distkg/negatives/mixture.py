@@ -1,0 +1,134 @@
+"""Several sources at once, in shares that may change while training goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor
+
+from distkg.negatives.base import (
+    SOURCES,
+    Moment,
+    Negatives,
+    NegativeSource,
+    Queries,
+    SourceError,
+    SourceOptions,
+    depends_on_query,
+    make_source,
+    source_memory,
+)
+from distkg.negatives.live import LiveModel
+from distkg.negatives.training_graph import TrainingGraph
+
+Points = list[tuple[float, float]]
+
+
+class Part(BaseModel):
+    """One source of a mixture."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str = Field(description="Its name.")
+    weight: Points = Field(
+        [(0.0, 1.0)],
+        description="Its share beside those of the others: a number, or points [progress, weight] between which the "
+        "weight changes linearly; progress is the share of train.epochs that is done.",
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the source.")
+
+    @field_validator("weight", mode="before")
+    @classmethod
+    def _number_or_points(cls, value: object) -> object:
+        return [(0.0, value)] if isinstance(value, int | float) else value
+
+    @field_validator("weight")
+    @classmethod
+    def _in_order(cls, points: Points) -> Points:
+        places = [place for place, _ in points]
+        if not points or places != sorted(places) or places[0] < 0 or places[-1] > 1:
+            raise ValueError("points [progress, weight] in order of progress, from 0 to 1, are expected")
+        if min(weight for _, weight in points) < 0:
+            raise ValueError("weights must not be negative")
+        return points
+
+    def weight_at(self, progress: float) -> float:
+        places, weights = zip(*self.weight, strict=True)
+        return float(np.interp(progress, places, weights))
+
+
+class MixtureOptions(SourceOptions):
+    parts: list[Part] = Field(min_length=1, description="The sources with their weights.")
+
+
+@SOURCES.register("mixture")
+class Mixture(NegativeSource):
+    """Several sources, in shares that may change while training goes on.
+
+    Of a query's negatives each source gives its share; what a share leaves over whole negatives falls by lot.
+    """
+
+    Options = MixtureOptions
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        assert isinstance(options, MixtureOptions)
+        self._weights = [part.weight_at for part in options.parts]
+        self.sources = [make_source(part.source, part.options, graph) for part in options.parts]
+        self._progress = 0.0
+        for place in sorted({0.0, 1.0, *(place for part in options.parts for place, _ in part.weight)}):
+            if sum(weight(place) for weight in self._weights) <= 0:
+                raise SourceError(f"negatives.options: all weights of the mixture are 0 at progress {place:g}")
+
+    @classmethod
+    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
+        assert isinstance(options, MixtureOptions)
+        return sum(source_memory(part.source, part.options, queries, workers) for part in options.parts)
+
+    @classmethod
+    def depends_on_query(cls, options: SourceOptions) -> bool:
+        assert isinstance(options, MixtureOptions)
+        return any(depends_on_query(part.source, part.options) for part in options.parts)
+
+    def attach(self, model: LiveModel) -> None:
+        for source in self.sources:
+            source.attach(model)
+
+    def advance(self, moment: Moment) -> None:
+        self._progress = moment.progress
+        for source in self.sources:
+            source.advance(moment)
+
+    def shares(self) -> list[float]:
+        """Share of each source now; they sum to 1."""
+        weights = [weight(self._progress) for weight in self._weights]
+        return [weight / sum(weights) for weight in weights]
+
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        shares = self.shares()
+        ends = torch.tensor(shares, dtype=torch.float64).cumsum(0) * count
+        # One number for all ends: each source's part is then its share on average, and their sum is always the count.
+        cuts = (ends + torch.rand(1, generator=generator, dtype=torch.float64)).floor().long().clamp_max(count)
+        cuts[-1] = count
+        sizes = torch.diff(cuts, prepend=cuts.new_zeros(1)).tolist()
+        # A source with a share is asked even for nothing: all ranks must ask it, and the lot falls otherwise elsewhere.
+        asked = [(source, size) for source, size, share in zip(self.sources, sizes, shares, strict=True) if share]
+        drawn = [source.draw(queries, size, generator) for source, size in asked]
+        entities = torch.cat([negatives.entities for negatives in drawn], dim=1)
+        if all(negatives.left_out is None for negatives in drawn):
+            return Negatives(entities)
+        left_out = [_left_out(negatives) for negatives in drawn]
+        return Negatives(entities, torch.cat(left_out, dim=1))
+
+    def pool_sizes(self, queries: Queries) -> Tensor:
+        """Of the largest pool."""
+        return torch.stack([source.pool_sizes(queries) for source in self.sources]).amax(0)
+
+
+def _left_out(negatives: Negatives) -> Tensor:
+    if negatives.left_out is not None:
+        return negatives.left_out
+    return torch.zeros_like(negatives.entities, dtype=torch.bool)

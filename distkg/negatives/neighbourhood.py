@@ -1,0 +1,62 @@
+"""Negatives from the anchor's surroundings in the graph (SANS: Ahrabian et al. 2020, arXiv 2009.11355)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from distkg.graph.csr import Csr
+from distkg.graph.walks import ball_sizes, dgl_walks, plain_walks
+from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, SourceError, SourceOptions
+from distkg.negatives.training_graph import TrainingGraph
+
+
+class KHopOptions(SourceOptions):
+    hops: int = Field(2, ge=1, description="Steps of the random walk from the anchor.")
+    sampler: Literal["compiled", "dgl"] = Field(
+        "compiled", description="Who walks: distkg's own compiled loop, or DGL's sampler (the same distribution)."
+    )
+
+
+@SOURCES.register("k_hop")
+class KHop(NegativeSource):
+    """Where a random walk from the anchor ends (RW-SANS, Ahrabian et al. 2020).
+
+    A walk that ends where it began counts by its step before. Answers of the query are near its anchor by nature:
+    ``negatives.filter`` leaves them out.
+    """
+
+    Options = KHopOptions
+
+    @classmethod
+    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
+        return 40 * queries  # both ends of every edge, and their sorting
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        assert isinstance(options, KHopOptions)
+        self._hops = options.hops
+        self._edges = graph.triples[:, ::2]
+        make = {"compiled": plain_walks, "dgl": dgl_walks}[options.sampler]
+        try:
+            self._walk = make(self._edges, graph.entities)
+        except ImportError:
+            raise SourceError("negatives.options.sampler: DGL is not installed; use `compiled`") from None
+
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        seed = int(torch.randint(1 << 31, (1,), generator=generator))
+        starts = queries.anchor.repeat_interleave(count).numpy()
+        met = self._walk(starts, self._hops, seed)
+        end = np.where(met[:, -1] == starts, met[:, -2], met[:, -1])
+        entities = torch.from_numpy(end).view(len(queries), count)
+        left_out = entities == queries.anchor[:, None]
+        return Negatives(entities, left_out if bool(left_out.any()) else None)
+
+    def pool_sizes(self, queries: Queries) -> Tensor:
+        csr = Csr.undirected(self._edges, self.entities)
+        anchors, place = np.unique(queries.anchor.numpy(), return_inverse=True)
+        return torch.from_numpy(ball_sizes(csr, anchors, self._hops)[place])

@@ -1,0 +1,237 @@
+"""Sources that ask the model in training for hard negatives, and remember what they found for a while.
+
+Each key (a query, or an answer) has a row of candidates. A row is renewed from the model as it then is, once it is
+older than ``refresh`` epochs and a batch asks for it, so the work spreads evenly over the steps. Memory: 4 bytes per
+candidate and key of this rank's training triples.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from distkg.kernels.jit import kernel
+from distkg.kernels.similarity import SQUARED_L2
+from distkg.negatives.base import SOURCES, Moment, Negatives, NegativeSource, Queries, SourceError, SourceOptions
+from distkg.negatives.known_facts import known_facts
+from distkg.negatives.live import LiveModel
+from distkg.negatives.nearest import NearestEntities
+from distkg.negatives.training_graph import TrainingGraph
+
+_NEVER = -1.0
+QUERY_BYTES = 60  # of a known answer, while they are sorted
+
+
+class RememberedOptions(SourceOptions):
+    refresh: float = Field(1.0, gt=0, description="Epochs after which candidates are asked for again.")
+
+
+class RememberedSource(NegativeSource):
+    """A table of candidates by key. Subclasses say what a key is, and how its candidates are renewed."""
+
+    Options = RememberedOptions
+    needs = "a model"
+
+    @classmethod
+    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
+        known = QUERY_BYTES * queries
+        return known + -(-queries // workers) * 2 * (4 * cls.width(options) + 12)  # twice, while rows are added
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        assert isinstance(options, RememberedOptions)
+        self._refresh = options.refresh
+        self._keys = torch.empty(0, dtype=torch.int64)
+        self._candidates = torch.empty(0, self.width(options), dtype=torch.int32)
+        self._renewed = torch.empty(0)  # epochs done when a row was renewed
+        self._model: LiveModel | None = None
+        self._now = Moment()
+
+    @classmethod
+    @abstractmethod
+    def width(cls, options: SourceOptions) -> int:
+        """Candidates per key."""
+
+    @abstractmethod
+    def key(self, queries: Queries) -> Tensor:
+        """What candidates are remembered by: int64 [b]."""
+
+    @abstractmethod
+    def renew(self, model: LiveModel, queries: Queries, before: Tensor, generator: torch.Generator) -> Tensor:
+        """Candidates int64 [b, width] of queries with different keys, -1 where there are fewer; collective.
+
+        ``before`` int64 [b, width] are those so far, -1 in a new row.
+        """
+
+    def attach(self, model: LiveModel) -> None:
+        self._model = model
+
+    def advance(self, moment: Moment) -> None:
+        self._now = moment
+
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        """Collective among the ranks of the model. Known answers of a query are never drawn."""
+        candidates, known = self._pools(queries, generator)
+        tickets = torch.randint(1 << 62, (len(queries), count), generator=generator)
+        left_out = torch.zeros(tickets.shape, dtype=torch.bool)
+        _choose(candidates.numpy(), known.numpy(), tickets.numpy(), left_out.numpy())
+        return Negatives(tickets, left_out if bool(left_out.any()) else None)
+
+    def pool_sizes(self, queries: Queries) -> Tensor:
+        return (~self._pools(queries, torch.Generator().manual_seed(0))[1]).sum(1)
+
+    def _pools(self, queries: Queries, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Candidates int64 [b, width], and bool [b, width] where one is missing or a known answer."""
+        if self._model is None:
+            raise SourceError(
+                f"{type(self).__name__} looks at the vectors of a model: use it in training, or show it a trained one "
+                "with `distkg negatives STORE --run RUN`"
+            )
+        rows = self._renewed_rows(self._model, queries, generator)
+        candidates = self._candidates[rows].long()
+        known = known_facts(self.graph.known, queries.anchor, queries.relation, candidates, 1)
+        return candidates, known | (candidates < 0)
+
+    def _renewed_rows(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> Tensor:
+        """The row of each query's key, int64 [b], after those too old were renewed."""
+        keys, place = torch.unique(self.key(queries), return_inverse=True)
+        self._remember(keys)
+        rows = torch.searchsorted(self._keys, keys)
+        old = self._renewed[rows] < 0
+        old |= self._now.epochs - self._renewed[rows] >= self._refresh
+        asked = torch.empty(len(keys), dtype=torch.int64)
+        asked[place] = torch.arange(len(place))  # one query for each key
+        wanted = rows[old]
+        found = self.renew(model, queries[asked[old]], self._candidates[wanted].long(), generator)
+        self._candidates[wanted] = found.int()
+        self._renewed[wanted] = self._now.epochs
+        return rows[place]
+
+    def _remember(self, keys: Tensor) -> None:
+        """Make empty rows for new keys."""
+        new = keys[~torch.isin(keys, self._keys, assume_unique=True)]
+        if not len(new):
+            return
+        self._keys, order = torch.cat([self._keys, new]).sort()
+        empty = self._candidates.new_full((len(new), self._candidates.shape[1]), -1)
+        self._candidates = torch.cat([self._candidates, empty])[order]
+        self._renewed = torch.cat([self._renewed, torch.full((len(new),), _NEVER)])[order]
+
+
+@kernel
+def _choose(candidates: np.ndarray, known: np.ndarray, tickets: np.ndarray, left_out: np.ndarray) -> None:
+    """Turn random numbers int64 [b, K] into candidates that are not known; leave out where there is none."""
+    for i in range(tickets.shape[0]):
+        free = 0
+        for c in range(candidates.shape[1]):
+            free += not known[i, c]
+        for k in range(tickets.shape[1]):
+            if free == 0:
+                tickets[i, k] = 0
+                left_out[i, k] = True
+                continue
+            place = tickets[i, k] % free
+            c = -1
+            while place >= 0:
+                c += 1
+                place -= not known[i, c]
+            tickets[i, k] = candidates[i, c]
+
+
+class NearestOptions(RememberedOptions):
+    neighbours: int = Field(32, ge=1, description="Nearest entities to draw from.")
+
+
+class NearestSource(RememberedSource):
+    """Candidates are the entities nearest to a vector."""
+
+    Options = NearestOptions
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        self._nearest: NearestEntities | None = None
+        self._rebuilt = -1.0
+
+    @classmethod
+    def width(cls, options: SourceOptions) -> int:
+        assert isinstance(options, NearestOptions)
+        return options.neighbours
+
+    def _search(self, model: LiveModel, vectors: Tensor, nearest: NearestEntities) -> Tensor:
+        # Ranks see the same clock, so that they renew their shards in the same step.
+        if self._rebuilt < 0 or self._now.epochs - self._rebuilt >= self._refresh:
+            nearest.rebuild()
+            self._rebuilt = self._now.epochs
+        return nearest.search(vectors, self._candidates.shape[1])
+
+
+@SOURCES.register("nearest_neighbour")
+class NearestNeighbour(NearestSource):
+    """Entities whose vectors are nearest to the answer's, by L2 (Kotnis, Nastase 2017)."""
+
+    def key(self, queries: Queries) -> Tensor:
+        return queries.answer
+
+    def renew(self, model: LiveModel, queries: Queries, before: Tensor, generator: torch.Generator) -> Tensor:
+        if self._nearest is None:
+            self._nearest = NearestEntities(model, SQUARED_L2)
+        found = self._search(model, model.candidates(queries.answer), self._nearest)
+        return torch.where(found == queries.answer[:, None], -1, found)
+
+
+@SOURCES.register("near_miss")
+class NearMiss(NearestSource):
+    """Entities that the model takes for the best answers (Kotnis, Nastase 2017)."""
+
+    def key(self, queries: Queries) -> Tensor:
+        return queries.anchor * (2 * self.graph.relations) + queries.relation
+
+    def renew(self, model: LiveModel, queries: Queries, before: Tensor, generator: torch.Generator) -> Tensor:
+        if self._nearest is None:
+            self._nearest = NearestEntities(model, model.similarity)
+        return self._search(model, model.query(queries.anchor, queries.relation), self._nearest)
+
+
+class CachedOptions(RememberedOptions):
+    cache: int = Field(50, ge=1, description="Entities remembered for each query, N₁ in the paper.")
+    explored: int = Field(50, ge=1, description="Random entities that compete for a place at each renewal, N₂.")
+
+
+@SOURCES.register("cached")
+class Cached(RememberedSource):
+    """Entities that scored well among random ones (NSCaching, Zhang et al. 2019).
+
+    At a renewal the cache and as many random entities are scored, and the new cache is drawn from them without
+    replacement, in proportion to exp(score) (arXiv 1812.06410, algorithms 2 and 3).
+    """
+
+    Options = CachedOptions
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        assert isinstance(options, CachedOptions)
+        self._explored = options.explored
+
+    @classmethod
+    def width(cls, options: SourceOptions) -> int:
+        assert isinstance(options, CachedOptions)
+        return options.cache
+
+    def key(self, queries: Queries) -> Tensor:
+        return queries.anchor * (2 * self.graph.relations) + queries.relation
+
+    def renew(self, model: LiveModel, queries: Queries, before: Tensor, generator: torch.Generator) -> Tensor:
+        count, width = before.shape
+        start = torch.randint(self.entities, before.shape, generator=generator)
+        explored = torch.randint(self.entities, (count, self._explored), generator=generator)
+        competing = torch.cat([torch.where(before < 0, start, before), explored], dim=1)
+        ids, place = torch.unique(competing, return_inverse=True)
+        rows, vectors = model.candidates(ids), model.query(queries.anchor, queries.relation)
+        scores = model.similarity.indexed(vectors, rows, place)
+        noise = torch.empty_like(scores).exponential_(generator=generator).log_()
+        best = (scores - noise).topk(width, dim=1).indices  # Gumbel's trick: a draw in proportion to exp(score)
+        return competing.gather(1, best)

@@ -1,0 +1,75 @@
+"""What negative sources are made from: the training triples and what is known of their entities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distkg.data.classes import Classes
+from distkg.data.known import KnownAnswers
+from distkg.data.store import Store
+
+
+class TrainingGraph:
+    """The training part of a graph; everything is read or made when it is first asked for.
+
+    Attributes:
+        entities, relations: how many.
+    """
+
+    def __init__(
+        self,
+        entities: int,
+        relations: int,
+        triples: Callable[[], NDArray[np.int32]],
+        classes: Callable[[], Classes | None] = lambda: None,
+        degrees: Callable[[], NDArray[np.int64]] | None = None,
+    ) -> None:
+        self.entities, self.relations = entities, relations
+        self._read_triples, self._read_classes, self._read_degrees = triples, classes, degrees
+
+    @classmethod
+    def of_store(cls, store: Store) -> TrainingGraph:
+        # The store counts degrees while triples stream by; counting here would hold all of them.
+        return cls(
+            store.num_entities, store.num_relations, partial(store.triples, "train"), store.classes, store.degrees
+        )
+
+    @classmethod
+    def of_triples(
+        cls, triples: np.ndarray, entities: int, relations: int, classes: Classes | None = None
+    ) -> TrainingGraph:
+        """From integer triples [n, 3] in memory."""
+        held = np.ascontiguousarray(triples, dtype=np.int32)
+        return cls(entities, relations, lambda: held, lambda: classes)
+
+    @cached_property
+    def triples(self) -> NDArray[np.int32]:
+        """int32 [n, 3], columns head, relation, tail."""
+        return self._read_triples()
+
+    @cached_property
+    def degrees(self) -> NDArray[np.int64]:
+        """Occurrences of each entity as head or tail: int64 [N]."""
+        if self._read_degrees is not None:
+            return self._read_degrees()
+        return np.bincount(self.triples[:, ::2].ravel(), minlength=self.entities)
+
+    @cached_property
+    def classes(self) -> Classes | None:
+        """Classes of entities and those that relations ask for; None where nothing is known of them."""
+        return self._read_classes()
+
+    @cached_property
+    def known(self) -> KnownAnswers:
+        """The training answers of every query."""
+        return KnownAnswers.from_triples(self.triples, self.relations)
+
+    def queries(self) -> NDArray[np.int64]:
+        """Both queries of every triple: int64 [2n, 3], columns anchor, relation in [0, 2R), answer."""
+        head, relation, tail = self.triples.astype(np.int64).T
+        anchor, answer = np.concatenate([head, tail]), np.concatenate([tail, head])
+        return np.stack([anchor, np.concatenate([relation, relation + self.relations]), answer], axis=1)

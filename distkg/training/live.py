@@ -1,0 +1,32 @@
+"""The model in training as negative sources see it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from distkg.training.blocks import evaluating
+from distkg.training.model import Model
+
+
+class ModelView:
+    """A ``LiveModel``: vectors of a model as they are now, without dropout and without a graph of gradients."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.ranks = model.ranks
+        self.similarity = model.scorer.similarity
+        self.entities = model.num_entities
+        self.first = model.entities.shards.range(model.ranks.rank)[0]
+
+    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        with evaluating(self._model):
+            return self._model.query(self._model.entities.gather(anchor), relation)
+
+    def candidates(self, entities: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._model.scorer.candidates(self._model.entities.gather(entities))
+
+    def own_candidates(self) -> Tensor:
+        with torch.no_grad():
+            return self._model.candidates()
