@@ -1,5 +1,4 @@
-"""Sources that draw from all entities: their distribution, by chi-square with fixed seeds, and Bernoulli's shares against
-its definition and PyKEEN's sampler."""
+"""Sources that draw from all entities: by chi-square with fixed seeds, and Bernoulli against PyKEEN's sampler."""
 
 from __future__ import annotations
 
