@@ -13,6 +13,8 @@ from distkg.sharding.ranks import Ranks
 class LiveModel(Protocol):
     """A model whose entities are sharded over ranks. No method keeps a graph of gradients.
 
+    Ids may lie on any device; vectors are on that of the ranks.
+
     Attributes:
         ranks: who holds the shards; ``query`` and ``candidates`` are collective among them.
         similarity: how the scorer compares query vectors with candidate vectors.

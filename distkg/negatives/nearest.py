@@ -37,17 +37,17 @@ class NearestEntities:
     def rebuild(self) -> None:
         """Index this rank's rows as they are now; nothing to do where the search is exact."""
         if self._indexed:
-            rows = self._model.own_candidates()
+            rows = self._model.own_candidates().cpu()
             self._index = VectorIndex.empty(self._similarity, len(rows), rows.shape[1])
             self._index.fill(rows)
 
     def search(self, vectors: Tensor, top: int) -> Tensor:
-        """The ``top`` best entities for vectors float32 [b, Q], best first: int64 [b, top], -1 where there are fewer.
+        """The ``top`` best entities for vectors float32 [b, Q], best first: int64 [b, top] on the CPU, -1 where fewer are.
 
         Collective: ranks may bring different numbers of vectors, also none.
         """
         ranks = self._model.ranks
-        most = torch.tensor(len(vectors))
+        most = torch.tensor(len(vectors), device=ranks.device)
         ranks.all_reduce(most, "max")
         if not int(most):
             return torch.empty(0, top, dtype=torch.int64)
@@ -58,7 +58,7 @@ class NearestEntities:
         scores = ranks.all_gather(found.scores[None])[:, mine]
         entities = ranks.all_gather(found.entities[None])[:, mine]
         merged = best_of(scores.transpose(0, 1).flatten(1), entities.transpose(0, 1).flatten(1), top)
-        return merged.entities.long()
+        return merged.entities.long().cpu()
 
     def _among_own(self, vectors: Tensor, top: int) -> Best:
         if self._indexed:
@@ -66,8 +66,9 @@ class NearestEntities:
                 self.rebuild()
             assert self._index is not None
             scores, places = self._index.search(vectors, top)
-            return Best(scores, torch.where(places < 0, -1, places + self._model.first).int())
-        best = Best.none_yet(len(vectors), top, torch.device("cpu"))
+            entities = torch.where(places < 0, -1, places + self._model.first).int()
+            return Best(scores.to(vectors.device), entities.to(vectors.device))
+        best = Best.none_yet(len(vectors), top, vectors.device)
         rows = self._model.own_candidates()
         for low, high in blocks(len(rows)):
             keep_best(self._similarity.scores(vectors, rows[low:high]), self._model.first + low, 0, best)

@@ -231,7 +231,7 @@ class Cached(RememberedSource):
         competing = torch.cat([torch.where(before < 0, start, before), explored], dim=1)
         ids, place = torch.unique(competing, return_inverse=True)
         rows, vectors = model.candidates(ids), model.query(queries.anchor, queries.relation)
-        scores = model.similarity.indexed(vectors, rows, place)
+        scores = model.similarity.indexed(vectors, rows, place.to(rows.device)).cpu()
         noise = torch.empty_like(scores).exponential_(generator=generator).log_()
         best = (scores - noise).topk(width, dim=1).indices  # Gumbel's trick: a draw in proportion to exp(score)
         return competing.gather(1, best)

@@ -21,11 +21,12 @@ class ModelView:
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
         with evaluating(self._model):
-            return self._model.query(self._model.entities.gather(anchor), relation)
+            rows = self._model.entities.gather(anchor.to(self.ranks.device))
+            return self._model.query(rows, relation.to(self.ranks.device))
 
     def candidates(self, entities: Tensor) -> Tensor:
         with torch.no_grad():
-            return self._model.scorer.candidates(self._model.entities.gather(entities))
+            return self._model.scorer.candidates(self._model.entities.gather(entities.to(self.ranks.device)))
 
     def own_candidates(self) -> Tensor:
         with torch.no_grad():
