@@ -42,7 +42,7 @@ class NearestEntities:
             self._index.fill(rows)
 
     def search(self, vectors: Tensor, top: int) -> Tensor:
-        """The ``top`` best entities for vectors float32 [b, Q], best first: int64 [b, top] on the CPU, -1 where fewer are.
+        """The ``top`` best entities for vectors float32 [b, Q], best first: int64 [b, top] on CPU, -1 for none.
 
         Collective: ranks may bring different numbers of vectors, also none.
         """
