@@ -1,0 +1,209 @@
+"""Negatives drawn ahead of time by others: asked for some steps before they are needed, taken when they are there.
+
+What is not there in time, too old or broken is drawn here instead, and counted, so a step never waits longer than
+``timeout`` and never sees what it should not. Nothing here knows who draws: ``distkg.cluster`` has actors do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distkg.config import PoolConfig
+from distkg.negatives.base import (
+    SOURCES,
+    Moment,
+    Negatives,
+    NegativeSource,
+    Queries,
+    make_source,
+    parse_source_options,
+)
+from distkg.negatives.live import LiveModel
+from distkg.negatives.training_graph import TrainingGraph
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a pool; it carries all that is needed, so that who draws holds no part of the model.
+
+    Attributes:
+        number: of the step, over all epochs.
+        queries: int64 [b, 3], anchor, relation in [0, 2R), answer.
+        count: negatives per query.
+        seed: decides the draw.
+        moment: how far the training is.
+        vectors: float32 [b, Q] that the source asks for: of the queries, or of the answers; None where it asks none.
+        version: step of the latest published vectors; -1 where none were.
+    """
+
+    number: int
+    queries: NDArray[np.int64]
+    count: int
+    seed: int
+    moment: Moment
+    vectors: NDArray[np.float32] | None
+    version: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a pool gives back.
+
+    Attributes:
+        entities: integer [b, K].
+        left_out: bool [b, K], where there is none in truth; None where all are meant.
+        version: step of the vectors that were looked at; that of the request where none were.
+    """
+
+    entities: np.ndarray
+    left_out: np.ndarray | None
+    version: int
+
+
+class Pool(Protocol):
+    """Draws for this rank, elsewhere.
+
+    Attributes:
+        restarts: how often one who draws was lost and replaced.
+    """
+
+    restarts: int
+
+    def ask(self, request: Request) -> bool:
+        """Hand over a request without waiting; False where too many are under way already."""
+        ...
+
+    def take(self, number: int, timeout: float | None) -> Reply | None:
+        """The reply to a request, which is then forgotten; None where it is not there after ``timeout`` seconds, was
+        lost or was never asked. Without a timeout it waits as long as there is hope."""
+        ...
+
+    def publish(self, version: int, first: int, rows: NDArray[np.float32]) -> None:
+        """Let those who draw see this rank's candidate vectors [rows, C], the first being entity ``first``'s."""
+        ...
+
+
+@dataclass
+class Deliveries:
+    """What became of the negatives asked for since the last report, in queries."""
+
+    delivered: int = 0
+    late: int = 0
+    old: int = 0
+    broken: int = 0
+    refused: int = 0
+    ages: list[int] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        """Of the queries, how many had their negatives from the pool."""
+        total = self.delivered + self.late + self.old + self.broken + self.refused
+        return self.delivered / total if total else 1.0
+
+
+class AheadSource(NegativeSource):
+    """A source that a pool hosts, with another one here for what does not arrive."""
+
+    def __init__(self, graph: TrainingGraph, name: str, options: Mapping[str, Any], pool: Pool, how: PoolConfig) -> None:
+        """``name`` and ``options`` are those of the hosted source."""
+        parsed = parse_source_options(name, options)
+        super().__init__(graph, parsed)
+        self._hosted = SOURCES[name]
+        self._local = make_source(how.fallback, {}, graph)
+        self._pool, self._how = pool, how
+        self._model: LiveModel | None = None
+        self._refresh = float(getattr(parsed, "refresh", 1.0))
+        self._now = Moment()
+        self._asked: dict[int, int] = {}  # step → version of the request
+        self._refused: set[int] = set()
+        self._version, self._published = -1, -1.0
+        self.deliveries = Deliveries()
+
+    @classmethod
+    def depends_on_query(cls, options: Any) -> bool:
+        return True
+
+    def attach(self, model: LiveModel) -> None:
+        self._model = model
+
+    def advance(self, moment: Moment) -> None:
+        self._now = moment
+
+    def expect(self, moment: Moment, queries: Queries, count: int, seed: int) -> None:
+        if moment.step in self._asked or moment.step in self._refused:
+            return
+        self._publish(moment)
+        columns = queries.anchor, queries.relation, queries.answer
+        request = Request(
+            number=moment.step,
+            queries=torch.stack(columns, dim=1).numpy(),
+            count=count,
+            seed=seed,
+            moment=moment,
+            vectors=self._vectors(queries),
+            version=self._version,
+        )
+        if self._pool.ask(request):
+            self._asked[moment.step] = request.version
+        else:
+            self._refused.add(moment.step)
+
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        step = self._now.step
+        if step in self._refused or step not in self._asked:
+            self._refused.discard(step)
+            self.deliveries.refused += len(queries)
+            return self._local.draw(queries, count, generator)
+        version = self._asked.pop(step)
+        reply = self._pool.take(step, None if self._how.sync else self._how.timeout)
+        if reply is None:
+            self.deliveries.late += len(queries)
+        elif not self._sound(reply, (len(queries), count)):
+            self.deliveries.broken += len(queries)
+        elif version >= 0 and step - reply.version > self._how.max_age:
+            self.deliveries.old += len(queries)
+        else:
+            self.deliveries.delivered += len(queries)
+            self.deliveries.ages.append(step - reply.version if version >= 0 else 0)
+            left_out = None if reply.left_out is None else torch.from_numpy(np.array(reply.left_out, dtype=np.bool_))
+            return Negatives(torch.from_numpy(np.array(reply.entities, dtype=np.int64)), left_out)
+        return self._local.draw(queries, count, generator)
+
+    def take_deliveries(self) -> Deliveries:
+        """What became of the negatives since the last call."""
+        taken, self.deliveries = self.deliveries, Deliveries()
+        return taken
+
+    def _vectors(self, queries: Queries) -> NDArray[np.float32] | None:
+        if self._hosted.looks_at == "nothing" or self._model is None:
+            return None
+        if self._hosted.looks_at == "queries":
+            vectors = self._model.query(queries.anchor, queries.relation)
+        else:
+            vectors = self._model.candidates(queries.answer)
+        found: NDArray[np.float32] = vectors.cpu().numpy()
+        return found
+
+    def _publish(self, moment: Moment) -> None:
+        """All ranks see the same clock, so that they publish their shards in the same step."""
+        due = self._published < 0 or moment.epochs - self._published >= self._refresh
+        if self._hosted.looks_at == "nothing" or self._model is None or not due:
+            return
+        self._published, self._version = moment.epochs, moment.step
+        rows = self._model.own_candidates().cpu().numpy().copy()
+        self._pool.publish(self._version, self._model.first, rows)
+
+    def _sound(self, reply: Reply, shape: tuple[int, int]) -> bool:
+        """Whether a reply is what was asked for: its shape, its type, entities that exist."""
+        entities, left_out = reply.entities, reply.left_out
+        if not isinstance(entities, np.ndarray) or entities.shape != shape or entities.dtype.kind not in "iu":
+            return False
+        if left_out is not None and (not isinstance(left_out, np.ndarray) or left_out.shape != shape):
+            return False
+        return not entities.size or (int(entities.min()) >= 0 and int(entities.max()) < self.entities)
