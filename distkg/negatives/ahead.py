@@ -6,7 +6,7 @@ What is not there in time, too old or broken is drawn here instead, and counted,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,10 +21,12 @@ from distkg.negatives.base import (
     Negatives,
     NegativeSource,
     Queries,
+    depends_on_query,
     make_source,
     parse_source_options,
 )
 from distkg.negatives.live import LiveModel
+from distkg.negatives.mixture import Mixture, MixtureOptions
 from distkg.negatives.training_graph import TrainingGraph
 
 
@@ -110,7 +112,9 @@ class Deliveries:
 class AheadSource(NegativeSource):
     """A source that a pool hosts, with another one here for what does not arrive."""
 
-    def __init__(self, graph: TrainingGraph, name: str, options: Mapping[str, Any], pool: Pool, how: PoolConfig) -> None:
+    def __init__(
+        self, graph: TrainingGraph, name: str, options: Mapping[str, Any], pool: Pool, how: PoolConfig
+    ) -> None:
         """``name`` and ``options`` are those of the hosted source."""
         parsed = parse_source_options(name, options)
         super().__init__(graph, parsed)
@@ -207,3 +211,41 @@ class AheadSource(NegativeSource):
         if left_out is not None and (not isinstance(left_out, np.ndarray) or left_out.shape != shape):
             return False
         return not entities.size or (int(entities.min()) >= 0 and int(entities.max()) < self.entities)
+
+
+PoolOf = Callable[[str], Pool]
+"""Key of a hosted source → the pool, as that source asks it."""
+
+
+def hosted_parts(name: str, options: Mapping[str, Any], key: str = "0") -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """What a pool hosts of a source: key → source and options. Of a mixture, the parts that look at queries."""
+    if name == "mixture":
+        parsed = parse_source_options(name, options)
+        assert isinstance(parsed, MixtureOptions)
+        found: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        for place, part in enumerate(parsed.parts):
+            found |= hosted_parts(part.source, part.options, f"{key}.{place}")
+        return found
+    return {key: (name, options)} if depends_on_query(name, options) else {}
+
+
+def make_hosted_source(
+    name: str, options: Mapping[str, Any], graph: TrainingGraph, pool_of: PoolOf, how: PoolConfig, key: str = "0"
+) -> NegativeSource:
+    """The source of that name, whose parts that look at queries are drawn by a pool; raises as ``make_source``."""
+    if name == "mixture":
+        return Mixture(
+            graph,
+            parse_source_options(name, options),
+            lambda place, part: make_hosted_source(part.source, part.options, graph, pool_of, how, f"{key}.{place}"),
+        )
+    if not depends_on_query(name, options):
+        return make_source(name, options, graph)
+    return AheadSource(graph, name, options, pool_of(key), how)
+
+
+def ahead_sources(source: NegativeSource) -> list[AheadSource]:
+    """Those drawn by a pool, of a source and its parts."""
+    if isinstance(source, AheadSource):
+        return [source]
+    return [each for part in source.sources for each in ahead_sources(part)] if isinstance(source, Mixture) else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -51,10 +51,12 @@ class Moment:
     Attributes:
         epochs: epochs done, with the part of the current one.
         progress: share of all epochs that is done, in [0, 1].
+        step: steps done, over all epochs.
     """
 
     epochs: float = 0.0
     progress: float = 0.0
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,13 @@ class NegativeSource(ABC):
 
     Attributes:
         needs: what of the graph the source reads, for people.
+        looks_at: whose vectors in a model the source looks at, besides those of all entities.
         looks_at_queries: whether draws depend on the query. If not, queries may share their negatives, which is fast.
     """
 
     Options: ClassVar[type[SourceOptions]] = SourceOptions
     needs: ClassVar[str] = "training triples"
+    looks_at: ClassVar[Literal["nothing", "queries", "answers"]] = "nothing"
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
@@ -110,6 +114,9 @@ class NegativeSource(ABC):
     def advance(self, moment: Moment) -> None:  # noqa: B027  most sources do not care
         """Called before draws: how far the training is."""
 
+    def expect(self, moment: Moment, queries: Queries, count: int, seed: int) -> None:  # noqa: B027
+        """Called some steps before the draw of a later moment, in the order of steps: most sources draw when asked."""
+
     def pool_sizes(self, queries: Queries) -> Tensor:
         """How many different entities a query's negatives are drawn from: int64 [b]."""
         return torch.full((len(queries),), self.entities)
@@ -123,17 +130,24 @@ def make_source(name: str, options: Mapping[str, Any], graph: TrainingGraph) -> 
         ConfigError: wrong options.
         SourceError: the graph lacks what the source needs.
     """
-    source = SOURCES[name]
-    return source(graph, parse_options(source.Options, options, "negatives.options", name))
+    return SOURCES[name](graph, parse_source_options(name, options))
+
+
+def parse_source_options(name: str, options: Mapping[str, Any]) -> SourceOptions:
+    """Options of that source.
+
+    Raises:
+        UnknownNameError: there is none.
+        ConfigError: wrong options.
+    """
+    return parse_options(SOURCES[name].Options, options, "negatives.options", name)
 
 
 def source_memory(name: str, options: Mapping[str, Any], queries: int, workers: int) -> int:
     """``NegativeSource.memory`` of that source; raises as ``make_source``."""
-    source = SOURCES[name]
-    return source.memory(parse_options(source.Options, options, "negatives.options", name), queries, workers)
+    return SOURCES[name].memory(parse_source_options(name, options), queries, workers)
 
 
 def depends_on_query(name: str, options: Mapping[str, Any]) -> bool:
     """Whether that source looks at queries, so that they cannot share negatives; raises as ``make_source``."""
-    source = SOURCES[name]
-    return source.depends_on_query(parse_options(source.Options, options, "negatives.options", name))
+    return SOURCES[name].depends_on_query(parse_source_options(name, options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,9 @@ class Part(BaseModel):
         return float(np.interp(progress, places, weights))
 
 
+MakePart = Callable[[int, Part], NegativeSource]
+
+
 class MixtureOptions(SourceOptions):
     parts: list[Part] = Field(min_length=1, description="The sources with their weights.")
 
@@ -73,11 +77,13 @@ class Mixture(NegativeSource):
 
     Options = MixtureOptions
 
-    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+    def __init__(self, graph: TrainingGraph, options: SourceOptions, make: MakePart | None = None) -> None:
+        """``make(place, part)`` gives the source of a part; by default it is made here."""
         super().__init__(graph, options)
         assert isinstance(options, MixtureOptions)
         self._weights = [part.weight_at for part in options.parts]
-        self.sources = [make_source(part.source, part.options, graph) for part in options.parts]
+        make = make or (lambda place, part: make_source(part.source, part.options, graph))
+        self.sources = [make(place, part) for place, part in enumerate(options.parts)]
         self._progress = 0.0
         for place in sorted({0.0, 1.0, *(place for part in options.parts for place, _ in part.weight)}):
             if sum(weight(place) for weight in self._weights) <= 0:
@@ -101,6 +107,10 @@ class Mixture(NegativeSource):
         self._progress = moment.progress
         for source in self.sources:
             source.advance(moment)
+
+    def expect(self, moment: Moment, queries: Queries, count: int, seed: int) -> None:
+        for source in self.sources:
+            source.expect(moment, queries, count, seed)
 
     def shares(self) -> list[float]:
         """Share of each source now; they sum to 1."""

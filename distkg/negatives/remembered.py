@@ -35,6 +35,7 @@ class RememberedSource(NegativeSource):
 
     Options = RememberedOptions
     needs = "a model"
+    looks_at = "queries"
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
@@ -172,6 +173,8 @@ class NearestSource(RememberedSource):
 @SOURCES.register("nearest_neighbour")
 class NearestNeighbour(NearestSource):
     """Entities whose vectors are nearest to the answer's, by L2 (Kotnis, Nastase 2017)."""
+
+    looks_at = "answers"
 
     def key(self, queries: Queries) -> Tensor:
         return queries.answer

@@ -20,7 +20,7 @@ from distkg.negatives import Moment, NegativeSource, Queries, known_facts
 from distkg.objectives import Answers
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
-from distkg.training.randomness import Purpose, stream
+from distkg.training.randomness import Purpose, mixed_seed, stream
 
 
 class Batch(Protocol):
@@ -110,18 +110,25 @@ class SampledBatches:
         self.steps = self._portions.steps
         self._order = EpochOrder(len(part), seed, ranks.rank)
         self._all_steps = max(epochs * self.steps, 1)
+        self._ahead = negatives.pool.depth if negatives.pool.actors else None
+        self._expected = 0  # first step, over all epochs, of whose queries the source has not been told
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
         return [self._batch(epoch, step) for step in range(first, last)]
 
-    def _batch(self, epoch: int, step: int) -> SampledBatch:
+    def _queries(self, epoch: int, step: int) -> Queries:
+        """This rank's queries of a step: those for tails, then those for heads."""
         low, high = self._portions.bounds(self._ranks.rank, step)
         head, relation, tail = self._local[self._order(epoch)[low:high]].long().unbind(1)
-        queries = Queries(
+        return Queries(
             anchor=torch.cat([head, tail]),
             relation=torch.cat([relation, relation + self._relations]),
             answer=torch.cat([tail, head]),
         )
+
+    def _batch(self, epoch: int, step: int) -> SampledBatch:
+        queries = self._queries(epoch, step)
+        head, tail = queries.anchor.chunk(2)
         negatives, left_out = self._negatives_of(queries, epoch, step)
         ids, places = unique_places(torch.cat([head, tail, negatives.flatten()]), self.source.entities)
         head_place, tail_place, negative_places = places.split([len(head), len(tail), negatives.numel()])
@@ -137,12 +144,26 @@ class SampledBatches:
             queries=2 * sum(self._portions.sizes(step)),
         )
 
+    def _moment(self, epoch: int, step: int) -> Moment:
+        done = epoch * self.steps + step
+        return Moment(done / self.steps, min(1.0, done / self._all_steps), done)
+
+    def _expect(self, epoch: int, step: int, ahead: int) -> None:
+        """Tell the source of the queries up to ``ahead`` steps from this one, so that it may have them drawn for."""
+        now = epoch * self.steps + step
+        for done in range(max(self._expected, now), min(now + ahead, self._all_steps - 1) + 1):
+            later, place = divmod(done, self.steps)
+            seed = mixed_seed(Purpose.NEGATIVES, self._seed, later, place, self._ranks.rank)
+            self.source.expect(self._moment(later, place), self._queries(later, place), self._negatives.count, seed)
+        self._expected = max(self._expected, now + ahead + 1)
+
     def _negatives_of(self, queries: Queries, epoch: int, step: int) -> tuple[Tensor, Tensor | None]:
         """Negatives int64 [rows, K], and bool [b, K] where a query has none in truth; None where it has all."""
         sharing = self._sharing
         generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
-        done = epoch * self.steps + step
-        self.source.advance(Moment(done / self.steps, min(1.0, done / self._all_steps)))
+        if self._ahead is not None:
+            self._expect(epoch, step, self._ahead)
+        self.source.advance(self._moment(epoch, step))
         drawn = self.source.draw(queries[::sharing], self._negatives.count, generator)
         left_out = None if drawn.left_out is None else drawn.left_out.repeat_interleave(sharing, 0)[: len(queries)]
         if self._known is not None:
@@ -220,17 +241,18 @@ class QuerySampledBatches:
 
 
 class EpochOrder:
-    """The random order of an epoch, kept until the next epoch is asked for."""
+    """The random order of an epoch; that of the epoch before is kept, as negatives are asked for ahead of time."""
 
     def __init__(self, count: int, seed: int, rank: int) -> None:
         self._count, self._seed, self._rank = count, seed, rank
-        self._kept: tuple[int, Tensor] | None = None
+        self._kept: dict[int, Tensor] = {}
 
     def __call__(self, epoch: int) -> Tensor:
-        if self._kept is None or self._kept[0] != epoch:
+        if epoch not in self._kept:
             generator = stream(Purpose.ORDER, self._seed, epoch, self._rank)
-            self._kept = epoch, torch.randperm(self._count, generator=generator)
-        return self._kept[1]
+            latest = {kept: order for kept, order in self._kept.items() if abs(kept - epoch) == 1}
+            self._kept = {**latest, epoch: torch.randperm(self._count, generator=generator)}
+        return self._kept[epoch]
 
 
 @dataclass(frozen=True)
