@@ -132,10 +132,13 @@ class PoolConfig(Section):
     )
     cpus_per_actor: float = Field(1.0, ge=0, description="CPUs reserved for each.")
     gpus_per_actor: float = Field(0.0, ge=0, description="GPUs, or a share of one, reserved for each.")
-    apart: bool = Field(False, description="Let actors live anywhere, or on the workers' nodes where there is room.")
+    placement: Literal["pack", "spread"] = Field(
+        "pack", description="Actors on as few nodes as possible, or on as many as possible."
+    )
     depth: int = Field(16, ge=1, description="Steps ahead of the current one for which negatives are asked.")
     max_age: int = Field(1000, ge=0, description="Steps after which the vectors that a draw looked at are too old.")
     timeout: float = Field(0.05, ge=0, description="Seconds that a step waits at most; then it draws for itself.")
+    hung_after: float = Field(60.0, gt=0, description="Seconds after which an actor that owes a reply is restarted.")
     fallback: str = Field("uniform", description="Source, drawn in the step, of what did not arrive.")
     sync: bool = Field(False, description="Wait for every delivery: slower, and the same from run to run.")
 

@@ -1,12 +1,13 @@
 """A pool of Ray actors that draw negatives ahead of time, for all workers of a run.
 
-Actors host the sources (``negatives.host``); each worker asks them through ``ActorPool``, without ever waiting longer
-than it wants. An actor that dies is restarted by Ray, one that hangs is killed, and what they owed is drawn by the worker
+Actors host the sources (``negatives.host``); each worker asks them through ``ActorPool``, and never waits longer than
+it wants. An actor that dies is restarted by Ray, one that hangs is killed, and what they owed is drawn by the worker
 itself. Nothing grows: a worker has so many requests under way and no more, and one published set of vectors.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,16 +18,16 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from distkg.config import RunConfig, parse_config
+from distkg.cluster.session import actor_resources
+from distkg.config import PoolConfig, RunConfig, parse_config
 from distkg.data.store import Store
 from distkg.negatives import TrainingGraph
-from distkg.negatives.ahead import Reply, Request, hosted_parts
+from distkg.negatives.ahead import PoolOf, Reply, Request, hosted_parts
 from distkg.negatives.host import SourceHost
 from distkg.scoring import make_scorer
-
-HANGS_AFTER_S = 10.0
-"""An actor that owes a reply for so long is killed and restarted."""
 
 
 class NegativeActor:
@@ -34,25 +35,26 @@ class NegativeActor:
 
     def __init__(self, config: dict[str, Any]) -> None:
         settings = parse_config(config, "the launched run")
+        chosen = settings.negatives
+        torch.set_num_threads(actor_threads(chosen.pool))
+        self._born = time.time_ns()
         graph = TrainingGraph.of_store(Store.open(settings.data.store))
         with torch.device("meta"):
             similarity = make_scorer(settings.model).similarity
-        chosen = settings.negatives
+        device = "cuda" if chosen.pool.gpus_per_actor and torch.cuda.is_available() else "cpu"
         parts = hosted_parts(chosen.source, chosen.options)
-        self._hosts = {key: SourceHost(graph, *part, similarity) for key, part in parts.items()}
-        self._arriving: dict[str, dict[int, list[tuple[int, NDArray[np.float32]]]]] = {key: {} for key in parts}
+        self._hosts = {key: SourceHost(graph, *part, similarity, device) for key, part in parts.items()}
 
-    def publish(self, key: str, version: int, ranks: int, first: int, rows: NDArray[np.float32]) -> None:
-        """One rank's shard of the vectors of step ``version``; they count once all ranks' are here."""
-        waiting = self._arriving[key]
-        pieces = waiting.setdefault(version, [])
-        pieces.append((first, rows))
-        if len(pieces) == ranks:
-            self._hosts[key].publish(version, pieces)
-            self._arriving[key] = {later: held for later, held in waiting.items() if later > version}
+    def ready(self) -> None:
+        """Returns once the sources are made; raises what making them raised."""
 
-    def draw(self, key: str, request: Request) -> Reply | None:
-        return self._hosts[key].draw(request)
+    def publish(self, key: str, version: int, rank: int, ranks: int, first: int, rows: NDArray[np.float32]) -> None:
+        """As ``SourceHost.publish``."""
+        self._hosts[key].publish(version, rank, ranks, first, rows)
+
+    def draw(self, key: str, request: Request) -> tuple[int, Reply | None]:
+        """When this actor was born, and the reply as of ``SourceHost.draw``."""
+        return self._born, self._hosts[key].draw(request)
 
 
 @dataclass
@@ -65,18 +67,19 @@ class _Asked:
 class ActorPool:
     """One worker's way to the actors, for one hosted source; a ``negatives.ahead.Pool``."""
 
-    def __init__(self, actors: list[Any], key: str, rank: int, ranks: int, most_under_way: int) -> None:
+    def __init__(self, actors: list[Any], key: str, rank: int, ranks: int, how: PoolConfig) -> None:
         self.restarts = 0
         self._actors, self._key, self._rank, self._ranks = actors, key, rank, ranks
-        self._most = most_under_way
+        self._most_under_way, self._hung_after = 2 * how.depth, how.hung_after
         self._under_way: dict[int, _Asked] = {}
         self._abandoned: list[_Asked] = []
         self._lost: set[int] = set()
+        self._born: dict[int, int] = {}
         self._published: tuple[int, int, ray.ObjectRef] | None = None
 
     def ask(self, request: Request) -> bool:
         self._look_after_abandoned()
-        if len(self._under_way) + len(self._abandoned) >= self._most:
+        if len(self._under_way) + len(self._abandoned) >= self._most_under_way:
             return False
         actor = (request.number + self._rank) % len(self._actors)
         reply = self._actors[actor].draw.remote(self._key, request)
@@ -93,32 +96,35 @@ class ActorPool:
             return None
         return self._received(asked)
 
-    def publish(self, version: int, first: int, rows: NDArray[np.float32]) -> None:
+    def publish(self, version: int, first: int, rows: NDArray[np.float32], *, wait: bool) -> None:
         self._published = version, first, ray.put(rows)
-        for actor in range(len(self._actors)):
-            self._send_published(actor)
+        sent = [self._send_published(actor) for actor in range(len(self._actors))]
+        if wait:
+            ray.get([arrival for arrival in sent if arrival is not None])
 
     def _received(self, asked: _Asked) -> Reply | None:
         try:
-            reply: Reply | None = ray.get(asked.reply)
+            born, reply = ray.get(asked.reply)
         except ray.exceptions.RayError:
-            self._note_loss(asked.actor)
+            self._lost.add(asked.actor)
             return None
-        if asked.actor in self._lost:
-            self._lost.discard(asked.actor)
+        self._lost.discard(asked.actor)
+        if self._born.setdefault(asked.actor, born) != born:
+            # A successor begins with nothing: it needs the vectors again.
+            self._born[asked.actor] = born
             self.restarts += 1
-        return reply
+            self._send_published(asked.actor)
+        found: Reply | None = reply
+        return found
 
-    def _note_loss(self, actor: int) -> None:
-        """Its successor begins with nothing: it needs the vectors again."""
-        if actor not in self._lost:
-            self._lost.add(actor)
-            self._send_published(actor)
-
-    def _send_published(self, actor: int) -> None:
-        if self._published is not None:
-            version, first, rows = self._published
-            self._actors[actor].publish.remote(self._key, version, self._ranks, first, rows)
+    def _send_published(self, actor: int) -> ray.ObjectRef | None:
+        if self._published is None:
+            return None
+        version, first, rows = self._published
+        arrival: ray.ObjectRef = self._actors[actor].publish.remote(
+            self._key, version, self._rank, self._ranks, first, rows
+        )
+        return arrival
 
     def _look_after_abandoned(self) -> None:
         """Forget late replies as they come in; restart who owes one for too long."""
@@ -127,48 +133,74 @@ class ActorPool:
             ready, _ = ray.wait([asked.reply], timeout=0)
             if ready:
                 self._received(asked)
-            elif time.monotonic() - asked.since > HANGS_AFTER_S:
-                self._restart(asked.actor)
             else:
                 still.append(asked)
+                self._restart_if_hung(asked)
         self._abandoned = still
 
-    def _restart(self, actor: int) -> None:
-        if actor not in self._lost:
-            ray.kill(self._actors[actor], no_restart=False)
-            self._note_loss(actor)
+    def _restart_if_hung(self, asked: _Asked) -> None:
+        """What was killed already owes nothing: it is on its way back, and its replies fail."""
+        if asked.actor not in self._lost and time.monotonic() - asked.since > self._hung_after:
+            self._lost.add(asked.actor)
+            ray.kill(self._actors[asked.actor], no_restart=False)
+
+
+def actor_threads(pool: PoolConfig) -> int:
+    """Threads of one actor: its CPUs, at least one."""
+    return max(1, math.floor(pool.cpus_per_actor))
 
 
 def actor_names(config: RunConfig, run: str) -> list[str]:
-    """Names by which workers find the actors of a run."""
+    """Names by which workers find the actors of a run; empty where nothing is drawn ahead of time."""
     return [f"negatives of {run}, {place}" for place in range(config.negatives.pool.actors)]
 
 
 @contextmanager
 def negative_actors(config: RunConfig, run: str) -> Iterator[None]:
-    """The actors of a run, for as long as it lasts; none where the configuration asks for none."""
-    pool, made = config.negatives.pool, []
-    for name in actor_names(config, run):
-        actor = ray.remote(NegativeActor).options(
-            name=name,
-            num_cpus=pool.cpus_per_actor,
-            num_gpus=pool.gpus_per_actor,
-            max_restarts=-1,
-            max_task_retries=0,
-            scheduling_strategy="SPREAD" if pool.apart else "DEFAULT",
-        )
-        made.append(actor.remote(config.model_dump()))
+    """The actors of a run, for as long as it lasts; none where the configuration asks for none.
+
+    Raises:
+        SourceError: the graph lacks what a source needs.
+    """
+    names, pool = actor_names(config, run), config.negatives.pool
+    if not names:
+        yield
+        return
+    # A group of their own: Ray Train makes that of its workers itself, and lets nothing else in.
+    group = placement_group([actor_resources(pool)] * len(names), strategy=pool.placement.upper())
     try:
+        made = [_start_actor(config, name, group, place) for place, name in enumerate(names)]
+        try:
+            ray.get([actor.ready.remote() for actor in made])
+        except ray.exceptions.RayActorError as error:
+            raise _what_its_start_raised(error) from error
         yield
     finally:
-        for handle in made:
-            ray.kill(handle)
+        remove_placement_group(group)
 
 
-def pool_of_worker(config: RunConfig, run: str, rank: int, ranks: int) -> Any:
-    """Key of a hosted source → this worker's ``ActorPool`` for it; None where there are no actors."""
-    names = actor_names(config, run)
-    if not names:
+def _start_actor(config: RunConfig, name: str, group: Any, place: int) -> Any:
+    pool, threads = config.negatives.pool, str(actor_threads(config.negatives.pool))
+    options = ray.remote(NegativeActor).options(
+        name=name,
+        num_cpus=pool.cpus_per_actor,
+        num_gpus=pool.gpus_per_actor,
+        max_restarts=-1,
+        max_task_retries=0,
+        scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=place),
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}},
+    )
+    return options.remote(config.model_dump())
+
+
+def _what_its_start_raised(error: ray.exceptions.RayActorError) -> BaseException:
+    cause = error.__cause__
+    return cause.cause if isinstance(cause, ray.exceptions.RayTaskError) else error
+
+
+def pool_of_worker(config: RunConfig, run: str, rank: int, ranks: int) -> PoolOf | None:
+    """Key of a hosted source → this worker's way to its actors; None where nothing is drawn ahead of time."""
+    actors = [ray.get_actor(name) for name in actor_names(config, run)]
+    if not actors:
         return None
-    actors = [ray.get_actor(name) for name in names]
-    return lambda key: ActorPool(actors, key, rank, ranks, 2 * config.negatives.pool.depth)
+    return lambda key: ActorPool(actors, key, rank, ranks, config.negatives.pool)

@@ -36,6 +36,7 @@ class Request:
 
     Attributes:
         number: of the step, over all epochs.
+        rank: of the worker that asks.
         queries: int64 [b, 3], anchor, relation in [0, 2R), answer.
         count: negatives per query.
         seed: decides the draw.
@@ -45,6 +46,7 @@ class Request:
     """
 
     number: int
+    rank: int
     queries: NDArray[np.int64]
     count: int
     seed: int
@@ -86,14 +88,26 @@ class Pool(Protocol):
         lost or was never asked. Without a timeout it waits as long as there is hope."""
         ...
 
-    def publish(self, version: int, first: int, rows: NDArray[np.float32]) -> None:
-        """Let those who draw see this rank's candidate vectors [rows, C], the first being entity ``first``'s."""
+    def publish(self, version: int, first: int, rows: NDArray[np.float32], *, wait: bool) -> None:
+        """Let those who draw see this rank's candidate vectors [rows, C], the first being entity ``first``'s.
+
+        With ``wait`` they have them when this returns.
+        """
         ...
 
 
 @dataclass
 class Deliveries:
-    """What became of the negatives asked for since the last report, in queries."""
+    """What became of the negatives asked for, in queries.
+
+    Attributes:
+        delivered: had theirs from the pool; the others had them from the source that stands in.
+        late: not there in time, or lost with who was to draw them.
+        old: drawn from vectors older than allowed.
+        broken: not what was asked for.
+        refused: never asked, as too many requests were under way.
+        ages: steps from the vectors that were looked at to the step, one for each reply used.
+    """
 
     delivered: int = 0
     late: int = 0
@@ -101,12 +115,6 @@ class Deliveries:
     broken: int = 0
     refused: int = 0
     ages: list[int] = field(default_factory=list)
-
-    @property
-    def share(self) -> float:
-        """Of the queries, how many had their negatives from the pool."""
-        total = self.delivered + self.late + self.old + self.broken + self.refused
-        return self.delivered / total if total else 1.0
 
 
 class AheadSource(NegativeSource):
@@ -129,6 +137,11 @@ class AheadSource(NegativeSource):
         self._version, self._published = -1, -1.0
         self.deliveries = Deliveries()
 
+    @property
+    def restarts(self) -> int:
+        """How often one who draws was lost and replaced, as this rank has seen it."""
+        return self._pool.restarts
+
     @classmethod
     def depends_on_query(cls, options: Any) -> bool:
         return True
@@ -146,6 +159,7 @@ class AheadSource(NegativeSource):
         columns = queries.anchor, queries.relation, queries.answer
         request = Request(
             number=moment.step,
+            rank=0 if self._model is None else self._model.ranks.rank,
             queries=torch.stack(columns, dim=1).numpy(),
             count=count,
             seed=seed,
@@ -201,7 +215,9 @@ class AheadSource(NegativeSource):
             return
         self._published, self._version = moment.epochs, moment.step
         rows = self._model.own_candidates().cpu().numpy().copy()
-        self._pool.publish(self._version, self._model.first, rows)
+        self._pool.publish(self._version, self._model.first, rows, wait=self._how.sync)
+        if self._how.sync:
+            self._model.ranks.barrier()  # no rank asks before all shards are there
 
     def _sound(self, reply: Reply, shape: tuple[int, int]) -> bool:
         """Whether a reply is what was asked for: its shape, its type, entities that exist."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from distkg.kernels.similarity import Similarity
 from distkg.negatives.ahead import Reply, Request
-from distkg.negatives.base import SOURCES, Queries, make_source
+from distkg.negatives.base import SOURCES, NegativeSource, Queries, make_source
 from distkg.negatives.training_graph import TrainingGraph
 from distkg.sharding.ranks import Ranks
 
@@ -24,8 +25,8 @@ class PublishedModel:
         version: step at which the vectors were published; -1 before any were.
     """
 
-    def __init__(self, similarity: Similarity, entities: int, relations: int) -> None:
-        self.ranks, self.first = Ranks.single(), 0
+    def __init__(self, similarity: Similarity, entities: int, relations: int, device: str = "cpu") -> None:
+        self.ranks, self.first = Ranks.single(device), 0
         self.similarity, self.entities = similarity, entities
         self._relations = relations
         self.version = -1
@@ -35,20 +36,21 @@ class PublishedModel:
 
     def publish(self, version: int, shards: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
         """Take over the vectors of all entities: pieces (first entity, float32 [rows, C]) in any order."""
-        pieces = [torch.from_numpy(rows) for _, rows in sorted(shards, key=lambda shard: shard[0])]
-        self._rows = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        in_order = [rows for _, rows in sorted(shards, key=lambda shard: shard[0])]
+        self._rows = torch.from_numpy(np.concatenate(in_order)).to(self.ranks.device)
         self.version = version
 
     def bring(self, queries: Queries, vectors: NDArray[np.float32]) -> None:
         """Vectors [b, Q] of these queries, for ``query``."""
         self._keys, order = self._key(queries.anchor, queries.relation).sort()
-        self._brought = torch.from_numpy(np.array(vectors))[order]
+        self._brought = torch.from_numpy(np.array(vectors))[order].to(self.ranks.device)
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        return self._brought[torch.searchsorted(self._keys, self._key(anchor, relation))]
+        place = torch.searchsorted(self._keys, self._key(anchor, relation))
+        return self._brought[place.to(self.ranks.device)]
 
     def candidates(self, entities: Tensor) -> Tensor:
-        return self._rows[entities]
+        return self._rows[entities.to(self.ranks.device)]
 
     def own_candidates(self) -> Tensor:
         return self._rows
@@ -58,27 +60,52 @@ class PublishedModel:
 
 
 class SourceHost:
-    """Answers requests by one source."""
+    """Answers requests by one source.
 
-    def __init__(self, graph: TrainingGraph, name: str, options: Mapping[str, Any], similarity: Similarity) -> None:
-        self._source = make_source(name, options, graph)
-        self._needs_vectors = SOURCES[name].looks_at != "nothing"
-        self._model = PublishedModel(similarity, graph.entities, graph.relations)
-        self._source.attach(self._model)
+    What a source remembers, it remembers for each worker apart, so that a worker's negatives do not depend on when
+    the others ask.
+    """
 
-    def publish(self, version: int, shards: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
-        """The vectors of all entities as of step ``version``."""
-        self._model.publish(version, shards)
+    def __init__(
+        self,
+        graph: TrainingGraph,
+        name: str,
+        options: Mapping[str, Any],
+        similarity: Similarity,
+        device: str = "cpu",
+    ) -> None:
+        """Raises as ``make_source``."""
+        self._make = partial(make_source, name, options, graph)
+        self._looks_at_vectors = SOURCES[name].looks_at != "nothing"
+        self._model = PublishedModel(similarity, graph.entities, graph.relations, device)
+        self._sources = {0: self._make()}
+        self._arriving: dict[int, dict[int, tuple[int, NDArray[np.float32]]]] = {}
+
+    def publish(self, version: int, rank: int, ranks: int, first: int, rows: NDArray[np.float32]) -> None:
+        """One worker's shard of the vectors of step ``version``; they count once all workers' are here."""
+        pieces = self._arriving.setdefault(version, {})
+        pieces[rank] = first, rows
+        if len(pieces) == ranks:
+            self._model.publish(version, list(pieces.values()))
+            self._arriving = {later: held for later, held in self._arriving.items() if later > version}
 
     def draw(self, request: Request) -> Reply | None:
         """Negatives; None where no vectors were published yet and the source needs them."""
-        if self._needs_vectors and self._model.version < 0:
+        if self._looks_at_vectors and self._model.version < 0:
             return None
         queries = Queries(*torch.from_numpy(np.array(request.queries)).T.contiguous())
         if request.vectors is not None:
             self._model.bring(queries, request.vectors)
-        self._source.advance(request.moment)
-        drawn = self._source.draw(queries, request.count, torch.Generator().manual_seed(request.seed))
+        source = self._source_of(request.rank)
+        source.advance(request.moment)
+        drawn = source.draw(queries, request.count, torch.Generator().manual_seed(request.seed))
         left_out = None if drawn.left_out is None else drawn.left_out.numpy()
-        version = self._model.version if self._needs_vectors else request.version
+        version = self._model.version if self._looks_at_vectors else request.version
         return Reply(drawn.entities.numpy().astype(np.int32), left_out, version)
+
+    def _source_of(self, rank: int) -> NegativeSource:
+        place = rank if self._looks_at_vectors else 0
+        if place not in self._sources:
+            self._sources[place] = self._make()
+        self._sources[place].attach(self._model)
+        return self._sources[place]

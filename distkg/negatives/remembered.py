@@ -8,6 +8,7 @@ candidate and key of this rank's training triples.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class RememberedSource(NegativeSource):
 
     Options = RememberedOptions
     needs = "a model"
-    looks_at = "queries"
+    looks_at: ClassVar[Literal["nothing", "queries", "answers"]] = "queries"
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:

@@ -86,7 +86,13 @@ class Portions:
 
 
 class SampledBatches:
-    """Each triple of this rank's part as two queries, with negatives of ``source``."""
+    """Each triple of this rank's part as two queries, with negatives of ``source``.
+
+    Attributes:
+        source: draws the negatives.
+        latest: queries of the latest step, their negatives int64 [b, K] and bool [b, K] where one is left out; none
+            where queries share negatives.
+    """
 
     def __init__(
         self,
@@ -111,6 +117,10 @@ class SampledBatches:
         self._order = EpochOrder(len(part), seed, ranks.rank)
         self._all_steps = max(epochs * self.steps, 1)
         self._ahead = negatives.pool.depth if negatives.pool.actors else None
+        self._removed = 0
+        nothing = torch.empty(0, dtype=torch.int64)
+        width = nothing.new_empty(0, negatives.count)
+        self.latest = Queries(nothing, nothing, nothing), width, width.bool()
         self._expected = 0  # first step, over all epochs, of whose queries the source has not been told
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
@@ -168,8 +178,17 @@ class SampledBatches:
         left_out = None if drawn.left_out is None else drawn.left_out.repeat_interleave(sharing, 0)[: len(queries)]
         if self._known is not None:
             known = known_facts(self._known, queries.anchor, queries.relation, drawn.entities, sharing)
+            self._removed += int(known.sum())
             left_out = known if left_out is None else left_out | known
+        if sharing == 1:
+            none = torch.zeros(drawn.entities.shape, dtype=torch.bool)
+            self.latest = queries, drawn.entities, none if left_out is None else left_out
         return drawn.entities, left_out
+
+    def take_removed(self) -> int:
+        """Negatives left out as known facts since the last call."""
+        removed, self._removed = self._removed, 0
+        return removed
 
 
 @dataclass(frozen=True)
