@@ -8,18 +8,20 @@ itself. Nothing grows: a worker has so many requests under way and no more, and 
 from __future__ import annotations
 
 import math
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
 from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from distkg.cluster.session import actor_resources
 from distkg.config import PoolConfig, RunConfig, parse_config
@@ -30,6 +32,14 @@ from distkg.negatives.host import SourceHost
 from distkg.scoring import make_scorer
 
 
+class Process(NamedTuple):
+    """Where an actor lives; another one after a restart."""
+
+    node: str
+    pid: int
+    born: int
+
+
 class NegativeActor:
     """Hosts the sources of a run; becomes a Ray actor."""
 
@@ -37,7 +47,7 @@ class NegativeActor:
         settings = parse_config(config, "the launched run")
         chosen = settings.negatives
         torch.set_num_threads(actor_threads(chosen.pool))
-        self._born = time.time_ns()
+        self._process = Process(ray.get_runtime_context().get_node_id(), os.getpid(), time.time_ns())
         graph = TrainingGraph.of_store(Store.open(settings.data.store))
         with torch.device("meta"):
             similarity = make_scorer(settings.model).similarity
@@ -52,9 +62,9 @@ class NegativeActor:
         """As ``SourceHost.publish``."""
         self._hosts[key].publish(version, rank, ranks, first, rows)
 
-    def draw(self, key: str, request: Request) -> tuple[int, Reply | None]:
-        """When this actor was born, and the reply as of ``SourceHost.draw``."""
-        return self._born, self._hosts[key].draw(request)
+    def draw(self, key: str, request: Request) -> tuple[Process, Reply | None]:
+        """Where this actor lives, and the reply as of ``SourceHost.draw``."""
+        return self._process, self._hosts[key].draw(request)
 
 
 @dataclass
@@ -74,7 +84,7 @@ class ActorPool:
         self._under_way: dict[int, _Asked] = {}
         self._abandoned: list[_Asked] = []
         self._lost: set[int] = set()
-        self._born: dict[int, int] = {}
+        self._processes: dict[int, Process] = {}
         self._published: tuple[int, int, ray.ObjectRef] | None = None
 
     def ask(self, request: Request) -> bool:
@@ -104,14 +114,14 @@ class ActorPool:
 
     def _received(self, asked: _Asked) -> Reply | None:
         try:
-            born, reply = ray.get(asked.reply)
+            process, reply = ray.get(asked.reply)
         except ray.exceptions.RayError:
             self._lost.add(asked.actor)
             return None
         self._lost.discard(asked.actor)
-        if self._born.setdefault(asked.actor, born) != born:
+        if self._processes.setdefault(asked.actor, process) != process:
             # A successor begins with nothing: it needs the vectors again.
-            self._born[asked.actor] = born
+            self._processes[asked.actor] = process
             self.restarts += 1
             self._send_published(asked.actor)
         found: Reply | None = reply
@@ -139,10 +149,19 @@ class ActorPool:
         self._abandoned = still
 
     def _restart_if_hung(self, asked: _Asked) -> None:
-        """What was killed already owes nothing: it is on its way back, and its replies fail."""
-        if asked.actor not in self._lost and time.monotonic() - asked.since > self._hung_after:
+        """One that was killed already owes nothing: it is on its way back, and its replies fail."""
+        hung = asked.actor not in self._lost and time.monotonic() - asked.since > self._hung_after
+        if hung and asked.actor in self._processes:
             self._lost.add(asked.actor)
-            ray.kill(self._actors[asked.actor], no_restart=False)
+            process = self._processes[asked.actor]
+            there = NodeAffinitySchedulingStrategy(process.node, soft=False)
+            _kill.options(scheduling_strategy=there).remote(process.pid)
+
+
+@ray.remote(num_cpus=0)
+def _kill(pid: int) -> None:
+    """For ``ray.kill`` asks the process itself, which one that is stopped does not hear."""
+    os.kill(pid, signal.SIGKILL)
 
 
 def actor_threads(pool: PoolConfig) -> int:

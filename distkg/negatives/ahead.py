@@ -38,7 +38,7 @@ class Request:
         number: of the step, over all epochs.
         rank: of the worker that asks.
         queries: int64 [b, 3], anchor, relation in [0, 2R), answer.
-        count: negatives per query.
+        count: negatives per query, at most.
         seed: decides the draw.
         moment: how far the training is.
         vectors: float32 [b, Q] that the source asks for: of the queries, or of the answers; None where it asks none.
@@ -132,7 +132,7 @@ class AheadSource(NegativeSource):
         self._model: LiveModel | None = None
         self._refresh = float(getattr(parsed, "refresh", 1.0))
         self._now = Moment()
-        self._asked: dict[int, int] = {}  # step → version of the request
+        self._asked: dict[int, Request] = {}
         self._refused: set[int] = set()
         self._version, self._published = -1, -1.0
         self.deliveries = Deliveries()
@@ -168,7 +168,7 @@ class AheadSource(NegativeSource):
             version=self._version,
         )
         if self._pool.ask(request):
-            self._asked[moment.step] = request.version
+            self._asked[moment.step] = request
         else:
             self._refused.add(moment.step)
 
@@ -178,19 +178,19 @@ class AheadSource(NegativeSource):
             self._refused.discard(step)
             self.deliveries.refused += len(queries)
             return self._local.draw(queries, count, generator)
-        version = self._asked.pop(step)
+        request = self._asked.pop(step)
         reply = self._pool.take(step, None if self._how.sync else self._how.timeout)
+        looked = request.version >= 0  # at published vectors
         if reply is None:
             self.deliveries.late += len(queries)
-        elif not self._sound(reply, (len(queries), count)):
+        elif not self._sound(reply, (len(queries), request.count)):
             self.deliveries.broken += len(queries)
-        elif version >= 0 and step - reply.version > self._how.max_age:
+        elif looked and step - reply.version > self._how.max_age:
             self.deliveries.old += len(queries)
         else:
             self.deliveries.delivered += len(queries)
-            self.deliveries.ages.append(step - reply.version if version >= 0 else 0)
-            left_out = None if reply.left_out is None else torch.from_numpy(np.array(reply.left_out, dtype=np.bool_))
-            return Negatives(torch.from_numpy(np.array(reply.entities, dtype=np.int64)), left_out)
+            self.deliveries.ages.append(step - reply.version if looked else 0)
+            return _first_columns(reply, count)
         return self._local.draw(queries, count, generator)
 
     def take_deliveries(self) -> Deliveries:
@@ -209,11 +209,11 @@ class AheadSource(NegativeSource):
         return found
 
     def _publish(self, moment: Moment) -> None:
-        """All ranks see the same clock, so that they publish their shards in the same step."""
+        """Where it is time; all ranks see the same clock, so that they publish their shards in the same step."""
         due = self._published < 0 or moment.epochs - self._published >= self._refresh
         if self._hosted.looks_at == "nothing" or self._model is None or not due:
             return
-        self._published, self._version = moment.epochs, moment.step
+        self._published, self._version = moment.epochs, self._now.step
         rows = self._model.own_candidates().cpu().numpy().copy()
         self._pool.publish(self._version, self._model.first, rows, wait=self._how.sync)
         if self._how.sync:
@@ -227,6 +227,13 @@ class AheadSource(NegativeSource):
         if left_out is not None and (not isinstance(left_out, np.ndarray) or left_out.shape != shape):
             return False
         return not entities.size or (int(entities.min()) >= 0 and int(entities.max()) < self.entities)
+
+
+def _first_columns(reply: Reply, count: int) -> Negatives:
+    """A mixture asks for as many as it can need, and needs one less at times."""
+    entities = torch.from_numpy(np.array(reply.entities[:, :count], dtype=np.int64))
+    left_out = None if reply.left_out is None else torch.from_numpy(np.array(reply.left_out[:, :count], dtype=np.bool_))
+    return Negatives(entities, left_out)
 
 
 PoolOf = Callable[[str], Pool]

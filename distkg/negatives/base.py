@@ -115,7 +115,10 @@ class NegativeSource(ABC):
         """Called before draws: how far the training is."""
 
     def expect(self, moment: Moment, queries: Queries, count: int, seed: int) -> None:  # noqa: B027
-        """Called some steps before the draw of a later moment, in the order of steps: most sources draw when asked."""
+        """Announces the draw of a later moment, in the order of steps: most sources draw when asked.
+
+        ``count`` negatives at most; ``seed`` decides them where they are drawn before ``draw`` asks for them.
+        """
 
     def pool_sizes(self, queries: Queries) -> Tensor:
         """How many different entities a query's negatives are drawn from: int64 [b]."""

@@ -109,16 +109,17 @@ class Mixture(NegativeSource):
             source.advance(moment)
 
     def expect(self, moment: Moment, queries: Queries, count: int, seed: int) -> None:
-        for source in self.sources:
-            source.expect(moment, queries, count, seed)
+        for source, share in zip(self.sources, self.shares(moment.progress), strict=True):
+            if share:
+                source.expect(moment, queries, min(count, int(share * count) + 1), seed)
 
-    def shares(self) -> list[float]:
-        """Share of each source now; they sum to 1."""
-        weights = [weight(self._progress) for weight in self._weights]
+    def shares(self, progress: float) -> list[float]:
+        """Share of each source when so much of the training is done; they sum to 1."""
+        weights = [weight(progress) for weight in self._weights]
         return [weight / sum(weights) for weight in weights]
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
-        shares = self.shares()
+        shares = self.shares(self._progress)
         ends = torch.tensor(shares, dtype=torch.float64).cumsum(0) * count
         # One number for all ends: each source's part is then its share on average, and their sum is always the count.
         cuts = (ends + torch.rand(1, generator=generator, dtype=torch.float64)).floor().long().clamp_max(count)

@@ -171,9 +171,9 @@ class SampledBatches:
         """Negatives int64 [rows, K], and bool [b, K] where a query has none in truth; None where it has all."""
         sharing = self._sharing
         generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
+        self.source.advance(self._moment(epoch, step))
         if self._ahead is not None:
             self._expect(epoch, step, self._ahead)
-        self.source.advance(self._moment(epoch, step))
         drawn = self.source.draw(queries[::sharing], self._negatives.count, generator)
         left_out = None if drawn.left_out is None else drawn.left_out.repeat_interleave(sharing, 0)[: len(queries)]
         if self._known is not None:
