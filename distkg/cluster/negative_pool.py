@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,19 +45,24 @@ class NegativeActor:
     """Hosts the sources of a run; becomes a Ray actor."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        settings = parse_config(config, "the launched run")
-        chosen = settings.negatives
-        torch.set_num_threads(actor_threads(chosen.pool))
+        self._settings = parse_config(config, "the launched run")
+        torch.set_num_threads(actor_threads(self._settings.negatives.pool))
         self._process = Process(ray.get_runtime_context().get_node_id(), os.getpid(), time.time_ns())
-        graph = TrainingGraph.of_store(Store.open(settings.data.store))
+
+    @cached_property
+    def _hosts(self) -> dict[str, SourceHost]:
+        # Not made in __init__: Ray hands on what a method raises, but of that only the text.
+        chosen = self._settings.negatives
+        graph = TrainingGraph.of_store(Store.open(self._settings.data.store))
         with torch.device("meta"):
-            similarity = make_scorer(settings.model).similarity
+            similarity = make_scorer(self._settings.model).similarity
         device = "cuda" if chosen.pool.gpus_per_actor and torch.cuda.is_available() else "cpu"
         parts = hosted_parts(chosen.source, chosen.options)
-        self._hosts = {key: SourceHost(graph, *part, similarity, device) for key, part in parts.items()}
+        return {key: SourceHost(graph, *part, similarity, device) for key, part in parts.items()}
 
-    def ready(self) -> None:
-        """Returns once the sources are made; raises what making them raised."""
+    def ready(self) -> list[str]:
+        """Keys of what it hosts, once that is made; raises what making it raised."""
+        return list(self._hosts)
 
     def publish(self, key: str, version: int, rank: int, ranks: int, first: int, rows: NDArray[np.float32]) -> None:
         """As ``SourceHost.publish``."""
@@ -191,8 +197,8 @@ def negative_actors(config: RunConfig, run: str) -> Iterator[None]:
         made = [_start_actor(config, name, group, place) for place, name in enumerate(names)]
         try:
             ray.get([actor.ready.remote() for actor in made])
-        except ray.exceptions.RayActorError as error:
-            raise _what_its_start_raised(error) from error
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
         yield
     finally:
         remove_placement_group(group)
@@ -210,11 +216,6 @@ def _start_actor(config: RunConfig, name: str, group: Any, place: int) -> Any:
         runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}},
     )
     return options.remote(config.model_dump())
-
-
-def _what_its_start_raised(error: ray.exceptions.RayActorError) -> BaseException:
-    cause = error.__cause__
-    return cause.cause if isinstance(cause, ray.exceptions.RayTaskError) else error
 
 
 def pool_of_worker(config: RunConfig, run: str, rank: int, ranks: int) -> PoolOf | None:
