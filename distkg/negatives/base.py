@@ -50,7 +50,7 @@ class Moment:
 
     Attributes:
         epochs: epochs done, with the part of the current one.
-        progress: share of all epochs that is done, in [0, 1].
+        progress: share of all epochs that is done or of the time limit that is gone, whichever is more, in [0, 1].
         step: steps done, over all epochs.
     """
 

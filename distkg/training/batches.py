@@ -6,7 +6,7 @@ into as many steps as every other rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,7 +103,9 @@ class SampledBatches:
         epochs: int,
         seed: int,
         ranks: Ranks,
+        time_gone: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """``time_gone()`` is the share of the run's time limit that is gone, the same on every rank."""
         part = store.triples_part("train", ranks.rank, ranks.size)
         self._local = torch.from_numpy(part)
         self._relations = store.num_relations
@@ -115,7 +117,7 @@ class SampledBatches:
         self._portions = Portions(parts, batch_size)
         self.steps = self._portions.steps
         self._order = EpochOrder(len(part), seed, ranks.rank)
-        self._all_steps = max(epochs * self.steps, 1)
+        self._all_steps, self._time_gone = max(epochs * self.steps, 1), time_gone
         self._ahead = negatives.pool.depth if negatives.pool.actors else None
         self._removed = 0
         nothing = torch.empty(0, dtype=torch.int64)
@@ -156,7 +158,8 @@ class SampledBatches:
 
     def _moment(self, epoch: int, step: int) -> Moment:
         done = epoch * self.steps + step
-        return Moment(done / self.steps, min(1.0, done / self._all_steps), done)
+        progress = max(done / self._all_steps, self._time_gone())
+        return Moment(done / self.steps, min(1.0, progress), done)
 
     def _expect(self, epoch: int, step: int, ahead: int) -> None:
         """Tell the source of the queries up to ``ahead`` steps from this one, so that it may have them drawn for."""

@@ -128,10 +128,10 @@ class Training:
         self.progress = Progress()
         self.store = Store.open(config.data.store)
         self.model = Model(config, self.store.num_entities, self.store.num_relations, ranks)
-        self.batches, step = make_task(config, self.store, self.model, pool_of)
+        self.schedule = Schedule(config.optimizer, config.train.epochs)
+        self.batches, step = make_task(config, self.store, self.model, pool_of, lambda: self.schedule.time_gone)
         self.telemetry = negative_telemetry(self.batches, self.model)
         self.dense = DenseParameters(self.model, config.optimizer, ranks)
-        self.schedule = Schedule(config.optimizer, config.train.epochs)
         self.loop = Loop(
             self.model,
             self.batches,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from distkg.config import ConfigError, NegativesConfig, RunConfig
@@ -68,8 +70,14 @@ def _check_negatives(config: RunConfig) -> None:
         )
 
 
-def make_task(config: RunConfig, store: Store, model: Model, pool_of: PoolOf | None = None) -> tuple[Batches, Step]:
-    """Batches and step for ``objective.name``.
+def make_task(
+    config: RunConfig,
+    store: Store,
+    model: Model,
+    pool_of: PoolOf | None = None,
+    time_gone: Callable[[], float] = lambda: 0.0,
+) -> tuple[Batches, Step]:
+    """Batches and step for ``objective.name``; ``pool_of`` as in `train_on_rank`, ``time_gone`` in `SampledBatches`.
 
     Raises:
         UnknownNameError, ConfigError: as `check_objective`; or negatives are to be drawn by actors and there are none.
@@ -80,7 +88,9 @@ def make_task(config: RunConfig, store: Store, model: Model, pool_of: PoolOf | N
     if name in SAMPLED:
         source = _make_source(config.negatives, TrainingGraph.of_store(store), pool_of)
         source.attach(ModelView(model))
-        sampled = SampledBatches(store, source, config.negatives, train.batch_size, train.epochs, train.seed, ranks)
+        sampled = SampledBatches(
+            store, source, config.negatives, train.batch_size, train.epochs, train.seed, ranks, time_gone
+        )
         return sampled, SampledStep(model, config)
     if name in ALL_ENTITIES:
         group = name == "k_vs_all" or config.objective.group_answers

@@ -130,6 +130,17 @@ def test_hale_ablation_runs(tmp_path: Path, store: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
+def test_negative_quality_runs(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    typed = ["--store", str(store), "--preset", "negatives_complex", "--seconds", "5"]
+    content = run_quickly("negative_quality", tmp_path, *typed, part=f"-negatives_complex-{store.name}")
+    assert list(content["figures"]) == ["uniform", "corrupt"]
+    assert content["figures"]["uniform"]["pool"]["median"] == 300
+    assert content["figures"]["corrupt"]["pool"]["median"] < 300
+
+
+@pytest.mark.slow
 def test_negative_sources_runs(tmp_path: Path, store: Path) -> None:
     content = run_quickly("negative_sources", tmp_path, "--store", str(store))
     assert list(content["figures"]) == ["rotate, uniform", "rotate, degree"]

@@ -17,8 +17,10 @@ from distkg.data.store import Store
 from distkg.negatives import TrainingGraph
 from distkg.negatives.ahead import Reply
 from distkg.sharding.ranks import Ranks
+from distkg.training.batches import SampledBatches
+from distkg.training.model import Model
 from distkg.training.run import train_on_rank
-from distkg.training.task import check_objective
+from distkg.training.task import check_objective, make_task
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +121,20 @@ def test_a_pool_with_nothing_to_do_is_refused_before_workers_start(changes: dict
     settings = run_config().model_dump() | {"negatives": {"source": "relational", "pool": {"actors": 1}}}
     with pytest.raises(ValueError, match=message):
         check_objective(RunConfig.model_validate(settings | changes))
+
+
+def test_a_mixture_follows_the_time_limit_where_that_ends_the_run(store: Path) -> None:
+    parts = [{"source": "uniform"}, {"source": "relational", "weight": [[0, 0], [1, 1]]}]
+    config = run_config(store, source="mixture", options={"parts": parts}, pool={"actors": 0})
+    gone = [0.0]
+    opened = Store.open(str(store))
+    model = Model(config, opened.num_entities, opened.num_relations, Ranks.single())
+    batches, _ = make_task(config, opened, model, time_gone=lambda: gone[0])
+    assert isinstance(batches, SampledBatches)
+    heard: list[float] = []
+    batches.source.advance = lambda moment: heard.append(moment.progress)  # type: ignore[method-assign]
+    batches.window(0, 0, 1)
+    gone[0] = 0.75
+    batches.window(0, 1, 2)
+    batches.window(2, batches.steps - 1, batches.steps)
+    assert heard == [0.0, 0.75, pytest.approx(1 - 1 / (3 * batches.steps))]
