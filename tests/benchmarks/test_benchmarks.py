@@ -141,6 +141,17 @@ def test_negative_quality_runs(tmp_path: Path, store: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
+def test_negative_pool_runs(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    typed = ["--store", str(store), "--preset", "negatives_rotate", "--seconds", "5"]
+    content = run_quickly("negative_pool", tmp_path, *typed, part=f"-negatives_rotate-{store.name}")
+    assert list(content["figures"]) == ["uniform, in the step", "relational, in the step", "relational, by an actor"]
+    assert content["figures"]["uniform, in the step"]["× uniform's steps/s"]["median"] == 1
+    assert 0 <= content["figures"]["relational, by an actor"]["delivered"]["median"] <= 1
+
+
+@pytest.mark.slow
 def test_negative_sources_runs(tmp_path: Path, store: Path) -> None:
     content = run_quickly("negative_sources", tmp_path, "--store", str(store))
     assert list(content["figures"]) == ["rotate, uniform", "rotate, degree"]
