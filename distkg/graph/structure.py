@@ -86,7 +86,8 @@ def _triples_of(triples: np.ndarray, entities: int) -> Floats:
 
 
 def _sums_over_neighbours(graph: Csr, values: Floats) -> Floats:
-    return np.bincount(graph.sources, values[graph.neighbours], minlength=len(values))
+    sums: Floats = np.bincount(graph.sources, values[graph.neighbours], minlength=len(values)).astype(np.float64)
+    return sums
 
 
 def _pagerank(graph: Csr, degree: Floats) -> Floats:
@@ -109,9 +110,7 @@ def _sort_rows(offsets: np.ndarray, neighbours: np.ndarray) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _shortest_paths(
-    offsets: np.ndarray, neighbours: np.ndarray, pivots: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _shortest_paths(offsets: np.ndarray, neighbours: np.ndarray, pivots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sums over pivots: dependencies of each node (Brandes 2001, algorithm 1), and 1 / distance to it."""
     n = len(offsets) - 1
     through, near = np.zeros(n), np.zeros(n)

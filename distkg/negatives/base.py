@@ -19,6 +19,9 @@ from distkg.registry import Registry
 SOURCES: Registry[type[NegativeSource]] = Registry("negative source")
 
 
+LooksAt = Literal["nothing", "queries", "answers", "both"]
+
+
 class SourceError(ValueError):
     """A source lacks what it needs of the graph; the message says what, and where to get it."""
 
@@ -60,16 +63,47 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class Made:
+    """Wrong answers that were made for each query, beside those drawn, as vectors or as the entities nearest to them.
+
+    Attributes:
+        entities: int64 [b, M]; None where they are vectors.
+        vectors: float32 [b, M, C], candidate vectors; None where they are entities.
+        left_out: bool [b, M], True where there is none in truth.
+        growth: float32 [b], factor of the objective's margin.
+        weight: of their loss, beside 1 for those drawn.
+    """
+
+    entities: Tensor | None
+    vectors: Tensor | None
+    left_out: Tensor
+    growth: Tensor
+    weight: float
+
+    def at_places(self, places: Tensor, device: torch.device) -> Made:
+        """On a device, with ``places`` instead of entities where it has entities."""
+        return Made(
+            entities=None if self.entities is None else places.view(self.entities.shape).to(device),
+            vectors=None if self.vectors is None else self.vectors.to(device),
+            left_out=self.left_out.to(device),
+            growth=self.growth.to(device),
+            weight=self.weight,
+        )
+
+
+@dataclass(frozen=True)
 class Negatives:
     """Wrong answers.
 
     Attributes:
         entities: int64 [rows, K].
         left_out: bool [rows, K], True where there is no negative in truth; None where all are meant.
+        made: more of them, made for each query; None where there are none.
     """
 
     entities: Tensor
     left_out: Tensor | None = None
+    made: Made | None = None
 
 
 class NegativeSource(ABC):
@@ -83,7 +117,7 @@ class NegativeSource(ABC):
 
     Options: ClassVar[type[SourceOptions]] = SourceOptions
     needs: ClassVar[str] = "training triples"
-    looks_at: ClassVar[Literal["nothing", "queries", "answers"]] = "nothing"
+    looks_at: ClassVar[LooksAt] = "nothing"
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
@@ -119,6 +153,15 @@ class NegativeSource(ABC):
 
         ``count`` negatives at most; ``seed`` decides them where they are drawn before ``draw`` asks for them.
         """
+
+    def weights(self) -> dict[str, Tensor]:
+        """What the source has learned, float32; empty where it learns nothing."""
+        return {}
+
+    def blend(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the mean of its own ``weights`` and those of another source of its kind."""
+        for name, own in self.weights().items():
+            own.lerp_(weights[name], 0.5)
 
     def pool_sizes(self, queries: Queries) -> Tensor:
         """How many different entities a query's negatives are drawn from: int64 [b]."""

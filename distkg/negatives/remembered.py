@@ -8,7 +8,7 @@ candidate and key of this rank's training triples.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +17,16 @@ from torch import Tensor
 
 from distkg.kernels.jit import kernel
 from distkg.kernels.similarity import SQUARED_L2
-from distkg.negatives.base import SOURCES, Moment, Negatives, NegativeSource, Queries, SourceError, SourceOptions
+from distkg.negatives.base import (
+    SOURCES,
+    LooksAt,
+    Moment,
+    Negatives,
+    NegativeSource,
+    Queries,
+    SourceError,
+    SourceOptions,
+)
 from distkg.negatives.known_facts import known_facts
 from distkg.negatives.live import LiveModel
 from distkg.negatives.nearest import NearestEntities
@@ -36,7 +45,7 @@ class RememberedSource(NegativeSource):
 
     Options = RememberedOptions
     needs = "a model"
-    looks_at: ClassVar[Literal["nothing", "queries", "answers"]] = "queries"
+    looks_at: ClassVar[LooksAt] = "queries"
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distkg.config import NegativesConfig
 from distkg.data.store import Store
-from distkg.negatives import Moment, NegativeSource, Queries, known_facts
+from distkg.negatives import Made, Moment, Negatives, NegativeSource, Queries, known_facts
 from distkg.objectives import Answers
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
@@ -57,6 +57,7 @@ class SampledBatch:
         negatives: int64 [rows, K] places in ids; ``sharing`` consecutive queries share a row.
         left_out: bool [b, K], where a query has no negative in truth; None where it has all.
         queries: number of queries of this step over all ranks.
+        made: negatives made for each query, entities among them as places in ids; None where there are none.
     """
 
     ids: Tensor
@@ -67,6 +68,7 @@ class SampledBatch:
     sharing: int
     left_out: Tensor | None
     queries: int
+    made: Made | None = None
 
 
 class Portions:
@@ -141,19 +143,22 @@ class SampledBatches:
     def _batch(self, epoch: int, step: int) -> SampledBatch:
         queries = self._queries(epoch, step)
         head, tail = queries.anchor.chunk(2)
-        negatives, left_out = self._negatives_of(queries, epoch, step)
-        ids, places = unique_places(torch.cat([head, tail, negatives.flatten()]), self.source.entities)
-        head_place, tail_place, negative_places = places.split([len(head), len(tail), negatives.numel()])
+        negatives = self._negatives_of(queries, epoch, step)
+        made = negatives.made.entities if negatives.made is not None else None
+        used = [head, tail, negatives.entities, *([] if made is None else [made])]
+        ids, places = unique_places(torch.cat([entities.flatten() for entities in used]), self.source.entities)
+        placed = places.split([entities.numel() for entities in used])
         device = self._ranks.device
         return SampledBatch(
             ids=ids.to(device),
-            anchor=torch.cat([head_place, tail_place]).to(device),
-            answer=torch.cat([tail_place, head_place]).to(device),
+            anchor=torch.cat([placed[0], placed[1]]).to(device),
+            answer=torch.cat([placed[1], placed[0]]).to(device),
             relation=queries.relation.to(device),
-            negatives=negative_places.view(negatives.shape).to(device),
+            negatives=placed[2].view(negatives.entities.shape).to(device),
             sharing=self._sharing,
-            left_out=None if left_out is None else left_out.to(device),
+            left_out=None if negatives.left_out is None else negatives.left_out.to(device),
             queries=2 * sum(self._portions.sizes(step)),
+            made=None if negatives.made is None else negatives.made.at_places(placed[-1], device),
         )
 
     def _moment(self, epoch: int, step: int) -> Moment:
@@ -170,8 +175,8 @@ class SampledBatches:
             self.source.expect(self._moment(later, place), self._queries(later, place), self._negatives.count, seed)
         self._expected = max(self._expected, now + ahead + 1)
 
-    def _negatives_of(self, queries: Queries, epoch: int, step: int) -> tuple[Tensor, Tensor | None]:
-        """Negatives int64 [rows, K], and bool [b, K] where a query has none in truth; None where it has all."""
+    def _negatives_of(self, queries: Queries, epoch: int, step: int) -> Negatives:
+        """Those of a step, with ``left_out`` bool [b, K] for each query, None where all are meant."""
         sharing = self._sharing
         generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
         self.source.advance(self._moment(epoch, step))
@@ -186,7 +191,7 @@ class SampledBatches:
         if sharing == 1:
             none = torch.zeros(drawn.entities.shape, dtype=torch.bool)
             self.latest = queries, drawn.entities, none if left_out is None else left_out
-        return drawn.entities, left_out
+        return Negatives(drawn.entities, left_out, drawn.made)
 
     def take_removed(self) -> int:
         """Negatives left out as known facts since the last call."""

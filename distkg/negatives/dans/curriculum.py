@@ -1,6 +1,7 @@
 """Which negatives a training looks at when: bands of hardness, their weights and margins over the training.
 
-Bands are numbered by hardness, 0 the hardest: the vector after T/20 steps back from the end is nearest to a real entity.
+Bands are numbered by hardness, 0 the hardest: the vector after T/20 steps back from the end is nearest to a real
+entity.
 """
 
 from __future__ import annotations

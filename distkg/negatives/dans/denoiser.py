@@ -1,8 +1,8 @@
 """The network that predicts the noise in a vector, from the vector, the step and what the vector should fit.
 
-DANS-KGC prints a layer normalisation of the prediction (equation 10), which would force its mean to 0 and its norm to one
-value, and leaves the query out of it though the text names it; both are put right here, the first as in DHNS (Niu, Zhang
-2025), and ``paper`` has the equation as printed.
+DANS-KGC prints a layer normalisation of the prediction (equation 10), which would force its mean to 0 and its norm to
+one value, and leaves the query out of it though the text names it; both are put right here, the first as in DHNS
+(Niu, Zhang 2025), and ``paper`` has the equation as printed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How hard an entity is to learn: ζ in (0, 1), from its place in the graph and its vector (DANS-KGC, equation 1).
 
-The paper does not say what ζ learns from; through the loss of the diffusion alone it would rise to 1 everywhere, as more
-noise is easier to predict. Here it learns what can be seen: the rank of an entity's loss as an answer among all, averaged
-over the training so far.
+The paper does not say what ζ learns from; through the loss of the diffusion alone it would rise to 1 everywhere, as
+more noise is easier to predict. Here it learns what can be seen: the rank of an entity's loss as an answer among all,
+averaged over the training so far.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The diffusion model of DANS-KGC: learns to take noise out of entity vectors, and stops before all of it is out.
 
-What it makes on the way back, four steps of the way, are negatives of four degrees of hardness (equation 12). It works on
-vectors of mean 0 and deviation 1 in every dimension, whatever those of the model are, so that the same noise means the
-same everywhere.
+What it makes on the way back, four steps of the way, are negatives of four degrees of hardness (equation 12). It
+works on vectors of mean 0 and deviation 1 in every dimension, whatever those of the model are, so that the same noise
+means the same everywhere.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ class Conditions:
         """Every triple ``count`` times in a row."""
         return Conditions(*(part.repeat_interleave(count, 0) for part in vars(self).values()))
 
+    def at(self, places: Tensor) -> Conditions:
+        """The triples at these places, int64 [p]."""
+        return Conditions(*(part[places] for part in vars(self).values()))
+
 
 class Generator(nn.Module):
     """Difficulty and denoiser, with what they learn by.
@@ -100,22 +104,22 @@ class Generator(nn.Module):
         return {"denoising": float(denoising.detach()), "difficulty": float(difficulty.detach())}
 
     @torch.no_grad()
-    def make(self, known: Conditions, band: Tensor, generator: torch.Generator) -> Tensor:
-        """Vectors float32 [b, C] in place of the answers, of bands int64 [b].
+    def make(self, known: Conditions, generator: torch.Generator) -> Tensor:
+        """Vectors float32 [b, bands, C] in place of the answers, hardest band first.
 
         The way back starts from the answer under all noise, not from noise alone: with moderate noise these differ.
         """
-        schedule = self.schedule(known)
-        wanted = torch.tensor(self.steps)[band]
-        clean = self._scaled(known.vector)
-        last = torch.full_like(known.answer, self._options.steps)
-        vectors = schedule.noisy(clean, last, torch.randn(clean.shape, generator=generator))
+        schedule, clean = self.schedule(known), self._scaled(known.vector)
+        now = torch.full_like(known.answer, self._options.steps)
+        vectors = schedule.noisy(clean, now, torch.randn(clean.shape, generator=generator))
+        found = {}
         for step in range(self._options.steps, self.steps[0], -1):
-            now = torch.full_like(known.answer, step)
             noise = torch.randn(clean.shape, generator=generator)
-            before = schedule.back(vectors, step, self._predicted(vectors, now, known), noise, self._options.mode)
-            vectors = torch.where((step > wanted)[:, None], before, vectors)
-        return vectors * self.deviation + self.mean
+            predicted = self._predicted(vectors, torch.full_like(known.answer, step), known)
+            vectors = schedule.back(vectors, step, predicted, noise, self._options.mode)
+            found[step - 1] = vectors
+        made = torch.stack([found[step] for step in self.steps], dim=1)
+        return made * self.deviation + self.mean
 
     @torch.no_grad()
     def schedule(self, known: Conditions) -> NoiseSchedule:

@@ -1,7 +1,7 @@
 """How much noise an entity's vector gets at each step of the diffusion, and how a step is taken back.
 
-Equations are those of DANS-KGC (arXiv 2511.07901). ``resolved`` takes the steps of DDPM (Ho et al. 2020), ``paper`` those
-of equation 9 as printed, whose coefficient is another one.
+Equations are those of DANS-KGC (arXiv 2511.07901). ``resolved`` takes the steps of DDPM (Ho et al. 2020), ``paper``
+those of equation 9 as printed, whose coefficient is another one.
 """
 
 from __future__ import annotations

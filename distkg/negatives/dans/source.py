@@ -1,0 +1,203 @@
+"""The negative source of DANS-KGC: what its diffusion model makes, remembered for each training query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from distkg.graph.structure import structure
+from distkg.graph.walks import dgl_walks, plain_walks
+from distkg.kernels.similarity import SQUARED_L2
+from distkg.negatives.base import (
+    SOURCES,
+    LooksAt,
+    Made,
+    Moment,
+    Negatives,
+    NegativeSource,
+    Queries,
+    SourceError,
+    SourceOptions,
+    make_source,
+)
+from distkg.negatives.dans.curriculum import BANDS, Curriculum, band_margins, band_weights
+from distkg.negatives.dans.generator import Conditions, Generator, GeneratorOptions
+from distkg.negatives.dans.kinds import kinds_of
+from distkg.negatives.known_facts import known_facts
+from distkg.negatives.live import LiveModel
+from distkg.negatives.nearest import NearestEntities
+from distkg.negatives.remembered import RowsByKey
+from distkg.negatives.training_graph import TrainingGraph
+
+NEAREST = 8  # entities looked at around a vector for one that is no known answer
+SAMPLED_ROWS = 512  # whose nearest neighbours say how far apart entities are
+
+
+class DansOptions(SourceOptions):
+    negatives: Literal["embedding", "snap"] = Field(
+        "snap", description="Train on the vectors that are made, or on the entities nearest to them."
+    )
+    made: int = Field(4, ge=1, description="Made for each query at each hardness.")
+    weight: float = Field(0.25, ge=0, description="Of the loss of what is made, beside 1 for uniform negatives; η.")
+    curriculum: Curriculum = Field("resolved", description="From easy to hard; as the paper prints it; or none.")
+    curriculum_sharpness: float = Field(4.0, ge=0, description="How fast the curriculum turns to hard negatives, λ.")
+    margin_growth: float = Field(0.5, ge=0, le=1, description="By how much margins grow for the hardest, β.")
+    refresh: float = Field(5.0, gt=0, description="Epochs after which negatives are made again.")
+    least_distance: float = Field(
+        0.5, ge=0, description="embedding: leave out what lies nearer to the answer than this times the usual distance."
+    )
+    kinds: int | None = Field(None, ge=2, description="Types of entities, by k-means; default: √entities / 2.")
+    neighbours: int = Field(8, ge=1, le=32, description="Sampled neighbours of the anchor.")
+    sampler: Literal["compiled", "dgl"] = Field("compiled", description="Who samples them.")
+    pivots: int = Field(256, ge=1, description="Entities from which betweenness and closeness are estimated.")
+    diffusion: GeneratorOptions = Field(default_factory=GeneratorOptions, description="The diffusion model.")
+
+
+@SOURCES.register("dans")
+class Dans(NegativeSource):
+    """Uniform negatives, and beside them what a diffusion model makes of the answers (DANS-KGC, arXiv 2511.07901).
+
+    The model learns from every batch that is drawn for. A query's band of hardness falls by lot at each draw, with the
+    weights of the curriculum.
+    """
+
+    Options = DansOptions
+    needs = "a model"
+    looks_at: ClassVar[LooksAt] = "both"
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        assert isinstance(options, DansOptions)
+        self._options = options
+        self._beside = make_source("uniform", {}, graph)
+        walker = {"compiled": plain_walks, "dgl": dgl_walks}[options.sampler]
+        self._walk = walker(graph.triples[:, ::2], graph.entities)
+        self._generator: Generator | None = None
+        self._model: LiveModel | None = None
+        self._now, self._refreshed = Moment(), -torch.inf
+
+    def attach(self, model: LiveModel) -> None:
+        self._model = model
+
+    def advance(self, moment: Moment) -> None:
+        self._now = moment
+
+    def weights(self) -> dict[str, Tensor]:
+        return {} if self._generator is None else dict(self._generator.named_parameters())
+
+    @torch.no_grad()
+    def blend(self, weights: Mapping[str, Tensor]) -> None:
+        super().blend(weights)
+
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        """Collective among the ranks of the model."""
+        if self._model is None:
+            raise SourceError("dans learns from a model in training: it has nothing to show without one")
+        beside = self._beside.draw(queries, count, generator)
+        return Negatives(beside.entities, beside.left_out, self._made(self._model, queries, generator))
+
+    def pool_sizes(self, queries: Queries) -> Tensor:
+        return self._beside.pool_sizes(queries)
+
+    def _made(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> Made:
+        known = self._conditions(model, queries)
+        learner = self._generator
+        assert learner is not None
+        if len(queries):
+            losses = -model.similarity.pairs(known.query, known.vector)
+            learner.learn(known, losses, generator)
+        rows, old, first = self._table.look_up(self._keys(queries), self._now.epochs - self._options.refresh)
+        fresh = self._make(model, learner, queries[first], known.at(first), generator)
+        self._table.renew(old, fresh, self._now.epochs)
+        values = self._table.values[rows]
+        chances = band_weights(self._now.progress, self._options.curriculum_sharpness, self._options.curriculum)
+        band = torch.multinomial(chances, max(len(queries), 1), replacement=True, generator=generator)[: len(queries)]
+        return self._of_band(queries, known, values[torch.arange(len(queries)), band], band)
+
+    def _of_band(self, queries: Queries, known: Conditions, values: Tensor, band: Tensor) -> Made:
+        options = self._options
+        growing = options.margin_growth if options.curriculum != "none" else 0.0
+        growth = band_margins(self._now.progress, 1.0, growing)[band]
+        if options.negatives == "snap":
+            entities = values.long()
+            left_out = (entities < 0) | (entities == queries.answer[:, None])
+            left_out |= known_facts(self.graph.known, queries.anchor, queries.relation, entities.clamp_min(0), 1)
+            return Made(entities.clamp_min(0), None, left_out, growth, options.weight)
+        near = (values - known.vector[:, None]).norm(dim=2) < options.least_distance * self._usual_distance
+        return Made(None, values, near, growth, options.weight)
+
+    def _make(
+        self, model: LiveModel, learner: Generator, queries: Queries, known: Conditions, generator: torch.Generator
+    ) -> Tensor:
+        """Of all bands: float32 [b, bands, made, C], or the nearest entities int32 [b, bands, made], -1 for none."""
+        made = self._options.made
+        vectors = learner.make(known.repeat(made), generator)
+        vectors = vectors.view(len(queries), made, BANDS, vectors.shape[2]).transpose(1, 2).contiguous()
+        if self._options.negatives == "embedding":
+            return vectors
+        found = self._nearest.search(vectors.flatten(0, 2), NEAREST).view(len(queries), BANDS * made, NEAREST)
+        return self._first_that_is_wrong(queries, found).view(len(queries), BANDS, made).int()
+
+    def _first_that_is_wrong(self, queries: Queries, found: Tensor) -> Tensor:
+        """Of entities int64 [b, m, k], nearest first, the first that is no known answer: int64 [b, m], -1 for none."""
+        flat = found.flatten(1)
+        right = known_facts(self.graph.known, queries.anchor, queries.relation, flat.clamp_min(0), 1) | (flat < 0)
+        right |= flat == queries.answer[:, None]
+        wrong = ~right.view(found.shape)
+        first = wrong.int().argmax(2, keepdim=True)
+        return torch.where(wrong.any(2), found.gather(2, first)[..., 0], -1)
+
+    def _conditions(self, model: LiveModel, queries: Queries) -> Conditions:
+        if self._now.epochs - self._refreshed >= self._options.refresh:
+            self._refreshed = self._now.epochs
+            self._look_around(model)
+        neighbours = self._neighbours(queries.anchor)
+        ids, place = torch.unique(torch.cat([queries.answer[:, None], neighbours], dim=1), return_inverse=True)
+        rows = model.candidates(ids).cpu()
+        return Conditions(
+            answer=queries.answer,
+            vector=rows[place[:, 0]],
+            kind=self._centres[self._kinds[queries.anchor]],
+            query=model.query(queries.anchor, queries.relation).cpu(),
+            around=rows[place[:, 1:]].mean(1),
+        )
+
+    def _neighbours(self, anchor: Tensor) -> Tensor:
+        starts = anchor.repeat_interleave(self._options.neighbours).numpy()
+        met = self._walk(starts, 1, self._now.step)
+        return torch.from_numpy(np.ascontiguousarray(met[:, 1])).view(len(anchor), -1)
+
+    def _look_around(self, model: LiveModel) -> None:
+        """Types, scale and usual distance of all vectors as they are now."""
+        every = model.own_candidates() if model.ranks.size == 1 else model.candidates(torch.arange(self.entities))
+        rows = every.cpu()
+        self._kinds, self._centres = kinds_of(rows, self._options.kinds)
+        some = rows[torch.linspace(0, len(rows) - 1, min(SAMPLED_ROWS, len(rows))).long()]
+        self._usual_distance = float(torch.cdist(some, rows).topk(2, dim=1, largest=False).values[:, 1].median())
+        if self._generator is None:
+            self._start(rows.shape[1], model)
+        assert self._generator is not None
+        self._generator.scale_to(rows)
+        self._nearest.rebuild()
+
+    def _start(self, width: int, model: LiveModel) -> None:
+        features = structure(self.graph.triples, self.entities, pivots=self._options.pivots).standardised()
+        queried = model.query(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)).shape[1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same first weights in every replica
+            self._generator = Generator(self._options.diffusion, torch.from_numpy(features), width, queried)
+        shape = (0, BANDS, self._options.made)
+        empty = torch.empty(shape, dtype=torch.int32)
+        if self._options.negatives == "embedding":
+            empty = torch.empty(*shape, width)
+        self._table = RowsByKey(empty, fill=-1)
+        self._nearest = NearestEntities(model, SQUARED_L2)
+
+    def _keys(self, queries: Queries) -> Tensor:
+        asked = queries.anchor * (2 * self.graph.relations) + queries.relation
+        return asked * self.entities + queries.answer
