@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -32,6 +32,8 @@ from distkg.negatives.ahead import PoolOf, Reply, Request, hosted_parts
 from distkg.negatives.host import SourceHost
 from distkg.scoring import make_scorer
 
+BLEND_EVERY = 32  # draws
+
 
 class Process(NamedTuple):
     """Where an actor lives; another one after a restart."""
@@ -44,7 +46,10 @@ class Process(NamedTuple):
 class NegativeActor:
     """Hosts the sources of a run; becomes a Ray actor."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], peer: str | None) -> None:
+        """``peer`` is the actor that hears of what sources have learned here; None for none."""
+        self._peer = peer
+        self._draws: dict[str, int] = {}
         self._settings = parse_config(config, "the launched run")
         torch.set_num_threads(actor_threads(self._settings.negatives.pool))
         self._process = Process(ray.get_runtime_context().get_node_id(), os.getpid(), time.time_ns())
@@ -70,7 +75,22 @@ class NegativeActor:
 
     def draw(self, key: str, request: Request) -> tuple[Process, Reply | None]:
         """Where this actor lives, and the reply as of ``SourceHost.draw``."""
-        return self._process, self._hosts[key].draw(request)
+        reply = self._hosts[key].draw(request)
+        self._draws[key] = self._draws.get(key, 0) + 1
+        if self._peer is not None and self._draws[key] % BLEND_EVERY == 0:
+            self._tell_peer(self._peer, key)
+        return self._process, reply
+
+    def blend(self, key: str, weights: dict[str, NDArray[np.float32]]) -> None:
+        """As ``SourceHost.blend``."""
+        self._hosts[key].blend(weights)
+
+    def _tell_peer(self, peer: str, key: str) -> None:
+        """Round a ring of actors, so that all come to the same mean; nobody waits for it."""
+        weights = self._hosts[key].weights()
+        if weights:
+            with suppress(ValueError):  # it is being restarted
+                ray.get_actor(peer).blend.remote(key, weights)
 
 
 @dataclass
@@ -194,7 +214,7 @@ def negative_actors(config: RunConfig, run: str) -> Iterator[None]:
     # A group of their own: Ray Train makes that of its workers itself, and lets nothing else in.
     group = placement_group([actor_resources(pool)] * len(names), strategy=pool.placement.upper())
     try:
-        made = [_start_actor(config, name, group, place) for place, name in enumerate(names)]
+        made = [_start_actor(config, names, group, place) for place in range(len(names))]
         try:
             ray.get([actor.ready.remote() for actor in made])
         except ray.exceptions.RayTaskError as error:
@@ -204,10 +224,12 @@ def negative_actors(config: RunConfig, run: str) -> Iterator[None]:
         remove_placement_group(group)
 
 
-def _start_actor(config: RunConfig, name: str, group: Any, place: int) -> Any:
+def _start_actor(config: RunConfig, names: list[str], group: Any, place: int) -> Any:
+    # In sync nothing may depend on which actor is ahead: each learns for itself.
+    peer = None if len(names) == 1 or config.negatives.pool.sync else names[(place + 1) % len(names)]
     pool, threads = config.negatives.pool, str(actor_threads(config.negatives.pool))
     options = ray.remote(NegativeActor).options(
-        name=name,
+        name=names[place],
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor,
         max_restarts=-1,
@@ -215,7 +237,7 @@ def _start_actor(config: RunConfig, name: str, group: Any, place: int) -> Any:
         scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=place),
         runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}},
     )
-    return options.remote(config.model_dump())
+    return options.remote(config.model_dump(), peer)
 
 
 def pool_of_worker(config: RunConfig, run: str, rank: int, ranks: int) -> PoolOf | None:

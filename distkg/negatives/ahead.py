@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from distkg.config import PoolConfig
 from distkg.negatives.base import (
     SOURCES,
+    Made,
     Moment,
     Negatives,
     NegativeSource,
@@ -41,7 +42,8 @@ class Request:
         count: negatives per query, at most.
         seed: decides the draw.
         moment: how far the training is.
-        vectors: float32 [b, Q] that the source asks for: of the queries, or of the answers; None where it asks none.
+        query_vectors: float32 [b, Q], where the source asks for them.
+        answer_vectors: float32 [b, C], candidate vectors of the answers, where the source asks for them.
         version: step of the latest published vectors; -1 where none were.
     """
 
@@ -51,7 +53,8 @@ class Request:
     count: int
     seed: int
     moment: Moment
-    vectors: NDArray[np.float32] | None
+    query_vectors: NDArray[np.float32] | None
+    answer_vectors: NDArray[np.float32] | None
     version: int
 
 
@@ -63,11 +66,85 @@ class Reply:
         entities: integer [b, K].
         left_out: bool [b, K], where there is none in truth; None where all are meant.
         version: step of the vectors that were looked at; that of the request where none were.
+        made: negatives made besides; None where the source makes none.
     """
 
     entities: np.ndarray
     left_out: np.ndarray | None
     version: int
+    made: SentMade | None = None
+
+    @classmethod
+    def of(cls, drawn: Negatives, version: int) -> Reply:
+        """Of negatives as the source has drawn them."""
+        left_out = None if drawn.left_out is None else drawn.left_out.numpy()
+        made = None if drawn.made is None else SentMade.of(drawn.made)
+        return cls(drawn.entities.numpy().astype(np.int32), left_out, version, made)
+
+    def negatives(self, count: int) -> Negatives:
+        """The first ``count`` of each query: a mixture asks for as many as it can need, and needs one less at times."""
+        left_out = None if self.left_out is None else torch.from_numpy(np.array(self.left_out[:, :count]))
+        made = None if self.made is None else self.made.received()
+        return Negatives(torch.from_numpy(np.array(self.entities[:, :count], dtype=np.int64)), left_out, made)
+
+    def sound(self, queries: int, count: int, entities: int) -> bool:
+        """Whether it is what was asked for: shapes, types, entities that exist, numbers that are finite."""
+        shape = queries, count
+        marked = self.left_out is None or _are(self.left_out, shape, "b")
+        return (
+            marked
+            and _name(self.entities, shape, entities)
+            and (self.made is None or self.made.sound(queries, entities))
+        )
+
+
+@dataclass(frozen=True)
+class SentMade:
+    """``Made`` as arrays."""
+
+    entities: np.ndarray | None
+    vectors: np.ndarray | None
+    left_out: np.ndarray
+    growth: np.ndarray
+    weight: float
+
+    @classmethod
+    def of(cls, made: Made) -> SentMade:
+        entities = None if made.entities is None else made.entities.numpy().astype(np.int32)
+        vectors = None if made.vectors is None else made.vectors.numpy()
+        return cls(entities, vectors, made.left_out.numpy(), made.growth.numpy(), made.weight)
+
+    def received(self) -> Made:
+        entities = None if self.entities is None else torch.from_numpy(np.array(self.entities, dtype=np.int64))
+        vectors = None if self.vectors is None else torch.from_numpy(np.array(self.vectors))
+        left_out, growth = (torch.from_numpy(np.array(part)) for part in (self.left_out, self.growth))
+        return Made(entities, vectors, left_out, growth, self.weight)
+
+    def sound(self, queries: int, entities: int) -> bool:
+        """As ``Reply.sound``."""
+        if not _are(self.growth, (queries,), "f") or not isinstance(self.left_out, np.ndarray):
+            return False
+        shape = self.left_out.shape
+        if len(shape) != 2 or not _are(self.left_out, (queries, shape[1]), "b"):
+            return False
+        if self.entities is not None:
+            return _name(self.entities, shape, entities)
+        vectors = self.vectors
+        return isinstance(vectors, np.ndarray) and _are(vectors, (*shape, vectors.shape[-1]), "f")
+
+
+def _are(values: object, shape: tuple[int, ...], kind: str) -> bool:
+    """Whether values are an array of this shape and kind of number, finite where they are floats."""
+    if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype.kind not in kind:
+        return False
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+
+
+def _name(values: object, shape: tuple[int, ...], entities: int) -> bool:
+    """Whether values are an array of entities of this shape."""
+    if not isinstance(values, np.ndarray) or not _are(values, shape, "iu"):
+        return False
+    return not values.size or (int(values.min()) >= 0 and int(values.max()) < entities)
 
 
 class Pool(Protocol):
@@ -164,7 +241,8 @@ class AheadSource(NegativeSource):
             count=count,
             seed=seed,
             moment=moment,
-            vectors=self._vectors(queries),
+            query_vectors=self._vectors("queries", queries),
+            answer_vectors=self._vectors("answers", queries),
             version=self._version,
         )
         if self._pool.ask(request):
@@ -183,14 +261,14 @@ class AheadSource(NegativeSource):
         looked = request.version >= 0  # at published vectors
         if reply is None:
             self.deliveries.late += len(queries)
-        elif not self._sound(reply, (len(queries), request.count)):
+        elif not reply.sound(len(queries), request.count, self.entities):
             self.deliveries.broken += len(queries)
         elif looked and step - reply.version > self._how.max_age:
             self.deliveries.old += len(queries)
         else:
             self.deliveries.delivered += len(queries)
             self.deliveries.ages.append(step - reply.version if looked else 0)
-            return _first_columns(reply, count)
+            return reply.negatives(count)
         return self._local.draw(queries, count, generator)
 
     def take_deliveries(self) -> Deliveries:
@@ -198,13 +276,13 @@ class AheadSource(NegativeSource):
         taken, self.deliveries = self.deliveries, Deliveries()
         return taken
 
-    def _vectors(self, queries: Queries) -> NDArray[np.float32] | None:
-        if self._hosted.looks_at == "nothing" or self._model is None:
+    def _vectors(self, of: str, queries: Queries) -> NDArray[np.float32] | None:
+        """Of ``queries`` or ``answers``, where the source looks at them; collective."""
+        model = self._model
+        if model is None or self._hosted.looks_at not in (of, "both"):
             return None
-        if self._hosted.looks_at == "queries":
-            vectors = self._model.query(queries.anchor, queries.relation)
-        else:
-            vectors = self._model.candidates(queries.answer)
+        asked = of == "queries"
+        vectors = model.query(queries.anchor, queries.relation) if asked else model.candidates(queries.answer)
         found: NDArray[np.float32] = vectors.cpu().numpy()
         return found
 
@@ -218,22 +296,6 @@ class AheadSource(NegativeSource):
         self._pool.publish(self._version, self._model.first, rows, wait=self._how.sync)
         if self._how.sync:
             self._model.ranks.barrier()  # no rank asks before all shards are there
-
-    def _sound(self, reply: Reply, shape: tuple[int, int]) -> bool:
-        """Whether a reply is what was asked for: its shape, its type, entities that exist."""
-        entities, left_out = reply.entities, reply.left_out
-        if not isinstance(entities, np.ndarray) or entities.shape != shape or entities.dtype.kind not in "iu":
-            return False
-        if left_out is not None and (not isinstance(left_out, np.ndarray) or left_out.shape != shape):
-            return False
-        return not entities.size or (int(entities.min()) >= 0 and int(entities.max()) < self.entities)
-
-
-def _first_columns(reply: Reply, count: int) -> Negatives:
-    """A mixture asks for as many as it can need, and needs one less at times."""
-    entities = torch.from_numpy(np.array(reply.entities[:, :count], dtype=np.int64))
-    left_out = None if reply.left_out is None else torch.from_numpy(np.array(reply.left_out[:, :count], dtype=np.bool_))
-    return Negatives(entities, left_out)
 
 
 PoolOf = Callable[[str], Pool]

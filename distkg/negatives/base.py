@@ -112,12 +112,14 @@ class NegativeSource(ABC):
     Attributes:
         needs: what of the graph the source reads, for people.
         looks_at: whose vectors in a model the source looks at, besides those of all entities.
+        makes: whether its negatives have a ``made`` part.
         looks_at_queries: whether draws depend on the query. If not, queries may share their negatives, which is fast.
     """
 
     Options: ClassVar[type[SourceOptions]] = SourceOptions
     needs: ClassVar[str] = "training triples"
     looks_at: ClassVar[LooksAt] = "nothing"
+    makes: ClassVar[bool] = False
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
@@ -160,8 +162,9 @@ class NegativeSource(ABC):
 
     def blend(self, weights: Mapping[str, Tensor]) -> None:
         """Take the mean of its own ``weights`` and those of another source of its kind."""
-        for name, own in self.weights().items():
-            own.lerp_(weights[name], 0.5)
+        with torch.no_grad():
+            for name, own in self.weights().items():
+                own.lerp_(weights[name].to(own), 0.5)
 
     def pool_sizes(self, queries: Queries) -> Tensor:
         """How many different entities a query's negatives are drawn from: int64 [b]."""

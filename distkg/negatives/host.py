@@ -40,10 +40,15 @@ class PublishedModel:
         self._rows = torch.from_numpy(np.concatenate(in_order)).to(self.ranks.device)
         self.version = version
 
-    def bring(self, queries: Queries, vectors: NDArray[np.float32]) -> None:
-        """Vectors [b, Q] of these queries, for ``query``."""
-        self._keys, order = self._key(queries.anchor, queries.relation).sort()
-        self._brought = torch.from_numpy(np.array(vectors))[order].to(self.ranks.device)
+    def bring(self, request: Request, queries: Queries) -> None:
+        """Take the vectors that a request brought: those of its queries, for ``query``, and of its answers, which are
+        newer than those published."""
+        if request.query_vectors is not None:
+            self._keys, order = self._key(queries.anchor, queries.relation).sort()
+            self._brought = torch.from_numpy(np.array(request.query_vectors))[order].to(self.ranks.device)
+        if request.answer_vectors is not None:
+            brought = torch.from_numpy(np.array(request.answer_vectors)).to(self.ranks.device)
+            self._rows[queries.answer.to(self.ranks.device)] = brought
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
         place = torch.searchsorted(self._keys, self._key(anchor, relation))
@@ -94,14 +99,27 @@ class SourceHost:
         if self._looks_at_vectors and self._model.version < 0:
             return None
         queries = Queries(*torch.from_numpy(np.array(request.queries)).T.contiguous())
-        if request.vectors is not None:
-            self._model.bring(queries, request.vectors)
+        self._model.bring(request, queries)
         source = self._source_of(request.rank)
         source.advance(request.moment)
         drawn = source.draw(queries, request.count, torch.Generator().manual_seed(request.seed))
-        left_out = None if drawn.left_out is None else drawn.left_out.numpy()
-        version = self._model.version if self._looks_at_vectors else request.version
-        return Reply(drawn.entities.numpy().astype(np.int32), left_out, version)
+        return Reply.of(drawn, self._model.version if self._looks_at_vectors else request.version)
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """What its sources have learned, on average; empty where they learn nothing."""
+        learned = [source.weights() for source in self._sources.values()]
+        learned = [weights for weights in learned if weights]
+        if not learned:
+            return {}
+        return {
+            name: np.mean([weights[name].detach().cpu().numpy() for weights in learned], axis=0) for name in learned[0]
+        }
+
+    def blend(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Move what its sources have learned half of the way to the weights of another host."""
+        there = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
+        for source in self._sources.values():
+            source.blend(there)
 
     def _source_of(self, rank: int) -> NegativeSource:
         place = rank if self._looks_at_vectors else 0

@@ -85,6 +85,8 @@ class Mixture(NegativeSource):
         make = make or (lambda place, part: make_source(part.source, part.options, graph))
         self.sources = [make(place, part) for place, part in enumerate(options.parts)]
         self._progress = 0.0
+        if sum(SOURCES[part.source].makes for part in options.parts) > 1:
+            raise SourceError("negatives.options: one part of a mixture may make negatives besides; here are several")
         for place in sorted({0.0, 1.0, *(place for part in options.parts for place, _ in part.weight)}):
             if sum(weight(place) for weight in self._weights) <= 0:
                 raise SourceError(f"negatives.options: all weights of the mixture are 0 at progress {place:g}")
@@ -129,10 +131,11 @@ class Mixture(NegativeSource):
         asked = [(source, size) for source, size, share in zip(self.sources, sizes, shares, strict=True) if share]
         drawn = [source.draw(queries, size, generator) for source, size in asked]
         entities = torch.cat([negatives.entities for negatives in drawn], dim=1)
+        made = next((negatives.made for negatives in drawn if negatives.made is not None), None)
         if all(negatives.left_out is None for negatives in drawn):
-            return Negatives(entities)
+            return Negatives(entities, None, made)
         left_out = [_left_out(negatives) for negatives in drawn]
-        return Negatives(entities, torch.cat(left_out, dim=1))
+        return Negatives(entities, torch.cat(left_out, dim=1), made)
 
     def pool_sizes(self, queries: Queries) -> Tensor:
         """Of the largest pool."""

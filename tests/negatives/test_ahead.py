@@ -95,17 +95,17 @@ def test_a_delivery_is_what_the_source_itself_draws_with_the_seed_of_the_request
 
 
 def test_requests_carry_the_vectors_that_a_source_looks_at() -> None:
-    model = TableModel()
-    for name, expected in (("near_miss", model.query), ("nearest_neighbour", None), ("relational", None)):
+    model, queries = TableModel(), some_queries(0)
+    asked = model.query(queries.anchor, queries.relation).numpy()
+    answers = model.candidates(queries.answer).numpy()
+    expected = {"near_miss": (asked, None), "nearest_neighbour": (None, answers), "relational": (None, None)}
+    for name, vectors in {**expected, "dans": (asked, answers)}.items():
         source, pools = ahead(name)
         ask_and_draw(source, 0)
-        (request,), queries = pools["0"].requests, some_queries(0)
-        if name == "relational":
-            assert request.vectors is None
-        elif expected is not None:
-            assert np.array_equal(request.vectors, expected(queries.anchor, queries.relation).numpy())
-        else:
-            assert np.array_equal(request.vectors, model.candidates(queries.answer).numpy())
+        (request,) = pools["0"].requests
+        for brought, wanted in zip((request.query_vectors, request.answer_vectors), vectors, strict=True):
+            assert (brought is None) == (wanted is None)
+            assert wanted is None or np.array_equal(brought, wanted)
 
 
 def test_near_misses_of_a_pool_are_those_of_the_model() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -69,6 +68,7 @@ class Dans(NegativeSource):
     Options = DansOptions
     needs = "a model"
     looks_at: ClassVar[LooksAt] = "both"
+    makes: ClassVar[bool] = True
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
@@ -89,10 +89,6 @@ class Dans(NegativeSource):
 
     def weights(self) -> dict[str, Tensor]:
         return {} if self._generator is None else dict(self._generator.named_parameters())
-
-    @torch.no_grad()
-    def blend(self, weights: Mapping[str, Tensor]) -> None:
-        super().blend(weights)
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         """Collective among the ranks of the model."""
