@@ -30,10 +30,11 @@ from distkg.negatives.dans.kinds import kinds_of
 from distkg.negatives.known_facts import known_facts
 from distkg.negatives.live import LiveModel
 from distkg.negatives.nearest import NearestEntities
-from distkg.negatives.remembered import RowsByKey
+from distkg.negatives.remembered import QUERY_BYTES, RowsByKey
 from distkg.negatives.training_graph import TrainingGraph
 
 NEAREST = 8  # entities looked at around a vector for one that is no known answer
+WIDEST = 512  # numbers of a vector that memory is planned for
 SAMPLED_ROWS = 512  # whose nearest neighbours say how far apart entities are
 
 
@@ -69,6 +70,12 @@ class Dans(NegativeSource):
     needs = "a model"
     looks_at: ClassVar[LooksAt] = "both"
     makes: ClassVar[bool] = True
+
+    @classmethod
+    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
+        assert isinstance(options, DansOptions)
+        made = BANDS * options.made * (4 if options.negatives == "snap" else 4 * WIDEST)
+        return QUERY_BYTES * queries + -(-queries // workers) * 2 * (made + 12)  # twice, while rows are added
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
