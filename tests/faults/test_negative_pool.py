@@ -57,7 +57,9 @@ def run_config(store: Path, *, seconds: float | None = SECONDS, epochs: int = 10
 
 
 def actor_processes() -> list[psutil.Process]:
-    return [each for each in psutil.process_iter(["cmdline"]) if (each.info["cmdline"] or [""])[0] == ACTOR]
+    """Of the cluster that this process started, and of no other on this machine."""
+    ours = psutil.Process().children(recursive=True)
+    return [each for each in ours if each.is_running() and (each.cmdline() or [""])[0] == ACTOR]
 
 
 ACTOR = "ray::NegativeActor"
