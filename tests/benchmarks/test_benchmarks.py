@@ -151,6 +151,16 @@ def test_negative_pool_runs(tmp_path: Path, store: Path, monkeypatch: pytest.Mon
     assert 0 <= content["figures"]["relational, by an actor"]["delivered"]["median"] <= 1
 
 
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_dans_ablation_runs(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    typed = ["--store", str(store), "--preset", "negatives_rotate", "--seconds", "10"]
+    content = run_quickly("dans_ablation", tmp_path, *typed, part=f"-negatives_rotate-{store.name}")
+    assert list(content["figures"]) == ["uniform", "self-adversarial", "DANS"]
+    assert all(0 < columns["MRR"]["median"] < 1 for columns in content["figures"].values())
+
+
 def test_growth_is_the_slope_of_the_settled_part() -> None:
     rows = [{"minutes": float(minute), "MB": max(50.0, 40.0 + 2.0 * minute)} for minute in range(20)]
     assert pool_soak.growth(rows, "MB") == pytest.approx(120.0)
