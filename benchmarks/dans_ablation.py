@@ -1,6 +1,7 @@
 """DANS-KGC beside uniform and self-adversarial negatives, and without its parts, under the same time limit.
 
-Quality, not speed: a preset with negatives, two Ray Train workers, once for each seed, ranked exactly on the test split.
+Quality, not speed: a preset with negatives, two Ray Train workers, once for each seed, ranked exactly on the test
+split.
 """
 
 from __future__ import annotations

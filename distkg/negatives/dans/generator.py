@@ -26,7 +26,7 @@ Schedule = Literal["difficulty", "same"]
 class GeneratorOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    steps: int = Field(40, ge=20, description="Steps of the diffusion, T.")
+    steps: int = Field(20, ge=20, description="Steps of the diffusion, T.")
     first_noise: float = Field(1e-3, gt=0, lt=1, description="Variance before the first step, β_init.")
     low_noise: float = Field(0.05, gt=0, lt=1, description="Variance at the last step for an entity of difficulty 0.")
     high_noise: float = Field(0.3, gt=0, lt=1, description="The same for an entity of difficulty 1, β_global.")

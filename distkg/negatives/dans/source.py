@@ -33,6 +33,7 @@ from distkg.negatives.nearest import NearestEntities
 from distkg.negatives.remembered import QUERY_BYTES, RowsByKey
 from distkg.negatives.training_graph import TrainingGraph
 
+LEARNED = 256  # triples of a batch that the generator learns from
 NEAREST = 8  # entities looked at around a vector for one that is no known answer
 WIDEST = 512  # numbers of a vector that memory is planned for
 SAMPLED_ROWS = 512  # whose nearest neighbours say how far apart entities are
@@ -42,12 +43,12 @@ class DansOptions(SourceOptions):
     negatives: Literal["embedding", "snap"] = Field(
         "snap", description="Train on the vectors that are made, or on the entities nearest to them."
     )
-    made: int = Field(4, ge=1, description="Made for each query at each hardness.")
+    made: int = Field(2, ge=1, description="Made for each query at each hardness.")
     weight: float = Field(0.25, ge=0, description="Of the loss of what is made, beside 1 for uniform negatives; η.")
     curriculum: Curriculum = Field("resolved", description="From easy to hard; as the paper prints it; or none.")
     curriculum_sharpness: float = Field(4.0, ge=0, description="How fast the curriculum turns to hard negatives, λ.")
     margin_growth: float = Field(0.5, ge=0, le=1, description="By how much margins grow for the hardest, β.")
-    refresh: float = Field(5.0, gt=0, description="Epochs after which negatives are made again.")
+    refresh: float = Field(20.0, gt=0, description="Epochs after which negatives are made again.")
     least_distance: float = Field(
         0.5, ge=0, description="embedding: leave out what lies nearer to the answer than this times the usual distance."
     )
@@ -84,7 +85,7 @@ class Dans(NegativeSource):
         self._beside = make_source("uniform", {}, graph)
         walker = {"compiled": plain_walks, "dgl": dgl_walks}[options.sampler]
         self._walk = walker(graph.triples[:, ::2], graph.entities)
-        self._generator: Generator | None = None
+        self._started = False
         self._model: LiveModel | None = None
         self._now, self._refreshed = Moment(), -torch.inf
 
@@ -95,7 +96,7 @@ class Dans(NegativeSource):
         self._now = moment
 
     def weights(self) -> dict[str, Tensor]:
-        return {} if self._generator is None else dict(self._generator.named_parameters())
+        return dict(self._generator.named_parameters()) if self._started else {}
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         """Collective among the ranks of the model."""
@@ -108,41 +109,41 @@ class Dans(NegativeSource):
         return self._beside.pool_sizes(queries)
 
     def _made(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> Made:
-        known = self._conditions(model, queries)
-        learner = self._generator
-        assert learner is not None
-        if len(queries):
-            losses = -model.similarity.pairs(known.query, known.vector)
-            learner.learn(known, losses, generator)
+        if self._now.epochs - self._refreshed >= self._options.refresh:
+            self._refreshed = self._now.epochs
+            self._look_around(model)
+        self._learn(model, queries, generator)
         rows, old, first = self._table.look_up(self._keys(queries), self._now.epochs - self._options.refresh)
-        fresh = self._make(model, learner, queries[first], known.at(first), generator)
-        self._table.renew(old, fresh, self._now.epochs)
-        values = self._table.values[rows]
+        self._table.renew(old, self._make(model, queries[first], generator), self._now.epochs)
         chances = band_weights(self._now.progress, self._options.curriculum_sharpness, self._options.curriculum)
         band = torch.multinomial(chances, max(len(queries), 1), replacement=True, generator=generator)[: len(queries)]
-        return self._of_band(queries, known, values[torch.arange(len(queries)), band], band)
+        return self._of_band(queries, self._table.values[rows, band], band)
 
-    def _of_band(self, queries: Queries, known: Conditions, values: Tensor, band: Tensor) -> Made:
+    def _of_band(self, queries: Queries, values: Tensor, band: Tensor) -> Made:
         options = self._options
         growing = options.margin_growth if options.curriculum != "none" else 0.0
         growth = band_margins(self._now.progress, 1.0, growing)[band]
         if options.negatives == "snap":
-            entities = values.long()
-            left_out = (entities < 0) | (entities == queries.answer[:, None])
-            left_out |= known_facts(self.graph.known, queries.anchor, queries.relation, entities.clamp_min(0), 1)
-            return Made(entities.clamp_min(0), None, left_out, growth, options.weight)
-        near = (values - known.vector[:, None]).norm(dim=2) < options.least_distance * self._usual_distance
-        return Made(None, values, near, growth, options.weight)
+            return Made(values.long().clamp_min(0), None, values < 0, growth, options.weight)
+        left_out = values[..., 0].isnan()
+        return Made(None, values.nan_to_num(), left_out, growth, options.weight)
 
-    def _make(
-        self, model: LiveModel, learner: Generator, queries: Queries, known: Conditions, generator: torch.Generator
-    ) -> Tensor:
-        """Of all bands: float32 [b, bands, made, C], or the nearest entities int32 [b, bands, made], -1 for none."""
-        made = self._options.made
-        vectors = learner.make(known.repeat(made), generator)
+    def _learn(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> None:
+        """From some of the triples."""
+        some = queries[torch.randperm(len(queries), generator=generator)[:LEARNED]]
+        known = self._conditions(model, some)
+        if len(some):
+            losses = -model.similarity.pairs(known.query, known.vector)
+            self._generator.learn(known, losses, generator)
+
+    def _make(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> Tensor:
+        """Of all bands: float32 [b, bands, made, C], NaN where too near; or int32 [b, bands, made], -1 for none."""
+        made, known = self._options.made, self._conditions(model, queries)
+        vectors = self._generator.make(known.repeat(made), generator)
         vectors = vectors.view(len(queries), made, BANDS, vectors.shape[2]).transpose(1, 2).contiguous()
         if self._options.negatives == "embedding":
-            return vectors
+            distance = (vectors - known.vector[:, None, None]).norm(dim=3, keepdim=True)
+            return vectors.where(distance >= self._options.least_distance * self._usual_distance, torch.nan)
         found = self._nearest.search(vectors.flatten(0, 2), NEAREST).view(len(queries), BANDS * made, NEAREST)
         return self._first_that_is_wrong(queries, found).view(len(queries), BANDS, made).int()
 
@@ -156,9 +157,6 @@ class Dans(NegativeSource):
         return torch.where(wrong.any(2), found.gather(2, first)[..., 0], -1)
 
     def _conditions(self, model: LiveModel, queries: Queries) -> Conditions:
-        if self._now.epochs - self._refreshed >= self._options.refresh:
-            self._refreshed = self._now.epochs
-            self._look_around(model)
         neighbours = self._neighbours(queries.anchor)
         ids, place = torch.unique(torch.cat([queries.answer[:, None], neighbours], dim=1), return_inverse=True)
         rows = model.candidates(ids).cpu()
@@ -173,7 +171,7 @@ class Dans(NegativeSource):
     def _neighbours(self, anchor: Tensor) -> Tensor:
         starts = anchor.repeat_interleave(self._options.neighbours).numpy()
         met = self._walk(starts, 1, self._now.step)
-        return torch.from_numpy(np.ascontiguousarray(met[:, 1])).view(len(anchor), -1)
+        return torch.from_numpy(np.ascontiguousarray(met[:, 1])).view(len(anchor), self._options.neighbours)
 
     def _look_around(self, model: LiveModel) -> None:
         """Types, scale and usual distance of all vectors as they are now."""
@@ -182,9 +180,8 @@ class Dans(NegativeSource):
         self._kinds, self._centres = kinds_of(rows, self._options.kinds)
         some = rows[torch.linspace(0, len(rows) - 1, min(SAMPLED_ROWS, len(rows))).long()]
         self._usual_distance = float(torch.cdist(some, rows).topk(2, dim=1, largest=False).values[:, 1].median())
-        if self._generator is None:
+        if not self._started:
             self._start(rows.shape[1], model)
-        assert self._generator is not None
         self._generator.scale_to(rows)
         self._nearest.rebuild()
 
@@ -200,6 +197,7 @@ class Dans(NegativeSource):
             empty = torch.empty(*shape, width)
         self._table = RowsByKey(empty, fill=-1)
         self._nearest = NearestEntities(model, SQUARED_L2)
+        self._started = True
 
     def _keys(self, queries: Queries) -> Tensor:
         asked = queries.anchor * (2 * self.graph.relations) + queries.relation
