@@ -105,6 +105,7 @@ class SentMade:
     entities: np.ndarray | None
     vectors: np.ndarray | None
     left_out: np.ndarray
+    band: np.ndarray
     growth: np.ndarray
     weight: float
 
@@ -112,17 +113,20 @@ class SentMade:
     def of(cls, made: Made) -> SentMade:
         entities = None if made.entities is None else made.entities.numpy().astype(np.int32)
         vectors = None if made.vectors is None else made.vectors.numpy()
-        return cls(entities, vectors, made.left_out.numpy(), made.growth.numpy(), made.weight)
+        left_out, band, growth = (part.numpy() for part in (made.left_out, made.band, made.growth))
+        return cls(entities, vectors, left_out, band, growth, made.weight)
 
     def received(self) -> Made:
         entities = None if self.entities is None else torch.from_numpy(np.array(self.entities, dtype=np.int64))
         vectors = None if self.vectors is None else torch.from_numpy(np.array(self.vectors))
-        left_out, growth = (torch.from_numpy(np.array(part)) for part in (self.left_out, self.growth))
-        return Made(entities, vectors, left_out, growth, self.weight)
+        parts = (self.left_out, self.band, self.growth)
+        left_out, band, growth = (torch.from_numpy(np.array(part)) for part in parts)
+        return Made(entities, vectors, left_out, band, growth, self.weight)
 
     def sound(self, queries: int, entities: int) -> bool:
         """As ``Reply.sound``."""
-        if not _are(self.growth, (queries,), "f") or not isinstance(self.left_out, np.ndarray):
+        each = _are(self.growth, (queries,), "f") and _are(self.band, (queries,), "iu")
+        if not each or not isinstance(self.left_out, np.ndarray):
             return False
         shape = self.left_out.shape
         if len(shape) != 2 or not _are(self.left_out, (queries, shape[1]), "b"):
@@ -204,6 +208,7 @@ class AheadSource(NegativeSource):
         parsed = parse_source_options(name, options)
         super().__init__(graph, parsed)
         self._hosted = SOURCES[name]
+        self.makes = self._hosted.makes
         self._local = make_source(how.fallback, {}, graph)
         self._pool, self._how = pool, how
         self._model: LiveModel | None = None

@@ -70,6 +70,7 @@ class Made:
         entities: int64 [b, M]; None where they are vectors.
         vectors: float32 [b, M, C], candidate vectors; None where they are entities.
         left_out: bool [b, M], True where there is none in truth.
+        band: int64 [b], of hardness, 0 the hardest.
         growth: float32 [b], factor of the objective's margin.
         weight: of their loss, beside 1 for those drawn.
     """
@@ -77,6 +78,7 @@ class Made:
     entities: Tensor | None
     vectors: Tensor | None
     left_out: Tensor
+    band: Tensor
     growth: Tensor
     weight: float
 
@@ -86,6 +88,7 @@ class Made:
             entities=None if self.entities is None else places.view(self.entities.shape).to(device),
             vectors=None if self.vectors is None else self.vectors.to(device),
             left_out=self.left_out.to(device),
+            band=self.band.to(device),
             growth=self.growth.to(device),
             weight=self.weight,
         )
@@ -105,6 +108,16 @@ class Negatives:
     left_out: Tensor | None = None
     made: Made | None = None
 
+    def first(self, count: int) -> Negatives:
+        """Those of the first ``count`` queries."""
+        left_out = None if self.left_out is None else self.left_out[:count]
+        made = self.made
+        if made is not None:
+            parts = (made.left_out[:count], made.band[:count], made.growth[:count])
+            entities, vectors = (None if part is None else part[:count] for part in (made.entities, made.vectors))
+            made = Made(entities, vectors, *parts, made.weight)
+        return Negatives(self.entities[:count], left_out, made)
+
 
 class NegativeSource(ABC):
     """Draws entities to be ranked below the answer.
@@ -119,7 +132,7 @@ class NegativeSource(ABC):
     Options: ClassVar[type[SourceOptions]] = SourceOptions
     needs: ClassVar[str] = "training triples"
     looks_at: ClassVar[LooksAt] = "nothing"
-    makes: ClassVar[bool] = False
+    makes: bool = False
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:

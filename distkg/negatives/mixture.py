@@ -85,7 +85,9 @@ class Mixture(NegativeSource):
         make = make or (lambda place, part: make_source(part.source, part.options, graph))
         self.sources = [make(place, part) for place, part in enumerate(options.parts)]
         self._progress = 0.0
-        if sum(SOURCES[part.source].makes for part in options.parts) > 1:
+        makers = sum(SOURCES[part.source].makes for part in options.parts)
+        self.makes = makers > 0
+        if makers > 1:
             raise SourceError("negatives.options: one part of a mixture may make negatives besides; here are several")
         for place in sorted({0.0, 1.0, *(place for part in options.parts for place, _ in part.weight)}):
             if sum(weight(place) for weight in self._weights) <= 0:

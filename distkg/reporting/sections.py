@@ -12,6 +12,7 @@ from distkg.reporting.svg import Axis, Series, column_chart, line_chart, scatter
 
 HITS = ("hits@1", "hits@3", "hits@10")
 PARTS = ("data", "exchange", "compute", "optimizer")
+BANDS = ("hardest", "hard", "easy", "easiest")
 FILLED_IN = ("late", "old", "broken", "refused")
 SHOWN_WORKERS = 64
 
@@ -107,6 +108,7 @@ def throughput(run: RunRecord) -> str:
 def negatives(run: RunRecord) -> str:
     """How hard negatives were, and what became of those that actors drew ahead of time."""
     scores = {"negatives": "negatives.score", "uniform": "negatives.uniform_score"}
+    scores |= {f"{band} band": f"negatives.band_scores.{band}" for band in BANDS}
     hardness = [Series(name, run.column(key, "epoch")) for name, key in scores.items()]
     removed = _total(run, "negatives.false_negatives_removed")
     note = f"Of the latest negatives; the gap is how hard they are. {removed:,} known facts among them were left out."

@@ -92,8 +92,7 @@ class SampledBatches:
 
     Attributes:
         source: draws the negatives.
-        latest: queries of the latest step, their negatives int64 [b, K] and bool [b, K] where one is left out; none
-            where queries share negatives.
+        latest: queries of the latest step and their negatives; None before the first, and where queries share them.
     """
 
     def __init__(
@@ -122,9 +121,7 @@ class SampledBatches:
         self._all_steps, self._time_gone = max(epochs * self.steps, 1), time_gone
         self._ahead = negatives.pool.depth if negatives.pool.actors else None
         self._removed = 0
-        nothing = torch.empty(0, dtype=torch.int64)
-        width = nothing.new_empty(0, negatives.count)
-        self.latest = Queries(nothing, nothing, nothing), width, width.bool()
+        self.latest: tuple[Queries, Negatives] | None = None
         self._expected = 0  # first step, over all epochs, of whose queries the source has not been told
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
@@ -188,10 +185,10 @@ class SampledBatches:
             known = known_facts(self._known, queries.anchor, queries.relation, drawn.entities, sharing)
             self._removed += int(known.sum())
             left_out = known if left_out is None else left_out | known
+        found = Negatives(drawn.entities, left_out, drawn.made)
         if sharing == 1:
-            none = torch.zeros(drawn.entities.shape, dtype=torch.bool)
-            self.latest = queries, drawn.entities, none if left_out is None else left_out
-        return Negatives(drawn.entities, left_out, drawn.made)
+            self.latest = queries, found
+        return found
 
     def take_removed(self) -> int:
         """Negatives left out as known facts since the last call."""

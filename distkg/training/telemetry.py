@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distkg.negatives import Negatives, Queries
 from distkg.negatives.ahead import Deliveries, ahead_sources
+from distkg.negatives.dans.curriculum import BAND_NAMES
 from distkg.training.batches import Batches, SampledBatches
 from distkg.training.live import ModelView
 from distkg.training.model import Model
@@ -36,7 +38,8 @@ class NegativeTelemetry:
     def report(self) -> Record:
         """Over all ranks, since the last call:
 
-        - ``score``, ``uniform_score``: mean score of the latest negatives, and of uniform ones for the same queries;
+        - ``score``, ``uniform_score``: mean score of the latest negatives (of those made, where the source makes some),
+          and of uniform ones for the same queries; ``band_scores``: of those made, by band;
         - ``false_negatives_removed``: drawn and left out as known facts, where ``negatives.filter`` looks for them;
         - where a pool draws them: ``delivered`` (share of queries), ``late``, ``old``, ``broken``, ``refused``
           (queries for which the source that stands in drew), ``age_median``, ``age_max`` (steps; None where nothing
@@ -49,17 +52,43 @@ class NegativeTelemetry:
         return int(self._sum([self._batches.take_removed()])[0])
 
     def _scores(self) -> Record:
-        queries, entities, left_out = self._batches.latest
-        queries, entities, left_out = queries[:PROBED], entities[:PROBED, :PROBED], left_out[:PROBED, :PROBED]
         self._reports += 1
+        queries, negatives = self._probe()
         generator = torch.Generator().manual_seed(self._reports)
-        uniform = torch.randint(self._batches.source.entities, entities.shape, generator=generator)
+        uniform = torch.randint(self._batches.source.entities, (len(queries), PROBED), generator=generator)
         asked = self._view.query(queries.anchor, queries.relation)
-        drawn, anywhere = self._scored(asked, entities)[~left_out], self._scored(asked, uniform)
-        sums = self._sum([float(drawn.sum()), drawn.numel(), float(anywhere.sum()), anywhere.numel()])
-        return {"score": _ratio(sums[0], sums[1]), "uniform_score": _ratio(sums[2], sums[3])}
+        anywhere = self._scored(asked, uniform).mean(1)
+        line: Record = {"uniform_score": self._mean(anywhere)}
+        drawn = self._scored(asked, negatives.entities)
+        if not self._batches.source.makes:
+            left_out = negatives.left_out
+            return {"score": self._mean(drawn if left_out is None else drawn[~left_out]), **line}
+        made = negatives.made
+        # Entities are scored by all ranks together, also where this one has none of them.
+        none = torch.empty(0, 1, dtype=torch.int64)
+        entities = none if made is None or made.entities is None else made.entities
+        found = self._scored(asked[: len(entities)], entities)
+        if made is not None and made.vectors is not None:
+            places = torch.arange(made.left_out.numel(), device=asked.device).view(made.left_out.shape)
+            found = self._view.similarity.indexed(asked, made.vectors.flatten(0, 1).to(asked.device), places).cpu()
+        band = none if made is None else made.band[:, None].masked_fill(made.left_out, -1)
+        bands = {name: self._mean(found[band == place]) for place, name in enumerate(BAND_NAMES)}
+        return {"score": self._mean(found[band >= 0]), **line, "band_scores": bands}
+
+    def _probe(self) -> tuple[Queries, Negatives]:
+        """Some of the latest queries and negatives; none where no step was made yet."""
+        if self._batches.latest is None:
+            nothing = torch.empty(0, dtype=torch.int64)
+            return Queries(nothing, nothing, nothing), Negatives(nothing.view(0, 1))
+        queries, negatives = self._batches.latest
+        return queries[:PROBED], negatives.first(PROBED)
+
+    def _mean(self, scores: Tensor) -> float | None:
+        total, count = self._sum([float(scores.sum()), scores.numel()])
+        return _ratio(total, count)
 
     def _scored(self, asked: Tensor, entities: Tensor) -> Tensor:
+        """Scores float32 [b, m] of entities int64 [b, m]; collective."""
         ids, places = torch.unique(entities, return_inverse=True)
         rows = self._view.candidates(ids)
         return self._view.similarity.indexed(asked, rows, places.to(rows.device)).cpu()

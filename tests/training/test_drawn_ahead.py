@@ -138,3 +138,20 @@ def test_a_mixture_follows_the_time_limit_where_that_ends_the_run(store: Path) -
     batches.window(0, 1, 2)
     batches.window(2, batches.steps - 1, batches.steps)
     assert heard == [0.0, 0.75, pytest.approx(1 - 1 / (3 * batches.steps))]
+
+
+@pytest.mark.parametrize("kind", ["snap", "embedding"])
+@pytest.mark.parametrize("actors", [0, 1])
+def test_what_dans_makes_is_reported_by_band(store: Path, tmp_path: Path, kind: str, actors: int) -> None:
+    options = {"negatives": kind, "refresh": 1.0, "least_distance": 0.0}
+    config = run_config(store, source="dans", options=options, pool={"actors": actors})
+    lines = train(config, tmp_path / "run")
+    for line in lines:
+        reported = line["negatives"]
+        bands = reported["band_scores"]
+        assert list(bands) == ["hardest", "hard", "easy", "easiest"]
+        shown = [score for score in (reported["score"], *bands.values()) if score is not None]
+        assert len(shown) > 1
+        assert all(math.isfinite(score) for score in shown)
+        assert math.isfinite(line["loss"])
+        assert reported.get("delivered", 1.0) == 1.0

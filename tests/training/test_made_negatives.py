@@ -68,7 +68,7 @@ def test_loss_and_gradient_are_those_of_the_sum_written_out(kind: str, left_out:
     entities = torch.tensor([[5, 6], [4, 2]])
     growth = torch.tensor([1.0, 1.5])
     chosen = (None, free) if kind == "vectors" else (entities, None)
-    made = Made(*chosen, torch.tensor(left_out), growth, weight=0.25)
+    made = Made(*chosen, torch.tensor(left_out), torch.tensor([0, 3]), growth, weight=0.25)
 
     plain, whole = step(batch, rows), step(with_made(batch, made), rows)
     leaf = rows.clone().requires_grad_()

@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-BANDS = 4
+BAND_NAMES = ("hardest", "hard", "easy", "easiest")
+BANDS = len(BAND_NAMES)
 SHARES = (1 / 20, 1 / 10, 1 / 5, 1 / 2)
 """Of the steps of the diffusion, those whose vectors are the negatives of each band (equation 12)."""
 HARDNESS = torch.tensor([1.0, 0.75, 0.5, 0.25])

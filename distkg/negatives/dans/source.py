@@ -70,7 +70,7 @@ class Dans(NegativeSource):
     Options = DansOptions
     needs = "a model"
     looks_at: ClassVar[LooksAt] = "both"
-    makes: ClassVar[bool] = True
+    makes = True
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
@@ -124,9 +124,9 @@ class Dans(NegativeSource):
         growing = options.margin_growth if options.curriculum != "none" else 0.0
         growth = band_margins(self._now.progress, 1.0, growing)[band]
         if options.negatives == "snap":
-            return Made(values.long().clamp_min(0), None, values < 0, growth, options.weight)
+            return Made(values.long().clamp_min(0), None, values < 0, band, growth, options.weight)
         left_out = values[..., 0].isnan()
-        return Made(None, values.nan_to_num(), left_out, growth, options.weight)
+        return Made(None, values.nan_to_num(), left_out, band, growth, options.weight)
 
     def _learn(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> None:
         """From some of the triples."""
