@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from distkg.kernels.similarity import DOT, Similarity
 from distkg.negatives import TrainingGraph
-from distkg.negatives.ahead import PoolOf, Reply, Request, hosted_parts
+from distkg.negatives.ahead import PoolOf, hosted_parts
 from distkg.negatives.host import SourceHost
+from distkg.negatives.messages import Reply, Request
 
 
 @dataclass

@@ -28,8 +28,9 @@ from distkg.cluster.session import actor_resources
 from distkg.config import PoolConfig, RunConfig, parse_config
 from distkg.data.store import Store
 from distkg.negatives import TrainingGraph
-from distkg.negatives.ahead import PoolOf, Reply, Request, hosted_parts
+from distkg.negatives.ahead import PoolOf, hosted_parts
 from distkg.negatives.host import SourceHost
+from distkg.negatives.messages import Reply, Request
 from distkg.scoring import make_scorer
 
 BLEND_EVERY = 32  # draws

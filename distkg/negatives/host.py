@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distkg.kernels.similarity import Similarity
-from distkg.negatives.ahead import Reply, Request
 from distkg.negatives.base import SOURCES, NegativeSource, Queries, make_source
+from distkg.negatives.messages import Reply, Request
 from distkg.negatives.training_graph import TrainingGraph
 from distkg.sharding.ranks import Ranks
 

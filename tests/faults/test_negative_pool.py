@@ -16,7 +16,7 @@ import pytest
 from distkg.cluster.launch import launch_training, run_on_workers
 from distkg.config import RunConfig
 from distkg.data.generate import generate
-from distkg.negatives.ahead import Reply
+from distkg.negatives.messages import Reply
 from distkg.training.run import train_on_rank
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

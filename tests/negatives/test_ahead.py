@@ -14,8 +14,9 @@ from torch import Tensor
 from distkg.config import PoolConfig
 from distkg.kernels.similarity import DOT
 from distkg.negatives import Moment, Negatives, NegativeSource, Queries, TrainingGraph, make_source
-from distkg.negatives.ahead import AheadSource, Reply, ahead_sources, hosted_parts, make_hosted_source
+from distkg.negatives.ahead import AheadSource, ahead_sources, hosted_parts, make_hosted_source
 from distkg.negatives.host import SourceHost
+from distkg.negatives.messages import Reply
 from distkg.sharding.ranks import Ranks
 
 ENTITIES, RELATIONS, COUNT = 40, 3, 5

@@ -15,7 +15,7 @@ from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
 from distkg.data.store import Store
 from distkg.negatives import TrainingGraph
-from distkg.negatives.ahead import Reply
+from distkg.negatives.messages import Reply
 from distkg.sharding.ranks import Ranks
 from distkg.training.batches import SampledBatches
 from distkg.training.model import Model
