@@ -31,5 +31,6 @@ def run_variants(session: Session, base: str, variants: Mapping[str, Sequence[st
                 result = launch_training(config, Path(folder) / "run")
             test, trained = result["metrics"]["test"], result["train"]
             shown = {column: test[metric] for metric, column in METRICS.items()}
-            figures.add(name, {**shown, "epochs": trained["epochs"], "seconds": trained["seconds"]})
+            rate = {"triples/s": trained["triples_per_second"]}
+            figures.add(name, {**shown, "epochs": trained["epochs"], "seconds": trained["seconds"], **rate})
     return figures

@@ -20,6 +20,7 @@ from benchmarks.peak_memory import peak_mb
 from benchmarks.processes import WORKERS, alone
 from distkg.config import RunConfig, parse_config
 from distkg.data.generate import generate
+from distkg.negatives.ahead import PoolOf
 from distkg.sharding.ranks import Ranks
 from distkg.training.memory import keep_freed_memory
 from distkg.training.metrics import known_answers_of
@@ -70,11 +71,11 @@ def one_epoch(store: str, work: Workload) -> RunConfig:
 
 
 def train_and_rank(
-    config: RunConfig, run: Path, ranks: Ranks, *, resume: bool, listener: Listener | None
+    config: RunConfig, run: Path, ranks: Ranks, *, resume: bool, listener: Listener | None, pool_of: PoolOf | None
 ) -> dict[str, float]:
     """Train as ``distkg train`` does, validation and checkpoint included, then time the ranking; collective."""
     keep_freed_memory()
-    training = Training(config, RunFolder(run), ranks, listener)
+    training = Training(config, RunFolder(run), ranks, listener, pool_of)
     start = time.perf_counter()
     training.train()
     training.checkpoints.wait()

@@ -126,6 +126,23 @@ class RegularizerConfig(Section):
     relation_weight: float | None = Field(None, ge=0, description="Its weight on relation vectors; default: weight.")
 
 
+class PoolConfig(Section):
+    actors: int = Field(
+        0, ge=0, description="Ray actors that draw ahead of time what looks at queries; 0: drawn in the step."
+    )
+    cpus_per_actor: float = Field(1.0, ge=0, description="CPUs reserved for each.")
+    gpus_per_actor: float = Field(0.0, ge=0, description="GPUs, or a share of one, reserved for each.")
+    placement: Literal["pack", "spread"] = Field(
+        "pack", description="Actors on as few nodes as possible, or on as many as possible."
+    )
+    depth: int = Field(16, ge=1, description="Steps ahead of the current one for which negatives are asked.")
+    max_age: int = Field(1000, ge=0, description="Steps after which the vectors that a draw looked at are too old.")
+    timeout: float = Field(0.05, ge=0, description="Seconds that a step waits at most; then it draws for itself.")
+    hung_after: float = Field(60.0, gt=0, description="Seconds after which an actor that owes a reply is restarted.")
+    fallback: str = Field("uniform", description="Source, drawn in the step, of what did not arrive.")
+    sync: bool = Field(False, description="Wait for every delivery: slower, and the same from run to run.")
+
+
 class NegativesConfig(Section):
     source: str = Field(
         "uniform", description="How wrong answers are drawn: `distkg negatives` lists the sources, and shows examples."
@@ -139,6 +156,7 @@ class NegativesConfig(Section):
     )
     chunk_size: int = Field(256, ge=1, description="Queries that share negatives.")
     filter: bool = Field(False, description="Leave out negatives that are known training facts (exact).")
+    pool: PoolConfig = Field(default_factory=PoolConfig, description="Actors that draw negatives ahead of time.")
 
 
 class OptimizerConfig(Section):

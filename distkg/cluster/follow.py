@@ -121,6 +121,9 @@ def describe(record: Record) -> str:
         parts.append(f"valid MRR {record['valid']['mrr']:.4f}")
     if record.get("triples_per_second") is not None:
         parts.append(f"{int(record['triples_per_second']):,} triples/s")
+    delivered = (record.get("negatives") or {}).get("delivered")
+    if delivered is not None:
+        parts.append(f"{delivered:.0%} of negatives delivered")
     return "  ".join(parts)
 
 

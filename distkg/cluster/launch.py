@@ -14,6 +14,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from distkg.cluster import run_folder
 from distkg.cluster.follow import Display, Follower, LineTail, Listener, Record, make_display
+from distkg.cluster.negative_pool import negative_actors, pool_of_worker
 from distkg.cluster.process_group import process_group
 from distkg.cluster.session import (
     ClusterError,
@@ -25,6 +26,7 @@ from distkg.cluster.session import (
     worker_threads,
 )
 from distkg.config import RunConfig, parse_config
+from distkg.negatives.ahead import PoolOf
 from distkg.sharding.ranks import Ranks
 
 # What a second attempt would only meet again. A lost peer raises RuntimeError, a full disk OSError.
@@ -35,7 +37,14 @@ class TrainOnRank(Protocol):
     """A whole training as one rank sees it; the result is that of rank 0."""
 
     def __call__(
-        self, config: RunConfig, run: Path, ranks: Ranks, *, resume: bool, listener: Listener | None
+        self,
+        config: RunConfig,
+        run: Path,
+        ranks: Ranks,
+        *,
+        resume: bool,
+        listener: Listener | None,
+        pool_of: PoolOf | None,
     ) -> Record: ...
 
 
@@ -91,8 +100,8 @@ def run_on_workers(
             (LineTail(folder / run_folder.FAILURES), lambda record: display.notice(describe_failure(record))),
         ]
     )
-    with ray_session(config.cluster, config.train.workers):
-        shortage = describe_shortage(config.cluster, config.train.workers)
+    with ray_session(config):
+        shortage = describe_shortage(config)
         if shortage:
             display.notice(shortage)
         with display, follower:
@@ -141,7 +150,8 @@ def _fit(train: TrainOnRank, config: RunConfig, run: Path) -> Record:
         run_config=_ray_run(config, run),
     )
     try:
-        result = trainer.fit()
+        with negative_actors(config, str(run)):
+            result = trainer.fit()
     except ray.train.ControllerError as error:
         raise error.controller_failure from error
     except ray.train.WorkerGroupError as error:
@@ -176,9 +186,10 @@ def _train_loop(train: TrainOnRank) -> Callable[[dict[str, Any]], Record]:
     def loop(settings: dict[str, Any]) -> Record:
         config = parse_config(settings["config"], "the launched run")
         torch.set_num_threads(worker_threads(config.cluster))
-        ranks = Ranks.from_process_group(get_device())
+        run, ranks = settings["run"], Ranks.from_process_group(get_device())
+        pool_of = pool_of_worker(config, run, ranks.rank, ranks.size)
         # A fresh launch starts in an empty folder: a checkpoint there means that this group is a replacement.
-        return train(config, Path(settings["run"]), ranks, resume=True, listener=None)
+        return train(config, Path(run), ranks, resume=True, listener=None, pool_of=pool_of)
 
     return loop
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import ray
 
-from distkg.config import ClusterConfig
+from distkg.config import ClusterConfig, PoolConfig, RunConfig
 
 TRAIN_SLOT = "train_slot"
 """Custom resource that only train workers take.
@@ -58,6 +58,23 @@ def worker_resources(cluster: ClusterConfig) -> dict[str, float]:
     return resources
 
 
+def run_resources(config: RunConfig, workers: int) -> dict[str, float]:
+    """What Ray reserves for a run with so many workers: for them, and for the actors that draw their negatives."""
+    needed = {name: amount * workers for name, amount in worker_resources(config.cluster).items()}
+    pool = config.negatives.pool
+    for name, amount in actor_resources(pool).items():
+        needed[name] = needed.get(name, 0) + amount * pool.actors
+    return needed
+
+
+def actor_resources(pool: PoolConfig) -> dict[str, float]:
+    """What Ray reserves for one actor that draws negatives."""
+    resources = {"CPU": pool.cpus_per_actor}
+    if pool.gpus_per_actor > 0:
+        resources["GPU"] = pool.gpus_per_actor
+    return resources
+
+
 def set_driver_environment() -> None:
     """Defaults for Ray in this process; what the user has set stays.
 
@@ -93,39 +110,39 @@ def resolve_address(cluster: ClusterConfig) -> str:
 
 
 @contextmanager
-def ray_session(cluster: ClusterConfig, workers: int, *, dashboard: bool = False) -> Iterator[None]:
-    """Join or start Ray, and leave or stop it afterwards; a connection of the caller's is used and kept.
+def ray_session(config: RunConfig, runs: int = 1, *, dashboard: bool = False) -> Iterator[None]:
+    """Join or start Ray for ``runs`` runs at once, and leave or stop it after; a connection of the caller's is kept.
 
     A Ray that is started here has a ``dashboard`` only where one is asked for; it costs memory and seconds.
     """
     if ray.is_initialized():
         yield
         return
-    _connect(cluster, workers, dashboard)
+    _connect(config, runs, dashboard)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _connect(cluster: ClusterConfig, workers: int, dashboard: bool) -> None:
-    address = resolve_address(cluster)
+def _connect(config: RunConfig, runs: int, dashboard: bool) -> None:
+    address = resolve_address(config.cluster)
     set_driver_environment()
     if address == "local":
-        _start_local(cluster, workers, dashboard)
+        _start_local(config, runs, dashboard)
     else:
         _join(address)
 
 
-def _start_local(cluster: ClusterConfig, workers: int, dashboard: bool) -> None:
+def _start_local(config: RunConfig, runs: int, dashboard: bool) -> None:
     # Ray counts CPUs, it does not pin them: more workers than cores is slower, not impossible.
-    cpus = max(os.cpu_count() or 1, math.ceil(workers * cluster.cpus_per_worker))
+    cpus = max(os.cpu_count() or 1, math.ceil(runs * run_resources(config, config.train.workers)["CPU"]))
     # It would say, for every run, that access to the private cluster needs a token that is already in place.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     ray.init(
         address="local",
         num_cpus=cpus,
-        resources={TRAIN_SLOT: workers},
+        resources={TRAIN_SLOT: runs * config.train.workers},
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=dashboard,
         log_to_driver=False,
@@ -152,18 +169,18 @@ def _probe(target: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
 
 
-def describe_shortage(cluster: ClusterConfig, workers: int) -> str | None:
+def describe_shortage(config: RunConfig, runs: int = 1) -> str | None:
     """A sentence for the operator where the cluster, as it stands, is too small; None where it is not.
 
     Not an error: an autoscaler may add the nodes.
     """
     total = ray.cluster_resources()
-    need = cluster.min_workers or workers
-    short = {
-        name: amount * need for name, amount in worker_resources(cluster).items() if total.get(name, 0) < amount * need
-    }
+    workers, actors = config.cluster.min_workers or config.train.workers, config.negatives.pool.actors
+    needed = {name: runs * amount for name, amount in run_resources(config, workers).items()}
+    short = {name: amount for name, amount in needed.items() if total.get(name, 0) < amount}
     if not short:
         return None
-    parts = [f"{need:g} {name} (there are {total.get(name, 0):g})" for name, need in short.items()]
+    parts = [f"{amount:g} {name} (there are {total.get(name, 0):g})" for name, amount in short.items()]
     hint = f"; start nodes with --resources='{{\"{TRAIN_SLOT}\": N}}'" if TRAIN_SLOT in short else ""
-    return f"waiting for nodes: {need} workers need {', '.join(parts)}{hint}"
+    beside = f" and {runs * actors} negative actors" if actors else ""
+    return f"waiting for nodes: {runs * workers} workers{beside} need {', '.join(parts)}{hint}"

@@ -144,10 +144,9 @@ def _search(config: RunConfig, space: Space, folder: SearchFolder, left: int, at
     scheduler = Scheduler()
     scheduler.remember(folder)
     proposals = Proposals(config, space, folder, scheduler, left, at_once, ended)
-    workers = config.train.workers * at_once
     # Ray Train frees the places of a stopped trial's workers by asking Ray's state service, a part of the dashboard.
-    with ray_session(config.cluster, workers, dashboard=True):
-        shortage = describe_shortage(config.cluster, workers)
+    with ray_session(config, at_once, dashboard=True):
+        shortage = describe_shortage(config, at_once)
         if shortage:
             print(shortage, flush=True)
         try:

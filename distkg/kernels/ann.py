@@ -84,6 +84,19 @@ class VectorIndex:
         return torch.from_numpy(scores), torch.from_numpy(places)
 
 
+def cluster(rows: Tensor, count: int, *, rounds: int = 20, seed: int = 0) -> Tensor:
+    """Centres float32 [count, C] of clusters of vectors float32 [n, C], by k-means.
+
+    Raises:
+        AnnError: FAISS is not installed.
+    """
+    faiss = load_faiss()
+    points = np.ascontiguousarray(rows.numpy(), dtype=np.float32)
+    means = faiss.Kmeans(points.shape[1], count, niter=rounds, seed=seed, min_points_per_centroid=1)
+    means.train(points)
+    return torch.from_numpy(means.centroids.copy())
+
+
 def load_faiss() -> ModuleType:
     """
     Raises:

@@ -1,8 +1,9 @@
 """Where wrong answers come from; importing this package registers all sources."""
 
-from distkg.negatives import everywhere, mixture, neighbourhood, pools, remembered
+from distkg.negatives import dans, everywhere, mixture, neighbourhood, pools, remembered
 from distkg.negatives.base import (
     SOURCES,
+    Made,
     Moment,
     Negatives,
     NegativeSource,
@@ -19,12 +20,14 @@ from distkg.negatives.training_graph import TrainingGraph
 __all__ = [
     "SOURCES",
     "LiveModel",
+    "Made",
     "Moment",
     "NegativeSource",
     "Negatives",
     "Queries",
     "SourceError",
     "TrainingGraph",
+    "dans",
     "depends_on_query",
     "everywhere",
     "known_facts",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +17,9 @@ from distkg.negatives.training_graph import TrainingGraph
 from distkg.registry import Registry
 
 SOURCES: Registry[type[NegativeSource]] = Registry("negative source")
+
+
+LooksAt = Literal["nothing", "queries", "answers", "both"]
 
 
 class SourceError(ValueError):
@@ -50,11 +53,45 @@ class Moment:
 
     Attributes:
         epochs: epochs done, with the part of the current one.
-        progress: share of all epochs that is done, in [0, 1].
+        progress: share of all epochs that is done or of the time limit that is gone, whichever is more, in [0, 1].
+        step: steps done, over all epochs.
     """
 
     epochs: float = 0.0
     progress: float = 0.0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Made:
+    """Wrong answers that were made for each query, beside those drawn, as vectors or as the entities nearest to them.
+
+    Attributes:
+        entities: int64 [b, M]; None where they are vectors.
+        vectors: float32 [b, M, C], candidate vectors; None where they are entities.
+        left_out: bool [b, M], True where there is none in truth.
+        band: int64 [b], of hardness, 0 the hardest.
+        growth: float32 [b], factor of the objective's margin.
+        weight: of their loss, beside 1 for those drawn.
+    """
+
+    entities: Tensor | None
+    vectors: Tensor | None
+    left_out: Tensor
+    band: Tensor
+    growth: Tensor
+    weight: float
+
+    def at_places(self, places: Tensor, device: torch.device) -> Made:
+        """On a device, with ``places`` instead of entities where it has entities."""
+        return Made(
+            entities=None if self.entities is None else places.view(self.entities.shape).to(device),
+            vectors=None if self.vectors is None else self.vectors.to(device),
+            left_out=self.left_out.to(device),
+            band=self.band.to(device),
+            growth=self.growth.to(device),
+            weight=self.weight,
+        )
 
 
 @dataclass(frozen=True)
@@ -64,10 +101,22 @@ class Negatives:
     Attributes:
         entities: int64 [rows, K].
         left_out: bool [rows, K], True where there is no negative in truth; None where all are meant.
+        made: more of them, made for each query; None where there are none.
     """
 
     entities: Tensor
     left_out: Tensor | None = None
+    made: Made | None = None
+
+    def first(self, count: int) -> Negatives:
+        """Those of the first ``count`` queries."""
+        left_out = None if self.left_out is None else self.left_out[:count]
+        made = self.made
+        if made is not None:
+            parts = (made.left_out[:count], made.band[:count], made.growth[:count])
+            entities, vectors = (None if part is None else part[:count] for part in (made.entities, made.vectors))
+            made = Made(entities, vectors, *parts, made.weight)
+        return Negatives(self.entities[:count], left_out, made)
 
 
 class NegativeSource(ABC):
@@ -75,11 +124,15 @@ class NegativeSource(ABC):
 
     Attributes:
         needs: what of the graph the source reads, for people.
+        looks_at: whose vectors in a model the source looks at, besides those of all entities.
+        makes: whether its negatives have a ``made`` part.
         looks_at_queries: whether draws depend on the query. If not, queries may share their negatives, which is fast.
     """
 
     Options: ClassVar[type[SourceOptions]] = SourceOptions
     needs: ClassVar[str] = "training triples"
+    looks_at: ClassVar[LooksAt] = "nothing"
+    makes: bool = False
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
@@ -110,6 +163,22 @@ class NegativeSource(ABC):
     def advance(self, moment: Moment) -> None:  # noqa: B027  most sources do not care
         """Called before draws: how far the training is."""
 
+    def expect(self, moment: Moment, queries: Queries, count: int, seed: int) -> None:  # noqa: B027
+        """Announces the draw of a later moment, in the order of steps: most sources draw when asked.
+
+        ``count`` negatives at most; ``seed`` decides them where they are drawn before ``draw`` asks for them.
+        """
+
+    def weights(self) -> dict[str, Tensor]:
+        """What the source has learned, float32; empty where it learns nothing."""
+        return {}
+
+    def blend(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the mean of its own ``weights`` and those of another source of its kind."""
+        with torch.no_grad():
+            for name, own in self.weights().items():
+                own.lerp_(weights[name].to(own), 0.5)
+
     def pool_sizes(self, queries: Queries) -> Tensor:
         """How many different entities a query's negatives are drawn from: int64 [b]."""
         return torch.full((len(queries),), self.entities)
@@ -123,17 +192,24 @@ def make_source(name: str, options: Mapping[str, Any], graph: TrainingGraph) -> 
         ConfigError: wrong options.
         SourceError: the graph lacks what the source needs.
     """
-    source = SOURCES[name]
-    return source(graph, parse_options(source.Options, options, "negatives.options", name))
+    return SOURCES[name](graph, parse_source_options(name, options))
+
+
+def parse_source_options(name: str, options: Mapping[str, Any]) -> SourceOptions:
+    """Options of that source.
+
+    Raises:
+        UnknownNameError: there is none.
+        ConfigError: wrong options.
+    """
+    return parse_options(SOURCES[name].Options, options, "negatives.options", name)
 
 
 def source_memory(name: str, options: Mapping[str, Any], queries: int, workers: int) -> int:
     """``NegativeSource.memory`` of that source; raises as ``make_source``."""
-    source = SOURCES[name]
-    return source.memory(parse_options(source.Options, options, "negatives.options", name), queries, workers)
+    return SOURCES[name].memory(parse_source_options(name, options), queries, workers)
 
 
 def depends_on_query(name: str, options: Mapping[str, Any]) -> bool:
     """Whether that source looks at queries, so that they cannot share negatives; raises as ``make_source``."""
-    source = SOURCES[name]
-    return source.depends_on_query(parse_options(source.Options, options, "negatives.options", name))
+    return SOURCES[name].depends_on_query(parse_source_options(name, options))

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
-from distkg.negatives.base import NegativeSource, Queries, make_source
+from distkg.negatives.base import Moment, Negatives, NegativeSource, Queries, SourceError, make_source
 from distkg.negatives.known_facts import known_facts
 from distkg.negatives.live import LiveModel
 from distkg.negatives.training_graph import TrainingGraph
 
 SMALL_POOLS = (0, 2, 10, 40, 100)
 _TIMED_QUERIES, _TIMED_SECONDS = 1024, 0.3
+_LEARNING_ROUNDS = 200
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def examine(
         source.attach(model)
     queries = _some_queries(graph, sample, seed)
     drawn = source.draw(queries, count, torch.Generator().manual_seed(seed))
+    if drawn.made is not None:
+        drawn = _learn_and_make(source, queries, count)
     given = torch.ones_like(drawn.entities, dtype=torch.bool) if drawn.left_out is None else ~drawn.left_out
     known = _answers_among(graph.known, queries, drawn.entities) & given
     held_out = np.concatenate([store.triples("valid"), store.triples("test")])
@@ -108,6 +111,23 @@ def examine(
         cost=own / uniform,
         examples=_examples(store, queries, drawn.entities, given, show),
     )
+
+
+def _learn_and_make(source: NegativeSource, queries: Queries, count: int) -> Negatives:
+    """What a source that learns makes of these queries, as entities, once it has learned from them for a while.
+
+    Raises:
+        SourceError: it makes vectors, of which there is nothing to show.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(_LEARNING_ROUNDS):
+        some = torch.randint(len(queries), (min(len(queries), _TIMED_QUERIES),), generator=generator)
+        source.draw(queries[some], 1, generator)
+    source.advance(Moment(epochs=1e6, progress=0.5))  # makes all of it again
+    made = source.draw(queries, count, generator).made
+    if made is None or made.entities is None:
+        raise SourceError("vectors cannot be shown: set negatives.options to {negatives: snap}, which makes entities")
+    return Negatives(made.entities, made.left_out)
 
 
 def _some_queries(graph: TrainingGraph, sample: int, seed: int) -> Queries:

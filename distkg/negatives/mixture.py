@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,9 @@ class Part(BaseModel):
         return float(np.interp(progress, places, weights))
 
 
+MakePart = Callable[[int, Part], NegativeSource]
+
+
 class MixtureOptions(SourceOptions):
     parts: list[Part] = Field(min_length=1, description="The sources with their weights.")
 
@@ -73,12 +77,18 @@ class Mixture(NegativeSource):
 
     Options = MixtureOptions
 
-    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+    def __init__(self, graph: TrainingGraph, options: SourceOptions, make: MakePart | None = None) -> None:
+        """``make(place, part)`` gives the source of a part; by default it is made here."""
         super().__init__(graph, options)
         assert isinstance(options, MixtureOptions)
         self._weights = [part.weight_at for part in options.parts]
-        self.sources = [make_source(part.source, part.options, graph) for part in options.parts]
+        make = make or (lambda place, part: make_source(part.source, part.options, graph))
+        self.sources = [make(place, part) for place, part in enumerate(options.parts)]
         self._progress = 0.0
+        makers = sum(SOURCES[part.source].makes for part in options.parts)
+        self.makes = makers > 0
+        if makers > 1:
+            raise SourceError("negatives.options: one part of a mixture may make negatives besides; here are several")
         for place in sorted({0.0, 1.0, *(place for part in options.parts for place, _ in part.weight)}):
             if sum(weight(place) for weight in self._weights) <= 0:
                 raise SourceError(f"negatives.options: all weights of the mixture are 0 at progress {place:g}")
@@ -102,13 +112,18 @@ class Mixture(NegativeSource):
         for source in self.sources:
             source.advance(moment)
 
-    def shares(self) -> list[float]:
-        """Share of each source now; they sum to 1."""
-        weights = [weight(self._progress) for weight in self._weights]
+    def expect(self, moment: Moment, queries: Queries, count: int, seed: int) -> None:
+        for source, share in zip(self.sources, self.shares(moment.progress), strict=True):
+            if share:
+                source.expect(moment, queries, min(count, int(share * count) + 1), seed)
+
+    def shares(self, progress: float) -> list[float]:
+        """Share of each source when so much of the training is done; they sum to 1."""
+        weights = [weight(progress) for weight in self._weights]
         return [weight / sum(weights) for weight in weights]
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
-        shares = self.shares()
+        shares = self.shares(self._progress)
         ends = torch.tensor(shares, dtype=torch.float64).cumsum(0) * count
         # One number for all ends: each source's part is then its share on average, and their sum is always the count.
         cuts = (ends + torch.rand(1, generator=generator, dtype=torch.float64)).floor().long().clamp_max(count)
@@ -118,10 +133,11 @@ class Mixture(NegativeSource):
         asked = [(source, size) for source, size, share in zip(self.sources, sizes, shares, strict=True) if share]
         drawn = [source.draw(queries, size, generator) for source, size in asked]
         entities = torch.cat([negatives.entities for negatives in drawn], dim=1)
+        made = next((negatives.made for negatives in drawn if negatives.made is not None), None)
         if all(negatives.left_out is None for negatives in drawn):
-            return Negatives(entities)
+            return Negatives(entities, None, made)
         left_out = [_left_out(negatives) for negatives in drawn]
-        return Negatives(entities, torch.cat(left_out, dim=1))
+        return Negatives(entities, torch.cat(left_out, dim=1), made)
 
     def pool_sizes(self, queries: Queries) -> Tensor:
         """Of the largest pool."""

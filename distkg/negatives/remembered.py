@@ -8,6 +8,7 @@ candidate and key of this rank's training triples.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,13 +17,22 @@ from torch import Tensor
 
 from distkg.kernels.jit import kernel
 from distkg.kernels.similarity import SQUARED_L2
-from distkg.negatives.base import SOURCES, Moment, Negatives, NegativeSource, Queries, SourceError, SourceOptions
+from distkg.negatives.base import (
+    SOURCES,
+    LooksAt,
+    Moment,
+    Negatives,
+    NegativeSource,
+    Queries,
+    SourceError,
+    SourceOptions,
+)
 from distkg.negatives.known_facts import known_facts
 from distkg.negatives.live import LiveModel
 from distkg.negatives.nearest import NearestEntities
 from distkg.negatives.training_graph import TrainingGraph
 
-_NEVER = -1.0
+_NEVER = -torch.inf
 QUERY_BYTES = 60  # of a known answer, while they are sorted
 
 
@@ -35,6 +45,7 @@ class RememberedSource(NegativeSource):
 
     Options = RememberedOptions
     needs = "a model"
+    looks_at: ClassVar[LooksAt] = "queries"
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
@@ -45,9 +56,7 @@ class RememberedSource(NegativeSource):
         super().__init__(graph, options)
         assert isinstance(options, RememberedOptions)
         self._refresh = options.refresh
-        self._keys = torch.empty(0, dtype=torch.int64)
-        self._candidates = torch.empty(0, self.width(options), dtype=torch.int32)
-        self._renewed = torch.empty(0)  # epochs done when a row was renewed
+        self._table = RowsByKey(torch.empty(0, self.width(options), dtype=torch.int32), fill=-1)
         self._model: LiveModel | None = None
         self._now = Moment()
 
@@ -92,33 +101,55 @@ class RememberedSource(NegativeSource):
                 "with `distkg negatives STORE --run RUN`"
             )
         rows = self._renewed_rows(self._model, queries, generator)
-        candidates = self._candidates[rows].long()
+        candidates = self._table.values[rows].long()
         known = known_facts(self.graph.known, queries.anchor, queries.relation, candidates, 1)
         return candidates, known | (candidates < 0)
 
     def _renewed_rows(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> Tensor:
         """The row of each query's key, int64 [b], after those too old were renewed."""
-        keys, place = torch.unique(self.key(queries), return_inverse=True)
-        self._remember(keys)
-        rows = torch.searchsorted(self._keys, keys)
-        old = self._renewed[rows] < 0
-        old |= self._now.epochs - self._renewed[rows] >= self._refresh
-        asked = torch.empty(len(keys), dtype=torch.int64)
-        asked[place] = torch.arange(len(place))  # one query for each key
-        wanted = rows[old]
-        found = self.renew(model, queries[asked[old]], self._candidates[wanted].long(), generator)
-        self._candidates[wanted] = found.int()
-        self._renewed[wanted] = self._now.epochs
-        return rows[place]
+        table = self._table
+        rows, old, first = table.look_up(self.key(queries), self._now.epochs - self._refresh)
+        found = self.renew(model, queries[first], table.values[old].long(), generator)
+        table.renew(old, found.int(), self._now.epochs)
+        return rows
 
-    def _remember(self, keys: Tensor) -> None:
-        """Make empty rows for new keys."""
+
+class RowsByKey:
+    """Rows of values by integer keys, with the time when each was renewed.
+
+    Attributes:
+        values: [rows, …], any dtype.
+    """
+
+    def __init__(self, empty: Tensor, fill: float) -> None:
+        """``empty`` [0, …] gives shape and dtype of a row, whose values are ``fill`` until it is renewed."""
+        self.values, self._fill = empty, fill
+        self._keys = torch.empty(0, dtype=torch.int64)
+        self._renewed = torch.empty(0)
+
+    def look_up(self, keys: Tensor, oldest: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Of keys int64 [b]: the row of each, int64 [b]; the rows that are new or were renewed at ``oldest`` or before,
+        int64 [o], and for each of them the place of one of its keys, int64 [o]."""
+        unique, place = torch.unique(keys, return_inverse=True)
+        self._make_rows(unique)
+        rows = torch.searchsorted(self._keys, unique)
+        old = self._renewed[rows] <= oldest
+        first = torch.empty(len(unique), dtype=torch.int64)
+        first[place] = torch.arange(len(place))
+        return rows[place], rows[old], first[old]
+
+    def renew(self, rows: Tensor, values: Tensor, now: float) -> None:
+        """Fill rows int64 [o] with values [o, …]."""
+        self.values[rows] = values
+        self._renewed[rows] = now
+
+    def _make_rows(self, keys: Tensor) -> None:
         new = keys[~torch.isin(keys, self._keys, assume_unique=True)]
         if not len(new):
             return
         self._keys, order = torch.cat([self._keys, new]).sort()
-        empty = self._candidates.new_full((len(new), self._candidates.shape[1]), -1)
-        self._candidates = torch.cat([self._candidates, empty])[order]
+        empty = self.values.new_full((len(new), *self.values.shape[1:]), self._fill)
+        self.values = torch.cat([self.values, empty])[order]
         self._renewed = torch.cat([self._renewed, torch.full((len(new),), _NEVER)])[order]
 
 
@@ -166,12 +197,14 @@ class NearestSource(RememberedSource):
         if self._rebuilt < 0 or self._now.epochs - self._rebuilt >= self._refresh:
             nearest.rebuild()
             self._rebuilt = self._now.epochs
-        return nearest.search(vectors, self._candidates.shape[1])
+        return nearest.search(vectors, self._table.values.shape[1])
 
 
 @SOURCES.register("nearest_neighbour")
 class NearestNeighbour(NearestSource):
     """Entities whose vectors are nearest to the answer's, by L2 (Kotnis, Nastase 2017)."""
+
+    looks_at = "answers"
 
     def key(self, queries: Queries) -> Tensor:
         return queries.answer

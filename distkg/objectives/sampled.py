@@ -28,41 +28,54 @@ class SampledObjective(ABC):
         self.temperature = config.temperature
 
     @abstractmethod
-    def __call__(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Loss [B] of positive scores [B] and negative scores [B, K]."""
+    def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
+        """Loss [B] of positive scores [B] and negative scores [B, K].
+
+        ``growth`` float32 [B] is a factor on the margin of each query. Objectives without a margin are shifted by
+        what it grows: negatives count as if they scored (growth - 1) γ higher.
+        """
+
+    def _grown(self, growth: Tensor | None) -> Tensor | float:
+        return self.margin if growth is None else self.margin * growth
+
+    def _shifted(self, negative: Tensor, growth: Tensor | None) -> Tensor:
+        return negative if growth is None else negative + (self.margin * (growth - 1))[:, None]
 
 
 @SAMPLED.register("margin")
 class MarginRanking(SampledObjective):
     """Mean of max(0, γ − s⁺ + s⁻) (Bordes et al. 2013, eq. 1)."""
 
-    def __call__(self, positive: Tensor, negative: Tensor) -> Tensor:
-        return _mean_of_included(F.relu(self.margin - positive[:, None] + negative), negative)
+    def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
+        below = self._grown(growth) - positive
+        return _mean_of_included(F.relu(below[:, None] + negative), negative)
 
 
 @SAMPLED.register("logistic")
 class Logistic(SampledObjective):
     """Binary cross entropy: −log σ(s⁺) − mean log σ(−s⁻) (Trouillon et al. 2016, eq. 10)."""
 
-    def __call__(self, positive: Tensor, negative: Tensor) -> Tensor:
-        return F.softplus(-positive) + _mean_of_included(F.softplus(negative), negative)
+    def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
+        return F.softplus(-positive) + _mean_of_included(F.softplus(self._shifted(negative, growth)), negative)
 
 
 @SAMPLED.register("self_adversarial")
 class SelfAdversarial(SampledObjective):
     """−log σ(γ + s⁺) − Σ p log σ(−γ − s⁻), p = softmax(temperature · s⁻) held constant (Sun et al. 2019, eq. 5-6)."""
 
-    def __call__(self, positive: Tensor, negative: Tensor) -> Tensor:
+    def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
         weights = torch.softmax(self.temperature * negative.detach(), 1)
-        return F.softplus(-self.margin - positive) + (weights * F.softplus(self.margin + negative)).sum(1)
+        margin = self._grown(growth)
+        away = F.softplus(negative + (margin if growth is None else self._grown(growth[:, None])))
+        return F.softplus(-margin - positive) + (weights * away).sum(1)
 
 
 @SAMPLED.register("sampled_softmax")
 class SampledSoftmax(SampledObjective):
     """Cross entropy of the answer among itself and the negatives (PyTorch-BigGraph, Lerer et al. 2019, section 3.1)."""
 
-    def __call__(self, positive: Tensor, negative: Tensor) -> Tensor:
-        return torch.logaddexp(positive, torch.logsumexp(negative, 1)) - positive
+    def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
+        return torch.logaddexp(positive, torch.logsumexp(self._shifted(negative, growth), 1)) - positive
 
 
 def _mean_of_included(terms: Tensor, negative: Tensor) -> Tensor:

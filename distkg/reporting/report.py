@@ -48,6 +48,7 @@ def _grid(run: RunRecord) -> str:
         sections.learning_rate,
         sections.by_group,
         sections.by_relation,
+        sections.negatives,
         sections.throughput,
         sections.memory,
         sections.graph,

@@ -12,6 +12,8 @@ from distkg.reporting.svg import Axis, Series, column_chart, line_chart, scatter
 
 HITS = ("hits@1", "hits@3", "hits@10")
 PARTS = ("data", "exchange", "compute", "optimizer")
+BANDS = ("hardest", "hard", "easy", "easiest")
+FILLED_IN = ("late", "old", "broken", "refused")
 SHOWN_WORKERS = 64
 
 
@@ -101,6 +103,30 @@ def throughput(run: RunRecord) -> str:
     note = "" if moved is None else f"{decimal_size(moved)} exchanged per step and worker."
     spent = split + html.bars(shares, 1.0, coloured=True)
     return html.card("Throughput", rate, note) + html.card("Where the time goes", spent)
+
+
+def negatives(run: RunRecord) -> str:
+    """How hard negatives were, and what became of those that actors drew ahead of time."""
+    scores = {"negatives": "negatives.score", "uniform": "negatives.uniform_score"}
+    scores |= {f"{band} band": f"negatives.band_scores.{band}" for band in BANDS}
+    hardness = [Series(name, run.column(key, "epoch")) for name, key in scores.items()]
+    removed = _total(run, "negatives.false_negatives_removed")
+    note = f"Of the latest negatives; the gap is how hard they are. {removed:,} known facts among them were left out."
+    share = [Series("delivered", run.column("negatives.delivered", "epoch"))]
+    ages = {"median": "negatives.age_median", "oldest": "negatives.age_max"}
+    age = [Series(name, run.column(key, "epoch")) for name, key in ages.items()]
+    filled_in = ", ".join(f"{_total(run, f'negatives.{way}'):,} {way}" for way in FILLED_IN)
+    restarts = max((count for _, count in run.column("negatives.restarts", "epoch")), default=0)
+    came = f"Queries whose negatives were drawn in the step instead: {filled_in}. Actors restarted: {restarts:.0f}."
+    return (
+        html.card("Mean score of negatives", line_chart(hardness, EPOCH, Axis("score")), note)
+        + html.card("Delivered by actors", line_chart(share, EPOCH, Axis("share of queries", zero=True)), came)
+        + html.card("Age of what was delivered", line_chart(age, EPOCH, Axis("steps", zero=True)))
+    )
+
+
+def _total(run: RunRecord, key: str) -> int:
+    return int(sum(value for _, value in run.column(key, "epoch")))
 
 
 def by_relation(run: RunRecord) -> str:

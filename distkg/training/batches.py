@@ -6,7 +6,7 @@ into as many steps as every other rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from distkg.config import NegativesConfig
 from distkg.data.store import Store
-from distkg.negatives import Moment, NegativeSource, Queries, known_facts
+from distkg.negatives import Made, Moment, Negatives, NegativeSource, Queries, known_facts
 from distkg.objectives import Answers
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
-from distkg.training.randomness import Purpose, stream
+from distkg.training.randomness import Purpose, mixed_seed, stream
 
 
 class Batch(Protocol):
@@ -57,6 +57,7 @@ class SampledBatch:
         negatives: int64 [rows, K] places in ids; ``sharing`` consecutive queries share a row.
         left_out: bool [b, K], where a query has no negative in truth; None where it has all.
         queries: number of queries of this step over all ranks.
+        made: negatives made for each query, entities among them as places in ids; None where there are none.
     """
 
     ids: Tensor
@@ -67,6 +68,7 @@ class SampledBatch:
     sharing: int
     left_out: Tensor | None
     queries: int
+    made: Made | None = None
 
 
 class Portions:
@@ -86,7 +88,12 @@ class Portions:
 
 
 class SampledBatches:
-    """Each triple of this rank's part as two queries, with negatives of ``source``."""
+    """Each triple of this rank's part as two queries, with negatives of ``source``.
+
+    Attributes:
+        source: draws the negatives.
+        latest: queries of the latest step and their negatives; None before the first, and where queries share them.
+    """
 
     def __init__(
         self,
@@ -97,7 +104,9 @@ class SampledBatches:
         epochs: int,
         seed: int,
         ranks: Ranks,
+        time_gone: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """``time_gone()`` is the share of the run's time limit that is gone, the same on every rank."""
         part = store.triples_part("train", ranks.rank, ranks.size)
         self._local = torch.from_numpy(part)
         self._relations = store.num_relations
@@ -109,46 +118,82 @@ class SampledBatches:
         self._portions = Portions(parts, batch_size)
         self.steps = self._portions.steps
         self._order = EpochOrder(len(part), seed, ranks.rank)
-        self._all_steps = max(epochs * self.steps, 1)
+        self._all_steps, self._time_gone = max(epochs * self.steps, 1), time_gone
+        self._ahead = negatives.pool.depth if negatives.pool.actors else None
+        self._removed = 0
+        self.latest: tuple[Queries, Negatives] | None = None
+        self._expected = 0  # first step, over all epochs, of whose queries the source has not been told
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
         return [self._batch(epoch, step) for step in range(first, last)]
 
-    def _batch(self, epoch: int, step: int) -> SampledBatch:
+    def _queries(self, epoch: int, step: int) -> Queries:
+        """This rank's queries of a step: those for tails, then those for heads."""
         low, high = self._portions.bounds(self._ranks.rank, step)
         head, relation, tail = self._local[self._order(epoch)[low:high]].long().unbind(1)
-        queries = Queries(
+        return Queries(
             anchor=torch.cat([head, tail]),
             relation=torch.cat([relation, relation + self._relations]),
             answer=torch.cat([tail, head]),
         )
-        negatives, left_out = self._negatives_of(queries, epoch, step)
-        ids, places = unique_places(torch.cat([head, tail, negatives.flatten()]), self.source.entities)
-        head_place, tail_place, negative_places = places.split([len(head), len(tail), negatives.numel()])
+
+    def _batch(self, epoch: int, step: int) -> SampledBatch:
+        queries = self._queries(epoch, step)
+        head, tail = queries.anchor.chunk(2)
+        negatives = self._negatives_of(queries, epoch, step)
+        made = negatives.made.entities if negatives.made is not None else None
+        used = [head, tail, negatives.entities, *([] if made is None else [made])]
+        ids, places = unique_places(torch.cat([entities.flatten() for entities in used]), self.source.entities)
+        placed = places.split([entities.numel() for entities in used])
         device = self._ranks.device
         return SampledBatch(
             ids=ids.to(device),
-            anchor=torch.cat([head_place, tail_place]).to(device),
-            answer=torch.cat([tail_place, head_place]).to(device),
+            anchor=torch.cat([placed[0], placed[1]]).to(device),
+            answer=torch.cat([placed[1], placed[0]]).to(device),
             relation=queries.relation.to(device),
-            negatives=negative_places.view(negatives.shape).to(device),
+            negatives=placed[2].view(negatives.entities.shape).to(device),
             sharing=self._sharing,
-            left_out=None if left_out is None else left_out.to(device),
+            left_out=None if negatives.left_out is None else negatives.left_out.to(device),
             queries=2 * sum(self._portions.sizes(step)),
+            made=None if negatives.made is None else negatives.made.at_places(placed[-1], device),
         )
 
-    def _negatives_of(self, queries: Queries, epoch: int, step: int) -> tuple[Tensor, Tensor | None]:
-        """Negatives int64 [rows, K], and bool [b, K] where a query has none in truth; None where it has all."""
+    def _moment(self, epoch: int, step: int) -> Moment:
+        done = epoch * self.steps + step
+        progress = max(done / self._all_steps, self._time_gone())
+        return Moment(done / self.steps, min(1.0, progress), done)
+
+    def _expect(self, epoch: int, step: int, ahead: int) -> None:
+        """Tell the source of the queries up to ``ahead`` steps from this one, so that it may have them drawn for."""
+        now = epoch * self.steps + step
+        for done in range(max(self._expected, now), min(now + ahead, self._all_steps - 1) + 1):
+            later, place = divmod(done, self.steps)
+            seed = mixed_seed(Purpose.NEGATIVES, self._seed, later, place, self._ranks.rank)
+            self.source.expect(self._moment(later, place), self._queries(later, place), self._negatives.count, seed)
+        self._expected = max(self._expected, now + ahead + 1)
+
+    def _negatives_of(self, queries: Queries, epoch: int, step: int) -> Negatives:
+        """Those of a step, with ``left_out`` bool [b, K] for each query, None where all are meant."""
         sharing = self._sharing
         generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
-        done = epoch * self.steps + step
-        self.source.advance(Moment(done / self.steps, min(1.0, done / self._all_steps)))
+        self.source.advance(self._moment(epoch, step))
+        if self._ahead is not None:
+            self._expect(epoch, step, self._ahead)
         drawn = self.source.draw(queries[::sharing], self._negatives.count, generator)
         left_out = None if drawn.left_out is None else drawn.left_out.repeat_interleave(sharing, 0)[: len(queries)]
         if self._known is not None:
             known = known_facts(self._known, queries.anchor, queries.relation, drawn.entities, sharing)
+            self._removed += int(known.sum())
             left_out = known if left_out is None else left_out | known
-        return drawn.entities, left_out
+        found = Negatives(drawn.entities, left_out, drawn.made)
+        if sharing == 1:
+            self.latest = queries, found
+        return found
+
+    def take_removed(self) -> int:
+        """Negatives left out as known facts since the last call."""
+        removed, self._removed = self._removed, 0
+        return removed
 
 
 @dataclass(frozen=True)
@@ -220,17 +265,18 @@ class QuerySampledBatches:
 
 
 class EpochOrder:
-    """The random order of an epoch, kept until the next epoch is asked for."""
+    """The random order of an epoch; that of the epoch before is kept, as negatives are asked for ahead of time."""
 
     def __init__(self, count: int, seed: int, rank: int) -> None:
         self._count, self._seed, self._rank = count, seed, rank
-        self._kept: tuple[int, Tensor] | None = None
+        self._kept: dict[int, Tensor] = {}
 
     def __call__(self, epoch: int) -> Tensor:
-        if self._kept is None or self._kept[0] != epoch:
+        if epoch not in self._kept:
             generator = stream(Purpose.ORDER, self._seed, epoch, self._rank)
-            self._kept = epoch, torch.randperm(self._count, generator=generator)
-        return self._kept[1]
+            latest = {kept: order for kept, order in self._kept.items() if abs(kept - epoch) == 1}
+            self._kept = {**latest, epoch: torch.randperm(self._count, generator=generator)}
+        return self._kept[epoch]
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
         "batches": _batches(config, counts),
         "known facts": _known_facts(config, counts),
         "negative source": _negative_source(config, counts),
+        "vectors for actors": _published(config, counts, scorer),
     }
 
 
@@ -173,8 +174,14 @@ def _negative_source(config: RunConfig, counts: GraphCounts) -> int:
     if over_all_entities(config):
         return 0
     chosen, train = config.negatives, counts.triples.get("train", 0)
-    own = source_memory(chosen.source, chosen.options, 2 * train, config.train.workers)
+    drawn_here = (chosen.pool.fallback, {}) if chosen.pool.actors else (chosen.source, chosen.options)
+    own = source_memory(*drawn_here, 2 * train, config.train.workers)
     return own + 3 * 4 * train if own else 0  # a source of that kind keeps the training triples
+
+
+def _published(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
+    pooled = config.negatives.pool.actors and not over_all_entities(config)
+    return 2 * shard_rows(config, counts) * scorer.entity_width * FLOAT if pooled else 0  # a copy, in Ray's store too
 
 
 def _known_facts(config: RunConfig, counts: GraphCounts) -> int:

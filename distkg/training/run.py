@@ -15,6 +15,7 @@ import torch
 from distkg.config import ConfigError, RunConfig
 from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
+from distkg.negatives.ahead import PoolOf
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint import CheckpointError, Checkpoints, State
 from distkg.training.dense import DenseParameters
@@ -29,6 +30,7 @@ from distkg.training.ranking import rank_answers
 from distkg.training.record import Record, RunFolder, versions
 from distkg.training.schedule import Schedule
 from distkg.training.task import make_task
+from distkg.training.telemetry import negative_telemetry
 
 REPORT_SECONDS = 10.0
 
@@ -40,7 +42,13 @@ class DivergedError(ValueError):
 
 
 def train_on_rank(
-    config: RunConfig, run: Path, ranks: Ranks, *, resume: bool = False, listener: Listener | None = None
+    config: RunConfig,
+    run: Path,
+    ranks: Ranks,
+    *,
+    resume: bool = False,
+    listener: Listener | None = None,
+    pool_of: PoolOf | None = None,
 ) -> Record:
     """Train, keep the best validated checkpoint, evaluate it; collective.
 
@@ -50,6 +58,7 @@ def train_on_rank(
         ranks: this process's place among the workers.
         resume: go on from the newest valid checkpoint in the folder, if there is one.
         listener: called on rank 0 with every line of metrics.jsonl.
+        pool_of: this rank's way to those who draw negatives ahead of time, where ``negatives.pool`` asks for them.
 
     Returns:
         What result.json holds.
@@ -59,7 +68,7 @@ def train_on_rank(
     """
     keep_freed_memory()
     folder = RunFolder(run)
-    training = Training(config, folder, ranks, listener)
+    training = Training(config, folder, ranks, listener, pool_of)
     if resume:
         training.restore()
     if ranks.first:
@@ -112,14 +121,17 @@ def model_state(model: Model) -> State:
 class Training:
     """A run in progress on this rank."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, ranks: Ranks, listener: Listener | None) -> None:
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, ranks: Ranks, listener: Listener | None, pool_of: PoolOf | None
+    ) -> None:
         self.config, self.folder, self.ranks, self.listener = config, folder, ranks, listener
         self.progress = Progress()
         self.store = Store.open(config.data.store)
         self.model = Model(config, self.store.num_entities, self.store.num_relations, ranks)
-        self.batches, step = make_task(config, self.store, self.model)
-        self.dense = DenseParameters(self.model, config.optimizer, ranks)
         self.schedule = Schedule(config.optimizer, config.train.epochs)
+        self.batches, step = make_task(config, self.store, self.model, pool_of, lambda: self.schedule.time_gone)
+        self.telemetry = negative_telemetry(self.batches, self.model)
+        self.dense = DenseParameters(self.model, config.optimizer, ranks)
         self.loop = Loop(
             self.model,
             self.batches,
@@ -236,6 +248,8 @@ class Training:
             "bytes_exchanged_per_step": self._bytes_per_step(),
             "peak_rss_mb": round(peak_rss_mb(), 1),
         }
+        if self.telemetry is not None:
+            line["negatives"] = self.telemetry.report()
         if valid is not None:
             line["valid"] = valid
         self._reported, self._steps_reported = now, self.loop.steps

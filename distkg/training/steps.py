@@ -13,6 +13,7 @@ from distkg.config import RunConfig
 from distkg.kernels.products import products_in
 from distkg.kernels.rows import add_rows
 from distkg.kernels.similarity import DOT, Similarity
+from distkg.negatives import Made
 from distkg.objectives import ALL_ENTITIES, EXCLUDED, REGULARIZERS, SAMPLED, Answers, OneVsAll, spread
 from distkg.training.batches import AllEntitiesBatch, Batch, QuerySampledBatch, SampledBatch
 from distkg.training.model import Model
@@ -61,9 +62,25 @@ class SampledStep:
             negative = similarity.indexed(asked.query, candidates(drawn.rows), batch.negatives)
         if batch.left_out is not None:
             negative = negative.masked_fill(batch.left_out, EXCLUDED)
-        loss = (self._objective(asked.positive, negative).sum() + asked.penalty(self._penalty)) / batch.queries
+        loss = self._objective(asked.positive, negative).sum() + asked.penalty(self._penalty)
+        if batch.made is not None:
+            loss = loss + batch.made.weight * self._made_loss(asked, batch.made, drawn)
+        loss = loss / batch.queries
         loss.backward()
         return Computed(loss.detach(), gradient_of(rows, *asked.taken, drawn))
+
+    def _made_loss(self, asked: Asked, made: Made, drawn: Taken) -> Tensor:
+        """Of negatives made for each query (DANS-KGC, equation 15); vectors are constants, entities learn."""
+        similarity, candidates = self._model.hardness.similarity, self._model.scorer.candidates
+        if made.entities is not None:
+            negative = similarity.indexed(asked.query, candidates(drawn.rows), made.entities)
+        else:
+            assert made.vectors is not None
+            places = torch.arange(made.left_out.numel(), device=made.left_out.device).view(made.left_out.shape)
+            negative = similarity.indexed(asked.query, made.vectors.flatten(0, 1), places)
+        negative = negative.masked_fill(made.left_out, EXCLUDED)
+        some = ~made.left_out.all(1)
+        return (self._objective(asked.positive, negative, made.growth) * some).sum()
 
 
 class Taken:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
-from distkg.config import ConfigError, RunConfig
+from distkg.config import ConfigError, NegativesConfig, RunConfig
 from distkg.data.store import Store
 from distkg.kernels.similarity import DOT
-from distkg.negatives import TrainingGraph, depends_on_query, make_source
+from distkg.negatives import SOURCES, NegativeSource, TrainingGraph, make_source
+from distkg.negatives.ahead import PoolOf, hosted_parts, make_hosted_source
+from distkg.negatives.mixture import Mixture
 from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING, SAMPLED
 from distkg.registry import UnknownNameError
 from distkg.scoring import make_scorer
@@ -29,8 +33,7 @@ def check_objective(config: RunConfig) -> None:
     known = [*SAMPLED, *ALL_ENTITIES, QUERY_SAMPLING, NON_NEGATIVE]
     if name not in known:
         raise UnknownNameError(f"objective.name: there is no objective named {name!r}. Known: {', '.join(known)}")
-    if name in SAMPLED:
-        depends_on_query(config.negatives.source, config.negatives.options)
+    _check_negatives(config)
     with torch.device("meta"):
         products = make_hardness(config, make_scorer(config.model), relations=1).similarity is DOT
     if name not in (*SAMPLED, NON_NEGATIVE) and objective.products != "float32" and not products:
@@ -46,19 +49,48 @@ def check_objective(config: RunConfig) -> None:
         )
 
 
-def make_task(config: RunConfig, store: Store, model: Model) -> tuple[Batches, Step]:
-    """Batches and step for ``objective.name``.
+def _check_negatives(config: RunConfig) -> None:
+    chosen, sampled = config.negatives, config.objective.name in SAMPLED
+    if sampled:
+        hosted = hosted_parts(chosen.source, chosen.options)
+    if not chosen.pool.actors:
+        return
+    if not sampled:
+        raise ConfigError(f"negatives.pool.actors: {config.objective.name} has no negatives to draw. Set it to 0.")
+    if not hosted:
+        raise ConfigError(
+            f"negatives.pool.actors: {chosen.source} does not look at queries, so it is drawn in the step in no time. "
+            "Set it to 0, or choose another negatives.source: `distkg negatives` lists them."
+        )
+    standing_in = chosen.pool.fallback
+    if SOURCES[standing_in].looks_at != "nothing" or SOURCES[standing_in] is Mixture:
+        raise ConfigError(
+            f"negatives.pool.fallback: {standing_in} looks at the model; what stands in is drawn in the step and "
+            "must be quick. Use uniform, or any source that needs only the graph."
+        )
+
+
+def make_task(
+    config: RunConfig,
+    store: Store,
+    model: Model,
+    pool_of: PoolOf | None = None,
+    time_gone: Callable[[], float] = lambda: 0.0,
+) -> tuple[Batches, Step]:
+    """Batches and step for ``objective.name``; ``pool_of`` as in `train_on_rank`, ``time_gone`` in `SampledBatches`.
 
     Raises:
-        UnknownNameError, ConfigError: as `check_objective`.
+        UnknownNameError, ConfigError: as `check_objective`; or negatives are to be drawn by actors and there are none.
     """
     check_objective(config)
     ranks, train = model.ranks, config.train
     name = config.objective.name
     if name in SAMPLED:
-        source = make_source(config.negatives.source, config.negatives.options, TrainingGraph.of_store(store))
+        source = _make_source(config.negatives, TrainingGraph.of_store(store), pool_of)
         source.attach(ModelView(model))
-        sampled = SampledBatches(store, source, config.negatives, train.batch_size, train.epochs, train.seed, ranks)
+        sampled = SampledBatches(
+            store, source, config.negatives, train.batch_size, train.epochs, train.seed, ranks, time_gone
+        )
         return sampled, SampledStep(model, config)
     if name in ALL_ENTITIES:
         group = name == "k_vs_all" or config.objective.group_answers
@@ -66,3 +98,14 @@ def make_task(config: RunConfig, store: Store, model: Model) -> tuple[Batches, S
     share = config.objective.query_share if name == QUERY_SAMPLING else 0.0
     queries = QuerySampledBatches(store, share, train.batch_size, train.seed, ranks)
     return queries, QuerySamplingStep(model, config) if share else NonNegativeStep(model, config)
+
+
+def _make_source(chosen: NegativesConfig, graph: TrainingGraph, pool_of: PoolOf | None) -> NegativeSource:
+    if not chosen.pool.actors:
+        return make_source(chosen.source, chosen.options, graph)
+    if pool_of is None:
+        raise ConfigError(
+            "negatives.pool.actors asks for Ray actors, and this training runs without Ray: launch it with "
+            "`distkg train` or launch_training, or set negatives.pool.actors: 0."
+        )
+    return make_hosted_source(chosen.source, chosen.options, graph, pool_of, chosen.pool)

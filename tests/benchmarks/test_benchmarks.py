@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from small_model import SmallModel, random_model
 
-from benchmarks import evaluation, hale_ablation, one_vs_all, query_sampling, rooflines, worker_scaling
+from benchmarks import evaluation, hale_ablation, one_vs_all, pool_soak, query_sampling, rooflines, worker_scaling
 from benchmarks.common import BenchmarkError, Figures, begin, finish
 from benchmarks.peers import run_pykeen
 from benchmarks.plain_query_sampling import PlainHaLE
@@ -127,6 +127,44 @@ def test_hale_ablation_runs(tmp_path: Path, store: Path, monkeypatch: pytest.Mon
     for columns in content["figures"].values():
         assert 0 < columns["MRR"]["median"] < 1
         assert columns["Hits@1"]["median"] <= columns["MRR"]["median"] <= columns["Hits@10"]["median"]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_negative_quality_runs(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    typed = ["--store", str(store), "--preset", "negatives_complex", "--seconds", "5"]
+    content = run_quickly("negative_quality", tmp_path, *typed, part=f"-negatives_complex-{store.name}")
+    assert list(content["figures"]) == ["uniform", "corrupt"]
+    assert content["figures"]["uniform"]["pool"]["median"] == 300
+    assert content["figures"]["corrupt"]["pool"]["median"] < 300
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_negative_pool_runs(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    typed = ["--store", str(store), "--preset", "negatives_rotate", "--seconds", "5"]
+    content = run_quickly("negative_pool", tmp_path, *typed, part=f"-negatives_rotate-{store.name}")
+    assert list(content["figures"]) == ["uniform, in the step", "relational, in the step", "relational, by an actor"]
+    assert content["figures"]["uniform, in the step"]["× uniform's steps/s"]["median"] == 1
+    assert 0 <= content["figures"]["relational, by an actor"]["delivered"]["median"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_dans_ablation_runs(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    typed = ["--store", str(store), "--preset", "negatives_rotate", "--seconds", "10"]
+    content = run_quickly("dans_ablation", tmp_path, *typed, part=f"-negatives_rotate-{store.name}")
+    assert list(content["figures"]) == ["uniform", "self-adversarial", "DANS"]
+    assert all(0 < columns["MRR"]["median"] < 1 for columns in content["figures"].values())
+
+
+def test_growth_is_the_slope_of_the_settled_part() -> None:
+    rows = [{"minutes": float(minute), "MB": max(50.0, 40.0 + 2.0 * minute)} for minute in range(20)]
+    assert pool_soak.growth(rows, "MB") == pytest.approx(120.0)
+    assert pool_soak.growth([{"minutes": 0.0, "MB": 1.0}], "MB") == 0.0
 
 
 @pytest.mark.slow

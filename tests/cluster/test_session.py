@@ -10,7 +10,7 @@ import ray
 
 from distkg.cluster import session
 from distkg.cluster.session import ClusterError, describe_shortage, ray_session, resolve_address
-from distkg.config import ClusterConfig
+from distkg.config import ClusterConfig, RunConfig
 
 
 @pytest.fixture(autouse=True)
@@ -42,10 +42,10 @@ def test_a_cluster_that_is_not_there_is_named_at_once(monkeypatch: pytest.Monkey
         port = taken.getsockname()[1]
     missing = f"no Ray cluster answers at 127.0.0.1:{port} .*ray start --head.*cluster.address=local"
     started = time.monotonic()
-    with pytest.raises(ClusterError, match=missing), ray_session(ClusterConfig(address=f"127.0.0.1:{port}"), 1):
+    with pytest.raises(ClusterError, match=missing), ray_session(run_config(1, address=f"127.0.0.1:{port}")):
         pass
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-    with pytest.raises(ClusterError, match=missing), ray_session(ClusterConfig(), 1):
+    with pytest.raises(ClusterError, match=missing), ray_session(run_config(1)):
         pass
     assert time.monotonic() - started < 20
 
@@ -77,6 +77,16 @@ def test_settings_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
+def run_config(workers: int, *, actors: int = 0, **cluster: object) -> RunConfig:
+    pool = {"actors": actors, "cpus_per_actor": 0.5}
+    sections = {"cluster": cluster, "train": {"workers": workers}, "negatives": {"pool": pool}}
+    return RunConfig.model_validate(sections)
+
+
+def test_resources_of_a_run_are_those_of_its_workers_and_actors() -> None:
+    assert session.run_resources(run_config(3, actors=2, cpus_per_worker=2), 3) == {"CPU": 7}
+
+
 def with_resources(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
     def total() -> dict[str, Any]:
         return resources
@@ -86,18 +96,24 @@ def with_resources(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
 
 def test_a_large_enough_cluster_is_not_remarked_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with_resources(monkeypatch, CPU=4)
-    assert describe_shortage(ClusterConfig(), workers=4) is None
+    assert describe_shortage(run_config(4)) is None
 
 
 def test_a_shortage_is_named_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     with_resources(monkeypatch, CPU=8, GPU=1)
-    text = describe_shortage(ClusterConfig(gpus_per_worker=1), workers=4)
+    text = describe_shortage(run_config(4, gpus_per_worker=1))
     assert text == "waiting for nodes: 4 workers need 4 GPU (there are 1)"
 
 
 def test_an_elastic_run_needs_its_least_workers_and_slots_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     with_resources(monkeypatch, CPU=2)
-    text = describe_shortage(ClusterConfig(min_workers=2), workers=8)
+    text = describe_shortage(run_config(8, min_workers=2))
     assert text is not None
     assert text.startswith("waiting for nodes: 2 workers need 2 train_slot (there are 0)")
     assert "--resources='{\"train_slot\": N}'" in text
+
+
+def test_actors_are_named_where_the_cluster_is_too_small_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_resources(monkeypatch, CPU=4)
+    text = describe_shortage(run_config(2, actors=1), runs=2)
+    assert text == "waiting for nodes: 4 workers and 2 negative actors need 5 CPU (there are 4)"

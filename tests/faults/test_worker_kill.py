@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distkg.cluster.follow import Listener, Record
+from distkg.cluster.follow import Record
 from distkg.cluster.launch import TrainingError, TrainOnRank, launch_training, run_on_workers
 from distkg.config import RunConfig
 from distkg.data.generate import generate
@@ -50,7 +50,7 @@ def training_with_a_kill() -> TrainOnRank:
     A closure, for Ray sends those by value and named functions of a test, which workers cannot import, by name.
     """
 
-    def train(config: RunConfig, run: Path, ranks: Ranks, *, resume: bool, listener: Listener | None) -> Record:
+    def train(config: RunConfig, run: Path, ranks: Ranks, *, resume: bool, listener: Any, pool_of: Any) -> Record:
         def kill_when_under_way() -> None:
             metrics = run / "metrics.jsonl"
             while not metrics.exists() or metrics.read_text().count("\n") < EPOCHS // 3:
@@ -60,7 +60,7 @@ def training_with_a_kill() -> TrainOnRank:
 
         if ranks.rank == 1 and not (run / "killed").exists():
             threading.Thread(target=kill_when_under_way, daemon=True).start()
-        return train_on_rank(config, run, ranks, resume=resume, listener=listener)
+        return train_on_rank(config, run, ranks, resume=resume, listener=listener, pool_of=pool_of)
 
     return train
 
@@ -83,7 +83,7 @@ def test_a_killed_worker_is_replaced_and_the_metrics_are_those_of_an_undisturbed
 
 
 def test_workers_that_keep_dying_end_the_run_with_the_reason(tmp_path: Path) -> None:
-    def die(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any) -> dict[str, Any]:
+    def die(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, pool_of: Any) -> dict[str, Any]:
         with (run / "attempts").open("a") as file:
             file.write(f"{ranks.rank}\n")
         ranks.barrier()

@@ -44,7 +44,7 @@ def test_weights_follow_the_training() -> None:
     shares = []
     for progress in (0.0, 0.2, 0.4, 0.6, 1.0):
         source.advance(Moment(progress=progress))
-        shares.append(source.shares()[0])
+        shares.append(source.shares(progress)[0])
     assert shares == pytest.approx([0, 0, 1 / 3, 0.5, 0.5])
 
 

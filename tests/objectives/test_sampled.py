@@ -150,3 +150,26 @@ def test_no_queries_give_no_losses(name: str) -> None:
 def test_an_unknown_objective_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match="logistic, margin, sampled_softmax, self_adversarial"):
         SAMPLED["hinge"]
+
+
+@pytest.mark.parametrize(
+    ("name", "positive", "negatives", "expected"),
+    [
+        # Margin 1, grown to 3.
+        ("margin", 2.0, [1.5, 0.0, 3.0], (2.5 + 1 + 4) / 3),
+        ("logistic", 0.0, [-2.0, LN3 - 2], LN2 + (LN2 + 2 * LN2) / 2),
+        ("self_adversarial", -3.0, [-3.0, -3.0 + LN3], LN2 + 0.25 * LN2 + 0.75 * 2 * LN2),
+        ("sampled_softmax", 0.0, [-2.0, LN2 - 2], 2 * LN2),
+    ],
+)
+def test_a_grown_margin_by_hand(name: str, positive: float, negatives: list[float], expected: float) -> None:
+    loss = objective(name)(torch.tensor([positive]), torch.tensor([negatives]), torch.tensor([3.0]))
+    assert loss.tolist() == pytest.approx([expected], abs=1e-6)
+
+
+@EVERY
+def test_a_margin_that_has_not_grown_changes_nothing(name: str) -> None:
+    positive, negative = torch.randn(5), torch.randn(5, 4)
+    negative[2, 1] = EXCLUDED
+    plain = objective(name)(positive, negative)
+    assert torch.allclose(objective(name)(positive, negative, torch.ones(5)), plain)

@@ -153,3 +153,14 @@ def test_a_folder_is_no_page(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", lines=metric_lines(3))
     with pytest.raises(RunError, match=r"is a folder: name the file to write, such as .*report\.html"):
         write_report(run, tmp_path)
+
+
+def test_negatives_are_shown_with_what_became_of_them(tmp_path: Path) -> None:
+    came = {"delivered": 0.75, "late": 20, "old": 0, "broken": 3, "refused": 2, "age_median": 8, "age_max": 30}
+    reported = {"score": -1.5, "uniform_score": -4.0, "false_negatives_removed": 1000, "restarts": 1, **came}
+    lines = [{**line, "negatives": reported} for line in metric_lines(4)]
+    page = page_of(make_run(tmp_path / "pool", lines=lines))
+    assert {"Mean score of negatives", "Delivered by actors", "Age of what was delivered"} <= set(page.words)
+    assert "4,000 known facts" in page.text
+    assert "80 late, 0 old, 12 broken, 8 refused. Actors restarted: 1." in page.text
+    assert "Delivered by actors" not in page_of(make_run(tmp_path / "plain", lines=metric_lines(4))).words

@@ -1,0 +1,97 @@
+"""What each negative source is worth: test metrics of the same training under the same time limit.
+
+Quality, not speed: a preset, two Ray Train workers, once for each seed, ranked exactly on the test split. Sources that
+need classes are left out where the store has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks.common import begin, finish, graph_settings
+from benchmarks.limited_time import run_variants
+from distkg.config import load_config
+from distkg.data.store import Store
+from distkg.negatives import SOURCES, Queries, TrainingGraph, make_source
+from distkg.negatives.base import parse_source_options
+from distkg.negatives.remembered import RememberedSource
+
+POOLS = 1000  # training queries whose pools are counted
+INTEGRATE = {"integrate": True}
+HARDER = [{"source": "uniform"}, {"source": "near_miss", "weight": [[0, 0], [0.5, 0], [0.75, 1]]}]
+HALVES = [{"source": "uniform"}, {"source": "corrupt"}]
+DRAWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "uniform": ("uniform", {}),
+    "degree": ("degree", {}),
+    "bernoulli": ("bernoulli", {}),
+    "corrupt": ("corrupt", {}),
+    "typed": ("typed", INTEGRATE),
+    "classes": ("classes", INTEGRATE),
+    "relational": ("relational", INTEGRATE),
+    "k_hop": ("k_hop", {}),
+    "nearest_neighbour": ("nearest_neighbour", {}),
+    "near_miss": ("near_miss", {}),
+    "cached": ("cached", {}),
+    "half uniform, half corrupt": ("mixture", {"parts": HALVES}),
+    "uniform, then near_miss": ("mixture", {"parts": HARDER}),
+}
+"""Row of the table → source and its options."""
+NEED_CLASSES = ("typed", "classes")
+SELF_ADVERSARIAL = "uniform, self-adversarial"
+
+
+def variants_for(store: Store, only: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Row → changes of the preset."""
+    names = only or [name for name in DRAWN if name not in NEED_CLASSES or store.classes() is not None]
+    found = {name: _changes(*DRAWN[name]) for name in names}
+    if not only:
+        found[SELF_ADVERSARIAL] = ["objective.name=self_adversarial"]
+    return found
+
+
+def _changes(source: str, options: dict[str, Any]) -> list[str]:
+    flow = yaml.safe_dump(options, default_flow_style=True, width=10_000).strip()
+    return [f"negatives.source={source}", f"negatives.options={flow}"]
+
+
+def mean_pool(graph: TrainingGraph, source: str, options: dict[str, Any]) -> float:
+    """Entities that a query's negatives are drawn from, on average; of what asks the model, as many as it remembers."""
+    kind = SOURCES[source]
+    if issubclass(kind, RememberedSource):
+        return float(kind.width(parse_source_options(source, options)))
+    if source == "mixture":
+        return max(mean_pool(graph, part["source"], part.get("options", {})) for part in options["parts"])
+    queries = torch.from_numpy(graph.queries())
+    some = queries[torch.randperm(len(queries), generator=torch.Generator().manual_seed(0))[:POOLS]]
+    sizes = make_source(source, options, graph).pool_sizes(Queries(*some.T.contiguous()))
+    return float(sizes.double().mean())
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Every source with every seed; ``--repetitions`` seeds."""
+    session = begin(__file__, str(__doc__), arguments, "store", "preset", "seconds", repetitions=1)
+    store, preset = Store.open(session.store), f"preset:{session.options.preset}"
+    graph, variants = (
+        TrainingGraph.of_store(store),
+        variants_for(store, ["uniform", "corrupt"] if session.quick else None),
+    )
+    figures = run_variants(session, preset, variants)
+    for name in variants:
+        figures.add(name, {"pool": mean_pool(graph, *DRAWN.get(name, ("uniform", {})))})
+    settings = {
+        "preset": session.options.preset,
+        "configuration": load_config(preset).model_dump(),
+        "seconds": session.options.seconds,
+        "variants": variants,
+        "graph": graph_settings(store),
+    }
+    return finish(session, settings, figures, part=f"{session.options.preset}-{Path(session.store).name}")
+
+
+if __name__ == "__main__":
+    main()

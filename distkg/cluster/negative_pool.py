@@ -1,0 +1,249 @@
+"""A pool of Ray actors that draw negatives ahead of time, for all workers of a run.
+
+Actors host the sources (``negatives.host``); each worker asks them through ``ActorPool``, and never waits longer than
+it wants. An actor that dies is restarted by Ray, one that hangs is killed, and what they owed is drawn by the worker
+itself. Nothing grows: a worker has so many requests under way and no more, and one published set of vectors.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from distkg.cluster.session import actor_resources
+from distkg.config import PoolConfig, RunConfig, parse_config
+from distkg.data.store import Store
+from distkg.negatives import TrainingGraph
+from distkg.negatives.ahead import PoolOf, hosted_parts
+from distkg.negatives.host import SourceHost
+from distkg.negatives.messages import Reply, Request
+from distkg.scoring import make_scorer
+
+BLEND_EVERY = 32  # draws
+
+
+class Process(NamedTuple):
+    """Where an actor lives; another one after a restart."""
+
+    node: str
+    pid: int
+    born: int
+
+
+class NegativeActor:
+    """Hosts the sources of a run; becomes a Ray actor."""
+
+    def __init__(self, config: dict[str, Any], peer: str | None) -> None:
+        """``peer`` is the actor that hears of what sources have learned here; None for none."""
+        self._peer = peer
+        self._draws: dict[str, int] = {}
+        self._settings = parse_config(config, "the launched run")
+        torch.set_num_threads(actor_threads(self._settings.negatives.pool))
+        self._process = Process(ray.get_runtime_context().get_node_id(), os.getpid(), time.time_ns())
+
+    @cached_property
+    def _hosts(self) -> dict[str, SourceHost]:
+        # Not made in __init__: Ray hands on what a method raises, but of that only the text.
+        chosen = self._settings.negatives
+        graph = TrainingGraph.of_store(Store.open(self._settings.data.store))
+        with torch.device("meta"):
+            similarity = make_scorer(self._settings.model).similarity
+        device = "cuda" if chosen.pool.gpus_per_actor and torch.cuda.is_available() else "cpu"
+        parts = hosted_parts(chosen.source, chosen.options)
+        return {key: SourceHost(graph, *part, similarity, device) for key, part in parts.items()}
+
+    def ready(self) -> list[str]:
+        """Keys of what it hosts, once that is made; raises what making it raised."""
+        return list(self._hosts)
+
+    def publish(self, key: str, version: int, rank: int, ranks: int, first: int, rows: NDArray[np.float32]) -> None:
+        """As ``SourceHost.publish``."""
+        self._hosts[key].publish(version, rank, ranks, first, rows)
+
+    def draw(self, key: str, request: Request) -> tuple[Process, Reply | None]:
+        """Where this actor lives, and the reply as of ``SourceHost.draw``."""
+        reply = self._hosts[key].draw(request)
+        self._draws[key] = self._draws.get(key, 0) + 1
+        if self._peer is not None and self._draws[key] % BLEND_EVERY == 0:
+            self._tell_peer(self._peer, key)
+        return self._process, reply
+
+    def blend(self, key: str, weights: dict[str, NDArray[np.float32]]) -> None:
+        """As ``SourceHost.blend``."""
+        self._hosts[key].blend(weights)
+
+    def _tell_peer(self, peer: str, key: str) -> None:
+        """Round a ring of actors, so that all come to the same mean; nobody waits for it."""
+        weights = self._hosts[key].weights()
+        if weights:
+            with suppress(ValueError):  # it is being restarted
+                ray.get_actor(peer).blend.remote(key, weights)
+
+
+@dataclass
+class _Asked:
+    reply: ray.ObjectRef
+    actor: int
+    since: float = field(default_factory=time.monotonic)
+
+
+class ActorPool:
+    """One worker's way to the actors, for one hosted source; a ``negatives.ahead.Pool``."""
+
+    def __init__(self, actors: list[Any], key: str, rank: int, ranks: int, how: PoolConfig) -> None:
+        self.restarts = 0
+        self._actors, self._key, self._rank, self._ranks = actors, key, rank, ranks
+        self._most_under_way, self._hung_after = 2 * how.depth, how.hung_after
+        self._under_way: dict[int, _Asked] = {}
+        self._abandoned: list[_Asked] = []
+        self._lost: set[int] = set()
+        self._processes: dict[int, Process] = {}
+        self._published: tuple[int, int, ray.ObjectRef] | None = None
+
+    def ask(self, request: Request) -> bool:
+        self._look_after_abandoned()
+        if len(self._under_way) + len(self._abandoned) >= self._most_under_way:
+            return False
+        actor = (request.number + self._rank) % len(self._actors)
+        reply = self._actors[actor].draw.remote(self._key, request)
+        self._under_way[request.number] = _Asked(reply, actor)
+        return True
+
+    def take(self, number: int, timeout: float | None) -> Reply | None:
+        asked = self._under_way.pop(number, None)
+        if asked is None:
+            return None
+        ready, _ = ray.wait([asked.reply], timeout=timeout)
+        if not ready:
+            self._abandoned.append(asked)
+            return None
+        return self._received(asked)
+
+    def publish(self, version: int, first: int, rows: NDArray[np.float32], *, wait: bool) -> None:
+        self._published = version, first, ray.put(rows)
+        sent = [self._send_published(actor) for actor in range(len(self._actors))]
+        if wait:
+            ray.get([arrival for arrival in sent if arrival is not None])
+
+    def _received(self, asked: _Asked) -> Reply | None:
+        try:
+            process, reply = ray.get(asked.reply)
+        except ray.exceptions.RayError:
+            self._lost.add(asked.actor)
+            return None
+        self._lost.discard(asked.actor)
+        if self._processes.setdefault(asked.actor, process) != process:
+            # A successor begins with nothing: it needs the vectors again.
+            self._processes[asked.actor] = process
+            self.restarts += 1
+            self._send_published(asked.actor)
+        found: Reply | None = reply
+        return found
+
+    def _send_published(self, actor: int) -> ray.ObjectRef | None:
+        if self._published is None:
+            return None
+        version, first, rows = self._published
+        arrival: ray.ObjectRef = self._actors[actor].publish.remote(
+            self._key, version, self._rank, self._ranks, first, rows
+        )
+        return arrival
+
+    def _look_after_abandoned(self) -> None:
+        """Forget late replies as they come in; restart who owes one for too long."""
+        still = []
+        for asked in self._abandoned:
+            ready, _ = ray.wait([asked.reply], timeout=0)
+            if ready:
+                self._received(asked)
+            else:
+                still.append(asked)
+                self._restart_if_hung(asked)
+        self._abandoned = still
+
+    def _restart_if_hung(self, asked: _Asked) -> None:
+        """One that was killed already owes nothing: it is on its way back, and its replies fail."""
+        hung = asked.actor not in self._lost and time.monotonic() - asked.since > self._hung_after
+        if hung and asked.actor in self._processes:
+            self._lost.add(asked.actor)
+            process = self._processes[asked.actor]
+            there = NodeAffinitySchedulingStrategy(process.node, soft=False)
+            _kill.options(scheduling_strategy=there).remote(process.pid)
+
+
+@ray.remote(num_cpus=0)
+def _kill(pid: int) -> None:
+    """For ``ray.kill`` asks the process itself, which one that is stopped does not hear."""
+    os.kill(pid, signal.SIGKILL)
+
+
+def actor_threads(pool: PoolConfig) -> int:
+    """Threads of one actor: its CPUs, at least one."""
+    return max(1, math.floor(pool.cpus_per_actor))
+
+
+def actor_names(config: RunConfig, run: str) -> list[str]:
+    """Names by which workers find the actors of a run; empty where nothing is drawn ahead of time."""
+    return [f"negatives of {run}, {place}" for place in range(config.negatives.pool.actors)]
+
+
+@contextmanager
+def negative_actors(config: RunConfig, run: str) -> Iterator[None]:
+    """The actors of a run, for as long as it lasts; none where the configuration asks for none.
+
+    Raises:
+        SourceError: the graph lacks what a source needs.
+    """
+    names, pool = actor_names(config, run), config.negatives.pool
+    if not names:
+        yield
+        return
+    # A group of their own: Ray Train makes that of its workers itself, and lets nothing else in.
+    group = placement_group([actor_resources(pool)] * len(names), strategy=pool.placement.upper())
+    try:
+        made = [_start_actor(config, names, group, place) for place in range(len(names))]
+        try:
+            ray.get([actor.ready.remote() for actor in made])
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        yield
+    finally:
+        remove_placement_group(group)
+
+
+def _start_actor(config: RunConfig, names: list[str], group: Any, place: int) -> Any:
+    # In sync nothing may depend on which actor is ahead: each learns for itself.
+    peer = None if len(names) == 1 or config.negatives.pool.sync else names[(place + 1) % len(names)]
+    pool, threads = config.negatives.pool, str(actor_threads(config.negatives.pool))
+    options = ray.remote(NegativeActor).options(
+        name=names[place],
+        num_cpus=pool.cpus_per_actor,
+        num_gpus=pool.gpus_per_actor,
+        max_restarts=-1,
+        max_task_retries=0,
+        scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=place),
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}},
+    )
+    return options.remote(config.model_dump(), peer)
+
+
+def pool_of_worker(config: RunConfig, run: str, rank: int, ranks: int) -> PoolOf | None:
+    """Key of a hosted source → this worker's way to its actors; None where nothing is drawn ahead of time."""
+    actors = [ray.get_actor(name) for name in actor_names(config, run)]
+    if not actors:
+        return None
+    return lambda key: ActorPool(actors, key, rank, ranks, config.negatives.pool)

@@ -1,0 +1,221 @@
+"""Negatives drawn ahead of time by others: asked for some steps before they are needed, taken when they are there.
+
+What is not there in time, too old or broken is drawn here instead, and counted, so a step never waits longer than
+``timeout`` and never sees what it should not. Nothing here knows who draws: ``distkg.cluster`` has actors do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distkg.config import PoolConfig
+from distkg.negatives.base import (
+    SOURCES,
+    Moment,
+    Negatives,
+    NegativeSource,
+    Queries,
+    depends_on_query,
+    make_source,
+    parse_source_options,
+)
+from distkg.negatives.live import LiveModel
+from distkg.negatives.messages import Reply, Request
+from distkg.negatives.mixture import Mixture, MixtureOptions
+from distkg.negatives.training_graph import TrainingGraph
+
+
+class Pool(Protocol):
+    """Draws for this rank, elsewhere.
+
+    Attributes:
+        restarts: how often one who draws was lost and replaced.
+    """
+
+    restarts: int
+
+    def ask(self, request: Request) -> bool:
+        """Hand over a request without waiting; False where too many are under way already."""
+        ...
+
+    def take(self, number: int, timeout: float | None) -> Reply | None:
+        """The reply to a request, which is then forgotten; None where it is not there after ``timeout`` seconds, was
+        lost or was never asked. Without a timeout it waits as long as there is hope."""
+        ...
+
+    def publish(self, version: int, first: int, rows: NDArray[np.float32], *, wait: bool) -> None:
+        """Let those who draw see this rank's candidate vectors [rows, C], the first being entity ``first``'s.
+
+        With ``wait`` they have them when this returns.
+        """
+        ...
+
+
+@dataclass
+class Deliveries:
+    """What became of the negatives asked for, in queries.
+
+    Attributes:
+        delivered: had theirs from the pool; the others had them from the source that stands in.
+        late: not there in time, or lost with who was to draw them.
+        old: drawn from vectors older than allowed.
+        broken: not what was asked for.
+        refused: never asked, as too many requests were under way.
+        ages: steps from the vectors that were looked at to the step, one for each reply used.
+    """
+
+    delivered: int = 0
+    late: int = 0
+    old: int = 0
+    broken: int = 0
+    refused: int = 0
+    ages: list[int] = field(default_factory=list)
+
+
+class AheadSource(NegativeSource):
+    """A source that a pool hosts, with another one here for what does not arrive."""
+
+    def __init__(
+        self, graph: TrainingGraph, name: str, options: Mapping[str, Any], pool: Pool, how: PoolConfig
+    ) -> None:
+        """``name`` and ``options`` are those of the hosted source."""
+        parsed = parse_source_options(name, options)
+        super().__init__(graph, parsed)
+        self._hosted = SOURCES[name]
+        self.makes = self._hosted.makes
+        self._local = make_source(how.fallback, {}, graph)
+        self._pool, self._how = pool, how
+        self._model: LiveModel | None = None
+        self._refresh = float(getattr(parsed, "refresh", 1.0))
+        self._now = Moment()
+        self._asked: dict[int, Request] = {}
+        self._refused: set[int] = set()
+        self._version, self._published = -1, -1.0
+        self.deliveries = Deliveries()
+
+    @property
+    def restarts(self) -> int:
+        """How often one who draws was lost and replaced, as this rank has seen it."""
+        return self._pool.restarts
+
+    @classmethod
+    def depends_on_query(cls, options: Any) -> bool:
+        return True
+
+    def attach(self, model: LiveModel) -> None:
+        self._model = model
+
+    def advance(self, moment: Moment) -> None:
+        self._now = moment
+
+    def expect(self, moment: Moment, queries: Queries, count: int, seed: int) -> None:
+        if moment.step in self._asked or moment.step in self._refused:
+            return
+        self._publish(moment)
+        columns = queries.anchor, queries.relation, queries.answer
+        request = Request(
+            number=moment.step,
+            rank=0 if self._model is None else self._model.ranks.rank,
+            queries=torch.stack(columns, dim=1).numpy(),
+            count=count,
+            seed=seed,
+            moment=moment,
+            query_vectors=self._vectors("queries", queries),
+            answer_vectors=self._vectors("answers", queries),
+            version=self._version,
+        )
+        if self._pool.ask(request):
+            self._asked[moment.step] = request
+        else:
+            self._refused.add(moment.step)
+
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        step = self._now.step
+        if step in self._refused or step not in self._asked:
+            self._refused.discard(step)
+            self.deliveries.refused += len(queries)
+            return self._local.draw(queries, count, generator)
+        request = self._asked.pop(step)
+        reply = self._pool.take(step, None if self._how.sync else self._how.timeout)
+        looked = request.version >= 0  # at published vectors
+        if reply is None:
+            self.deliveries.late += len(queries)
+        elif not reply.sound(len(queries), request.count, self.entities):
+            self.deliveries.broken += len(queries)
+        elif looked and step - reply.version > self._how.max_age:
+            self.deliveries.old += len(queries)
+        else:
+            self.deliveries.delivered += len(queries)
+            self.deliveries.ages.append(step - reply.version if looked else 0)
+            return reply.negatives(count)
+        return self._local.draw(queries, count, generator)
+
+    def take_deliveries(self) -> Deliveries:
+        """What became of the negatives since the last call."""
+        taken, self.deliveries = self.deliveries, Deliveries()
+        return taken
+
+    def _vectors(self, of: str, queries: Queries) -> NDArray[np.float32] | None:
+        """Of ``queries`` or ``answers``, where the source looks at them; collective."""
+        model = self._model
+        if model is None or self._hosted.looks_at not in (of, "both"):
+            return None
+        asked = of == "queries"
+        vectors = model.query(queries.anchor, queries.relation) if asked else model.candidates(queries.answer)
+        found: NDArray[np.float32] = vectors.cpu().numpy()
+        return found
+
+    def _publish(self, moment: Moment) -> None:
+        """Where it is time; all ranks see the same clock, so that they publish their shards in the same step."""
+        due = self._published < 0 or moment.epochs - self._published >= self._refresh
+        if self._hosted.looks_at == "nothing" or self._model is None or not due:
+            return
+        self._published, self._version = moment.epochs, self._now.step
+        rows = self._model.own_candidates().cpu().numpy().copy()
+        self._pool.publish(self._version, self._model.first, rows, wait=self._how.sync)
+        if self._how.sync:
+            self._model.ranks.barrier()  # no rank asks before all shards are there
+
+
+PoolOf = Callable[[str], Pool]
+"""Key of a hosted source → the pool, as that source asks it."""
+
+
+def hosted_parts(name: str, options: Mapping[str, Any], key: str = "0") -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """What a pool hosts of a source: key → source and options. Of a mixture, the parts that look at queries."""
+    if name == "mixture":
+        parsed = parse_source_options(name, options)
+        assert isinstance(parsed, MixtureOptions)
+        found: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        for place, part in enumerate(parsed.parts):
+            found |= hosted_parts(part.source, part.options, f"{key}.{place}")
+        return found
+    return {key: (name, options)} if depends_on_query(name, options) else {}
+
+
+def make_hosted_source(
+    name: str, options: Mapping[str, Any], graph: TrainingGraph, pool_of: PoolOf, how: PoolConfig, key: str = "0"
+) -> NegativeSource:
+    """The source of that name, whose parts that look at queries are drawn by a pool; raises as ``make_source``."""
+    if name == "mixture":
+        return Mixture(
+            graph,
+            parse_source_options(name, options),
+            lambda place, part: make_hosted_source(part.source, part.options, graph, pool_of, how, f"{key}.{place}"),
+        )
+    if not depends_on_query(name, options):
+        return make_source(name, options, graph)
+    return AheadSource(graph, name, options, pool_of(key), how)
+
+
+def ahead_sources(source: NegativeSource) -> list[AheadSource]:
+    """Those drawn by a pool, of a source and its parts."""
+    if isinstance(source, AheadSource):
+        return [source]
+    return [each for part in source.sources for each in ahead_sources(part)] if isinstance(source, Mixture) else []

@@ -1,0 +1,53 @@
+"""Which negatives a training looks at when: bands of hardness, their weights and margins over the training.
+
+Bands are numbered by hardness, 0 the hardest: the vector after T/20 steps back from the end is nearest to a real
+entity.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+BAND_NAMES = ("hardest", "hard", "easy", "easiest")
+BANDS = len(BAND_NAMES)
+SHARES = (1 / 20, 1 / 10, 1 / 5, 1 / 2)
+"""Of the steps of the diffusion, those whose vectors are the negatives of each band (equation 12)."""
+HARDNESS = torch.tensor([1.0, 0.75, 0.5, 0.25])
+"""Of each band (equation 16)."""
+_STARTS = torch.tensor([0.0, 0.25, 0.5, 0.75])
+
+Curriculum = Literal["resolved", "paper", "none"]
+
+
+def band_steps(steps: int) -> list[int]:
+    """The step of each band in a diffusion of ``steps``.
+
+    Raises:
+        ValueError: so few steps that bands would fall together.
+    """
+    found = [max(1, round(share * steps)) for share in SHARES]
+    if len(set(found)) < BANDS:
+        raise ValueError(f"{steps} diffusion steps are too few for {BANDS} bands at T/20, T/10, T/5 and T/2: take 20")
+    return found
+
+
+def band_weights(progress: float, sharpness: float, curriculum: Curriculum, exponent: float = 1.0) -> Tensor:
+    """Chance of each band when so much of the training is done: float32 [4], hardest first.
+
+    ``resolved`` goes from easy to hard: the logits are λ (2 τ - 1) hardness, all alike in the middle. ``paper`` is
+    equation 14 as printed, which favours the hardest band from the start and the more evenly the later. ``none`` is the
+    same at all times: all bands alike.
+    """
+    if curriculum == "none":
+        return torch.full((BANDS,), 1 / BANDS)
+    if curriculum == "paper":
+        return torch.softmax(sharpness * (progress - _STARTS).clamp_min(0).pow(exponent) * (progress > _STARTS), 0)
+    return torch.softmax(sharpness * (2 * progress - 1) * HARDNESS, 0)
+
+
+def band_margins(progress: float, margin: float, growth: float) -> Tensor:
+    """Margin of each band when so much of the training is done: float32 [4] (equation 16)."""
+    return margin * (1 + growth * HARDNESS * progress)

@@ -1,0 +1,65 @@
+"""The network that predicts the noise in a vector, from the vector, the step and what the vector should fit.
+
+DANS-KGC prints a layer normalisation of the prediction (equation 10), which would force its mean to 0 and its norm to
+one value, and leaves the query out of it though the text names it; both are put right here, the first as in DHNS
+(Niu, Zhang 2025), and ``paper`` has the equation as printed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from distkg.negatives.dans.noise import Mode
+
+WIDER = 4  # the hidden layer, times the vector
+TIME_FLOATS = 32
+
+
+class Denoiser(nn.Module):
+    """ε(x_t, t, conditions)."""
+
+    def __init__(self, width: int, query: int, mode: Mode = "resolved", *, conditions: bool = True) -> None:
+        """
+        Args:
+            width: C, of entity vectors.
+            query: Q, of query vectors.
+            mode: ``resolved`` normalises before each layer and uses the query and the neighbourhood.
+            conditions: without them it knows the vector and the step alone.
+        """
+        super().__init__()
+        self._mode, self._conditions = mode, conditions
+        seen = 0 if not conditions else width if mode == "paper" else 2 * width + query
+        inner, hidden = width + TIME_FLOATS + seen, WIDER * width
+        if mode == "paper":
+            layers = [nn.Linear(inner, hidden), nn.ReLU(), nn.Linear(hidden, width), nn.LayerNorm(width)]
+        else:
+            normed = nn.LayerNorm(inner), nn.LayerNorm(hidden)
+            layers = [normed[0], nn.Linear(inner, hidden), nn.ReLU(), normed[1], nn.Linear(hidden, width)]
+        self.network = nn.Sequential(*layers)
+
+    def forward(self, noisy: Tensor, step: Tensor, kind: Tensor, query: Tensor, around: Tensor) -> Tensor:
+        """Predicted noise float32 [b, C].
+
+        Args:
+            noisy: float32 [b, C], x_t.
+            step: int64 [b].
+            kind: float32 [b, C], centre of the entities of the same type.
+            query: float32 [b, Q], of the observed entity and the relation.
+            around: float32 [b, C], mean vector of sampled neighbours.
+        """
+        known = [noisy, time_features(step)]
+        if self._conditions:
+            known += [kind] if self._mode == "paper" else [kind, query, around]
+        found: Tensor = self.network(torch.cat(known, dim=1))
+        return found
+
+
+def time_features(step: Tensor) -> Tensor:
+    """Sines and cosines of a step int64 [b] at geometric frequencies: float32 [b, 32] (Vaswani et al. 2017)."""
+    half = TIME_FLOATS // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=step.device) / half)
+    angles = step[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

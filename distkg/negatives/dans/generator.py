@@ -1,0 +1,139 @@
+"""The diffusion model of DANS-KGC: learns to take noise out of entity vectors, and stops before all of it is out.
+
+What it makes on the way back, four steps of the way, are negatives of four degrees of hardness (equation 12). It
+works on vectors of mean 0 and deviation 1 in every dimension, whatever those of the model are, so that the same noise
+means the same everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from distkg.negatives.dans.curriculum import band_steps
+from distkg.negatives.dans.denoiser import Denoiser
+from distkg.negatives.dans.difficulty import Difficulty
+from distkg.negatives.dans.noise import Mode, NoiseSchedule
+
+Schedule = Literal["difficulty", "same"]
+
+
+class GeneratorOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(20, ge=20, description="Steps of the diffusion, T.")
+    first_noise: float = Field(1e-3, gt=0, lt=1, description="Variance before the first step, β_init.")
+    low_noise: float = Field(0.05, gt=0, lt=1, description="Variance at the last step for an entity of difficulty 0.")
+    high_noise: float = Field(0.3, gt=0, lt=1, description="The same for an entity of difficulty 1, β_global.")
+    sharpness: float = Field(1.0, ge=0, description="How strongly difficulty decides, μ.")
+    schedule: Schedule = Field("difficulty", description="Noise by difficulty, or the same for all entities.")
+    conditions: bool = Field(True, description="Tell the denoiser type, query and neighbourhood.")
+    mode: Mode = Field("resolved", description="Put right what the paper contradicts itself in, or take it as printed.")
+    learning_rate: float = Field(1e-3, gt=0, description="Of the denoiser and of the difficulty network (Adam).")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is known of b triples whose answers are to be replaced.
+
+    Attributes:
+        answer: int64 [b].
+        vector: float32 [b, C], of the answers.
+        kind: float32 [b, C], centre of the type of the anchors.
+        query: float32 [b, Q].
+        around: float32 [b, C], mean of sampled neighbours of the anchors.
+    """
+
+    answer: Tensor
+    vector: Tensor
+    kind: Tensor
+    query: Tensor
+    around: Tensor
+
+    def repeat(self, count: int) -> Conditions:
+        """Every triple ``count`` times in a row."""
+        return Conditions(*(part.repeat_interleave(count, 0) for part in vars(self).values()))
+
+    def at(self, places: Tensor) -> Conditions:
+        """The triples at these places, int64 [p]."""
+        return Conditions(*(part[places] for part in vars(self).values()))
+
+
+class Generator(nn.Module):
+    """Difficulty and denoiser, with what they learn by.
+
+    Attributes:
+        mean, deviation: float32 [C], of the vectors of all entities.
+    """
+
+    def __init__(self, options: GeneratorOptions, structure: Tensor, width: int, query: int) -> None:
+        """``structure`` float32 [n, s], standardised; C = ``width`` and Q = ``query`` numbers per vector."""
+        super().__init__()
+        self._options = options
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+        self.difficulty = Difficulty(structure, width)
+        self.denoiser = Denoiser(width, query, options.mode, conditions=options.conditions)
+        self.steps = band_steps(options.steps)
+        self._optimizer = torch.optim.Adam(self.parameters(), lr=options.learning_rate)
+
+    def scale_to(self, vectors: Tensor) -> None:
+        """Take mean and deviation of the vectors float32 [n, C] of all entities."""
+        self.mean.copy_(vectors.mean(0))
+        self.deviation.copy_(vectors.std(0).clamp_min(1e-6))
+
+    def learn(self, known: Conditions, losses: Tensor, generator: torch.Generator) -> dict[str, float]:
+        """One step on triples whose losses as positives are float32 [b] (equation 11); what it lost."""
+        self.difficulty.look(known.answer, losses)
+        clean = self._scaled(known.vector)
+        step = torch.randint(1, self._options.steps + 1, known.answer.shape, generator=generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        noisy = self.schedule(known).noisy(clean, step, noise)
+        denoising = F.mse_loss(self._predicted(noisy, step, known), noise)
+        difficulty = self.difficulty.loss(known.answer, known.vector)
+        self._optimizer.zero_grad()
+        (denoising + difficulty).backward()
+        self._optimizer.step()
+        return {"denoising": float(denoising.detach()), "difficulty": float(difficulty.detach())}
+
+    @torch.no_grad()
+    def make(self, known: Conditions, generator: torch.Generator) -> Tensor:
+        """Vectors float32 [b, bands, C] in place of the answers, hardest band first.
+
+        The way back starts from the answer under all noise, not from noise alone: with moderate noise these differ.
+        """
+        schedule, clean = self.schedule(known), self._scaled(known.vector)
+        now = torch.full_like(known.answer, self._options.steps)
+        vectors = schedule.noisy(clean, now, torch.randn(clean.shape, generator=generator))
+        found = {}
+        for step in range(self._options.steps, self.steps[0], -1):
+            noise = torch.randn(clean.shape, generator=generator)
+            predicted = self._predicted(vectors, torch.full_like(known.answer, step), known)
+            vectors = schedule.back(vectors, step, predicted, noise, self._options.mode)
+            found[step - 1] = vectors
+        made = torch.stack([found[step] for step in self.steps], dim=1)
+        return made * self.deviation + self.mean
+
+    @torch.no_grad()
+    def schedule(self, known: Conditions) -> NoiseSchedule:
+        """The noise of each answer; difficulty learns from losses alone, never from here."""
+        options = self._options
+        hard = self.difficulty(known.answer, known.vector)
+        if options.schedule == "same":
+            hard = torch.full_like(hard, 0.5)
+        noise = {"first": options.first_noise, "low": options.low_noise, "high": options.high_noise}
+        return NoiseSchedule.of_difficulty(hard, options.steps, sharpness=options.sharpness, **noise)
+
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        return (vectors - self.mean) / self.deviation
+
+    def _predicted(self, noisy: Tensor, step: Tensor, known: Conditions) -> Tensor:
+        kind, around = self._scaled(known.kind), self._scaled(known.around)
+        return self.denoiser(noisy, step, kind, F.normalize(known.query, dim=1), around)

@@ -1,0 +1,65 @@
+"""How much noise an entity's vector gets at each step of the diffusion, and how a step is taken back.
+
+Equations are those of DANS-KGC (arXiv 2511.07901). ``resolved`` takes the steps of DDPM (Ho et al. 2020), ``paper``
+those of equation 9 as printed, whose coefficient is another one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Mode = Literal["resolved", "paper"]
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """Variances of the noise that is added at steps 1 … T, for each of b entities apart.
+
+    Attributes:
+        added: float32 [b, T], β of each step (equation 3).
+        kept: float32 [b, T], ᾱ: the share of a vector's square that is left after each step.
+    """
+
+    added: Tensor
+    kept: Tensor
+
+    @classmethod
+    def of_difficulty(
+        cls, difficulty: Tensor, steps: int, *, first: float, low: float, high: float, sharpness: float
+    ) -> NoiseSchedule:
+        """Harder entities get more noise: up to ``low`` + (``high`` - ``low``) ζ^μ at the last step (equation 2).
+
+        Args:
+            difficulty: float32 [b], ζ in [0, 1].
+            steps: T.
+            first: β before the first step.
+            low, high: largest β of an entity of difficulty 0 and 1.
+            sharpness: μ.
+        """
+        largest = low + (high - low) * difficulty.pow(sharpness)
+        part = torch.arange(1, steps + 1, dtype=torch.float32, device=difficulty.device) / steps
+        added = first + part * (largest[:, None] - first)
+        return cls(added, (1 - added).cumprod(1))
+
+    @property
+    def steps(self) -> int:
+        return self.added.shape[1]
+
+    def noisy(self, vectors: Tensor, step: Tensor, noise: Tensor) -> Tensor:
+        """Vectors [b, C] after ``step`` int64 [b] in 1 … T steps with ``noise`` [b, C] (equation 6)."""
+        kept = self.kept.gather(1, step[:, None] - 1)
+        return kept.sqrt() * vectors + (1 - kept).sqrt() * noise
+
+    def back(self, vectors: Tensor, step: int, predicted: Tensor, noise: Tensor, mode: Mode) -> Tensor:
+        """Vectors [b, C] of step - 1 from those of ``step`` and the noise predicted in them; fresh ``noise`` [b, C]."""
+        added, kept = self.added[:, step - 1, None], self.kept[:, step - 1, None]
+        left = (1 - added).sqrt()
+        if mode == "paper":
+            taken = (1 - left) / (left * added.sqrt())
+            return vectors / left - taken * predicted + added.sqrt() * noise
+        mean = (vectors - added / (1 - kept).sqrt() * predicted) / left
+        return mean if step == 1 else mean + added.sqrt() * noise

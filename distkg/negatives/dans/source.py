@@ -1,0 +1,204 @@
+"""The negative source of DANS-KGC: what its diffusion model makes, remembered for each training query."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from distkg.graph.structure import structure
+from distkg.graph.walks import dgl_walks, plain_walks
+from distkg.kernels.similarity import SQUARED_L2
+from distkg.negatives.base import (
+    SOURCES,
+    LooksAt,
+    Made,
+    Moment,
+    Negatives,
+    NegativeSource,
+    Queries,
+    SourceError,
+    SourceOptions,
+    make_source,
+)
+from distkg.negatives.dans.curriculum import BANDS, Curriculum, band_margins, band_weights
+from distkg.negatives.dans.generator import Conditions, Generator, GeneratorOptions
+from distkg.negatives.dans.kinds import kinds_of
+from distkg.negatives.known_facts import known_facts
+from distkg.negatives.live import LiveModel
+from distkg.negatives.nearest import NearestEntities
+from distkg.negatives.remembered import QUERY_BYTES, RowsByKey
+from distkg.negatives.training_graph import TrainingGraph
+
+LEARNED = 256  # triples of a batch that the generator learns from
+NEAREST = 8  # entities looked at around a vector for one that is no known answer
+WIDEST = 512  # numbers of a vector that memory is planned for
+SAMPLED_ROWS = 512  # whose nearest neighbours say how far apart entities are
+
+
+class DansOptions(SourceOptions):
+    negatives: Literal["embedding", "snap"] = Field(
+        "snap", description="Train on the vectors that are made, or on the entities nearest to them."
+    )
+    made: int = Field(2, ge=1, description="Made for each query at each hardness.")
+    weight: float = Field(0.25, ge=0, description="Of the loss of what is made, beside 1 for uniform negatives; η.")
+    curriculum: Curriculum = Field("resolved", description="From easy to hard; as the paper prints it; or none.")
+    curriculum_sharpness: float = Field(4.0, ge=0, description="How fast the curriculum turns to hard negatives, λ.")
+    margin_growth: float = Field(0.5, ge=0, le=1, description="By how much margins grow for the hardest, β.")
+    refresh: float = Field(20.0, gt=0, description="Epochs after which negatives are made again.")
+    least_distance: float = Field(
+        0.5, ge=0, description="embedding: leave out what lies nearer to the answer than this times the usual distance."
+    )
+    kinds: int | None = Field(None, ge=2, description="Types of entities, by k-means; default: √entities / 2.")
+    neighbours: int = Field(8, ge=1, le=32, description="Sampled neighbours of the anchor.")
+    sampler: Literal["compiled", "dgl"] = Field("compiled", description="Who samples them.")
+    pivots: int = Field(256, ge=1, description="Entities from which betweenness and closeness are estimated.")
+    diffusion: GeneratorOptions = Field(default_factory=GeneratorOptions, description="The diffusion model.")
+
+
+@SOURCES.register("dans")
+class Dans(NegativeSource):
+    """Uniform negatives, and beside them what a diffusion model makes of the answers (DANS-KGC, arXiv 2511.07901).
+
+    The model learns from every batch that is drawn for. A query's band of hardness falls by lot at each draw, with the
+    weights of the curriculum.
+    """
+
+    Options = DansOptions
+    needs = "a model"
+    looks_at: ClassVar[LooksAt] = "both"
+    makes = True
+
+    @classmethod
+    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
+        assert isinstance(options, DansOptions)
+        made = BANDS * options.made * (4 if options.negatives == "snap" else 4 * WIDEST)
+        return QUERY_BYTES * queries + -(-queries // workers) * 2 * (made + 12)  # twice, while rows are added
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        assert isinstance(options, DansOptions)
+        self._options = options
+        self._beside = make_source("uniform", {}, graph)
+        walker = {"compiled": plain_walks, "dgl": dgl_walks}[options.sampler]
+        self._walk = walker(graph.triples[:, ::2], graph.entities)
+        self._started = False
+        self._model: LiveModel | None = None
+        self._now, self._refreshed = Moment(), -torch.inf
+
+    def attach(self, model: LiveModel) -> None:
+        self._model = model
+
+    def advance(self, moment: Moment) -> None:
+        self._now = moment
+
+    def weights(self) -> dict[str, Tensor]:
+        return dict(self._generator.named_parameters()) if self._started else {}
+
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        """Collective among the ranks of the model."""
+        if self._model is None:
+            raise SourceError("dans learns from a model in training: it has nothing to show without one")
+        beside = self._beside.draw(queries, count, generator)
+        return Negatives(beside.entities, beside.left_out, self._made(self._model, queries, generator))
+
+    def pool_sizes(self, queries: Queries) -> Tensor:
+        return self._beside.pool_sizes(queries)
+
+    def _made(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> Made:
+        if self._now.epochs - self._refreshed >= self._options.refresh:
+            self._refreshed = self._now.epochs
+            self._look_around(model)
+        self._learn(model, queries, generator)
+        rows, old, first = self._table.look_up(self._keys(queries), self._now.epochs - self._options.refresh)
+        self._table.renew(old, self._make(model, queries[first], generator), self._now.epochs)
+        chances = band_weights(self._now.progress, self._options.curriculum_sharpness, self._options.curriculum)
+        band = torch.multinomial(chances, max(len(queries), 1), replacement=True, generator=generator)[: len(queries)]
+        return self._of_band(queries, self._table.values[rows, band], band)
+
+    def _of_band(self, queries: Queries, values: Tensor, band: Tensor) -> Made:
+        options = self._options
+        growing = options.margin_growth if options.curriculum != "none" else 0.0
+        growth = band_margins(self._now.progress, 1.0, growing)[band]
+        if options.negatives == "snap":
+            return Made(values.long().clamp_min(0), None, values < 0, band, growth, options.weight)
+        left_out = values[..., 0].isnan()
+        return Made(None, values.nan_to_num(), left_out, band, growth, options.weight)
+
+    def _learn(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> None:
+        """From some of the triples."""
+        some = queries[torch.randperm(len(queries), generator=generator)[:LEARNED]]
+        known = self._conditions(model, some)
+        if len(some):
+            losses = -model.similarity.pairs(known.query, known.vector)
+            self._generator.learn(known, losses, generator)
+
+    def _make(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> Tensor:
+        """Of all bands: float32 [b, bands, made, C], NaN where too near; or int32 [b, bands, made], -1 for none."""
+        made, known = self._options.made, self._conditions(model, queries)
+        vectors = self._generator.make(known.repeat(made), generator)
+        vectors = vectors.view(len(queries), made, BANDS, vectors.shape[2]).transpose(1, 2).contiguous()
+        if self._options.negatives == "embedding":
+            distance = (vectors - known.vector[:, None, None]).norm(dim=3, keepdim=True)
+            return vectors.where(distance >= self._options.least_distance * self._usual_distance, torch.nan)
+        found = self._nearest.search(vectors.flatten(0, 2), NEAREST).view(len(queries), BANDS * made, NEAREST)
+        return self._first_that_is_wrong(queries, found).view(len(queries), BANDS, made).int()
+
+    def _first_that_is_wrong(self, queries: Queries, found: Tensor) -> Tensor:
+        """Of entities int64 [b, m, k], nearest first, the first that is no known answer: int64 [b, m], -1 for none."""
+        flat = found.flatten(1)
+        right = known_facts(self.graph.known, queries.anchor, queries.relation, flat.clamp_min(0), 1) | (flat < 0)
+        right |= flat == queries.answer[:, None]
+        wrong = ~right.view(found.shape)
+        first = wrong.int().argmax(2, keepdim=True)
+        return torch.where(wrong.any(2), found.gather(2, first)[..., 0], -1)
+
+    def _conditions(self, model: LiveModel, queries: Queries) -> Conditions:
+        neighbours = self._neighbours(queries.anchor)
+        ids, place = torch.unique(torch.cat([queries.answer[:, None], neighbours], dim=1), return_inverse=True)
+        rows = model.candidates(ids).cpu()
+        return Conditions(
+            answer=queries.answer,
+            vector=rows[place[:, 0]],
+            kind=self._centres[self._kinds[queries.anchor]],
+            query=model.query(queries.anchor, queries.relation).cpu(),
+            around=rows[place[:, 1:]].mean(1),
+        )
+
+    def _neighbours(self, anchor: Tensor) -> Tensor:
+        starts = anchor.repeat_interleave(self._options.neighbours).numpy()
+        met = self._walk(starts, 1, self._now.step)
+        return torch.from_numpy(np.ascontiguousarray(met[:, 1])).view(len(anchor), self._options.neighbours)
+
+    def _look_around(self, model: LiveModel) -> None:
+        """Types, scale and usual distance of all vectors as they are now."""
+        every = model.own_candidates() if model.ranks.size == 1 else model.candidates(torch.arange(self.entities))
+        rows = every.cpu()
+        self._kinds, self._centres = kinds_of(rows, self._options.kinds)
+        some = rows[torch.linspace(0, len(rows) - 1, min(SAMPLED_ROWS, len(rows))).long()]
+        self._usual_distance = float(torch.cdist(some, rows).topk(2, dim=1, largest=False).values[:, 1].median())
+        if not self._started:
+            self._start(rows.shape[1], model)
+        self._generator.scale_to(rows)
+        self._nearest.rebuild()
+
+    def _start(self, width: int, model: LiveModel) -> None:
+        features = structure(self.graph.triples, self.entities, pivots=self._options.pivots).standardised()
+        queried = model.query(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)).shape[1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same first weights in every replica
+            self._generator = Generator(self._options.diffusion, torch.from_numpy(features), width, queried)
+        shape = (0, BANDS, self._options.made)
+        empty = torch.empty(shape, dtype=torch.int32)
+        if self._options.negatives == "embedding":
+            empty = torch.empty(*shape, width)
+        self._table = RowsByKey(empty, fill=-1)
+        self._nearest = NearestEntities(model, SQUARED_L2)
+        self._started = True
+
+    def _keys(self, queries: Queries) -> Tensor:
+        asked = queries.anchor * (2 * self.graph.relations) + queries.relation
+        return asked * self.entities + queries.answer

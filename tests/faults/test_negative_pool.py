@@ -1,0 +1,151 @@
+"""Actors that draw negatives are killed, hang or talk nonsense: the run ends, the loss is finite, the counts tell."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from distkg.cluster.launch import launch_training, run_on_workers
+from distkg.config import RunConfig
+from distkg.data.generate import generate
+from distkg.negatives.messages import Reply
+from distkg.training.run import train_on_rank
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+SECONDS = 25  # of training: a killed actor needs some to come back on a busy machine
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("graph") / "store"
+    generate(str(folder), entities=300, relations=5, triples=4000, seed=2)
+    return folder
+
+
+def run_config(store: Path, *, seconds: float | None = SECONDS, epochs: int = 100_000, **pool: Any) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "data": {"store": str(store)},
+            "model": {"name": "distmult", "dim": 16},
+            "objective": {"name": "logistic"},
+            "negatives": {
+                "source": "near_miss",
+                "options": {"neighbours": 8},
+                "count": 4,
+                "pool": {"actors": 2, "cpus_per_actor": 0.5, "max_age": 100_000, **pool},
+            },
+            "optimizer": {"name": "rowwise_adagrad", "learning_rate": 0.01},
+            "train": {"workers": 2, "epochs": epochs, "batch_size": 200, "time_limit_seconds": seconds},
+            "evaluate": {"every": 1_000_000},
+            "checkpoint": {"every": 1_000_000},
+        }
+    )
+
+
+def actor_processes() -> list[psutil.Process]:
+    """Of the cluster that this process started, and of no other on this machine."""
+    ours = psutil.Process().children(recursive=True)
+    return [each for each in ours if each.is_running() and (each.cmdline() or [""])[0] == ACTOR]
+
+
+ACTOR = "ray::NegativeActor"
+
+
+class Disturbance:
+    """Does something to the processes of actors, once ``after`` reports of a run were written."""
+
+    def __init__(self, act: Callable[[psutil.Process], None], victims: int, after: int = 1) -> None:
+        self.pids: list[int] = []
+        self._act, self._victims, self._after, self._heard = act, victims, after, 0
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        self._heard += 1
+        if self._heard == self._after:
+            for process in actor_processes()[: self._victims]:
+                self.pids.append(process.pid)
+                self._act(process)
+
+
+def lines_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line)["negatives"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def total(lines: list[dict[str, Any]], name: str) -> int:
+    return sum(line[name] for line in lines)
+
+
+@pytest.mark.parametrize("victims", [1, 2], ids=["one", "all"])
+def test_killed_actors_come_back_and_the_run_goes_on(store: Path, tmp_path: Path, victims: int) -> None:
+    kill = Disturbance(psutil.Process.kill, victims)
+    result = launch_training(run_config(store), tmp_path / "run", listener=kill)
+    lines = lines_of(tmp_path / "run")
+    assert len(kill.pids) == victims
+    assert lines[-1]["restarts"] == victims
+    assert total(lines, "late") + total(lines, "refused") > 0, "what the dead owed was not counted"
+    assert lines[-1]["delivered"] > 0.5, "the successors do not deliver"
+    assert math.isfinite(result["metrics"]["test"]["mrr"])
+    assert not actor_processes(), "actors outlive their run"
+
+
+def test_an_actor_that_hangs_is_restarted(store: Path, tmp_path: Path) -> None:
+    stop = Disturbance(lambda process: process.send_signal(signal.SIGSTOP), victims=1)
+    config = run_config(store, hung_after=2.0)
+    launch_training(config, tmp_path / "run", listener=stop)
+    lines = lines_of(tmp_path / "run")
+    assert lines[-1]["restarts"] == 1
+    assert total(lines, "late") > 0
+    assert lines[-1]["delivered"] > 0.5
+
+
+def test_replies_of_wrong_shape_and_of_not_a_number_are_counted(store: Path, tmp_path: Path) -> None:
+    def spoiled(reply: Reply | None, number: int) -> Reply | None:
+        if reply is None or number % 3 == 0:
+            return reply
+        wrong = reply.entities[:, 1:] if number % 3 == 1 else np.full(reply.entities.shape, np.nan)
+        return Reply(wrong, reply.left_out, reply.version)
+
+    def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, pool_of: Any) -> dict[str, Any]:
+        def spoiling(key: str) -> Any:
+            pool = pool_of(key)
+            take = pool.take
+            pool.take = lambda number, timeout: spoiled(take(number, timeout), number)
+            return pool
+
+        return train_on_rank(config, run, ranks, resume=resume, listener=listener, pool_of=spoiling)
+
+    result = run_on_workers(train, run_config(store, seconds=None, epochs=30, timeout=5.0), tmp_path / "run")
+    lines = lines_of(tmp_path / "run")
+    queries = 2 * 4000 * result["train"]["epochs"]
+    assert total(lines, "broken") == pytest.approx(queries * 2 / 3, rel=0.1)
+    assert math.isfinite(result["metrics"]["test"]["mrr"])
+
+
+def test_in_sync_two_runs_are_the_same(store: Path, tmp_path: Path) -> None:
+    losses = []
+    for name in ("first", "second"):
+        config = run_config(store, seconds=None, epochs=6, sync=True)
+        launch_training(config, tmp_path / name)
+        assert {line["delivered"] for line in lines_of(tmp_path / name)} == {1.0}
+        losses.append([json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").open()])
+    assert losses[0] == losses[1]
+
+
+def test_a_store_without_what_a_source_needs_ends_the_run_with_the_reason(store: Path, tmp_path: Path) -> None:
+    settings = run_config(store).model_dump()
+    settings["negatives"] |= {"source": "typed", "options": {}}
+    with pytest.raises(ValueError, match="entity_types"):
+        launch_training(RunConfig.model_validate(settings), tmp_path / "run")

@@ -1,0 +1,53 @@
+"""A pool that draws in this process, with the faults that a test asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distkg.kernels.similarity import DOT, Similarity
+from distkg.negatives import TrainingGraph
+from distkg.negatives.ahead import PoolOf, hosted_parts
+from distkg.negatives.host import SourceHost
+from distkg.negatives.messages import Reply, Request
+
+
+@dataclass
+class InProcessPool:
+    """Draws when asked; ``spoil`` changes replies on their way, None being one that is late."""
+
+    host: SourceHost
+    most: int = 1000
+    spoil: Callable[[Reply], Reply | None] = lambda reply: reply
+    restarts: int = 0
+    requests: list[Request] = field(default_factory=list)
+    published: list[int] = field(default_factory=list)
+    under_way: dict[int, Reply | None] = field(default_factory=dict)
+
+    def ask(self, request: Request) -> bool:
+        if len(self.under_way) >= self.most:
+            return False
+        self.requests.append(request)
+        self.under_way[request.number] = self.host.draw(request)
+        return True
+
+    def take(self, number: int, timeout: float | None) -> Reply | None:
+        reply = self.under_way.pop(number)
+        return None if reply is None else self.spoil(reply)
+
+    def publish(self, version: int, first: int, rows: NDArray[np.float32], *, wait: bool) -> None:
+        self.published.append(version)
+        self.host.publish(version, 0, 1, first, rows)
+
+
+def in_process(
+    graph: TrainingGraph, name: str, options: Mapping[str, Any], similarity: Similarity = DOT, **how: Any
+) -> tuple[PoolOf, dict[str, InProcessPool]]:
+    """A way to pools in this process, and those pools by the keys of what they host."""
+    parts = hosted_parts(name, options)
+    pools = {key: InProcessPool(SourceHost(graph, *part, similarity), **how) for key, part in parts.items()}
+    return pools.__getitem__, pools

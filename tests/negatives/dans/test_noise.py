@@ -1,0 +1,55 @@
+"""Noise schedules by hand, and steps that undo each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from distkg.negatives.dans.noise import NoiseSchedule
+
+
+def schedule(*difficulty: float, steps: int = 4, sharpness: float = 1.0) -> NoiseSchedule:
+    return NoiseSchedule.of_difficulty(
+        torch.tensor(difficulty), steps, first=0.1, low=0.2, high=0.6, sharpness=sharpness
+    )
+
+
+def test_harder_entities_get_more_noise_up_to_their_own_bound() -> None:
+    found = schedule(0.0, 0.5, 1.0)
+    assert found.added[:, -1].tolist() == pytest.approx([0.2, 0.4, 0.6])
+    assert found.added[1].tolist() == pytest.approx([0.175, 0.25, 0.325, 0.4])
+    assert found.kept[1].tolist() == pytest.approx([0.825, 0.825 * 0.75, 0.825 * 0.75 * 0.675, 0.25059375])
+    assert schedule(0.25, sharpness=0.5).added[0, -1] == pytest.approx(0.4)
+    assert schedule(0.25, sharpness=0.0).added[0, -1] == pytest.approx(0.6), "difficulty decides nothing"
+
+
+def test_noise_of_all_steps_at_once_is_that_of_one_after_the_other() -> None:
+    found, generator = schedule(0.3), torch.Generator().manual_seed(0)
+    vectors = torch.full((200_000, 1), 2.0)
+    for step in range(4):
+        added = found.added[0, step]
+        vectors = (1 - added).sqrt() * vectors + added.sqrt() * torch.randn(vectors.shape, generator=generator)
+    many = NoiseSchedule(found.added.expand(200_000, -1), found.kept.expand(200_000, -1))
+    noise = torch.randn(vectors.shape, generator=generator)
+    at_once = many.noisy(torch.full_like(vectors, 2.0), torch.full((200_000,), 4), noise)
+    assert float(at_once.mean()) == pytest.approx(float(vectors.mean()), abs=0.01)
+    assert float(at_once.std()) == pytest.approx(float(vectors.std()), abs=0.01)
+
+
+def test_the_last_step_back_with_the_true_noise_gives_the_vector() -> None:
+    found, generator = schedule(0.1, 0.9), torch.Generator().manual_seed(0)
+    vectors, noise = torch.randn(2, 3, generator=generator), torch.randn(2, 3, generator=generator)
+    noisy = found.noisy(vectors, torch.tensor([1, 1]), noise)
+    back = found.back(noisy, 1, noise, torch.full_like(noise, 1e6), "resolved")
+    assert back == pytest.approx(vectors, abs=1e-6)
+
+
+def test_a_step_back_is_the_mean_of_ddpm_and_fresh_noise() -> None:
+    found, one = schedule(0.5), torch.ones(1, 1)
+    # x = 1, ε = 1, z = 1 at step 2: β = .25, ᾱ = .825 · .75
+    kept = 0.825 * 0.75
+    expected = (1 - 0.25 / (1 - kept) ** 0.5) / 0.75**0.5 + 0.25**0.5
+    assert float(found.back(one, 2, one, one, "resolved")) == pytest.approx(expected)
+    # Equation 9 as printed: 1 / √α - (1 - √α) / (√α √β) + √β
+    literal = 1 / 0.75**0.5 - (1 - 0.75**0.5) / (0.75**0.5 * 0.25**0.5) + 0.25**0.5
+    assert float(found.back(one, 2, one, one, "paper")) == pytest.approx(literal)
