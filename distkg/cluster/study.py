@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import optuna
@@ -49,6 +50,8 @@ def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
 def quiet() -> None:
     """Warnings only: what the operator reads comes from distkg."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Tune misses the result files that it was told not to write.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
 
 
 def _distribution(distribution: Distribution) -> BaseDistribution:
