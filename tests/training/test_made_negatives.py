@@ -45,15 +45,17 @@ def with_made(batch: SampledBatch, made: Made) -> SampledBatch:
 def made_loss(model: Model, batch: SampledBatch, rows: torch.Tensor, vectors: torch.Tensor, made: Made) -> torch.Tensor:
     """Equation 15 of DANS-KGC with the weights of the self-adversarial objective, query by query."""
     query = model.query(rows[batch.anchor], batch.relation)
-    total = torch.zeros(())
+    total = 0 * rows.sum()
     for i in range(2):
         margin = 2.0 * made.growth[i]
+        positive = (query[i] * rows[batch.answer[i]]).sum()
         kept = [m for m in range(vectors.shape[1]) if not made.left_out[i, m]]
+        if made.below_answer:
+            kept = [m for m in kept if (query[i] * vectors[i, m]).sum() <= positive]
         if not kept:
             continue
         scores = torch.stack([(query[i] * vectors[i, m]).sum() for m in kept])
         weights = torch.softmax(scores.detach(), 0)
-        positive = (query[i] * rows[batch.answer[i]]).sum()
         total = total - torch.nn.functional.logsigmoid(margin + positive)
         total = total - (weights * torch.nn.functional.logsigmoid(-margin - scores)).sum()
     return made.weight * total / batch.queries
@@ -61,19 +63,22 @@ def made_loss(model: Model, batch: SampledBatch, rows: torch.Tensor, vectors: to
 
 @pytest.mark.parametrize("kind", ["vectors", "entities"])
 @pytest.mark.parametrize("left_out", [[[False, False], [False, True]], [[True, True], [False, False]]])
-def test_loss_and_gradient_are_those_of_the_sum_written_out(kind: str, left_out: list[list[bool]]) -> None:
+@pytest.mark.parametrize("below_answer", [False, True])
+def test_loss_and_gradient_are_those_of_the_sum_written_out(
+    kind: str, left_out: list[list[bool]], below_answer: bool
+) -> None:
     torch.manual_seed(0)
     model, step, batch = setting()
     rows, free = torch.randn(ENTITIES, WIDTH), torch.randn(2, 2, WIDTH)
     entities = torch.tensor([[5, 6], [4, 2]])
     growth = torch.tensor([1.0, 1.5])
     chosen = (None, free) if kind == "vectors" else (entities, None)
-    made = Made(*chosen, torch.tensor(left_out), torch.tensor([0, 3]), growth, weight=0.25)
+    made = Made(*chosen, torch.tensor(left_out), torch.tensor([0, 3]), growth, 0.25, below_answer)
 
     plain, whole = step(batch, rows), step(with_made(batch, made), rows)
     leaf = rows.clone().requires_grad_()
     expected = made_loss(model, batch, leaf, free if kind == "vectors" else leaf[entities], made)
     expected.backward()
     assert leaf.grad is not None
-    assert float(whole.loss - plain.loss) == pytest.approx(float(expected), abs=1e-5)
+    assert float(whole.loss - plain.loss) == pytest.approx(expected.item(), abs=1e-5)
     assert torch.allclose(whole.rows - plain.rows, leaf.grad, atol=1e-5)

@@ -45,6 +45,9 @@ class DansOptions(SourceOptions):
     )
     made: int = Field(2, ge=1, description="Made for each query at each hardness.")
     weight: float = Field(0.25, ge=0, description="Of the loss of what is made, beside 1 for uniform negatives; η.")
+    below_answer: bool = Field(
+        True, description="Leave out what the model scores above the answer: often true, and only unknown."
+    )
     curriculum: Curriculum = Field("resolved", description="From easy to hard; as the paper prints it; or none.")
     curriculum_sharpness: float = Field(4.0, ge=0, description="How fast the curriculum turns to hard negatives, λ.")
     margin_growth: float = Field(0.5, ge=0, le=1, description="By how much margins grow for the hardest, β.")
@@ -123,10 +126,11 @@ class Dans(NegativeSource):
         options = self._options
         growing = options.margin_growth if options.curriculum != "none" else 0.0
         growth = band_margins(self._now.progress, 1.0, growing)[band]
+        weight = options.weight, options.below_answer
         if options.negatives == "snap":
-            return Made(values.long().clamp_min(0), None, values < 0, band, growth, options.weight)
+            return Made(values.long().clamp_min(0), None, values < 0, band, growth, *weight)
         left_out = values[..., 0].isnan()
-        return Made(None, values.nan_to_num(), left_out, band, growth, options.weight)
+        return Made(None, values.nan_to_num(), left_out, band, growth, *weight)
 
     def _learn(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> None:
         """From some of the triples."""
