@@ -5,7 +5,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from distkg.config import ConfigError, RunConfig, Section, load_config, parse_config, preset_names
+from distkg.config import ConfigError, PoolConfig, RunConfig, Section, load_config, parse_config, preset_names
 
 
 def write(folder: Path, text: str) -> str:
@@ -15,7 +15,8 @@ def write(folder: Path, text: str) -> str:
 
 
 def sections() -> list[tuple[str, type[BaseModel]]]:
-    return [(name, type(getattr(RunConfig(), name))) for name in RunConfig.model_fields]
+    found = [(name, type(getattr(RunConfig(), name))) for name in RunConfig.model_fields]
+    return [*found, ("negatives.pool", PoolConfig)]
 
 
 def test_a_file_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
@@ -99,11 +100,13 @@ def test_yaml_gives_the_same_configuration_back() -> None:
 @pytest.mark.parametrize(("name", "section"), sections())
 def test_every_key_has_help_and_prints_it_above_itself(name: str, section: type[BaseModel]) -> None:
     lines = RunConfig().to_yaml(help_text=True).splitlines()
-    start = lines.index(f"{name}:")
+    *above, last = name.split(".")
+    start = lines.index(f"{'  ' * len(above)}{last}:")
+    pad = "  " * (len(above) + 1)
     assert issubclass(section, Section)
     for key, field in section.model_fields.items():
-        place = next(i for i in range(start, len(lines)) if lines[i].startswith(f"  {key}: "))
-        assert lines[place - 1] == f"  # {field.description}"
+        place = next(i for i in range(start, len(lines)) if lines[i].startswith(f"{pad}{key}:"))
+        assert lines[place - 1] == f"{pad}# {field.description}"
 
 
 def test_a_configuration_read_back_has_the_same_hash() -> None:
