@@ -51,10 +51,14 @@ def describe_sources() -> list[Entry]:
 
 
 def _options_of(options: type[BaseModel]) -> str:
-    fields = options.model_fields.items()
     return ", ".join(
-        key if field.is_required() else f"{key}={field.get_default(call_default_factory=True)}" for key, field in fields
+        key if field.is_required() else f"{key}={_shown(field.get_default(call_default_factory=True))}"
+        for key, field in options.model_fields.items()
     )
+
+
+def _shown(default: object) -> str:
+    return "{" + _options_of(type(default)) + "}" if isinstance(default, BaseModel) else str(default)
 
 
 def _first_comment(text: str) -> str:

@@ -1,7 +1,7 @@
 import pytest
 
 from distkg.config import PRESETS, preset_names
-from distkg.reporting.catalogue import describe_presets, describe_scorers
+from distkg.reporting.catalogue import describe_presets, describe_scorers, describe_sources
 
 
 def test_every_preset_says_what_it_is_for() -> None:
@@ -22,3 +22,9 @@ def test_scorers_come_with_their_paper_and_options() -> None:
     assert entries["distmult"].summary.startswith("DistMult (Yang et al. 2015")
     assert (entries["distmult"].options, entries["transe"].options) == ("distance=none", "norm=l1")
     assert [name for name, entry in entries.items() if not entry.summary] == []
+
+
+def test_options_of_options_are_written_in_braces() -> None:
+    (dans,) = (entry for entry in describe_sources() if entry.name == "dans")
+    assert "made=2, weight=0.25" in dans.options
+    assert "diffusion={steps=20, first_noise=0.001, " in dans.options
