@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 
-from distkg.cluster.launch import launch_training, run_on_workers
+from distkg.cluster.launch import TrainOnRank, launch_training, run_on_workers
 from distkg.config import RunConfig
 from distkg.data.generate import generate
 from distkg.negatives.messages import Reply
@@ -21,7 +22,8 @@ from distkg.training.run import train_on_rank
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-SECONDS = 25  # of training: a killed actor needs some to come back on a busy machine
+MOST_SECONDS = 240  # of training: a killed actor needs many to come back on a busy machine
+ENOUGH = "enough"  # a file in the run folder that ends the training
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_config(store: Path, *, seconds: float | None = SECONDS, epochs: int = 100_000, **pool: Any) -> RunConfig:
+def run_config(store: Path, *, seconds: float | None = MOST_SECONDS, epochs: int = 100_000, **pool: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "data": {"store": str(store)},
@@ -66,18 +68,39 @@ ACTOR = "ray::NegativeActor"
 
 
 class Disturbance:
-    """Does something to the processes of actors, once ``after`` reports of a run were written."""
+    """Does something to the processes of actors at the first report, and ends the run once all is well again."""
 
-    def __init__(self, act: Callable[[psutil.Process], None], victims: int, after: int = 1) -> None:
+    def __init__(self, run: Path, act: Callable[[psutil.Process], None], victims: int) -> None:
         self.pids: list[int] = []
-        self._act, self._victims, self._after, self._heard = act, victims, after, 0
+        self._run, self._act, self._victims = run, act, victims
 
     def __call__(self, record: dict[str, Any]) -> None:
-        self._heard += 1
-        if self._heard == self._after:
+        if not self.pids:
             for process in actor_processes()[: self._victims]:
                 self.pids.append(process.pid)
                 self._act(process)
+        came = record["negatives"]
+        if came["restarts"] == self._victims and came["delivered"] > 0.5:
+            (self._run / ENOUGH).write_text("")
+
+
+def training_until_enough() -> TrainOnRank:
+    """Training that reports every second and ends where the file says so. A closure, which Ray sends by value."""
+
+    def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, pool_of: Any) -> dict[str, Any]:
+        from distkg.training import run as module
+
+        go_on = module.Training._go_on
+
+        def go_on_unless_enough(self: Any, step: int) -> bool:
+            enough = ranks.broadcast(torch.tensor([float((run / ENOUGH).exists())]))
+            return go_on(self, step) and not bool(enough)
+
+        module.REPORT_SECONDS = 1.0
+        module.Training._go_on = go_on_unless_enough  # type: ignore[method-assign]
+        return module.train_on_rank(config, run, ranks, resume=resume, listener=listener, pool_of=pool_of)
+
+    return train
 
 
 def lines_of(run: Path) -> list[dict[str, Any]]:
@@ -90,9 +113,10 @@ def total(lines: list[dict[str, Any]], name: str) -> int:
 
 @pytest.mark.parametrize("victims", [1, 2], ids=["one", "all"])
 def test_killed_actors_come_back_and_the_run_goes_on(store: Path, tmp_path: Path, victims: int) -> None:
-    kill = Disturbance(psutil.Process.kill, victims)
-    result = launch_training(run_config(store), tmp_path / "run", listener=kill)
-    lines = lines_of(tmp_path / "run")
+    run = tmp_path / "run"
+    kill = Disturbance(run, psutil.Process.kill, victims)
+    result = run_on_workers(training_until_enough(), run_config(store), run, listener=kill)
+    lines = lines_of(run)
     assert len(kill.pids) == victims
     assert lines[-1]["restarts"] == victims
     assert total(lines, "late") + total(lines, "refused") > 0, "what the dead owed was not counted"
@@ -102,10 +126,10 @@ def test_killed_actors_come_back_and_the_run_goes_on(store: Path, tmp_path: Path
 
 
 def test_an_actor_that_hangs_is_restarted(store: Path, tmp_path: Path) -> None:
-    stop = Disturbance(lambda process: process.send_signal(signal.SIGSTOP), victims=1)
-    config = run_config(store, hung_after=2.0)
-    launch_training(config, tmp_path / "run", listener=stop)
-    lines = lines_of(tmp_path / "run")
+    run = tmp_path / "run"
+    stop = Disturbance(run, lambda process: process.send_signal(signal.SIGSTOP), victims=1)
+    run_on_workers(training_until_enough(), run_config(store, hung_after=2.0), run, listener=stop)
+    lines = lines_of(run)
     assert lines[-1]["restarts"] == 1
     assert total(lines, "late") > 0
     assert lines[-1]["delivered"] > 0.5
