@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,12 @@ class Watch(threading.Thread):
 
 
 def resident_mb(title: str) -> float:
-    """Of all processes whose title begins so."""
+    """Of all processes started from here whose title begins so."""
     total = 0
-    for process in psutil.process_iter(["cmdline", "memory_info"]):
-        if (process.info["cmdline"] or [""])[0].startswith(title):
-            total += process.info["memory_info"].rss
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if (process.cmdline() or [""])[0].startswith(title):
+                total += process.memory_info().rss
     return total / 1e6
 
 
