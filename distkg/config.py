@@ -83,7 +83,9 @@ class ObjectiveConfig(Section):
         "one_vs_all, k_vs_all; over all entities for some queries: query_sampling (HaLE); without any: non_negative.",
     )
     margin: float = Field(9.0, description="Margin γ of margin and self_adversarial (in units of the score).")
-    temperature: float = Field(1.0, gt=0, description="Sharpness of the weights of self_adversarial.")
+    temperature: float = Field(
+        1.0, ge=0, description="Sharpness of the weights of self_adversarial; 0: all negatives alike."
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of k_vs_all.")
     group_answers: bool = Field(
         True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,12 +28,12 @@ class InProcessPool:
     published: list[int] = field(default_factory=list)
     under_way: dict[int, Reply | None] = field(default_factory=dict)
 
-    def ask(self, request: Request) -> bool:
-        if len(self.under_way) >= self.most:
-            return False
-        self.requests.append(request)
-        self.under_way[request.number] = self.host.draw(request)
-        return True
+    def ask(self, requests: Sequence[Request]) -> int:
+        accepted = requests[: max(0, self.most - len(self.under_way))]
+        for request in accepted:
+            self.requests.append(request)
+            self.under_way[request.number] = self.host.draw(request)
+        return len(accepted)
 
     def take(self, number: int, timeout: float | None) -> Reply | None:
         reply = self.under_way.pop(number)

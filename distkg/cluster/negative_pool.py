@@ -2,7 +2,8 @@
 
 Actors host the sources (``negatives.host``); each worker asks them through ``ActorPool``, and never waits longer than
 it wants. An actor that dies is restarted by Ray, one that hangs is killed, and what they owed is drawn by the worker
-itself. Nothing grows: a worker has so many requests under way and no more, and one published set of vectors.
+itself. Nothing grows: a worker has so many requests under way and no more, fewer where actors are slow, and one
+published set of vectors.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +32,7 @@ from distkg.negatives import TrainingGraph
 from distkg.negatives.ahead import PoolOf, hosted_parts
 from distkg.negatives.host import SourceHost
 from distkg.negatives.messages import Reply, Request
+from distkg.negatives.window import RequestWindow
 from distkg.scoring import make_scorer
 
 BLEND_EVERY = 32  # draws
@@ -74,13 +76,16 @@ class NegativeActor:
         """As ``SourceHost.publish``."""
         self._hosts[key].publish(version, rank, ranks, first, rows)
 
-    def draw(self, key: str, request: Request) -> tuple[Process, Reply | None]:
-        """Where this actor lives, and the reply as of ``SourceHost.draw``."""
+    def draw(self, key: str, requests: Sequence[Request]) -> tuple[Process, list[Reply | None]]:
+        """Where this actor lives, and the replies as of ``SourceHost.draw``."""
+        return self._process, [self._draw(key, request) for request in requests]
+
+    def _draw(self, key: str, request: Request) -> Reply | None:
         reply = self._hosts[key].draw(request)
         self._draws[key] = self._draws.get(key, 0) + 1
         if self._peer is not None and self._draws[key] % BLEND_EVERY == 0:
             self._tell_peer(self._peer, key)
-        return self._process, reply
+        return reply
 
     def blend(self, key: str, weights: dict[str, NDArray[np.float32]]) -> None:
         """As ``SourceHost.blend``."""
@@ -95,10 +100,19 @@ class NegativeActor:
 
 
 @dataclass
-class _Asked:
-    reply: ray.ObjectRef
+class _Message:
+    """Requests that were sent together.
+
+    Attributes:
+        numbers: of the requests, rising.
+        replies: by number, once they are here; none where they were lost.
+    """
+
+    arrival: ray.ObjectRef
     actor: int
+    numbers: list[int]
     since: float = field(default_factory=time.monotonic)
+    replies: dict[int, Reply | None] | None = None
 
 
 class ActorPool:
@@ -107,31 +121,42 @@ class ActorPool:
     def __init__(self, actors: list[Any], key: str, rank: int, ranks: int, how: PoolConfig) -> None:
         self.restarts = 0
         self._actors, self._key, self._rank, self._ranks = actors, key, rank, ranks
-        self._most_under_way, self._hung_after = 2 * how.depth, how.hung_after
-        self._under_way: dict[int, _Asked] = {}
-        self._abandoned: list[_Asked] = []
+        self._window, self._hung_after = RequestWindow(2 * how.depth), how.hung_after
+        self._under_way: dict[int, _Message] = {}
+        self._abandoned: list[_Message] = []
+        self._next = rank  # actor to be asked
         self._lost: set[int] = set()
         self._processes: dict[int, Process] = {}
         self._published: tuple[int, int, ray.ObjectRef] | None = None
 
-    def ask(self, request: Request) -> bool:
+    def ask(self, requests: Sequence[Request]) -> int:
         self._look_after_abandoned()
-        if len(self._under_way) + len(self._abandoned) >= self._most_under_way:
-            return False
-        actor = (request.number + self._rank) % len(self._actors)
-        reply = self._actors[actor].draw.remote(self._key, request)
-        self._under_way[request.number] = _Asked(reply, actor)
-        return True
+        owed = sum(len(message.numbers) for message in self._abandoned)
+        sent = requests[: max(0, len(self._window) - len(self._under_way) - owed)]
+        if not sent:
+            return 0
+        actor, self._next = self._next % len(self._actors), self._next + 1
+        numbers = [request.number for request in sent]
+        message = _Message(self._actors[actor].draw.remote(self._key, sent), actor, numbers)
+        self._under_way |= dict.fromkeys(numbers, message)
+        self._window.asked(numbers[-1])
+        return len(sent)
 
     def take(self, number: int, timeout: float | None) -> Reply | None:
-        asked = self._under_way.pop(number, None)
-        if asked is None:
+        message = self._under_way.pop(number, None)
+        if message is None:
             return None
-        ready, _ = ray.wait([asked.reply], timeout=timeout)
-        if not ready:
-            self._abandoned.append(asked)
-            return None
-        return self._received(asked)
+        there = self._is_here(message, 0)
+        if there:
+            self._window.in_time()
+        elif timeout is not None:  # else nothing is ever late
+            self._window.late(number)
+        if there or self._is_here(message, timeout):
+            assert message.replies is not None
+            return message.replies.pop(number, None)
+        if number == message.numbers[-1]:
+            self._abandoned.append(message)
+        return None
 
     def publish(self, version: int, first: int, rows: NDArray[np.float32], *, wait: bool) -> None:
         self._published = version, first, ray.put(rows)
@@ -139,20 +164,31 @@ class ActorPool:
         if wait:
             ray.get([arrival for arrival in sent if arrival is not None])
 
-    def _received(self, asked: _Asked) -> Reply | None:
+    def _is_here(self, message: _Message, timeout: float | None) -> bool:
+        """Whether the replies have come, or never will; they are then in the message."""
+        while message.replies is None:
+            ready, _ = ray.wait([message.arrival], timeout=self._hung_after if timeout is None else timeout)
+            if ready:
+                message.replies = self._received(message)
+            elif timeout is None:
+                self._restart_if_hung(message)
+            else:
+                return False
+        return True
+
+    def _received(self, message: _Message) -> dict[int, Reply | None]:
         try:
-            process, reply = ray.get(asked.reply)
+            process, replies = ray.get(message.arrival)
         except ray.exceptions.RayError:
-            self._lost.add(asked.actor)
-            return None
-        self._lost.discard(asked.actor)
-        if self._processes.setdefault(asked.actor, process) != process:
+            self._lost.add(message.actor)
+            return {}
+        self._lost.discard(message.actor)
+        if self._processes.setdefault(message.actor, process) != process:
             # A successor begins with nothing: it needs the vectors again.
-            self._processes[asked.actor] = process
+            self._processes[message.actor] = process
             self.restarts += 1
-            self._send_published(asked.actor)
-        found: Reply | None = reply
-        return found
+            self._send_published(message.actor)
+        return dict(zip(message.numbers, replies, strict=True))
 
     def _send_published(self, actor: int) -> ray.ObjectRef | None:
         if self._published is None:
@@ -165,22 +201,17 @@ class ActorPool:
 
     def _look_after_abandoned(self) -> None:
         """Forget late replies as they come in; restart who owes one for too long."""
-        still = []
-        for asked in self._abandoned:
-            ready, _ = ray.wait([asked.reply], timeout=0)
-            if ready:
-                self._received(asked)
-            else:
-                still.append(asked)
-                self._restart_if_hung(asked)
-        self._abandoned = still
+        self._abandoned = [message for message in self._abandoned if not self._is_here(message, 0)]
+        for message in self._abandoned:
+            self._restart_if_hung(message)
 
-    def _restart_if_hung(self, asked: _Asked) -> None:
+    def _restart_if_hung(self, message: _Message) -> None:
         """One that was killed already owes nothing: it is on its way back, and its replies fail."""
-        hung = asked.actor not in self._lost and time.monotonic() - asked.since > self._hung_after
-        if hung and asked.actor in self._processes:
-            self._lost.add(asked.actor)
-            process = self._processes[asked.actor]
+        actor = message.actor
+        hung = actor not in self._lost and time.monotonic() - message.since > self._hung_after
+        if hung and actor in self._processes:
+            self._lost.add(actor)
+            process = self._processes[actor]
             there = NodeAffinitySchedulingStrategy(process.node, soft=False)
             _kill.options(scheduling_strategy=there).remote(process.pid)
 

@@ -3,6 +3,7 @@
 from distkg.negatives import dans, everywhere, mixture, neighbourhood, pools, remembered
 from distkg.negatives.base import (
     SOURCES,
+    Coming,
     Made,
     Moment,
     Negatives,
@@ -19,6 +20,7 @@ from distkg.negatives.training_graph import TrainingGraph
 
 __all__ = [
     "SOURCES",
+    "Coming",
     "LiveModel",
     "Made",
     "Moment",

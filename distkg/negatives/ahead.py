@@ -6,7 +6,7 @@ What is not there in time, too old or broken is drawn here instead, and counted,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from distkg.config import PoolConfig
 from distkg.negatives.base import (
     SOURCES,
+    Coming,
     Moment,
     Negatives,
     NegativeSource,
@@ -30,6 +31,8 @@ from distkg.negatives.messages import Reply, Request
 from distkg.negatives.mixture import Mixture, MixtureOptions
 from distkg.negatives.training_graph import TrainingGraph
 
+PUBLISH_EPOCHS = 1.0  # or sooner, where the source asks the model again sooner
+
 
 class Pool(Protocol):
     """Draws for this rank, elsewhere.
@@ -40,8 +43,9 @@ class Pool(Protocol):
 
     restarts: int
 
-    def ask(self, request: Request) -> bool:
-        """Hand over a request without waiting; False where too many are under way already."""
+    def ask(self, requests: Sequence[Request]) -> int:
+        """Hand over requests, their numbers rising, without waiting: how many of them, from the first. The others are
+        not taken up, as too many are under way already."""
         ...
 
     def take(self, number: int, timeout: float | None) -> Reply | None:
@@ -92,10 +96,11 @@ class AheadSource(NegativeSource):
         self._local = make_source(how.fallback, {}, graph)
         self._pool, self._how = pool, how
         self._model: LiveModel | None = None
-        self._refresh = float(getattr(parsed, "refresh", 1.0))
+        self._publish_epochs = min(PUBLISH_EPOCHS, float(getattr(parsed, "refresh", PUBLISH_EPOCHS)))
+        self._publish_steps = max(1, how.max_age - 2 * how.depth)
         self._now = Moment()
-        self._asked: dict[int, Request] = {}
-        self._refused: set[int] = set()
+        self._asked: dict[int, int] = {}  # step → negatives per query
+        self._latest = -1
         self._version, self._published = -1, -1.0
         self.deliveries = Deliveries()
 
@@ -114,73 +119,78 @@ class AheadSource(NegativeSource):
     def advance(self, moment: Moment) -> None:
         self._now = moment
 
-    def expect(self, moment: Moment, queries: Queries, count: int, seed: int) -> None:
-        if moment.step in self._asked or moment.step in self._refused:
+    def expect(self, coming: Sequence[Coming]) -> None:
+        new = [each for each in coming if each.moment.step > self._latest]
+        if not new:
             return
-        self._publish(moment)
-        columns = queries.anchor, queries.relation, queries.answer
-        request = Request(
-            number=moment.step,
-            rank=0 if self._model is None else self._model.ranks.rank,
-            queries=torch.stack(columns, dim=1).numpy(),
-            count=count,
-            seed=seed,
-            moment=moment,
-            query_vectors=self._vectors("queries", queries),
-            answer_vectors=self._vectors("answers", queries),
-            version=self._version,
-        )
-        if self._pool.ask(request):
-            self._asked[moment.step] = request
-        else:
-            self._refused.add(moment.step)
+        self._latest = new[-1].moment.step
+        self._publish(new[0].moment)
+        rank = 0 if self._model is None else self._model.ranks.rank
+        queries = [each.queries for each in new]
+        vectors = zip(self._vectors("queries", queries), self._vectors("answers", queries), strict=True)
+        requests = [Request.of(each, rank, self._version, *brought) for each, brought in zip(new, vectors, strict=True)]
+        for request in requests[: self._pool.ask(requests)]:
+            self._asked[request.number] = request.count
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
-        step = self._now.step
-        if step in self._refused or step not in self._asked:
-            self._refused.discard(step)
-            self.deliveries.refused += len(queries)
-            return self._local.draw(queries, count, generator)
-        request = self._asked.pop(step)
+        found = self._delivered(queries)
+        return self._local.draw(queries, count, generator) if found is None else found.negatives(count)
+
+    def _delivered(self, queries: Queries) -> Reply | None:
+        """What was drawn for this step; None where it cannot be used. Either way it is counted."""
+        step, came = self._now.step, self.deliveries
+        if step not in self._asked:
+            came.refused += len(queries)
+            return None
+        count = self._asked.pop(step)
         reply = self._pool.take(step, None if self._how.sync else self._how.timeout)
-        looked = request.version >= 0  # at published vectors
         if reply is None:
-            self.deliveries.late += len(queries)
-        elif not reply.sound(len(queries), request.count, self.entities):
-            self.deliveries.broken += len(queries)
-        elif looked and step - reply.version > self._how.max_age:
-            self.deliveries.old += len(queries)
-        else:
-            self.deliveries.delivered += len(queries)
-            self.deliveries.ages.append(step - reply.version if looked else 0)
-            return reply.negatives(count)
-        return self._local.draw(queries, count, generator)
+            came.late += len(queries)
+            return None
+        if not reply.sound(len(queries), count, self.entities):
+            came.broken += len(queries)
+            return None
+        age = step - reply.version if self._version >= 0 else 0  # else nobody looks at vectors
+        if age > self._how.max_age:
+            came.old += len(queries)
+            return None
+        came.delivered += len(queries)
+        came.ages.append(age)
+        return reply
 
     def take_deliveries(self) -> Deliveries:
         """What became of the negatives since the last call."""
         taken, self.deliveries = self.deliveries, Deliveries()
         return taken
 
-    def _vectors(self, of: str, queries: Queries) -> NDArray[np.float32] | None:
-        """Of ``queries`` or ``answers``, where the source looks at them; collective."""
+    def _vectors(self, of: str, queries: Sequence[Queries]) -> Sequence[NDArray[np.float32] | None]:
+        """Of the ``queries`` or ``answers`` of each step, where the source looks at them; collective."""
         model = self._model
         if model is None or self._hosted.looks_at not in (of, "both"):
-            return None
-        asked = of == "queries"
-        vectors = model.query(queries.anchor, queries.relation) if asked else model.candidates(queries.answer)
-        found: NDArray[np.float32] = vectors.cpu().numpy()
-        return found
+            return [None] * len(queries)
+        anchor, relation, answer = (torch.cat(column) for column in zip(*map(_columns, queries), strict=True))
+        vectors = model.query(anchor, relation) if of == "queries" else model.candidates(answer)
+        return [part.numpy() for part in vectors.cpu().split([len(each) for each in queries])]
 
     def _publish(self, moment: Moment) -> None:
-        """Where it is time; all ranks see the same clock, so that they publish their shards in the same step."""
-        due = self._published < 0 or moment.epochs - self._published >= self._refresh
-        if self._hosted.looks_at == "nothing" or self._model is None or not due:
+        """Where it is time: what is drawn from them should not be too old when it is used.
+
+        All ranks see the same clock, so that they publish their shards in the same step.
+        """
+        if self._hosted.looks_at == "nothing" or self._model is None:
+            return
+        never, steps = self._version < 0, self._now.step - self._version
+        if not never and moment.epochs - self._published < self._publish_epochs and steps < self._publish_steps:
             return
         self._published, self._version = moment.epochs, self._now.step
         rows = self._model.own_candidates().cpu().numpy().copy()
         self._pool.publish(self._version, self._model.first, rows, wait=self._how.sync)
         if self._how.sync:
             self._model.ranks.barrier()  # no rank asks before all shards are there
+
+
+def _columns(queries: Queries) -> tuple[torch.Tensor, ...]:
+    return queries.anchor, queries.relation, queries.answer
 
 
 PoolOf = Callable[[str], Pool]

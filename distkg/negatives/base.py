@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -60,6 +60,23 @@ class Moment:
     epochs: float = 0.0
     progress: float = 0.0
     step: int = 0
+
+
+@dataclass(frozen=True)
+class Coming:
+    """A draw to come.
+
+    Attributes:
+        moment: when.
+        queries: for which.
+        count: negatives for each of them, at most.
+        seed: decides them, where they are drawn before ``draw`` asks for them.
+    """
+
+    moment: Moment
+    queries: Queries
+    count: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -167,11 +184,8 @@ class NegativeSource(ABC):
     def advance(self, moment: Moment) -> None:  # noqa: B027  most sources do not care
         """Called before draws: how far the training is."""
 
-    def expect(self, moment: Moment, queries: Queries, count: int, seed: int) -> None:  # noqa: B027
-        """Announces the draw of a later moment, in the order of steps: most sources draw when asked.
-
-        ``count`` negatives at most; ``seed`` decides them where they are drawn before ``draw`` asks for them.
-        """
+    def expect(self, coming: Sequence[Coming]) -> None:  # noqa: B027  most sources draw when asked
+        """Announces later draws, in the order of steps."""
 
     def weights(self) -> dict[str, Tensor]:
         """What the source has learned, float32; empty where it learns nothing."""

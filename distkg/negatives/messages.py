@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distkg.negatives.base import Made, Moment, Negatives
+from distkg.negatives.base import Coming, Made, Moment, Negatives
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,21 @@ class Request:
     query_vectors: NDArray[np.float32] | None
     answer_vectors: NDArray[np.float32] | None
     version: int
+
+    @classmethod
+    def of(
+        cls,
+        coming: Coming,
+        rank: int,
+        version: int,
+        query_vectors: NDArray[np.float32] | None,
+        answer_vectors: NDArray[np.float32] | None,
+    ) -> Request:
+        """For a draw to come."""
+        asked, moment = coming.queries, coming.moment
+        queries = torch.stack([asked.anchor, asked.relation, asked.answer], dim=1).numpy()
+        of_draw = coming.count, coming.seed, moment
+        return cls(moment.step, rank, queries, *of_draw, query_vectors, answer_vectors, version)
 
 
 @dataclass(frozen=True)

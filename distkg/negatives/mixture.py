@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from distkg.negatives.base import (
     SOURCES,
+    Coming,
     Moment,
     Negatives,
     NegativeSource,
@@ -112,10 +114,11 @@ class Mixture(NegativeSource):
         for source in self.sources:
             source.advance(moment)
 
-    def expect(self, moment: Moment, queries: Queries, count: int, seed: int) -> None:
-        for source, share in zip(self.sources, self.shares(moment.progress), strict=True):
-            if share:
-                source.expect(moment, queries, min(count, int(share * count) + 1), seed)
+    def expect(self, coming: Sequence[Coming]) -> None:
+        shares = [self.shares(each.moment.progress) for each in coming]
+        for place, source in enumerate(self.sources):
+            parts = [(each, share[place]) for each, share in zip(coming, shares, strict=True) if share[place]]
+            source.expect([replace(each, count=min(each.count, int(s * each.count) + 1)) for each, s in parts])
 
     def shares(self, progress: float) -> list[float]:
         """Share of each source when so much of the training is done; they sum to 1."""

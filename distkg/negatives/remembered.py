@@ -56,7 +56,8 @@ class RememberedSource(NegativeSource):
         super().__init__(graph, options)
         assert isinstance(options, RememberedOptions)
         self._refresh = options.refresh
-        self._table = RowsByKey(torch.empty(0, self.width(options), dtype=torch.int32), fill=-1)
+        empty = torch.empty(0, self.width(options), dtype=torch.int32)
+        self._table = RowsByKey(empty, fill=-1, refresh=options.refresh)
         self._model: LiveModel | None = None
         self._now = Moment()
 
@@ -108,32 +109,40 @@ class RememberedSource(NegativeSource):
     def _renewed_rows(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> Tensor:
         """The row of each query's key, int64 [b], after those too old were renewed."""
         table = self._table
-        rows, old, first = table.look_up(self.key(queries), self._now.epochs - self._refresh)
+        rows, old, first = table.look_up(self.key(queries), self._now.epochs)
         found = self.renew(model, queries[first], table.values[old].long(), generator)
         table.renew(old, found.int(), self._now.epochs)
         return rows
 
 
 class RowsByKey:
-    """Rows of values by integer keys, with the time when each was renewed.
+    """Rows of values by integer keys, each of which is due for renewal after a while.
+
+    All keys are new in the first epoch of a training. So that their renewals do not come all at once again and again,
+    the first of each comes early, by as many epochs as its key decides.
 
     Attributes:
         values: [rows, …], any dtype.
     """
 
-    def __init__(self, empty: Tensor, fill: float) -> None:
-        """``empty`` [0, …] gives shape and dtype of a row, whose values are ``fill`` until it is renewed."""
-        self.values, self._fill = empty, fill
+    def __init__(self, empty: Tensor, fill: float, refresh: float) -> None:
+        """
+        Args:
+            empty: [0, …], gives shape and dtype of a row.
+            fill: the values of a row until it is renewed.
+            refresh: epochs until a row is due again.
+        """
+        self.values, self._fill, self._refresh = empty, fill, refresh
         self._keys = torch.empty(0, dtype=torch.int64)
         self._renewed = torch.empty(0)
 
-    def look_up(self, keys: Tensor, oldest: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Of keys int64 [b]: the row of each, int64 [b]; the rows that are new or were renewed at ``oldest`` or before,
+    def look_up(self, keys: Tensor, now: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Of keys int64 [b], when ``now`` epochs are done: the row of each, int64 [b]; the rows that are new or due,
         int64 [o], and for each of them the place of one of its keys, int64 [o]."""
         unique, place = torch.unique(keys, return_inverse=True)
         self._make_rows(unique)
         rows = torch.searchsorted(self._keys, unique)
-        old = self._renewed[rows] <= oldest
+        old = self._renewed[rows] <= now - self._refresh
         first = torch.empty(len(unique), dtype=torch.int64)
         first[place] = torch.arange(len(place))
         return rows[place], rows[old], first[old]
@@ -141,7 +150,10 @@ class RowsByKey:
     def renew(self, rows: Tensor, values: Tensor, now: float) -> None:
         """Fill rows int64 [o] with values [o, …]."""
         self.values[rows] = values
-        self._renewed[rows] = now
+        new = self._renewed[rows] == _NEVER
+        # One epoch's order is random and spreads the rest.
+        early = max(0.0, self._refresh - 1) * _share(self._keys[rows])
+        self._renewed[rows] = torch.where(new, now - early, now)
 
     def _make_rows(self, keys: Tensor) -> None:
         new = keys[~torch.isin(keys, self._keys, assume_unique=True)]
@@ -151,6 +163,12 @@ class RowsByKey:
         empty = self.values.new_full((len(new), *self.values.shape[1:]), self._fill)
         self.values = torch.cat([self.values, empty])[order]
         self._renewed = torch.cat([self._renewed, torch.full((len(new),), _NEVER)])[order]
+
+
+def _share(keys: Tensor) -> Tensor:
+    """A number in [0, 1) that looks random for each key int64 [b]: float32 [b] (Fibonacci hashing, Knuth 6.4)."""
+    mixed = (keys % (1 << 32)) * 2654435769 % (1 << 32)
+    return (mixed >> 8).float() / (1 << 24)
 
 
 @kernel

@@ -61,13 +61,20 @@ class Logistic(SampledObjective):
 
 @SAMPLED.register("self_adversarial")
 class SelfAdversarial(SampledObjective):
-    """−log σ(γ + s⁺) − Σ p log σ(−γ − s⁻), p = softmax(temperature · s⁻) held constant (Sun et al. 2019, eq. 5-6)."""
+    """−log σ(γ + s⁺) − Σ p log σ(−γ − s⁻), p = softmax(temperature · s⁻) held constant (Sun et al. 2019, eq. 5-6).
+
+    With temperature 0 all negatives weigh the same (their eq. 4).
+    """
 
     def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
-        weights = torch.softmax(self.temperature * negative.detach(), 1)
         margin = self._grown(growth)
         away = F.softplus(negative + (margin if growth is None else self._grown(growth[:, None])))
-        return F.softplus(-margin - positive) + (weights * away).sum(1)
+        return F.softplus(-margin - positive) + self._weighted(away, negative.detach())
+
+    def _weighted(self, terms: Tensor, negative: Tensor) -> Tensor:
+        if not self.temperature:
+            return _mean_of_included(terms, negative)
+        return (torch.softmax(self.temperature * negative, 1) * terms).sum(1)
 
 
 @SAMPLED.register("sampled_softmax")

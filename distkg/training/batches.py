@@ -16,11 +16,13 @@ from torch import Tensor
 
 from distkg.config import NegativesConfig
 from distkg.data.store import Store
-from distkg.negatives import Made, Moment, Negatives, NegativeSource, Queries, known_facts
+from distkg.negatives import Coming, Made, Moment, Negatives, NegativeSource, Queries, known_facts
 from distkg.objectives import Answers
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 from distkg.training.randomness import Purpose, mixed_seed, stream
+
+TOGETHER = 8  # steps whose negatives are announced at once
 
 
 class Batch(Protocol):
@@ -164,13 +166,21 @@ class SampledBatches:
         return Moment(done / self.steps, min(1.0, progress), done)
 
     def _expect(self, epoch: int, step: int, ahead: int) -> None:
-        """Tell the source of the queries up to ``ahead`` steps from this one, so that it may have them drawn for."""
-        now = epoch * self.steps + step
-        for done in range(max(self._expected, now), min(now + ahead, self._all_steps - 1) + 1):
-            later, place = divmod(done, self.steps)
-            seed = mixed_seed(Purpose.NEGATIVES, self._seed, later, place, self._ranks.rank)
-            self.source.expect(self._moment(later, place), self._queries(later, place), self._negatives.count, seed)
-        self._expected = max(self._expected, now + ahead + 1)
+        """Tell the source of the queries at least ``ahead`` steps from this one, so that it may have them drawn for.
+
+        Several steps at a time: a message costs more than what is in it.
+        """
+        now, together = epoch * self.steps + step, min(TOGETHER, ahead)
+        end = min((now + ahead) // together * together + together, self._all_steps)
+        if end > self._expected:
+            self.source.expect([self._coming(done) for done in range(max(self._expected, now), end)])
+            self._expected = end
+
+    def _coming(self, done: int) -> Coming:
+        """The draw of the step when so many are done."""
+        epoch, step = divmod(done, self.steps)
+        seed = mixed_seed(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
+        return Coming(self._moment(epoch, step), self._queries(epoch, step), self._negatives.count, seed)
 
     def _negatives_of(self, queries: Queries, epoch: int, step: int) -> Negatives:
         """Those of a step, with ``left_out`` bool [b, K] for each query, None where all are meant."""

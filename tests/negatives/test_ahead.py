@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distkg.config import PoolConfig
 from distkg.kernels.similarity import DOT
-from distkg.negatives import Moment, Negatives, NegativeSource, Queries, TrainingGraph, make_source
+from distkg.negatives import Coming, Moment, Negatives, NegativeSource, Queries, TrainingGraph, make_source
 from distkg.negatives.ahead import AheadSource, ahead_sources, hosted_parts, make_hosted_source
 from distkg.negatives.host import SourceHost
 from distkg.negatives.messages import Reply
@@ -74,7 +74,7 @@ def ahead(
 def ask_and_draw(source: NegativeSource, step: int, *, asked_before: bool = False) -> Negatives:
     source.advance(moment(step))
     if not asked_before:
-        source.expect(moment(step), some_queries(step), COUNT, seed=100 + step)
+        source.expect([Coming(moment(step), some_queries(step), COUNT, 100 + step)])
     return source.draw(some_queries(step), COUNT, torch.Generator().manual_seed(7))
 
 
@@ -129,6 +129,16 @@ def test_vectors_are_published_once_in_a_refresh_period() -> None:
     assert only_ahead(source).take_deliveries().ages == [0, 1, 0, 1, 0, 1, 0]
 
 
+@pytest.mark.parametrize(("refresh", "max_age", "published"), [(100, 1000, [0, 4]), (100, 4, [0, 2, 4, 6])])
+def test_vectors_are_published_once_an_epoch_or_before_they_are_too_old(
+    refresh: float, max_age: int, published: list[int]
+) -> None:
+    source, pools = ahead("near_miss", {"refresh": refresh}, pool={"max_age": max_age, "depth": 1})
+    for step in range(7):
+        ask_and_draw(source, step)
+    assert pools["0"].published == published
+
+
 def late(reply: Reply) -> None:
     return None
 
@@ -171,7 +181,10 @@ def test_a_late_reply_is_drawn_by_the_source_that_stands_in() -> None:
 
 
 def test_what_was_drawn_from_vectors_too_old_is_not_used() -> None:
-    source, _ = ahead("near_miss", {"refresh": 100}, pool={"max_age": 2})
+    def slow(reply: Reply) -> Reply:  # by one who has not heard of later vectors
+        return Reply(reply.entities, reply.left_out, version=0)
+
+    source, _ = ahead("near_miss", pool={"max_age": 2}, spoil=slow)
     for step in range(5):
         ask_and_draw(source, step)
     deliveries = only_ahead(source).take_deliveries()
@@ -182,7 +195,7 @@ def test_what_was_drawn_from_vectors_too_old_is_not_used() -> None:
 def test_a_full_pool_refuses_and_the_step_draws_for_itself() -> None:
     source, pools = ahead("relational", most=2)
     for step in range(4):
-        source.expect(moment(step), some_queries(step), COUNT, seed=step)
+        source.expect([Coming(moment(step), some_queries(step), COUNT, step)])
     assert [request.number for request in pools["0"].requests] == [0, 1]
     for step in range(4):
         ask_and_draw(source, step, asked_before=True)
@@ -206,9 +219,9 @@ def test_of_a_mixture_only_what_looks_at_queries_is_hosted() -> None:
 def test_a_mixture_asks_for_the_shares_of_the_step_that_it_asks_for() -> None:
     parts = [{"source": "uniform", "weight": 1}, {"source": "relational", "weight": [[0, 0], [0.5, 0], [1, 1]]}]
     source, pools = ahead("mixture", {"parts": parts})
-    source.expect(moment(20), some_queries(0), COUNT, seed=0)
+    source.expect([Coming(moment(20), some_queries(0), COUNT, 0)])
     assert not pools["0.1"].requests
-    source.expect(moment(100), some_queries(0), COUNT, seed=0)
+    source.expect([Coming(moment(100), some_queries(0), COUNT, 0)])
     assert [request.count for request in pools["0.1"].requests] == [3]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from distkg.kernels.similarity import DOT, SQUARED_L2, Similarity
 from distkg.negatives import Moment, NegativeSource, Queries, SourceError, TrainingGraph, make_source, nearest
 from distkg.negatives.nearest import NearestEntities
+from distkg.negatives.remembered import RowsByKey
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 
@@ -132,6 +133,21 @@ def test_a_row_is_renewed_when_it_is_old_and_asked_for() -> None:
     assert drawn_sets(source, queries[20:]) != first  # asked for the first time, so of the new table
     source.advance(Moment(0.5))
     assert drawn_sets(source, queries[:10]) != first
+
+
+def test_renewals_spread_over_the_refresh_period() -> None:
+    table = RowsByKey(torch.empty(0, 1), fill=0, refresh=10)
+    keys = torch.arange(4000) * 37
+    due = []
+    for epoch in range(40):
+        rows, old, first = table.look_up(keys, float(epoch))
+        assert torch.equal(rows[first], old)
+        table.renew(old, torch.full((len(old), 1), float(epoch)), float(epoch))
+        due.append(len(old))
+    assert due[0] == 4000
+    assert sum(due[1:11]) == sum(due[11:21]) == sum(due[21:31]) == 4000
+    assert max(due[1:]) < 550, "of 4,000 keys, 444 in each of nine epochs"
+    assert float(table.values.min()) >= 30
 
 
 def test_the_cache_turns_to_entities_that_score_well() -> None:

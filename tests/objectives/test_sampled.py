@@ -44,6 +44,12 @@ def test_temperature_sharpens_the_weights_of_self_adversarial() -> None:
     assert loss.item() == pytest.approx(LN2 + 0.1 * LN2 + 0.9 * 2 * LN2)
 
 
+def test_at_temperature_0_negatives_weigh_the_same_and_those_left_out_nothing() -> None:
+    negatives = torch.tensor([[-1.0, -1.0 + LN3, EXCLUDED]])
+    loss = objective("self_adversarial", temperature=0.0)(torch.tensor([-1.0]), negatives)
+    assert loss.item() == pytest.approx(LN2 + (LN2 + 2 * LN2) / 2)
+
+
 def test_the_weights_of_self_adversarial_are_constants_to_the_gradient() -> None:
     negatives = torch.tensor([[-1.0, -1.0 + LN3]], requires_grad=True)
     objective("self_adversarial")(torch.tensor([-1.0]), negatives).sum().backward()

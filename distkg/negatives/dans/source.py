@@ -116,7 +116,7 @@ class Dans(NegativeSource):
             self._refreshed = self._now.epochs
             self._look_around(model)
         self._learn(model, queries, generator)
-        rows, old, first = self._table.look_up(self._keys(queries), self._now.epochs - self._options.refresh)
+        rows, old, first = self._table.look_up(self._keys(queries), self._now.epochs)
         self._table.renew(old, self._make(model, queries[first], generator), self._now.epochs)
         chances = band_weights(self._now.progress, self._options.curriculum_sharpness, self._options.curriculum)
         band = torch.multinomial(chances, max(len(queries), 1), replacement=True, generator=generator)[: len(queries)]
@@ -199,7 +199,7 @@ class Dans(NegativeSource):
         empty = torch.empty(shape, dtype=torch.int32)
         if self._options.negatives == "embedding":
             empty = torch.empty(*shape, width)
-        self._table = RowsByKey(empty, fill=-1)
+        self._table = RowsByKey(empty, fill=-1, refresh=self._options.refresh)
         self._nearest = NearestEntities(model, SQUARED_L2)
         self._started = True
 
