@@ -1,0 +1,34 @@
+"""How many requests a worker has under way: as many as are answered in time.
+
+Who draws may be slower than the training. Asked for everything, it would come late with everything; asked for less, it
+is in time with that, and the step draws the rest itself.
+"""
+
+from __future__ import annotations
+
+
+class RequestWindow:
+    """Grows by one after as many replies in time as it holds, and is halved when one is late, once for all that were
+    asked before it was halved: the congestion window of TCP (Jacobson 1988)."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._size = float(most)
+        self._latest = self._halved_at = -1
+
+    def __len__(self) -> int:
+        return int(self._size)
+
+    def asked(self, number: int) -> None:
+        """A request, their numbers rising, is on its way."""
+        self._latest = number
+
+    def in_time(self) -> None:
+        """A reply was there when it was wanted."""
+        self._size = min(float(self._most), self._size + 1 / self._size)
+
+    def late(self, number: int) -> None:
+        """The reply to that request was not there when it was wanted."""
+        if number > self._halved_at:
+            self._size = max(1.0, self._size / 2)
+            self._halved_at = self._latest
