@@ -90,8 +90,6 @@ class Made:
         band: int64 [b], of hardness, 0 the hardest.
         growth: float32 [b], factor of the objective's margin.
         weight: of their loss, beside 1 for those drawn.
-        below_answer: whether only those count that the model scores below the answer. What it likes better is often
-            true, and only unknown.
     """
 
     entities: Tensor | None
@@ -100,7 +98,6 @@ class Made:
     band: Tensor
     growth: Tensor
     weight: float
-    below_answer: bool = False
 
     def at_places(self, places: Tensor, device: torch.device) -> Made:
         """On a device, with ``places`` instead of entities where it has entities."""
@@ -111,7 +108,6 @@ class Made:
             band=self.band.to(device),
             growth=self.growth.to(device),
             weight=self.weight,
-            below_answer=self.below_answer,
         )
 
 
@@ -136,7 +132,7 @@ class Negatives:
         if made is not None:
             parts = (made.left_out[:count], made.band[:count], made.growth[:count])
             entities, vectors = (None if part is None else part[:count] for part in (made.entities, made.vectors))
-            made = Made(entities, vectors, *parts, made.weight, made.below_answer)
+            made = Made(entities, vectors, *parts, made.weight)
         return Negatives(self.entities[:count], left_out, made)
 
 

@@ -103,21 +103,20 @@ class SentMade:
     band: np.ndarray
     growth: np.ndarray
     weight: float
-    below_answer: bool
 
     @classmethod
     def of(cls, made: Made) -> SentMade:
         entities = None if made.entities is None else made.entities.numpy().astype(np.int32)
         vectors = None if made.vectors is None else made.vectors.numpy()
         left_out, band, growth = (part.numpy() for part in (made.left_out, made.band, made.growth))
-        return cls(entities, vectors, left_out, band, growth, made.weight, made.below_answer)
+        return cls(entities, vectors, left_out, band, growth, made.weight)
 
     def received(self) -> Made:
         entities = None if self.entities is None else torch.from_numpy(np.array(self.entities, dtype=np.int64))
         vectors = None if self.vectors is None else torch.from_numpy(np.array(self.vectors))
         parts = (self.left_out, self.band, self.growth)
         left_out, band, growth = (torch.from_numpy(np.array(part)) for part in parts)
-        return Made(entities, vectors, left_out, band, growth, self.weight, self.below_answer)
+        return Made(entities, vectors, left_out, band, growth, self.weight)
 
     def sound(self, queries: int, entities: int) -> bool:
         """As ``Reply.sound``."""

@@ -78,11 +78,8 @@ class SampledStep:
             assert made.vectors is not None
             places = torch.arange(made.left_out.numel(), device=made.left_out.device).view(made.left_out.shape)
             negative = similarity.indexed(asked.query, made.vectors.flatten(0, 1), places)
-        left_out = made.left_out
-        if made.below_answer:
-            left_out = left_out | (negative.detach() > asked.positive.detach()[:, None])
-        negative = negative.masked_fill(left_out, EXCLUDED)
-        some = ~left_out.all(1)
+        negative = negative.masked_fill(made.left_out, EXCLUDED)
+        some = ~made.left_out.all(1)
         return (self._objective(asked.positive, negative, made.growth) * some).sum()
 
 

@@ -50,8 +50,6 @@ def made_loss(model: Model, batch: SampledBatch, rows: torch.Tensor, vectors: to
         margin = 2.0 * made.growth[i]
         positive = (query[i] * rows[batch.answer[i]]).sum()
         kept = [m for m in range(vectors.shape[1]) if not made.left_out[i, m]]
-        if made.below_answer:
-            kept = [m for m in kept if (query[i] * vectors[i, m]).sum() <= positive]
         if not kept:
             continue
         scores = torch.stack([(query[i] * vectors[i, m]).sum() for m in kept])
@@ -63,17 +61,14 @@ def made_loss(model: Model, batch: SampledBatch, rows: torch.Tensor, vectors: to
 
 @pytest.mark.parametrize("kind", ["vectors", "entities"])
 @pytest.mark.parametrize("left_out", [[[False, False], [False, True]], [[True, True], [False, False]]])
-@pytest.mark.parametrize("below_answer", [False, True])
-def test_loss_and_gradient_are_those_of_the_sum_written_out(
-    kind: str, left_out: list[list[bool]], below_answer: bool
-) -> None:
+def test_loss_and_gradient_are_those_of_the_sum_written_out(kind: str, left_out: list[list[bool]]) -> None:
     torch.manual_seed(0)
     model, step, batch = setting()
     rows, free = torch.randn(ENTITIES, WIDTH), torch.randn(2, 2, WIDTH)
     entities = torch.tensor([[5, 6], [4, 2]])
     growth = torch.tensor([1.0, 1.5])
     chosen = (None, free) if kind == "vectors" else (entities, None)
-    made = Made(*chosen, torch.tensor(left_out), torch.tensor([0, 3]), growth, 0.25, below_answer)
+    made = Made(*chosen, torch.tensor(left_out), torch.tensor([0, 3]), growth, 0.25)
 
     plain, whole = step(batch, rows), step(with_made(batch, made), rows)
     leaf = rows.clone().requires_grad_()

@@ -104,8 +104,9 @@ class Generator(nn.Module):
         return {"denoising": float(denoising.detach()), "difficulty": float(difficulty.detach())}
 
     @torch.no_grad()
-    def make(self, known: Conditions, generator: torch.Generator) -> Tensor:
-        """Vectors float32 [b, bands, C] in place of the answers, hardest band first.
+    def make(self, known: Conditions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Vectors float32 [b, bands, C] in place of the answers, hardest band first, and the share of noise in each,
+        1 - ᾱ: float32 [b, bands].
 
         The way back starts from the answer under all noise, not from noise alone: with moderate noise these differ.
         """
@@ -119,7 +120,8 @@ class Generator(nn.Module):
             vectors = schedule.back(vectors, step, predicted, noise, self._options.mode)
             found[step - 1] = vectors
         made = torch.stack([found[step] for step in self.steps], dim=1)
-        return made * self.deviation + self.mean
+        noise = 1 - schedule.kept[:, torch.tensor(self.steps) - 1]
+        return made * self.deviation + self.mean, noise
 
     @torch.no_grad()
     def schedule(self, known: Conditions) -> NoiseSchedule:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from distkg.graph.structure import structure
 from distkg.graph.walks import dgl_walks, plain_walks
-from distkg.kernels.similarity import SQUARED_L2
 from distkg.negatives.base import (
     SOURCES,
     LooksAt,
@@ -27,14 +26,13 @@ from distkg.negatives.base import (
 from distkg.negatives.dans.curriculum import BANDS, Curriculum, band_margins, band_weights
 from distkg.negatives.dans.generator import Conditions, Generator, GeneratorOptions
 from distkg.negatives.dans.kinds import kinds_of
+from distkg.negatives.dans.snapping import nearest_of_some, some_entities
 from distkg.negatives.known_facts import known_facts
 from distkg.negatives.live import LiveModel
-from distkg.negatives.nearest import NearestEntities
 from distkg.negatives.remembered import QUERY_BYTES, RowsByKey
 from distkg.negatives.training_graph import TrainingGraph
 
 LEARNED = 256  # triples of a batch that the generator learns from
-NEAREST = 8  # entities looked at around a vector for one that is no known answer
 WIDEST = 512  # numbers of a vector that memory is planned for
 SAMPLED_ROWS = 512  # whose nearest neighbours say how far apart entities are
 
@@ -45,9 +43,6 @@ class DansOptions(SourceOptions):
     )
     made: int = Field(2, ge=1, description="Made for each query at each hardness.")
     weight: float = Field(0.25, ge=0, description="Of the loss of what is made, beside 1 for uniform negatives; η.")
-    below_answer: bool = Field(
-        True, description="Leave out what the model scores above the answer: often true, and only unknown."
-    )
     curriculum: Curriculum = Field("resolved", description="From easy to hard; as the paper prints it; or none.")
     curriculum_sharpness: float = Field(4.0, ge=0, description="How fast the curriculum turns to hard negatives, λ.")
     margin_growth: float = Field(0.5, ge=0, le=1, description="By how much margins grow for the hardest, β.")
@@ -126,11 +121,10 @@ class Dans(NegativeSource):
         options = self._options
         growing = options.margin_growth if options.curriculum != "none" else 0.0
         growth = band_margins(self._now.progress, 1.0, growing)[band]
-        weight = options.weight, options.below_answer
         if options.negatives == "snap":
-            return Made(values.long().clamp_min(0), None, values < 0, band, growth, *weight)
+            return Made(values.long().clamp_min(0), None, values < 0, band, growth, options.weight)
         left_out = values[..., 0].isnan()
-        return Made(None, values.nan_to_num(), left_out, band, growth, *weight)
+        return Made(None, values.nan_to_num(), left_out, band, growth, options.weight)
 
     def _learn(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> None:
         """From some of the triples."""
@@ -143,22 +137,17 @@ class Dans(NegativeSource):
     def _make(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> Tensor:
         """Of all bands: float32 [b, bands, made, C], NaN where too near; or int32 [b, bands, made], -1 for none."""
         made, known = self._options.made, self._conditions(model, queries)
-        vectors = self._generator.make(known.repeat(made), generator)
+        vectors, noise = self._generator.make(known.repeat(made), generator)
         vectors = vectors.view(len(queries), made, BANDS, vectors.shape[2]).transpose(1, 2).contiguous()
         if self._options.negatives == "embedding":
             distance = (vectors - known.vector[:, None, None]).norm(dim=3, keepdim=True)
             return vectors.where(distance >= self._options.least_distance * self._usual_distance, torch.nan)
-        found = self._nearest.search(vectors.flatten(0, 2), NEAREST).view(len(queries), BANDS * made, NEAREST)
-        return self._first_that_is_wrong(queries, found).view(len(queries), BANDS, made).int()
-
-    def _first_that_is_wrong(self, queries: Queries, found: Tensor) -> Tensor:
-        """Of entities int64 [b, m, k], nearest first, the first that is no known answer: int64 [b, m], -1 for none."""
-        flat = found.flatten(1)
-        right = known_facts(self.graph.known, queries.anchor, queries.relation, flat.clamp_min(0), 1) | (flat < 0)
-        right |= flat == queries.answer[:, None]
-        wrong = ~right.view(found.shape)
-        first = wrong.int().argmax(2, keepdim=True)
-        return torch.where(wrong.any(2), found.gather(2, first)[..., 0], -1)
+        noise = noise.view(len(queries), made, BANDS).transpose(1, 2).flatten(1)
+        some = some_entities(self.entities, generator)
+        wrong = ~known_facts(self.graph.known, queries.anchor, queries.relation, some.expand(len(queries), -1), 1)
+        wrong &= some != queries.answer[:, None]
+        places = nearest_of_some(vectors.flatten(1, 2), noise, model.candidates(some).cpu(), wrong, generator)
+        return torch.where(places < 0, -1, some[places]).view(len(queries), BANDS, made).int()
 
     def _conditions(self, model: LiveModel, queries: Queries) -> Conditions:
         neighbours = self._neighbours(queries.anchor)
@@ -187,7 +176,6 @@ class Dans(NegativeSource):
         if not self._started:
             self._start(rows.shape[1], model)
         self._generator.scale_to(rows)
-        self._nearest.rebuild()
 
     def _start(self, width: int, model: LiveModel) -> None:
         features = structure(self.graph.triples, self.entities, pivots=self._options.pivots).standardised()
@@ -200,7 +188,6 @@ class Dans(NegativeSource):
         if self._options.negatives == "embedding":
             empty = torch.empty(*shape, width)
         self._table = RowsByKey(empty, fill=-1, refresh=self._options.refresh)
-        self._nearest = NearestEntities(model, SQUARED_L2)
         self._started = True
 
     def _keys(self, queries: Queries) -> Tensor:

@@ -63,7 +63,7 @@ def test_what_the_generator_makes_does_not_teach_difficulty() -> None:
     model, vectors, _ = trained(rounds=0)
     known = conditions(vectors, torch.arange(10))
     assert not model.schedule(known).added.requires_grad
-    assert not model.make(known, torch.Generator().manual_seed(0)).requires_grad
+    assert not model.make(known, torch.Generator().manual_seed(0))[0].requires_grad
 
 
 def test_the_denoiser_learns_and_better_with_conditions() -> None:
@@ -80,7 +80,7 @@ def test_harder_bands_lie_nearer_to_the_answer_and_all_fit_its_kind() -> None:
     answer = torch.arange(ENTITIES).repeat(20)
     known, generator = conditions(vectors, answer), torch.Generator().manual_seed(2)
     distances, kinds = [], []
-    for made in model.make(known, generator).unbind(1):
+    for made in model.make(known, generator)[0].unbind(1):
         distances.append(float((made - vectors[answer]).norm(dim=1).mean()))
         nearest = torch.cdist(made, vectors).argmin(1)
         same = nearest // (ENTITIES // KINDS) == answer // (ENTITIES // KINDS)
@@ -93,7 +93,7 @@ def test_harder_bands_lie_nearer_to_the_answer_and_all_fit_its_kind() -> None:
 @pytest.mark.parametrize("mode", ["resolved", "paper"])
 def test_both_readings_of_the_paper_make_finite_vectors(mode: str) -> None:
     model, vectors, lost = trained(rounds=20, mode=mode)
-    made = model.make(conditions(vectors, torch.arange(8)), torch.Generator().manual_seed(0))
+    made, _ = model.make(conditions(vectors, torch.arange(8)), torch.Generator().manual_seed(0))
     assert made.shape == (8, 4, WIDTH)
     assert made.isfinite().all()
     assert all(loss > 0 for loss in lost)
@@ -102,5 +102,5 @@ def test_both_readings_of_the_paper_make_finite_vectors(mode: str) -> None:
 def test_the_same_seed_makes_the_same() -> None:
     model, vectors, _ = trained(rounds=5)
     known = conditions(vectors, torch.arange(4))
-    first, second = (model.make(known, torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (model.make(known, torch.Generator().manual_seed(3))[0] for _ in range(2))
     assert torch.equal(first, second)
