@@ -7,9 +7,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from benchmarks.common import Figures, Session
+from benchmarks.processes import side_by_side
 from distkg.cluster.launch import launch_training
 from distkg.config import RunConfig, load_config
+from distkg.sharding.ranks import Ranks
+from distkg.training.record import Record
+from distkg.training.run import train_on_rank
 
 METRICS = {"mrr": "MRR", "hits@10": "Hits@10", "hits@1": "Hits@1"}
 
@@ -22,15 +28,29 @@ def changed_config(options: argparse.Namespace, base: str, store: str, changes: 
 
 
 def run_variants(session: Session, base: str, variants: Mapping[str, Sequence[str]]) -> Figures:
-    """Test metrics, epochs and triples per second of every variant, once for each seed (``--repetitions`` of them)."""
+    """Test metrics, epochs and triples per second of every variant, once for each seed (``--repetitions`` of them).
+
+    Trainings of one worker run side by side, one on each core; others by Ray Train, one after the other.
+    """
+    names = [(name, seed) for seed in session.repetitions for name in variants]
+    configs = [changed_config(session.options, base, session.store, variants[name], seed) for name, seed in names]
+    lonely = all(config.train.workers == 1 and not config.negatives.pool.actors for config in configs)
+    results = side_by_side(_train_here, configs) if lonely else map(_train_on_ray, configs)
     figures = Figures()
-    for seed in session.repetitions:
-        for name, changes in variants.items():
-            config = changed_config(session.options, base, session.store, changes, seed)
-            with tempfile.TemporaryDirectory() as folder:
-                result = launch_training(config, Path(folder) / "run")
-            test, trained = result["metrics"]["test"], result["train"]
-            shown = {column: test[metric] for metric, column in METRICS.items()}
-            rate = {"triples/s": trained["triples_per_second"]}
-            figures.add(name, {**shown, "epochs": trained["epochs"], "seconds": trained["seconds"], **rate})
+    for (name, _), result in zip(names, results, strict=True):
+        test, trained = result["metrics"]["test"], result["train"]
+        shown = {column: test[metric] for metric, column in METRICS.items()}
+        rate = {"triples/s": trained["triples_per_second"]}
+        figures.add(name, {**shown, "epochs": trained["epochs"], "seconds": trained["seconds"], **rate})
     return figures
+
+
+def _train_on_ray(config: RunConfig) -> Record:
+    with tempfile.TemporaryDirectory() as folder:
+        return launch_training(config, Path(folder) / "run")
+
+
+def _train_here(config: RunConfig) -> Record:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        return train_on_rank(config, Path(folder) / "run", Ranks.single())

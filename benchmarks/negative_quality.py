@@ -1,7 +1,7 @@
 """What each negative source is worth: test metrics of the same training under the same time limit.
 
-Quality, not speed: a preset, two Ray Train workers, once for each seed, ranked exactly on the test split. Sources that
-need classes are left out where the store has none.
+Quality, not speed: a preset with one worker, as many trainings side by side as there are cores, once for each seed,
+ranked exactly on the test split. Sources that need classes are left out where the store has none.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ DRAWN: dict[str, tuple[str, dict[str, Any]]] = {
     "nearest_neighbour": ("nearest_neighbour", {}),
     "near_miss": ("near_miss", {}),
     "cached": ("cached", {}),
+    "dans": ("dans", {}),
     "half uniform, half corrupt": ("mixture", {"parts": HALVES}),
     "uniform, then near_miss": ("mixture", {"parts": HARDER}),
 }
@@ -50,7 +51,7 @@ def variants_for(store: Store, only: Sequence[str] | None = None) -> dict[str, l
     names = only or [name for name in DRAWN if name not in NEED_CLASSES or store.classes() is not None]
     found = {name: _changes(*DRAWN[name]) for name in names}
     if not only:
-        found[SELF_ADVERSARIAL] = ["objective.name=self_adversarial"]
+        found[SELF_ADVERSARIAL] = ["objective.name=self_adversarial", "objective.temperature=1"]
     return found
 
 

@@ -1,13 +1,14 @@
-"""Fresh processes to measure in: workers that meet over gloo, or one alone with all cores.
+"""Fresh processes to measure in: workers that meet over gloo, one alone with all cores, or one on each core.
 
-Every measurement has processes of its own, so that neither memory nor library settings leak from one to another.
+Every measurement of time or memory has processes of its own, so that neither memory nor library settings leak from one
+to another.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,6 +78,15 @@ def alone(function: Callable[..., T], *args: Any) -> Finished[T]:
     cores = len(os.sched_getaffinity(0))
     with _pool(1, {"OMP_NUM_THREADS": str(cores), "OMP_WAIT_POLICY": "passive"}) as pool:
         return pool.submit(_alone, cores, function, args).result()
+
+
+def side_by_side(function: Callable[..., T], arguments: Sequence[Any]) -> Iterator[T]:
+    """``function(argument)`` of each, in their order; as many at a time as there are cores, in processes of one thread.
+
+    The function must be importable.
+    """
+    with _pool(len(os.sched_getaffinity(0)), {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}) as pool:
+        yield from pool.map(function, arguments)
 
 
 @contextmanager

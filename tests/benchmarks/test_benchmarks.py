@@ -161,6 +161,13 @@ def test_dans_ablation_runs(tmp_path: Path, store: Path, monkeypatch: pytest.Mon
     assert all(0 < columns["MRR"]["median"] < 1 for columns in content["figures"].values())
 
 
+def test_dans_sweep_runs(tmp_path: Path, store: Path) -> None:
+    typed = ["--store", str(store), "--preset", "negatives_rotate", "--seconds", "10"]
+    content = run_quickly("dans_sweep", tmp_path, *typed, part=f"-negatives_rotate-{store.name}")
+    assert list(content["figures"]) == ["μ = 0.5", "μ = 1", "μ = 2"]
+    assert content["settings"]["variants"]["η = 1"] == ["negatives.source=dans", "negatives.options={weight: 1.0}"]
+
+
 def test_growth_is_the_slope_of_the_settled_part() -> None:
     rows = [{"minutes": float(minute), "MB": max(50.0, 40.0 + 2.0 * minute)} for minute in range(20)]
     assert pool_soak.growth(rows, "MB") == pytest.approx(120.0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distkg.kernels import products
-from distkg.kernels.products import product, products_in
+from distkg.kernels.products import half_where_fast, product, products_in
 
 SHAPES = [(1, 1, 1), (3, 5, 2), (1, 2000, 40), (41, 40, 40), (257, 129, 33), (100, 1, 1000), (64, 1024, 200)]
 
@@ -101,3 +101,15 @@ def test_the_precision_of_products_is_set_back_after_an_error() -> None:
     with pytest.raises(RuntimeError), products_in(torch.bfloat16):
         product(between, torch.ones(1, 3))
     assert product(between, torch.ones(1, 1)).item() == 1 + 1 / 512
+
+
+@pytest.mark.parametrize("can", [False, True])
+def test_layers_multiply_in_bfloat16_where_the_machine_can(can: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_has_bfloat16", lambda: can)
+    layer, between = torch.nn.Linear(1, 1, bias=False), torch.tensor([[1 + 1 / 512]])
+    torch.nn.init.constant_(layer.weight, 1.0)
+    with half_where_fast("cpu"):
+        found = layer(between)
+    assert found.dtype == (torch.bfloat16 if can else torch.float32)
+    assert found.item() == (1.0 if can else 1 + 1 / 512)
+    assert layer(between).dtype == torch.float32

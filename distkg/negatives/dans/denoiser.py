@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from distkg.kernels.products import half_where_fast
 from distkg.negatives.dans.noise import Mode
 
 WIDER = 4  # the hidden layer, times the vector
@@ -53,8 +54,9 @@ class Denoiser(nn.Module):
         known = [noisy, time_features(step)]
         if self._conditions:
             known += [kind] if self._mode == "paper" else [kind, query, around]
-        found: Tensor = self.network(torch.cat(known, dim=1))
-        return found
+        with half_where_fast(noisy.device):
+            found: Tensor = self.network(torch.cat(known, dim=1))
+        return found.float()
 
 
 def time_features(step: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """From a vector that was made to an entity.
 
 A vector is no entity, and the paper does not say how it becomes one. The nearest will not do: in hundreds of
-dimensions noise moves a vector away from all entities alike, so that the nearest stays nearest, and all bands are as hard
-as each other. Noise counts here as what it hides: with a share of ``1 - ᾱ`` of noise in it, a vector stands for the
-entity nearest to it among ``1 / (1 - ᾱ)`` random ones.
+dimensions noise moves a vector away from all entities alike, so that the nearest stays nearest, and all bands are as
+hard as each other. Noise counts here as what it hides: with a share of ``1 - ᾱ`` of noise in it, a vector stands for
+the entity nearest to it among ``1 / (1 - ᾱ)`` random ones.
 """
 
 from __future__ import annotations
