@@ -1,5 +1,6 @@
-"""What the two parameters of DANS-KGC are worth: μ, how strongly difficulty decides about noise, and η, the weight of what
-is made, each alone, under the same time limit.
+"""What the two parameters of DANS-KGC are worth under the same time limit, each alone.
+
+μ says how strongly difficulty decides about noise, η is the weight of what is made.
 
 Quality, not speed: as ``benchmarks.dans_ablation``.
 """

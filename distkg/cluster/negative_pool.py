@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -105,14 +106,16 @@ class _Message:
 
     Attributes:
         numbers: of the requests, rising.
-        replies: by number, once they are here; none where they were lost.
+        here: whether the replies have come, or are lost.
+        replies: by number, once they are here.
     """
 
     arrival: ray.ObjectRef
     actor: int
     numbers: list[int]
     since: float = field(default_factory=time.monotonic)
-    replies: dict[int, Reply | None] | None = None
+    here: bool = False
+    replies: dict[int, Reply | None] = field(default_factory=dict)
 
 
 class ActorPool:
@@ -121,7 +124,9 @@ class ActorPool:
     def __init__(self, actors: list[Any], key: str, rank: int, ranks: int, how: PoolConfig) -> None:
         self.restarts = 0
         self._actors, self._key, self._rank, self._ranks = actors, key, rank, ranks
-        self._window, self._hung_after = RequestWindow(2 * how.depth), how.hung_after
+        # One for each actor: what one owes takes nothing from the others.
+        self._windows = [RequestWindow(-(-2 * how.depth // len(actors))) for _ in actors]
+        self._hung_after = how.hung_after
         self._under_way: dict[int, _Message] = {}
         self._abandoned: list[_Message] = []
         self._next = rank  # actor to be asked
@@ -131,28 +136,35 @@ class ActorPool:
 
     def ask(self, requests: Sequence[Request]) -> int:
         self._look_after_abandoned()
-        owed = sum(len(message.numbers) for message in self._abandoned)
-        sent = requests[: max(0, len(self._window) - len(self._under_way) - owed)]
-        if not sent:
-            return 0
-        actor, self._next = self._next % len(self._actors), self._next + 1
-        numbers = [request.number for request in sent]
-        message = _Message(self._actors[actor].draw.remote(self._key, sent), actor, numbers)
+        owed = Counter(message.actor for message in self._under_way.values())
+        for message in self._abandoned:
+            owed[message.actor] += len(message.numbers)
+        left = list(requests)
+        for _ in self._actors:
+            actor, self._next = self._next % len(self._actors), self._next + 1
+            sent = left[: max(0, len(self._windows[actor]) - owed[actor])]
+            left = left[len(sent) :]
+            if sent:
+                self._send(actor, sent)
+            if not left:
+                break
+        return len(requests) - len(left)
+
+    def _send(self, actor: int, requests: list[Request]) -> None:
+        numbers = [request.number for request in requests]
+        message = _Message(self._actors[actor].draw.remote(self._key, requests), actor, numbers)
         self._under_way |= dict.fromkeys(numbers, message)
-        self._window.asked(numbers[-1])
-        return len(sent)
+        self._windows[actor].asked(numbers[-1])
 
     def take(self, number: int, timeout: float | None) -> Reply | None:
         message = self._under_way.pop(number, None)
         if message is None:
             return None
-        there = self._is_here(message, 0)
-        if there:
-            self._window.in_time()
+        if self._is_here(message, 0):
+            self._windows[message.actor].in_time()
         elif timeout is not None:  # else nothing is ever late
-            self._window.late(number)
-        if there or self._is_here(message, timeout):
-            assert message.replies is not None
+            self._windows[message.actor].late(number)
+        if self._is_here(message, timeout):
             return message.replies.pop(number, None)
         if number == message.numbers[-1]:
             self._abandoned.append(message)
@@ -166,10 +178,10 @@ class ActorPool:
 
     def _is_here(self, message: _Message, timeout: float | None) -> bool:
         """Whether the replies have come, or never will; they are then in the message."""
-        while message.replies is None:
+        while not message.here:
             ready, _ = ray.wait([message.arrival], timeout=self._hung_after if timeout is None else timeout)
             if ready:
-                message.replies = self._received(message)
+                message.here, message.replies = True, self._received(message)
             elif timeout is None:
                 self._restart_if_hung(message)
             else:
