@@ -26,7 +26,7 @@ from distkg.config import ConfigError
 from distkg.data.classes import Classes, encode_classes, read_declared
 from distkg.data.location import Location
 from distkg.kernels.similarity import Similarity
-from distkg.negatives import SOURCES, NegativeSource, Queries, TrainingGraph, make_source
+from distkg.negatives import SOURCES, Negatives, NegativeSource, Queries, SourceError, TrainingGraph, make_source
 from distkg.sharding.ranks import Ranks
 from distkg.training.live import ModelView
 from distkg.training.run import load_run
@@ -93,7 +93,7 @@ class SourceSampler(NegativeSampler):
             relation=torch.cat([relation + self.num_relations, relation]),
             answer=torch.cat([head, tail]),
         )
-        drawn = self.source.draw(queries, count, self._generator)
+        drawn = _with_made(self.source.draw(queries, count, self._generator))
         heads = self._heads(len(flat), count)
         given = torch.ones(len(queries), count, dtype=torch.bool) if drawn.left_out is None else ~drawn.left_out
         for_head, for_tail = drawn.entities.chunk(2)
@@ -112,6 +112,21 @@ class SourceSampler(NegativeSampler):
         if count % 2:
             half += torch.randint(2, (triples, 1), generator=self._generator)
         return order < half
+
+
+def _with_made(drawn: Negatives) -> Negatives:
+    """What was made besides takes the place of as many that were drawn: PyKEEN knows one kind of negative."""
+    made = drawn.made
+    if made is None:
+        return drawn
+    if made.entities is None:
+        raise SourceError(
+            "PyKEEN trains on entities, and this source makes vectors: give options={'negatives': 'snap', ...}"
+        )
+    count = drawn.entities.shape[1]
+    left_out = torch.zeros(drawn.entities.shape, dtype=torch.bool) if drawn.left_out is None else drawn.left_out
+    entities = torch.cat([made.entities, drawn.entities], dim=1)[:, :count]
+    return Negatives(entities, torch.cat([made.left_out, left_out], dim=1)[:, :count])
 
 
 class RelabelledModel:

@@ -17,7 +17,7 @@ from pykeen.triples import TriplesFactory
 from distkg.config import ConfigError, parse_config
 from distkg.data.prepare import prepare
 from distkg.interop.pykeen import SAMPLERS, SourceSampler
-from distkg.negatives import SOURCES
+from distkg.negatives import SOURCES, Negatives, SourceError
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import load_run, train_on_rank
 
@@ -110,7 +110,8 @@ def test_typed_reads_classes_by_label(tmp_path: Path) -> None:
     assert seen == set(wanted)
 
 
-def test_near_misses_are_those_of_a_run_whatever_the_ids(tmp_path: Path) -> None:
+def write_run(tmp_path: Path) -> Path:
+    """A model of the factory's triples, trained a little; its ids are others."""
     graph = tmp_path / "graph"
     graph.mkdir()
     rows = ["\t".join(row) for row in labelled()]
@@ -121,13 +122,18 @@ def test_near_misses_are_those_of_a_run_whatever_the_ids(tmp_path: Path) -> None
     tree = {"data": {"store": str(tmp_path / "store")}, "model": {"name": "distmult", "dim": 8}}
     tree["train"] = {"epochs": 5, "batch_size": 32}
     train_on_rank(parse_config(tree, "test"), tmp_path / "run", Ranks.single())
+    return tmp_path / "run"
+
+
+def test_near_misses_are_those_of_a_run_whatever_the_ids(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
     made = factory()
     ids = {"entity_to_id": made.entity_to_id, "relation_to_id": made.relation_to_id}
-    chosen = sampler("distkg_near_miss", num_negs_per_pos=30, run=tmp_path / "run", options={"neighbours": 6}, **ids)
+    chosen = sampler("distkg_near_miss", num_negs_per_pos=30, run=run, options={"neighbours": 6}, **ids)
     triples = made.mapped_triples
     negatives, _ = chosen.sample(triples)
 
-    model, store, _ = load_run(tmp_path / "run", Ranks.single())
+    model, store, _ = load_run(run, Ranks.single())
     number = {store.entity_id(label): place for label, place in made.entity_to_id.items()}
     rows_of = model.entities.gather(torch.arange(ENTITIES))
     for positive, drawn in zip(triples.tolist()[:10], negatives.tolist(), strict=False):
@@ -137,6 +143,30 @@ def test_near_misses_are_those_of_a_run_whatever_the_ids(tmp_path: Path) -> None
         best = (query @ rows_of.T).topk(6).indices[0].tolist()
         tails = {tail for _, _, tail in drawn if tail != positive[2]}
         assert tails <= {number[entity] for entity in best}
+
+
+def test_what_a_source_makes_besides_takes_the_first_places(tmp_path: Path) -> None:
+    triples = factory()
+    small = {"made": 3, "diffusion": {"steps": 20}}
+    settings = {"run": write_run(tmp_path), "entity_to_id": triples.entity_to_id}
+    settings["relation_to_id"] = triples.relation_to_id
+    made = sampler("distkg_dans", num_negs_per_pos=5, options=small, **settings)
+    found: list[Negatives] = []
+    draw = made.source.draw
+    made.source.draw = lambda *asked: found.append(draw(*asked)) or found[-1]  # type: ignore[method-assign,func-returns-value]
+    negatives, given = made.sample(triples.mapped_triples)
+    assert given is not None
+    heads, tails = found[0].made.entities.chunk(2)  # type: ignore[union-attr]
+    uniform_heads, uniform_tails = found[0].entities.chunk(2)
+    for row, positive in enumerate(triples.mapped_triples.tolist()):
+        for place, (head, _, tail) in enumerate(negatives[row].tolist()):
+            expected_head = heads[row, place] if place < 3 else uniform_heads[row, place - 3]
+            expected_tail = tails[row, place] if place < 3 else uniform_tails[row, place - 3]
+            assert not given[row, place] or head == expected_head or tail == expected_tail
+            assert head == positive[0] or tail == positive[2]
+    vectors = sampler("distkg_dans", num_negs_per_pos=5, options={**small, "negatives": "embedding"}, **settings)
+    with pytest.raises(SourceError, match=r"makes vectors.*snap"):
+        vectors.sample(triples.mapped_triples)
 
 
 def test_labels_need_their_ids(tmp_path: Path) -> None:
