@@ -77,6 +77,16 @@ def test_snapped_negatives_are_entities_that_are_no_known_answers() -> None:
     assert made.weight == 0.25
 
 
+@pytest.mark.parametrize("sampler", ["compiled", "dgl"])
+def test_neighbours_are_sampled_by_either(sampler: str) -> None:
+    if sampler == "dgl":
+        pytest.importorskip("dgl", reason="DGL comes with the extra `cluster`")
+    made, asked = made_by(source(sampler=sampler)), queries()
+    assert made.entities is not None
+    assert made.entities.shape == (len(asked), 2)
+    assert not bool((made.entities == asked.answer[:, None]).any())
+
+
 def test_embeddings_near_their_answer_are_left_out() -> None:
     near = made_by(source(negatives="embedding", least_distance=0.0))
     assert near.entities is None
