@@ -1,0 +1,48 @@
+"""What a foundation model is: a relation encoder, and an entity decoder that reads its states."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from distkg.foundation.graph import KnowledgeGraph
+from distkg.registry import Registry
+
+MODELS: Registry[type[FoundationModel]] = Registry("foundation model")
+
+
+class FoundationModel(nn.Module, ABC):
+    """Ranks all entities of any graph as answers to queries.
+
+    Attributes:
+        width: d, of relation states.
+    """
+
+    width: int
+
+    @abstractmethod
+    def relation_states(self, graph: KnowledgeGraph, relation: Tensor) -> Tensor:
+        """States of all relations in the light of each query's: float32 [B, 2R, d] of relations int64 [B] in [0, 2R)."""
+
+    @abstractmethod
+    def scores(
+        self,
+        graph: KnowledgeGraph,
+        states: Tensor,
+        anchor: Tensor,
+        relation: Tensor,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Scores of all entities: float32 [B, N].
+
+        Args:
+            graph: the facts to reason from.
+            states: of ``relation_states`` for these queries.
+            anchor, relation: int64 [B], relation in [0, 2R).
+            weight: float32 [E] of the facts; 0 hides one. None hides none.
+        """
+
+    def forward(self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Scores of all entities as answers to queries: float32 [B, N]."""
+        return self.scores(graph, self.relation_states(graph, relation), anchor, relation, weight)

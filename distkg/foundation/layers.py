@@ -1,0 +1,58 @@
+"""The layer that ULTRA and its relatives are made of (Galkin et al. 2024, arXiv 2310.04562; Zhu et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distkg.kernels.message_passing import Edges, propagate
+
+L = TypeVar("L", bound=nn.Module)
+
+
+class Layers(nn.ModuleList, Generic[L]):
+    """A list of layers whose type is known."""
+
+    def __iter__(self) -> Iterator[L]:
+        return super().__iter__()  # type: ignore[return-value]
+
+
+class Convolution(nn.Module):
+    """States x into x + ReLU(LayerNorm(W [x, a])), where a is what each node gathers, and its part of the boundary."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2 * width, width)
+        self.layer_norm = nn.LayerNorm(width)
+
+    def forward(
+        self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary, weight: Tensor | None
+    ) -> Tensor:
+        """States float32 [B, n, d] after this layer; arguments as of ``propagate``."""
+        gathered = boundary.added_to(propagate(states, relations, edges, weight))
+        update = self.linear(torch.cat([states, gathered], dim=-1))
+        return states + F.relu(self.layer_norm(update))
+
+
+class Boundary:
+    """The condition of each query: a vector at one node, zero at all others.
+
+    Attributes:
+        node: int64 [B].
+        vector: float32 [B, d].
+    """
+
+    def __init__(self, node: Tensor, vector: Tensor) -> None:
+        self.node, self.vector = node, vector
+        self._batch = torch.arange(len(node), device=node.device)
+
+    def states(self, nodes: int) -> Tensor:
+        """As states of all nodes: float32 [B, nodes, d]."""
+        return self.added_to(self.vector.new_zeros(len(self.node), nodes, self.vector.shape[1]))
+
+    def added_to(self, states: Tensor) -> Tensor:
+        return states.index_put((self._batch, self.node), self.vector, accumulate=True)

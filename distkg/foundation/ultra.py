@@ -1,0 +1,118 @@
+"""ULTRA: relations by how they meet, entities by the paths that lead to them (Galkin et al. 2024, arXiv 2310.04562).
+
+Names of parameters are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from distkg.foundation.base import MODELS, FoundationModel
+from distkg.foundation.graph import KnowledgeGraph
+from distkg.foundation.layers import Boundary, Convolution, Layers
+from distkg.graph.relation_graph import KINDS
+from distkg.kernels.message_passing import Edges
+
+
+class MeetingConvolution(Convolution):
+    """Over the graph of relations: each way of meeting has a vector of the layer's own."""
+
+    def __init__(self, width: int, kinds: int) -> None:
+        super().__init__(width)
+        self.relation = nn.Embedding(kinds, width)
+
+    def vectors(self) -> Tensor:
+        """Of the ways of meeting: float32 [1, kinds, d]."""
+        return self.relation.weight[None]
+
+
+class FactConvolution(Convolution):
+    """Over facts: a relation's vector is made of its state by a small network of the layer's own."""
+
+    def __init__(self, width: int, states: int) -> None:
+        super().__init__(width)
+        self.relation_projection = nn.Sequential(nn.Linear(states, width), nn.ReLU(), nn.Linear(width, width))
+
+    def vectors(self, relations: Tensor) -> Tensor:
+        """Of relations with states float32 [B, 2R, d]: float32 [B, 2R, width]."""
+        found: Tensor = self.relation_projection(relations)
+        return found
+
+
+class RelationEncoder(nn.Module):
+    """Six layers over the graph of relations, from ones at the relation of the query."""
+
+    def __init__(self, width: int, layers: int, kinds: int = len(KINDS)) -> None:
+        super().__init__()
+        self.layers: Layers[MeetingConvolution] = Layers(MeetingConvolution(width, kinds) for _ in range(layers))
+        self._width = width
+
+    def forward(self, meetings: Edges, relation: Tensor) -> Tensor:
+        """float32 [B, 2R, d] of relations int64 [B]."""
+        boundary = Boundary(relation, torch.ones(len(relation), self._width, device=relation.device))
+        states = boundary.states(meetings.nodes)
+        for layer in self.layers:
+            states = layer(states, layer.vectors(), meetings, boundary, None)
+        return states
+
+
+class EntityDecoder(nn.Module):
+    """Layers over facts, from the state of the query's relation at the anchor; then a score of each entity."""
+
+    def __init__(self, width: int, layers: int, hidden: int) -> None:
+        super().__init__()
+        self.layers: Layers[FactConvolution] = Layers(FactConvolution(width, width) for _ in range(layers))
+        self.mlp = nn.Sequential(nn.Linear(2 * width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def features(
+        self, facts: Edges, relations: Tensor, anchor: Tensor, relation: Tensor, weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Last states of all entities, float32 [B, N, d], and the vector of each query, float32 [B, d]."""
+        query = relations[torch.arange(len(relation), device=relation.device), relation]
+        boundary = Boundary(anchor, query)
+        states = boundary.states(facts.nodes)
+        for layer in self.layers:
+            states = layer(states, layer.vectors(relations), facts, boundary, weight)
+        return states, query
+
+    def forward(
+        self, facts: Edges, relations: Tensor, anchor: Tensor, relation: Tensor, weight: Tensor | None
+    ) -> Tensor:
+        """float32 [B, N]; ``relations`` float32 [B, 2R, d] are the encoder's states."""
+        states, query = self.features(facts, relations, anchor, relation, weight)
+        # The first layer of the read-out, of [state, query]: the query's part is the same for all entities.
+        first, last = self.mlp[0], self.mlp[2]
+        of_state, of_query = first.weight.split(states.shape[-1], dim=1)
+        hidden = torch.relu(states @ of_state.T + (query @ of_query.T + first.bias)[:, None])
+        found: Tensor = last(hidden)[..., 0]
+        return found
+
+
+@MODELS.register("ultra")
+class Ultra(FoundationModel):
+    """168,705 parameters with the published sizes.
+
+    The relation encoder is always asked for the relation itself, never its inverse: so the checkpoints were trained.
+    """
+
+    def __init__(self, width: int = 64, layers: int = 6, hidden: int = 128) -> None:
+        super().__init__()
+        self.width = width
+        self.relation_model = RelationEncoder(width, layers)
+        self.entity_model = EntityDecoder(width, layers, hidden)
+
+    def relation_states(self, graph: KnowledgeGraph, relation: Tensor) -> Tensor:
+        states: Tensor = self.relation_model(graph.meetings, relation % graph.relations)
+        return states
+
+    def scores(
+        self,
+        graph: KnowledgeGraph,
+        states: Tensor,
+        anchor: Tensor,
+        relation: Tensor,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        found: Tensor = self.entity_model(graph.facts, states, anchor, relation, weight)
+        return found

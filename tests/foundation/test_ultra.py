@@ -1,0 +1,78 @@
+"""ULTRA with its published weights, against the numbers of an independent implementation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from distkg.foundation.graph import KnowledgeGraph
+from distkg.foundation.ultra import Ultra
+
+CHECKPOINT = Path(__file__).parents[2].parent / "shared" / "checkpoints" / "ultra_3g.pth"
+FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
+
+
+def graph() -> KnowledgeGraph:
+    return KnowledgeGraph(torch.tensor(FACTS), entities=5, relations=2)
+
+
+@pytest.fixture(scope="module")
+def published() -> Ultra:
+    if not CHECKPOINT.exists():
+        pytest.skip(f"the published checkpoint is not at {CHECKPOINT}")
+    model = Ultra()
+    model.load_state_dict(torch.load(CHECKPOINT, weights_only=True, map_location="cpu")["model"])
+    return model.eval()
+
+
+def test_sizes_are_the_published_ones() -> None:
+    model = Ultra()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 168_705
+    assert len(model.state_dict()) == 82
+
+
+@torch.no_grad()
+def test_relation_states_are_those_of_the_checkpoint(published: Ultra) -> None:
+    states = published.relation_states(graph(), torch.tensor([0, 1]))
+    assert states[0, 0, :4].tolist() == pytest.approx([2.133105, 3.106562, 5.540276, 1.67339], abs=1e-4)
+    assert states.sum().item() == pytest.approx(670.55625, abs=1e-2)
+
+
+@torch.no_grad()
+def test_scores_are_those_of_the_checkpoint(published: Ultra) -> None:
+    # (0, 0, ?), (1, 1, ?), and with inverses (?, 0, 1), (?, 1, 3).
+    scores = published(graph(), torch.tensor([0, 1, 1, 3]), torch.tensor([0, 1, 2, 3]))
+    assert scores.tolist() == [
+        pytest.approx([-1.68849, 1.14536, 0.74885, -5.60118, -5.58893], abs=1e-4),
+        pytest.approx([0.06958, -2.50241, 0.10889, 1.26494, 2.03315], abs=1e-4),
+        pytest.approx([0.85767, -3.08626, 0.92504, -6.29487, -4.9079], abs=1e-4),
+        pytest.approx([2.57529, 0.96221, 0.66895, -1.58555, 1.13108], abs=1e-4),
+    ]
+
+
+def test_a_hidden_fact_is_as_if_it_were_not_there() -> None:
+    torch.manual_seed(0)
+    model = Ultra(width=8, layers=3, hidden=16).eval()
+    whole = graph()
+    rest = KnowledgeGraph(torch.tensor([fact for fact in FACTS if fact != (2, 1, 3)]), entities=5, relations=2)
+    anchor, relation = torch.tensor([2, 0]), torch.tensor([1, 0])
+    states = model.relation_states(whole, relation)
+    weight = whole.mask_without(torch.tensor([2]), torch.tensor([1]), torch.tensor([3]))
+    assert weight.sum() == 2 * len(FACTS) - 2
+    hidden = model.scores(whole, states, anchor, relation, weight)
+    torch.testing.assert_close(hidden, model.scores(rest, states, anchor, relation))
+    same = whole.mask_without(torch.tensor([3]), torch.tensor([3]), torch.tensor([2]))
+    assert torch.equal(weight, same), "asked from the other end"
+
+
+def test_what_entities_and_relations_are_called_does_not_matter() -> None:
+    torch.manual_seed(1)
+    model = Ultra(width=8, layers=3, hidden=16).eval()
+    entity, relation = torch.tensor([3, 0, 4, 2, 1]), torch.tensor([1, 0])
+    facts = torch.tensor(FACTS)
+    renamed = torch.stack([entity[facts[:, 0]], relation[facts[:, 1]], entity[facts[:, 2]]], dim=1)
+    before = model(graph(), torch.tensor([0]), torch.tensor([1]))
+    after = model(KnowledgeGraph(renamed.flip(0), 5, 2), entity[torch.tensor([0])], relation[torch.tensor([1])])
+    torch.testing.assert_close(before[0], after[0, entity])
