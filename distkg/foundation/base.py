@@ -23,7 +23,7 @@ class FoundationModel(nn.Module, ABC):
 
     @abstractmethod
     def relation_states(self, graph: KnowledgeGraph, relation: Tensor) -> Tensor:
-        """States of all relations in the light of each query's: float32 [B, 2R, d] of relations int64 [B] in [0, 2R)."""
+        """States of all relations in the light of each query's, int64 [B] in [0, 2R): float32 [B, 2R, d]."""
 
     @abstractmethod
     def scores(

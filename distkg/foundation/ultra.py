@@ -6,6 +6,7 @@ Names of parameters are those of the published checkpoints.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distkg.foundation.base import MODELS, FoundationModel
@@ -85,7 +86,7 @@ class EntityDecoder(nn.Module):
         first, last = self.mlp[0], self.mlp[2]
         of_state, of_query = first.weight.split(states.shape[-1], dim=1)
         hidden = torch.relu(states @ of_state.T + (query @ of_query.T + first.bias)[:, None])
-        found: Tensor = last(hidden)[..., 0]
+        found: Tensor = F.linear(hidden, last.weight, last.bias)[..., 0]
         return found
 
 

@@ -11,6 +11,7 @@ it otherwise is counted again at the block's score.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -95,6 +96,35 @@ def rank_answers(
     with evaluating(model):
         for low in range(0, len(unique), blocks.round_size):
             _rank_round(blocks, unique[low : low + blocks.round_size], low, tally)
+    greater, equal = np.empty_like(tally.greater), np.empty_like(tally.equal)
+    greater[order], equal[order] = tally.greater, tally.equal
+    return Ranking(queries, answers, greater, equal)
+
+
+Score = Callable[[np.ndarray], Tensor]
+"""Queries int [b, 2], (anchor, relation) → scores of all entities, float32 [b, N]."""
+
+
+def rank_by_scores(
+    score: Score, triples: np.ndarray, known: KnownAnswers, num_relations: int, *, batch_size: int = 64
+) -> Ranking:
+    """As ``rank_answers``, of what scores all entities at once; queries of one relation come together.
+
+    Raises:
+        ScoreError: a score is NaN or infinite.
+    """
+    queries, answers = both_queries(triples, num_relations)
+    unique, order, starts = _group(queries[:, ::-1])
+    unique = unique[:, ::-1]
+    tally = _start_tally(unique, answers[order], starts, known)
+    for low in range(0, len(unique), batch_size):
+        asked = unique[low : low + batch_size]
+        scores = score(asked)
+        inside = _answers_of(low, len(asked), tally)
+        row = np.repeat(np.arange(len(asked)), np.diff(tally.answer_starts[low : low + len(asked) + 1]))
+        tally.thresholds[inside] = scores[torch.from_numpy(row), torch.from_numpy(tally.answers[inside]).long()].cpu()
+        count_block(scores, 0, low, tally)
+    refuse_broken(unique, tally.broken, num_relations)
     greater, equal = np.empty_like(tally.greater), np.empty_like(tally.equal)
     greater[order], equal[order] = tally.greater, tally.equal
     return Ranking(queries, answers, greater, equal)
