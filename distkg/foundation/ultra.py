@@ -6,7 +6,6 @@ Names of parameters are those of the published checkpoints.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distkg.foundation.base import MODELS, FoundationModel
@@ -64,7 +63,7 @@ class EntityDecoder(nn.Module):
     def __init__(self, width: int, layers: int, hidden: int) -> None:
         super().__init__()
         self.layers: Layers[FactConvolution] = Layers(FactConvolution(width, width) for _ in range(layers))
-        self.mlp = nn.Sequential(nn.Linear(2 * width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        self.mlp = ReadOut(width, hidden)
 
     def features(
         self, facts: Edges, relations: Tensor, anchor: Tensor, relation: Tensor, weight: Tensor | None
@@ -82,12 +81,25 @@ class EntityDecoder(nn.Module):
     ) -> Tensor:
         """float32 [B, N]; ``relations`` float32 [B, 2R, d] are the encoder's states."""
         states, query = self.features(facts, relations, anchor, relation, weight)
-        # The first layer of the read-out, of [state, query]: the query's part is the same for all entities.
-        first, last = self.mlp[0], self.mlp[2]
+        scores: Tensor = self.mlp(states, query)
+        return scores
+
+
+class ReadOut(nn.Sequential):
+    """A score of each entity, from its state and the query's vector."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__(nn.Linear(2 * width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, states: Tensor, query: Tensor) -> Tensor:
+        """float32 [B, N] of states [B, N, d] and queries [B, d]."""
+        first, _, last = self
+        assert isinstance(first, nn.Linear)
         of_state, of_query = first.weight.split(states.shape[-1], dim=1)
+        # The query's part is the same for all entities.
         hidden = torch.relu(states @ of_state.T + (query @ of_query.T + first.bias)[:, None])
-        found: Tensor = F.linear(hidden, last.weight, last.bias)[..., 0]
-        return found
+        found: Tensor = last(hidden)
+        return found[..., 0]
 
 
 @MODELS.register("ultra")
