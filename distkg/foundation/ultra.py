@@ -91,7 +91,7 @@ class ReadOut(nn.Sequential):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(nn.Linear(2 * width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
-    def forward(self, states: Tensor, query: Tensor) -> Tensor:
+    def forward(self, states: Tensor, query: Tensor) -> Tensor:  # type: ignore[override]
         """float32 [B, N] of states [B, N, d] and queries [B, d]."""
         first, _, last = self
         assert isinstance(first, nn.Linear)
