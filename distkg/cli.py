@@ -121,7 +121,8 @@ def prepare(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A file of triples, or a folder with train|valid|test.{tsv,tsv.gz,txt,csv,parquet,nt,nt.gz}.",
+            help="A file of triples, or a folder with train|valid|test.{tsv,tsv.gz,txt,csv,parquet,nt,nt.gz}; with "
+            "inference.* beside them, two graphs and two stores.",
         ),
     ],
     store: StoreOption,
@@ -481,6 +482,8 @@ def _print_store(report: PrepareReport) -> None:
     from distkg.reporting.quantities import duration
     from distkg.reporting.tables import counts_table
 
+    if report.beside is not None:
+        _print_store(report.beside)
     rows = [("entities", report.entities), ("relations", report.relations), *report.triples.items()]
     _print(counts_table(rows, f"{report.store} ({duration(report.seconds)})"))
     for warning, count in report.warnings.items():

@@ -34,6 +34,7 @@ class PrepareReport:
         rejects: address of the rejects file, where lines were set aside.
         seconds: wall time.
         examples: warning → where it was first met, ``file:line``.
+        beside: that of the training graph, where the source holds two.
     """
 
     store: str
@@ -44,6 +45,7 @@ class PrepareReport:
     rejects: str | None
     seconds: float
     examples: dict[str, str] = field(default_factory=dict)
+    beside: PrepareReport | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ bucket of triples, never all triples (METIS excepted: it needs the edges of trai
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -27,11 +28,12 @@ from distkg.data.assemble import (
     count_unseen,
 )
 from distkg.data.blocks import LabelBatch
-from distkg.data.classes import read_declared
+from distkg.data.classes import Declared, read_declared
 from distkg.data.delimited import read_delimited
 from distkg.data.duplicates import find_repeats
 from distkg.data.errors import IngestError
 from distkg.data.holdout import choose_held_out
+from distkg.data.inductive import INFERENCE, TRAINING, Graphs, inductive_graphs
 from distkg.data.location import Location, without_secrets
 from distkg.data.manifest import Manifest
 from distkg.data.ntriples import read_ntriples
@@ -64,7 +66,9 @@ def prepare(
 
     Args:
         source: a file, or a folder with train|valid|test files and, where there are any, files of classes (see
-            ``distkg.data.classes``); local or any pyarrow address.
+            ``distkg.data.classes``); local or any pyarrow address. With ``inference`` among the files it holds two
+            graphs, and two stores are made, ``training`` and ``inference`` in ``store``: see
+            ``distkg.data.inductive``.
         store: new folder or address; a half-written store is replaced, a finished one never.
         format: of the files; ``auto`` goes by their endings.
         valid, test: files of these splits, where ``source`` is one file or a folder without them.
@@ -86,23 +90,61 @@ def prepare(
         IngestError: a source that cannot be used; names file and line.
         StoreError: a store that is in the way.
     """
-    started = time.perf_counter()
     _check_split(split)
     _check_choice("on_error", on_error, OnError)
     _check_choice("partitioner", partitioner, PartitionerName)
+    ways = _Ways(Plan(without_secrets(source), seed, partitions, partitioner), on_error, progress or _silent)
+    location = Location.of(source)
+    if location.is_folder():
+        declared = read_declared(location)
+        graphs = inductive_graphs(location, format)
+        if graphs is not None:
+            if valid or test:
+                raise IngestError(
+                    f"folder {without_secrets(source)} holds a graph for inference beside train, so --valid and --test "
+                    "cannot be given: its files say what is asked of which graph"
+                )
+            return _make_both(graphs, store, ways, declared)
+        sources = find_sources(source, format, valid, test)
+        return _make(_each_alone(sources), store, ways, declared)
     sources = find_sources(source, format, valid, test)
-    one_file = len(sources) == 1 and not Location.of(source).is_folder()
-    declared = read_declared(Location.of(source)) if Location.of(source).is_folder() else None
-    plan = Plan(without_secrets(source), seed, partitions, partitioner)
+    return _make(_each_alone(sources), store, ways, None, split if len(sources) == 1 else None)
+
+
+@dataclass(frozen=True)
+class _Ways:
+    plan: Plan
+    on_error: OnError
+    progress: Progress
+
+
+def _each_alone(sources: Mapping[str, SourceFile]) -> dict[str, list[SourceFile]]:
+    return {split: [file] for split, file in sources.items()}
+
+
+def _make_both(graphs: Graphs, store: str, ways: _Ways, declared: Declared | None) -> PrepareReport:
+    """A store for each graph, in folders named after them; the report is that of the graph for inference."""
+    made = {name: _make(sources, f"{store.rstrip('/')}/{name}", ways, declared) for name, sources in graphs.items()}
+    return replace(made[INFERENCE], beside=made[TRAINING])
+
+
+def _make(
+    sources: Mapping[str, Sequence[SourceFile]],
+    store: str,
+    ways: _Ways,
+    declared: Declared | None,
+    shares: tuple[float, float, float] | None = None,
+) -> PrepareReport:
+    started = time.perf_counter()
     with StoreWriter(store) as writer:
-        problems = Problems(on_error, writer.open_rejects)
-        ingest = _Ingest(writer, problems, progress or _silent)
+        problems = Problems(ways.on_error, writer.open_rejects)
+        ingest = _Ingest(writer, problems, ways.progress)
         parts = ingest.read(sources)
-        if one_file:
-            parts = ingest.split(parts["train"], split, seed)
+        if shares:
+            parts = ingest.split(parts["train"], shares, ways.plan.seed)
         graph = Graph(parts, ingest.entities.labels(), ingest.relations.labels(), declared)
         count_unseen(parts, len(graph.entities), len(graph.relations), problems)
-        manifest = assemble(writer, graph, plan, problems, ingest.progress)
+        manifest = assemble(writer, graph, ways.plan, problems, ingest.progress)
     return report(store, manifest, time.perf_counter() - started)
 
 
@@ -116,9 +158,9 @@ class _Ingest:
         self.entities = Vocabulary()
         self.relations = Vocabulary()
 
-    def read(self, sources: dict[str, SourceFile]) -> dict[str, Part]:
-        """All splits without their duplicates; a split without a file is empty."""
-        spools = {split: self._spool(split, sources.get(split)) for split in SPLITS}
+    def read(self, sources: Mapping[str, Sequence[SourceFile]]) -> dict[str, Part]:
+        """All splits without their duplicates; a split without files is empty."""
+        spools = {split: self._spool(split, sources.get(split, ())) for split in SPLITS}
         self.progress("looking for duplicates", sum(len(spool) for spool in spools.values()))
         repeats = find_repeats(spools, self.scratch)
         repeats.report(spools, self.problems)
@@ -144,12 +186,15 @@ class _Ingest:
         spool.finish()
         return Part(spool)
 
-    def _spool(self, split: str, file: SourceFile | None) -> Spool:
-        spool = Spool(self.scratch / split, file.name if file else "")
-        if file:
+    def _spool(self, split: str, files: Sequence[SourceFile]) -> Spool:
+        spool = Spool(self.scratch / split, files[0].name if files else "")
+        for place, file in enumerate(files):
+            if place:
+                spool.begin(file.name)
             for columns, lines in READERS[file.format](file, self.problems):
                 spool.append(self._encode(columns), lines)
                 self.progress(f"reading {file.name}", len(spool))
+        if files:
             self._check_filled(split, spool)
         spool.finish()
         return spool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -19,7 +20,7 @@ EXTENSIONS: dict[str, Format] = {
     "nt": "nt",
 }
 _ENDING = re.compile(r"\.(tsv|txt|csv|parquet|nt)(\.gz)?$")
-_SPLIT_FILE = re.compile(r"^(train|valid|test)\.(tsv|txt|csv|parquet|nt)(\.gz)?$")
+_NAMED = re.compile(r"^(?P<name>\w+)\.(?P<ending>tsv|txt|csv|parquet|nt)(\.gz)?$")
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,27 @@ def _format_of(name: str, format: Format, shown: str) -> Format:
     return EXTENSIONS[match.group(1)]
 
 
-def _in_folder(folder: Location, format: Format, shown: str) -> dict[str, SourceFile]:
+def files_in_folder(folder: Location, names: Sequence[str], format: Format) -> dict[str, SourceFile]:
+    """Name → its file, of those names that have one, in any known format.
+
+    Raises:
+        IngestError: two files for one name.
+    """
     files: dict[str, SourceFile] = {}
-    for name in sorted(folder.names()):
-        match = _SPLIT_FILE.match(name)
-        if not match or (format != "auto" and EXTENSIONS[match.group(2)] != format):
+    for file in sorted(folder.names()):
+        match = _NAMED.match(file)
+        if not match or match["name"] not in names or (format != "auto" and EXTENSIONS[match["ending"]] != format):
             continue
-        split = match.group(1)
-        if split in files:
-            raise IngestError(f"{shown} holds {files[split].name} and {name}; keep one file for {split}")
-        files[split] = SourceFile(folder.child(name), EXTENSIONS[match.group(2)], name)
+        name = match["name"]
+        if name in files:
+            shown = without_secrets(folder.path)
+            raise IngestError(f"{shown} holds {files[name].name} and {file}; keep one file for {name}")
+        files[name] = SourceFile(folder.child(file), EXTENSIONS[match["ending"]], file)
+    return files
+
+
+def _in_folder(folder: Location, format: Format, shown: str) -> dict[str, SourceFile]:
+    files = files_in_folder(folder, SPLITS, format)
     if "train" not in files:
         wanted = ", ".join(f"train.{extension}" for extension in EXTENSIONS)
         raise IngestError(f"folder {shown} holds no train file ({wanted}, text also with .gz)")

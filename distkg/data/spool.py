@@ -22,7 +22,7 @@ class Spool:
 
     def __init__(self, path: Path, name: str = "") -> None:
         self.path = path
-        self.name = name
+        self._files = [(0, name)]  # first row of each source file
         self._rows = 0
         self._file = path.open("wb")
         # Row and line at which a run of consecutive lines begins; a fault in the source starts a new run.
@@ -32,6 +32,16 @@ class Spool:
 
     def __len__(self) -> int:
         return self._rows
+
+    @property
+    def name(self) -> str:
+        """Of the source file; of the first where there are several."""
+        return self._files[0][1]
+
+    def begin(self, name: str) -> None:
+        """What is appended from now on comes from another source file."""
+        self._files.append((self._rows, name))
+        self._next_line = -1
 
     def append(self, triples: NDArray[np.int32], lines: NDArray[np.int64] | None = None) -> None:
         """Add triples [n, 3] and, where they come from a file, their lines [n]."""
@@ -72,7 +82,8 @@ class Spool:
         starts = np.concatenate(self._run_rows)
         run = int(np.searchsorted(starts, row, side="right")) - 1
         line = int(np.concatenate(self._run_lines)[run]) + row - int(starts[run])
-        return f"{self.name}:{line}"
+        name = next(name for first, name in reversed(self._files) if first <= row)
+        return f"{name}:{line}"
 
 
 def shuffled(source: Spool, path: Path, without: NDArray[np.int64], rng: np.random.Generator) -> Spool:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from distkg.data.classes import Classes
 from distkg.data.errors import StoreError
+from distkg.data.inductive import INFERENCE, TRAINING
 from distkg.data.location import Location, without_secrets
 from distkg.data.manifest import MANIFEST, MARKER, Manifest, parse_manifest
 
@@ -66,6 +67,8 @@ class Store:
                 f"store {shown} is half-written: the `distkg prepare` or `distkg generate` that made it has "
                 "not finished. If it is no longer running, run it again with the same --store; it starts over"
             )
+        if {TRAINING, INFERENCE} <= names:
+            raise StoreError(f"{shown} holds two stores: open {shown}/{TRAINING} or {shown}/{INFERENCE}")
         raise StoreError(f"there is no store at {shown}. Make one with `distkg prepare SOURCE --store {shown}`")
 
     @property
