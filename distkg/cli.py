@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +18,8 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from distkg.config import RunConfig
     from distkg.data.prepare import PrepareReport
+    from distkg.data.store import Store
+    from distkg.inference.predict import Best
     from distkg.training.plan import Plan
     from distkg.training.search_folder import Trial
 
@@ -52,6 +55,10 @@ class Known(StrEnum):
     keep = "keep"
 
 
+class PublishedFormat(StrEnum):
+    ultra = "ultra"
+
+
 class Commands(TyperGroup):
     """Says in one message what a user can mend; everything else keeps its traceback."""
 
@@ -79,6 +86,15 @@ app = typer.Typer(
 
 StoreOption = Annotated[str, typer.Option("--store", help="Folder of the store to make, or an address (s3://…).")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that `distkg train` wrote.")]
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="Run folder that `distkg train` wrote, or folder of a foundation model, with --store."
+    ),
+]
+StoreOfModelOption = Annotated[
+    str | None, typer.Option("--store", help="Whose training facts a foundation model reasons from.")
+]
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or preset:NAME.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may be repeated.")
@@ -250,19 +266,15 @@ def tune(
 
 @app.command(epilog="Example: distkg evaluate runs/wn18rr --split valid")
 def evaluate(
-    run: RunArgument,
+    model: ModelArgument,
+    store: StoreOfModelOption = None,
     split: Annotated[Split, typer.Option(help="Which triples to rank.")] = Split.test,
     as_json: JsonOption = False,
 ) -> None:
     """Rank a split exactly among all entities; show metrics by side, relation and category."""
     from distkg.reporting.tables import metrics_table
-    from distkg.sharding.ranks import Ranks
-    from distkg.training.metrics import evaluate_triples
-    from distkg.training.run import load_run
 
-    model, store, config = load_run(run, Ranks.single())
-    settings = config.evaluate
-    found = evaluate_triples(model, store, split.value, batch_size=settings.batch_size, memory_mb=settings.memory_mb)
+    found = _evaluated_foundation(model, store, split) if _is_foundation(model) else _evaluated_run(model, store, split)
     if as_json:
         typer.echo(json.dumps(found))
         return
@@ -274,7 +286,7 @@ def evaluate(
 
 @app.command(epilog="Example: distkg predict runs/wn18rr --anchor 01984902 --relation _hypernym --top 5")
 def predict(
-    run: RunArgument,
+    model: ModelArgument,
     anchor: Annotated[str | None, typer.Option(help="Label of the entity that is known.")] = None,
     relation: Annotated[str | None, typer.Option(help="Label of the relation.")] = None,
     inverse: Annotated[
@@ -288,6 +300,10 @@ def predict(
         Path | None, typer.Option(help="Batch: lines ANCHOR<TAB>RELATION[<TAB>forward|inverse].")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Batch: .tsv or .parquet to write.")] = None,
+    store: StoreOfModelOption = None,
+    graph: Annotated[
+        str | None, typer.Option(help="A file of triples that a foundation model reasons from, in place of --store.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the best answers to a query, or to a file of queries."""
@@ -296,22 +312,37 @@ def predict(
     if (queries is None) != (output is None):
         raise typer.BadParameter("--queries and --output belong together")
     from distkg.inference import predict as inference
-    from distkg.sharding.ranks import Ranks
-    from distkg.training.run import load_run
 
-    model, store, _ = load_run(run, Ranks.single())
-    if queries is not None and output is not None:
-        written = inference.predict_file(model, store, queries, output, top, known.value)
-        typer.echo(f"{written:,} answers: {output}")
-        return
-    query = store.entity_id(str(anchor)), store.relation_id(str(relation)) + inverse * store.num_relations
-    (found,) = inference.predict(model, store, [query[0]], [query[1]], top, known.value)
+    with _answering(model, store, graph) as (best, facts):
+        if queries is not None and output is not None:
+            written = inference.predict_file_with(best, facts, queries, output, top, known.value)
+            typer.echo(f"{written:,} answers: {output}")
+            return
+        query = facts.entity_id(str(anchor)), facts.relation_id(str(relation)) + inverse * facts.num_relations
+        (found,) = inference.predict_with(best, facts, [query[0]], [query[1]], top, known.value)
     if as_json:
         typer.echo(json.dumps([asdict(prediction) for prediction in found]))
     else:
         from distkg.reporting.tables import predictions_table
 
         _print(predictions_table(found))
+
+
+@app.command(
+    name="import-checkpoint",
+    epilog="Example: distkg import-checkpoint ultra_3g.pth --format ultra --to models/ultra_3g",
+)
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Published checkpoint, such as ultra_3g.pth.")],
+    to: Annotated[Path, typer.Option(metavar="MODEL", help="New folder for the model.")],
+    format: Annotated[PublishedFormat, typer.Option(help="Whose checkpoint it is.")] = PublishedFormat.ultra,
+) -> None:
+    """Make a model folder of a published checkpoint of a foundation model."""
+    from distkg import foundation
+
+    model = foundation.import_checkpoint(file, format.value)
+    foundation.save_model(model, to)
+    typer.echo(f"{model.name}, {sum(part.numel() for part in model.parameters()):,} parameters: {to}")
 
 
 @app.command(epilog="Example: distkg negatives stores/fb15k237 --source relational --show 5")
@@ -476,6 +507,65 @@ def _print_plan(plan: Plan) -> None:
 
     _print(plan_table(plan))
     typer.echo(plan_summary(plan))
+
+
+def _is_foundation(model: Path) -> bool:
+    from distkg.foundation.files import is_model
+
+    return is_model(model)
+
+
+def _evaluated_run(run: Path, store: str | None, split: Split) -> dict[str, Any]:
+    from distkg.sharding.ranks import Ranks
+    from distkg.training.metrics import evaluate_triples
+    from distkg.training.run import load_run
+
+    _refuse_other_graph(run, store)
+    model, own, config = load_run(run, Ranks.single())
+    settings = config.evaluate
+    return evaluate_triples(model, own, split.value, batch_size=settings.batch_size, memory_mb=settings.memory_mb)
+
+
+def _evaluated_foundation(model: Path, store: str | None, split: Split) -> dict[str, Any]:
+    from distkg.data.store import Store
+    from distkg.foundation import load_model
+    from distkg.inference.zero_shot import evaluate_zero_shot
+
+    if store is None:
+        raise typer.BadParameter(f"{model} is a foundation model: give the graph to be asked about with --store")
+    return evaluate_zero_shot(load_model(model), Store.open(store), split.value)
+
+
+def _refuse_other_graph(run: Path, graph: str | None) -> None:
+    if graph is not None:
+        raise typer.BadParameter(
+            f"{run} is a run: its vectors belong to the entities of its own store. --store and --graph are for "
+            "foundation models"
+        )
+
+
+@contextmanager
+def _answering(model: Path, store: str | None, graph: str | None) -> Iterator[tuple[Best, Store]]:
+    """What finds the best answers of a run or of a foundation model, and the store that has the labels."""
+    from distkg.data.store import Store
+    from distkg.inference import predict as inference
+
+    if not _is_foundation(model):
+        from distkg.sharding.ranks import Ranks
+        from distkg.training.run import load_run
+
+        _refuse_other_graph(model, store or graph)
+        loaded, own, _ = load_run(model, Ranks.single())
+        yield inference.best_of_model(loaded), own
+        return
+    from distkg.foundation import load_model
+    from distkg.inference.zero_shot import best_zero_shot, graph_of_file
+
+    if (store is None) == (graph is None):
+        raise typer.BadParameter(f"{model} is a foundation model: give the graph to reason from, --store or --graph")
+    reads = nullcontext(Store.open(store)) if store is not None else graph_of_file(str(graph))
+    with reads as facts:
+        yield best_zero_shot(load_model(model), facts), facts
 
 
 def _print_store(report: PrepareReport) -> None:

@@ -1,1 +1,22 @@
-"""Models that rank facts in graphs that they have never seen: no vector belongs to an entity or a relation."""
+"""Models that rank facts in graphs that they have never seen: no vector belongs to an entity or a relation.
+
+Importing this package registers all of them.
+"""
+
+from distkg.foundation import ultra
+from distkg.foundation.base import MODELS, FoundationModel
+from distkg.foundation.files import ModelFileError, import_checkpoint, is_model, load_model, make_model, save_model
+from distkg.foundation.graph import KnowledgeGraph
+
+__all__ = [
+    "MODELS",
+    "FoundationModel",
+    "KnowledgeGraph",
+    "ModelFileError",
+    "import_checkpoint",
+    "is_model",
+    "load_model",
+    "make_model",
+    "save_model",
+    "ultra",
+]

@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from distkg.config import parse_options
 from distkg.foundation.graph import KnowledgeGraph
 from distkg.registry import Registry
 
 MODELS: Registry[type[FoundationModel]] = Registry("foundation model")
 
 
+class ModelOptions(BaseModel):
+    """A model's own options, validated."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class FoundationModel(nn.Module, ABC):
     """Ranks all entities of any graph as answers to queries.
 
     Attributes:
-        width: d, of relation states.
+        name: in the registry.
+        options: sizes and choices.
     """
 
-    width: int
+    Options: ClassVar[type[ModelOptions]] = ModelOptions
+    name: ClassVar[str]
+    options: ModelOptions
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """With these options.
+
+        Raises:
+            ConfigError: wrong options.
+        """
+        return cls(parse_options(cls.Options, options, "model.options", cls.name))
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__()
+        self.options = options
 
     @abstractmethod
     def relation_states(self, graph: KnowledgeGraph, relation: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ Names of parameters are those of the published checkpoints.
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from distkg.foundation.base import MODELS, FoundationModel
+from distkg.foundation.base import MODELS, FoundationModel, ModelOptions
 from distkg.foundation.graph import KnowledgeGraph
 from distkg.foundation.layers import Boundary, Convolution, Layers
 from distkg.graph.relation_graph import KINDS
@@ -102,6 +103,12 @@ class ReadOut(nn.Sequential):
         return found[..., 0]
 
 
+class UltraOptions(ModelOptions):
+    width: int = Field(64, ge=1, description="Numbers of a state.")
+    layers: int = Field(6, ge=1, description="Layers over relations, and as many over facts.")
+    hidden: int = Field(128, ge=1, description="Width of the hidden layer of the read-out.")
+
+
 @MODELS.register("ultra")
 class Ultra(FoundationModel):
     """168,705 parameters with the published sizes.
@@ -109,15 +116,19 @@ class Ultra(FoundationModel):
     The relation encoder is always asked for the relation itself, never its inverse: so the checkpoints were trained.
     """
 
-    def __init__(self, width: int = 64, layers: int = 6, hidden: int = 128) -> None:
-        super().__init__()
-        self.width = width
-        self.relation_model = RelationEncoder(width, layers)
-        self.entity_model = EntityDecoder(width, layers, hidden)
+    Options = UltraOptions
+    name = "ultra"
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__(options)
+        assert isinstance(options, UltraOptions)
+        self.relation_model = RelationEncoder(options.width, options.layers)
+        self.entity_model = EntityDecoder(options.width, options.layers, options.hidden)
 
     def relation_states(self, graph: KnowledgeGraph, relation: Tensor) -> Tensor:
-        states: Tensor = self.relation_model(graph.meetings, relation % graph.relations)
-        return states
+        direct, place = torch.unique(relation % graph.relations, return_inverse=True)
+        states: Tensor = self.relation_model(graph.meetings, direct)
+        return states[place]
 
     def scores(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,9 +70,25 @@ def predict(
         ValueError: an id is out of range, or ``top`` is below 1.
         ScoreError: a score is NaN or infinite.
     """
+    return predict_with(best_of_model(model, batch_size, memory_mb), store, anchors, relations, top, known)
+
+
+Best = Callable[[np.ndarray, int, KnownAnswers | None], TopAnswers]
+"""Queries int [q, 2], how many answers, and answers to leave out → the best answers."""
+
+
+def predict_with(
+    best: Best,
+    store: Store,
+    anchors: Sequence[int] | np.ndarray,
+    relations: Sequence[int] | np.ndarray,
+    top: int = 10,
+    known: Known = "exclude",
+) -> list[list[Prediction]]:
+    """As ``predict``, of whatever finds the best answers."""
     queries = np.stack([np.asarray(anchors, np.int64), np.asarray(relations, np.int64)], 1)
     _refuse_strangers(queries, store)
-    answers, is_known = _answer(model, store, queries, top=top, known=known, batch_size=batch_size, memory_mb=memory_mb)
+    answers, is_known = _answer(best, store, queries, top=top, known=known)
     lists: list[list[Prediction]] = [[] for _ in queries]
     query, column = np.nonzero(answers.entities >= 0)
     entities = answers.entities[query, column]
@@ -110,27 +126,45 @@ def predict_file(
         ValueError: the output's name ends otherwise, or ``top`` is below 1.
         ScoreError: a score is NaN or infinite.
     """
+    best = best_of_model(model, batch_size, memory_mb)
+    return predict_file_with(best, store, queries, output, top, known, writes=model.ranks.first)
+
+
+def predict_file_with(
+    best: Best,
+    store: Store,
+    queries: str | Path,
+    output: str | Path,
+    top: int = 10,
+    known: Known = "exclude",
+    *,
+    writes: bool = True,
+) -> int:
+    """As ``predict_file``, of whatever finds the best answers; ``writes`` says whether this process writes."""
     asked = read_queries(queries, store)
     output = Path(output)
     _refuse_format(output)
-    answer = partial(_answer, model, store, top=top, known=known, batch_size=batch_size, memory_mb=memory_mb)
     step = max(1, _ANSWERS_PER_WRITE // max(top, 1))
     parts = (asked[low : low + step] for low in range(0, len(asked), step))
-    tables = (_table(store, part, *answer(part)) for part in parts)
-    if model.ranks.first:
+    tables = (_table(store, part, *_answer(best, store, part, top=top, known=known)) for part in parts)
+    if writes:
         return _write(tables, output)
     return sum(len(table) for table in tables)
 
 
+def best_of_model(model: Model, batch_size: int = 256, memory_mb: int = 256) -> Best:
+    """What ``predict_with`` asks for the best answers of an embedding model."""
+    return partial(top_answers, model, batch_size=batch_size, memory_mb=memory_mb)
+
+
 def _answer(
-    model: Model, store: Store, queries: np.ndarray, *, top: int, known: Known, batch_size: int, memory_mb: int
+    best: Best, store: Store, queries: np.ndarray, *, top: int, known: Known
 ) -> tuple[TopAnswers, np.ndarray | None]:
     """Best answers, and which of them [q, k] are known (None where kept unlooked)."""
     facts = None
     if known != "keep":
         facts = KnownAnswers.for_queries(store.iter_triples(list(store.manifest.triples)), store.num_relations, queries)
-    hidden = facts if known == "exclude" else None
-    answers = top_answers(model, queries, top, hidden, batch_size=batch_size, memory_mb=memory_mb)
+    answers = best(queries, top, facts if known == "exclude" else None)
     return answers, None if facts is None else _are_known(queries, answers.entities, facts, store.num_entities)
 
 

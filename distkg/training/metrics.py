@@ -6,7 +6,8 @@ recommended by Berrendorf et al. 2020 (arXiv 2002.06914).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,10 +67,19 @@ def known_answers_of(store: Store, triples: np.ndarray) -> KnownAnswers:
     return KnownAnswers.for_queries(store.iter_triples(splits), store.num_relations, np.unique(queries, axis=0))
 
 
+Rank = Callable[[np.ndarray, KnownAnswers], Ranking]
+"""Ranks the answers of triples int [n, 3], filtered by what is known."""
+
+
 def evaluate_triples(
     model: Model, store: Store, split: str = "test", *, batch_size: int = 256, memory_mb: int = 256
 ) -> dict[str, Any]:
-    """Filtered metrics of a split of the store. Collective; every rank gets the result.
+    """As ``evaluate_ranks``, of an embedding model. Collective; every rank gets the result."""
+    return evaluate_ranks(store, split, partial(rank_answers, model, batch_size=batch_size, memory_mb=memory_mb))
+
+
+def evaluate_ranks(store: Store, split: str, rank: Rank) -> dict[str, Any]:
+    """Filtered metrics of a split of the store.
 
     Returns:
         ``split``; ``metrics`` over both sides; ``by_side``; ``by_category``; ``by_relation``, a list with the
@@ -82,7 +92,7 @@ def evaluate_triples(
     triples = store.triples(split)
     if not len(triples):
         raise StoreError(f"split {split!r} of {store.address} holds no triples. Splits: {store.manifest.triples}")
-    ranking = rank_answers(model, triples, known_answers_of(store, triples), batch_size=batch_size, memory_mb=memory_mb)
+    ranking = rank(triples, known_answers_of(store, triples))
     categories = relation_categories(store.triples("train"), store.num_relations)
     labels = store.relation_labels()
     by_relation = [

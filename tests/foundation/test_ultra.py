@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distkg.foundation.files import import_checkpoint
 from distkg.foundation.graph import KnowledgeGraph
 from distkg.foundation.ultra import Ultra
 
@@ -22,13 +23,13 @@ def graph() -> KnowledgeGraph:
 def published() -> Ultra:
     if not CHECKPOINT.exists():
         pytest.skip(f"the published checkpoint is not at {CHECKPOINT}")
-    model = Ultra()
-    model.load_state_dict(torch.load(CHECKPOINT, weights_only=True, map_location="cpu")["model"])
-    return model.eval()
+    model = import_checkpoint(CHECKPOINT)
+    assert isinstance(model, Ultra)
+    return model
 
 
 def test_sizes_are_the_published_ones() -> None:
-    model = Ultra()
+    model = Ultra.of({})
     assert sum(parameter.numel() for parameter in model.parameters()) == 168_705
     assert len(model.state_dict()) == 82
 
@@ -54,7 +55,7 @@ def test_scores_are_those_of_the_checkpoint(published: Ultra) -> None:
 
 def test_a_hidden_fact_is_as_if_it_were_not_there() -> None:
     torch.manual_seed(0)
-    model = Ultra(width=8, layers=3, hidden=16).eval()
+    model = Ultra.of({"width": 8, "layers": 3, "hidden": 16}).eval()
     whole = graph()
     rest = KnowledgeGraph(torch.tensor([fact for fact in FACTS if fact != (2, 1, 3)]), entities=5, relations=2)
     anchor, relation = torch.tensor([2, 0]), torch.tensor([1, 0])
@@ -69,7 +70,7 @@ def test_a_hidden_fact_is_as_if_it_were_not_there() -> None:
 
 def test_what_entities_and_relations_are_called_does_not_matter() -> None:
     torch.manual_seed(1)
-    model = Ultra(width=8, layers=3, hidden=16).eval()
+    model = Ultra.of({"width": 8, "layers": 3, "hidden": 16}).eval()
     entity, relation = torch.tensor([3, 0, 4, 2, 1]), torch.tensor([1, 0])
     facts = torch.tensor(FACTS)
     renamed = torch.stack([entity[facts[:, 0]], relation[facts[:, 1]], entity[facts[:, 2]]], dim=1)

@@ -1,0 +1,117 @@
+"""Models as folders: ``model.safetensors`` with the weights and ``model.json`` with what they belong to.
+
+Nothing is unpickled into objects: published checkpoints, which are pickles, are read by torch's loader of plain
+tensors, which refuses anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from distkg.foundation.base import MODELS, FoundationModel
+from distkg.registry import UnknownNameError
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+FORMAT_VERSION = 1
+PublishedFormat = Literal["ultra"]
+
+
+class ModelFileError(ValueError):
+    """A model cannot be read; the message names the file and what is wrong with it."""
+
+
+def make_model(name: str, options: Mapping[str, Any]) -> FoundationModel:
+    """The model of that name.
+
+    Raises:
+        UnknownNameError: there is none.
+        ConfigError: wrong options.
+    """
+    kind = MODELS[name]
+    return kind.of(options)
+
+
+def is_model(path: Path) -> bool:
+    """Whether a folder holds a model."""
+    return (path / DESCRIPTION).is_file()
+
+
+def save_model(model: FoundationModel, folder: Path) -> None:
+    """Write a model; its description comes last, so that a folder with one is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+    described = {"format_version": FORMAT_VERSION, "model": model.name, "options": model.options.model_dump()}
+    (folder / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n")
+
+
+def load_model(folder: Path) -> FoundationModel:
+    """The model of a folder, in evaluation mode.
+
+    Raises:
+        ModelFileError: no model there, or one that does not fit its description.
+    """
+    if not is_model(folder):
+        raise ModelFileError(
+            f"{folder} holds no foundation model ({DESCRIPTION} is missing). Make one with `distkg import-checkpoint`"
+        )
+    try:
+        described = json.loads((folder / DESCRIPTION).read_text())
+        if described["format_version"] > FORMAT_VERSION:
+            raise ModelFileError(
+                f"{folder / DESCRIPTION} has format version {described['format_version']}; this distkg reads up to "
+                f"{FORMAT_VERSION}. Upgrade distkg"
+            )
+        model = make_model(described["model"], described["options"])
+        weights = load_file(folder / WEIGHTS)
+    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError, OSError, UnknownNameError) as error:
+        raise ModelFileError(f"{folder}: the model cannot be read: {error}") from None
+    return _filled(model, weights, folder / WEIGHTS)
+
+
+def import_checkpoint(file: Path, format: PublishedFormat = "ultra") -> FoundationModel:
+    """A model with the weights of a published file.
+
+    Raises:
+        ModelFileError: not such a file; names missing and extra keys.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ModelFileError(f"{file} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from None
+    weights = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ModelFileError(f"{file} holds no weights: a dictionary of tensors, or one under `model`, is expected")
+    return _filled(make_model(format, {}), weights, file)
+
+
+def _filled(model: FoundationModel, weights: Mapping[str, Tensor], file: Path) -> FoundationModel:
+    own = model.state_dict()
+    problems = [
+        f"missing: {_listed(own.keys() - weights.keys())}" if own.keys() - weights.keys() else "",
+        f"not known to the model: {_listed(weights.keys() - own.keys())}" if weights.keys() - own.keys() else "",
+        *(
+            f"{name} has shape {list(weights[name].shape)} instead of {list(tensor.shape)}"
+            for name, tensor in own.items()
+            if name in weights and weights[name].shape != tensor.shape
+        ),
+    ]
+    problems = [problem for problem in problems if problem]
+    if problems:
+        raise ModelFileError(f"{file} does not fit {model.name}: {'; '.join(problems)}")
+    model.load_state_dict(dict(weights))
+    return model.eval()
+
+
+def _listed(names: set[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")

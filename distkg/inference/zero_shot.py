@@ -1,0 +1,67 @@
+"""Foundation models on graphs that they have never seen: ranks of triples, and the best answers to queries."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.data.known import KnownAnswers
+from distkg.data.prepare import prepare
+from distkg.data.store import Store
+from distkg.foundation.base import FoundationModel
+from distkg.foundation.graph import KnowledgeGraph
+from distkg.foundation.reasoner import Reasoner
+from distkg.inference.predict import Best
+from distkg.inference.topk import TopAnswers
+from distkg.training.metrics import evaluate_ranks
+from distkg.training.ranking import rank_by_scores
+
+BATCH_SIZE = 16  # queries; a query looks at the whole graph
+
+
+def evaluate_zero_shot(
+    model: FoundationModel, store: Store, split: str = "test", *, batch_size: int = BATCH_SIZE
+) -> dict[str, Any]:
+    """Filtered metrics of a split of the store, whose training facts the model reasons from; as ``evaluate_ranks``."""
+    reasoner = Reasoner(model, KnowledgeGraph.of_store(store))
+    rank = partial(rank_by_scores, reasoner.scores, num_relations=store.num_relations, batch_size=batch_size)
+    return evaluate_ranks(store, split, rank)
+
+
+def best_zero_shot(model: FoundationModel, store: Store, *, batch_size: int = BATCH_SIZE) -> Best:
+    """What ``predict_with`` asks for the best answers, reasoned from the training facts of the store."""
+    reasoner = Reasoner(model, KnowledgeGraph.of_store(store))
+
+    def best(queries: np.ndarray, top: int, hidden: KnownAnswers | None) -> TopAnswers:
+        parts = [queries[low : low + batch_size] for low in range(0, len(queries), batch_size)]
+        found = [_top(reasoner.scores(part), part, top, hidden) for part in parts]
+        return TopAnswers(*(np.concatenate([getattr(part, name) for part in found]) for name in ("entities", "scores")))
+
+    return best
+
+
+def _top(scores: Tensor, queries: np.ndarray, top: int, hidden: KnownAnswers | None) -> TopAnswers:
+    if hidden is not None:
+        for row, start, end in zip(scores, *hidden.rows(queries[:, 0], queries[:, 1]), strict=True):
+            row[torch.from_numpy(hidden.answers[start:end]).long()] = -torch.inf
+    # A stable sort, so that among equal scores the lower id comes first.
+    order = scores.sort(dim=1, descending=True, stable=True)
+    values, entities = order.values[:, :top], order.indices[:, :top]
+    return TopAnswers(entities.masked_fill(values == -torch.inf, -1).int().numpy(), values.numpy())
+
+
+@contextmanager
+def graph_of_file(file: str) -> Iterator[Store]:
+    """A file of triples as a store without held-out triples, for as long as it is needed."""
+    with tempfile.TemporaryDirectory() as folder:
+        address = str(Path(folder) / "store")
+        prepare(file, address, split=(1.0, 0.0, 0.0))
+        yield Store.open(address)
