@@ -3,7 +3,7 @@
 Importing this package registers all of them.
 """
 
-from distkg.foundation import ultra
+from distkg.foundation import trix, ultra
 from distkg.foundation.base import MODELS, FoundationModel
 from distkg.foundation.files import ModelFileError, import_checkpoint, is_model, load_model, make_model, save_model
 from distkg.foundation.graph import KnowledgeGraph
@@ -18,5 +18,6 @@ __all__ = [
     "load_model",
     "make_model",
     "save_model",
+    "trix",
     "ultra",
 ]

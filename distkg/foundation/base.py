@@ -48,8 +48,10 @@ class FoundationModel(nn.Module, ABC):
         self.options = options
 
     @abstractmethod
-    def relation_states(self, graph: KnowledgeGraph, relation: Tensor) -> Tensor:
-        """States of all relations in the light of each query's, int64 [B] in [0, 2R): float32 [B, 2R, d]."""
+    def relation_states(
+        self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        """States of all relations in the light of each query: float32 [B, 2R, d]; arguments as of ``scores``."""
 
     @abstractmethod
     def scores(
@@ -71,4 +73,5 @@ class FoundationModel(nn.Module, ABC):
 
     def forward(self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None) -> Tensor:
         """Scores of all entities as answers to queries: float32 [B, N]."""
-        return self.scores(graph, self.relation_states(graph, relation), anchor, relation, weight)
+        states = self.relation_states(graph, anchor, relation, weight)
+        return self.scores(graph, states, anchor, relation, weight)

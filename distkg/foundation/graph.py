@@ -1,8 +1,8 @@
-"""A knowledge graph as foundation models read it: facts as edges, and the graph of its relations."""
+"""A knowledge graph as foundation models read it: facts as edges, and the graphs of its relations."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from distkg.data.store import Store
-from distkg.graph.relation_graph import KINDS, relation_graph
+from distkg.graph.relation_graph import KINDS, entity_relation_graphs, relation_graph
 from distkg.kernels.message_passing import Edges
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KnowledgeGraph:
-    """Facts to reason from.
+    """Facts to reason from; what is made of them is made once.
 
     Attributes:
         triples: int64 [T, 3], head, relation, tail.
@@ -26,6 +26,7 @@ class KnowledgeGraph:
     triples: Tensor
     entities: int
     relations: int
+    _in_entities: dict[int | None, dict[str, Edges]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of_store(cls, store: Store) -> KnowledgeGraph:
@@ -43,9 +44,17 @@ class KnowledgeGraph:
     @cached_property
     def meetings(self) -> Edges:
         """Relations that meet in an entity, in the four ways of ``distkg.graph.relation_graph``."""
-        found = relation_graph(self.triples.numpy(), self.entities, self.relations)
-        row, kind, column = map(torch.from_numpy, found)
-        return Edges.of(row, kind, column, 2 * self.relations, len(KINDS))
+        return self._of_relations(relation_graph(self.triples.numpy(), self.entities, self.relations), len(KINDS))
+
+    def meetings_in_entities(self, most_per_entity: int | None = None) -> dict[str, Edges]:
+        """Relations that meet, with the entity in which they do as the kind of the edge, by way of meeting."""
+        if most_per_entity not in self._in_entities:
+            sizes = self.entities, self.relations, most_per_entity
+            found = entity_relation_graphs(self.triples.numpy(), *sizes)
+            self._in_entities[most_per_entity] = {
+                way: self._of_relations(edges, self.entities) for way, edges in found.items()
+            }
+        return self._in_entities[most_per_entity]
 
     def mask_without(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> Tensor:
         """Weights of the facts that hide queries with their answers, int64 [b], relation in [0, 2R), in both
@@ -61,3 +70,7 @@ class KnowledgeGraph:
 
     def _key(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> Tensor:
         return (anchor * (2 * self.relations) + relation) * self.entities + answer
+
+    def _of_relations(self, edges: tuple[np.ndarray, np.ndarray, np.ndarray], kinds: int) -> Edges:
+        row, kind, column = (torch.from_numpy(side) for side in edges)
+        return Edges.of(row, kind, column, 2 * self.relations, kinds)

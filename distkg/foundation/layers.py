@@ -22,7 +22,7 @@ class Layers(nn.ModuleList, Generic[L]):
 
 
 class Convolution(nn.Module):
-    """States x into x + ReLU(LayerNorm(W [x, a])), where a is what each node gathers, and its part of the boundary."""
+    """States x into x + ReLU(LayerNorm(W [x, a])), where a is what each node gathers and its part of the boundary."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -33,9 +33,14 @@ class Convolution(nn.Module):
         self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary, weight: Tensor | None
     ) -> Tensor:
         """States float32 [B, n, d] after this layer; arguments as of ``propagate``."""
+        return states + self.update(states, relations, edges, boundary, weight)
+
+    def update(
+        self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary, weight: Tensor | None
+    ) -> Tensor:
+        """What the layer adds to the states: float32 [B, n, d]."""
         gathered = boundary.added_to(propagate(states, relations, edges, weight))
-        update = self.linear(torch.cat([states, gathered], dim=-1))
-        return states + F.relu(self.layer_norm(update))
+        return F.relu(self.layer_norm(self.linear(torch.cat([states, gathered], dim=-1))))
 
 
 class Boundary:

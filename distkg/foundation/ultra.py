@@ -125,7 +125,9 @@ class Ultra(FoundationModel):
         self.relation_model = RelationEncoder(options.width, options.layers)
         self.entity_model = EntityDecoder(options.width, options.layers, options.hidden)
 
-    def relation_states(self, graph: KnowledgeGraph, relation: Tensor) -> Tensor:
+    def relation_states(
+        self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
         direct, place = torch.unique(relation % graph.relations, return_inverse=True)
         states: Tensor = self.relation_model(graph.meetings, direct)
         return states[place]

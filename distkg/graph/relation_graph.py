@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 KINDS = ("head to head", "tail to tail", "head to tail", "tail to head")
 MOST_RELATIONS = 20_000  # with inverses; their matrix is bytes
+MOST_EDGES = 200_000_000  # of a graph that says in which entity relations meet: 12 bytes each
 
 
 class RelationEdges(NamedTuple):
@@ -21,6 +22,14 @@ class RelationEdges(NamedTuple):
 
     row: NDArray[np.int32]
     kind: NDArray[np.int32]
+    column: NDArray[np.int32]
+
+
+class EntityEdges(NamedTuple):
+    """Edges (i, v, j): relations i and j meet in entity v; int32 [E] each, for one way of meeting."""
+
+    row: NDArray[np.int32]
+    entity: NDArray[np.int32]
     column: NDArray[np.int32]
 
 
@@ -51,6 +60,51 @@ def relation_graph(triples: np.ndarray, entities: int, relations: int) -> Relati
     return RelationEdges(row, kind, column)
 
 
+def entity_relation_graphs(
+    triples: np.ndarray, entities: int, relations: int, most_per_entity: int | None = None, seed: int = 0
+) -> dict[str, EntityEdges]:
+    """The graphs of the 2R relations whose edges say in which entity they meet, by way of ``KINDS`` (TRIX, Zhang et al.
+    2024, section 4.1).
+
+    An entity with k relations gives k² - k edges to each of the first two ways, where no relation meets itself, and k²
+    to each of the others. ``most_per_entity`` keeps that many relations of an entity at most, chosen at random.
+
+    Raises:
+        TooManyRelationsError: so many edges that they would not fit; says how many, and what to do.
+    """
+    offsets, own = relations_of_entities(triples, entities, relations)
+    if most_per_entity is not None:
+        offsets, own = _thinned(offsets, own, most_per_entity, seed)
+    counts = np.diff(offsets)
+    total = int((counts**2).sum())
+    if 4 * total > MOST_EDGES:
+        raise TooManyRelationsError(
+            f"relations meet {4 * total:,} times in single entities, {MOST_EDGES:,} at most are held: the entity with "
+            f"most relations has {counts.max():,}. Give a bound for each entity (model.options.most_per_entity)"
+        )
+    row, entity, column = (np.empty(total, np.int32) for _ in range(3))
+    _fill_pairs(offsets, own, row, entity, column)
+    inverse = np.roll(np.arange(2 * relations, dtype=np.int32), relations)
+    apart = row != column
+    return {
+        "head to head": EntityEdges(row[apart], entity[apart], column[apart]),
+        "tail to tail": EntityEdges(inverse[row[apart]], entity[apart], inverse[column[apart]]),
+        "head to tail": EntityEdges(row, entity, inverse[column]),
+        "tail to head": EntityEdges(inverse[row], entity, column),
+    }
+
+
+def _thinned(
+    offsets: NDArray[np.int64], relations: NDArray[np.int64], most: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """At most so many relations of each entity, at random, in the order they had."""
+    entity = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    order = np.lexsort((np.random.default_rng(seed).random(len(entity)), entity))
+    kept = np.sort(order[np.arange(len(order)) - offsets[entity] < most])
+    counts = np.bincount(entity[kept], minlength=len(offsets) - 1)
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), relations[kept]
+
+
 def relations_of_entities(
     triples: np.ndarray, entities: int, relations: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -69,3 +123,16 @@ def _mark_pairs(offsets: np.ndarray, relations: np.ndarray, matrix: np.ndarray) 
         for i in own:
             for j in own:
                 matrix[i, j] = True
+
+
+@njit(cache=True, nogil=True)
+def _fill_pairs(
+    offsets: np.ndarray, relations: np.ndarray, row: np.ndarray, entity: np.ndarray, column: np.ndarray
+) -> None:
+    place = 0
+    for e in range(offsets.shape[0] - 1):
+        own = relations[offsets[e] : offsets[e + 1]]
+        for i in own:
+            for j in own:
+                row[place], entity[place], column[place] = i, e, j
+                place += 1

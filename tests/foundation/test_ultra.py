@@ -36,7 +36,7 @@ def test_sizes_are_the_published_ones() -> None:
 
 @torch.no_grad()
 def test_relation_states_are_those_of_the_checkpoint(published: Ultra) -> None:
-    states = published.relation_states(graph(), torch.tensor([0, 1]))
+    states = published.relation_states(graph(), torch.tensor([0, 0]), torch.tensor([0, 1]))
     assert states[0, 0, :4].tolist() == pytest.approx([2.133105, 3.106562, 5.540276, 1.67339], abs=1e-4)
     assert states.sum().item() == pytest.approx(670.55625, abs=1e-2)
 
@@ -59,7 +59,7 @@ def test_a_hidden_fact_is_as_if_it_were_not_there() -> None:
     whole = graph()
     rest = KnowledgeGraph(torch.tensor([fact for fact in FACTS if fact != (2, 1, 3)]), entities=5, relations=2)
     anchor, relation = torch.tensor([2, 0]), torch.tensor([1, 0])
-    states = model.relation_states(whole, relation)
+    states = model.relation_states(whole, anchor, relation)
     weight = whole.mask_without(torch.tensor([2]), torch.tensor([1]), torch.tensor([3]))
     assert weight.sum() == 2 * len(FACTS) - 2
     hidden = model.scores(whole, states, anchor, relation, weight)
