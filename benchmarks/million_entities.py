@@ -22,8 +22,10 @@ from distkg.config import RunConfig, parse_config
 from distkg.data.generate import generate
 from distkg.negatives.ahead import PoolOf
 from distkg.sharding.ranks import Ranks
+from distkg.training.embedding import EmbeddingLearner
 from distkg.training.memory import keep_freed_memory
 from distkg.training.metrics import known_answers_of
+from distkg.training.model import Model
 from distkg.training.ranking import rank_answers
 from distkg.training.record import RunFolder
 from distkg.training.run import Listener, Training
@@ -76,29 +78,31 @@ def train_and_rank(
     """Train as ``distkg train`` does, validation and checkpoint included, then time the ranking; collective."""
     keep_freed_memory()
     training = Training(config, RunFolder(run), ranks, listener, pool_of)
+    learner = training.learner
+    assert isinstance(learner, EmbeddingLearner)
     start = time.perf_counter()
     training.train()
     training.checkpoints.wait()
     trained = time.perf_counter()
     peak = _largest(peak_mb(), ranks)
-    triples = training.store.triples("test")[: config.evaluate.max_valid_triples]
+    triples = learner.store.triples("test")[: config.evaluate.max_valid_triples]
     begun = time.perf_counter()
-    ranking = rank_answers(training.model, triples, known_answers_of(training.store, triples))
+    ranking = rank_answers(learner.model, triples, known_answers_of(learner.store, triples))
     seconds = time.perf_counter() - begun
     return {
         "training seconds": trained - start,
-        "training triples/s": training.batches.triples / (trained - start),
+        "training triples/s": learner.triples_per_epoch / (trained - start),
         "training peak MB per worker": peak,
-        "table and optimizer MB per worker": _largest(_table_mb(training), ranks),
+        "table and optimizer MB per worker": _largest(_table_mb(learner.model), ranks),
         "ranking queries/s": len(ranking.answers) / seconds,
         "ranking peak MB per worker": _largest(peak_mb(), ranks),
         "queries ranked": float(len(ranking.answers)),
     }
 
 
-def _table_mb(training: Training) -> float:
+def _table_mb(model: Model) -> float:
     """This rank's rows with the state of their optimizer."""
-    table = training.model.entities
+    table = model.entities
     states = table.optimizer.state.values() if table.optimizer else []
     return sum(tensor.nbytes for tensor in (table.local, *states)) / 1e6
 

@@ -7,30 +7,22 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from distkg.config import ConfigError, RunConfig
-from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
 from distkg.negatives.ahead import PoolOf
 from distkg.sharding.ranks import Ranks
-from distkg.training.checkpoint import CheckpointError, Checkpoints, State
-from distkg.training.dense import DenseParameters
+from distkg.training.checkpoint import CheckpointError, Checkpoints
+from distkg.training.embedding import EmbeddingLearner, model_state
+from distkg.training.learner import Learner
 from distkg.training.live import ModelView
-from distkg.training.loop import Loop
 from distkg.training.memory import keep_freed_memory
-from distkg.training.metrics import evaluate_triples, known_answers_of, ranking_metrics
 from distkg.training.model import Model
 from distkg.training.progress import Progress
-from distkg.training.randomness import Purpose, mixed_seed
-from distkg.training.ranking import rank_answers
 from distkg.training.record import Record, RunFolder, versions
 from distkg.training.schedule import Schedule
-from distkg.training.task import make_task
-from distkg.training.telemetry import negative_telemetry
 
 REPORT_SECONDS = 10.0
 
@@ -112,12 +104,6 @@ def view_of_run(run: Path, store: Store) -> ModelView:
     return ModelView(model)
 
 
-def model_state(model: Model) -> State:
-    """The tensors that make a model, without the optimizer's."""
-    replicated = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    return State({"entities": model.entities.local}, replicated, model.num_entities)
-
-
 class Training:
     """A run in progress on this rank."""
 
@@ -126,41 +112,24 @@ class Training:
     ) -> None:
         self.config, self.folder, self.ranks, self.listener = config, folder, ranks, listener
         self.progress = Progress()
-        self.store = Store.open(config.data.store)
-        self.model = Model(config, self.store.num_entities, self.store.num_relations, ranks)
         self.schedule = Schedule(config.optimizer, config.train.epochs)
-        self.batches, step = make_task(config, self.store, self.model, pool_of, lambda: self.schedule.time_gone)
-        self.telemetry = negative_telemetry(self.batches, self.model)
-        self.dense = DenseParameters(self.model, config.optimizer, ranks)
-        self.loop = Loop(
-            self.model,
-            self.batches,
-            step,
-            self.dense,
-            config.optimizer.learning_rate,
-            self._rate,
-            config.train.seed,
-            overlap=config.train.overlap,
-        )
+        self.learner: Learner = EmbeddingLearner(config, ranks, self.schedule, pool_of)
+        self.loop = self.learner.loop
         self.checkpoints = Checkpoints(folder.checkpoints, ranks, config.checkpoint.keep)
-        self._validation: tuple[np.ndarray, KnownAnswers] | None = None
         self._started = self._reported = time.perf_counter()
         self._steps_reported = 0
-
-    def _rate(self, epoch: int, step: int) -> float:
-        return self.schedule.factor(epoch + step / self.batches.steps)
 
     def train(self) -> None:
         """Epochs until the last, the time limit, or no gain for ``train.patience`` evaluations."""
         progress = self.progress
         while progress.epoch < self.config.train.epochs and not progress.stopped:
-            every = self.config.checkpoint.every_steps or self.batches.steps
-            last = min(self.batches.steps, (progress.step // every + 1) * every)
+            every = self.config.checkpoint.every_steps or self.learner.steps_per_epoch
+            last = min(self.learner.steps_per_epoch, (progress.step // every + 1) * every)
             before = progress.step
             progress.step = self.loop.run(progress.epoch, before, last, self._go_on)
             progress.steps += progress.step - before
             progress.stopped |= progress.step < last
-            if progress.step == self.batches.steps:
+            if progress.step == self.learner.steps_per_epoch:
                 progress.epoch, progress.step = progress.epoch + 1, 0
                 self._after_epoch()
             elif progress.stopped:
@@ -179,7 +148,7 @@ class Training:
                 self._save(best=False)
 
     def _validate_and_save(self) -> None:
-        metrics = self._validate()
+        metrics = self.learner.validate()
         progress = self.progress
         gained = metrics is None or metrics["mrr"] > progress.best_mrr
         if metrics is not None:
@@ -190,24 +159,6 @@ class Training:
         progress.stopped |= patience is not None and progress.evaluations_without_gain >= patience
         self._report(metrics)
         self._save(best=gained)
-
-    def _validate(self) -> dict[str, float] | None:
-        """Validation metrics, or None where the store has no valid split."""
-        if not self.store.manifest.triples.get("valid"):
-            return None
-        if self._validation is None:
-            triples = self.store.triples("valid")
-            limit = self.config.evaluate.max_valid_triples
-            if limit is not None and limit < len(triples):
-                chooser = np.random.default_rng(mixed_seed(Purpose.VALIDATION, self.config.train.seed))
-                triples = triples[np.sort(chooser.choice(len(triples), limit, replace=False))]
-            self._validation = triples, known_answers_of(self.store, triples)
-        self.model.average_buffers()
-        settings = self.config.evaluate
-        ranking = rank_answers(
-            self.model, *self._validation, batch_size=settings.batch_size, memory_mb=settings.memory_mb
-        )
-        return ranking_metrics(ranking)
 
     def _go_on(self, step: int) -> bool:
         """Asked before each window of steps and after an epoch: reports now and then; collective."""
@@ -234,22 +185,22 @@ class Training:
         now = time.perf_counter()
         steps = self.loop.steps - self._steps_reported
         phases = self.loop.clock.lap()
-        epoch = self.progress.epoch + (self.progress.step if step is None else step) / self.batches.steps
+        epoch = self.progress.epoch + (self.progress.step if step is None else step) / self.learner.steps_per_epoch
         line: Record = {
             "time": round(self._seconds(), 3),
             "epoch": round(epoch, 4),
             "step": self.progress.steps if step is None else self.progress.steps + step - self.progress.step,
             "loss": loss,
-            "learning_rate": self.config.optimizer.learning_rate * self._rate(int(epoch), 0),
+            "learning_rate": self.config.optimizer.learning_rate * self.schedule.factor(int(epoch)),
             "triples_per_second": round(
-                steps * self.batches.triples / self.batches.steps / max(sum(phases.values()), 1e-9), 1
+                steps * self.learner.triples_per_epoch / self.learner.steps_per_epoch / max(sum(phases.values()), 1e-9),
+                1,
             ),
             "seconds": {phase: round(value, 4) for phase, value in phases.items()},
             "bytes_exchanged_per_step": self._bytes_per_step(),
             "peak_rss_mb": round(peak_rss_mb(), 1),
         }
-        if self.telemetry is not None:
-            line["negatives"] = self.telemetry.report()
+        line |= self.learner.telemetry()
         if valid is not None:
             line["valid"] = valid
         self._reported, self._steps_reported = now, self.loop.steps
@@ -258,28 +209,23 @@ class Training:
             if self.listener is not None:
                 self.listener(line)
 
+    def _triples_per_second(self, steps: int, seconds: float) -> float:
+        triples = steps * self.learner.triples_per_epoch / self.learner.steps_per_epoch
+        return round(triples / max(seconds, 1e-9), 1)
+
     def _bytes_per_step(self) -> int:
         return self.loop.bytes_exchanged // max(1, self.loop.steps)
 
-    def state(self) -> State:
-        """Everything that a resumed run needs, as tensors."""
-        state = model_state(self.model)
-        optimizer = self.model.entities.optimizer
-        assert optimizer is not None
-        sharded = {f"optimizer.{name}": tensor for name, tensor in optimizer.state.items()}
-        dense = {f"dense_optimizer.{name}": tensor for name, tensor in self.dense.state().items()}
-        return State(state.sharded | sharded, state.replicated | dense, state.rows)
-
     def _save(self, *, best: bool) -> None:
         progress = self.progress.saved(self._seconds(), self.schedule.halvings, self.config.sha256(), self.ranks.size)
-        self.checkpoints.save(f"step-{self.progress.steps:09d}", self.state(), progress, best=best)
+        self.checkpoints.save(f"step-{self.progress.steps:09d}", self.learner.state(), progress, best=best)
 
     def restore(self) -> None:
         """Go on from the newest valid checkpoint, if there is one; collective."""
         name = self.checkpoints.newest()
         if name is None:
             return
-        saved = self.checkpoints.load(name, self.state())
+        saved = self.checkpoints.load(name, self.learner.state())
         self.progress = Progress.restored(saved)
         self.schedule.halvings = int(saved["halvings"])
 
@@ -289,16 +235,16 @@ class Training:
         self.checkpoints.wait()
         best = self.checkpoints.best()
         if best is not None:
-            self.checkpoints.load(best, model_state(self.model))
-        evaluated = self._evaluate()
+            self.checkpoints.load(best, self.learner.model_state())
+        evaluated = self.learner.evaluate()
         peaks = self.ranks.all_gather(torch.tensor([peak_rss_mb()], device=self.ranks.device)).tolist()
         done = self.progress.steps
         result: Record = {
             "metrics": {split: outcome["metrics"] for split, outcome in evaluated.items()},
             "train": {
-                "triples_per_second": round(done * self.batches.triples / self.batches.steps / max(seconds, 1e-9), 1),
+                "triples_per_second": self._triples_per_second(done, seconds),
                 "seconds": round(seconds, 3),
-                "epochs": round(self.progress.epoch + self.progress.step / self.batches.steps, 4),
+                "epochs": round(self.progress.epoch + self.progress.step / self.learner.steps_per_epoch, 4),
                 "steps": done,
                 "workers": self.ranks.size,
                 "peak_rss_mb_per_worker": [round(peak, 1) for peak in peaks],
@@ -308,37 +254,11 @@ class Training:
             "config_sha256": self.config.sha256(),
             "best_checkpoint": best,
             **{key: value for key, value in evaluated.get("test", {}).items() if key.startswith("by_")},
-            "graph": describe_graph(self.store, self.model),
+            "graph": self.learner.describe(),
         }
         if self.ranks.first:
             self.folder.write_result(result)
         return result
-
-    def _evaluate(self) -> dict[str, Any]:
-        settings = self.config.evaluate
-        return {
-            split: evaluate_triples(
-                self.model, self.store, split, batch_size=settings.batch_size, memory_mb=settings.memory_mb
-            )
-            for split in ("valid", "test")
-            if self.store.manifest.triples.get(split)
-        }
-
-
-def describe_graph(store: Store, model: Model) -> Record:
-    """Sizes and balance of the graph, for the report."""
-    degrees = store.degrees()
-    edges = np.unique(np.geomspace(1, max(2, int(degrees.max()) + 1), 24).astype(np.int64))
-    counts, _ = np.histogram(degrees, edges)
-    shards = model.entities.shards
-    return {
-        "entities": store.num_entities,
-        "relations": store.num_relations,
-        "triples": dict(store.manifest.triples),
-        "degree_histogram": [[int(low), int(count)] for low, count in zip(edges[:-1], counts, strict=True)],
-        "partitions": np.diff(store.manifest.partition_offsets).tolist(),
-        "shards": [shards.count(rank) for rank in range(shards.size)],
-    }
 
 
 def peak_rss_mb() -> float:

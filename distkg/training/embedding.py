@@ -1,0 +1,122 @@
+"""Embeddings of one graph as a run trains them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from distkg.config import RunConfig
+from distkg.data.known import KnownAnswers
+from distkg.data.store import Store
+from distkg.negatives.ahead import PoolOf
+from distkg.sharding.ranks import Ranks
+from distkg.training.checkpoint import State
+from distkg.training.dense import DenseParameters
+from distkg.training.loop import Loop
+from distkg.training.metrics import evaluate_triples, known_answers_of, ranking_metrics
+from distkg.training.model import Model
+from distkg.training.randomness import Purpose, mixed_seed
+from distkg.training.ranking import rank_answers
+from distkg.training.record import Record
+from distkg.training.schedule import Schedule
+from distkg.training.task import make_task
+from distkg.training.telemetry import negative_telemetry
+
+
+class EmbeddingLearner:
+    """A ``Learner``: the model of one store's graph, and all that trains it."""
+
+    def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule, pool_of: PoolOf | None) -> None:
+        self._config, self._schedule = config, schedule
+        self.store = Store.open(config.data.store)
+        self.model = Model(config, self.store.num_entities, self.store.num_relations, ranks)
+        batches, step = make_task(config, self.store, self.model, pool_of, lambda: schedule.time_gone)
+        self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
+        self._negatives = negative_telemetry(batches, self.model)
+        self._dense = DenseParameters(self.model, config.optimizer, ranks)
+        self.loop = Loop(
+            self.model,
+            batches,
+            step,
+            self._dense,
+            config.optimizer.learning_rate,
+            self._rate,
+            config.train.seed,
+            overlap=config.train.overlap,
+        )
+        self._validation: tuple[np.ndarray, KnownAnswers] | None = None
+
+    def _rate(self, epoch: int, step: int) -> float:
+        return self._schedule.factor(epoch + step / self.steps_per_epoch)
+
+    def model_state(self) -> State:
+        return model_state(self.model)
+
+    def state(self) -> State:
+        state = model_state(self.model)
+        optimizer = self.model.entities.optimizer
+        assert optimizer is not None
+        sharded = {f"optimizer.{name}": tensor for name, tensor in optimizer.state.items()}
+        dense = {f"dense_optimizer.{name}": tensor for name, tensor in self._dense.state().items()}
+        return State(state.sharded | sharded, state.replicated | dense, state.rows)
+
+    def telemetry(self) -> Record:
+        return {} if self._negatives is None else {"negatives": self._negatives.report()}
+
+    def validate(self) -> dict[str, float] | None:
+        if not self.store.manifest.triples.get("valid"):
+            return None
+        if self._validation is None:
+            triples = some_of(self.store.triples("valid"), self._config)
+            self._validation = triples, known_answers_of(self.store, triples)
+        self.model.average_buffers()
+        settings = self._config.evaluate
+        ranking = rank_answers(
+            self.model, *self._validation, batch_size=settings.batch_size, memory_mb=settings.memory_mb
+        )
+        return ranking_metrics(ranking)
+
+    def evaluate(self) -> dict[str, dict[str, Any]]:
+        settings = self._config.evaluate
+        return {
+            split: evaluate_triples(
+                self.model, self.store, split, batch_size=settings.batch_size, memory_mb=settings.memory_mb
+            )
+            for split in ("valid", "test")
+            if self.store.manifest.triples.get(split)
+        }
+
+    def describe(self) -> Record:
+        return describe_graph(self.store, self.model)
+
+
+def some_of(triples: np.ndarray, config: RunConfig) -> np.ndarray:
+    """``evaluate.max_valid_triples`` of the triples [n, 3] at random, always the same; all where there are fewer."""
+    limit = config.evaluate.max_valid_triples
+    if limit is None or limit >= len(triples):
+        return triples
+    chooser = np.random.default_rng(mixed_seed(Purpose.VALIDATION, config.train.seed))
+    return triples[np.sort(chooser.choice(len(triples), limit, replace=False))]
+
+
+def model_state(model: Model) -> State:
+    """The tensors that make a model, without the optimizer's."""
+    replicated = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    return State({"entities": model.entities.local}, replicated, model.num_entities)
+
+
+def describe_graph(store: Store, model: Model) -> Record:
+    """Sizes and balance of the graph, for the report."""
+    degrees = store.degrees()
+    edges = np.unique(np.geomspace(1, max(2, int(degrees.max()) + 1), 24).astype(np.int64))
+    counts, _ = np.histogram(degrees, edges)
+    shards = model.entities.shards
+    return {
+        "entities": store.num_entities,
+        "relations": store.num_relations,
+        "triples": dict(store.manifest.triples),
+        "degree_histogram": [[int(low), int(count)] for low, count in zip(edges[:-1], counts, strict=True)],
+        "partitions": np.diff(store.manifest.partition_offsets).tolist(),
+        "shards": [shards.count(rank) for rank in range(shards.size)],
+    }
