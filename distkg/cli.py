@@ -211,7 +211,12 @@ def train(
 ) -> None:
     """Train a model, evaluate it on the test split and write a report."""
     settings = _resolved(config, changes, workers)
-    _print_plan(_planned(settings))
+    from distkg.training.foundation import check_foundation, is_foundation
+
+    if is_foundation(settings):
+        typer.echo(check_foundation(settings))
+    else:
+        _print_plan(_planned(settings))
     from distkg.cluster.launch import launch_training
     from distkg.reporting.report import write_report
     from distkg.reporting.tables import metrics_table

@@ -60,6 +60,9 @@ class Section(BaseModel):
 
 class DataConfig(Section):
     store: str = Field("", description="Folder (or address such as s3://…) of a store made by `distkg prepare`.")
+    graphs: list[str] = Field(
+        default_factory=list, description="Several stores, for a foundation model, which learns from all at once."
+    )
 
 
 class ModelConfig(Section):
@@ -71,6 +74,7 @@ class ModelConfig(Section):
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Embedding dropout on the anchor and relation vectors.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Storage of the entity table.")
+    start: str = Field("", description="Folder of a foundation model to go on from; empty: begin with random weights.")
     options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the scorer, such as {norm: l1} for transe."
     )
@@ -173,6 +177,9 @@ class OptimizerConfig(Section):
         "it when validation MRR stops rising.",
     )
     warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warm-up.")
+    weight_decay: float = Field(
+        0.0, ge=0, description="Decoupled decay (AdamW) of relations and networks, times the learning rate."
+    )
     clip_norm: float | None = Field(None, gt=0, description="Gradient norm bound of dense parts.")
 
 
@@ -181,6 +188,9 @@ class TrainConfig(Section):
     epochs: int = Field(50, ge=1, description="Passes over the training triples.")
     batch_size: int = Field(
         1024, ge=1, description="Triples (distinct queries, where grouped) per step, over all workers."
+    )
+    steps_per_epoch: int | None = Field(
+        None, ge=1, description="For a foundation model; default: as many as ask about every fact once."
     )
     seed: int = Field(0, ge=0, description="Decides initial vectors, order, negatives and dropout.")
     time_limit_seconds: float | None = Field(None, gt=0, description="Stop training after this wall time.")

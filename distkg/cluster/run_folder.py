@@ -33,13 +33,17 @@ def absolute_run(run: str | Path) -> Path:
 
 
 def absolute_store(config: RunConfig) -> RunConfig:
-    """The same configuration with a store address that does not depend on the working directory."""
-    address = config.data.store
-    if not address or "://" in address:
-        return config
-    path = _absolute(Path(address), f"store {address!r}", "data.store")
-    data = config.data.model_copy(update={"store": str(path)})
-    return config.model_copy(update={"data": data})
+    """The same configuration with addresses of graphs and models that do not depend on the working directory."""
+
+    def absolute(address: str, what: str, key: str) -> str:
+        return address if not address or "://" in address else str(_absolute(Path(address), f"{what} {address!r}", key))
+
+    graphs = [absolute(address, "store", "data.graphs") for address in config.data.graphs]
+    data = {"store": absolute(config.data.store, "store", "data.store"), "graphs": graphs}
+    model = {"start": absolute(config.model.start, "model", "model.start")}
+    return config.model_copy(
+        update={"data": config.data.model_copy(update=data), "model": config.model.model_copy(update=model)}
+    )
 
 
 def _absolute(path: Path, what: str, where: str) -> Path:

@@ -61,17 +61,26 @@ class FoundationModel(nn.Module, ABC):
         anchor: Tensor,
         relation: Tensor,
         weight: Tensor | None = None,
+        candidates: Tensor | None = None,
     ) -> Tensor:
-        """Scores of all entities: float32 [B, N].
+        """Scores of all entities, float32 [B, N], or of some, float32 [B, m].
 
         Args:
             graph: the facts to reason from.
             states: of ``relation_states`` for these queries.
             anchor, relation: int64 [B], relation in [0, 2R).
             weight: float32 [E] of the facts; 0 hides one. None hides none.
+            candidates: int64 [B, m], the entities to be scored; None for all.
         """
 
-    def forward(self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Scores of all entities as answers to queries: float32 [B, N]."""
+    def forward(
+        self,
+        graph: KnowledgeGraph,
+        anchor: Tensor,
+        relation: Tensor,
+        weight: Tensor | None = None,
+        candidates: Tensor | None = None,
+    ) -> Tensor:
+        """``scores`` from the model's own relation states."""
         states = self.relation_states(graph, anchor, relation, weight)
-        return self.scores(graph, states, anchor, relation, weight)
+        return self.scores(graph, states, anchor, relation, weight, candidates)

@@ -21,6 +21,7 @@ from distkg.foundation.base import MODELS, FoundationModel
 from distkg.registry import UnknownNameError
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+MODEL_FOLDER = "model"  # of a run
 FORMAT_VERSION = 1
 PublishedFormat = Literal["ultra"]
 
@@ -41,8 +42,12 @@ def make_model(name: str, options: Mapping[str, Any]) -> FoundationModel:
 
 
 def is_model(path: Path) -> bool:
-    """Whether a folder holds a model."""
-    return (path / DESCRIPTION).is_file()
+    """Whether a folder is that of a model, or of a run that trained one."""
+    return _place(path) is not None
+
+
+def _place(path: Path) -> Path | None:
+    return next((folder for folder in (path, path / MODEL_FOLDER) if (folder / DESCRIPTION).is_file()), None)
 
 
 def save_model(model: FoundationModel, folder: Path) -> None:
@@ -60,10 +65,12 @@ def load_model(folder: Path) -> FoundationModel:
     Raises:
         ModelFileError: no model there, or one that does not fit its description.
     """
-    if not is_model(folder):
+    found = _place(folder)
+    if found is None:
         raise ModelFileError(
             f"{folder} holds no foundation model ({DESCRIPTION} is missing). Make one with `distkg import-checkpoint`"
         )
+    folder = found
     try:
         described = json.loads((folder / DESCRIPTION).read_text())
         if described["format_version"] > FORMAT_VERSION:

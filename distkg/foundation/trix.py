@@ -91,6 +91,7 @@ class Trix(FoundationModel):
         anchor: Tensor,
         relation: Tensor,
         weight: Tensor | None = None,
+        candidates: Tensor | None = None,
     ) -> Tensor:
-        found: Tensor = self.entity_model(graph.facts, states, anchor, relation, weight)
+        found: Tensor = self.entity_model(graph.facts, states, anchor, relation, weight, candidates)
         return found

@@ -78,10 +78,18 @@ class EntityDecoder(nn.Module):
         return states, query
 
     def forward(
-        self, facts: Edges, relations: Tensor, anchor: Tensor, relation: Tensor, weight: Tensor | None
+        self,
+        facts: Edges,
+        relations: Tensor,
+        anchor: Tensor,
+        relation: Tensor,
+        weight: Tensor | None,
+        candidates: Tensor | None = None,
     ) -> Tensor:
-        """float32 [B, N]; ``relations`` float32 [B, 2R, d] are the encoder's states."""
+        """float32 [B, N] or [B, m]; ``relations`` float32 [B, 2R, d] are the encoder's states."""
         states, query = self.features(facts, relations, anchor, relation, weight)
+        if candidates is not None:
+            states = states.gather(1, candidates[..., None].expand(-1, -1, states.shape[-1]))
         scores: Tensor = self.mlp(states, query)
         return scores
 
@@ -139,6 +147,7 @@ class Ultra(FoundationModel):
         anchor: Tensor,
         relation: Tensor,
         weight: Tensor | None = None,
+        candidates: Tensor | None = None,
     ) -> Tensor:
-        found: Tensor = self.entity_model(graph.facts, states, anchor, relation, weight)
+        found: Tensor = self.entity_model(graph.facts, states, anchor, relation, weight, candidates)
         return found

@@ -19,7 +19,7 @@ class DenseParameters:
 
     def __init__(self, module: nn.Module, config: OptimizerConfig, ranks: Ranks) -> None:
         parameters = list(module.parameters())
-        self._ranks, self._clip = ranks, config.clip_norm
+        self._ranks, self._clip, self._decay = ranks, config.clip_norm, config.weight_decay
         self._rate = config.relation_learning_rate or config.learning_rate
         with torch.no_grad():
             self._values = torch.cat([parameter.flatten() for parameter in parameters])[None]
@@ -41,6 +41,8 @@ class DenseParameters:
         if self._clip is not None:
             self._gradients *= (self._clip / (self._gradients.norm() + 1e-6)).clamp_max(1.0)
         self._optimizer.step(self._row, self._gradients, self._rate * factor)
+        if self._decay:
+            self._values *= 1 - self._rate * factor * self._decay
         self._values += self._gradients
         self._gradients.zero_()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,9 @@ class EmbeddingLearner:
             for split in ("valid", "test")
             if self.store.manifest.triples.get(split)
         }
+
+    def leave_model(self, folder: Path) -> None:
+        """Its rows may be many, and lie in checkpoints: `distkg export` writes them."""
 
     def describe(self) -> Record:
         return describe_graph(self.store, self.model)

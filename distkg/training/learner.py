@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from distkg.training.checkpoint import State
@@ -67,6 +68,10 @@ class Learner(Protocol):
 
     def evaluate(self) -> dict[str, dict[str, Any]]:
         """Split → its metrics, in whole (``metrics``) and in parts (``by_…``)."""
+        ...
+
+    def leave_model(self, folder: Path) -> None:
+        """Write the model into a run folder in a form of its own, where it has one; only one rank is asked."""
         ...
 
     def describe(self) -> Record:

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     NEGATIVES = 5
     DROPOUT = 6
     VALIDATION = 7
+    GRAPH = 8
 
 
 def mixed_seed(*parts: int) -> int:

@@ -106,9 +106,17 @@ Score = Callable[[np.ndarray], Tensor]
 
 
 def rank_by_scores(
-    score: Score, triples: np.ndarray, known: KnownAnswers, num_relations: int, *, batch_size: int = 64
+    score: Score,
+    triples: np.ndarray,
+    known: KnownAnswers,
+    num_relations: int,
+    *,
+    batch_size: int = 64,
+    ranks: Ranks | None = None,
 ) -> Ranking:
     """As ``rank_answers``, of what scores all entities at once; queries of one relation come together.
+
+    ``ranks`` share the queries, in turns of a batch; collective among them, and every rank gets the result.
 
     Raises:
         ScoreError: a score is NaN or infinite.
@@ -117,17 +125,23 @@ def rank_by_scores(
     unique, order, starts = _group(queries[:, ::-1])
     unique = unique[:, ::-1]
     tally = _start_tally(unique, answers[order], starts, known)
-    for low in range(0, len(unique), batch_size):
-        asked = unique[low : low + batch_size]
-        scores = score(asked)
-        inside = _answers_of(low, len(asked), tally)
-        row = np.repeat(np.arange(len(asked)), np.diff(tally.answer_starts[low : low + len(asked) + 1]))
-        tally.thresholds[inside] = scores[torch.from_numpy(row), torch.from_numpy(tally.answers[inside]).long()].cpu()
-        count_block(scores, 0, low, tally)
+    first, size = (0, 1) if ranks is None else (ranks.rank, ranks.size)
+    for low in range(first * batch_size, len(unique), size * batch_size):
+        _count_scores(score(unique[low : low + batch_size]), low, tally)
+    if ranks is not None:
+        _share(ranks, tally.greater, tally.equal, tally.broken)
     refuse_broken(unique, tally.broken, num_relations)
     greater, equal = np.empty_like(tally.greater), np.empty_like(tally.equal)
     greater[order], equal[order] = tally.greater, tally.equal
     return Ranking(queries, answers, greater, equal)
+
+
+def _count_scores(scores: Tensor, low: int, tally: Tally) -> None:
+    """Rank the answers of queries from ``low`` on by their scores float32 [b, N]."""
+    inside = _answers_of(low, len(scores), tally)
+    row = np.repeat(np.arange(len(scores)), np.diff(tally.answer_starts[low : low + len(scores) + 1]))
+    tally.thresholds[inside] = scores[torch.from_numpy(row), torch.from_numpy(tally.answers[inside]).long()].cpu()
+    count_block(scores, 0, low, tally)
 
 
 def _group(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from distkg.negatives.ahead import PoolOf
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint import CheckpointError, Checkpoints
 from distkg.training.embedding import EmbeddingLearner, model_state
+from distkg.training.foundation import FoundationLearner, is_foundation
 from distkg.training.learner import Learner
 from distkg.training.live import ModelView
 from distkg.training.memory import keep_freed_memory
@@ -104,6 +105,13 @@ def view_of_run(run: Path, store: Store) -> ModelView:
     return ModelView(model)
 
 
+def make_learner(config: RunConfig, ranks: Ranks, schedule: Schedule, pool_of: PoolOf | None) -> Learner:
+    """What the configuration asks to be trained."""
+    if is_foundation(config):
+        return FoundationLearner(config, ranks, schedule)
+    return EmbeddingLearner(config, ranks, schedule, pool_of)
+
+
 class Training:
     """A run in progress on this rank."""
 
@@ -113,7 +121,7 @@ class Training:
         self.config, self.folder, self.ranks, self.listener = config, folder, ranks, listener
         self.progress = Progress()
         self.schedule = Schedule(config.optimizer, config.train.epochs)
-        self.learner: Learner = EmbeddingLearner(config, ranks, self.schedule, pool_of)
+        self.learner = make_learner(config, ranks, self.schedule, pool_of)
         self.loop = self.learner.loop
         self.checkpoints = Checkpoints(folder.checkpoints, ranks, config.checkpoint.keep)
         self._started = self._reported = time.perf_counter()
@@ -257,6 +265,7 @@ class Training:
             "graph": self.learner.describe(),
         }
         if self.ranks.first:
+            self.learner.leave_model(self.folder.path)
             self.folder.write_result(result)
         return result
 

@@ -1,0 +1,330 @@
+"""Foundation models as a run trains them: every rank draws a graph at each step, and asks about some of its facts.
+
+As ULTRA is pre-trained (Galkin et al. 2024, section 5.1): graphs in proportion to their facts; half of a batch asks
+for tails and half for heads; the facts that are asked about are hidden; negatives are never known answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.config import ConfigError, RunConfig
+from distkg.data.known import KnownAnswers
+from distkg.data.store import Store
+from distkg.foundation import MODELS, FoundationModel, KnowledgeGraph, load_model, make_model, save_model
+from distkg.foundation.files import MODEL_FOLDER
+from distkg.foundation.reasoner import Reasoner
+from distkg.negatives import SOURCES, NegativeSource, Queries, TrainingGraph, known_facts, make_source
+from distkg.objectives import EXCLUDED, SAMPLED
+from distkg.sharding.ranks import Ranks
+from distkg.training.checkpoint import State
+from distkg.training.clock import Clock
+from distkg.training.dense import DenseParameters
+from distkg.training.embedding import some_of
+from distkg.training.metrics import evaluate_ranks, known_answers_of, ranking_metrics
+from distkg.training.randomness import Purpose, mixed_seed, seed_dropout, stream
+from distkg.training.ranking import rank_by_scores
+from distkg.training.record import Record
+from distkg.training.schedule import Schedule
+
+REDRAWS = 4  # of negatives that turn out to be known answers
+WINDOW = 8  # steps between questions whether to go on
+
+
+def is_foundation(config: RunConfig) -> bool:
+    """Whether the configured model is a foundation model."""
+    return config.model.name in MODELS
+
+
+def graphs_of(config: RunConfig) -> list[str]:
+    """Addresses of the stores that a foundation model learns from.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = config.data.graphs or ([config.data.store] if config.data.store else [])
+    if not found:
+        raise ConfigError(
+            "data.graphs is empty: name stores made by `distkg prepare`, as in --set 'data.graphs=[stores/x, stores/y]'"
+        )
+    return found
+
+
+def check_foundation(config: RunConfig) -> str:
+    """What a run of these settings will do, in a line for people.
+
+    Raises:
+        ConfigError, UnknownNameError: settings that exclude each other, or wrong options.
+        StoreError: a graph cannot be opened.
+        SourceError: a graph lacks what the negative source needs.
+    """
+    chosen = config.negatives
+    if config.objective.name not in SAMPLED:
+        raise ConfigError(
+            f"objective.name: {config.objective.name} is for embeddings; {config.model.name} learns from negatives: "
+            f"{', '.join(SAMPLED)}"
+        )
+    if SOURCES[chosen.source].looks_at != "nothing":
+        raise ConfigError(
+            f"negatives.source: {chosen.source} looks at vectors of entities, which {config.model.name} has none of"
+        )
+    if chosen.pool.actors:
+        raise ConfigError("negatives.pool.actors: a foundation model draws its negatives in the step. Set it to 0")
+    graphs = [LearnedGraph.open(address, config) for address in graphs_of(config)]
+    facts = sum(graph.store.manifest.triples["train"] for graph in graphs)
+    model = start_of(config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    learnt = "1 graph" if len(graphs) == 1 else f"{len(graphs)} graphs"
+    return f"{model.name}, {parameters:,} parameters, learns from {learnt} with {facts:,} facts"
+
+
+@dataclass(frozen=True)
+class LearnedGraph:
+    """A store that a model learns from.
+
+    Attributes:
+        store: its training facts are reasoned from, and asked about while they are hidden.
+        name: of the store's folder, for reports.
+    """
+
+    store: Store
+    name: str
+    source: NegativeSource
+
+    @classmethod
+    def open(cls, address: str, config: RunConfig) -> LearnedGraph:
+        store, chosen = Store.open(address), config.negatives
+        source = make_source(chosen.source, chosen.options, TrainingGraph.of_store(store))
+        name = "/".join(Path(address.rstrip("/")).parts[-2:])
+        return cls(store, name, source)
+
+    @cached_property
+    def facts(self) -> KnowledgeGraph:
+        return KnowledgeGraph.of_store(self.store)
+
+    @property
+    def known(self) -> KnownAnswers:
+        return self.source.graph.known
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Queries of one step on this rank, with the facts that they hide.
+
+    Attributes:
+        graph: whose facts they are.
+        queries: with their answers, b of them.
+        candidates: int64 [b, 1 + K], the answer first.
+        left_out: bool [b, K], where there is no negative.
+        weight: float32 [E] of the graph's facts, 0 where hidden.
+    """
+
+    graph: KnowledgeGraph
+    queries: Queries
+    candidates: Tensor
+    left_out: Tensor
+    weight: Tensor
+
+
+class FoundationBatches:
+    """Batches as a function of (seed, epoch, step, rank)."""
+
+    def __init__(self, graphs: Sequence[LearnedGraph], config: RunConfig, ranks: Ranks) -> None:
+        self._graphs, self._ranks, self._seed = graphs, ranks, config.train.seed
+        self._count = config.negatives.count
+        self._size = max(2, config.train.batch_size // ranks.size)
+        self._sizes = torch.tensor([graph.store.manifest.triples["train"] for graph in graphs], dtype=torch.float64)
+        asked = self._size * ranks.size
+        self.steps = config.train.steps_per_epoch or max(1, round(float(self._sizes.sum()) / asked))
+        self.triples = self.steps * asked
+
+    def batch(self, epoch: int, step: int) -> Asked:
+        """This rank's."""
+        generator = stream(Purpose.GRAPH, self._seed, epoch, step, self._ranks.rank)
+        learned = self._graphs[int(torch.multinomial(self._sizes, 1, generator=generator))]
+        graph = learned.facts
+        chosen = torch.randint(len(graph.triples), (self._size,), generator=generator)
+        queries = both_ways(graph.triples[chosen], graph.relations)
+        negatives, left_out = self._negatives(learned, queries, generator)
+        return Asked(
+            graph=graph,
+            queries=queries,
+            candidates=torch.cat([queries.answer[:, None], negatives], dim=1),
+            left_out=left_out,
+            weight=graph.mask_without(queries.anchor, queries.relation, queries.answer),
+        )
+
+    def _negatives(self, learned: LearnedGraph, queries: Queries, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Wrong answers int64 [b, K], known ones drawn again, and where there is none: bool [b, K]."""
+        drawn = learned.source.draw(queries, self._count, generator)
+        entities = drawn.entities.clone()
+        right = partial(known_facts, learned.known, queries.anchor, queries.relation, per_row=1)
+        for _ in range(REDRAWS):
+            wrong = right(entities)
+            if not bool(wrong.any()):
+                break
+            again = torch.randint(learned.source.entities, entities.shape, generator=generator)
+            entities = torch.where(wrong, again, entities)
+        left_out = right(entities)
+        return entities, left_out if drawn.left_out is None else left_out | drawn.left_out
+
+
+def both_ways(triples: Tensor, relations: int) -> Queries:
+    """The first half of triples int64 [b, 3] as queries for their tails, the second for their heads."""
+    half = len(triples) // 2
+    (head, relation, tail), (other_head, inverse, other_tail) = triples[:half].T, triples[half:].T
+    return Queries(
+        anchor=torch.cat([head, other_tail]),
+        relation=torch.cat([relation, inverse + relations]),
+        answer=torch.cat([tail, other_head]),
+    )
+
+
+class FoundationLoop:
+    """Steps of a foundation model, gradients summed over ranks."""
+
+    def __init__(
+        self,
+        model: FoundationModel,
+        batches: FoundationBatches,
+        dense: DenseParameters,
+        config: RunConfig,
+        rate: Callable[[int, int], float],
+        ranks: Ranks,
+    ) -> None:
+        self.clock = Clock()
+        self.bytes_exchanged = self.steps = 0
+        self._model, self._batches, self._dense, self._ranks = model, batches, dense, ranks
+        self._objective = SAMPLED[config.objective.name](config.objective)
+        self._rate, self._seed = rate, config.train.seed
+        self._loss, self._losses = torch.zeros(()), 0
+
+    def run(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> int:
+        before = self._ranks.traffic.bytes
+        self._model.train()
+        for step in range(first, last):
+            if (step - first) % WINDOW == 0 and not go_on(step):
+                last = step
+                break
+            self._step(epoch, step)
+        self.bytes_exchanged += self._ranks.traffic.bytes - before
+        return last
+
+    def _step(self, epoch: int, step: int) -> None:
+        with self.clock("data"):
+            asked = self._batches.batch(epoch, step)
+        with self.clock("compute"):
+            seed_dropout(self._ranks.device, mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
+            loss = self.loss(asked)
+            (loss / self._ranks.size).backward()
+            self._loss += loss.detach() / self._ranks.size
+            self._losses += 1
+        with self.clock("exchange"):
+            self._dense.reduce().wait()
+        with self.clock("optimizer"):
+            self._dense.step(self._rate(epoch, step))
+        self.steps += 1
+
+    def loss(self, asked: Asked) -> Tensor:
+        """Mean over the queries."""
+        queries = asked.queries
+        scores = self._model(asked.graph, queries.anchor, queries.relation, asked.weight, asked.candidates)
+        negative = scores[:, 1:].masked_fill(asked.left_out, EXCLUDED)
+        return self._objective(scores[:, 0], negative).mean()
+
+    def take_loss(self) -> float:
+        total = self._loss / max(self._losses, 1)
+        self._ranks.all_reduce(total)
+        self._loss, self._losses = torch.zeros(()), 0
+        return float(total)
+
+
+class FoundationLearner:
+    """A ``Learner``: a foundation model, and the graphs that it learns from."""
+
+    def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule) -> None:
+        self._config, self._ranks, self._schedule = config, ranks, schedule
+        self.graphs = [LearnedGraph.open(address, config) for address in graphs_of(config)]
+        torch.manual_seed(stream(Purpose.NETWORK, config.train.seed).initial_seed())
+        self.model = start_of(config)
+        batches = FoundationBatches(self.graphs, config, ranks)
+        self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
+        self._dense = DenseParameters(self.model, config.optimizer, ranks)
+        self.loop = FoundationLoop(self.model, batches, self._dense, config, self._rate, ranks)
+
+    def _rate(self, epoch: int, step: int) -> float:
+        return self._schedule.factor(epoch + step / self.steps_per_epoch)
+
+    def model_state(self) -> State:
+        return State({}, {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}, 0)
+
+    def state(self) -> State:
+        dense = {f"dense_optimizer.{name}": tensor for name, tensor in self._dense.state().items()}
+        return State({}, self.model_state().replicated | dense, 0)
+
+    def telemetry(self) -> Record:
+        return {}
+
+    def validate(self) -> dict[str, float] | None:
+        """Means over the graphs that have something to validate on."""
+        found = []
+        for graph in self.graphs:
+            if graph.store.manifest.triples.get("valid"):
+                triples = some_of(graph.store.triples("valid"), self._config)
+                ranking = self._rank(graph, triples, known_answers_of(graph.store, triples))
+                found.append(ranking_metrics(ranking))
+        return {name: float(np.mean([each[name] for each in found])) for name in found[0]} if found else None
+
+    def evaluate(self) -> dict[str, dict[str, Any]]:
+        """Splits with means over graphs as ``metrics``, and those of each graph as ``by_graph``."""
+        found: dict[str, dict[str, Any]] = {}
+        for split in ("valid", "test"):
+            graphs = [graph for graph in self.graphs if graph.store.manifest.triples.get(split)]
+            if not graphs:
+                continue
+            each = [evaluate_ranks(graph.store, split, partial(self._rank, graph))["metrics"] for graph in graphs]
+            means = {name: float(np.mean([metrics[name] for metrics in each])) for name in each[0]}
+            by_graph = [{"graph": graph.name, **metrics} for graph, metrics in zip(graphs, each, strict=True)]
+            found[split] = {"metrics": means, "by_graph": by_graph}
+        return found
+
+    def _rank(self, graph: LearnedGraph, triples: np.ndarray, known: KnownAnswers) -> Any:
+        reasoner = Reasoner(self.model, graph.facts)
+        relations, batch_size = graph.store.num_relations, self._config.evaluate.batch_size
+        return rank_by_scores(reasoner.scores, triples, known, relations, batch_size=batch_size, ranks=self._ranks)
+
+    def leave_model(self, folder: Path) -> None:
+        save_model(self.model, folder / MODEL_FOLDER)
+
+    def describe(self) -> Record:
+        counts = [graph.store.manifest for graph in self.graphs]
+        splits = ("train", "valid", "test")
+        return {
+            "entities": sum(each.entities for each in counts),
+            "relations": sum(each.relations for each in counts),
+            "triples": {split: sum(each.triples.get(split, 0) for each in counts) for split in splits},
+            "graphs": [graph.name for graph in self.graphs],
+        }
+
+
+def start_of(config: RunConfig) -> FoundationModel:
+    """The model that training begins with.
+
+    Raises:
+        ConfigError: wrong options, or a model to go on from that is another one.
+        ModelFileError: there is none to go on from.
+    """
+    if not config.model.start:
+        return make_model(config.model.name, config.model.options)
+    model = load_model(Path(config.model.start))
+    if model.name != config.model.name:
+        raise ConfigError(f"model.start: {config.model.start} is {model.name}, and model.name is {config.model.name}")
+    return model

@@ -1,0 +1,146 @@
+"""Training a foundation model: what a batch asks and hides, its loss, and runs that resume, share and learn."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributed import run_ranks
+
+from distkg.config import ConfigError, RunConfig
+from distkg.data.generate import generate
+from distkg.sharding.ranks import Ranks
+from distkg.training.foundation import FoundationBatches, FoundationLearner, LearnedGraph, graphs_of
+from distkg.training.run import train_on_rank
+from distkg.training.schedule import Schedule
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("graphs")
+    for name, entities, triples, seed in (("small", 40, 150, 1), ("large", 60, 450, 2)):
+        generate(str(folder / name), entities=entities, relations=3, triples=triples, seed=seed)
+    return [str(folder / name) for name in ("small", "large")]
+
+
+def config(stores: list[str], **sections: dict[str, Any]) -> RunConfig:
+    tree: dict[str, Any] = {
+        "data": {"graphs": stores},
+        "model": {"name": "ultra", "options": {"width": 8, "layers": 2, "hidden": 8}},
+        "objective": {"name": "self_adversarial", "margin": 0.0},
+        "negatives": {"count": 6},
+        "optimizer": {"name": "adam", "learning_rate": 0.005},
+        "train": {"batch_size": 8, "epochs": 2, "steps_per_epoch": 5},
+    }
+    for name, section in sections.items():
+        tree[name] = {**tree.get(name, {}), **section}
+    return RunConfig.model_validate(tree)
+
+
+def batches(stores: list[str], settings: RunConfig) -> FoundationBatches:
+    return FoundationBatches([LearnedGraph.open(store, settings) for store in stores], settings, Ranks.single())
+
+
+def test_a_batch_hides_what_it_asks_and_never_calls_a_fact_wrong(stores: list[str]) -> None:
+    made = batches(stores, config(stores, negatives={"count": 20}))
+    for step in range(12):
+        asked = made.batch(0, step)
+        graph, queries = asked.graph, asked.queries
+        facts = {(h, r, t) for h, r, t in graph.triples.tolist()}
+        facts |= {(t, r + graph.relations, h) for h, r, t in facts}
+        kinds = graph.facts
+        left = {
+            (int(u), int(k), int(v))
+            for u, k, v, weight in zip(kinds.gatherer, kinds.kind, kinds.giver, asked.weight, strict=True)
+            if weight
+        }
+        assert (queries.relation < graph.relations).tolist() == [True] * 4 + [False] * 4
+        for row, (anchor, relation, answer) in enumerate(
+            zip(queries.anchor.tolist(), queries.relation.tolist(), queries.answer.tolist(), strict=True)
+        ):
+            assert (anchor, relation, answer) in facts
+            assert (anchor, relation, answer) not in left
+            assert (answer, (relation + graph.relations) % (2 * graph.relations), anchor) not in left
+            assert asked.candidates[row, 0] == answer
+            wrong = asked.candidates[row, 1:][~asked.left_out[row]].tolist()
+            assert not any((anchor, relation, entity) in facts for entity in wrong)
+        assert len(left) >= len(facts) - 2 * len(queries)
+
+
+def test_graphs_are_drawn_by_their_facts(stores: list[str]) -> None:
+    made = batches(stores, config(stores))
+    large = sum(made.batch(0, step).graph.entities == 60 for step in range(400))
+    facts = [LearnedGraph.open(store, config(stores)).store.manifest.triples["train"] for store in stores]
+    assert large / 400 == pytest.approx(facts[1] / sum(facts), abs=0.06)
+
+
+def test_the_loss_is_ultras_twice(stores: list[str]) -> None:
+    settings = config(stores)
+    learner = FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, 2))
+    asked = batches(stores, settings).batch(0, 0)
+    with torch.no_grad():
+        scores = learner.model(asked.graph, asked.queries.anchor, asked.queries.relation, asked.weight)
+        total = 0.0
+        for row in range(8):
+            positive, *wrong = (float(scores[row, entity]) for entity in asked.candidates[row])
+            wrong = [score for score, left_out in zip(wrong, asked.left_out[row], strict=True) if not left_out]
+            shares = torch.softmax(torch.tensor(wrong), 0).tolist()
+            positive_loss = -math.log(1 / (1 + math.exp(-positive)))
+            negative_loss = sum(
+                p * -math.log(1 - 1 / (1 + math.exp(-score))) for p, score in zip(shares, wrong, strict=True)
+            )
+            total += (positive_loss + negative_loss) / 8
+        assert float(learner.loop.loss(asked)) == pytest.approx(total, rel=1e-4)
+
+
+def train(ranks: Ranks, settings: RunConfig, run: str, resume: bool) -> dict[str, Any]:
+    return train_on_rank(settings, Path(run), ranks, resume=resume)
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").open()]
+
+
+def test_a_resumed_run_equals_an_undisturbed_one(stores: list[str], tmp_path: Path) -> None:
+    train(Ranks.single(), config(stores, train={"epochs": 3}), str(tmp_path / "whole"), False)
+    train(Ranks.single(), config(stores, train={"epochs": 1}), str(tmp_path / "parts"), False)
+    train(Ranks.single(), config(stores, train={"epochs": 3}), str(tmp_path / "parts"), True)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_it_learns_and_reports_each_graph(stores: list[str], tmp_path: Path) -> None:
+    settings = config(stores, train={"epochs": 4, "steps_per_epoch": 40}, evaluate={"every": 4})
+    result = train(Ranks.single(), settings, str(tmp_path), False)
+    found = losses(tmp_path)
+    assert found[-1] < 0.9 * found[0]
+    untrained = FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, 2)).evaluate()
+    assert result["metrics"]["test"]["mrr"] > 1.3 * untrained["test"]["metrics"]["mrr"]
+    by_graph = result["by_graph"]
+    assert [Path(each["graph"]).name for each in by_graph] == ["small", "large"]
+    assert result["metrics"]["test"]["mrr"] == pytest.approx(sum(each["mrr"] for each in by_graph) / 2)
+
+
+def weights_after(ranks: Ranks, settings: RunConfig, run: str) -> tuple[float, dict[str, Any]]:
+    result = train(ranks, settings, run, False)
+    learner = FoundationLearner(settings, ranks, Schedule(settings.optimizer, 2))
+    validated = learner.validate()
+    return float(result["metrics"]["test"]["mrr"]), {"validated": validated}
+
+
+@pytest.mark.slow
+def test_ranks_share_the_work_and_agree(stores: list[str], tmp_path: Path) -> None:
+    settings = config(stores, train={"batch_size": 8})
+    found = run_ranks(2, weights_after, settings, str(tmp_path / "run"))
+    assert found[0] == found[1]
+    learner = FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, 2))
+    # Before training every number of ranks validates the same model.
+    assert found[0][1]["validated"] == pytest.approx(learner.validate())
+
+
+def test_without_graphs_it_is_said_what_to_give() -> None:
+    with pytest.raises(ConfigError, match=r"data.graphs is empty.*--set 'data.graphs="):
+        graphs_of(config([]))
