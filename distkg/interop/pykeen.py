@@ -150,6 +150,9 @@ class RelabelledModel:
         inverse, own = relation >= self._theirs, self._relation[relation % self._theirs]
         return self._view.query(self._entity[anchor], own + inverse * self._relations)
 
+    def relations(self) -> Tensor:
+        return self._view.relations()[self._relation]
+
     def candidates(self, entities: Tensor) -> Tensor:
         return self._view.candidates(self._entity[entities])
 

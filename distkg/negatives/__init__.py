@@ -1,6 +1,6 @@
 """Where wrong answers come from; importing this package registers all sources."""
 
-from distkg.negatives import dans, everywhere, mixture, neighbourhood, pools, remembered
+from distkg.negatives import dans, everywhere, kmas, mixture, neighbourhood, pools, remembered
 from distkg.negatives.base import (
     SOURCES,
     Coming,
@@ -32,6 +32,7 @@ __all__ = [
     "dans",
     "depends_on_query",
     "everywhere",
+    "kmas",
     "known_facts",
     "make_source",
     "mixture",

@@ -19,7 +19,7 @@ from distkg.registry import Registry
 SOURCES: Registry[type[NegativeSource]] = Registry("negative source")
 
 
-LooksAt = Literal["nothing", "queries", "answers", "both"]
+LooksAt = Literal["nothing", "queries", "answers", "both", "relations"]
 
 
 class SourceError(ValueError):

@@ -57,6 +57,9 @@ class PublishedModel:
     def candidates(self, entities: Tensor) -> Tensor:
         return self._rows[entities.to(self.ranks.device)]
 
+    def relations(self) -> Tensor:
+        raise NotImplementedError("relation vectors are not published: what compares relations draws in the step")
+
     def own_candidates(self) -> Tensor:
         return self._rows
 

@@ -35,6 +35,10 @@ class LiveModel(Protocol):
         """Entities int64 [n] in the role of answers: float32 [n, C]; collective."""
         ...
 
+    def relations(self) -> Tensor:
+        """Vectors of the relations, without inverses: float32 [R, w]."""
+        ...
+
     def own_candidates(self) -> Tensor:
         """Those that this rank holds: float32 [rows, C]."""
         ...

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.config import ConfigError, RunConfig
@@ -22,7 +23,17 @@ from distkg.data.store import Store
 from distkg.foundation import MODELS, FoundationModel, KnowledgeGraph, load_model, make_model, save_model
 from distkg.foundation.files import MODEL_FOLDER
 from distkg.foundation.reasoner import Reasoner
-from distkg.negatives import SOURCES, NegativeSource, Queries, TrainingGraph, known_facts, make_source
+from distkg.negatives import (
+    SOURCES,
+    Moment,
+    Negatives,
+    NegativeSource,
+    Queries,
+    TrainingGraph,
+    known_facts,
+    make_source,
+)
+from distkg.negatives.kmas import Kmas
 from distkg.objectives import EXCLUDED, SAMPLED
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint import State
@@ -72,7 +83,7 @@ def check_foundation(config: RunConfig) -> str:
             f"objective.name: {config.objective.name} is for embeddings; {config.model.name} learns from negatives: "
             f"{', '.join(SAMPLED)}"
         )
-    if SOURCES[chosen.source].looks_at != "nothing":
+    if SOURCES[chosen.source].looks_at not in ("nothing", "relations"):
         raise ConfigError(
             f"negatives.source: {chosen.source} looks at vectors of entities, which {config.model.name} has none of"
         )
@@ -120,18 +131,20 @@ class Asked:
     """Queries of one step on this rank, with the facts that they hide.
 
     Attributes:
-        graph: whose facts they are.
+        learned: the graph whose facts they are.
         queries: with their answers, b of them.
-        candidates: int64 [b, 1 + K], the answer first.
-        left_out: bool [b, K], where there is no negative.
         weight: float32 [E] of the graph's facts, 0 where hidden.
+        generator: what else falls by lot in this step.
     """
 
-    graph: KnowledgeGraph
+    learned: LearnedGraph
     queries: Queries
-    candidates: Tensor
-    left_out: Tensor
     weight: Tensor
+    generator: torch.Generator
+
+    @property
+    def graph(self) -> KnowledgeGraph:
+        return self.learned.facts
 
 
 class FoundationBatches:
@@ -139,7 +152,6 @@ class FoundationBatches:
 
     def __init__(self, graphs: Sequence[LearnedGraph], config: RunConfig, ranks: Ranks) -> None:
         self._graphs, self._ranks, self._seed = graphs, ranks, config.train.seed
-        self._count = config.negatives.count
         self._size = max(2, config.train.batch_size // ranks.size)
         self._sizes = torch.tensor([graph.store.manifest.triples["train"] for graph in graphs], dtype=torch.float64)
         asked = self._size * ranks.size
@@ -153,28 +165,36 @@ class FoundationBatches:
         graph = learned.facts
         chosen = torch.randint(len(graph.triples), (self._size,), generator=generator)
         queries = both_ways(graph.triples[chosen], graph.relations)
-        negatives, left_out = self._negatives(learned, queries, generator)
-        return Asked(
-            graph=graph,
-            queries=queries,
-            candidates=torch.cat([queries.answer[:, None], negatives], dim=1),
-            left_out=left_out,
-            weight=graph.mask_without(queries.anchor, queries.relation, queries.answer),
-        )
+        weight = graph.mask_without(queries.anchor, queries.relation, queries.answer)
+        return Asked(learned, queries, weight, generator)
 
-    def _negatives(self, learned: LearnedGraph, queries: Queries, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Wrong answers int64 [b, K], known ones drawn again, and where there is none: bool [b, K]."""
-        drawn = learned.source.draw(queries, self._count, generator)
-        entities = drawn.entities.clone()
-        right = partial(known_facts, learned.known, queries.anchor, queries.relation, per_row=1)
-        for _ in range(REDRAWS):
-            wrong = right(entities)
-            if not bool(wrong.any()):
-                break
-            again = torch.randint(learned.source.entities, entities.shape, generator=generator)
-            entities = torch.where(wrong, again, entities)
-        left_out = right(entities)
-        return entities, left_out if drawn.left_out is None else left_out | drawn.left_out
+
+def negatives_for(asked: Asked, states: Tensor, count: int, moment: Moment) -> Negatives:
+    """Wrong answers, known ones drawn again; ``states`` float32 [b, 2R, d] are the model's, of relations."""
+    source, queries, generator = asked.learned.source, asked.queries, asked.generator
+    source.advance(moment)
+    if isinstance(source, Kmas):
+        drawn = source.draw_by(similarity_to_own(states, queries.relation), queries, count, generator)
+    else:
+        drawn = source.draw(queries, count, generator)
+    right = partial(known_facts, asked.learned.known, queries.anchor, queries.relation, per_row=1)
+    entities = drawn.entities
+    for _ in range(REDRAWS):
+        wrong = right(entities)
+        if not bool(wrong.any()):
+            break
+        entities = torch.where(wrong, torch.randint(source.entities, entities.shape, generator=generator), entities)
+    left_out = right(entities)
+    return Negatives(entities, left_out if drawn.left_out is None else left_out | drawn.left_out)
+
+
+def similarity_to_own(states: Tensor, relation: Tensor) -> Tensor:
+    """Cosines of each query's relation with all others, by their states: float32 [b, R] of states [b, 2R, d] and
+    relations int64 [b] in [0, 2R), all without inverses."""
+    relations = states.shape[1] // 2
+    directed = F.normalize(states.detach()[:, :relations], dim=-1)
+    own = directed[torch.arange(len(relation)), relation % relations]
+    return torch.einsum("brd,bd->br", directed, own)
 
 
 def both_ways(triples: Tensor, relations: int) -> Queries:
@@ -204,7 +224,8 @@ class FoundationLoop:
         self.bytes_exchanged = self.steps = 0
         self._model, self._batches, self._dense, self._ranks = model, batches, dense, ranks
         self._objective = SAMPLED[config.objective.name](config.objective)
-        self._rate, self._seed = rate, config.train.seed
+        self._rate, self._seed, self._count = rate, config.train.seed, config.negatives.count
+        self._epochs = config.train.epochs
         self._loss, self._losses = torch.zeros(()), 0
 
     def run(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> int:
@@ -223,7 +244,7 @@ class FoundationLoop:
             asked = self._batches.batch(epoch, step)
         with self.clock("compute"):
             seed_dropout(self._ranks.device, mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
-            loss = self.loss(asked)
+            loss = self.loss(asked, self._moment(epoch, step))
             (loss / self._ranks.size).backward()
             self._loss += loss.detach() / self._ranks.size
             self._losses += 1
@@ -233,11 +254,20 @@ class FoundationLoop:
             self._dense.step(self._rate(epoch, step))
         self.steps += 1
 
-    def loss(self, asked: Asked) -> Tensor:
+    def _moment(self, epoch: int, step: int) -> Moment:
+        done = epoch + step / self._batches.steps
+        return Moment(done, min(1.0, done / self._epochs), epoch * self._batches.steps + step)
+
+    def loss(self, asked: Asked, moment: Moment) -> Tensor:
         """Mean over the queries."""
-        queries = asked.queries
-        scores = self._model(asked.graph, queries.anchor, queries.relation, asked.weight, asked.candidates)
-        negative = scores[:, 1:].masked_fill(asked.left_out, EXCLUDED)
+        model, graph, queries = self._model, asked.graph, asked.queries
+        query = queries.anchor, queries.relation
+        states = model.relation_states(graph, *query, asked.weight)
+        negatives = negatives_for(asked, states, self._count, moment)
+        candidates = torch.cat([queries.answer[:, None], negatives.entities], dim=1)
+        scores = model.scores(graph, states, *query, asked.weight, candidates)
+        assert negatives.left_out is not None
+        negative = scores[:, 1:].masked_fill(negatives.left_out, EXCLUDED)
         return self._objective(scores[:, 0], negative).mean()
 
     def take_loss(self) -> float:

@@ -28,6 +28,9 @@ class ModelView:
         with torch.no_grad():
             return self._model.scorer.candidates(self._model.entities.gather(entities.to(self.ranks.device)))
 
+    def relations(self) -> Tensor:
+        return self._model.relations.detach()[: self._model.num_relations]
+
     def own_candidates(self) -> Tensor:
         with torch.no_grad():
             return self._model.candidates()

@@ -57,6 +57,11 @@ def _check_negatives(config: RunConfig) -> None:
         return
     if not sampled:
         raise ConfigError(f"negatives.pool.actors: {config.objective.name} has no negatives to draw. Set it to 0.")
+    if any(SOURCES[name].looks_at == "relations" for name, _ in hosted.values()):
+        raise ConfigError(
+            "negatives.pool.actors: kmas compares a few relations, which takes no time in the step, where they are. "
+            "Set it to 0."
+        )
     if not hosted:
         raise ConfigError(
             f"negatives.pool.actors: {chosen.source} does not look at queries, so it is drawn in the step in no time. "

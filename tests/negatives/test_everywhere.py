@@ -98,7 +98,7 @@ def test_the_only_entity_of_a_graph_is_drawn() -> None:
 
 
 def test_an_unknown_source_is_answered_with_the_known_ones() -> None:
-    known = "Known: bernoulli, cached, classes, corrupt, dans, degree, k_hop, mixture, near_miss, nearest_neighbour, "
+    known = "Known: bernoulli, cached, classes, corrupt, dans, degree, k_hop, kmas, mixture, near_miss, "
     with pytest.raises(UnknownNameError, match=known):
         SOURCES["degrees"]
 

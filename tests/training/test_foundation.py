@@ -13,8 +13,15 @@ from distributed import run_ranks
 
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
+from distkg.negatives import Moment
 from distkg.sharding.ranks import Ranks
-from distkg.training.foundation import FoundationBatches, FoundationLearner, LearnedGraph, graphs_of
+from distkg.training.foundation import (
+    FoundationBatches,
+    FoundationLearner,
+    LearnedGraph,
+    graphs_of,
+    negatives_for,
+)
 from distkg.training.run import train_on_rank
 from distkg.training.schedule import Schedule
 
@@ -46,9 +53,11 @@ def batches(stores: list[str], settings: RunConfig) -> FoundationBatches:
 
 
 def test_a_batch_hides_what_it_asks_and_never_calls_a_fact_wrong(stores: list[str]) -> None:
-    made = batches(stores, config(stores, negatives={"count": 20}))
+    made = batches(stores, config(stores))
     for step in range(12):
         asked = made.batch(0, step)
+        negatives = negatives_for(asked, torch.empty(0), 20, Moment())
+        assert negatives.left_out is not None
         graph, queries = asked.graph, asked.queries
         facts = {(h, r, t) for h, r, t in graph.triples.tolist()}
         facts |= {(t, r + graph.relations, h) for h, r, t in facts}
@@ -65,8 +74,7 @@ def test_a_batch_hides_what_it_asks_and_never_calls_a_fact_wrong(stores: list[st
             assert (anchor, relation, answer) in facts
             assert (anchor, relation, answer) not in left
             assert (answer, (relation + graph.relations) % (2 * graph.relations), anchor) not in left
-            assert asked.candidates[row, 0] == answer
-            wrong = asked.candidates[row, 1:][~asked.left_out[row]].tolist()
+            wrong = negatives.entities[row][~negatives.left_out[row]].tolist()
             assert not any((anchor, relation, entity) in facts for entity in wrong)
         assert len(left) >= len(facts) - 2 * len(queries)
 
@@ -81,20 +89,23 @@ def test_graphs_are_drawn_by_their_facts(stores: list[str]) -> None:
 def test_the_loss_is_ultras_twice(stores: list[str]) -> None:
     settings = config(stores)
     learner = FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, 2))
-    asked = batches(stores, settings).batch(0, 0)
+    made = batches(stores, settings)
+    asked = made.batch(0, 0)
+    negatives = negatives_for(made.batch(0, 0), torch.empty(0), 6, Moment())  # the same as in the loss
+    assert negatives.left_out is not None
     with torch.no_grad():
         scores = learner.model(asked.graph, asked.queries.anchor, asked.queries.relation, asked.weight)
         total = 0.0
         for row in range(8):
-            positive, *wrong = (float(scores[row, entity]) for entity in asked.candidates[row])
-            wrong = [score for score, left_out in zip(wrong, asked.left_out[row], strict=True) if not left_out]
+            positive = float(scores[row, asked.queries.answer[row]])
+            wrong = scores[row, negatives.entities[row][~negatives.left_out[row]]].tolist()
             shares = torch.softmax(torch.tensor(wrong), 0).tolist()
             positive_loss = -math.log(1 / (1 + math.exp(-positive)))
             negative_loss = sum(
                 p * -math.log(1 - 1 / (1 + math.exp(-score))) for p, score in zip(shares, wrong, strict=True)
             )
             total += (positive_loss + negative_loss) / 8
-        assert float(learner.loop.loss(asked)) == pytest.approx(total, rel=1e-4)
+        assert float(learner.loop.loss(asked, Moment())) == pytest.approx(total, rel=1e-4)
 
 
 def train(ranks: Ranks, settings: RunConfig, run: str, resume: bool) -> dict[str, Any]:
