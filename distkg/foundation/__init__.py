@@ -3,20 +3,22 @@
 Importing this package registers all of them.
 """
 
-from distkg.foundation import trix, ultra
-from distkg.foundation.base import MODELS, FoundationModel
+from distkg.foundation import nbfnet, trix, ultra
+from distkg.foundation.base import MODELS, FoundationModel, GraphMismatchError
 from distkg.foundation.files import ModelFileError, import_checkpoint, is_model, load_model, make_model, save_model
 from distkg.foundation.graph import KnowledgeGraph
 
 __all__ = [
     "MODELS",
     "FoundationModel",
+    "GraphMismatchError",
     "KnowledgeGraph",
     "ModelFileError",
     "import_checkpoint",
     "is_model",
     "load_model",
     "make_model",
+    "nbfnet",
     "save_model",
     "trix",
     "ultra",

@@ -16,6 +16,10 @@ from distkg.registry import Registry
 MODELS: Registry[type[FoundationModel]] = Registry("foundation model")
 
 
+class GraphMismatchError(ValueError):
+    """A model cannot read this graph; the message says why."""
+
+
 class ModelOptions(BaseModel):
     """A model's own options, validated."""
 
@@ -28,10 +32,12 @@ class FoundationModel(nn.Module, ABC):
     Attributes:
         name: in the registry.
         options: sizes and choices.
+        knows_relations: whether relations have vectors of their own, so that ``options.relations`` is needed.
     """
 
     Options: ClassVar[type[ModelOptions]] = ModelOptions
     name: ClassVar[str]
+    knows_relations: ClassVar[bool] = False
     options: ModelOptions
 
     @classmethod

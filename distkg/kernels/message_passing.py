@@ -52,6 +52,12 @@ class Edges:
     def __len__(self) -> int:
         return len(self.kind)
 
+    def degrees(self, weight: Tensor | None = None) -> Tensor:
+        """Edges by which each node gathers, those of weight 0 left out: int64 [nodes]."""
+        if weight is None:
+            return self.offsets.diff()
+        return torch.bincount(self.gatherer[weight.cpu() != 0], minlength=self.nodes)
+
 
 def propagate(
     states: Tensor, relations: Tensor, edges: Edges, weight: Tensor | None = None, message: Message = "distmult"
@@ -104,7 +110,7 @@ class _Propagate(torch.autograd.Function):
         given, by, gathered = (tensor.detach().numpy() for tensor in (states, relations, out))
         own = int(len(by) > 1)
         run = KERNELS[message][0]
-        _for_each(len(given), lambda i: run(*graph, given[i], by[i * own], gathered[i]))
+        for_each(len(given), lambda i: run(*graph, given[i], by[i * own], gathered[i]))
         ctx.save_for_backward(states, relations, weight)
         ctx.edges, ctx.message = edges, message
         return out
@@ -121,7 +127,7 @@ class _Propagate(torch.autograd.Function):
         given, by, back = (t.detach().numpy() for t in (states, relations, gradient.contiguous()))
         outs = to_states.numpy(), to_relations.numpy(), to_weight.numpy()
         run = KERNELS[ctx.message][1]
-        _for_each(
+        for_each(
             batch, lambda i: run(*graph, given[i], by[i * own], back[i], outs[0][i], outs[1][i], outs[2][i * wanted])
         )
         if not own:
@@ -134,7 +140,7 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="message-passing")
 
 
-def _for_each(count: int, work: Callable[[int], Any]) -> None:
+def for_each(count: int, work: Callable[[int], Any]) -> None:
     """``work(i)`` for i in 0 … count-1, on as many threads as torch may use: kernels release the interpreter's lock."""
     threads = min(torch.get_num_threads(), count)
     if threads < 2:

@@ -91,7 +91,7 @@ def check_foundation(config: RunConfig) -> str:
         raise ConfigError("negatives.pool.actors: a foundation model draws its negatives in the step. Set it to 0")
     graphs = [LearnedGraph.open(address, config) for address in graphs_of(config)]
     facts = sum(graph.store.manifest.triples["train"] for graph in graphs)
-    model = start_of(config)
+    model = start_of(config, graphs)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     learnt = "1 graph" if len(graphs) == 1 else f"{len(graphs)} graphs"
     return f"{model.name}, {parameters:,} parameters, learns from {learnt} with {facts:,} facts"
@@ -284,7 +284,7 @@ class FoundationLearner:
         self._config, self._ranks, self._schedule = config, ranks, schedule
         self.graphs = [LearnedGraph.open(address, config) for address in graphs_of(config)]
         torch.manual_seed(stream(Purpose.NETWORK, config.train.seed).initial_seed())
-        self.model = start_of(config)
+        self.model = start_of(config, self.graphs)
         batches = FoundationBatches(self.graphs, config, ranks)
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
         self._dense = DenseParameters(self.model, config.optimizer, ranks)
@@ -345,15 +345,23 @@ class FoundationLearner:
         }
 
 
-def start_of(config: RunConfig) -> FoundationModel:
+def start_of(config: RunConfig, graphs: Sequence[LearnedGraph]) -> FoundationModel:
     """The model that training begins with.
 
     Raises:
-        ConfigError: wrong options, or a model to go on from that is another one.
+        ConfigError: wrong options, or a model to go on from that is another one; several graphs for a model whose
+            relations are those of one.
         ModelFileError: there is none to go on from.
     """
+    name, options = config.model.name, dict(config.model.options)
+    if MODELS[name].knows_relations:
+        if len(graphs) > 1:
+            raise ConfigError(
+                f"data.graphs: {name} has vectors for the relations of one graph; {len(graphs)} are given"
+            )
+        options["relations"] = graphs[0].store.num_relations
     if not config.model.start:
-        return make_model(config.model.name, config.model.options)
+        return make_model(name, options)
     model = load_model(Path(config.model.start))
     if model.name != config.model.name:
         raise ConfigError(f"model.start: {config.model.start} is {model.name}, and model.name is {config.model.name}")
