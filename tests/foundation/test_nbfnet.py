@@ -51,11 +51,8 @@ def test_a_layer_is_what_every_entity_gathers(aggregate: str, dependent: bool) -
     query = made.query.weight[3]
     start = torch.zeros(6, 4)
     start[1] = query
-    if dependent:
-        relations = layer.relation(query).view(4, 4)
-    else:
-        relations = layer.relation.weight
-    gathered = [messages_to(entity, start, relations) + [start[entity]] for entity in range(6)]
+    relations = layer.relation(query).view(4, 4) if dependent else layer.relation.weight
+    gathered = [[*messages_to(entity, start, relations), start[entity]] for entity in range(6)]
     counts = torch.tensor([float(len(messages)) for messages in gathered])
     scales = (counts.log() / counts.log().mean()).tolist()
     rows = torch.stack(
@@ -86,5 +83,5 @@ def test_candidates_are_scored_as_among_all() -> None:
 
 def test_a_graph_with_other_relations_is_refused() -> None:
     other = KnowledgeGraph(torch.tensor([(0, 2, 1)]), entities=2, relations=3)
-    with pytest.raises(GraphMismatchError, match="made for 2 relations, and this graph has 3.*take ultra or trix"):
+    with pytest.raises(GraphMismatchError, match=r"made for 2 relations, and this graph has 3.*take ultra or trix"):
         model()(other, torch.tensor([0]), torch.tensor([0]))
