@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from distkg.data.prepare import PrepareReport
     from distkg.data.store import Store
     from distkg.inference.predict import Best
+    from distkg.inference.zero_shot import Reason
     from distkg.training.plan import Plan
     from distkg.training.search_folder import Trial
 
@@ -309,6 +310,9 @@ def predict(
     graph: Annotated[
         str | None, typer.Option(help="A file of triples that a foundation model reasons from, in place of --store.")
     ] = None,
+    explain: Annotated[
+        int, typer.Option(min=0, help="Paths of facts to print for each answer of a foundation model.")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """List the best answers to a query, or to a file of queries."""
@@ -325,12 +329,20 @@ def predict(
             return
         query = facts.entity_id(str(anchor)), facts.relation_id(str(relation)) + inverse * facts.num_relations
         (found,) = inference.predict_with(best, facts, [query[0]], [query[1]], top, known.value)
+        reasons = _reasons(model, facts, query, [answer.entity for answer in found], explain) if explain else []
     if as_json:
-        typer.echo(json.dumps([asdict(prediction) for prediction in found]))
-    else:
-        from distkg.reporting.tables import predictions_table
+        rows = [asdict(answer) for answer in found]
+        for row, paths in zip(rows, reasons, strict=False):
+            row["reasons"] = [asdict(path) for path in paths]
+        typer.echo(json.dumps(rows))
+        return
+    from distkg.reporting.tables import predictions_table
 
-        _print(predictions_table(found))
+    _print(predictions_table(found))
+    for answer, paths in zip(found, reasons, strict=False):
+        typer.echo(f"{answer.label}:" + ("" if paths else " no path of facts leads there"))
+        for path in paths:
+            typer.echo(f"  {path.importance:+.3f}  {path.path}")
 
 
 @app.command(
@@ -539,6 +551,15 @@ def _evaluated_foundation(model: Path, store: str | None, split: Split) -> dict[
     if store is None:
         raise typer.BadParameter(f"{model} is a foundation model: give the graph to be asked about with --store")
     return evaluate_zero_shot(load_model(model), Store.open(store), split.value)
+
+
+def _reasons(model: Path, facts: Store, query: tuple[int, int], answers: list[int], top: int) -> list[list[Reason]]:
+    from distkg.foundation import load_model
+    from distkg.inference.zero_shot import reasons_for
+
+    if not _is_foundation(model):
+        raise typer.BadParameter(f"{model} is a run: --explain is for foundation models, which reason along facts")
+    return reasons_for(load_model(model), facts, *query, answers, top)
 
 
 def _refuse_other_graph(run: Path, graph: str | None) -> None:

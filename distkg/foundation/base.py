@@ -53,6 +53,11 @@ class FoundationModel(nn.Module, ABC):
         super().__init__()
         self.options = options
 
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """Layers over facts, the longest path that is looked at."""
+
     @abstractmethod
     def relation_states(
         self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None
@@ -75,7 +80,7 @@ class FoundationModel(nn.Module, ABC):
             graph: the facts to reason from.
             states: of ``relation_states`` for these queries.
             anchor, relation: int64 [B], relation in [0, 2R).
-            weight: float32 [E] of the facts; 0 hides one. None hides none.
+            weight: float32 [E] of the facts, or [depth, E] of the facts in each layer; 0 hides one. None hides none.
             candidates: int64 [B, m], the entities to be scored; None for all.
         """
 

@@ -43,6 +43,11 @@ class Convolution(nn.Module):
         return F.relu(self.layer_norm(self.linear(torch.cat([states, gathered], dim=-1))))
 
 
+def of_layer(weight: Tensor | None, layer: int) -> Tensor | None:
+    """A layer's part of weights that differ from layer to layer."""
+    return weight[layer] if weight is not None and weight.ndim == 2 else weight
+
+
 class Boundary:
     """The condition of each query: a vector at one node, zero at all others.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from distkg.foundation.base import MODELS, FoundationModel, GraphMismatchError, ModelOptions
 from distkg.foundation.graph import KnowledgeGraph
-from distkg.foundation.layers import Boundary, Layers
+from distkg.foundation.layers import Boundary, Layers, of_layer
 from distkg.foundation.ultra import ReadOut
 from distkg.kernels.message_moments import propagate_moments
 from distkg.kernels.message_passing import Edges, Message, propagate
@@ -100,6 +100,10 @@ class NBFNet(FoundationModel):
         self.layers: Layers[BellmanFord] = Layers(BellmanFord(options) for _ in range(options.layers))
         self.mlp = ReadOut(options.width, options.hidden)
 
+    @property
+    def depth(self) -> int:
+        return len(self.layers)
+
     def relation_states(
         self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None
     ) -> Tensor:
@@ -122,8 +126,8 @@ class NBFNet(FoundationModel):
         query = states[torch.arange(len(relation), device=relation.device), relation]
         boundary = Boundary(anchor, query)
         found = boundary.states(graph.entities)
-        for layer in self.layers:
-            found = layer(found, query, graph.facts, boundary, weight)
+        for number, layer in enumerate(self.layers):
+            found = layer(found, query, graph.facts, boundary, of_layer(weight, number))
         if candidates is not None:
             found = found.gather(1, candidates[..., None].expand(-1, -1, found.shape[-1]))
         scores: Tensor = self.mlp(found, query)

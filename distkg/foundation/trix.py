@@ -68,6 +68,10 @@ class Trix(FoundationModel):
         self.entity_model_mini = EntityDecoder(options.width, options.small_layers, options.hidden)
         self.entity_model = EntityDecoder(options.width, options.layers, options.hidden)
 
+    @property
+    def depth(self) -> int:
+        return len(self.entity_model.layers)
+
     def relation_states(
         self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None
     ) -> Tensor:

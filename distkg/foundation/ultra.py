@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distkg.foundation.base import MODELS, FoundationModel, ModelOptions
 from distkg.foundation.graph import KnowledgeGraph
-from distkg.foundation.layers import Boundary, Convolution, Layers
+from distkg.foundation.layers import Boundary, Convolution, Layers, of_layer
 from distkg.graph.relation_graph import KINDS
 from distkg.kernels.message_passing import Edges
 
@@ -73,8 +73,8 @@ class EntityDecoder(nn.Module):
         query = relations[torch.arange(len(relation), device=relation.device), relation]
         boundary = Boundary(anchor, query)
         states = boundary.states(facts.nodes)
-        for layer in self.layers:
-            states = layer(states, layer.vectors(relations), facts, boundary, weight)
+        for number, layer in enumerate(self.layers):
+            states = layer(states, layer.vectors(relations), facts, boundary, of_layer(weight, number))
         return states, query
 
     def forward(
@@ -132,6 +132,10 @@ class Ultra(FoundationModel):
         assert isinstance(options, UltraOptions)
         self.relation_model = RelationEncoder(options.width, options.layers)
         self.entity_model = EntityDecoder(options.width, options.layers, options.hidden)
+
+    @property
+    def depth(self) -> int:
+        return len(self.entity_model.layers)
 
     def relation_states(
         self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from distkg.data.prepare import prepare
 from distkg.data.store import Store
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph import KnowledgeGraph
+from distkg.foundation.paths import edge_gradients, in_words, most_influential
 from distkg.foundation.reasoner import Reasoner
 from distkg.inference.predict import Best
 from distkg.inference.topk import TopAnswers
@@ -46,6 +48,35 @@ def best_zero_shot(model: FoundationModel, store: Store, *, batch_size: int = BA
         return TopAnswers(*(np.concatenate([getattr(part, name) for part in found]) for name in ("entities", "scores")))
 
     return best
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A path of facts from the anchor to an answer.
+
+    Attributes:
+        importance: mean gradient of the score by the weights of its facts.
+        path: in words, arrows as the facts point.
+    """
+
+    importance: float
+    path: str
+
+
+def reasons_for(
+    model: FoundationModel, store: Store, anchor: int, relation: int, answers: Sequence[int], top: int = 3
+) -> list[list[Reason]]:
+    """The most influential paths to each answer, best first; none where no path of the model's depth leads there."""
+    graph = KnowledgeGraph.of_store(store)
+    relations = dict(enumerate(store.relation_labels().to_pylist()))
+    found = []
+    for answer in answers:
+        gradients = edge_gradients(model, graph, anchor, relation, answer)
+        paths = most_influential(gradients, graph.facts, anchor, answer, top)
+        met = sorted({anchor, *(entity for path in paths for head, _, tail in path.facts for entity in (head, tail))})
+        labels = dict(zip(met, store.entity_labels_of(np.array(met)), strict=True))
+        found.append([Reason(path.importance, in_words(path, anchor, labels, relations)) for path in paths])
+    return found
 
 
 def _top(scores: Tensor, queries: np.ndarray, top: int, hidden: KnownAnswers | None) -> TopAnswers:

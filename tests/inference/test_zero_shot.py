@@ -100,6 +100,13 @@ def test_on_the_command_line(model: FoundationModel, store: Store, folder: Path,
     code, output = run("predict", place, "--graph", str(folder / "train.tsv"), *asked)
     assert code == 0
     assert [answer["rank"] for answer in json.loads(output)] == [1, 2]
+    code, output = run("predict", place, "--graph", str(folder / "train.tsv"), *asked, "--explain", "2")
+    assert code == 0
+    for answer in json.loads(output):
+        importances = [reason["importance"] for reason in answer["reasons"]]
+        assert importances == sorted(importances, reverse=True)
+        assert all(reason["path"].startswith("e1 ") for reason in answer["reasons"])
+        assert all(reason["path"].endswith(f" {answer['label']}") for reason in answer["reasons"])
     code, output = run("predict", place, "--store", store.address, "--graph", str(folder / "train.tsv"), *asked)
     assert code == 2
     assert "give the graph to reason from, --store or --graph" in " ".join(output.split())

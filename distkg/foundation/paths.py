@@ -1,0 +1,112 @@
+"""Why a model ranks an answer: the paths from the anchor to it along which its score grows most.
+
+As NBFNet explains itself (Zhu et al. 2021, section 4.4): the gradient of the score by the weight of every edge in every
+layer, and the paths whose edges have the largest mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.foundation.base import FoundationModel
+from distkg.foundation.graph import KnowledgeGraph
+from distkg.kernels.message_passing import Edges
+
+BEAM = 10  # paths kept for each entity and length
+
+
+@dataclass(frozen=True)
+class Path:
+    """A path of facts.
+
+    Attributes:
+        importance: mean gradient of the score by the weights of its edges.
+        facts: int [length, 3], head, relation (without inverses), tail, from the anchor on.
+    """
+
+    importance: float
+    facts: tuple[tuple[int, int, int], ...]
+
+
+def edge_gradients(model: FoundationModel, graph: KnowledgeGraph, anchor: int, relation: int, answer: int) -> Tensor:
+    """Of the answer's score by the weight of each fact in each layer: float32 [layers, E]."""
+    weight = torch.ones(model.depth, len(graph.facts), requires_grad=True)
+    asked = torch.tensor([anchor]), torch.tensor([relation])
+    with torch.enable_grad():
+        states = model.relation_states(graph, *asked).detach()
+        score = model.scores(graph, states, *asked, weight, torch.tensor([[answer]]))
+        (found,) = torch.autograd.grad(score.sum(), weight)
+    return found
+
+
+def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, top: int = 3) -> list[Path]:
+    """The best paths of any length up to the number of layers, best first.
+
+    ``BEAM`` paths to each entity are kept at every length, so one that begins badly may be missed.
+    """
+    relations = edges.kinds // 2
+    giver, gatherer = edges.giver.numpy(), edges.gatherer.numpy()
+    # Paths so far: their last entity, their sum, and the edge and the path before.
+    at, sums = np.array([anchor]), np.array([0.0])
+    history: list[tuple[np.ndarray, np.ndarray]] = []
+    found: list[Path] = []
+    offsets, by_giver = _by(giver, edges.nodes)
+    for length, gradient in enumerate(gradients.numpy(), start=1):
+        counts = offsets[at + 1] - offsets[at]
+        before = np.repeat(np.arange(len(at)), counts)
+        within = np.arange(len(before)) - np.repeat(np.cumsum(counts) - counts, counts)
+        edge = by_giver[offsets[at][before] + within]
+        total = sums[before] + gradient[edge]
+        keep = _best_of_each(gatherer[edge], total)
+        at, sums = gatherer[edge][keep], total[keep]
+        history.append((edge[keep], before[keep]))
+        for place in np.flatnonzero(at == answer):
+            steps = _walked_back(history, int(place))
+            facts = tuple(_fact(int(gatherer[e]), int(edges.kind[e]), int(giver[e]), relations) for e in steps)
+            found.append(Path(float(sums[place]) / length, facts))
+    return sorted(found, key=lambda path: -path.importance)[:top]
+
+
+def _by(side: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Edges in the order of a side, and where those of each node begin."""
+    order = np.argsort(side, kind="stable")
+    return np.searchsorted(side[order], np.arange(nodes + 1)), order
+
+
+def _best_of_each(node: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Places of the ``BEAM`` largest totals of each node."""
+    order = np.lexsort((-total, node))
+    starts = np.flatnonzero(np.diff(node[order], prepend=-1))
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    return order[rank < BEAM]
+
+
+def _walked_back(history: list[tuple[np.ndarray, np.ndarray]], place: int) -> list[int]:
+    """Edges of the path at a place of the newest length, first one first."""
+    steps = []
+    for edge, before in reversed(history):
+        steps.append(int(edge[place]))
+        place = int(before[place])
+    return steps[::-1]
+
+
+def _fact(gatherer: int, kind: int, giver: int, relations: int) -> tuple[int, int, int]:
+    return (gatherer, kind, giver) if kind < relations else (giver, kind - relations, gatherer)
+
+
+def in_words(path: Path, anchor: int, entities: dict[int, str], relations: dict[int, str]) -> str:
+    """``anchor ←relation— x —relation→ answer``: arrows as the facts point.
+
+    >>> path = Path(0.5, ((1, 0, 0), (1, 1, 2)))
+    >>> in_words(path, 0, {0: "a", 1: "b", 2: "c"}, {0: "parent", 1: "friend"})
+    'a ←parent— b —friend→ c'
+    """
+    words, now = entities[anchor], anchor
+    for head, relation, tail in path.facts:
+        now, arrow = (tail, f"—{relations[relation]}→") if head == now else (head, f"←{relations[relation]}—")
+        words += f" {arrow} {entities[now]}"
+    return words
