@@ -168,6 +168,13 @@ def test_dans_sweep_runs(tmp_path: Path, store: Path) -> None:
     assert content["settings"]["variants"]["η = 1"] == ["negatives.source=dans", "negatives.options={weight: 1.0}"]
 
 
+def test_message_passing_runs(tmp_path: Path, store: Path) -> None:
+    content = run_quickly("message_passing", tmp_path, "--store", str(store))
+    columns = ["forward ms", "forward and backward ms", "× bandwidth, forward", "bandwidth GB/s", "peak MB"]
+    for row in ("distkg, batch 2", "gather, multiply, index_add, batch 2", "DGL u_mul_e_sum, batch 2"):
+        assert columns_of(content)[row] == columns
+
+
 def test_growth_is_the_slope_of_the_settled_part() -> None:
     rows = [{"minutes": float(minute), "MB": max(50.0, 40.0 + 2.0 * minute)} for minute in range(20)]
     assert pool_soak.growth(rows, "MB") == pytest.approx(120.0)
