@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from distkg.config import parse_options
-from distkg.foundation.graph import KnowledgeGraph
+from distkg.foundation.graph import Facts, KnowledgeGraph
 from distkg.registry import Registry
 
 MODELS: Registry[type[FoundationModel]] = Registry("foundation model")
@@ -67,7 +67,7 @@ class FoundationModel(nn.Module, ABC):
     @abstractmethod
     def scores(
         self,
-        graph: KnowledgeGraph,
+        graph: Facts,
         states: Tensor,
         anchor: Tensor,
         relation: Tensor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,24 @@ from torch import Tensor
 from distkg.data.store import Store
 from distkg.graph.relation_graph import KINDS, entity_relation_graphs, relation_graph
 from distkg.kernels.message_passing import Edges
+
+
+class Facts(Protocol):
+    """What an entity decoder reads: a graph, or a part of one.
+
+    Attributes:
+        entities, relations: how many, relations without inverses.
+        facts: in both directions.
+    """
+
+    @property
+    def entities(self) -> int: ...
+
+    @property
+    def relations(self) -> int: ...
+
+    @property
+    def facts(self) -> Edges: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +81,10 @@ class KnowledgeGraph:
         inverse = (relation + self.relations) % (2 * self.relations)
         hidden = torch.cat([self._key(anchor, relation, answer), self._key(answer, inverse, anchor)])
         return (~torch.isin(self._keys, hidden)).float()
+
+    def places_of(self, gatherer: Tensor, kind: Tensor, giver: Tensor) -> Tensor:
+        """Where edges of the graph, int64 [m] each, stand in ``facts``: int64 [m]; of parallel ones the first."""
+        return torch.searchsorted(self._keys, self._key(gatherer, kind, giver))
 
     @cached_property
     def _keys(self) -> Tensor:

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distkg.foundation.base import MODELS, FoundationModel, GraphMismatchError, ModelOptions
-from distkg.foundation.graph import KnowledgeGraph
+from distkg.foundation.graph import Facts, KnowledgeGraph
 from distkg.foundation.layers import Boundary, Layers, of_layer
 from distkg.foundation.ultra import ReadOut
 from distkg.kernels.message_moments import propagate_moments
@@ -116,7 +116,7 @@ class NBFNet(FoundationModel):
 
     def scores(
         self,
-        graph: KnowledgeGraph,
+        graph: Facts,
         states: Tensor,
         anchor: Tensor,
         relation: Tensor,

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distkg.foundation.base import MODELS, FoundationModel, ModelOptions
-from distkg.foundation.graph import KnowledgeGraph
+from distkg.foundation.graph import Facts, KnowledgeGraph
 from distkg.foundation.layers import Boundary, Layers
 from distkg.foundation.ultra import EntityDecoder, FactConvolution
 from distkg.kernels.message_passing import Edges
@@ -90,7 +90,7 @@ class Trix(FoundationModel):
 
     def scores(
         self,
-        graph: KnowledgeGraph,
+        graph: Facts,
         states: Tensor,
         anchor: Tensor,
         relation: Tensor,

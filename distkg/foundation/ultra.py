@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distkg.foundation.base import MODELS, FoundationModel, ModelOptions
-from distkg.foundation.graph import KnowledgeGraph
+from distkg.foundation.graph import Facts, KnowledgeGraph
 from distkg.foundation.layers import Boundary, Convolution, Layers, of_layer
 from distkg.graph.relation_graph import KINDS
 from distkg.kernels.message_passing import Edges
@@ -146,7 +146,7 @@ class Ultra(FoundationModel):
 
     def scores(
         self,
-        graph: KnowledgeGraph,
+        graph: Facts,
         states: Tensor,
         anchor: Tensor,
         relation: Tensor,

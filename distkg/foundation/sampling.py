@@ -1,0 +1,88 @@
+"""Asking about a part of a graph: sampled edges around anchors and candidates, for graphs too large to look at whole.
+
+An entity outside the part is as one that nobody says anything to: its state, and so its score, are those of a node
+without facts, which is computed beside the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distkg.foundation.base import FoundationModel
+from distkg.foundation.graph import KnowledgeGraph
+from distkg.graph.neighbourhoods import EdgeSampler, plain_sampler
+from distkg.kernels.message_passing import Edges
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """A part of a graph, its entities numbered anew; the last of them has no facts.
+
+    Attributes:
+        nodes: int64 [m], sorted: the entities that are in it.
+        facts: edges between the m + 1 nodes.
+        chosen: int64 [E'], sorted: which facts of the graph they are, in their order.
+    """
+
+    nodes: Tensor
+    relations: int
+    facts: Edges
+    chosen: Tensor
+
+    @property
+    def entities(self) -> int:
+        return len(self.nodes) + 1
+
+    def place(self, entities: Tensor) -> Tensor:
+        """Numbers here of entities of the graph; those outside get that of the node without facts."""
+        place = torch.searchsorted(self.nodes, entities).clamp_max(max(len(self.nodes) - 1, 0))
+        inside = (self.nodes[place] == entities) if len(self.nodes) else torch.zeros_like(entities, dtype=torch.bool)
+        return torch.where(inside, place, len(self.nodes))
+
+
+class Surroundings:
+    """Samples neighbourhoods of a graph."""
+
+    def __init__(self, graph: KnowledgeGraph, fanouts: Sequence[int], sampler: EdgeSampler | None = None) -> None:
+        """``fanouts`` as of ``EdgeSampler``, from anchors (and candidates) outwards; ``sampler`` goes from givers to
+        gatherers, and is by default the compiled one."""
+        self._graph, self._fanouts = graph, list(fanouts)
+        facts = graph.facts
+        self._sample = sampler or plain_sampler(facts.giver.numpy(), facts.gatherer.numpy(), facts.nodes)
+
+    def of(self, entities: Tensor, seed: int) -> Neighbourhood:
+        """Around entities int64 [s]. Every fact that is met is taken in both directions."""
+        facts, graph = self._graph.facts, self._graph
+        met = torch.from_numpy(self._sample(entities.unique().numpy(), self._fanouts, seed))
+        gatherer, kind, giver = (side[met].long() for side in (facts.gatherer, facts.kind, facts.giver))
+        inverse = (kind + graph.relations) % (2 * graph.relations)
+        chosen = torch.cat([met, graph.places_of(giver, inverse, gatherer)]).unique()
+        sides = [side[chosen].long() for side in (facts.gatherer, facts.kind, facts.giver)]
+        nodes = torch.cat([sides[0], sides[2], entities]).unique()
+        place = torch.searchsorted
+        edges = Edges.of(place(nodes, sides[0]), sides[1], place(nodes, sides[2]), len(nodes) + 1, facts.kinds)
+        return Neighbourhood(nodes, graph.relations, edges, chosen)
+
+
+@torch.no_grad()
+def sampled_scores(
+    model: FoundationModel,
+    graph: KnowledgeGraph,
+    surroundings: Surroundings,
+    anchor: Tensor,
+    relation: Tensor,
+    candidates: Tensor | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Scores of all entities, float32 [B, N], from the facts around anchors and ``candidates`` int64 [c]."""
+    around = anchor if candidates is None else torch.cat([anchor, candidates])
+    part = surroundings.of(around, seed)
+    states = model.relation_states(graph, anchor, relation)
+    local = model.scores(part, states, part.place(anchor), relation)
+    scores = local[:, -1:].repeat(1, graph.entities)
+    scores[:, part.nodes] = local[:, :-1]
+    return scores

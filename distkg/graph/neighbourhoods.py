@@ -1,0 +1,107 @@
+"""The edges around some nodes, a few of each node at every step away from them.
+
+``dgl_sampler`` (DGL's) and ``plain_sampler`` (no DGL needed) draw from the same distribution: of a node with more edges
+than are wanted, every set of that many alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from distkg.graph.partition import import_dgl
+
+
+class EdgeSampler(Protocol):
+    """Samples edges step by step.
+
+    Args of a call:
+        starts: int64 [s], nodes.
+        fanouts: at each step, the edges kept of every node that was met for the first time, at most.
+        seed: decides which.
+
+    Returns:
+        int64 [m], sorted and unique: places of edges in the arrays that the sampler was made of.
+    """
+
+    def __call__(self, starts: NDArray[np.int64], fanouts: Sequence[int], seed: int) -> NDArray[np.int64]: ...
+
+
+def plain_sampler(source: np.ndarray, target: np.ndarray, nodes: int) -> EdgeSampler:
+    """Of edges source → target, integer [E] each, followed from source to target; compiled."""
+    order = np.argsort(source, kind="stable").astype(np.int64)
+    offsets = np.searchsorted(source[order], np.arange(nodes + 1)).astype(np.int64)
+
+    def sample(starts: NDArray[np.int64], fanouts: Sequence[int], seed: int) -> NDArray[np.int64]:
+        def edges_of(front: NDArray[np.int64], fanout: int, step: int) -> NDArray[np.int64]:
+            counts = np.minimum(offsets[front + 1] - offsets[front], fanout)
+            tickets = np.random.default_rng([seed, step]).random(int(counts.sum()))
+            return _some_edges(front, offsets, order, fanout, tickets)
+
+        return _step_by_step(starts, fanouts, target, nodes, edges_of)
+
+    return sample
+
+
+def dgl_sampler(source: np.ndarray, target: np.ndarray, nodes: int) -> EdgeSampler:
+    """Through ``dgl.sampling.sample_neighbors``.
+
+    Raises:
+        ImportError: DGL is not installed.
+    """
+    import torch  # here, so that reading files does not wait for it
+
+    dgl = import_dgl()
+    ends = (torch.from_numpy(np.asarray(side, dtype=np.int64)) for side in (source, target))
+    graph = dgl.graph(tuple(ends), num_nodes=nodes)
+
+    def sample(starts: NDArray[np.int64], fanouts: Sequence[int], seed: int) -> NDArray[np.int64]:
+        def edges_of(front: NDArray[np.int64], fanout: int, step: int) -> NDArray[np.int64]:
+            dgl.seed((seed + step) % (1 << 31))
+            found = dgl.sampling.sample_neighbors(graph, torch.from_numpy(front), fanout, edge_dir="out")
+            edges: NDArray[np.int64] = found.edata[dgl.EID].numpy()
+            return edges
+
+        return _step_by_step(starts, fanouts, target, nodes, edges_of)
+
+    return sample
+
+
+def _step_by_step(starts, fanouts, target, nodes, edges_of) -> NDArray[np.int64]:  # type: ignore[no-untyped-def]
+    met = np.zeros(nodes, dtype=np.bool_)
+    front = np.unique(starts)
+    found = [np.empty(0, dtype=np.int64)]
+    for step, fanout in enumerate(fanouts):
+        met[front] = True
+        edges = edges_of(front, fanout, step)
+        found.append(edges)
+        reached = np.unique(target[edges])
+        front = reached[~met[reached]].astype(np.int64)
+    return np.unique(np.concatenate(found))
+
+
+@njit(cache=True, nogil=True)
+def _some_edges(
+    front: np.ndarray, offsets: np.ndarray, order: np.ndarray, fanout: int, tickets: np.ndarray
+) -> np.ndarray:
+    """One ticket in [0, 1) for each edge that is wanted."""
+    found = np.empty(tickets.shape[0], dtype=np.int64)
+    place = 0
+    for v in front:
+        low, degree = offsets[v], offsets[v + 1] - offsets[v]
+        first = place
+        for last in range(max(0, degree - fanout), degree):  # Floyd's choice of distinct numbers
+            chosen = int(tickets[place] * (last + 1)) if degree > fanout else last
+            for taken in range(first, place):
+                if found[taken] == chosen:
+                    chosen = last
+                    break
+            found[place] = chosen
+            place += 1
+        for taken in range(first, place):
+            found[taken] = order[low + found[taken]]
+    return found
