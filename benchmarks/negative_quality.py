@@ -1,12 +1,13 @@
 """What each negative source is worth: test metrics of the same training under the same time limit.
 
 Quality, not speed: a preset with one worker, as many trainings side by side as there are cores, once for each seed,
-ranked exactly on the test split. Sources that need classes are left out where the store has none.
+ranked exactly on the test split. Sources are left out that need of a graph what it lacks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from benchmarks.common import begin, finish, graph_settings
 from benchmarks.limited_time import run_variants
 from distkg.config import load_config
 from distkg.data.store import Store
-from distkg.negatives import SOURCES, Queries, TrainingGraph, make_source
+from distkg.negatives import SOURCES, Queries, SourceError, TrainingGraph, make_source
 from distkg.negatives.base import parse_source_options
 from distkg.negatives.remembered import RememberedSource
 
@@ -42,16 +43,15 @@ DRAWN: dict[str, tuple[str, dict[str, Any]]] = {
     "uniform, then near_miss": ("mixture", {"parts": HARDER}),
 }
 """Row of the table → source and its options."""
-NEED_CLASSES = ("typed", "classes")
 SELF_ADVERSARIAL = "uniform, self-adversarial"
 
 
-def variants_for(store: Store, only: Sequence[str] | None = None) -> dict[str, list[str]]:
-    """Row → changes of the preset."""
-    names = only or [name for name in DRAWN if name not in NEED_CLASSES or store.classes() is not None]
-    found = {name: _changes(*DRAWN[name]) for name in names}
-    if not only:
-        found[SELF_ADVERSARIAL] = ["objective.name=self_adversarial", "objective.temperature=1"]
+def pools_for(graph: TrainingGraph, only: Sequence[str] | None = None) -> dict[str, float]:
+    """Row → mean pool, of the sources that this graph has what they need for."""
+    found = {}
+    for name in only or DRAWN:
+        with suppress(SourceError):
+            found[name] = mean_pool(graph, *DRAWN[name])
     return found
 
 
@@ -77,13 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     """Every source with every seed; ``--repetitions`` seeds."""
     session = begin(__file__, str(__doc__), arguments, "store", "preset", "seconds", repetitions=1)
     store, preset = Store.open(session.store), f"preset:{session.options.preset}"
-    graph, variants = (
-        TrainingGraph.of_store(store),
-        variants_for(store, ["uniform", "corrupt"] if session.quick else None),
-    )
+    pools = pools_for(TrainingGraph.of_store(store), ["uniform", "corrupt"] if session.quick else None)
+    variants = {name: _changes(*DRAWN[name]) for name in pools}
+    if not session.quick:
+        variants[SELF_ADVERSARIAL] = ["objective.name=self_adversarial", "objective.temperature=1"]
     figures = run_variants(session, preset, variants)
     for name in variants:
-        figures.add(name, {"pool": mean_pool(graph, *DRAWN.get(name, ("uniform", {})))})
+        figures.add(name, {"pool": pools.get(name, pools["uniform"])})
     settings = {
         "preset": session.options.preset,
         "configuration": load_config(preset).model_dump(),

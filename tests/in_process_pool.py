@@ -35,6 +35,9 @@ class InProcessPool:
             self.under_way[request.number] = self.host.draw(request)
         return len(accepted)
 
+    def room(self) -> int:
+        return max(0, self.most - len(self.under_way))
+
     def take(self, number: int, timeout: float | None) -> Reply | None:
         reply = self.under_way.pop(number)
         return None if reply is None else self.spoil(reply)

@@ -33,7 +33,7 @@ from distkg.negatives import TrainingGraph
 from distkg.negatives.ahead import PoolOf, hosted_parts
 from distkg.negatives.host import SourceHost
 from distkg.negatives.messages import Reply, Request
-from distkg.negatives.window import RequestWindow
+from distkg.negatives.window import Patience, RequestWindow
 from distkg.scoring import make_scorer
 
 BLEND_EVERY = 32  # draws
@@ -126,7 +126,7 @@ class ActorPool:
         self._actors, self._key, self._rank, self._ranks = actors, key, rank, ranks
         # One for each actor: what one owes takes nothing from the others.
         self._windows = [RequestWindow(-(-2 * how.depth // len(actors))) for _ in actors]
-        self._hung_after = how.hung_after
+        self._patience, self._hung_after = Patience(), how.hung_after
         self._under_way: dict[int, _Message] = {}
         self._abandoned: list[_Message] = []
         self._next = rank  # actor to be asked
@@ -134,15 +134,21 @@ class ActorPool:
         self._processes: dict[int, Process] = {}
         self._published: tuple[int, int, ray.ObjectRef] | None = None
 
-    def ask(self, requests: Sequence[Request]) -> int:
+    def room(self) -> int:
         self._look_after_abandoned()
+        return sum(self._room_of_each())
+
+    def _room_of_each(self) -> list[int]:
         owed = Counter(message.actor for message in self._under_way.values())
         for message in self._abandoned:
             owed[message.actor] += len(message.numbers)
-        left = list(requests)
+        return [max(0, len(window) - owed[actor]) for actor, window in enumerate(self._windows)]
+
+    def ask(self, requests: Sequence[Request]) -> int:
+        left, room = list(requests), self._room_of_each()
         for _ in self._actors:
             actor, self._next = self._next % len(self._actors), self._next + 1
-            sent = left[: max(0, len(self._windows[actor]) - owed[actor])]
+            sent = left[: room[actor]]
             left = left[len(sent) :]
             if sent:
                 self._send(actor, sent)
@@ -162,9 +168,13 @@ class ActorPool:
             return None
         if self._is_here(message, 0):
             self._windows[message.actor].in_time()
-        elif timeout is not None:  # else nothing is ever late
+        elif timeout is None:  # nothing is ever late
+            self._is_here(message, None)
+        else:
             self._windows[message.actor].late(number)
-        if self._is_here(message, timeout):
+            if self._patience.waits():
+                self._patience.learn(self._is_here(message, timeout))
+        if message.here:
             return message.replies.pop(number, None)
         if number == message.numbers[-1]:
             self._abandoned.append(message)

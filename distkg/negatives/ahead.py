@@ -48,6 +48,10 @@ class Pool(Protocol):
         not taken up, as too many are under way already."""
         ...
 
+    def room(self) -> int:
+        """How many requests it would take up now."""
+        ...
+
     def take(self, number: int, timeout: float | None) -> Reply | None:
         """The reply to a request, which is then forgotten; None where it is not there after ``timeout`` seconds, was
         lost or was never asked. Without a timeout it waits as long as there is hope."""
@@ -126,11 +130,22 @@ class AheadSource(NegativeSource):
         self._latest = new[-1].moment.step
         self._publish(new[0].moment)
         rank = 0 if self._model is None else self._model.ranks.rank
+        new = new[: self._room()]
+        if not new:
+            return
         queries = [each.queries for each in new]
         vectors = zip(self._vectors("queries", queries), self._vectors("answers", queries), strict=True)
         requests = [Request.of(each, rank, self._version, *brought) for each, brought in zip(new, vectors, strict=True)]
         for request in requests[: self._pool.ask(requests)]:
             self._asked[request.number] = request.count
+
+    def _room(self) -> int:
+        """How many requests any rank's pool would take up: vectors for others need not be fetched; collective."""
+        if self._model is None or self._hosted.looks_at == "nothing" or self._model.ranks.size == 1:
+            return self._pool.room()
+        most = torch.tensor(self._pool.room(), device=self._model.ranks.device)
+        self._model.ranks.all_reduce(most, "max")
+        return int(most)
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         found = self._delivered(queries)

@@ -1,4 +1,4 @@
-"""How many requests a worker has under way: as many as are answered in time.
+"""How many requests a worker has under way, as many as are answered in time, and whether it waits for a late one.
 
 Who draws may be slower than the training. Asked for everything, it would come late with everything; asked for less, it
 is in time with that, and the step draws the rest itself.
@@ -32,3 +32,24 @@ class RequestWindow:
         if number > self._halved_at:
             self._size = max(1.0, self._size / 2)
             self._halved_at = self._latest
+
+
+class Patience:
+    """Whether to wait for a late reply: not while waiting is mostly in vain, but for one in ``RETRY``."""
+
+    RETRY, MEMORY = 16, 0.75
+
+    def __init__(self) -> None:
+        self._worth, self._passed = 1.0, 0
+
+    def waits(self) -> bool:
+        """Whether to wait for the late reply at hand."""
+        self._passed += 1
+        if self._worth < 0.5 and self._passed < self.RETRY:
+            return False
+        self._passed = 0
+        return True
+
+    def learn(self, came: bool) -> None:
+        """Whether the reply that was waited for came."""
+        self._worth = self.MEMORY * self._worth + (1 - self.MEMORY) * came

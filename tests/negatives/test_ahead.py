@@ -204,6 +204,22 @@ def test_a_full_pool_refuses_and_the_step_draws_for_itself() -> None:
     assert not pools["0"].under_way
 
 
+def test_vectors_are_fetched_for_as_many_as_are_taken_up() -> None:
+    source, pools = ahead("near_miss", most=2)
+    fetched: list[int] = []
+
+    class Counting(TableModel):
+        def query(self, anchor: torch.Tensor, relation: torch.Tensor) -> torch.Tensor:
+            fetched.append(len(anchor))
+            return super().query(anchor, relation)
+
+    source.attach(Counting())
+    source.expect([Coming(moment(step), some_queries(step), COUNT, step) for step in range(5)])
+    source.expect([Coming(moment(step), some_queries(step), COUNT, step) for step in range(5, 9)])
+    assert [request.number for request in pools["0"].requests] == [0, 1]
+    assert fetched == [2 * 12]
+
+
 def test_of_a_mixture_only_what_looks_at_queries_is_hosted() -> None:
     assert list(hosted_parts("mixture", MIXTURE)) == ["0.1", "0.2"]
     assert hosted_parts("uniform", {}) == {}

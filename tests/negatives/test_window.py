@@ -6,7 +6,7 @@ from collections import deque
 
 import pytest
 
-from distkg.negatives.window import RequestWindow
+from distkg.negatives.window import Patience, RequestWindow
 
 
 def test_it_is_halved_once_for_all_that_were_asked_before_and_grows_by_one_in_its_length() -> None:
@@ -69,3 +69,15 @@ def test_a_slow_drawer_delivers_most_of_what_it_can(slowness: float, least: floa
 def test_without_it_everything_would_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RequestWindow, "late", lambda self, number: None)
     assert delivered_share(3.0, 4000) < 0.01
+
+
+def test_patience_ends_while_waiting_is_in_vain_and_is_tried_again_now_and_then() -> None:
+    patience, waited = Patience(), []
+    for number in range(90):
+        waits = patience.waits()
+        waited.append(waits)
+        if waits:
+            patience.learn(number >= 40)
+    # 1, 3/4, 9/16, 27/64: three in vain are enough; then one in sixteen, until two of those paid.
+    assert [number for number, waits in enumerate(waited[:66]) if waits] == [0, 1, 2, 18, 34, 50]
+    assert all(waited[66:])
