@@ -167,7 +167,8 @@ class ActorPool:
         if message is None:
             return None
         if self._is_here(message, 0):
-            self._windows[message.actor].in_time()
+            if number in message.replies:  # else it was lost with its actor
+                self._windows[message.actor].in_time()
         elif timeout is None:  # nothing is ever late
             self._is_here(message, None)
         else:
