@@ -82,3 +82,11 @@ def without_secrets(address: str) -> str:
         return address
     parts = urlsplit(address)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def address_within(address: str, name: str) -> str:
+    """The address of something in the folder at an address, with the same options."""
+    if "://" not in address:
+        return f"{address.rstrip('/')}/{name}"
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))

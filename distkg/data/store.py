@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from distkg.data.classes import Classes
 from distkg.data.errors import StoreError
 from distkg.data.inductive import INFERENCE, TRAINING
-from distkg.data.location import Location, without_secrets
+from distkg.data.location import Location, address_within, without_secrets
 from distkg.data.manifest import MANIFEST, MARKER, Manifest, parse_manifest
 
 __all__ = ["Manifest", "Store", "StoreError"]
@@ -40,15 +40,18 @@ class Store:
         manifest: what the store says about itself.
     """
 
-    def __init__(self, address: str, location: Location, manifest: Manifest) -> None:
+    def __init__(self, address: str, location: Location, manifest: Manifest, called: str | None = None) -> None:
         self.address = address
         self.manifest = manifest
         self._location = location
-        self._shown = without_secrets(address)
+        self._shown = called or without_secrets(address)
 
     @classmethod
-    def open(cls, address: str) -> Store:
+    def open(cls, address: str, called: str | None = None) -> Store:
         """Open a local folder or any address pyarrow knows, such as ``s3://bucket/graph?region=eu-west-1``.
+
+        Args:
+            called: what errors call the store, where its address says nothing to the user.
 
         Raises:
             StoreError: nothing there, half-written, damaged, or of a later schema; says what to do.
@@ -61,7 +64,7 @@ class Store:
         except OSError as error:
             raise StoreError(f"store {shown} cannot be read: {error}") from None
         if MANIFEST in names:
-            return cls(address, location, parse_manifest(content, shown))
+            return cls(address, location, parse_manifest(content, shown), called)
         if MARKER in names:
             raise StoreError(
                 f"store {shown} is half-written: the `distkg prepare` or `distkg generate` that made it has "
@@ -70,6 +73,17 @@ class Store:
         if {TRAINING, INFERENCE} <= names:
             raise StoreError(f"{shown} holds two stores: open {shown}/{TRAINING} or {shown}/{INFERENCE}")
         raise StoreError(f"there is no store at {shown}. Make one with `distkg prepare SOURCE --store {shown}`")
+
+    @classmethod
+    def open_inference(cls, address: str) -> Store:
+        """As ``open``; of a folder that holds two stores, the one whose graph is asked about.
+
+        Raises:
+            StoreError: as ``open``.
+        """
+        location = Location.of(address)
+        two = location.is_folder() and {TRAINING, INFERENCE} <= location.names()
+        return cls.open(address_within(address, INFERENCE) if two else address)
 
     @property
     def num_entities(self) -> int:

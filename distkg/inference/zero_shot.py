@@ -95,4 +95,4 @@ def graph_of_file(file: str) -> Iterator[Store]:
     with tempfile.TemporaryDirectory() as folder:
         address = str(Path(folder) / "store")
         prepare(file, address, split=(1.0, 0.0, 0.0))
-        yield Store.open(address)
+        yield Store.open(address, called=file)

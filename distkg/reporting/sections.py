@@ -145,10 +145,14 @@ def by_relation(run: RunRecord) -> str:
 
 
 def by_group(run: RunRecord) -> str:
-    """MRR by relation category and by the side that was asked for."""
-    parts = [html.bars(_group_bars(run.result.get(key)), 1.0) for key in ("by_category", "by_side")]
-    note = "Category: one or many heads per tail, one or many tails per head. Side: the end that was asked for."
-    return html.card("MRR by category and by side", "".join(parts), note)
+    """MRR by relation category, by the side that was asked for, and by what the training facts show."""
+    keys = ("by_category", "by_side", "by_half_link")
+    parts = [html.bars(_group_bars(run.result.get(key)), 1.0) for key in keys]
+    note = (
+        "Category: one or many heads per tail, one or many tails per head. Side: the end that was asked for. Seen: the "
+        "query's entity, or the answer, has a training fact of the relation on that side."
+    )
+    return html.card("MRR by category, side and what was seen", "".join(parts), note)
 
 
 def graph(run: RunRecord) -> str:

@@ -20,6 +20,7 @@ from distkg.training.ranking import Ranking, both_queries, rank_answers
 
 HITS = (1, 3, 10)
 CATEGORIES = ("1-1", "1-n", "n-1", "n-n")
+HALF_LINKS = ("both seen", "query seen", "answer seen", "neither seen")
 Metrics = dict[str, float]
 
 
@@ -60,6 +61,23 @@ def metrics_by_category(ranking: Ranking, categories: Sequence[str], num_relatio
     return {name: metrics for name, metrics in zip(CATEGORIES, pooled, strict=True) if metrics}
 
 
+def metrics_by_half_link(ranking: Ranking, facts: np.ndarray, num_relations: int) -> dict[str, Metrics]:
+    """Metrics by what facts int [m, 3] show of a triple (anchor, relation, answer): some fact (anchor, relation, ·),
+    ``query seen``; some fact (·, relation, answer), ``answer seen``; both, or neither.
+
+    A model that only knows which entities go with a relation ranks well where the answer is seen, and badly where it
+    is not ("Half a Link", arXiv 2606.18001).
+    """
+    kinds = 2 * num_relations
+    head, relation, tail = facts.astype(np.int64).T
+    seen = np.unique(np.concatenate([head * kinds + relation, tail * kinds + relation + num_relations]))
+    anchor, asked = ranking.queries.astype(np.int64).T
+    of_answer = ranking.answers * kinds + (asked + num_relations) % kinds
+    code = 2 * ~np.isin(anchor * kinds + asked, seen) + ~np.isin(of_answer, seen)
+    # In the order of HALF_LINKS: 0 both, 1 the query's alone, 2 the answer's alone, 3 neither.
+    return {name: metrics for name, metrics in zip(HALF_LINKS, _grouped(ranking, code, 4), strict=True) if metrics}
+
+
 def known_answers_of(store: Store, triples: np.ndarray) -> KnownAnswers:
     """Every known answer, of any split, to the queries of these triples [n, 3]; the store is streamed."""
     queries, _ = both_queries(triples, store.num_relations)
@@ -82,8 +100,8 @@ def evaluate_ranks(store: Store, split: str, rank: Rank) -> dict[str, Any]:
     """Filtered metrics of a split of the store.
 
     Returns:
-        ``split``; ``metrics`` over both sides; ``by_side``; ``by_category``; ``by_relation``, a list with the
-        relation's label and category.
+        ``split``; ``metrics`` over both sides; ``by_side``; ``by_category``; ``by_half_link``; ``by_relation``, a list
+        with the relation's label and category.
 
     Raises:
         StoreError: the split is empty.
@@ -93,7 +111,8 @@ def evaluate_ranks(store: Store, split: str, rank: Rank) -> dict[str, Any]:
     if not len(triples):
         raise StoreError(f"split {split!r} of {store.address} holds no triples. Splits: {store.manifest.triples}")
     ranking = rank(triples, known_answers_of(store, triples))
-    categories = relation_categories(store.triples("train"), store.num_relations)
+    facts = store.triples("train")
+    categories = relation_categories(facts, store.num_relations)
     labels = store.relation_labels()
     by_relation = [
         {**row, "relation": labels[row["relation"]].as_py(), "category": categories[row["relation"]]}
@@ -104,6 +123,7 @@ def evaluate_ranks(store: Store, split: str, rank: Rank) -> dict[str, Any]:
         "metrics": ranking_metrics(ranking),
         "by_side": metrics_by_side(ranking, store.num_relations),
         "by_category": metrics_by_category(ranking, categories, store.num_relations),
+        "by_half_link": metrics_by_half_link(ranking, facts, store.num_relations),
         "by_relation": by_relation,
     }
 

@@ -59,6 +59,9 @@ def test_a_folder_of_two_stores_says_which_there_are(tmp_path: Path) -> None:
     prepare(folder_of(tmp_path, **TWO), str(tmp_path / "store"))
     with pytest.raises(StoreError, match=r"two stores: open .*store/training or .*store/inference"):
         Store.open(str(tmp_path / "store"))
+    asked = Store.open_inference(str(tmp_path / "store"))
+    assert asked.address == str(tmp_path / "store" / "inference")
+    assert Store.open_inference(asked.address).address == asked.address
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

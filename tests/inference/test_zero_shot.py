@@ -113,6 +113,10 @@ def test_on_the_command_line(model: FoundationModel, store: Store, folder: Path,
     code, output = run("predict", place, "--store", store.address, "--anchor", "e99", "--relation", "r2")
     assert code == 2
     assert "no entity labelled 'e99'. Close: 'e" in output
+    file = str(folder / "train.tsv")
+    code, output = run("predict", place, "--graph", file, "--anchor", "e1", "--relation", "r22")
+    assert code == 2
+    assert f"store {file} has no relation labelled 'r22'. Close: 'r" in output
     code, output = run("evaluate", place)
     assert code == 2
     assert "is a foundation model: give the graph to be asked about with --store" in " ".join(output.split())

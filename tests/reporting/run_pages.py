@@ -45,6 +45,7 @@ RESULT: dict[str, Any] = {
     ],
     "by_category": {"1-n": {"mrr": 0.25, "queries": 90}},
     "by_side": {"tail": {"mrr": 0.45, "queries": 49}},
+    "by_half_link": {"answer seen": {"mrr": 0.55, "queries": 30}},
     "graph": {
         "entities": 14541,
         "relations": 237,

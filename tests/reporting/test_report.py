@@ -20,7 +20,7 @@ def test_a_finished_run_shows_every_part(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path / "umls-complex", lines=metric_lines(), result=RESULT))
     titles = [
         *("Metrics", "Loss by epoch", "Loss by wall time", "Validation MRR by epoch", "Validation Hits@k"),
-        *("MRR by category and by side", "By relation", "Throughput", "Where the time goes"),
+        *("MRR by category, side and what was seen", "answer seen", "By relation", "Throughput", "Where the time goes"),
         *("Memory per worker", "Degrees", "Partitions", "Rows per worker", "Configuration", "Versions"),
     ]
     assert [title for title in titles if title not in page.words] == []

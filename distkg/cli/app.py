@@ -1,0 +1,114 @@
+"""The application that commands are registered with: its errors and exit codes, and what commands share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from distkg.config import RunConfig
+
+MISTAKE, REFUSED = 2, 3
+
+
+class Split(StrEnum):
+    train = "train"
+    valid = "valid"
+    test = "test"
+
+
+class Commands(TyperGroup):
+    """Says in one message what a user can mend; everything else keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if _debugging(ctx) or not _is_message(error):
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise SystemExit(_exit_code(error)) from None
+
+
+app = typer.Typer(
+    name="distkg",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog="Example: distkg prepare data/wn18rr --store stores/wn18rr && "
+    "distkg train preset:complex_wn18rr --run runs/wn18rr --set data.store=stores/wn18rr",
+)
+
+StoreOption = Annotated[str, typer.Option("--store", help="Folder of the store to make, or an address (s3://…).")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that `distkg train` wrote.")]
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or preset:NAME.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may be repeated.")
+]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Short for --set train.workers=W.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run ``distkg`` with these arguments (default: those of the process) and exit.
+
+    Exits with 0 on success, 2 after a mistake that the user can mend, 3 where a plan refuses the run, and 1
+    otherwise.
+    """
+    app(args=None if argv is None else list(argv), prog_name="distkg")
+    sys.exit(0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from distkg import __version__
+
+        typer.echo(f"distkg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Knowledge-graph completion at scale: train, evaluate and query embeddings and foundation models on Ray."""
+
+
+def resolved(config: str, changes: list[str] | None, workers: int | None) -> RunConfig:
+    from distkg.config import load_config
+
+    return load_config(config, [*(changes or []), *([f"train.workers={workers}"] if workers else [])])
+
+
+def show_table(table: Any) -> None:
+    from distkg.reporting.tables import make_console
+
+    make_console().print(table)
+
+
+def _debugging(ctx: Any) -> bool:
+    return bool(ctx.params.get("debug")) or os.environ.get("DISTKG_DEBUG", "") not in ("", "0")
+
+
+def _is_message(error: Exception) -> bool:
+    """Whether an error's message is meant for the user: those that distkg defines, and those of the file system."""
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] == "distkg"
+
+
+def _exit_code(error: Exception) -> int:
+    if type(error).__name__ == "PlanError":
+        return REFUSED
+    return MISTAKE if isinstance(error, ValueError | OSError) else 1

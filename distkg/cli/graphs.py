@@ -1,0 +1,167 @@
+"""Commands about graphs: read one, make one, and show what negatives are drawn from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distkg.cli.app import JsonOption, StoreOption, app, show_table
+
+if TYPE_CHECKING:
+    from distkg.data.prepare import PrepareReport
+
+
+class Format(StrEnum):
+    auto = "auto"
+    tsv = "tsv"
+    parquet = "parquet"
+    nt = "nt"
+
+
+class Partitioner(StrEnum):
+    random = "random"
+    metis = "metis"
+
+
+class OnError(StrEnum):
+    fail = "fail"
+    skip = "skip"
+
+
+@app.command(epilog="Example: distkg prepare data/wn18rr --store stores/wn18rr")
+def prepare(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A file of triples, or a folder with train|valid|test.{tsv,tsv.gz,txt,csv,parquet,nt,nt.gz}; with "
+            "inference.* beside them, two graphs and two stores.",
+        ),
+    ],
+    store: StoreOption,
+    format: Annotated[Format, typer.Option(help="Format of the files; auto goes by their endings.")] = Format.auto,
+    valid: Annotated[str | None, typer.Option(help="File of the validation triples.")] = None,
+    test: Annotated[str | None, typer.Option(help="File of the test triples.")] = None,
+    split: Annotated[
+        str, typer.Option(help="Shares of train, valid and test, where SOURCE is one file.")
+    ] = "0.9,0.05,0.05",
+    partitions: Annotated[int, typer.Option(min=1, help="Contiguous ranges of entities to form.")] = 1,
+    partitioner: Annotated[
+        Partitioner, typer.Option(help="Which entities share a range: random, or metis for fewer cut edges.")
+    ] = Partitioner.random,
+    on_error: Annotated[
+        OnError, typer.Option(help="Stop at a bad line, or skip it and write it to rejects.tsv.")
+    ] = OnError.fail,
+    seed: Annotated[int, typer.Option(help="Decides the order of entities and the split.")] = 0,
+) -> None:
+    """Read a graph (TSV, CSV, Parquet or N-Triples) into a store."""
+    from distkg.data import prepare as ingest
+    from distkg.reporting.stages import show_stages
+
+    with show_stages() as progress:
+        report = ingest.prepare(
+            source,
+            store,
+            format=format.value,
+            valid=valid,
+            test=test,
+            split=_shares(split),
+            partitions=partitions,
+            partitioner=partitioner.value,
+            on_error=on_error.value,
+            seed=seed,
+            progress=progress,
+        )
+    _print_store(report)
+
+
+@app.command(
+    epilog="Example: distkg generate --store stores/toy --entities 10000 --relations 12 --triples 60000 --seed 1"
+)
+def generate(
+    store: StoreOption,
+    entities: Annotated[int, typer.Option(min=1, help="Number of entities.")],
+    relations: Annotated[int, typer.Option(min=1, help="Number of relations.")],
+    triples: Annotated[int, typer.Option(min=1, help="Number of triples.")],
+    seed: Annotated[int, typer.Option(help="Equal seeds make equal graphs.")],
+    partitions: Annotated[int, typer.Option(min=1, help="Contiguous ranges of entities to form.")] = 1,
+) -> None:
+    """Make a graph with known logical rules and skewed degrees."""
+    from distkg.data import generate as synthetic
+
+    _print_store(
+        synthetic.generate(
+            store, entities=entities, relations=relations, triples=triples, seed=seed, partitions=partitions
+        )
+    )
+
+
+@app.command(epilog="Example: distkg negatives stores/fb15k237 --source relational --show 5")
+def negatives(
+    store: Annotated[
+        str | None,
+        typer.Argument(metavar="STORE", help="Store made by `distkg prepare`; without it, list the sources."),
+    ] = None,
+    source: Annotated[str, typer.Option(help="Name of the source, as negatives.source.")] = "uniform",
+    options: Annotated[str, typer.Option(help="Its options as YAML, such as '{integrate: true}'.")] = "{}",
+    run: Annotated[
+        Path | None, typer.Option(help="Trained run of the same store, for sources that look at a model's vectors.")
+    ] = None,
+    show: Annotated[int, typer.Option(min=0, help="Queries to show with their negatives.")] = 5,
+    count: Annotated[int, typer.Option(min=1, help="Negatives per query.")] = 10,
+    sample: Annotated[int, typer.Option(min=1, help="Training queries to look at.")] = 5000,
+    seed: Annotated[int, typer.Option(help="Decides the sample and the draws.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a negative source draws: examples, sizes of its pools, wrong negatives, and its cost."""
+    from distkg.reporting.catalogue import describe_sources
+    from distkg.reporting.tables import examination_table, examples_table, text_table
+
+    if store is None:
+        rows = [(entry.name, entry.summary, entry.needs, entry.options) for entry in describe_sources()]
+        show_table(text_table(["source", "", "needs", "options"], rows))
+        return
+    from distkg.config import parse_mapping
+    from distkg.data.store import Store
+    from distkg.negatives.examination import examine
+
+    chosen, graph, model = parse_mapping(options, "--options"), Store.open(store), None
+    if run is not None:
+        from distkg.training.run import view_of_run
+
+        model = view_of_run(run, graph)
+    found = examine(graph, source, chosen, sample=sample, count=count, show=show, seed=seed, model=model)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), ensure_ascii=False))
+        return
+    show_table(examples_table(found))
+    show_table(examination_table(found))
+
+
+def _shares(text: str) -> tuple[float, float, float]:
+    parts = text.split(",")
+    try:
+        train, valid, test = map(float, parts)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} must be three shares such as 0.9,0.05,0.05", param_hint="--split") from None
+    return train, valid, test
+
+
+def _print_store(report: PrepareReport) -> None:
+    from distkg.reporting.quantities import duration
+    from distkg.reporting.tables import counts_table
+
+    if report.beside is not None:
+        _print_store(report.beside)
+    rows = [("entities", report.entities), ("relations", report.relations), *report.triples.items()]
+    show_table(counts_table(rows, f"{report.store} ({duration(report.seconds)})"))
+    for warning, count in report.warnings.items():
+        where = report.examples.get(warning)
+        typer.echo(f"warning: {warning}: {count:,}" + (f", first at {where}" if where else ""), err=True)
+    if report.rejects:
+        typer.echo(f"rejected lines: {report.rejects}", err=True)

@@ -1,0 +1,224 @@
+"""Commands about trained models: rank, predict, import and export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distkg.cli.app import JsonOption, RunArgument, Split, app, show_table
+
+if TYPE_CHECKING:
+    from distkg.data.store import Store
+    from distkg.inference.predict import Best
+    from distkg.inference.zero_shot import Reason
+
+
+class Known(StrEnum):
+    exclude = "exclude"
+    mark = "mark"
+    keep = "keep"
+
+
+class PublishedFormat(StrEnum):
+    ultra = "ultra"
+
+
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="Run folder that `distkg train` wrote, or folder of a foundation model, with --store."
+    ),
+]
+StoreOfModelOption = Annotated[
+    str | None, typer.Option("--store", help="Whose training facts a foundation model reasons from.")
+]
+
+
+@app.command(epilog="Example: distkg evaluate runs/wn18rr --split valid")
+def evaluate(
+    model: ModelArgument,
+    store: StoreOfModelOption = None,
+    split: Annotated[Split, typer.Option(help="Which triples to rank.")] = Split.test,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank a split exactly among all entities; show metrics by side, relation and category."""
+    from distkg.reporting.tables import metrics_table
+
+    found = (
+        _evaluated_foundation(model, store, split)
+        if is_foundation_model(model)
+        else _evaluated_run(model, store, split)
+    )
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    show_table(metrics_table({split.value: found["metrics"], **found["by_side"]}, "Filtered ranks among all entities"))
+    show_table(metrics_table(found["by_category"], "By category of relation"))
+    show_table(
+        metrics_table(found["by_half_link"], "By whether facts show the anchor, or the answer, with the relation")
+    )
+    by_relation = sorted(found["by_relation"], key=lambda row: -row["queries"])
+    show_table(metrics_table({row["relation"]: row for row in by_relation}, "By relation"))
+
+
+@app.command(epilog="Example: distkg predict runs/wn18rr --anchor 01984902 --relation _hypernym --top 5")
+def predict(
+    model: ModelArgument,
+    anchor: Annotated[str | None, typer.Option(help="Label of the entity that is known.")] = None,
+    relation: Annotated[str | None, typer.Option(help="Label of the relation.")] = None,
+    inverse: Annotated[
+        bool, typer.Option("--inverse", help="Ask for heads: which X has (X, relation, anchor)?")
+    ] = False,
+    top: Annotated[int, typer.Option(min=1, help="Answers per query.")] = 10,
+    known: Annotated[
+        Known, typer.Option(help="Facts of the store: leave out, mark, or keep unmarked.")
+    ] = Known.exclude,
+    queries: Annotated[
+        Path | None, typer.Option(help="Batch: lines ANCHOR<TAB>RELATION[<TAB>forward|inverse].")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Batch: .tsv or .parquet to write.")] = None,
+    store: StoreOfModelOption = None,
+    graph: Annotated[
+        str | None, typer.Option(help="A file of triples that a foundation model reasons from, in place of --store.")
+    ] = None,
+    explain: Annotated[
+        int, typer.Option(min=0, help="Paths of facts to print for each answer of a foundation model.")
+    ] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """List the best answers to a query, or to a file of queries."""
+    if queries is None and (anchor is None or relation is None):
+        raise typer.BadParameter("give --anchor and --relation, or --queries and --output")
+    if (queries is None) != (output is None):
+        raise typer.BadParameter("--queries and --output belong together")
+    from distkg.inference import predict as inference
+
+    with _answering(model, store, graph) as (best, facts):
+        if queries is not None and output is not None:
+            written = inference.predict_file_with(best, facts, queries, output, top, known.value)
+            typer.echo(f"{written:,} answers: {output}")
+            return
+        query = facts.entity_id(str(anchor)), facts.relation_id(str(relation)) + inverse * facts.num_relations
+        (found,) = inference.predict_with(best, facts, [query[0]], [query[1]], top, known.value)
+        reasons = _reasons(model, facts, query, [answer.entity for answer in found], explain) if explain else []
+    if as_json:
+        rows = [asdict(answer) for answer in found]
+        for row, paths in zip(rows, reasons, strict=False):
+            row["reasons"] = [asdict(path) for path in paths]
+        typer.echo(json.dumps(rows))
+        return
+    from distkg.reporting.tables import predictions_table
+
+    show_table(predictions_table(found))
+    for answer, paths in zip(found, reasons, strict=False):
+        typer.echo(f"{answer.label}:" + ("" if paths else " no path of facts leads there"))
+        for path in paths:
+            typer.echo(f"  {path.importance:+.3f}  {path.path}")
+
+
+@app.command(
+    name="import-checkpoint",
+    epilog="Example: distkg import-checkpoint ultra_3g.pth --format ultra --to models/ultra_3g",
+)
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Published checkpoint, such as ultra_3g.pth.")],
+    to: Annotated[Path, typer.Option(metavar="MODEL", help="New folder for the model.")],
+    format: Annotated[PublishedFormat, typer.Option(help="Whose checkpoint it is.")] = PublishedFormat.ultra,
+) -> None:
+    """Make a model folder of a published checkpoint of a foundation model."""
+    from distkg import foundation
+
+    model = foundation.import_checkpoint(file, format.value)
+    foundation.save_model(model, to)
+    typer.echo(f"{model.name}, {sum(part.numel() for part in model.parameters()):,} parameters: {to}")
+
+
+@app.command(epilog="Example: distkg export runs/wn18rr --to exports/wn18rr")
+def export(
+    run: RunArgument,
+    to: Annotated[Path, typer.Option(help="Folder for vectors, labels and model.json.")],
+    index: Annotated[bool, typer.Option("--index", help="Also write a FAISS index of the entities.")] = False,
+) -> None:
+    """Write vectors and labels as safetensors and Parquet, so that NumPy alone can recompute a score."""
+    from distkg.inference.export import export_model
+    from distkg.sharding.ranks import Ranks
+    from distkg.training.run import load_run
+
+    model, store, config = load_run(run, Ranks.single())
+    export_model(model, store, config.model, to, index=index)
+    typer.echo(f"export: {to}")
+
+
+def is_foundation_model(model: Path) -> bool:
+    from distkg.foundation.files import is_model
+
+    return is_model(model)
+
+
+def _evaluated_run(run: Path, store: str | None, split: Split) -> dict[str, Any]:
+    from distkg.sharding.ranks import Ranks
+    from distkg.training.metrics import evaluate_triples
+    from distkg.training.run import load_run
+
+    _refuse_other_graph(run, store)
+    model, own, config = load_run(run, Ranks.single())
+    settings = config.evaluate
+    return evaluate_triples(model, own, split.value, batch_size=settings.batch_size, memory_mb=settings.memory_mb)
+
+
+def _evaluated_foundation(model: Path, store: str | None, split: Split) -> dict[str, Any]:
+    from distkg.data.store import Store
+    from distkg.foundation import load_model
+    from distkg.inference.zero_shot import evaluate_zero_shot
+
+    if store is None:
+        raise typer.BadParameter(f"{model} is a foundation model: give the graph to be asked about with --store")
+    return evaluate_zero_shot(load_model(model), Store.open_inference(store), split.value)
+
+
+def _reasons(model: Path, facts: Store, query: tuple[int, int], answers: list[int], top: int) -> list[list[Reason]]:
+    from distkg.foundation import load_model
+    from distkg.inference.zero_shot import reasons_for
+
+    if not is_foundation_model(model):
+        raise typer.BadParameter(f"{model} is a run: --explain is for foundation models, which reason along facts")
+    return reasons_for(load_model(model), facts, *query, answers, top)
+
+
+def _refuse_other_graph(run: Path, graph: str | None) -> None:
+    if graph is not None:
+        raise typer.BadParameter(
+            f"{run} is a run: its vectors belong to the entities of its own store. --store and --graph are for "
+            "foundation models"
+        )
+
+
+@contextmanager
+def _answering(model: Path, store: str | None, graph: str | None) -> Iterator[tuple[Best, Store]]:
+    """What finds the best answers of a run or of a foundation model, and the store that has the labels."""
+    from distkg.data.store import Store
+    from distkg.inference import predict as inference
+
+    if not is_foundation_model(model):
+        from distkg.sharding.ranks import Ranks
+        from distkg.training.run import load_run
+
+        _refuse_other_graph(model, store or graph)
+        loaded, own, _ = load_run(model, Ranks.single())
+        yield inference.best_of_model(loaded), own
+        return
+    from distkg.foundation import load_model
+    from distkg.inference.zero_shot import best_zero_shot, graph_of_file
+
+    if (store is None) == (graph is None):
+        raise typer.BadParameter(f"{model} is a foundation model: give the graph to reason from, --store or --graph")
+    reads = nullcontext(Store.open_inference(store)) if store is not None else graph_of_file(str(graph))
+    with reads as facts:
+        yield best_zero_shot(load_model(model), facts), facts

@@ -1,0 +1,60 @@
+"""Commands about configurations: what there is, what it means, and what it would cost."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distkg.cli.app import ConfigArgument, JsonOption, SetOption, WorkersOption, app, resolved, show_table
+
+if TYPE_CHECKING:
+    from distkg.config import RunConfig
+    from distkg.training.plan import Plan
+
+
+@app.command(epilog="Example: distkg plan preset:complex_wn18rr --set data.store=stores/wn18rr --workers 2")
+def plan(
+    config: ConfigArgument, changes: SetOption = None, workers: WorkersOption = None, as_json: JsonOption = False
+) -> None:
+    """Count the memory of a worker and estimate the time of an epoch; refuse a run that cannot fit."""
+    found = planned(resolved(config, changes, workers))
+    if as_json:
+        typer.echo(json.dumps(found.to_dict()))
+    else:
+        show_plan(found)
+
+
+@app.command(epilog="Example: distkg presets --scorers")
+def presets(
+    scorers: Annotated[bool, typer.Option("--scorers", help="List the scorers and their options instead.")] = False,
+) -> None:
+    """List the configurations and search spaces that come with distkg, to be named preset:NAME."""
+    from distkg.reporting.catalogue import describe_presets, describe_scorers, describe_spaces
+    from distkg.reporting.tables import text_table
+
+    if scorers:
+        show_table(text_table(["scorer", "", "options"], [(e.name, e.summary, e.options) for e in describe_scorers()]))
+    else:
+        show_table(text_table(["preset", ""], [(e.name, e.summary) for e in describe_presets()]))
+        show_table(text_table(["search space", ""], [(e.name, e.summary) for e in describe_spaces()]))
+
+
+@app.command(epilog="Example: distkg config preset:complex_wn18rr --set model.dim=128 > my.yaml")
+def config(config: ConfigArgument, changes: SetOption = None, workers: WorkersOption = None) -> None:
+    """Print the resolved configuration as YAML, with every key's help as a comment."""
+    typer.echo(resolved(config, changes, workers).to_yaml(help_text=True), nl=False)
+
+
+def planned(config: RunConfig) -> Plan:
+    from distkg.training.preflight import plan_run
+
+    return plan_run(config)
+
+
+def show_plan(plan: Plan) -> None:
+    from distkg.reporting.tables import plan_summary, plan_table
+
+    show_table(plan_table(plan))
+    typer.echo(plan_summary(plan))

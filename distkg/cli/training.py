@@ -1,0 +1,123 @@
+"""Commands that train: a run, a search, the demonstration; and the report of any of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distkg.cli.app import ConfigArgument, SetOption, WorkersOption, app, resolved, show_table
+from distkg.cli.settings import planned, show_plan
+
+if TYPE_CHECKING:
+    from distkg.training.search_folder import Trial
+
+
+@app.command(
+    epilog="Example: distkg train preset:complex_wn18rr --run runs/wn18rr --workers 2 --set data.store=stores/wn18rr"
+)
+def train(
+    config: ConfigArgument,
+    run: Annotated[Path, typer.Option(help="Folder for configuration, metrics, checkpoints and report.")],
+    changes: SetOption = None,
+    workers: WorkersOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in RUN.")] = False,
+) -> None:
+    """Train a model, evaluate it on the test split and write a report."""
+    settings = resolved(config, changes, workers)
+    from distkg.training.foundation import check_foundation, is_foundation
+
+    if is_foundation(settings):
+        typer.echo(check_foundation(settings))
+    else:
+        show_plan(planned(settings))
+    from distkg.cluster.launch import launch_training
+    from distkg.reporting.report import write_report
+    from distkg.reporting.tables import metrics_table
+
+    result = launch_training(settings, run, resume=resume)
+    show_table(metrics_table(result["metrics"], "Filtered ranks among all entities"))
+    typer.echo(f"report: {write_report(run)}")
+
+
+@app.command(
+    epilog="Example: distkg tune preset:complex_wn18rr --space space.yaml --run searches/wn18rr --trials 12 "
+    "--set train.time_limit_seconds=300"
+)
+def tune(
+    config: ConfigArgument,
+    space: Annotated[
+        str,
+        typer.Option(
+            metavar="SPACE",
+            help="YAML file of keys to vary (optimizer.learning_rate: {log_uniform: [1e-4, 1]}), or preset:NAME.",
+        ),
+    ],
+    run: Annotated[Path, typer.Option(help="Folder for trials, log, best.yaml and report.")],
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of an earlier launch included.")] = 20,
+    max_concurrent: Annotated[int, typer.Option(min=1, help="Trials at once, each on train.workers workers.")] = 1,
+    changes: SetOption = None,
+    workers: WorkersOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in RUN.")] = False,
+) -> None:
+    """Search for the configuration with the best validation MRR and write it to best.yaml."""
+    settings = resolved(config, changes, workers)
+    from distkg.training.space import read_space
+
+    found = read_space(space)
+    show_plan(planned(settings))
+    from distkg.cluster.tune import launch_search
+    from distkg.reporting.search import changes_table, read_search, trial_line, write_search_report
+
+    def ended(trial: Trial) -> None:
+        typer.echo(trial_line(trial, trials, read_search(run).trials))
+        write_search_report(run)
+
+    launch_search(settings, found, run, trials=trials, max_concurrent=max_concurrent, resume=resume, ended=ended)
+    record = read_search(run)
+    typer.echo(f"report: {write_search_report(run)}")
+    if record.best is None:
+        typer.echo("error: no trial has finished, so there is no best configuration; the report says why", err=True)
+        raise typer.Exit(1)
+    show_table(changes_table(record))
+    typer.echo(f"best configuration: {run / 'best.yaml'}")
+
+
+@app.command(epilog="Example: distkg report runs/wn18rr runs/wn18rr-rotate --to comparison.html")
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="Run folders that `distkg train` wrote; several are compared."),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Page to write; default: report.html in the folder of one RUN, comparison.html here for several.",
+        ),
+    ] = None,
+) -> None:
+    """Write one self-contained page from what a run has so far, or about several runs side by side."""
+    if len(runs) > 1:
+        from distkg.reporting.comparison import write_comparison
+
+        typer.echo(write_comparison(runs, to))
+        return
+    from distkg.reporting.report import write_report
+    from distkg.reporting.search import is_search, write_search_report
+
+    typer.echo((write_search_report if is_search(runs[0]) else write_report)(runs[0], to))
+
+
+@app.command(epilog="Example: distkg demo --folder runs/demo")
+def demo(
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to put the graph and the run; default: a new folder in runs/.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers on this machine.")] = 2,
+) -> None:
+    """Generate a small graph with known rules, train on it, and show metrics and predictions."""
+    from distkg.demo import run_demo
+
+    run_demo(folder, workers)
