@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distkg.kernels.layer_update import layer_update
 from distkg.kernels.message_passing import Edges, propagate
 
 L = TypeVar("L", bound=nn.Module)
@@ -33,14 +33,27 @@ class Convolution(nn.Module):
         self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary, weight: Tensor | None
     ) -> Tensor:
         """States float32 [B, n, d] after this layer; arguments as of ``propagate``."""
-        return states + self.update(states, relations, edges, boundary, weight)
+        return self._updated(states, relations, edges, boundary, weight, residual=True)
 
     def update(
         self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary, weight: Tensor | None
     ) -> Tensor:
         """What the layer adds to the states: float32 [B, n, d]."""
-        gathered = boundary.added_to(propagate(states, relations, edges, weight))
-        return F.relu(self.layer_norm(self.linear(torch.cat([states, gathered], dim=-1))))
+        return self._updated(states, relations, edges, boundary, weight, residual=False)
+
+    def _updated(
+        self,
+        states: Tensor,
+        relations: Tensor,
+        edges: Edges,
+        boundary: Boundary,
+        weight: Tensor | None,
+        *,
+        residual: bool,
+    ) -> Tensor:
+        gathered = boundary.add_to(propagate(states, relations, edges, weight))
+        linear, norm = self.linear, self.layer_norm
+        return layer_update(states, gathered, linear.weight, linear.bias, norm.weight, norm.bias, residual)
 
 
 def of_layer(weight: Tensor | None, layer: int) -> Tensor | None:
@@ -62,7 +75,8 @@ class Boundary:
 
     def states(self, nodes: int) -> Tensor:
         """As states of all nodes: float32 [B, nodes, d]."""
-        return self.added_to(self.vector.new_zeros(len(self.node), nodes, self.vector.shape[1]))
+        return self.add_to(self.vector.new_zeros(len(self.node), nodes, self.vector.shape[1]))
 
-    def added_to(self, states: Tensor) -> Tensor:
-        return states.index_put((self._batch, self.node), self.vector, accumulate=True)
+    def add_to(self, states: Tensor) -> Tensor:
+        """To states float32 [B, n, d], in place: they are large."""
+        return states.index_put_((self._batch, self.node), self.vector, accumulate=True)

@@ -49,7 +49,7 @@ class BellmanFord(nn.Module):
         """float32 [B, n, d]; ``query`` float32 [B, d] are the vectors of the queries' relations."""
         relations = self._relations(query)
         if self._options.aggregate == "sum":
-            gathered = boundary.added_to(propagate(states, relations, edges, weight, self._options.message))
+            gathered = boundary.add_to(propagate(states, relations, edges, weight, self._options.message))
         else:
             gathered = self._from_moments(states, relations, edges, boundary, weight)
         return states + F.relu(self.layer_norm(self.linear(torch.cat([states, gathered], dim=-1))))

@@ -23,6 +23,14 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     return _product(left, right)
 
 
+def product_plus(left: Tensor, right: Tensor, added: Tensor) -> Tensor:
+    """``added + left @ right.T`` of float32 [m, k], [n, k] and [m, n]; no autograd."""
+    if left.device.type == "cpu" and _ONEDNN and left.is_contiguous() and right.is_contiguous():
+        linear: Tensor = torch.ops.mkldnn._linear_pointwise.binary(left, added, right, None, "add")
+        return linear
+    return torch.addmm(added, left, right.T)
+
+
 @contextmanager
 def products_in(precision: torch.dtype) -> Iterator[None]:
     """Within, ``product`` rounds its factors and its result to ``precision``; sums inside a product stay float32."""

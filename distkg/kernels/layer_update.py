@@ -1,0 +1,145 @@
+"""The update of a message-passing layer in one pass: x + ReLU(LayerNorm(W [x, a] + b)).
+
+Of a graph of many entities the states of a batch do not fit into a cache; written as separate operations, each reads
+and writes all of them. Here blocks of rows go through all operations while they are in the cache, and the two halves of
+W are applied apart, so that x and a are never joined. For the backward pass only the normalised rows are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distkg.kernels.jit import kernel, on_cpu
+from distkg.kernels.message_passing import for_each
+from distkg.kernels.products import product, product_plus
+
+EPSILON = 1e-5  # of torch's layer norm
+_BLOCK = 4096  # rows; sums over rows are taken block by block, so that they do not depend on the number of threads
+_PART = 512  # rows of a block that a thread takes at a time
+
+
+def layer_update(
+    states: Tensor, gathered: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, residual: bool = True
+) -> Tensor:
+    """States after a layer: float32 [..., d]; differentiable in all tensors.
+
+    Args:
+        states, gathered: x and a, float32 [..., d].
+        weight, bias: W [d, 2d] and b [d].
+        scale, shift: of the layer norm, [d].
+        residual: add the states; else the update alone.
+    """
+    tensors = states, gathered, weight, bias, scale, shift
+    if states.dtype != torch.float32 or not on_cpu(*tensors) or torch.is_autocast_enabled("cpu"):
+        return reference_layer_update(*tensors, residual)
+    found: Tensor = _LayerUpdate.apply(*tensors, residual)
+    return found
+
+
+def reference_layer_update(
+    states: Tensor, gathered: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, residual: bool = True
+) -> Tensor:
+    """``layer_update`` in plain torch, on any device."""
+    linear = F.linear(torch.cat([states, gathered], dim=-1), weight, bias)
+    update = F.relu(F.layer_norm(linear, scale.shape, scale, shift, EPSILON))
+    return states + update if residual else update
+
+
+class _LayerUpdate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, states, gathered, weight, bias, scale, shift, residual):  # type: ignore[no-untyped-def]
+        width = states.shape[-1]
+        x, a = states.reshape(-1, width), gathered.reshape(-1, width)
+        of_states, of_gathered = (half.contiguous() for half in weight.split(width, dim=1))
+        kept = any(ctx.needs_input_grad)
+        out, deviation = torch.empty_like(x), x.new_empty(len(x))
+        normal = torch.empty_like(x) if kept else x
+        for here in _blocks(len(x)):
+            linear = product_plus(a[here], of_gathered, product(x[here], of_states))
+            rows = x[here], linear, bias, scale, shift, out[here], normal[here] if kept else linear, deviation[here]
+            _run(_normalise, rows, residual)
+        ctx.save_for_backward(x, a, of_states, of_gathered, scale, shift, normal, deviation)
+        ctx.shape, ctx.residual = states.shape, residual
+        return out.view(states.shape)
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        x, a, of_states, of_gathered, scale, shift, normal, deviation = ctx.saved_tensors
+        g = gradient.reshape(x.shape).contiguous()
+        back_to_states, back_to_gathered = of_states.T.contiguous(), of_gathered.T.contiguous()
+        to_x, to_a = torch.empty_like(x), torch.empty_like(a)
+        to_weight, to_vectors = x.new_zeros(len(scale), 2 * len(scale)), x.new_zeros(3, len(scale))
+        for here in _blocks(len(x)):
+            linear = torch.empty_like(g[here])
+            sums = x.new_zeros(_parts(len(linear)), 3, len(scale))
+            _run(_normalise_back, (g[here], normal[here], deviation[here], scale, shift, linear, sums))
+            to_vectors += sums.sum(0)
+            back = product(linear, back_to_states)
+            to_x[here] = back.add_(g[here]) if ctx.residual else back
+            to_a[here] = product(linear, back_to_gathered)
+            to_weight += torch.cat([linear.T @ x[here], linear.T @ a[here]], dim=1)
+        return to_x.view(ctx.shape), to_a.view(ctx.shape), to_weight, *to_vectors, None
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    return (slice(low, min(low + _BLOCK, rows)) for low in range(0, rows, _BLOCK))
+
+
+def _parts(rows: int) -> int:
+    return -(-rows // _PART)
+
+
+def _run(kernel: Callable[..., None], tensors: Sequence[Tensor], *more: bool) -> None:
+    """A kernel on each part of the rows of the first tensor."""
+    arrays = [tensor.detach().numpy() for tensor in tensors]
+    rows = len(arrays[0])
+    for_each(_parts(rows), lambda part: kernel(part, part * _PART, min((part + 1) * _PART, rows), *arrays, *more))
+
+
+# Numbers stay float32, and the larger of two is chosen by a condition: so the loops become vector instructions.
+@kernel
+def _normalise(part, low, high, x, linear, bias, scale, shift, out, normal, deviation, residual):  # type: ignore[no-untyped-def]
+    width = x.shape[1]
+    share, kept, none = np.float32(1 / width), np.float32(residual), np.float32(0)
+    for i in range(low, high):
+        total, squares = none, none
+        for c in range(width):
+            total += linear[i, c] + bias[c]
+        mean = total * share
+        for c in range(width):
+            value = linear[i, c] + bias[c] - mean
+            squares += value * value
+        inverse = np.float32(1) / np.sqrt(squares * share + np.float32(EPSILON))
+        deviation[i] = inverse
+        for c in range(width):
+            value = (linear[i, c] + bias[c] - mean) * inverse
+            normal[i, c] = value
+            value = value * scale[c] + shift[c]
+            out[i, c] = (value if value > 0 else none) + kept * x[i, c]
+
+
+@kernel
+def _normalise_back(part, low, high, g, normal, deviation, scale, shift, linear, sums):  # type: ignore[no-untyped-def]
+    width = g.shape[1]
+    share, none = np.float32(1 / width), np.float32(0)
+    for i in range(low, high):
+        total, along = none, none
+        for c in range(width):
+            value = normal[i, c]
+            passed = g[i, c] if value * scale[c] + shift[c] > 0 else none
+            sums[part, 1, c] += passed * value
+            sums[part, 2, c] += passed
+            passed *= scale[c]
+            linear[i, c] = passed
+            total += passed
+            along += passed * value
+        total, along, inverse = total * share, along * share, deviation[i]
+        for c in range(width):
+            value = inverse * (linear[i, c] - total - normal[i, c] * along)
+            linear[i, c] = value
+            sums[part, 0, c] += value

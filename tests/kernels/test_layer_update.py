@@ -1,0 +1,60 @@
+"""The update of a layer in blocks equals the plain one, forward and backward, whatever the number of rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from distkg.kernels.layer_update import layer_update, reference_layer_update
+
+
+def case(*shape: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    width = shape[-1]
+    sizes = shape, shape, (width, 2 * width), (width,), (width,), (width,)
+    return [torch.randn(*size, generator=generator, dtype=dtype).requires_grad_() for size in sizes]
+
+
+def test_by_hand() -> None:
+    states, gathered = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 5.0]])
+    weight = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]])
+    zero = torch.zeros(2)
+    # W [x, a] = (4, 7), normalised (-1, 1) up to ε; 2 · (-1, 1) + 1 = (-1, 3), of which ReLU leaves (0, 3).
+    found = layer_update(states, gathered, weight, zero, torch.full((2,), 2.0), torch.ones(2))
+    torch.testing.assert_close(found, torch.tensor([[1.0, 5.0]]), atol=1e-4, rtol=0)
+    alone = layer_update(states, gathered, weight, zero, torch.full((2,), 2.0), torch.ones(2), residual=False)
+    torch.testing.assert_close(alone, torch.tensor([[0.0, 3.0]]), atol=1e-4, rtol=0)
+
+
+# One row, several parts of a block, several blocks, and widths that fill no vector register.
+@pytest.mark.parametrize("shape", [(1, 1, 8), (3, 400, 5), (2, 5000, 33), (9000, 64)])
+@pytest.mark.parametrize("residual", [True, False])
+def test_equals_the_plain_one(shape: tuple[int, ...], residual: bool) -> None:
+    exact = [part.detach().double().requires_grad_() for part in case(*shape)]
+    expected, own = reference_layer_update(*exact, residual), case(*shape)
+    found = layer_update(*own, residual)
+    torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=1e-5)
+    back = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+    gradients = torch.autograd.grad(found, own, back)
+    for gradient, right in zip(gradients, torch.autograd.grad(expected, exact, back.double()), strict=True):
+        assert (gradient.double() - right).abs().max() < 1e-5 * right.abs().max() + 1e-5
+
+
+def test_threads_change_no_bit() -> None:
+    before = torch.get_num_threads()
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        own = case(2, 3000, 16)
+        found = layer_update(*own)
+        results.append([found.detach(), *torch.autograd.grad(found.square().sum(), own)])
+    torch.set_num_threads(before)
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+
+
+def test_without_gradients_nothing_else_changes() -> None:
+    own = case(2, 700, 16)
+    with torch.no_grad():
+        found = layer_update(*own)
+    assert torch.equal(found, layer_update(*own))
