@@ -87,9 +87,14 @@ def begin(script: str, description: str, arguments: Sequence[str] | None, *needs
 
 _NEEDS: dict[str, dict[str, Any]] = {
     "store": {"metavar": "PATH", "help": "graph store made by `distkg prepare` or `distkg generate`"},
-    "folder": {"metavar": "PATH", "help": "new folder for the generated store and the run; several GB"},
+    "folder": {"metavar": "PATH", "help": "new folder for what the benchmark makes"},
     "preset": {"metavar": "NAME", "help": "configuration that comes with distkg"},
     "seconds": {"type": float, "help": "time limit of each run"},
+    "steps": {"type": int, "help": "steps of each run"},
+    "model": {"metavar": "PATH", "help": "folder of a foundation model, or of a run that trained one"},
+    "graphs": {"metavar": "PATH", "nargs": "+", "help": "stores to train on"},
+    "stores": {"metavar": "PATH", "nargs": "+", "help": "stores to be asked about; of two in a folder, the second"},
+    "variants": {"type": int, "help": "how many rows of the table, from the first"},
 }
 
 

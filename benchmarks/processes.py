@@ -81,21 +81,26 @@ def alone(function: Callable[..., T], *args: Any) -> Finished[T]:
 
 
 def side_by_side(function: Callable[..., T], arguments: Sequence[Any]) -> Iterator[T]:
-    """``function(argument)`` of each, in their order; as many at a time as there are cores, in processes of one thread.
+    """``function(argument)`` of each, in their order; as many at a time as there are cores, each in a process of
+    its own with one thread.
 
     The function must be importable.
     """
-    with _pool(len(os.sched_getaffinity(0)), {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}) as pool:
+    one_thread = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    with _pool(len(os.sched_getaffinity(0)), one_thread, max_tasks_per_child=1) as pool:
         yield from pool.map(function, arguments)
 
 
 @contextmanager
-def _pool(size: int, environment: dict[str, str]) -> Iterator[ProcessPoolExecutor]:
+def _pool(
+    size: int, environment: dict[str, str], max_tasks_per_child: int | None = None
+) -> Iterator[ProcessPoolExecutor]:
     """Fresh processes that start with these variables: torch and OpenMP read them while they are imported."""
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
-        with ProcessPoolExecutor(size, mp_context=get_context("spawn")) as pool:
+        context = get_context("spawn")
+        with ProcessPoolExecutor(size, mp_context=context, max_tasks_per_child=max_tasks_per_child) as pool:
             yield pool
     finally:
         for name, value in before.items():

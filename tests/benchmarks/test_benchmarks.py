@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from small_model import SmallModel, random_model
 
-from benchmarks import evaluation, hale_ablation, one_vs_all, pool_soak, query_sampling, rooflines, worker_scaling
+from benchmarks import evaluation, hale_ablation, kmas, one_vs_all, pool_soak, query_sampling, rooflines, worker_scaling
 from benchmarks.common import BenchmarkError, Figures, begin, finish
 from benchmarks.peers import run_pykeen
 from benchmarks.plain_query_sampling import PlainHaLE
@@ -23,6 +23,7 @@ from benchmarks.rooflines import Rooflines, together
 from benchmarks.training_windows import Window, Workload, shares
 from distkg.data.generate import generate
 from distkg.data.known import KnownAnswers
+from distkg.foundation import make_model, save_model
 from distkg.sharding.ranks import Ranks
 from distkg.training.ranking import rank_answers
 
@@ -173,6 +174,32 @@ def test_message_passing_runs(tmp_path: Path, store: Path) -> None:
     columns = ["forward ms", "forward and backward ms", "× bandwidth, forward", "bandwidth GB/s", "peak MB"]
     for row in ("distkg, batch 2", "gather, multiply, index_add, batch 2", "DGL u_mul_e_sum, batch 2"):
         assert columns_of(content)[row] == columns
+
+
+def test_zero_shot_runs(tmp_path: Path, store: Path) -> None:
+    torch.manual_seed(0)
+    save_model(make_model("ultra", {"width": 8, "layers": 2, "hidden": 8}), tmp_path / "model")
+    given = "--model", str(tmp_path / "model"), "--stores", str(store)
+    content = run_quickly("zero_shot", tmp_path, *given, part="-model")
+    metrics = ["MRR", "Hits@10", "MRR, ties lost", "Hits@10, ties lost"]
+    assert columns_of(content) == {"store": [*metrics, "ms/query", "queries", "seconds"]}
+
+
+@pytest.mark.slow
+def test_kmas_runs_and_goes_on_where_it_stopped(tmp_path: Path, store: Path) -> None:
+    given = ["--preset", "ultra", "--graphs", str(store), "--stores", str(store), "--steps", "20", "--variants", "4"]
+    given += ["--folder", str(tmp_path / "runs")]
+    content = run_quickly("kmas", tmp_path, *given, part="-ultra")
+    columns = ["MRR", "Hits@10", "store", "validation MRR", "CPU ms/step", "peak MB"]
+    assert columns_of(content) == dict.fromkeys(kmas.VARIANTS, columns)
+    again = run_quickly("kmas", tmp_path, *given, part="-ultra")
+    assert again["figures"] == content["figures"]
+
+
+def test_a_gain_is_a_mean_over_graphs_between_what_graphs_drawn_again_give() -> None:
+    assert kmas.gain({"a": [0.1, 0.3], "b": [0.2, 0.2]}) == pytest.approx((0.2, 0.2, 0.2))
+    mean, low, high = kmas.gain({"a": [0.0], "b": [1.0]})
+    assert (mean, low, high) == (0.5, 0.0, 1.0)
 
 
 def test_growth_is_the_slope_of_the_settled_part() -> None:

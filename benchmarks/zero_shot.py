@@ -1,0 +1,98 @@
+"""A foundation model on graphs that it was not trained on: filtered ranks beside published ones, and time per query.
+
+Published ranks lose every tie, so the columns named so are pessimistic ranks; MRR and Hits@10 are realistic ones.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.common import Figures, begin, finish, graph_settings
+from benchmarks.processes import alone
+from distkg.data.store import Store
+from distkg.foundation import FoundationModel, KnowledgeGraph, load_model
+from distkg.foundation.reasoner import Reasoner
+from distkg.training.metrics import known_answers_of, ranking_metrics
+from distkg.training.ranking import Ranking, rank_by_scores
+
+BATCH_SIZE = 16
+PUBLISHED = {
+    "GraIL-FB15k-237-v1": (0.4863, 0.6569),
+    "GraIL-FB15k-237-v2": (0.5006, 0.6943),
+    "GraIL-WN18RR-v1": (0.5929, 0.7788),
+    "GraIL-WN18RR-v2": (0.6205, 0.7518),
+    "GraIL-NELL-995-v1": (0.7166, 0.8607),
+    "InGram-FB-50": (0.3303, 0.5357),
+    "InGram-WK-50": (0.1577, 0.2957),
+    "InGram-NL-50": (0.3976, 0.5489),
+}
+"""Folder of the store → MRR and Hits@10 of ultra_3g there (an independent run of the published code, per graph)."""
+
+
+def named(address: str) -> str:
+    """The name that a store is shown by: of its folder, or of the one that holds its two graphs."""
+    parts = Path(address.rstrip("/")).parts
+    return parts[-2] if parts[-1] in ("training", "inference") else parts[-1]
+
+
+def rank_test(model: FoundationModel, store: Store, triples: int | None = None) -> Ranking:
+    """Ranks of the test split, or of so many of its triples chosen once for all."""
+    chosen = store.triples("test")
+    if triples is not None and triples < len(chosen):
+        chosen = chosen[np.sort(np.random.default_rng(0).permutation(len(chosen))[:triples])]
+    rank = partial(rank_by_scores, num_relations=store.num_relations, batch_size=BATCH_SIZE)
+    graph = KnowledgeGraph.of_store(store)
+    return rank(Reasoner(model, graph).scores, chosen, known_answers_of(store, chosen))
+
+
+def columns_of(ranking: Ranking) -> dict[str, float]:
+    """Realistic and pessimistic figures of a ranking."""
+    metrics, worst = ranking_metrics(ranking), ranking.pessimistic
+    return {
+        "MRR": metrics["mrr"],
+        "Hits@10": metrics["hits@10"],
+        "MRR, ties lost": float((1 / worst).mean()),
+        "Hits@10, ties lost": float((worst <= 10).mean()),
+    }
+
+
+def _measured(model: str, address: str, triples: int | None) -> dict[str, float]:
+    loaded, store = load_model(Path(model)), Store.open_inference(address)
+    rank_test(loaded, store, 1)  # compiles, and reads the store
+    started = time.perf_counter()
+    ranking = rank_test(loaded, store, triples)
+    seconds = time.perf_counter() - started
+    asked = len(np.unique(ranking.queries, axis=0))
+    return {**columns_of(ranking), "ms/query": 1e3 * seconds / asked, "queries": asked, "seconds": seconds}
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Every store, one after the other."""
+    session = begin(__file__, str(__doc__), arguments, "model", "stores", repetitions=1)
+    figures, model = Figures(), str(session.options.model)
+    own = load_model(Path(model))
+    for address in session.options.stores:
+        columns = alone(_measured, model, address, 4 if session.quick else None).value
+        name = named(address)
+        published = PUBLISHED.get(name) if own.name == "ultra" else None
+        if published is not None:
+            columns |= {"published MRR": published[0], "published Hits@10": published[1]}
+        figures.add(name, columns)
+    settings = {
+        "model": own.name,
+        "options": own.options.model_dump(),
+        "batch_size": BATCH_SIZE,
+        "threads": torch.get_num_threads(),
+        "graphs": {named(address): graph_settings(Store.open_inference(address)) for address in session.options.stores},
+    }
+    return finish(session, settings, figures, part=Path(model).name)
+
+
+if __name__ == "__main__":
+    main()
