@@ -63,6 +63,14 @@ class DataConfig(Section):
     graphs: list[str] = Field(
         default_factory=list, description="Several stores, for a foundation model, which learns from all at once."
     )
+    fanouts: list[int] = Field(
+        default_factory=list,
+        description="For a foundation model on graphs too large to be looked at whole: facts of an entity that are "
+        "followed at each step away from anchors and candidates, such as [10, 5, 5]. Empty for the whole graph.",
+    )
+    sampler: Literal["compiled", "dgl"] = Field(
+        "compiled", description="What follows them: own compiled code, or DGL; both draw alike."
+    )
 
 
 class ModelConfig(Section):

@@ -36,6 +36,14 @@ ModelArgument = Annotated[
         metavar="MODEL", help="Run folder that `distkg train` wrote, or folder of a foundation model, with --store."
     ),
 ]
+FanoutsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="K,K,…",
+        help="For a foundation model on a large graph: facts of an entity to follow at each step away from the "
+        "anchor, such as 50,20,10. Without it, the whole graph is looked at.",
+    ),
+]
 StoreOfModelOption = Annotated[
     str | None, typer.Option("--store", help="Whose training facts a foundation model reasons from.")
 ]
@@ -46,16 +54,16 @@ def evaluate(
     model: ModelArgument,
     store: StoreOfModelOption = None,
     split: Annotated[Split, typer.Option(help="Which triples to rank.")] = Split.test,
+    fanouts: FanoutsOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Rank a split exactly among all entities; show metrics by side, relation and category."""
     from distkg.reporting.tables import metrics_table
 
-    found = (
-        _evaluated_foundation(model, store, split)
-        if is_foundation_model(model)
-        else _evaluated_run(model, store, split)
-    )
+    if is_foundation_model(model):
+        found = _evaluated_foundation(model, store, split, _numbers(fanouts))
+    else:
+        found = _evaluated_run(model, store, split)
     if as_json:
         typer.echo(json.dumps(found))
         return
@@ -91,6 +99,7 @@ def predict(
     explain: Annotated[
         int, typer.Option(min=0, help="Paths of facts to print for each answer of a foundation model.")
     ] = 0,
+    fanouts: FanoutsOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """List the best answers to a query, or to a file of queries."""
@@ -100,7 +109,7 @@ def predict(
         raise typer.BadParameter("--queries and --output belong together")
     from distkg.inference import predict as inference
 
-    with _answering(model, store, graph) as (best, facts):
+    with _answering(model, store, graph, _numbers(fanouts)) as (best, facts):
         if queries is not None and output is not None:
             written = inference.predict_file_with(best, facts, queries, output, top, known.value)
             typer.echo(f"{written:,} answers: {output}")
@@ -173,14 +182,14 @@ def _evaluated_run(run: Path, store: str | None, split: Split) -> dict[str, Any]
     return evaluate_triples(model, own, split.value, batch_size=settings.batch_size, memory_mb=settings.memory_mb)
 
 
-def _evaluated_foundation(model: Path, store: str | None, split: Split) -> dict[str, Any]:
+def _evaluated_foundation(model: Path, store: str | None, split: Split, fanouts: list[int]) -> dict[str, Any]:
     from distkg.data.store import Store
     from distkg.foundation import load_model
     from distkg.inference.zero_shot import evaluate_zero_shot
 
     if store is None:
         raise typer.BadParameter(f"{model} is a foundation model: give the graph to be asked about with --store")
-    return evaluate_zero_shot(load_model(model), Store.open_inference(store), split.value)
+    return evaluate_zero_shot(load_model(model), Store.open_inference(store), split.value, fanouts=fanouts)
 
 
 def _reasons(model: Path, facts: Store, query: tuple[int, int], answers: list[int], top: int) -> list[list[Reason]]:
@@ -201,7 +210,7 @@ def _refuse_other_graph(run: Path, graph: str | None) -> None:
 
 
 @contextmanager
-def _answering(model: Path, store: str | None, graph: str | None) -> Iterator[tuple[Best, Store]]:
+def _answering(model: Path, store: str | None, graph: str | None, fanouts: list[int]) -> Iterator[tuple[Best, Store]]:
     """What finds the best answers of a run or of a foundation model, and the store that has the labels."""
     from distkg.data.store import Store
     from distkg.inference import predict as inference
@@ -221,4 +230,14 @@ def _answering(model: Path, store: str | None, graph: str | None) -> Iterator[tu
         raise typer.BadParameter(f"{model} is a foundation model: give the graph to reason from, --store or --graph")
     reads = nullcontext(Store.open_inference(store)) if store is not None else graph_of_file(str(graph))
     with reads as facts:
-        yield best_zero_shot(load_model(model), facts), facts
+        yield best_zero_shot(load_model(model), facts, fanouts=fanouts), facts
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        found = [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        found = [0]
+    if any(number < 1 for number in found):
+        raise typer.BadParameter(f"{text!r} must be whole numbers such as 50,20,10", param_hint="--fanouts")
+    return found

@@ -33,11 +33,14 @@ class FoundationModel(nn.Module, ABC):
         name: in the registry.
         options: sizes and choices.
         knows_relations: whether relations have vectors of their own, so that ``options.relations`` is needed.
+        relations_by_facts: whether states of relations depend on single facts, so that hidden ones must be hidden from
+            them.
     """
 
     Options: ClassVar[type[ModelOptions]] = ModelOptions
     name: ClassVar[str]
     knows_relations: ClassVar[bool] = False
+    relations_by_facts: ClassVar[bool] = True
     options: ModelOptions
 
     @classmethod

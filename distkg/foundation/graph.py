@@ -75,12 +75,13 @@ class KnowledgeGraph:
             }
         return self._in_entities[most_per_entity]
 
-    def mask_without(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> Tensor:
+    def mask_without(self, anchor: Tensor, relation: Tensor, answer: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Weights of the facts that hide queries with their answers, int64 [b], relation in [0, 2R), in both
-        directions: float32 [E], 0 for hidden and 1 for others."""
+        directions: 0 for hidden and 1 for others, float32 [E], or of ``chosen`` int64 [m] of them alone, float32 [m].
+        """
         inverse = (relation + self.relations) % (2 * self.relations)
         hidden = torch.cat([self._key(anchor, relation, answer), self._key(answer, inverse, anchor)])
-        return (~torch.isin(self._keys, hidden)).float()
+        return (~torch.isin(self._keys if chosen is None else self._keys[chosen], hidden)).float()
 
     def places_of(self, gatherer: Tensor, kind: Tensor, giver: Tensor) -> Tensor:
         """Where edges of the graph, int64 [m] each, stand in ``facts``: int64 [m]; of parallel ones the first."""

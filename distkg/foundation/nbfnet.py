@@ -90,6 +90,7 @@ class NBFNet(FoundationModel):
 
     Options = NBFNetOptions
     name = "nbfnet"
+    relations_by_facts = False
     knows_relations = True
 
     def __init__(self, options: ModelOptions) -> None:

@@ -8,17 +8,20 @@ from torch import Tensor
 
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph import KnowledgeGraph
+from distkg.foundation.sampling import Surroundings, sampled_scores
 
 
 class Reasoner:
-    """A model in evaluation mode, and the graph that it reasons from."""
+    """A model in evaluation mode, and the graph that it reasons from: all of it, or what is around the anchors."""
 
-    def __init__(self, model: FoundationModel, graph: KnowledgeGraph) -> None:
-        self.model, self.graph = model.eval(), graph
+    def __init__(self, model: FoundationModel, graph: KnowledgeGraph, surroundings: Surroundings | None = None) -> None:
+        self.model, self.graph, self._surroundings = model.eval(), graph, surroundings
 
     @torch.no_grad()
     def scores(self, queries: np.ndarray) -> Tensor:
         """Scores of all entities: float32 [b, N] of queries int [b, 2], anchor and relation in [0, 2R)."""
         anchor, relation = torch.from_numpy(queries.astype(np.int64)).unbind(1)
+        if self._surroundings is not None:
+            return sampled_scores(self.model, self.graph, self._surroundings, anchor, relation)
         scores: Tensor = self.model(self.graph, anchor, relation)
         return scores

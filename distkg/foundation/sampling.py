@@ -6,16 +6,24 @@ without facts, which is computed beside the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph import KnowledgeGraph
-from distkg.graph.neighbourhoods import EdgeSampler, plain_sampler
+from distkg.graph.neighbourhoods import EdgeSampler, dgl_sampler, plain_sampler
 from distkg.kernels.message_passing import Edges
+
+Sampler = Literal["compiled", "dgl"]
+_SAMPLERS: dict[Sampler, Callable[[np.ndarray, np.ndarray, int], EdgeSampler]] = {
+    "compiled": plain_sampler,
+    "dgl": dgl_sampler,
+}
 
 
 @dataclass(frozen=True)
@@ -47,12 +55,18 @@ class Neighbourhood:
 class Surroundings:
     """Samples neighbourhoods of a graph."""
 
-    def __init__(self, graph: KnowledgeGraph, fanouts: Sequence[int], sampler: EdgeSampler | None = None) -> None:
-        """``fanouts`` as of ``EdgeSampler``, from anchors (and candidates) outwards; ``sampler`` goes from givers to
-        gatherers, and is by default the compiled one."""
+    def __init__(self, graph: KnowledgeGraph, fanouts: Sequence[int], sampler: Sampler = "compiled") -> None:
+        """``fanouts`` as of ``EdgeSampler``, from anchors (and candidates) outwards."""
         self._graph, self._fanouts = graph, list(fanouts)
         facts = graph.facts
-        self._sample = sampler or plain_sampler(facts.giver.numpy(), facts.gatherer.numpy(), facts.nodes)
+        self._sample = _SAMPLERS[sampler](facts.giver.numpy(), facts.gatherer.numpy(), facts.nodes)
+
+    @classmethod
+    def where_wanted(
+        cls, graph: KnowledgeGraph, fanouts: Sequence[int], sampler: Sampler = "compiled"
+    ) -> Surroundings | None:
+        """None where there are no fan-outs, so that a graph is looked at whole."""
+        return cls(graph, fanouts, sampler) if fanouts else None
 
     def of(self, entities: Tensor, seed: int) -> Neighbourhood:
         """Around entities int64 [s]. Every fact that is met is taken in both directions."""

@@ -126,6 +126,7 @@ class Ultra(FoundationModel):
 
     Options = UltraOptions
     name = "ultra"
+    relations_by_facts = False
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__(options)

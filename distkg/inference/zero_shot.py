@@ -21,6 +21,7 @@ from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph import KnowledgeGraph
 from distkg.foundation.paths import edge_gradients, in_words, most_influential
 from distkg.foundation.reasoner import Reasoner
+from distkg.foundation.sampling import Surroundings
 from distkg.inference.predict import Best
 from distkg.inference.topk import TopAnswers
 from distkg.training.metrics import evaluate_ranks
@@ -30,17 +31,37 @@ BATCH_SIZE = 16  # queries; a query looks at the whole graph
 
 
 def evaluate_zero_shot(
-    model: FoundationModel, store: Store, split: str = "test", *, batch_size: int = BATCH_SIZE
+    model: FoundationModel,
+    store: Store,
+    split: str = "test",
+    *,
+    fanouts: Sequence[int] = (),
+    batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
-    """Filtered metrics of a split of the store, whose training facts the model reasons from; as ``evaluate_ranks``."""
-    reasoner = Reasoner(model, KnowledgeGraph.of_store(store))
+    """Filtered metrics of a split of the store, whose training facts the model reasons from; as ``evaluate_ranks``.
+
+    ``fanouts`` as of ``reasoner_of``.
+    """
+    reasoner = reasoner_of(model, store, fanouts)
     rank = partial(rank_by_scores, reasoner.scores, num_relations=store.num_relations, batch_size=batch_size)
     return evaluate_ranks(store, split, rank)
 
 
-def best_zero_shot(model: FoundationModel, store: Store, *, batch_size: int = BATCH_SIZE) -> Best:
+def reasoner_of(model: FoundationModel, store: Store, fanouts: Sequence[int] = ()) -> Reasoner:
+    """The model on the training facts of a store.
+
+    Args:
+        fanouts: facts of an entity that are followed at each step away from the anchors; empty for the whole graph.
+    """
+    graph = KnowledgeGraph.of_store(store)
+    return Reasoner(model, graph, Surroundings.where_wanted(graph, fanouts))
+
+
+def best_zero_shot(
+    model: FoundationModel, store: Store, *, fanouts: Sequence[int] = (), batch_size: int = BATCH_SIZE
+) -> Best:
     """What ``predict_with`` asks for the best answers, reasoned from the training facts of the store."""
-    reasoner = Reasoner(model, KnowledgeGraph.of_store(store))
+    reasoner = reasoner_of(model, store, fanouts)
 
     def best(queries: np.ndarray, top: int, hidden: KnownAnswers | None) -> TopAnswers:
         parts = [queries[low : low + batch_size] for low in range(0, len(queries), batch_size)]

@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distkg.config import ConfigError, RunConfig
+from distkg.config import ConfigError, DataConfig, RunConfig
 from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
 from distkg.foundation import MODELS, FoundationModel, KnowledgeGraph, load_model, make_model, save_model
 from distkg.foundation.files import MODEL_FOLDER
 from distkg.foundation.reasoner import Reasoner
+from distkg.foundation.sampling import Surroundings
 from distkg.negatives import (
     SOURCES,
     Moment,
@@ -104,22 +105,30 @@ class LearnedGraph:
     Attributes:
         store: its training facts are reasoned from, and asked about while they are hidden.
         name: of the store's folder, for reports.
+        source: of negatives.
+        data: how much of the graph is looked at.
     """
 
     store: Store
     name: str
     source: NegativeSource
+    data: DataConfig
 
     @classmethod
     def open(cls, address: str, config: RunConfig) -> LearnedGraph:
         store, chosen = Store.open(address), config.negatives
         source = make_source(chosen.source, chosen.options, TrainingGraph.of_store(store))
         name = "/".join(Path(address.rstrip("/")).parts[-2:])
-        return cls(store, name, source)
+        return cls(store, name, source, config.data)
 
     @cached_property
     def facts(self) -> KnowledgeGraph:
         return KnowledgeGraph.of_store(self.store)
+
+    @cached_property
+    def surroundings(self) -> Surroundings | None:
+        """What samples the facts around some entities; None where the graph is looked at whole."""
+        return Surroundings.where_wanted(self.facts, self.data.fanouts, self.data.sampler)
 
     @property
     def known(self) -> KnownAnswers:
@@ -133,18 +142,21 @@ class Asked:
     Attributes:
         learned: the graph whose facts they are.
         queries: with their answers, b of them.
-        weight: float32 [E] of the graph's facts, 0 where hidden.
         generator: what else falls by lot in this step.
     """
 
     learned: LearnedGraph
     queries: Queries
-    weight: Tensor
     generator: torch.Generator
 
     @property
     def graph(self) -> KnowledgeGraph:
         return self.learned.facts
+
+    def weight(self, chosen: Tensor | None = None) -> Tensor:
+        """Of the graph's facts, or of those that are ``chosen``, int64 [m]: float32 [E] or [m], 0 where hidden."""
+        queries = self.queries
+        return self.graph.mask_without(queries.anchor, queries.relation, queries.answer, chosen)
 
 
 class FoundationBatches:
@@ -164,9 +176,7 @@ class FoundationBatches:
         learned = self._graphs[int(torch.multinomial(self._sizes, 1, generator=generator))]
         graph = learned.facts
         chosen = torch.randint(len(graph.triples), (self._size,), generator=generator)
-        queries = both_ways(graph.triples[chosen], graph.relations)
-        weight = graph.mask_without(queries.anchor, queries.relation, queries.answer)
-        return Asked(learned, queries, weight, generator)
+        return Asked(learned, both_ways(graph.triples[chosen], graph.relations), generator)
 
 
 def negatives_for(asked: Asked, states: Tensor, count: int, moment: Moment) -> Negatives:
@@ -260,12 +270,18 @@ class FoundationLoop:
 
     def loss(self, asked: Asked, moment: Moment) -> Tensor:
         """Mean over the queries."""
-        model, graph, queries = self._model, asked.graph, asked.queries
-        query = queries.anchor, queries.relation
-        states = model.relation_states(graph, *query, asked.weight)
+        model, queries, surroundings = self._model, asked.queries, asked.learned.surroundings
+        whole = asked.weight() if surroundings is None or model.relations_by_facts else None
+        states = model.relation_states(asked.graph, queries.anchor, queries.relation, whole)
         negatives = negatives_for(asked, states, self._count, moment)
         candidates = torch.cat([queries.answer[:, None], negatives.entities], dim=1)
-        scores = model.scores(graph, states, *query, asked.weight, candidates)
+        if surroundings is None:
+            scores = model.scores(asked.graph, states, queries.anchor, queries.relation, whole, candidates)
+        else:
+            seed = int(torch.randint(1 << 31, (), generator=asked.generator))
+            part = surroundings.of(torch.cat([queries.anchor, candidates.flatten()]), seed)
+            weight, anchor = asked.weight(part.chosen), part.place(queries.anchor)
+            scores = model.scores(part, states, anchor, queries.relation, weight, part.place(candidates))
         assert negatives.left_out is not None
         negative = scores[:, 1:].masked_fill(negatives.left_out, EXCLUDED)
         return self._objective(scores[:, 0], negative).mean()
@@ -327,7 +343,7 @@ class FoundationLearner:
         return found
 
     def _rank(self, graph: LearnedGraph, triples: np.ndarray, known: KnownAnswers) -> Any:
-        reasoner = Reasoner(self.model, graph.facts)
+        reasoner = Reasoner(self.model, graph.facts, graph.surroundings)
         relations, batch_size = graph.store.num_relations, self._config.evaluate.batch_size
         return rank_by_scores(reasoner.scores, triples, known, relations, batch_size=batch_size, ranks=self._ranks)
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from distkg.foundation import KnowledgeGraph, make_model
-from distkg.foundation.sampling import Surroundings, sampled_scores
-from distkg.graph.neighbourhoods import dgl_sampler
+from distkg.foundation.sampling import Sampler, Surroundings, sampled_scores
 
 ENTITIES, RELATIONS = 60, 4
 
@@ -48,16 +47,14 @@ def test_with_room_for_all_facts_scores_are_those_of_the_whole(name: str) -> Non
 
 
 @pytest.mark.parametrize("sampler", ["compiled", "dgl"])
-def test_scores_come_nearer_as_fanouts_grow(sampler: str) -> None:
+def test_scores_come_nearer_as_fanouts_grow(sampler: Sampler) -> None:
     torch.manual_seed(0)
     model, whole = make_model("ultra", {"width": 8, "layers": 3, "hidden": 8}).eval(), graph()
-    facts = whole.facts
-    made = dgl_sampler(facts.giver.numpy(), facts.gatherer.numpy(), ENTITIES) if sampler == "dgl" else None
     anchor, relation = torch.arange(8), torch.arange(8)
     expected = model(whole, anchor, relation)
     errors = []
     for fanout in (1, 3, 100):
-        part = Surroundings(whole, [fanout] * 4, made)
+        part = Surroundings(whole, [fanout] * 4, sampler)
         found = sampled_scores(model, whole, part, anchor, relation, seed=2)
         errors.append(float((found - expected).detach().abs().mean()))
     assert errors[0] > errors[1] > errors[2]

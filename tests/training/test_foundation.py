@@ -64,7 +64,7 @@ def test_a_batch_hides_what_it_asks_and_never_calls_a_fact_wrong(stores: list[st
         kinds = graph.facts
         left = {
             (int(u), int(k), int(v))
-            for u, k, v, weight in zip(kinds.gatherer, kinds.kind, kinds.giver, asked.weight, strict=True)
+            for u, k, v, weight in zip(kinds.gatherer, kinds.kind, kinds.giver, asked.weight(), strict=True)
             if weight
         }
         assert (queries.relation < graph.relations).tolist() == [True] * 4 + [False] * 4
@@ -94,7 +94,7 @@ def test_the_loss_is_ultras_twice(stores: list[str]) -> None:
     negatives = negatives_for(made.batch(0, 0), torch.empty(0), 6, Moment())  # the same as in the loss
     assert negatives.left_out is not None
     with torch.no_grad():
-        scores = learner.model(asked.graph, asked.queries.anchor, asked.queries.relation, asked.weight)
+        scores = learner.model(asked.graph, asked.queries.anchor, asked.queries.relation, asked.weight())
         total = 0.0
         for row in range(8):
             positive = float(scores[row, asked.queries.answer[row]])
