@@ -170,6 +170,11 @@ class NegativesConfig(Section):
     )
     chunk_size: int = Field(256, ge=1, description="Queries that share negatives.")
     filter: bool = Field(False, description="Leave out negatives that are known training facts (exact).")
+    vectors: str = Field(
+        "",
+        description="For a foundation model, which has no vectors of entities: trained run of the same store whose "
+        "vectors a source looks at that needs some, such as dans.",
+    )
     pool: PoolConfig = Field(default_factory=PoolConfig, description="Actors that draw negatives ahead of time.")
 
 

@@ -19,7 +19,7 @@ from distkg.reporting.tables import make_console, metrics_table, plan_summary, p
 from distkg.sharding.ranks import Ranks
 from distkg.training.model import Model
 from distkg.training.preflight import plan_run
-from distkg.training.run import load_run
+from distkg.training.trained import load_run
 
 ENTITIES, RELATIONS, TRIPLES, SEED = 2000, 12, 20_000, 1
 EXAMPLES, ANSWERS = 3, 3

@@ -132,7 +132,7 @@ def negatives(
 
     chosen, graph, model = parse_mapping(options, "--options"), Store.open(store), None
     if run is not None:
-        from distkg.training.run import view_of_run
+        from distkg.training.trained import view_of_run
 
         model = view_of_run(run, graph)
     found = examine(graph, source, chosen, sample=sample, count=count, show=show, seed=seed, model=model)

@@ -158,7 +158,7 @@ def export(
     """Write vectors and labels as safetensors and Parquet, so that NumPy alone can recompute a score."""
     from distkg.inference.export import export_model
     from distkg.sharding.ranks import Ranks
-    from distkg.training.run import load_run
+    from distkg.training.trained import load_run
 
     model, store, config = load_run(run, Ranks.single())
     export_model(model, store, config.model, to, index=index)
@@ -174,7 +174,7 @@ def is_foundation_model(model: Path) -> bool:
 def _evaluated_run(run: Path, store: str | None, split: Split) -> dict[str, Any]:
     from distkg.sharding.ranks import Ranks
     from distkg.training.metrics import evaluate_triples
-    from distkg.training.run import load_run
+    from distkg.training.trained import load_run
 
     _refuse_other_graph(run, store)
     model, own, config = load_run(run, Ranks.single())
@@ -217,7 +217,7 @@ def _answering(model: Path, store: str | None, graph: str | None, fanouts: list[
 
     if not is_foundation_model(model):
         from distkg.sharding.ranks import Ranks
-        from distkg.training.run import load_run
+        from distkg.training.trained import load_run
 
         _refuse_other_graph(model, store or graph)
         loaded, own, _ = load_run(model, Ranks.single())

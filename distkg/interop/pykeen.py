@@ -29,7 +29,7 @@ from distkg.kernels.similarity import Similarity
 from distkg.negatives import SOURCES, Negatives, NegativeSource, Queries, SourceError, TrainingGraph, make_source
 from distkg.sharding.ranks import Ranks
 from distkg.training.live import ModelView
-from distkg.training.run import load_run
+from distkg.training.trained import load_run
 
 
 class SourceSampler(NegativeSampler):

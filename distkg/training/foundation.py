@@ -46,6 +46,7 @@ from distkg.training.randomness import Purpose, mixed_seed, seed_dropout, stream
 from distkg.training.ranking import rank_by_scores
 from distkg.training.record import Record
 from distkg.training.schedule import Schedule
+from distkg.training.trained import view_of_run
 
 REDRAWS = 4  # of negatives that turn out to be known answers
 WINDOW = 8  # steps between questions whether to go on
@@ -84,10 +85,7 @@ def check_foundation(config: RunConfig) -> str:
             f"objective.name: {config.objective.name} is for embeddings; {config.model.name} learns from negatives: "
             f"{', '.join(SAMPLED)}"
         )
-    if SOURCES[chosen.source].looks_at not in ("nothing", "relations"):
-        raise ConfigError(
-            f"negatives.source: {chosen.source} looks at vectors of entities, which {config.model.name} has none of"
-        )
+    _check_vectors(config)
     if chosen.pool.actors:
         raise ConfigError("negatives.pool.actors: a foundation model draws its negatives in the step. Set it to 0")
     graphs = [LearnedGraph.open(address, config) for address in graphs_of(config)]
@@ -96,6 +94,25 @@ def check_foundation(config: RunConfig) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     learnt = "1 graph" if len(graphs) == 1 else f"{len(graphs)} graphs"
     return f"{model.name}, {parameters:,} parameters, learns from {learnt} with {facts:,} facts"
+
+
+def _check_vectors(config: RunConfig) -> None:
+    chosen, kind = config.negatives, SOURCES[config.negatives.source]
+    if kind.looks_at in ("nothing", "relations"):
+        return
+    if not chosen.vectors:
+        raise ConfigError(
+            f"negatives.source: {chosen.source} looks at vectors of entities, which {config.model.name} has none of. "
+            "Name a run that was trained on the same store in negatives.vectors, or choose another source"
+        )
+    if len(graphs_of(config)) > 1:
+        raise ConfigError(
+            f"negatives.vectors: those of {chosen.vectors} belong to one store: give that one alone in data.graphs"
+        )
+    if kind.makes and chosen.options.get("negatives") == "embedding":
+        raise ConfigError(
+            f"negatives.options.negatives: {config.model.name} scores entities, not vectors. Set it to snap"
+        )
 
 
 @dataclass(frozen=True)
@@ -118,6 +135,8 @@ class LearnedGraph:
     def open(cls, address: str, config: RunConfig) -> LearnedGraph:
         store, chosen = Store.open(address), config.negatives
         source = make_source(chosen.source, chosen.options, TrainingGraph.of_store(store))
+        if chosen.vectors:
+            source.attach(view_of_run(Path(chosen.vectors), store))
         name = "/".join(Path(address.rstrip("/")).parts[-2:])
         return cls(store, name, source, config.data)
 
@@ -195,7 +214,7 @@ def negatives_for(asked: Asked, states: Tensor, count: int, moment: Moment) -> N
             break
         entities = torch.where(wrong, torch.randint(source.entities, entities.shape, generator=generator), entities)
     left_out = right(entities)
-    return Negatives(entities, left_out if drawn.left_out is None else left_out | drawn.left_out)
+    return Negatives(entities, left_out if drawn.left_out is None else left_out | drawn.left_out, drawn.made)
 
 
 def similarity_to_own(states: Tensor, relation: Tensor) -> Tensor:
@@ -274,7 +293,10 @@ class FoundationLoop:
         whole = asked.weight() if surroundings is None or model.relations_by_facts else None
         states = model.relation_states(asked.graph, queries.anchor, queries.relation, whole)
         negatives = negatives_for(asked, states, self._count, moment)
+        made = negatives.made
         candidates = torch.cat([queries.answer[:, None], negatives.entities], dim=1)
+        if made is not None and made.entities is not None:
+            candidates = torch.cat([candidates, made.entities], dim=1)
         if surroundings is None:
             scores = model.scores(asked.graph, states, queries.anchor, queries.relation, whole, candidates)
         else:
@@ -283,8 +305,13 @@ class FoundationLoop:
             weight, anchor = asked.weight(part.chosen), part.place(queries.anchor)
             scores = model.scores(part, states, anchor, queries.relation, weight, part.place(candidates))
         assert negatives.left_out is not None
-        negative = scores[:, 1:].masked_fill(negatives.left_out, EXCLUDED)
-        return self._objective(scores[:, 0], negative).mean()
+        positive, (drawn, extra) = scores[:, 0], scores[:, 1:].tensor_split([negatives.entities.shape[1]], dim=1)
+        loss = self._objective(positive, drawn.masked_fill(negatives.left_out, EXCLUDED))
+        if made is not None:
+            some = ~made.left_out.all(1)
+            hard = self._objective(positive, extra.masked_fill(made.left_out, EXCLUDED), made.growth)
+            loss = loss + made.weight * hard * some
+        return loss.mean()
 
     def take_loss(self) -> float:
         total = self._loss / max(self._losses, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from distributed import run_ranks
 
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
-from distkg.negatives import Moment
+from distkg.negatives import Moment, Negatives, NegativeSource, Queries
+from distkg.negatives.base import Made, SourceOptions
+from distkg.objectives import SAMPLED
 from distkg.sharding.ranks import Ranks
 from distkg.training.foundation import (
     FoundationBatches,
     FoundationLearner,
     LearnedGraph,
+    check_foundation,
     graphs_of,
     negatives_for,
 )
@@ -106,6 +110,65 @@ def test_the_loss_is_ultras_twice(stores: list[str]) -> None:
             )
             total += (positive_loss + negative_loss) / 8
         assert float(learner.loop.loss(asked, Moment())) == pytest.approx(total, rel=1e-4)
+
+
+class MakesTwo(NegativeSource):
+    """Draws entity 0, and makes entities 1 and 2, the second for every other query only."""
+
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        size = len(queries)
+        left_out = torch.zeros(size, 2, dtype=torch.bool)
+        left_out[::2, 1] = True
+        made = torch.tensor([1, 2]).repeat(size, 1)
+        extra = Made(made, None, left_out, torch.zeros(size, dtype=torch.int64), torch.ones(size), weight=0.5)
+        return Negatives(torch.zeros(size, 1, dtype=torch.int64), None, extra)
+
+    def pool_sizes(self, queries: Queries) -> torch.Tensor:
+        return torch.ones(len(queries), dtype=torch.int64)
+
+
+def test_negatives_that_are_made_add_a_weighted_loss_of_their_own(stores: list[str]) -> None:
+    settings = config(stores, objective={"name": "logistic"})
+    learner = FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, 2))
+    asked = batches(stores, settings).batch(0, 0)
+    source = MakesTwo(asked.learned.source.graph, SourceOptions())
+    asked = replace(asked, learned=replace(asked.learned, source=source))
+    first, second = (replace(asked, generator=torch.Generator().manual_seed(5)) for _ in range(2))
+    drawn = negatives_for(first, torch.empty(0), 1, Moment())
+    assert drawn.left_out is not None
+    with torch.no_grad():
+        scores = learner.model(asked.graph, asked.queries.anchor, asked.queries.relation, asked.weight())
+        found = learner.loop.loss(second, Moment())
+    objective = SAMPLED["logistic"](settings.objective)
+    total = 0.0
+    for row in range(8):
+        positive = scores[row, asked.queries.answer[row]][None]
+        made = scores[row, [1] if row % 2 == 0 else [1, 2]][None]
+        total += 0.5 * float(objective(positive, made))
+        total += float(objective(positive, scores[row, drawn.entities[row]][None]))
+    assert not bool(drawn.left_out.any())
+    assert float(found) == pytest.approx(total / 8, rel=1e-4)
+
+
+def test_dans_makes_negatives_with_the_vectors_of_another_run(stores: list[str], tmp_path: Path) -> None:
+    small = {"model": {"name": "distmult", "dim": 8}, "negatives": {"count": 4}, "train": {"epochs": 1}}
+    train(Ranks.single(), RunConfig.model_validate({"data": {"store": stores[0]}, **small}), str(tmp_path / "e"), False)
+    options = {"source": "dans", "count": 4, "vectors": str(tmp_path / "e")}
+    settings = config(stores[:1], negatives=options, train={"epochs": 1, "steps_per_epoch": 3})
+    assert "learns from 1 graph" in check_foundation(settings)
+    learner = FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, 1))
+    made = negatives_for(batches(stores[:1], settings).batch(0, 0), torch.empty(0), 4, Moment()).made
+    assert made is not None
+    assert made.entities is not None
+    assert made.entities.shape == (8, 2)
+    loss = learner.loop.loss(batches(stores[:1], settings).batch(0, 0), Moment())
+    assert math.isfinite(loss.item())
+    with pytest.raises(ConfigError, match=r"Set it to snap"):
+        check_foundation(config(stores[:1], negatives={**options, "options": {"negatives": "embedding"}}))
+    with pytest.raises(ConfigError, match=r"belong to one store"):
+        check_foundation(config(stores, negatives=options))
+    with pytest.raises(ConfigError, match=r"looks at vectors of entities.*negatives.vectors"):
+        check_foundation(config(stores, negatives={"source": "dans"}))
 
 
 def train(ranks: Ranks, settings: RunConfig, run: str, resume: bool) -> dict[str, Any]:

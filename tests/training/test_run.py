@@ -13,7 +13,8 @@ import torch
 from distkg.config import RunConfig, parse_config
 from distkg.data.store import Store
 from distkg.sharding.ranks import Ranks
-from distkg.training.run import DivergedError, load_run, train_on_rank
+from distkg.training.run import DivergedError, train_on_rank
+from distkg.training.trained import load_run
 from tests.distributed import run_ranks
 
 
