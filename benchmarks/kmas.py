@@ -36,6 +36,7 @@ VARIANTS = {
     "KMAS, rise and fall": ["negatives.source=kmas"],
 }
 """Row → what it changes. Half of the negatives are hard in all but the first, at most in the last."""
+BATCH_SIZE = 16
 TRIPLES = 250  # of each graph's test split
 RESAMPLES = 10_000
 Outcome = dict[str, Any]
@@ -85,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     shared = [
         f"data.graphs=[{','.join(typed.graphs)}]",
         "train.workers=1",
+        f"train.batch_size={BATCH_SIZE}",
         f"train.epochs={epochs}",
         f"train.steps_per_epoch={max(1, typed.steps // epochs)}",
         *(["model.options={width: 8, layers: 2, hidden: 8}"] if session.quick else []),
