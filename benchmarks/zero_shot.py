@@ -41,11 +41,17 @@ def named(address: str) -> str:
     return parts[-2] if parts[-1] in ("training", "inference") else parts[-1]
 
 
+def some_test_triples(store: Store, triples: int | None) -> np.ndarray:
+    """So many triples of the test split, the same at every call; all of them for None."""
+    every = store.triples("test")
+    if triples is None or triples >= len(every):
+        return every
+    return every[np.sort(np.random.default_rng(0).permutation(len(every))[:triples])]
+
+
 def rank_test(model: FoundationModel, store: Store, triples: int | None = None) -> Ranking:
-    """Ranks of the test split, or of so many of its triples chosen once for all."""
-    chosen = store.triples("test")
-    if triples is not None and triples < len(chosen):
-        chosen = chosen[np.sort(np.random.default_rng(0).permutation(len(chosen))[:triples])]
+    """Ranks of the test split, or of so many of its triples."""
+    chosen = some_test_triples(store, triples)
     rank = partial(rank_by_scores, num_relations=store.num_relations, batch_size=BATCH_SIZE)
     graph = KnowledgeGraph.of_store(store)
     return rank(Reasoner(model, graph).scores, chosen, known_answers_of(store, chosen))

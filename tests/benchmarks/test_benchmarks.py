@@ -14,7 +14,17 @@ import torch
 from rich.console import Console
 from small_model import SmallModel, random_model
 
-from benchmarks import evaluation, hale_ablation, kmas, one_vs_all, pool_soak, query_sampling, rooflines, worker_scaling
+from benchmarks import (
+    evaluation,
+    hale_ablation,
+    kmas,
+    one_vs_all,
+    pool_soak,
+    query_sampling,
+    rooflines,
+    sampled_reasoning,
+    worker_scaling,
+)
 from benchmarks.common import BenchmarkError, Figures, begin, finish
 from benchmarks.peers import run_pykeen
 from benchmarks.plain_query_sampling import PlainHaLE
@@ -183,6 +193,15 @@ def test_zero_shot_runs(tmp_path: Path, store: Path) -> None:
     content = run_quickly("zero_shot", tmp_path, *given, part="-model")
     metrics = ["MRR", "Hits@10", "MRR, ties lost", "Hits@10, ties lost"]
     assert columns_of(content) == {"store": [*metrics, "ms/query", "queries", "seconds"]}
+
+
+@pytest.mark.slow
+def test_sampled_reasoning_runs(tmp_path: Path, store: Path) -> None:
+    torch.manual_seed(0)
+    save_model(make_model("ultra", {"width": 8, "layers": 2, "hidden": 8}), tmp_path / "model")
+    given = "--model", str(tmp_path / "model"), "--store", str(store)
+    content = run_quickly("sampled_reasoning", tmp_path, *given, part="-store")
+    assert list(content["figures"]) == list(sampled_reasoning.FANOUTS)
 
 
 @pytest.mark.slow
