@@ -90,6 +90,7 @@ _NEEDS: dict[str, dict[str, Any]] = {
     "folder": {"metavar": "PATH", "help": "new folder for what the benchmark makes"},
     "preset": {"metavar": "NAME", "help": "configuration that comes with distkg"},
     "seconds": {"type": float, "help": "time limit of each run"},
+    "epochs": {"type": int, "help": "epochs of each run"},
     "steps": {"type": int, "help": "steps of each run"},
     "model": {"metavar": "PATH", "help": "folder of a foundation model, or of a run that trained one"},
     "graphs": {"metavar": "PATH", "nargs": "+", "help": "stores to train on"},

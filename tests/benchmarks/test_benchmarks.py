@@ -205,6 +205,13 @@ def test_sampled_reasoning_runs(tmp_path: Path, store: Path) -> None:
 
 
 @pytest.mark.slow
+def test_dans_message_passing_runs(tmp_path: Path, store: Path) -> None:
+    given = "--store", str(store), "--seconds", "2", "--epochs", "1"
+    content = run_quickly("dans_message_passing", tmp_path, *given, part="-store")
+    assert list(content["figures"]) == ["RotatE", "NBFNet, uniform", "NBFNet, DANS"]
+
+
+@pytest.mark.slow
 def test_kmas_runs_and_goes_on_where_it_stopped(tmp_path: Path, store: Path) -> None:
     given = ["--preset", "ultra", "--graphs", str(store), "--stores", str(store), "--steps", "20", "--variants", "4"]
     given += ["--folder", str(tmp_path / "runs")]
