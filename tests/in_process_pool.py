@@ -42,6 +42,9 @@ class InProcessPool:
         reply = self.under_way.pop(number)
         return None if reply is None else self.spoil(reply)
 
+    def forget(self, number: int) -> None:
+        del self.under_way[number]
+
     def publish(self, version: int, first: int, rows: NDArray[np.float32], *, wait: bool) -> None:
         self.published.append(version)
         self.host.publish(version, 0, 1, first, rows)

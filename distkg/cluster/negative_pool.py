@@ -175,6 +175,16 @@ class ActorPool:
             self._windows[message.actor].late(number)
             if self._patience.waits():
                 self._patience.learn(self._is_here(message, timeout))
+        return self._reply_or_abandon(message, number)
+
+    def forget(self, number: int) -> None:
+        message = self._under_way.pop(number, None)
+        if message is not None:
+            self._is_here(message, 0)
+            self._reply_or_abandon(message, number)
+
+    def _reply_or_abandon(self, message: _Message, number: int) -> Reply | None:
+        """The reply where it is here; a message of which nothing more is wanted is looked after until it is."""
         if message.here:
             return message.replies.pop(number, None)
         if number == message.numbers[-1]:

@@ -37,7 +37,7 @@ from distkg.training.search_folder import (
     validations,
 )
 from distkg.training.space import Space, check_space, parameters_of, with_parameters
-from distkg.training.task import check_objective
+from distkg.training.task import check_objective, check_sources
 
 MRR, SHARE = "valid_mrr", "budget_share"
 
@@ -124,12 +124,14 @@ def check_search(config: RunConfig, space: Space, max_concurrent: int = 1) -> No
 
 
 def check_run(config: RunConfig, store: Store, max_concurrent: int = 1) -> None:
-    """Raise what a run of ``config`` would raise at its start: names, settings that exclude each other, memory."""
+    """Raise what a run of ``config`` would raise at its start: names, settings that exclude each other, memory, and
+    what the graph lacks."""
     available = memory_per_worker(config)
     if available is not None and config.cluster.memory_per_worker_gb is None:
         available //= max_concurrent
     plan(config, store.manifest, available)
     check_objective(config)
+    check_sources(config, store)
 
 
 def _silent(trial: Trial) -> None:

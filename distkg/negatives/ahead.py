@@ -57,6 +57,10 @@ class Pool(Protocol):
         lost or was never asked. Without a timeout it waits as long as there is hope."""
         ...
 
+    def forget(self, number: int) -> None:
+        """The reply to a request is not wanted any more."""
+        ...
+
     def publish(self, version: int, first: int, rows: NDArray[np.float32], *, wait: bool) -> None:
         """Let those who draw see this rank's candidate vectors [rows, C], the first being entity ``first``'s.
 
@@ -122,6 +126,11 @@ class AheadSource(NegativeSource):
 
     def advance(self, moment: Moment) -> None:
         self._now = moment
+        # A part of a mixture is not asked to draw once its weight has fallen to 0, which by the time limit may be
+        # sooner than it was announced.
+        for step in [asked for asked in self._asked if asked < moment.step]:
+            del self._asked[step]
+            self._pool.forget(step)
 
     def expect(self, coming: Sequence[Coming]) -> None:
         new = [each for each in coming if each.moment.step > self._latest]

@@ -161,11 +161,20 @@ class NegativeSource(ABC):
         """Whether draws depend on the query."""
         return True
 
-    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
-        """
+    @classmethod  # noqa: B027  most sources need only triples
+    def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
+        """Refuse a graph that cannot be drawn from, or options that contradict each other, without reading triples.
+
         Raises:
             SourceError: the graph lacks what the source needs.
         """
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        """
+        Raises:
+            SourceError: as ``check``.
+        """
+        self.check(graph, options)
         self.graph = graph
         self.entities = graph.entities
         self.looks_at_queries = self.depends_on_query(options)
@@ -207,6 +216,11 @@ def make_source(name: str, options: Mapping[str, Any], graph: TrainingGraph) -> 
         SourceError: the graph lacks what the source needs.
     """
     return SOURCES[name](graph, parse_source_options(name, options))
+
+
+def check_source(name: str, options: Mapping[str, Any], graph: TrainingGraph) -> None:
+    """``NegativeSource.check`` of that source; raises as ``make_source``."""
+    SOURCES[name].check(graph, parse_source_options(name, options))
 
 
 def parse_source_options(name: str, options: Mapping[str, Any]) -> SourceOptions:

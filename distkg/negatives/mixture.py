@@ -20,6 +20,7 @@ from distkg.negatives.base import (
     Queries,
     SourceError,
     SourceOptions,
+    check_source,
     depends_on_query,
     make_source,
     source_memory,
@@ -87,12 +88,17 @@ class Mixture(NegativeSource):
         make = make or (lambda place, part: make_source(part.source, part.options, graph))
         self.sources = [make(place, part) for place, part in enumerate(options.parts)]
         self._progress = 0.0
-        makers = sum(SOURCES[part.source].makes for part in options.parts)
-        self.makes = makers > 0
-        if makers > 1:
+        self.makes = any(SOURCES[part.source].makes for part in options.parts)
+
+    @classmethod
+    def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
+        assert isinstance(options, MixtureOptions)
+        for part in options.parts:
+            check_source(part.source, part.options, graph)
+        if sum(SOURCES[part.source].makes for part in options.parts) > 1:
             raise SourceError("negatives.options: one part of a mixture may make negatives besides; here are several")
         for place in sorted({0.0, 1.0, *(place for part in options.parts for place, _ in part.weight)}):
-            if sum(weight(place) for weight in self._weights) <= 0:
+            if sum(part.weight_at(place) for part in options.parts) <= 0:
                 raise SourceError(f"negatives.options: all weights of the mixture are 0 at progress {place:g}")
 
     @classmethod

@@ -155,6 +155,10 @@ class Typed(PoolSource):
 
     needs = "classes, domain and range"
 
+    @classmethod
+    def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
+        require_classes(graph, "typed", relations=True)
+
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
         classes = require_classes(graph, "typed", relations=True)
@@ -171,6 +175,10 @@ class SameClass(PoolSource):
     """Entities of the first class of the answer that they stand beside."""
 
     needs = "classes"
+
+    @classmethod
+    def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
+        require_classes(graph, "classes", relations=False)
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)

@@ -13,7 +13,7 @@ from distkg.data.store import Store
 from distkg.training.footprint import asks_distinct_queries
 from distkg.training.machine import Machine, measure, memory_limit
 from distkg.training.plan import Plan, count_distinct_queries, plan
-from distkg.training.task import check_objective
+from distkg.training.task import check_objective, check_sources
 
 COUNTED_TRIPLES = 5_000_000  # above this, distinct queries are not counted, and the estimate of time is an upper bound
 
@@ -24,12 +24,14 @@ def plan_run(config: RunConfig) -> Plan:
     Raises:
         ConfigError, UnknownNameError: ``data.store`` is empty, or as `check_objective`.
         StoreError: the store cannot be opened.
+        SourceError: the graph lacks what the negative source needs.
         PlanError: the run does not fit.
     """
     if not config.data.store:
         raise ConfigError("data.store is empty: name a store made by `distkg prepare`, as in --set data.store=stores/x")
     store = Store.open(config.data.store)
     check_objective(config)
+    check_sources(config, store)
     distinct = None
     if asks_distinct_queries(config) and store.manifest.triples.get("train", 0) <= COUNTED_TRIPLES:
         distinct = count_distinct_queries(store.iter_triples(["train"]), store.num_relations)

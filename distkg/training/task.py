@@ -9,7 +9,7 @@ import torch
 from distkg.config import ConfigError, NegativesConfig, RunConfig
 from distkg.data.store import Store
 from distkg.kernels.similarity import DOT
-from distkg.negatives import SOURCES, NegativeSource, TrainingGraph, make_source
+from distkg.negatives import SOURCES, NegativeSource, TrainingGraph, check_source, make_source
 from distkg.negatives.ahead import PoolOf, hosted_parts, make_hosted_source
 from distkg.negatives.mixture import Mixture
 from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING, SAMPLED
@@ -47,6 +47,22 @@ def check_objective(config: RunConfig) -> None:
             "whose squares would reward bad answers. Take a scorer with a distance, such as rote, or set "
             "objective.square_positives: false."
         )
+
+
+def check_sources(config: RunConfig, store: Store) -> None:
+    """Raise what making the negative sources of a run on this graph would raise on its workers, before any starts.
+
+    Raises:
+        UnknownNameError, ConfigError: as `check_objective`.
+        SourceError: the graph lacks what a source needs.
+    """
+    chosen = config.negatives
+    if config.objective.name not in SAMPLED:
+        return
+    graph = TrainingGraph.of_store(store)
+    check_source(chosen.source, chosen.options, graph)
+    if chosen.pool.actors:
+        check_source(chosen.pool.fallback, {}, graph)
 
 
 def _check_negatives(config: RunConfig) -> None:

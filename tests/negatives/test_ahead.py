@@ -241,6 +241,23 @@ def test_a_mixture_asks_for_the_shares_of_the_step_that_it_asks_for() -> None:
     assert [request.count for request in pools["0.1"].requests] == [3]
 
 
+def test_what_was_asked_for_a_part_that_has_lost_its_weight_makes_room() -> None:
+    parts = [{"source": "uniform", "weight": 1}, {"source": "relational", "weight": [[0, 1], [0.5, 0]]}]
+    source, pools = ahead("mixture", {"parts": parts}, most=3)
+    source.expect([Coming(moment(step), some_queries(step), COUNT, step) for step in range(3)])
+    assert sorted(pools["0.1"].under_way) == [0, 1, 2]
+    ask_and_draw(source, 0, asked_before=True)
+    # The time limit is nearer than the epochs said: from now on the part is not asked to draw.
+    for step in (1, 2):
+        source.advance(Moment(step / 4, 0.6, step))
+        source.draw(some_queries(step), COUNT, torch.Generator())
+    assert sorted(pools["0.1"].under_way) == [2]
+    source.advance(Moment(3 / 4, 0.6, 3))
+    assert pools["0.1"].room() == 3
+    deliveries = only_ahead(source).take_deliveries()
+    assert (deliveries.delivered, deliveries.late) == (12, 0)
+
+
 def test_a_host_waits_for_the_shards_of_all_workers() -> None:
     model, host = TableModel(), SourceHost(graph(), "near_miss", {"neighbours": 4}, DOT)
     source, pools = ahead("near_miss", {"neighbours": 4})

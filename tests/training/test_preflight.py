@@ -6,6 +6,7 @@ import torch
 from distkg.config import ConfigError, RunConfig
 from distkg.data.errors import StoreError
 from distkg.data.prepare import prepare
+from distkg.negatives import SourceError
 from distkg.training import preflight
 from distkg.training.machine import Machine
 from distkg.training.plan import PlanError
@@ -51,6 +52,24 @@ def test_a_configuration_without_a_store_says_what_to_set() -> None:
 def test_a_store_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no store"):
         preflight.plan_run(make_config(str(tmp_path / "none")))
+
+
+def test_a_graph_that_a_source_cannot_draw_from_is_refused(store: str) -> None:
+    config = make_config(store)
+    config.objective.name = "logistic"
+    config.negatives.source = "typed"
+    with pytest.raises(SourceError, match=r"negatives\.source: typed needs classes.*entity_types\.tsv"):
+        preflight.plan_run(config)
+    config.negatives.source = "mixture"
+    config.negatives.options = {"parts": [{"source": "uniform"}, {"source": "typed", "weight": [[0, 0], [1, 1]]}]}
+    with pytest.raises(SourceError, match=r"negatives\.source: typed needs classes"):
+        preflight.plan_run(config)
+    config.negatives.source, config.negatives.options = "relational", {}
+    config.negatives.pool.actors, config.negatives.pool.fallback = 1, "classes"
+    with pytest.raises(SourceError, match=r"negatives\.source: classes needs classes"):
+        preflight.plan_run(config)
+    config.negatives.pool.actors = 0
+    assert preflight.plan_run(config).steps == 2, "what stands in is not asked where there is no pool"
 
 
 def test_the_limit_that_is_configured_wins(store: str) -> None:

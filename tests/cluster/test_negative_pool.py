@@ -1,0 +1,81 @@
+"""Which places requests take, and when they give them back; Ray itself is not started here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distkg.cluster import negative_pool
+from distkg.cluster.negative_pool import ActorPool, Process
+from distkg.config import PoolConfig
+from distkg.negatives import Moment
+from distkg.negatives.messages import Reply, Request
+
+PROCESS = Process("node", 1, 1)
+
+
+class FakeRay:
+    """An actor whose replies arrive when the test says so."""
+
+    exceptions = SimpleNamespace(RayError=RuntimeError)
+
+    def __init__(self) -> None:
+        self.sent: list[list[int]] = []
+        self.arrived: set[int] = set()
+        self.actor = SimpleNamespace(draw=SimpleNamespace(remote=self._draw))
+
+    def _draw(self, key: str, requests: Sequence[Request]) -> int:
+        self.sent.append([request.number for request in requests])
+        return len(self.sent) - 1
+
+    def wait(self, messages: list[int], timeout: float | None) -> tuple[list[int], list[int]]:
+        here = [message for message in messages if message in self.arrived]
+        return here, [message for message in messages if message not in here]
+
+    def get(self, message: int) -> tuple[Process, list[Reply]]:
+        return PROCESS, [Reply(np.array([[number]]), None, 0) for number in self.sent[message]]
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    fake = FakeRay()
+    monkeypatch.setattr(negative_pool, "ray", fake)
+    return fake
+
+
+def pool(ray: FakeRay) -> ActorPool:
+    return ActorPool([ray.actor], "0", 0, 1, PoolConfig(actors=1, depth=2))  # four places
+
+
+def request(number: int) -> Request:
+    return Request(number, 0, np.zeros((1, 3), np.int64), 1, 0, Moment(step=number), None, None, -1)
+
+
+def number_of(reply: Any) -> int:
+    return int(reply.entities[0, 0])
+
+
+def test_what_is_forgotten_gives_its_place_back_once_the_actor_has_done_with_it(ray: FakeRay) -> None:
+    asked = pool(ray)
+    assert asked.ask([request(number) for number in range(6)]) == 4
+    assert asked.room() == 0
+    ray.arrived.add(0)
+    assert number_of(asked.take(0, 0.0)) == 0
+    for number in (1, 2, 3):
+        asked.forget(number)
+    assert asked.room() == 4
+    assert asked.take(2, 0.0) is None
+
+
+def test_what_is_forgotten_before_it_is_drawn_keeps_the_actor_busy_until_then(ray: FakeRay) -> None:
+    asked = pool(ray)
+    asked.ask([request(number) for number in range(4)])
+    for number in range(4):
+        asked.forget(number)
+    assert asked.room() == 0
+    ray.arrived.add(0)
+    assert asked.room() == 4, "and nobody was late, as nobody waited"
