@@ -1,72 +1,39 @@
-"""Foundation models as a run trains them: every rank draws a graph at each step, and asks about some of its facts.
-
-As ULTRA is pre-trained (Galkin et al. 2024, section 5.1): graphs in proportion to their facts; half of a batch asks
-for tails and half for heads; the facts that are asked about are hidden; negatives are never known answers.
-"""
+"""Foundation models as a run trains them: every rank draws a graph at each step, and asks about some of its facts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from distkg.config import ConfigError, RunConfig
 from distkg.data.known import KnownAnswers
-from distkg.data.store import Store
-from distkg.foundation import MODELS, FoundationModel, KnowledgeGraph, load_model, make_model, save_model
+from distkg.foundation import MODELS, FoundationModel, load_model, make_model, save_model
 from distkg.foundation.files import MODEL_FOLDER
 from distkg.foundation.reasoner import Reasoner
-from distkg.negatives import (
-    SOURCES,
-    Moment,
-    Negatives,
-    NegativeSource,
-    Queries,
-    TrainingGraph,
-    known_facts,
-    make_source,
-)
-from distkg.negatives.kmas import Kmas
-from distkg.objectives import EXCLUDED, SAMPLED
+from distkg.negatives import SOURCES
+from distkg.objectives import SAMPLED
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint import State
-from distkg.training.clock import Clock
 from distkg.training.dense import DenseParameters
 from distkg.training.embedding import some_of
+from distkg.training.foundation_batches import FoundationBatches
+from distkg.training.foundation_loop import FoundationLoop
+from distkg.training.graphs import LearnedGraph, graphs_of
 from distkg.training.metrics import evaluate_ranks, known_answers_of, ranking_metrics
-from distkg.training.randomness import Purpose, mixed_seed, seed_dropout, stream
+from distkg.training.randomness import Purpose, stream
 from distkg.training.ranking import rank_by_scores
 from distkg.training.record import Record
 from distkg.training.schedule import Schedule
-
-REDRAWS = 4  # of negatives that turn out to be known answers
-WINDOW = 8  # steps between questions whether to go on
 
 
 def is_foundation(config: RunConfig) -> bool:
     """Whether the configured model is a foundation model."""
     return config.model.name in MODELS
-
-
-def graphs_of(config: RunConfig) -> list[str]:
-    """Addresses of the stores that a foundation model learns from.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    found = config.data.graphs or ([config.data.store] if config.data.store else [])
-    if not found:
-        raise ConfigError(
-            "data.graphs is empty: name stores made by `distkg prepare`, as in --set 'data.graphs=[stores/x, stores/y]'"
-        )
-    return found
 
 
 def check_foundation(config: RunConfig) -> str:
@@ -95,186 +62,6 @@ def check_foundation(config: RunConfig) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     learnt = "1 graph" if len(graphs) == 1 else f"{len(graphs)} graphs"
     return f"{model.name}, {parameters:,} parameters, learns from {learnt} with {facts:,} facts"
-
-
-@dataclass(frozen=True)
-class LearnedGraph:
-    """A store that a model learns from.
-
-    Attributes:
-        store: its training facts are reasoned from, and asked about while they are hidden.
-        name: of the store's folder, for reports.
-    """
-
-    store: Store
-    name: str
-    source: NegativeSource
-
-    @classmethod
-    def open(cls, address: str, config: RunConfig) -> LearnedGraph:
-        store, chosen = Store.open(address), config.negatives
-        source = make_source(chosen.source, chosen.options, TrainingGraph.of_store(store))
-        name = "/".join(Path(address.rstrip("/")).parts[-2:])
-        return cls(store, name, source)
-
-    @cached_property
-    def facts(self) -> KnowledgeGraph:
-        return KnowledgeGraph.of_store(self.store)
-
-    @property
-    def known(self) -> KnownAnswers:
-        return self.source.graph.known
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Queries of one step on this rank, with the facts that they hide.
-
-    Attributes:
-        learned: the graph whose facts they are.
-        queries: with their answers, b of them.
-        weight: float32 [E] of the graph's facts, 0 where hidden.
-        generator: what else falls by lot in this step.
-    """
-
-    learned: LearnedGraph
-    queries: Queries
-    weight: Tensor
-    generator: torch.Generator
-
-    @property
-    def graph(self) -> KnowledgeGraph:
-        return self.learned.facts
-
-
-class FoundationBatches:
-    """Batches as a function of (seed, epoch, step, rank)."""
-
-    def __init__(self, graphs: Sequence[LearnedGraph], config: RunConfig, ranks: Ranks) -> None:
-        self._graphs, self._ranks, self._seed = graphs, ranks, config.train.seed
-        self._size = max(2, config.train.batch_size // ranks.size)
-        self._sizes = torch.tensor([graph.store.manifest.triples["train"] for graph in graphs], dtype=torch.float64)
-        asked = self._size * ranks.size
-        self.steps = config.train.steps_per_epoch or max(1, round(float(self._sizes.sum()) / asked))
-        self.triples = self.steps * asked
-
-    def batch(self, epoch: int, step: int) -> Asked:
-        """This rank's."""
-        generator = stream(Purpose.GRAPH, self._seed, epoch, step, self._ranks.rank)
-        learned = self._graphs[int(torch.multinomial(self._sizes, 1, generator=generator))]
-        graph = learned.facts
-        chosen = torch.randint(len(graph.triples), (self._size,), generator=generator)
-        queries = both_ways(graph.triples[chosen], graph.relations)
-        weight = graph.mask_without(queries.anchor, queries.relation, queries.answer)
-        return Asked(learned, queries, weight, generator)
-
-
-def negatives_for(asked: Asked, states: Tensor, count: int, moment: Moment) -> Negatives:
-    """Wrong answers, known ones drawn again; ``states`` float32 [b, 2R, d] are the model's, of relations."""
-    source, queries, generator = asked.learned.source, asked.queries, asked.generator
-    source.advance(moment)
-    if isinstance(source, Kmas):
-        drawn = source.draw_by(similarity_to_own(states, queries.relation), queries, count, generator)
-    else:
-        drawn = source.draw(queries, count, generator)
-    right = partial(known_facts, asked.learned.known, queries.anchor, queries.relation, per_row=1)
-    entities = drawn.entities
-    for _ in range(REDRAWS):
-        wrong = right(entities)
-        if not bool(wrong.any()):
-            break
-        entities = torch.where(wrong, torch.randint(source.entities, entities.shape, generator=generator), entities)
-    left_out = right(entities)
-    return Negatives(entities, left_out if drawn.left_out is None else left_out | drawn.left_out)
-
-
-def similarity_to_own(states: Tensor, relation: Tensor) -> Tensor:
-    """Cosines of each query's relation with all others, by their states: float32 [b, R] of states [b, 2R, d] and
-    relations int64 [b] in [0, 2R), all without inverses."""
-    relations = states.shape[1] // 2
-    directed = F.normalize(states.detach()[:, :relations], dim=-1)
-    own = directed[torch.arange(len(relation)), relation % relations]
-    return torch.einsum("brd,bd->br", directed, own)
-
-
-def both_ways(triples: Tensor, relations: int) -> Queries:
-    """The first half of triples int64 [b, 3] as queries for their tails, the second for their heads."""
-    half = len(triples) // 2
-    (head, relation, tail), (other_head, inverse, other_tail) = triples[:half].T, triples[half:].T
-    return Queries(
-        anchor=torch.cat([head, other_tail]),
-        relation=torch.cat([relation, inverse + relations]),
-        answer=torch.cat([tail, other_head]),
-    )
-
-
-class FoundationLoop:
-    """Steps of a foundation model, gradients summed over ranks."""
-
-    def __init__(
-        self,
-        model: FoundationModel,
-        batches: FoundationBatches,
-        dense: DenseParameters,
-        config: RunConfig,
-        rate: Callable[[int, int], float],
-        ranks: Ranks,
-    ) -> None:
-        self.clock = Clock()
-        self.bytes_exchanged = self.steps = 0
-        self._model, self._batches, self._dense, self._ranks = model, batches, dense, ranks
-        self._objective = SAMPLED[config.objective.name](config.objective)
-        self._rate, self._seed, self._count = rate, config.train.seed, config.negatives.count
-        self._epochs = config.train.epochs
-        self._loss, self._losses = torch.zeros(()), 0
-
-    def run(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> int:
-        before = self._ranks.traffic.bytes
-        self._model.train()
-        for step in range(first, last):
-            if (step - first) % WINDOW == 0 and not go_on(step):
-                last = step
-                break
-            self._step(epoch, step)
-        self.bytes_exchanged += self._ranks.traffic.bytes - before
-        return last
-
-    def _step(self, epoch: int, step: int) -> None:
-        with self.clock("data"):
-            asked = self._batches.batch(epoch, step)
-        with self.clock("compute"):
-            seed_dropout(self._ranks.device, mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
-            loss = self.loss(asked, self._moment(epoch, step))
-            (loss / self._ranks.size).backward()
-            self._loss += loss.detach() / self._ranks.size
-            self._losses += 1
-        with self.clock("exchange"):
-            self._dense.reduce().wait()
-        with self.clock("optimizer"):
-            self._dense.step(self._rate(epoch, step))
-        self.steps += 1
-
-    def _moment(self, epoch: int, step: int) -> Moment:
-        done = epoch + step / self._batches.steps
-        return Moment(done, min(1.0, done / self._epochs), epoch * self._batches.steps + step)
-
-    def loss(self, asked: Asked, moment: Moment) -> Tensor:
-        """Mean over the queries."""
-        model, graph, queries = self._model, asked.graph, asked.queries
-        query = queries.anchor, queries.relation
-        states = model.relation_states(graph, *query, asked.weight)
-        negatives = negatives_for(asked, states, self._count, moment)
-        candidates = torch.cat([queries.answer[:, None], negatives.entities], dim=1)
-        scores = model.scores(graph, states, *query, asked.weight, candidates)
-        assert negatives.left_out is not None
-        negative = scores[:, 1:].masked_fill(negatives.left_out, EXCLUDED)
-        return self._objective(scores[:, 0], negative).mean()
-
-    def take_loss(self) -> float:
-        total = self._loss / max(self._losses, 1)
-        self._ranks.all_reduce(total)
-        self._loss, self._losses = torch.zeros(()), 0
-        return float(total)
 
 
 class FoundationLearner:

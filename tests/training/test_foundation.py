@@ -15,13 +15,9 @@ from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
 from distkg.negatives import Moment
 from distkg.sharding.ranks import Ranks
-from distkg.training.foundation import (
-    FoundationBatches,
-    FoundationLearner,
-    LearnedGraph,
-    graphs_of,
-    negatives_for,
-)
+from distkg.training.foundation import FoundationLearner
+from distkg.training.foundation_batches import FoundationBatches, negatives_for
+from distkg.training.graphs import LearnedGraph, graphs_of
 from distkg.training.run import train_on_rank
 from distkg.training.schedule import Schedule
 
