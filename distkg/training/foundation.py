@@ -20,15 +20,15 @@ from distkg.objectives import SAMPLED
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint import State
 from distkg.training.dense import DenseParameters
-from distkg.training.embedding import some_of
 from distkg.training.foundation_batches import FoundationBatches
 from distkg.training.foundation_loop import FoundationLoop
 from distkg.training.graphs import LearnedGraph, graphs_of
-from distkg.training.metrics import evaluate_ranks, known_answers_of, ranking_metrics
+from distkg.training.metrics import evaluate_ranks, ranking_metrics
 from distkg.training.randomness import Purpose, stream
 from distkg.training.ranking import rank_by_scores
 from distkg.training.record import Record
 from distkg.training.schedule import Schedule
+from distkg.training.services import ALONE, Services
 
 
 def is_foundation(config: RunConfig) -> bool:
@@ -67,9 +67,10 @@ def check_foundation(config: RunConfig) -> str:
 class FoundationLearner:
     """A ``Learner``: a foundation model, and the graphs that it learns from."""
 
-    def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule) -> None:
+    def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services = ALONE) -> None:
         self._config, self._ranks, self._schedule = config, ranks, schedule
-        self.graphs = [LearnedGraph.open(address, config) for address in graphs_of(config)]
+        graph_of = services.graph_of or partial(LearnedGraph.open, config=config)
+        self.graphs = [graph_of(address) for address in graphs_of(config)]
         torch.manual_seed(stream(Purpose.NETWORK, config.train.seed).initial_seed())
         self.model = start_of(config, self.graphs)
         batches = FoundationBatches(self.graphs, config, ranks)
@@ -92,12 +93,11 @@ class FoundationLearner:
 
     def validate(self) -> dict[str, float] | None:
         """Means over the graphs that have something to validate on."""
-        found = []
-        for graph in self.graphs:
-            if graph.store.manifest.triples.get("valid"):
-                triples = some_of(graph.store.triples("valid"), self._config)
-                ranking = self._rank(graph, triples, known_answers_of(graph.store, triples))
-                found.append(ranking_metrics(ranking))
+        found = [
+            ranking_metrics(self._rank(graph, *graph.validation))
+            for graph in self.graphs
+            if graph.validation is not None
+        ]
         return {name: float(np.mean([each[name] for each in found])) for name in found[0]} if found else None
 
     def evaluate(self) -> dict[str, dict[str, Any]]:
@@ -130,6 +130,13 @@ class FoundationLearner:
             "triples": {split: sum(each.triples.get(split, 0) for each in counts) for split in splits},
             "graphs": [graph.name for graph in self.graphs],
         }
+
+
+def made_graph(address: str, config: RunConfig) -> LearnedGraph:
+    """A graph with all that training reads of it made; raises as ``LearnedGraph.open`` and ``start_of``."""
+    graph = LearnedGraph.open(address, config)
+    graph.make_all(start_of(config, [graph]))
+    return graph
 
 
 def start_of(config: RunConfig, graphs: Sequence[LearnedGraph]) -> FoundationModel:

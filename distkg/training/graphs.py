@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from distkg.config import ConfigError, RunConfig
 from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
-from distkg.foundation import KnowledgeGraph
+from distkg.foundation import FoundationModel, KnowledgeGraph
 from distkg.negatives import NegativeSource, TrainingGraph, make_source
+from distkg.training.metrics import known_answers_of, some_of
 
 
 def graphs_of(config: RunConfig) -> list[str]:
@@ -27,25 +32,35 @@ def graphs_of(config: RunConfig) -> list[str]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LearnedGraph:
-    """A store that a model learns from.
+    """A store that a model learns from; what is made of it is made once, when it is first asked for.
 
     Attributes:
         store: its training facts are reasoned from, and asked about while they are hidden.
-        name: of the store's folder, for reports.
+        config: of the run.
+        source: of wrong answers.
     """
 
     store: Store
-    name: str
+    config: RunConfig
     source: NegativeSource
 
     @classmethod
     def open(cls, address: str, config: RunConfig) -> LearnedGraph:
+        """
+        Raises:
+            StoreError: it cannot be opened.
+            UnknownNameError, ConfigError: no such negative source, or wrong options.
+            SourceError: it lacks what the negative source needs.
+        """
         store, chosen = Store.open(address), config.negatives
-        source = make_source(chosen.source, chosen.options, TrainingGraph.of_store(store))
-        name = "/".join(Path(address.rstrip("/")).parts[-2:])
-        return cls(store, name, source)
+        return cls(store, config, make_source(chosen.source, chosen.options, TrainingGraph.of_store(store)))
+
+    @property
+    def name(self) -> str:
+        """Of the store's folder, for reports."""
+        return "/".join(Path(self.store.address.rstrip("/")).parts[-2:])
 
     @cached_property
     def facts(self) -> KnowledgeGraph:
@@ -54,3 +69,23 @@ class LearnedGraph:
     @property
     def known(self) -> KnownAnswers:
         return self.source.graph.known
+
+    @cached_property
+    def validation(self) -> tuple[np.ndarray, KnownAnswers] | None:
+        """Triples [n, 3] to validate on while training, and what is known of their queries; None without any."""
+        if not self.store.manifest.triples.get("valid"):
+            return None
+        triples = some_of(self.store.triples("valid"), self.config)
+        return triples, known_answers_of(self.store, triples)
+
+    def make_all(self, model: FoundationModel) -> None:
+        """Make now what ``model`` reads of the graph in training and validation, by asking about one of its facts."""
+        head, relation, tail = self.facts.triples[:1].T
+        weight = self.facts.mask_without(head, relation, tail)
+        with torch.no_grad():
+            model(self.facts, head, relation, weight)
+        _ = self.known, self.validation
+
+
+GraphOf = Callable[[str], LearnedGraph]
+"""Address → the graph, wherever it was made."""

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from distkg.config import RunConfig
 from distkg.data.categories import relation_categories
 from distkg.data.known import KnownAnswers
 from distkg.data.store import Store, StoreError
 from distkg.training.model import Model
+from distkg.training.randomness import Purpose, mixed_seed
 from distkg.training.ranking import Ranking, both_queries, rank_answers
 
 HITS = (1, 3, 10)
@@ -58,6 +60,15 @@ def metrics_by_category(ranking: Ranking, categories: Sequence[str], num_relatio
     code = np.array([CATEGORIES.index(category) for category in categories], np.int64)
     pooled = _with_sides(ranking, code[ranking.queries[:, 1] % num_relations], len(CATEGORIES), num_relations)
     return {name: metrics for name, metrics in zip(CATEGORIES, pooled, strict=True) if metrics}
+
+
+def some_of(triples: np.ndarray, config: RunConfig) -> np.ndarray:
+    """``evaluate.max_valid_triples`` of the triples [n, 3] at random, always the same; all where there are fewer."""
+    limit = config.evaluate.max_valid_triples
+    if limit is None or limit >= len(triples):
+        return triples
+    chooser = np.random.default_rng(mixed_seed(Purpose.VALIDATION, config.train.seed))
+    return triples[np.sort(chooser.choice(len(triples), limit, replace=False))]
 
 
 def known_answers_of(store: Store, triples: np.ndarray) -> KnownAnswers:
