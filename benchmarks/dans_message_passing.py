@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
             before.append((load_config("preset:negatives_rotate", limit), vectors[seed]))
             hard = ["negatives.source=dans", f"negatives.vectors={vectors[seed]}"]
             for row, changes in (("uniform", []), ("DANS", hard)):
-                settings = [store, f"train.epochs={typed.epochs}", f"train.seed={seed}", *changes, *small]
-                runs.append((row, (load_config("preset:nbfnet", settings), Path(folder) / f"{row}-{seed}")))
+                changed = [store, f"train.epochs={typed.epochs}", f"train.seed={seed}", *changes, *small]
+                runs.append((row, (load_config("preset:nbfnet", changed), Path(folder) / f"{row}-{seed}")))
         for result in side_by_side(_trained, before):
             figures.add("RotatE", {column: result["metrics"]["test"][name] for name, column in METRICS.items()})
         for (row, _), result in zip(runs, side_by_side(_trained, [job for _, job in runs]), strict=True):

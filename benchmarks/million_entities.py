@@ -20,7 +20,6 @@ from benchmarks.peak_memory import peak_mb
 from benchmarks.processes import WORKERS, alone
 from distkg.config import RunConfig, parse_config
 from distkg.data.generate import generate
-from distkg.negatives.ahead import PoolOf
 from distkg.sharding.ranks import Ranks
 from distkg.training.embedding import EmbeddingLearner
 from distkg.training.memory import keep_freed_memory
@@ -29,6 +28,7 @@ from distkg.training.model import Model
 from distkg.training.ranking import rank_answers
 from distkg.training.record import RunFolder
 from distkg.training.run import Listener, Training
+from distkg.training.services import Services
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ def one_epoch(store: str, work: Workload) -> RunConfig:
 
 
 def train_and_rank(
-    config: RunConfig, run: Path, ranks: Ranks, *, resume: bool, listener: Listener | None, pool_of: PoolOf | None
+    config: RunConfig, run: Path, ranks: Ranks, *, resume: bool, listener: Listener | None, services: Services
 ) -> dict[str, float]:
     """Train as ``distkg train`` does, validation and checkpoint included, then time the ranking; collective."""
     keep_freed_memory()
-    training = Training(config, RunFolder(run), ranks, listener, pool_of)
+    training = Training(config, RunFolder(run), ranks, listener, services)
     learner = training.learner
     assert isinstance(learner, EmbeddingLearner)
     start = time.perf_counter()

@@ -25,9 +25,10 @@ from distkg.cluster.session import (
     worker_resources,
     worker_threads,
 )
+from distkg.cluster.shared_graphs import graphs_of_node, share_graphs
 from distkg.config import RunConfig, parse_config
-from distkg.negatives.ahead import PoolOf
 from distkg.sharding.ranks import Ranks
+from distkg.training.services import Services
 
 # What a second attempt would only meet again. A lost peer raises RuntimeError, a full disk OSError.
 MISTAKES = (ValueError, TypeError, LookupError, AttributeError, ImportError, AssertionError)
@@ -44,7 +45,7 @@ class TrainOnRank(Protocol):
         *,
         resume: bool,
         listener: Listener | None,
-        pool_of: PoolOf | None,
+        services: Services,
     ) -> Record: ...
 
 
@@ -142,9 +143,10 @@ def _fit_or_say_how_to_resume(train: TrainOnRank, config: RunConfig, run: Path, 
 
 def _fit(train: TrainOnRank, config: RunConfig, run: Path) -> Record:
     set_driver_environment()
+    graphs = share_graphs(config)
     trainer = TorchTrainer(
         _train_loop(train),
-        train_loop_config={"config": config.model_dump(), "run": str(run)},
+        train_loop_config={"config": config.model_dump(), "run": str(run), "graphs": graphs},
         torch_config=process_group(config.cluster.gpus_per_worker),
         scaling_config=scaling(config),
         run_config=_ray_run(config, run),
@@ -187,9 +189,11 @@ def _train_loop(train: TrainOnRank) -> Callable[[dict[str, Any]], Record]:
         config = parse_config(settings["config"], "the launched run")
         torch.set_num_threads(worker_threads(config.cluster))
         run, ranks = settings["run"], Ranks.from_process_group(get_device())
-        pool_of = pool_of_worker(config, run, ranks.rank, ranks.size)
+        services = Services(
+            pool_of=pool_of_worker(config, run, ranks.rank, ranks.size), graph_of=graphs_of_node(settings["graphs"])
+        )
         # A fresh launch starts in an empty folder: a checkpoint there means that this group is a replacement.
-        return train(config, Path(run), ranks, resume=True, listener=None, pool_of=pool_of)
+        return train(config, Path(run), ranks, resume=True, listener=None, services=services)
 
     return loop
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph import KnowledgeGraph
-from distkg.graph.neighbourhoods import EdgeSampler, dgl_sampler, plain_sampler
+from distkg.graph.neighbourhoods import DglSampler, EdgeSampler, PlainSampler
 from distkg.kernels.message_passing import Edges
 
 Sampler = Literal["compiled", "dgl"]
 _SAMPLERS: dict[Sampler, Callable[[np.ndarray, np.ndarray, int], EdgeSampler]] = {
-    "compiled": plain_sampler,
-    "dgl": dgl_sampler,
+    "compiled": PlainSampler,
+    "dgl": DglSampler,
 }
 
 

@@ -1,13 +1,13 @@
 """The edges around some nodes, a few of each node at every step away from them.
 
-``dgl_sampler`` (DGL's) and ``plain_sampler`` (no DGL needed) draw from the same distribution: of a node with more edges
+``DglSampler`` (DGL's) and ``PlainSampler`` (no DGL needed) draw from the same distribution: of a node with more edges
 than are wanted, every set of that many alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numba import njit
@@ -31,44 +31,49 @@ class EdgeSampler(Protocol):
     def __call__(self, starts: NDArray[np.int64], fanouts: Sequence[int], seed: int) -> NDArray[np.int64]: ...
 
 
-def plain_sampler(source: np.ndarray, target: np.ndarray, nodes: int) -> EdgeSampler:
-    """Of edges source → target, integer [E] each, followed from source to target; compiled."""
-    order = np.argsort(source, kind="stable").astype(np.int64)
-    offsets = np.searchsorted(source[order], np.arange(nodes + 1)).astype(np.int64)
+class PlainSampler:
+    """Compiled, of edges source → target, integer [E] each, followed from source to target."""
 
-    def sample(starts: NDArray[np.int64], fanouts: Sequence[int], seed: int) -> NDArray[np.int64]:
+    def __init__(self, source: np.ndarray, target: np.ndarray, nodes: int) -> None:
+        self._target, self._nodes = target, nodes
+        self._order = np.argsort(source, kind="stable").astype(np.int64)
+        self._offsets = np.searchsorted(source[self._order], np.arange(nodes + 1)).astype(np.int64)
+
+    def __call__(self, starts: NDArray[np.int64], fanouts: Sequence[int], seed: int) -> NDArray[np.int64]:
         def edges_of(front: NDArray[np.int64], fanout: int, step: int) -> NDArray[np.int64]:
-            counts = np.minimum(offsets[front + 1] - offsets[front], fanout)
+            counts = np.minimum(self._offsets[front + 1] - self._offsets[front], fanout)
             tickets = np.random.default_rng([seed, step]).random(int(counts.sum()))
-            return _some_edges(front, offsets, order, fanout, tickets)
+            return _some_edges(front, self._offsets, self._order, fanout, tickets)
 
-        return _step_by_step(starts, fanouts, target, nodes, edges_of)
-
-    return sample
+        return _step_by_step(starts, fanouts, self._target, self._nodes, edges_of)
 
 
-def dgl_sampler(source: np.ndarray, target: np.ndarray, nodes: int) -> EdgeSampler:
-    """Through ``dgl.sampling.sample_neighbors``.
+class DglSampler:
+    """Through ``dgl.sampling.sample_neighbors``; of edges as ``PlainSampler``.
 
     Raises:
-        ImportError: DGL is not installed.
+        ImportError: when first asked, where DGL is not installed.
     """
-    import torch  # here, so that reading files does not wait for it
 
-    dgl = import_dgl()
-    ends = (torch.from_numpy(np.asarray(side, dtype=np.int64)) for side in (source, target))
-    graph = dgl.graph(tuple(ends), num_nodes=nodes)
+    def __init__(self, source: np.ndarray, target: np.ndarray, nodes: int) -> None:
+        self._source, self._target, self._nodes = source, target, nodes
+        self._graph: Any = None
 
-    def sample(starts: NDArray[np.int64], fanouts: Sequence[int], seed: int) -> NDArray[np.int64]:
+    def __call__(self, starts: NDArray[np.int64], fanouts: Sequence[int], seed: int) -> NDArray[np.int64]:
+        import torch  # here, so that reading files does not wait for it
+
+        dgl = import_dgl()
+        if self._graph is None:  # not before, as a process that only passes the sampler on needs no DGL
+            ends = (torch.from_numpy(np.array(side, dtype=np.int64)) for side in (self._source, self._target))
+            self._graph = dgl.graph(tuple(ends), num_nodes=self._nodes)
+
         def edges_of(front: NDArray[np.int64], fanout: int, step: int) -> NDArray[np.int64]:
             dgl.seed((seed + step) % (1 << 31))
-            found = dgl.sampling.sample_neighbors(graph, torch.from_numpy(front), fanout, edge_dir="out")
+            found = dgl.sampling.sample_neighbors(self._graph, torch.from_numpy(front), fanout, edge_dir="out")
             edges: NDArray[np.int64] = found.edata[dgl.EID].numpy()
             return edges
 
-        return _step_by_step(starts, fanouts, target, nodes, edges_of)
-
-    return sample
+        return _step_by_step(starts, fanouts, self._target, self._nodes, edges_of)
 
 
 def _step_by_step(starts, fanouts, target, nodes, edges_of) -> NDArray[np.int64]:  # type: ignore[no-untyped-def]

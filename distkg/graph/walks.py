@@ -6,7 +6,8 @@ neighbour, every edge alike.
 
 from __future__ import annotations
 
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from numba import njit
@@ -42,29 +43,31 @@ def dgl_walks(edges: np.ndarray, n: int) -> Walker:
     dgl = import_dgl()
     csr = Csr.undirected(edges, n)
     graph = dgl.graph(("csr", (torch.from_numpy(csr.offsets), torch.from_numpy(csr.neighbours.astype(np.int64)), [])))
+    return partial(_walk_by_dgl, graph)
 
-    def walk(starts: NDArray[np.int64], steps: int, seed: int) -> NDArray[np.int64]:
-        dgl.seed(seed % (1 << 31))
-        traces, _ = dgl.sampling.random_walk(graph, torch.from_numpy(starts), length=steps)
-        met: NDArray[np.int64] = traces.numpy()
-        stayed = met < 0  # DGL ends a walk where a node has no neighbour
-        return np.where(stayed, starts[:, None], met) if stayed.any() else met
 
-    return walk
+def _walk_by_dgl(graph: Any, starts: NDArray[np.int64], steps: int, seed: int) -> NDArray[np.int64]:
+    import torch
+
+    dgl = import_dgl()
+    dgl.seed(seed % (1 << 31))
+    traces, _ = dgl.sampling.random_walk(graph, torch.from_numpy(starts), length=steps)
+    met: NDArray[np.int64] = traces.numpy()
+    stayed = met < 0  # DGL ends a walk where a node has no neighbour
+    return np.where(stayed, starts[:, None], met) if stayed.any() else met
 
 
 def plain_walks(edges: np.ndarray, n: int) -> Walker:
     """Compiled; the neighbours of a node without any are itself."""
-    csr = Csr.undirected(edges, n)
+    return partial(_walk_compiled, Csr.undirected(edges, n))
 
-    def walk(starts: NDArray[np.int64], steps: int, seed: int) -> NDArray[np.int64]:
-        met = np.empty((len(starts), steps + 1), dtype=np.int64)
-        met[:, 0] = starts
-        tickets = np.random.default_rng(seed).integers(0, 1 << 62, (len(starts), steps))
-        _walk(csr.offsets, csr.neighbours, tickets, met)
-        return met
 
-    return walk
+def _walk_compiled(csr: Csr, starts: NDArray[np.int64], steps: int, seed: int) -> NDArray[np.int64]:
+    met = np.empty((len(starts), steps + 1), dtype=np.int64)
+    met[:, 0] = starts
+    tickets = np.random.default_rng(seed).integers(0, 1 << 62, (len(starts), steps))
+    _walk(csr.offsets, csr.neighbours, tickets, met)
+    return met
 
 
 def ball_sizes(csr: Csr, centres: NDArray[np.int64], steps: int) -> NDArray[np.int64]:

@@ -101,8 +101,9 @@ class Kmas(NegativeSource):
         assert isinstance(options, KmasOptions)
         self._options = options
         queries = graph.queries()
-        self._pools = Pools.from_pairs(queries[:, 1], queries[:, 2], 2 * graph.relations, graph.entities)
-        self._sizes = torch.from_numpy(np.diff(self._pools.offsets))
+        pools = Pools.from_pairs(queries[:, 1], queries[:, 2], 2 * graph.relations, graph.entities)
+        self._members, self._starts = torch.from_numpy(pools.members), torch.from_numpy(pools.offsets[:-1])
+        self._sizes = torch.from_numpy(np.diff(pools.offsets))
         self._model: LiveModel | None = None
         self._now = Moment()
 
@@ -143,7 +144,7 @@ class Kmas(NegativeSource):
             pool = torch.multinomial(weights, count, replacement=True, generator=generator) + side[:, None]
             ticket = torch.rand(pool.shape, generator=generator)
             place = (ticket * self._sizes[pool]).long().clamp_max(self._sizes[pool] - 1).clamp_min(0)
-            drawn = torch.from_numpy(self._pools.members)[torch.from_numpy(self._pools.offsets)[pool] + place].long()
+            drawn = self._members[self._starts[pool] + place].long()
             right = known_facts(self.graph.known, queries.anchor, queries.relation, drawn, 1)
             right |= drawn == queries.answer[:, None]
             found = torch.where(missing & ~right, drawn, found)

@@ -10,17 +10,16 @@ import numpy as np
 from distkg.config import RunConfig
 from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
-from distkg.negatives.ahead import PoolOf
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint import State
 from distkg.training.dense import DenseParameters
 from distkg.training.loop import Loop
-from distkg.training.metrics import evaluate_triples, known_answers_of, ranking_metrics
+from distkg.training.metrics import evaluate_triples, known_answers_of, ranking_metrics, some_of
 from distkg.training.model import Model
-from distkg.training.randomness import Purpose, mixed_seed
 from distkg.training.ranking import rank_answers
 from distkg.training.record import Record
 from distkg.training.schedule import Schedule
+from distkg.training.services import Services
 from distkg.training.task import make_task
 from distkg.training.telemetry import negative_telemetry
 
@@ -28,11 +27,11 @@ from distkg.training.telemetry import negative_telemetry
 class EmbeddingLearner:
     """A ``Learner``: the model of one store's graph, and all that trains it."""
 
-    def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule, pool_of: PoolOf | None) -> None:
+    def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services) -> None:
         self._config, self._schedule = config, schedule
         self.store = Store.open(config.data.store)
         self.model = Model(config, self.store.num_entities, self.store.num_relations, ranks)
-        batches, step = make_task(config, self.store, self.model, pool_of, lambda: schedule.time_gone)
+        batches, step = make_task(config, self.store, self.model, services, lambda: schedule.time_gone)
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
         self._negatives = negative_telemetry(batches, self.model)
         self._dense = DenseParameters(self.model, config.optimizer, ranks)
@@ -93,15 +92,6 @@ class EmbeddingLearner:
 
     def describe(self) -> Record:
         return describe_graph(self.store, self.model)
-
-
-def some_of(triples: np.ndarray, config: RunConfig) -> np.ndarray:
-    """``evaluate.max_valid_triples`` of the triples [n, 3] at random, always the same; all where there are fewer."""
-    limit = config.evaluate.max_valid_triples
-    if limit is None or limit >= len(triples):
-        return triples
-    chooser = np.random.default_rng(mixed_seed(Purpose.VALIDATION, config.train.seed))
-    return triples[np.sort(chooser.choice(len(triples), limit, replace=False))]
 
 
 def model_state(model: Model) -> State:

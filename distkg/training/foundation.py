@@ -1,74 +1,40 @@
-"""Foundation models as a run trains them: every rank draws a graph at each step, and asks about some of its facts.
-
-As ULTRA is pre-trained (Galkin et al. 2024, section 5.1): graphs in proportion to their facts; half of a batch asks
-for tails and half for heads; the facts that are asked about are hidden; negatives are never known answers.
-"""
+"""Foundation models as a run trains them: every rank draws a graph at each step, and asks about some of its facts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from distkg.config import ConfigError, DataConfig, RunConfig
+from distkg.config import ConfigError, RunConfig
 from distkg.data.known import KnownAnswers
-from distkg.data.store import Store
-from distkg.foundation import MODELS, FoundationModel, KnowledgeGraph, load_model, make_model, save_model
+from distkg.foundation import MODELS, FoundationModel, load_model, make_model, save_model
 from distkg.foundation.files import MODEL_FOLDER
 from distkg.foundation.reasoner import Reasoner
-from distkg.foundation.sampling import Surroundings
-from distkg.negatives import (
-    SOURCES,
-    Moment,
-    Negatives,
-    NegativeSource,
-    Queries,
-    TrainingGraph,
-    known_facts,
-    make_source,
-)
-from distkg.negatives.kmas import Kmas
-from distkg.objectives import EXCLUDED, SAMPLED
+from distkg.negatives import SOURCES
+from distkg.objectives import SAMPLED
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint import State
-from distkg.training.clock import Clock
 from distkg.training.dense import DenseParameters
-from distkg.training.embedding import some_of
-from distkg.training.metrics import evaluate_ranks, known_answers_of, ranking_metrics
-from distkg.training.randomness import Purpose, mixed_seed, seed_dropout, stream
+from distkg.training.foundation_batches import FoundationBatches
+from distkg.training.foundation_loop import FoundationLoop
+from distkg.training.graphs import LearnedGraph, graphs_of
+from distkg.training.metrics import evaluate_ranks, ranking_metrics
+from distkg.training.randomness import Purpose, stream
 from distkg.training.ranking import rank_by_scores
 from distkg.training.record import Record
 from distkg.training.schedule import Schedule
+from distkg.training.services import ALONE, Services
 from distkg.training.trained import view_of_run
-
-REDRAWS = 4  # of negatives that turn out to be known answers
-WINDOW = 8  # steps between questions whether to go on
 
 
 def is_foundation(config: RunConfig) -> bool:
     """Whether the configured model is a foundation model."""
     return config.model.name in MODELS
-
-
-def graphs_of(config: RunConfig) -> list[str]:
-    """Addresses of the stores that a foundation model learns from.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    found = config.data.graphs or ([config.data.store] if config.data.store else [])
-    if not found:
-        raise ConfigError(
-            "data.graphs is empty: name stores made by `distkg prepare`, as in --set 'data.graphs=[stores/x, stores/y]'"
-        )
-    return found
 
 
 def check_foundation(config: RunConfig) -> str:
@@ -115,217 +81,15 @@ def _check_vectors(config: RunConfig) -> None:
         )
 
 
-@dataclass(frozen=True)
-class LearnedGraph:
-    """A store that a model learns from.
-
-    Attributes:
-        store: its training facts are reasoned from, and asked about while they are hidden.
-        name: of the store's folder, for reports.
-        source: of negatives.
-        data: how much of the graph is looked at.
-    """
-
-    store: Store
-    name: str
-    source: NegativeSource
-    data: DataConfig
-
-    @classmethod
-    def open(cls, address: str, config: RunConfig) -> LearnedGraph:
-        store, chosen = Store.open(address), config.negatives
-        source = make_source(chosen.source, chosen.options, TrainingGraph.of_store(store))
-        if chosen.vectors:
-            source.attach(view_of_run(Path(chosen.vectors), store))
-        name = "/".join(Path(address.rstrip("/")).parts[-2:])
-        return cls(store, name, source, config.data)
-
-    @cached_property
-    def facts(self) -> KnowledgeGraph:
-        return KnowledgeGraph.of_store(self.store)
-
-    @cached_property
-    def surroundings(self) -> Surroundings | None:
-        """What samples the facts around some entities; None where the graph is looked at whole."""
-        return Surroundings.where_wanted(self.facts, self.data.fanouts, self.data.sampler)
-
-    @property
-    def known(self) -> KnownAnswers:
-        return self.source.graph.known
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Queries of one step on this rank, with the facts that they hide.
-
-    Attributes:
-        learned: the graph whose facts they are.
-        queries: with their answers, b of them.
-        generator: what else falls by lot in this step.
-    """
-
-    learned: LearnedGraph
-    queries: Queries
-    generator: torch.Generator
-
-    @property
-    def graph(self) -> KnowledgeGraph:
-        return self.learned.facts
-
-    def weight(self, chosen: Tensor | None = None) -> Tensor:
-        """Of the graph's facts, or of those that are ``chosen``, int64 [m]: float32 [E] or [m], 0 where hidden."""
-        queries = self.queries
-        return self.graph.mask_without(queries.anchor, queries.relation, queries.answer, chosen)
-
-
-class FoundationBatches:
-    """Batches as a function of (seed, epoch, step, rank)."""
-
-    def __init__(self, graphs: Sequence[LearnedGraph], config: RunConfig, ranks: Ranks) -> None:
-        self._graphs, self._ranks, self._seed = graphs, ranks, config.train.seed
-        self._size = max(2, config.train.batch_size // ranks.size)
-        self._sizes = torch.tensor([graph.store.manifest.triples["train"] for graph in graphs], dtype=torch.float64)
-        asked = self._size * ranks.size
-        self.steps = config.train.steps_per_epoch or max(1, round(float(self._sizes.sum()) / asked))
-        self.triples = self.steps * asked
-
-    def batch(self, epoch: int, step: int) -> Asked:
-        """This rank's."""
-        generator = stream(Purpose.GRAPH, self._seed, epoch, step, self._ranks.rank)
-        learned = self._graphs[int(torch.multinomial(self._sizes, 1, generator=generator))]
-        graph = learned.facts
-        chosen = torch.randint(len(graph.triples), (self._size,), generator=generator)
-        return Asked(learned, both_ways(graph.triples[chosen], graph.relations), generator)
-
-
-def negatives_for(asked: Asked, states: Tensor, count: int, moment: Moment) -> Negatives:
-    """Wrong answers, known ones drawn again; ``states`` float32 [b, 2R, d] are the model's, of relations."""
-    source, queries, generator = asked.learned.source, asked.queries, asked.generator
-    source.advance(moment)
-    if isinstance(source, Kmas):
-        drawn = source.draw_by(similarity_to_own(states, queries.relation), queries, count, generator)
-    else:
-        drawn = source.draw(queries, count, generator)
-    right = partial(known_facts, asked.learned.known, queries.anchor, queries.relation, per_row=1)
-    entities = drawn.entities
-    for _ in range(REDRAWS):
-        wrong = right(entities)
-        if not bool(wrong.any()):
-            break
-        entities = torch.where(wrong, torch.randint(source.entities, entities.shape, generator=generator), entities)
-    left_out = right(entities)
-    return Negatives(entities, left_out if drawn.left_out is None else left_out | drawn.left_out, drawn.made)
-
-
-def similarity_to_own(states: Tensor, relation: Tensor) -> Tensor:
-    """Cosines of each query's relation with all others, by their states: float32 [b, R] of states [b, 2R, d] and
-    relations int64 [b] in [0, 2R), all without inverses."""
-    relations = states.shape[1] // 2
-    directed = F.normalize(states.detach()[:, :relations], dim=-1)
-    own = directed[torch.arange(len(relation)), relation % relations]
-    return torch.einsum("brd,bd->br", directed, own)
-
-
-def both_ways(triples: Tensor, relations: int) -> Queries:
-    """The first half of triples int64 [b, 3] as queries for their tails, the second for their heads."""
-    half = len(triples) // 2
-    (head, relation, tail), (other_head, inverse, other_tail) = triples[:half].T, triples[half:].T
-    return Queries(
-        anchor=torch.cat([head, other_tail]),
-        relation=torch.cat([relation, inverse + relations]),
-        answer=torch.cat([tail, other_head]),
-    )
-
-
-class FoundationLoop:
-    """Steps of a foundation model, gradients summed over ranks."""
-
-    def __init__(
-        self,
-        model: FoundationModel,
-        batches: FoundationBatches,
-        dense: DenseParameters,
-        config: RunConfig,
-        rate: Callable[[int, int], float],
-        ranks: Ranks,
-    ) -> None:
-        self.clock = Clock()
-        self.bytes_exchanged = self.steps = 0
-        self._model, self._batches, self._dense, self._ranks = model, batches, dense, ranks
-        self._objective = SAMPLED[config.objective.name](config.objective)
-        self._rate, self._seed, self._count = rate, config.train.seed, config.negatives.count
-        self._epochs = config.train.epochs
-        self._loss, self._losses = torch.zeros(()), 0
-
-    def run(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> int:
-        before = self._ranks.traffic.bytes
-        self._model.train()
-        for step in range(first, last):
-            if (step - first) % WINDOW == 0 and not go_on(step):
-                last = step
-                break
-            self._step(epoch, step)
-        self.bytes_exchanged += self._ranks.traffic.bytes - before
-        return last
-
-    def _step(self, epoch: int, step: int) -> None:
-        with self.clock("data"):
-            asked = self._batches.batch(epoch, step)
-        with self.clock("compute"):
-            seed_dropout(self._ranks.device, mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
-            loss = self.loss(asked, self._moment(epoch, step))
-            (loss / self._ranks.size).backward()
-            self._loss += loss.detach() / self._ranks.size
-            self._losses += 1
-        with self.clock("exchange"):
-            self._dense.reduce().wait()
-        with self.clock("optimizer"):
-            self._dense.step(self._rate(epoch, step))
-        self.steps += 1
-
-    def _moment(self, epoch: int, step: int) -> Moment:
-        done = epoch + step / self._batches.steps
-        return Moment(done, min(1.0, done / self._epochs), epoch * self._batches.steps + step)
-
-    def loss(self, asked: Asked, moment: Moment) -> Tensor:
-        """Mean over the queries."""
-        model, queries, surroundings = self._model, asked.queries, asked.learned.surroundings
-        whole = asked.weight() if surroundings is None or model.relations_by_facts else None
-        states = model.relation_states(asked.graph, queries.anchor, queries.relation, whole)
-        negatives = negatives_for(asked, states, self._count, moment)
-        made = negatives.made
-        candidates = torch.cat([queries.answer[:, None], negatives.entities], dim=1)
-        if made is not None and made.entities is not None:
-            candidates = torch.cat([candidates, made.entities], dim=1)
-        if surroundings is None:
-            scores = model.scores(asked.graph, states, queries.anchor, queries.relation, whole, candidates)
-        else:
-            seed = int(torch.randint(1 << 31, (), generator=asked.generator))
-            part = surroundings.of(torch.cat([queries.anchor, candidates.flatten()]), seed)
-            weight, anchor = asked.weight(part.chosen), part.place(queries.anchor)
-            scores = model.scores(part, states, anchor, queries.relation, weight, part.place(candidates))
-        assert negatives.left_out is not None
-        positive, (drawn, extra) = scores[:, 0], scores[:, 1:].tensor_split([negatives.entities.shape[1]], dim=1)
-        loss = self._objective(positive, drawn.masked_fill(negatives.left_out, EXCLUDED))
-        if made is not None:
-            some = ~made.left_out.all(1)
-            hard = self._objective(positive, extra.masked_fill(made.left_out, EXCLUDED), made.growth)
-            loss = loss + made.weight * hard * some
-        return loss.mean()
-
-    def take_loss(self) -> float:
-        total = self._loss / max(self._losses, 1)
-        self._ranks.all_reduce(total)
-        self._loss, self._losses = torch.zeros(()), 0
-        return float(total)
-
-
 class FoundationLearner:
     """A ``Learner``: a foundation model, and the graphs that it learns from."""
 
-    def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule) -> None:
+    def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services = ALONE) -> None:
         self._config, self._ranks, self._schedule = config, ranks, schedule
-        self.graphs = [LearnedGraph.open(address, config) for address in graphs_of(config)]
+        graph_of = services.graph_of or partial(LearnedGraph.open, config=config)
+        self.graphs = [graph_of(address) for address in graphs_of(config)]
+        if config.negatives.vectors:
+            self.graphs[0].source.attach(view_of_run(Path(config.negatives.vectors), self.graphs[0].store))
         torch.manual_seed(stream(Purpose.NETWORK, config.train.seed).initial_seed())
         self.model = start_of(config, self.graphs)
         batches = FoundationBatches(self.graphs, config, ranks)
@@ -348,12 +112,11 @@ class FoundationLearner:
 
     def validate(self) -> dict[str, float] | None:
         """Means over the graphs that have something to validate on."""
-        found = []
-        for graph in self.graphs:
-            if graph.store.manifest.triples.get("valid"):
-                triples = some_of(graph.store.triples("valid"), self._config)
-                ranking = self._rank(graph, triples, known_answers_of(graph.store, triples))
-                found.append(ranking_metrics(ranking))
+        found = [
+            ranking_metrics(self._rank(graph, *graph.validation))
+            for graph in self.graphs
+            if graph.validation is not None
+        ]
         return {name: float(np.mean([each[name] for each in found])) for name in found[0]} if found else None
 
     def evaluate(self) -> dict[str, dict[str, Any]]:
@@ -386,6 +149,13 @@ class FoundationLearner:
             "triples": {split: sum(each.triples.get(split, 0) for each in counts) for split in splits},
             "graphs": [graph.name for graph in self.graphs],
         }
+
+
+def made_graph(address: str, config: RunConfig) -> LearnedGraph:
+    """A graph with all that training reads of it made; raises as ``LearnedGraph.open`` and ``start_of``."""
+    graph = LearnedGraph.open(address, config)
+    graph.make_all(start_of(config, [graph]))
+    return graph
 
 
 def start_of(config: RunConfig, graphs: Sequence[LearnedGraph]) -> FoundationModel:

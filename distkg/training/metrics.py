@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from distkg.config import RunConfig
 from distkg.data.categories import relation_categories
 from distkg.data.known import KnownAnswers
 from distkg.data.store import Store, StoreError
 from distkg.training.model import Model
+from distkg.training.randomness import Purpose, mixed_seed
 from distkg.training.ranking import Ranking, both_queries, rank_answers
 
 HITS = (1, 3, 10)
@@ -76,6 +78,15 @@ def metrics_by_half_link(ranking: Ranking, facts: np.ndarray, num_relations: int
     code = 2 * ~np.isin(anchor * kinds + asked, seen) + ~np.isin(of_answer, seen)
     # In the order of HALF_LINKS: 0 both, 1 the query's alone, 2 the answer's alone, 3 neither.
     return {name: metrics for name, metrics in zip(HALF_LINKS, _grouped(ranking, code, 4), strict=True) if metrics}
+
+
+def some_of(triples: np.ndarray, config: RunConfig) -> np.ndarray:
+    """``evaluate.max_valid_triples`` of the triples [n, 3] at random, always the same; all where there are fewer."""
+    limit = config.evaluate.max_valid_triples
+    if limit is None or limit >= len(triples):
+        return triples
+    chooser = np.random.default_rng(mixed_seed(Purpose.VALIDATION, config.train.seed))
+    return triples[np.sort(chooser.choice(len(triples), limit, replace=False))]
 
 
 def known_answers_of(store: Store, triples: np.ndarray) -> KnownAnswers:

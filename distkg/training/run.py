@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from distkg.config import RunConfig
-from distkg.negatives.ahead import PoolOf
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint import Checkpoints
 from distkg.training.embedding import EmbeddingLearner
@@ -21,6 +20,7 @@ from distkg.training.memory import keep_freed_memory
 from distkg.training.progress import Progress
 from distkg.training.record import Record, RunFolder, versions
 from distkg.training.schedule import Schedule
+from distkg.training.services import ALONE, Services
 
 REPORT_SECONDS = 10.0
 
@@ -38,7 +38,7 @@ def train_on_rank(
     *,
     resume: bool = False,
     listener: Listener | None = None,
-    pool_of: PoolOf | None = None,
+    services: Services = ALONE,
 ) -> Record:
     """Train, keep the best validated checkpoint, evaluate it; collective.
 
@@ -48,7 +48,7 @@ def train_on_rank(
         ranks: this process's place among the workers.
         resume: go on from the newest valid checkpoint in the folder, if there is one.
         listener: called on rank 0 with every line of metrics.jsonl.
-        pool_of: this rank's way to those who draw negatives ahead of time, where ``negatives.pool`` asks for them.
+        services: what others do for this rank.
 
     Returns:
         What result.json holds.
@@ -58,7 +58,7 @@ def train_on_rank(
     """
     keep_freed_memory()
     folder = RunFolder(run)
-    training = Training(config, folder, ranks, listener, pool_of)
+    training = Training(config, folder, ranks, listener, services)
     if resume:
         training.restore()
     if ranks.first:
@@ -69,23 +69,23 @@ def train_on_rank(
     return training.finish()
 
 
-def make_learner(config: RunConfig, ranks: Ranks, schedule: Schedule, pool_of: PoolOf | None) -> Learner:
+def make_learner(config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services) -> Learner:
     """What the configuration asks to be trained."""
     if is_foundation(config):
-        return FoundationLearner(config, ranks, schedule)
-    return EmbeddingLearner(config, ranks, schedule, pool_of)
+        return FoundationLearner(config, ranks, schedule, services)
+    return EmbeddingLearner(config, ranks, schedule, services)
 
 
 class Training:
     """A run in progress on this rank."""
 
     def __init__(
-        self, config: RunConfig, folder: RunFolder, ranks: Ranks, listener: Listener | None, pool_of: PoolOf | None
+        self, config: RunConfig, folder: RunFolder, ranks: Ranks, listener: Listener | None, services: Services
     ) -> None:
         self.config, self.folder, self.ranks, self.listener = config, folder, ranks, listener
         self.progress = Progress()
         self.schedule = Schedule(config.optimizer, config.train.epochs)
-        self.learner = make_learner(config, ranks, self.schedule, pool_of)
+        self.learner = make_learner(config, ranks, self.schedule, services)
         self.loop = self.learner.loop
         self.checkpoints = Checkpoints(folder.checkpoints, ranks, config.checkpoint.keep)
         self._started = self._reported = time.perf_counter()

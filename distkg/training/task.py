@@ -10,7 +10,7 @@ from distkg.config import ConfigError, NegativesConfig, RunConfig
 from distkg.data.store import Store
 from distkg.kernels.similarity import DOT
 from distkg.negatives import SOURCES, NegativeSource, TrainingGraph, check_source, make_source
-from distkg.negatives.ahead import PoolOf, hosted_parts, make_hosted_source
+from distkg.negatives.ahead import hosted_parts, make_hosted_source
 from distkg.negatives.mixture import Mixture
 from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING, SAMPLED
 from distkg.registry import UnknownNameError
@@ -19,6 +19,7 @@ from distkg.training.batches import AllEntitiesBatches, Batches, QuerySampledBat
 from distkg.training.hardness import make_hardness
 from distkg.training.live import ModelView
 from distkg.training.model import Model
+from distkg.training.services import ALONE, Services
 from distkg.training.steps import AllEntitiesStep, NonNegativeStep, QuerySamplingStep, SampledStep, Step
 
 
@@ -95,10 +96,10 @@ def make_task(
     config: RunConfig,
     store: Store,
     model: Model,
-    pool_of: PoolOf | None = None,
+    services: Services = ALONE,
     time_gone: Callable[[], float] = lambda: 0.0,
 ) -> tuple[Batches, Step]:
-    """Batches and step for ``objective.name``; ``pool_of`` as in `train_on_rank`, ``time_gone`` in `SampledBatches`.
+    """Batches and step for ``objective.name``; ``services`` as in `train_on_rank`, ``time_gone`` in `SampledBatches`.
 
     Raises:
         UnknownNameError, ConfigError: as `check_objective`; or negatives are to be drawn by actors and there are none.
@@ -107,7 +108,7 @@ def make_task(
     ranks, train = model.ranks, config.train
     name = config.objective.name
     if name in SAMPLED:
-        source = _make_source(config.negatives, TrainingGraph.of_store(store), pool_of)
+        source = _make_source(config.negatives, TrainingGraph.of_store(store), services)
         source.attach(ModelView(model))
         sampled = SampledBatches(
             store, source, config.negatives, train.batch_size, train.epochs, train.seed, ranks, time_gone
@@ -121,12 +122,12 @@ def make_task(
     return queries, QuerySamplingStep(model, config) if share else NonNegativeStep(model, config)
 
 
-def _make_source(chosen: NegativesConfig, graph: TrainingGraph, pool_of: PoolOf | None) -> NegativeSource:
+def _make_source(chosen: NegativesConfig, graph: TrainingGraph, services: Services) -> NegativeSource:
     if not chosen.pool.actors:
         return make_source(chosen.source, chosen.options, graph)
-    if pool_of is None:
+    if services.pool_of is None:
         raise ConfigError(
             "negatives.pool.actors asks for Ray actors, and this training runs without Ray: launch it with "
             "`distkg train` or launch_training, or set negatives.pool.actors: 0."
         )
-    return make_hosted_source(chosen.source, chosen.options, graph, pool_of, chosen.pool)
+    return make_hosted_source(chosen.source, chosen.options, graph, services.pool_of, chosen.pool)

@@ -6,6 +6,7 @@ import json
 import math
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class Disturbance:
 def training_until_enough() -> TrainOnRank:
     """Training that reports every second and ends where the file says so. A closure, which Ray sends by value."""
 
-    def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, pool_of: Any) -> dict[str, Any]:
+    def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, services: Any) -> dict[str, Any]:
         from distkg.training import run as module
 
         go_on = module.Training._go_on
@@ -105,7 +106,7 @@ def training_until_enough() -> TrainOnRank:
 
         module.REPORT_SECONDS = 1.0
         module.Training._go_on = go_on_unless_enough  # type: ignore[method-assign]
-        return module.train_on_rank(config, run, ranks, resume=resume, listener=listener, pool_of=pool_of)
+        return module.train_on_rank(config, run, ranks, resume=resume, listener=listener, services=services)
 
     return train
 
@@ -160,14 +161,16 @@ def test_replies_of_wrong_shape_and_of_not_a_number_are_counted(store: Path, tmp
         wrong = reply.entities[:, 1:] if number % 3 == 1 else np.full(reply.entities.shape, np.nan)
         return Reply(wrong, reply.left_out, reply.version)
 
-    def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, pool_of: Any) -> dict[str, Any]:
+    def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, services: Any) -> dict[str, Any]:
         def spoiling(key: str) -> Any:
-            pool = pool_of(key)
+            pool = services.pool_of(key)
             take = pool.take
             pool.take = lambda number, timeout: spoiled(take(number, timeout), number)
             return pool
 
-        return train_on_rank(config, run, ranks, resume=resume, listener=listener, pool_of=spoiling)
+        return train_on_rank(
+            config, run, ranks, resume=resume, listener=listener, services=replace(services, pool_of=spoiling)
+        )
 
     result = run_on_workers(train, run_config(store, seconds=None, epochs=30, timeout=5.0), tmp_path / "run")
     lines = lines_of(tmp_path / "run")

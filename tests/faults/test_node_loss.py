@@ -32,7 +32,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 
 def test_a_run_on_two_nodes_goes_on_with_one(cluster: Cluster, tmp_path: Path) -> None:
-    def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, pool_of: Any) -> dict[str, Any]:
+    def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, services: Any) -> dict[str, Any]:
         if ranks.first:
             with (run / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"size": ranks.size}) + "\n")

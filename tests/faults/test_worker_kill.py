@@ -44,13 +44,31 @@ def run_config(store: Path, **cluster: Any) -> RunConfig:
     )
 
 
+def pretraining_config(folder: Path) -> RunConfig:
+    """ULTRA on two graphs."""
+    for name, entities, triples, seed in (("small", 60, 400, 1), ("large", 200, 2000, 2)):
+        generate(str(folder / name), entities=entities, relations=4, triples=triples, seed=seed)
+    return RunConfig.model_validate(
+        {
+            "data": {"graphs": [str(folder / "small"), str(folder / "large")]},
+            "model": {"name": "ultra", "options": {"width": 8, "layers": 3, "hidden": 8}},
+            "objective": {"name": "self_adversarial", "margin": 0.0},
+            "negatives": {"count": 8},
+            "optimizer": {"name": "adam", "learning_rate": 0.005},
+            "train": {"workers": 2, "epochs": EPOCHS, "batch_size": 16, "steps_per_epoch": 30},
+            "evaluate": {"every": 4, "max_valid_triples": 30},
+            "checkpoint": {"every": 1},
+        }
+    )
+
+
 def training_with_a_kill() -> TrainOnRank:
     """Training whose second worker kills itself, once, after a third of the epochs and off the beat of their ends.
 
     A closure, for Ray sends those by value and named functions of a test, which workers cannot import, by name.
     """
 
-    def train(config: RunConfig, run: Path, ranks: Ranks, *, resume: bool, listener: Any, pool_of: Any) -> Record:
+    def train(config: RunConfig, run: Path, ranks: Ranks, *, resume: bool, listener: Any, services: Any) -> Record:
         def kill_when_under_way() -> None:
             metrics = run / "metrics.jsonl"
             while not metrics.exists() or metrics.read_text().count("\n") < EPOCHS // 3:
@@ -60,7 +78,7 @@ def training_with_a_kill() -> TrainOnRank:
 
         if ranks.rank == 1 and not (run / "killed").exists():
             threading.Thread(target=kill_when_under_way, daemon=True).start()
-        return train_on_rank(config, run, ranks, resume=resume, listener=listener, pool_of=pool_of)
+        return train_on_rank(config, run, ranks, resume=resume, listener=listener, services=services)
 
     return train
 
@@ -82,8 +100,23 @@ def test_a_killed_worker_is_replaced_and_the_metrics_are_those_of_an_undisturbed
     assert epochs[-1] == EPOCHS
 
 
+def test_a_worker_killed_in_pretraining_on_two_graphs_changes_nothing(tmp_path: Path) -> None:
+    config = pretraining_config(tmp_path)
+    calm = launch_training(config, tmp_path / "calm")
+    disturbed = run_on_workers(training_with_a_kill(), config, tmp_path / "disturbed")
+
+    assert (tmp_path / "disturbed" / "killed").exists()
+    assert [(line["rank"], line["restart"]) for line in failures(tmp_path / "disturbed")].count((1, True)) == 1
+    # What is drawn is a function of seed and step, and all ranks hold all weights: the repeated steps are the same.
+    assert disturbed["metrics"] == calm["metrics"]
+    assert disturbed["by_graph"] == calm["by_graph"]
+    lines = [[json.loads(line) for line in (tmp_path / run / "metrics.jsonl").open()] for run in ("calm", "disturbed")]
+    assert [line["epoch"] for line in lines[1]] == [line["epoch"] for line in lines[0]]
+    assert [line["loss"] for line in lines[1]] == [line["loss"] for line in lines[0]]
+
+
 def test_workers_that_keep_dying_end_the_run_with_the_reason(tmp_path: Path) -> None:
-    def die(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, pool_of: Any) -> dict[str, Any]:
+    def die(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, services: Any) -> dict[str, Any]:
         with (run / "attempts").open("a") as file:
             file.write(f"{ranks.rank}\n")
         ranks.barrier()

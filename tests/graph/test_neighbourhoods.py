@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distkg.graph.neighbourhoods import EdgeSampler, dgl_sampler, plain_sampler
+from distkg.graph.neighbourhoods import DglSampler, EdgeSampler, PlainSampler
 
-SAMPLERS = pytest.mark.parametrize("make", [plain_sampler, dgl_sampler])
+SAMPLERS = pytest.mark.parametrize("make", [PlainSampler, DglSampler])
 NODES = 12
 
 

@@ -41,7 +41,7 @@ def run_config(store: Path | None = None, **train: Any) -> RunConfig:
 
 
 def test_four_workers_meet_on_this_machine_whatever_its_cores(tmp_path: Path) -> None:
-    def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, pool_of: Any) -> dict[str, Any]:
+    def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, services: Any) -> dict[str, Any]:
         total = torch.tensor([ranks.rank + 1])
         ranks.all_reduce(total)
         if ranks.first:
@@ -83,7 +83,7 @@ import json, os, sys, torch
 from distkg.cluster.launch import run_on_workers
 from distkg.config import RunConfig
 
-def train(config, run, ranks, *, resume, listener, pool_of):
+def train(config, run, ranks, *, resume, listener, services):
     total = torch.tensor([ranks.rank + 1])
     ranks.all_reduce(total)
     return {"total": int(total), "address": os.environ["MASTER_ADDR"]}
@@ -108,7 +108,7 @@ import sys, time
 from distkg.cluster.launch import run_on_workers
 from distkg.config import RunConfig
 
-def train(config, run, ranks, *, resume, listener, pool_of):
+def train(config, run, ranks, *, resume, listener, services):
     (run / "started").write_text("")
     time.sleep(600)
 
@@ -145,7 +145,7 @@ def names_of(processes: list[psutil.Process]) -> list[str]:
 
 
 def test_a_mistake_comes_back_as_the_worker_raised_it_and_is_not_retried(tmp_path: Path) -> None:
-    def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, pool_of: Any) -> dict[str, Any]:
+    def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, services: Any) -> dict[str, Any]:
         (run / f"attempt-{os.getpid()}").write_text("")
         if ranks.rank == 1:
             raise ConfigError("model.dim must be even. Write model.dim=128.")

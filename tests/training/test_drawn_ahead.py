@@ -20,6 +20,7 @@ from distkg.sharding.ranks import Ranks
 from distkg.training.batches import SampledBatches
 from distkg.training.model import Model
 from distkg.training.run import train_on_rank
+from distkg.training.services import Services
 from distkg.training.task import check_objective, make_task
 
 
@@ -47,7 +48,8 @@ def run_config(store: Path | str = "", **negatives: Any) -> RunConfig:
 def train(config: RunConfig, run: Path, **faults: Any) -> list[dict[str, Any]]:
     graph = TrainingGraph.of_store(Store.open(config.data.store))
     pool_of, _ = in_process(graph, config.negatives.source, config.negatives.options, **faults)
-    train_on_rank(config, run, Ranks.single(), pool_of=pool_of if config.negatives.pool.actors else None)
+    services = Services(pool_of=pool_of) if config.negatives.pool.actors else Services()
+    train_on_rank(config, run, Ranks.single(), services=services)
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 

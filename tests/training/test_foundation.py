@@ -18,14 +18,9 @@ from distkg.negatives import Moment, Negatives, NegativeSource, Queries
 from distkg.negatives.base import Made, SourceOptions
 from distkg.objectives import SAMPLED
 from distkg.sharding.ranks import Ranks
-from distkg.training.foundation import (
-    FoundationBatches,
-    FoundationLearner,
-    LearnedGraph,
-    check_foundation,
-    graphs_of,
-    negatives_for,
-)
+from distkg.training.foundation import FoundationLearner, check_foundation
+from distkg.training.foundation_batches import FoundationBatches, negatives_for
+from distkg.training.graphs import LearnedGraph, graphs_of
 from distkg.training.run import train_on_rank
 from distkg.training.schedule import Schedule
 
@@ -157,11 +152,12 @@ def test_dans_makes_negatives_with_the_vectors_of_another_run(stores: list[str],
     settings = config(stores[:1], negatives=options, train={"epochs": 1, "steps_per_epoch": 3})
     assert "learns from 1 graph" in check_foundation(settings)
     learner = FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, 1))
-    made = negatives_for(batches(stores[:1], settings).batch(0, 0), torch.empty(0), 4, Moment()).made
+    made_of = FoundationBatches(learner.graphs, settings, Ranks.single())
+    made = negatives_for(made_of.batch(0, 0), torch.empty(0), 4, Moment()).made
     assert made is not None
     assert made.entities is not None
     assert made.entities.shape == (8, 2)
-    loss = learner.loop.loss(batches(stores[:1], settings).batch(0, 0), Moment())
+    loss = learner.loop.loss(made_of.batch(0, 0), Moment())
     assert math.isfinite(loss.item())
     with pytest.raises(ConfigError, match=r"Set it to snap"):
         check_foundation(config(stores[:1], negatives={**options, "options": {"negatives": "embedding"}}))

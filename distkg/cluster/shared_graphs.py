@@ -1,0 +1,78 @@
+"""Graphs of foundation models once on each node: made by a task, kept in Ray's object store, mapped by its processes.
+
+A task and not the driver, for what a task has made is made again where its node is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import ray
+
+from distkg.cluster.session import worker_environment
+from distkg.config import RunConfig, parse_config
+from distkg.sharding.packed import Packed, packed, unpacked
+from distkg.training.foundation import is_foundation, made_graph
+from distkg.training.graphs import GraphOf, LearnedGraph, graphs_of
+
+Graphs = Mapping[str, ray.ObjectRef]
+"""Address of a store → the packed graph."""
+
+MADE_AT_ONCE = 4
+
+
+def share_graphs(config: RunConfig) -> Graphs:
+    """Have the graphs of a run made, a few at a time; none where the model is no foundation model.
+
+    They stay as long as the references are held.
+
+    Raises:
+        StoreError, ConfigError, SourceError: as ``made_graph``.
+    """
+    if not is_foundation(config):
+        return {}
+    # Without a CPU of their own: workers hold all of them when a lost graph is made again.
+    make = _make.options(
+        num_cpus=0,
+        num_returns=2,
+        scheduling_strategy="SPREAD",
+        runtime_env={"env_vars": worker_environment(config.cluster)},
+    )
+    graphs: dict[str, ray.ObjectRef] = {}
+    under_way: list[ray.ObjectRef] = []
+    for address in dict.fromkeys(graphs_of(config)):
+        if len(under_way) == MADE_AT_ONCE:
+            done, under_way = ray.wait(under_way)
+            _check(done)
+        made, graphs[address] = make.remote(config.model_dump(), address)
+        under_way.append(made)
+    _check(under_way)
+    return graphs
+
+
+def graphs_of_node(graphs: Graphs) -> GraphOf | None:
+    """How a process of any node comes to the graphs; None where there are none.
+
+    Their arrays lie in the node's object store, where others read them: nobody writes to them.
+    """
+    return partial(_mapped, graphs) if graphs else None
+
+
+def _mapped(graphs: Graphs, address: str) -> LearnedGraph:
+    graph: LearnedGraph = unpacked(ray.get(graphs[address]))
+    return graph
+
+
+def _check(made: list[ray.ObjectRef]) -> None:
+    try:
+        ray.get(made)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+
+
+@ray.remote
+def _make(config: dict[str, Any], address: str) -> tuple[bool, Packed]:
+    """That it is done, which the driver may read without the graph, and the graph."""
+    return True, packed(made_graph(address, parse_config(config, "the launched run")))

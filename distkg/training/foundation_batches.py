@@ -1,0 +1,108 @@
+"""What a foundation model is asked in a step, and the wrong answers beside the right ones.
+
+As ULTRA is pre-trained (Galkin et al. 2024, section 5.1): graphs in proportion to their facts; half of a batch asks
+for tails and half for heads; the facts that are asked about are hidden; negatives are never known answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distkg.config import RunConfig
+from distkg.foundation import KnowledgeGraph
+from distkg.negatives import Moment, Negatives, Queries, known_facts
+from distkg.negatives.kmas import Kmas
+from distkg.sharding.ranks import Ranks
+from distkg.training.graphs import LearnedGraph
+from distkg.training.randomness import Purpose, stream
+
+REDRAWS = 4  # of negatives that turn out to be known answers
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Queries of one step on this rank, with the facts that they hide.
+
+    Attributes:
+        learned: the graph whose facts they are.
+        queries: with their answers, b of them.
+        generator: what else falls by lot in this step.
+    """
+
+    learned: LearnedGraph
+    queries: Queries
+    generator: torch.Generator
+
+    @property
+    def graph(self) -> KnowledgeGraph:
+        return self.learned.facts
+
+    def weight(self, chosen: Tensor | None = None) -> Tensor:
+        """Of the graph's facts, or of those that are ``chosen``, int64 [m]: float32 [E] or [m], 0 where hidden."""
+        queries = self.queries
+        return self.graph.mask_without(queries.anchor, queries.relation, queries.answer, chosen)
+
+
+class FoundationBatches:
+    """Batches as a function of (seed, epoch, step, rank)."""
+
+    def __init__(self, graphs: Sequence[LearnedGraph], config: RunConfig, ranks: Ranks) -> None:
+        self._graphs, self._ranks, self._seed = graphs, ranks, config.train.seed
+        self._size = max(2, config.train.batch_size // ranks.size)
+        self._sizes = torch.tensor([graph.store.manifest.triples["train"] for graph in graphs], dtype=torch.float64)
+        asked = self._size * ranks.size
+        self.steps = config.train.steps_per_epoch or max(1, round(float(self._sizes.sum()) / asked))
+        self.triples = self.steps * asked
+
+    def batch(self, epoch: int, step: int) -> Asked:
+        """This rank's."""
+        generator = stream(Purpose.GRAPH, self._seed, epoch, step, self._ranks.rank)
+        learned = self._graphs[int(torch.multinomial(self._sizes, 1, generator=generator))]
+        graph = learned.facts
+        chosen = torch.randint(len(graph.triples), (self._size,), generator=generator)
+        return Asked(learned, both_ways(graph.triples[chosen], graph.relations), generator)
+
+
+def negatives_for(asked: Asked, states: Tensor, count: int, moment: Moment) -> Negatives:
+    """Wrong answers, known ones drawn again; ``states`` float32 [b, 2R, d] are the model's, of relations."""
+    source, queries, generator = asked.learned.source, asked.queries, asked.generator
+    source.advance(moment)
+    if isinstance(source, Kmas):
+        drawn = source.draw_by(similarity_to_own(states, queries.relation), queries, count, generator)
+    else:
+        drawn = source.draw(queries, count, generator)
+    right = partial(known_facts, asked.learned.known, queries.anchor, queries.relation, per_row=1)
+    entities = drawn.entities
+    for _ in range(REDRAWS):
+        wrong = right(entities)
+        if not bool(wrong.any()):
+            break
+        entities = torch.where(wrong, torch.randint(source.entities, entities.shape, generator=generator), entities)
+    left_out = right(entities)
+    return Negatives(entities, left_out if drawn.left_out is None else left_out | drawn.left_out, drawn.made)
+
+
+def similarity_to_own(states: Tensor, relation: Tensor) -> Tensor:
+    """Cosines of each query's relation with all others, by their states: float32 [b, R] of states [b, 2R, d] and
+    relations int64 [b] in [0, 2R), all without inverses."""
+    relations = states.shape[1] // 2
+    directed = F.normalize(states.detach()[:, :relations], dim=-1)
+    own = directed[torch.arange(len(relation)), relation % relations]
+    return torch.einsum("brd,bd->br", directed, own)
+
+
+def both_ways(triples: Tensor, relations: int) -> Queries:
+    """The first half of triples int64 [b, 3] as queries for their tails, the second for their heads."""
+    half = len(triples) // 2
+    (head, relation, tail), (other_head, inverse, other_tail) = triples[:half].T, triples[half:].T
+    return Queries(
+        anchor=torch.cat([head, other_tail]),
+        relation=torch.cat([relation, inverse + relations]),
+        answer=torch.cat([tail, other_head]),
+    )

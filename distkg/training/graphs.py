@@ -1,0 +1,98 @@
+"""The graphs that a foundation model learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distkg.config import ConfigError, RunConfig
+from distkg.data.known import KnownAnswers
+from distkg.data.store import Store
+from distkg.foundation import FoundationModel, KnowledgeGraph
+from distkg.foundation.sampling import Surroundings
+from distkg.negatives import NegativeSource, TrainingGraph, make_source
+from distkg.training.metrics import known_answers_of, some_of
+
+
+def graphs_of(config: RunConfig) -> list[str]:
+    """Addresses of the stores that a foundation model learns from.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = config.data.graphs or ([config.data.store] if config.data.store else [])
+    if not found:
+        raise ConfigError(
+            "data.graphs is empty: name stores made by `distkg prepare`, as in --set 'data.graphs=[stores/x, stores/y]'"
+        )
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedGraph:
+    """A store that a model learns from; what is made of it is made once, when it is first asked for.
+
+    Attributes:
+        store: its training facts are reasoned from, and asked about while they are hidden.
+        config: of the run.
+        source: of wrong answers.
+    """
+
+    store: Store
+    config: RunConfig
+    source: NegativeSource
+
+    @classmethod
+    def open(cls, address: str, config: RunConfig) -> LearnedGraph:
+        """
+        Raises:
+            StoreError: it cannot be opened.
+            UnknownNameError, ConfigError: no such negative source, or wrong options.
+            SourceError: it lacks what the negative source needs.
+        """
+        store, chosen = Store.open(address), config.negatives
+        return cls(store, config, make_source(chosen.source, chosen.options, TrainingGraph.of_store(store)))
+
+    @property
+    def name(self) -> str:
+        """Of the store's folder, for reports."""
+        return "/".join(Path(self.store.address.rstrip("/")).parts[-2:])
+
+    @cached_property
+    def facts(self) -> KnowledgeGraph:
+        return KnowledgeGraph.of_store(self.store)
+
+    @cached_property
+    def surroundings(self) -> Surroundings | None:
+        """What samples the facts around some entities; None where the graph is looked at whole."""
+        data = self.config.data
+        return Surroundings(self.facts, data.fanouts, data.sampler) if data.fanouts else None
+
+    @property
+    def known(self) -> KnownAnswers:
+        return self.source.graph.known
+
+    @cached_property
+    def validation(self) -> tuple[np.ndarray, KnownAnswers] | None:
+        """Triples [n, 3] to validate on while training, and what is known of their queries; None without any."""
+        if not self.store.manifest.triples.get("valid"):
+            return None
+        triples = some_of(self.store.triples("valid"), self.config)
+        return triples, known_answers_of(self.store, triples)
+
+    def make_all(self, model: FoundationModel) -> None:
+        """Make now what ``model`` reads of the graph in training and validation, by asking about one of its facts."""
+        head, relation, tail = self.facts.triples[:1].T
+        weight = self.facts.mask_without(head, relation, tail)
+        with torch.no_grad():
+            model(self.facts, head, relation, weight)
+        _ = self.known, self.validation, self.surroundings
+
+
+GraphOf = Callable[[str], LearnedGraph]
+"""Address → the graph, wherever it was made."""
