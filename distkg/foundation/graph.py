@@ -12,7 +12,9 @@ from torch import Tensor
 
 from distkg.data.store import Store
 from distkg.graph.relation_graph import KINDS, entity_relation_graphs, relation_graph
+from distkg.graph.relation_hypergraph import PAIRS, relation_hypergraph
 from distkg.kernels.message_passing import Edges
+from distkg.kernels.path_products import Paths
 
 
 class Facts(Protocol):
@@ -31,6 +33,33 @@ class Facts(Protocol):
 
     @property
     def facts(self) -> Edges: ...
+
+
+@dataclass(frozen=True)
+class Hypergraph:
+    """How relations meet along a fact, as ``distkg.graph.relation_hypergraph`` says it.
+
+    Attributes:
+        pairs: edges (i, kind, j).
+        pairs_back: the same read from the other end, edges (j, kind, i).
+        paths: (a, b, c) of the kind ``hfh``; the other kinds of paths are these with ends inverted.
+    """
+
+    pairs: Edges
+    pairs_back: Edges
+    paths: Paths
+
+    @classmethod
+    def of(cls, triples: Tensor, entities: int, relations: int) -> Hypergraph:
+        """Of facts int64 [m, 3].
+
+        Raises:
+            TooManyRelationsError: it would be too large; says how large, and what to choose instead.
+        """
+        found = [torch.from_numpy(array) for array in relation_hypergraph(triples.numpy(), entities, relations)]
+        row, kind, column = found[:3]
+        sizes = 2 * relations, PAIRS
+        return cls(Edges.of(row, kind, column, *sizes), Edges.of(column, kind, row, *sizes), Paths(*found[3:]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +103,23 @@ class KnowledgeGraph:
                 way: self._of_relations(edges, self.entities) for way, edges in found.items()
             }
         return self._in_entities[most_per_entity]
+
+    def hypergraph(self, weight: Tensor | None = None) -> Hypergraph:
+        """How relations meet along a fact, by the facts whose ``weight`` float32 [E] is not 0; None hides none.
+
+        That of the whole graph is made once. One without some facts is made for every call: an entity whose only fact
+        of a relation is hidden no longer meets it, which no weight of hyperedges could say.
+        """
+        if weight is None or bool(weight.all()):
+            return self._hypergraph
+        facts = self.facts
+        seen = (facts.kind < self.relations) & (weight.cpu() != 0)
+        triples = torch.stack([side[seen].long() for side in (facts.gatherer, facts.kind, facts.giver)], dim=1)
+        return Hypergraph.of(triples, self.entities, self.relations)
+
+    @cached_property
+    def _hypergraph(self) -> Hypergraph:
+        return Hypergraph.of(self.triples, self.entities, self.relations)
 
     def mask_without(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> Tensor:
         """Weights of the facts that hide queries with their answers, int64 [b], relation in [0, 2R), in both
