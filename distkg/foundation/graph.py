@@ -8,8 +8,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from distkg.data.relation_text import read_relation_text
 from distkg.data.store import Store
 from distkg.graph.relation_graph import KINDS, entity_relation_graphs, relation_graph
 from distkg.graph.relation_hypergraph import PAIRS, relation_hypergraph
@@ -69,18 +71,30 @@ class KnowledgeGraph:
     Attributes:
         triples: int64 [T, 3], head, relation, tail.
         entities, relations: N and R, without inverses.
+        relation_text: float32 [2R, t], what relations and their inverses are called; None where nobody says.
     """
 
     triples: Tensor
     entities: int
     relations: int
+    relation_text: Tensor | None = None
+    _in_text: dict[float, tuple[Edges, Tensor]] = field(default_factory=dict, init=False, repr=False)
     _in_entities: dict[int | None, dict[str, Edges]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def of_store(cls, store: Store) -> KnowledgeGraph:
-        """The training facts of a store."""
+    def of_store(cls, store: Store, relation_text: str = "") -> KnowledgeGraph:
+        """The training facts of a store, with what its relations are called where its folder says so.
+
+        Args:
+            relation_text: address of the vectors, if they lie elsewhere (``distkg.data.relation_text``).
+
+        Raises:
+            StoreError: the store or the vectors cannot be read.
+        """
         triples = torch.from_numpy(store.triples("train").astype(np.int64))
-        return cls(triples, store.num_entities, store.num_relations)
+        text = read_relation_text(store, relation_text)
+        vectors = None if text is None else torch.from_numpy(text)
+        return cls(triples, store.num_entities, store.num_relations, vectors)
 
     @cached_property
     def facts(self) -> Edges:
@@ -103,6 +117,18 @@ class KnowledgeGraph:
                 way: self._of_relations(edges, self.entities) for way, edges in found.items()
             }
         return self._in_entities[most_per_entity]
+
+    def alike_in_text(self, least: float) -> tuple[Edges, Tensor]:
+        """Pairs of relations, apart from a relation with itself, whose texts have a cosine above ``least``: edges of
+        one kind, and the cosines, float32 [E], in their order."""
+        assert self.relation_text is not None
+        if least not in self._in_text:
+            unit = F.normalize(self.relation_text, dim=1)
+            cosines = unit @ unit.T
+            row, column = torch.nonzero((cosines > least).fill_diagonal_(False), as_tuple=True)
+            edges = Edges.of(row, torch.zeros_like(row), column, 2 * self.relations, 1)
+            self._in_text[least] = edges, cosines[edges.gatherer.long(), edges.giver.long()]
+        return self._in_text[least]
 
     def hypergraph(self, weight: Tensor | None = None) -> Hypergraph:
         """How relations meet along a fact, by the facts whose ``weight`` float32 [E] is not 0; None hides none.
