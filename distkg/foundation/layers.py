@@ -30,13 +30,13 @@ class Convolution(nn.Module):
         self.layer_norm = nn.LayerNorm(width)
 
     def forward(
-        self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary, weight: Tensor | None
+        self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary | FullBoundary, weight: Tensor | None
     ) -> Tensor:
         """States float32 [B, n, d] after this layer; arguments as of ``propagate``."""
         return states + self.update(states, relations, edges, boundary, weight)
 
     def update(
-        self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary, weight: Tensor | None
+        self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary | FullBoundary, weight: Tensor | None
     ) -> Tensor:
         """What the layer adds to the states: float32 [B, n, d]."""
         gathered = boundary.added_to(propagate(states, relations, edges, weight))
@@ -66,3 +66,17 @@ class Boundary:
 
     def added_to(self, states: Tensor) -> Tensor:
         return states.index_put((self._batch, self.node), self.vector, accumulate=True)
+
+
+class FullBoundary:
+    """A condition on every node.
+
+    Attributes:
+        vectors: float32 [B, n, d], or [1, n, d] for all queries alike.
+    """
+
+    def __init__(self, vectors: Tensor) -> None:
+        self.vectors = vectors
+
+    def added_to(self, states: Tensor) -> Tensor:
+        return states + self.vectors
