@@ -33,11 +33,13 @@ class FoundationModel(nn.Module, ABC):
         name: in the registry.
         options: sizes and choices.
         knows_relations: whether relations have vectors of their own, so that ``options.relations`` is needed.
+        knows_entities: whether entities have too, so that ``options.entities`` is.
     """
 
     Options: ClassVar[type[ModelOptions]] = ModelOptions
     name: ClassVar[str]
     knows_relations: ClassVar[bool] = False
+    knows_entities: ClassVar[bool] = False
     options: ModelOptions
 
     @classmethod

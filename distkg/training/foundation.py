@@ -360,6 +360,8 @@ def start_of(config: RunConfig, graphs: Sequence[LearnedGraph]) -> FoundationMod
                 f"data.graphs: {name} has vectors for the relations of one graph; {len(graphs)} are given"
             )
         options["relations"] = graphs[0].store.num_relations
+        if MODELS[name].knows_entities:
+            options["entities"] = graphs[0].store.num_entities
     if not config.model.start:
         return make_model(name, options)
     model = load_model(Path(config.model.start))
