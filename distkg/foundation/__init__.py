@@ -3,7 +3,7 @@
 Importing this package registers all of them.
 """
 
-from distkg.foundation import nbfnet, trix, ultra
+from distkg.foundation import compgcn, motif, nbfnet, rgcn, semma, trix, ultra
 from distkg.foundation.base import MODELS, FoundationModel, GraphMismatchError
 from distkg.foundation.files import ModelFileError, import_checkpoint, is_model, load_model, make_model, save_model
 from distkg.foundation.graph import KnowledgeGraph
@@ -14,12 +14,16 @@ __all__ = [
     "GraphMismatchError",
     "KnowledgeGraph",
     "ModelFileError",
+    "compgcn",
     "import_checkpoint",
     "is_model",
     "load_model",
     "make_model",
+    "motif",
     "nbfnet",
+    "rgcn",
     "save_model",
+    "semma",
     "trix",
     "ultra",
 ]

@@ -35,12 +35,14 @@ class FoundationModel(nn.Module, ABC):
         knows_relations: whether relations have vectors of their own, so that ``options.relations`` is needed.
         relations_by_facts: whether states of relations depend on single facts, so that hidden ones must be hidden from
             them.
+        knows_entities: whether entities have too, so that ``options.entities`` is.
     """
 
     Options: ClassVar[type[ModelOptions]] = ModelOptions
     name: ClassVar[str]
     knows_relations: ClassVar[bool] = False
     relations_by_facts: ClassVar[bool] = True
+    knows_entities: ClassVar[bool] = False
     options: ModelOptions
 
     @classmethod

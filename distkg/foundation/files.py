@@ -23,7 +23,13 @@ from distkg.registry import UnknownNameError
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 MODEL_FOLDER = "model"  # of a run
 FORMAT_VERSION = 1
-PublishedFormat = Literal["ultra"]
+PublishedFormat = Literal["ultra", "trix", "motif", "semma"]
+
+# Beginnings of names in files of a format → those of the model. TRIX's file was written before its code called the two
+# networks over facts by numbers; files that the code writes now have these.
+RENAMED: dict[str, dict[str, str]] = {
+    "trix": {"entity_model_1.": "entity_model_mini.", "entity_model_2.": "entity_model."}
+}
 
 
 class ModelFileError(ValueError):
@@ -86,7 +92,10 @@ def load_model(folder: Path) -> FoundationModel:
 
 
 def import_checkpoint(file: Path, format: PublishedFormat = "ultra") -> FoundationModel:
-    """A model with the weights of a published file.
+    """A model of the published sizes with the weights of a published file.
+
+    Args:
+        format: the model whose file it is.
 
     Raises:
         ModelFileError: not such a file; names missing and extra keys.
@@ -98,7 +107,15 @@ def import_checkpoint(file: Path, format: PublishedFormat = "ultra") -> Foundati
     weights = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ModelFileError(f"{file} holds no weights: a dictionary of tensors, or one under `model`, is expected")
+    weights = {_renamed(name, RENAMED.get(format, {})): tensor for name, tensor in weights.items()}
     return _filled(make_model(format, {}), weights, file)
+
+
+def _renamed(name: str, beginnings: Mapping[str, str]) -> str:
+    for old, new in beginnings.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
 
 
 def _filled(model: FoundationModel, weights: Mapping[str, Tensor], file: Path) -> FoundationModel:

@@ -8,11 +8,15 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from distkg.data.relation_text import read_relation_text
 from distkg.data.store import Store
 from distkg.graph.relation_graph import KINDS, entity_relation_graphs, relation_graph
+from distkg.graph.relation_hypergraph import PAIRS, relation_hypergraph
 from distkg.kernels.message_passing import Edges
+from distkg.kernels.path_products import Paths
 
 
 class Facts(Protocol):
@@ -33,6 +37,33 @@ class Facts(Protocol):
     def facts(self) -> Edges: ...
 
 
+@dataclass(frozen=True)
+class Hypergraph:
+    """How relations meet along a fact, as ``distkg.graph.relation_hypergraph`` says it.
+
+    Attributes:
+        pairs: edges (i, kind, j).
+        pairs_back: the same read from the other end, edges (j, kind, i).
+        paths: (a, b, c) of the kind ``hfh``; the other kinds of paths are these with ends inverted.
+    """
+
+    pairs: Edges
+    pairs_back: Edges
+    paths: Paths
+
+    @classmethod
+    def of(cls, triples: Tensor, entities: int, relations: int) -> Hypergraph:
+        """Of facts int64 [m, 3].
+
+        Raises:
+            TooManyRelationsError: it would be too large; says how large, and what to choose instead.
+        """
+        found = [torch.from_numpy(array) for array in relation_hypergraph(triples.numpy(), entities, relations)]
+        row, kind, column = found[:3]
+        sizes = 2 * relations, PAIRS
+        return cls(Edges.of(row, kind, column, *sizes), Edges.of(column, kind, row, *sizes), Paths(*found[3:]))
+
+
 @dataclass(frozen=True, eq=False)
 class KnowledgeGraph:
     """Facts to reason from; what is made of them is made once.
@@ -40,18 +71,30 @@ class KnowledgeGraph:
     Attributes:
         triples: int64 [T, 3], head, relation, tail.
         entities, relations: N and R, without inverses.
+        relation_text: float32 [2R, t], what relations and their inverses are called; None where nobody says.
     """
 
     triples: Tensor
     entities: int
     relations: int
+    relation_text: Tensor | None = None
+    _in_text: dict[float, tuple[Edges, Tensor]] = field(default_factory=dict, init=False, repr=False)
     _in_entities: dict[int | None, dict[str, Edges]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def of_store(cls, store: Store) -> KnowledgeGraph:
-        """The training facts of a store."""
+    def of_store(cls, store: Store, relation_text: str = "") -> KnowledgeGraph:
+        """The training facts of a store, with what its relations are called where its folder says so.
+
+        Args:
+            relation_text: address of the vectors, if they lie elsewhere (``distkg.data.relation_text``).
+
+        Raises:
+            StoreError: the store or the vectors cannot be read.
+        """
         triples = torch.from_numpy(store.triples("train").astype(np.int64))
-        return cls(triples, store.num_entities, store.num_relations)
+        text = read_relation_text(store, relation_text)
+        vectors = None if text is None else torch.from_numpy(text)
+        return cls(triples, store.num_entities, store.num_relations, vectors)
 
     @cached_property
     def facts(self) -> Edges:
@@ -74,6 +117,35 @@ class KnowledgeGraph:
                 way: self._of_relations(edges, self.entities) for way, edges in found.items()
             }
         return self._in_entities[most_per_entity]
+
+    def alike_in_text(self, least: float) -> tuple[Edges, Tensor]:
+        """Pairs of relations, apart from a relation with itself, whose texts have a cosine above ``least``: edges of
+        one kind, and the cosines, float32 [E], in their order."""
+        assert self.relation_text is not None
+        if least not in self._in_text:
+            unit = F.normalize(self.relation_text, dim=1)
+            cosines = unit @ unit.T
+            row, column = torch.nonzero((cosines > least).fill_diagonal_(False), as_tuple=True)
+            edges = Edges.of(row, torch.zeros_like(row), column, 2 * self.relations, 1)
+            self._in_text[least] = edges, cosines[edges.gatherer.long(), edges.giver.long()]
+        return self._in_text[least]
+
+    def hypergraph(self, weight: Tensor | None = None) -> Hypergraph:
+        """How relations meet along a fact, by the facts whose ``weight`` float32 [E] is not 0; None hides none.
+
+        That of the whole graph is made once. One without some facts is made for every call: an entity whose only fact
+        of a relation is hidden no longer meets it, which no weight of hyperedges could say.
+        """
+        if weight is None or bool(weight.all()):
+            return self._hypergraph
+        facts = self.facts
+        seen = (facts.kind < self.relations) & (weight.cpu() != 0)
+        triples = torch.stack([side[seen].long() for side in (facts.gatherer, facts.kind, facts.giver)], dim=1)
+        return Hypergraph.of(triples, self.entities, self.relations)
+
+    @cached_property
+    def _hypergraph(self) -> Hypergraph:
+        return Hypergraph.of(self.triples, self.entities, self.relations)
 
     def mask_without(self, anchor: Tensor, relation: Tensor, answer: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Weights of the facts that hide queries with their answers, int64 [b], relation in [0, 2R), in both

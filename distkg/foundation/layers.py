@@ -30,13 +30,13 @@ class Convolution(nn.Module):
         self.layer_norm = nn.LayerNorm(width)
 
     def forward(
-        self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary, weight: Tensor | None
+        self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary | FullBoundary, weight: Tensor | None
     ) -> Tensor:
         """States float32 [B, n, d] after this layer; arguments as of ``propagate``."""
         return self._updated(states, relations, edges, boundary, weight, residual=True)
 
     def update(
-        self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary, weight: Tensor | None
+        self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary | FullBoundary, weight: Tensor | None
     ) -> Tensor:
         """What the layer adds to the states: float32 [B, n, d]."""
         return self._updated(states, relations, edges, boundary, weight, residual=False)
@@ -46,7 +46,7 @@ class Convolution(nn.Module):
         states: Tensor,
         relations: Tensor,
         edges: Edges,
-        boundary: Boundary,
+        boundary: Boundary | FullBoundary,
         weight: Tensor | None,
         *,
         residual: bool,
@@ -80,3 +80,18 @@ class Boundary:
     def add_to(self, states: Tensor) -> Tensor:
         """To states float32 [B, n, d], in place: they are large."""
         return states.index_put_((self._batch, self.node), self.vector, accumulate=True)
+
+
+class FullBoundary:
+    """A condition on every node.
+
+    Attributes:
+        vectors: float32 [B, n, d], or [1, n, d] for all queries alike.
+    """
+
+    def __init__(self, vectors: Tensor) -> None:
+        self.vectors = vectors
+
+    def add_to(self, states: Tensor) -> Tensor:
+        """To states float32 [B, n, d], in place."""
+        return states.add_(self.vectors)

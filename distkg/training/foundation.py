@@ -52,6 +52,10 @@ def check_foundation(config: RunConfig) -> str:
             f"{', '.join(SAMPLED)}"
         )
     _check_vectors(config)
+    if config.data.fanouts and MODELS[config.model.name].knows_entities:
+        raise ConfigError(
+            f"data.fanouts: {config.model.name} has vectors for the entities of a whole graph. Leave fanouts empty"
+        )
     if chosen.pool.actors:
         raise ConfigError("negatives.pool.actors: a foundation model draws its negatives in the step. Set it to 0")
     graphs = [LearnedGraph.open(address, config) for address in graphs_of(config)]
@@ -173,6 +177,8 @@ def start_of(config: RunConfig, graphs: Sequence[LearnedGraph]) -> FoundationMod
                 f"data.graphs: {name} has vectors for the relations of one graph; {len(graphs)} are given"
             )
         options["relations"] = graphs[0].store.num_relations
+        if MODELS[name].knows_entities:
+            options["entities"] = graphs[0].store.num_entities
     if not config.model.start:
         return make_model(name, options)
     model = load_model(Path(config.model.start))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -48,6 +49,46 @@ def test_a_wrong_shape_is_named(tmp_path: Path) -> None:
     file = write_checkpoint(tmp_path / "x.pth", {"entity_model.mlp.2.bias": torch.ones(3)})
     with pytest.raises(ModelFileError, match=r"entity_model.mlp.2.bias has shape \[3\] instead of \[1\]"):
         import_checkpoint(file)
+
+
+def write_trix(path: Path, numbered: bool, left_out: str = "") -> dict[str, torch.Tensor]:
+    """A file as TRIX publishes it, or as its code writes it since; returns the weights by the model's names."""
+    torch.manual_seed(0)
+    weights = {name: torch.randn_like(tensor) for name, tensor in make_model("trix", {}).state_dict().items()}
+    written = {}
+    for name, tensor in weights.items():
+        network, _, rest = name.partition(".")
+        number = {"entity_model_mini": "entity_model_1", "entity_model": "entity_model_2"} if numbered else {}
+        written[f"{number.get(network, network)}.{rest}"] = tensor
+    torch.save({"model": {name: tensor for name, tensor in written.items() if name != left_out}}, path)
+    return weights
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_trix_is_read_by_either_of_its_names(tmp_path: Path, numbered: bool) -> None:
+    weights = write_trix(tmp_path / "trix.pth", numbered)
+    model = import_checkpoint(tmp_path / "trix.pth", format="trix")
+    assert model.name == "trix"
+    assert sum(tensor.numel() for tensor in model.state_dict().values()) == 87_138
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, weights[name])
+
+
+def test_a_trix_file_of_another_model_names_its_keys(tmp_path: Path) -> None:
+    write_trix(tmp_path / "trix.pth", True, left_out="entity_model_1.mlp.0.bias")
+    with pytest.raises(ModelFileError, match=r"trix.pth does not fit trix: missing: entity_model_mini.mlp.0.bias$"):
+        import_checkpoint(tmp_path / "trix.pth", format="trix")
+    with pytest.raises(ModelFileError, match=r"not known to the model: entity_model_1.layers.0.layer_norm.bias.* more"):
+        import_checkpoint(tmp_path / "trix.pth", format="ultra")
+
+
+@pytest.mark.parametrize("name", ["motif", "semma"])
+def test_other_published_models_are_read_by_their_names(tmp_path: Path, name: Literal["motif", "semma"]) -> None:
+    torch.manual_seed(0)
+    model = make_model(name, {})
+    torch.save({"model": model.state_dict(), "optimizer": {}}, tmp_path / "x.pth")
+    found = import_checkpoint(tmp_path / "x.pth", format=name)
+    assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in found.state_dict().items())
 
 
 class Code:
