@@ -107,6 +107,36 @@ def test_the_loss_is_ultras_twice(stores: list[str]) -> None:
         assert float(learner.loop.loss(asked, Moment())) == pytest.approx(total, rel=1e-4)
 
 
+@pytest.mark.parametrize("model", ["ultra", "trix"])
+def test_a_part_with_room_for_all_facts_gives_the_loss_of_the_whole(stores: list[str], model: str) -> None:
+    sizes = {"model": {"name": model, "options": {"width": 8, "layers": 2, "hidden": 8}}}
+    for sampler in ("compiled", "dgl"):
+        found = []
+        for fanouts in ([], [1000] * 8):
+            settings = config(stores, **sizes, data={"fanouts": fanouts, "sampler": sampler})
+            learner = FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, 2))
+            loss = learner.loop.loss(batches(stores, settings).batch(0, 0), Moment())
+            loss.backward()
+            gradients = {name: weight.grad for name, weight in learner.model.named_parameters()}
+            found.append((loss.detach(), {name: grad for name, grad in gradients.items() if grad is not None}))
+        torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-5)
+
+
+def test_few_facts_are_followed_where_few_are_wanted(stores: list[str]) -> None:
+    settings = config(stores, data={"fanouts": [2]})
+    learned = LearnedGraph.open(stores[1], settings)
+    assert learned.surroundings is not None
+    part = learned.surroundings.of(torch.tensor([3]), seed=0)
+    assert len(part.facts) == 4  # two facts, in both directions
+
+
+def test_parts_of_graphs_are_not_for_models_with_vectors_of_entities(stores: list[str]) -> None:
+    settings = config(stores[:1], model={"name": "rgcn", "options": {"width": 8}}, data={"fanouts": [5]})
+    with pytest.raises(ConfigError, match=r"data.fanouts: rgcn has vectors"):
+        check_foundation(settings)
+
+
 class MakesTwo(NegativeSource):
     """Draws entity 0, and makes entities 1 and 2, the second for every other query only."""
 
