@@ -224,6 +224,11 @@ class EvaluateConfig(Section):
     max_valid_triples: int | None = Field(
         None, ge=1, description="Validate on a fixed random part of valid while training; result.json uses all of it."
     )
+    max_final_triples: int | None = Field(
+        None,
+        ge=1,
+        description="Rank a fixed random part of valid and of test at the end, where all of them would take too long.",
+    )
 
 
 class CheckpointConfig(Section):

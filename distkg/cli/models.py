@@ -54,6 +54,9 @@ def evaluate(
     model: ModelArgument,
     store: StoreOfModelOption = None,
     split: Annotated[Split, typer.Option(help="Which triples to rank.")] = Split.test,
+    triples: Annotated[
+        int | None, typer.Option(min=1, help="Rank a fixed random part of the split; default: all of it.")
+    ] = None,
     fanouts: FanoutsOption = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -61,9 +64,9 @@ def evaluate(
     from distkg.reporting.tables import metrics_table
 
     if is_foundation_model(model):
-        found = _evaluated_foundation(model, store, split, _numbers(fanouts))
+        found = _evaluated_foundation(model, store, split, triples=triples, fanouts=_numbers(fanouts))
     else:
-        found = _evaluated_run(model, store, split)
+        found = _evaluated_run(model, store, split, triples)
     if as_json:
         typer.echo(json.dumps(found))
         return
@@ -171,7 +174,7 @@ def is_foundation_model(model: Path) -> bool:
     return is_model(model)
 
 
-def _evaluated_run(run: Path, store: str | None, split: Split) -> dict[str, Any]:
+def _evaluated_run(run: Path, store: str | None, split: Split, triples: int | None) -> dict[str, Any]:
     from distkg.sharding.ranks import Ranks
     from distkg.training.metrics import evaluate_triples
     from distkg.training.trained import load_run
@@ -179,17 +182,22 @@ def _evaluated_run(run: Path, store: str | None, split: Split) -> dict[str, Any]
     _refuse_other_graph(run, store)
     model, own, config = load_run(run, Ranks.single())
     settings = config.evaluate
-    return evaluate_triples(model, own, split.value, batch_size=settings.batch_size, memory_mb=settings.memory_mb)
+    sizes = {"batch_size": settings.batch_size, "memory_mb": settings.memory_mb}
+    return evaluate_triples(model, own, split.value, triples, **sizes)
 
 
-def _evaluated_foundation(model: Path, store: str | None, split: Split, fanouts: list[int]) -> dict[str, Any]:
+def _evaluated_foundation(
+    model: Path, store: str | None, split: Split, triples: int | None, fanouts: list[int]
+) -> dict[str, Any]:
     from distkg.data.store import Store
     from distkg.foundation import load_model
     from distkg.inference.zero_shot import evaluate_zero_shot
 
     if store is None:
         raise typer.BadParameter(f"{model} is a foundation model: give the graph to be asked about with --store")
-    return evaluate_zero_shot(load_model(model), Store.open_inference(store), split.value, fanouts=fanouts)
+    return evaluate_zero_shot(
+        load_model(model), Store.open_inference(store), split.value, fanouts=fanouts, triples=triples
+    )
 
 
 def _reasons(model: Path, facts: Store, query: tuple[int, int], answers: list[int], top: int) -> list[list[Reason]]:

@@ -36,15 +36,16 @@ def evaluate_zero_shot(
     split: str = "test",
     *,
     fanouts: Sequence[int] = (),
+    triples: int | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
     """Filtered metrics of a split of the store, whose training facts the model reasons from; as ``evaluate_ranks``.
 
-    ``fanouts`` as of ``reasoner_of``.
+    ``fanouts`` as of ``reasoner_of``; ``triples`` is how many are ranked, all for None.
     """
     reasoner = reasoner_of(model, store, fanouts)
     rank = partial(rank_by_scores, reasoner.scores, num_relations=store.num_relations, batch_size=batch_size)
-    return evaluate_ranks(store, split, rank)
+    return evaluate_ranks(store, split, rank, triples)
 
 
 def reasoner_of(model: FoundationModel, store: Store, fanouts: Sequence[int] = ()) -> Reasoner:

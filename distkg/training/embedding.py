@@ -68,7 +68,9 @@ class EmbeddingLearner:
         if not self.store.manifest.triples.get("valid"):
             return None
         if self._validation is None:
-            triples = some_of(self.store.triples("valid"), self._config)
+            triples = some_of(
+                self.store.triples("valid"), self._config.evaluate.max_valid_triples, self._config.train.seed
+            )
             self._validation = triples, known_answers_of(self.store, triples)
         self.model.average_buffers()
         settings = self._config.evaluate
@@ -78,11 +80,10 @@ class EmbeddingLearner:
         return ranking_metrics(ranking)
 
     def evaluate(self) -> dict[str, dict[str, Any]]:
-        settings = self._config.evaluate
+        settings, seed = self._config.evaluate, self._config.train.seed
+        sizes = {"batch_size": settings.batch_size, "memory_mb": settings.memory_mb}
         return {
-            split: evaluate_triples(
-                self.model, self.store, split, batch_size=settings.batch_size, memory_mb=settings.memory_mb
-            )
+            split: evaluate_triples(self.model, self.store, split, settings.max_final_triples, seed, **sizes)
             for split in ("valid", "test")
             if self.store.manifest.triples.get(split)
         }

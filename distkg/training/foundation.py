@@ -130,7 +130,10 @@ class FoundationLearner:
             graphs = [graph for graph in self.graphs if graph.store.manifest.triples.get(split)]
             if not graphs:
                 continue
-            each = [evaluate_ranks(graph.store, split, partial(self._rank, graph))["metrics"] for graph in graphs]
+            some = self._config.evaluate.max_final_triples, self._config.train.seed
+            each = [
+                evaluate_ranks(graph.store, split, partial(self._rank, graph), *some)["metrics"] for graph in graphs
+            ]
             means = {name: float(np.mean([metrics[name] for metrics in each])) for name in each[0]}
             by_graph = [{"graph": graph.name, **metrics} for graph, metrics in zip(graphs, each, strict=True)]
             found[split] = {"metrics": means, "by_graph": by_graph}

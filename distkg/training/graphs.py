@@ -82,7 +82,8 @@ class LearnedGraph:
         """Triples [n, 3] to validate on while training, and what is known of their queries; None without any."""
         if not self.store.manifest.triples.get("valid"):
             return None
-        triples = some_of(self.store.triples("valid"), self.config)
+        config = self.config
+        triples = some_of(self.store.triples("valid"), config.evaluate.max_valid_triples, config.train.seed)
         return triples, known_answers_of(self.store, triples)
 
     def make_all(self, model: FoundationModel) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from distkg.config import RunConfig
 from distkg.data.categories import relation_categories
 from distkg.data.known import KnownAnswers
 from distkg.data.store import Store, StoreError
@@ -80,12 +79,11 @@ def metrics_by_half_link(ranking: Ranking, facts: np.ndarray, num_relations: int
     return {name: metrics for name, metrics in zip(HALF_LINKS, _grouped(ranking, code, 4), strict=True) if metrics}
 
 
-def some_of(triples: np.ndarray, config: RunConfig) -> np.ndarray:
-    """``evaluate.max_valid_triples`` of the triples [n, 3] at random, always the same; all where there are fewer."""
-    limit = config.evaluate.max_valid_triples
+def some_of(triples: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
+    """So many of the triples [n, 3] at random, always the same; all where there are fewer, or without a limit."""
     if limit is None or limit >= len(triples):
         return triples
-    chooser = np.random.default_rng(mixed_seed(Purpose.VALIDATION, config.train.seed))
+    chooser = np.random.default_rng(mixed_seed(Purpose.VALIDATION, seed))
     return triples[np.sort(chooser.choice(len(triples), limit, replace=False))]
 
 
@@ -101,14 +99,22 @@ Rank = Callable[[np.ndarray, KnownAnswers], Ranking]
 
 
 def evaluate_triples(
-    model: Model, store: Store, split: str = "test", *, batch_size: int = 256, memory_mb: int = 256
+    model: Model,
+    store: Store,
+    split: str = "test",
+    limit: int | None = None,
+    seed: int = 0,
+    *,
+    batch_size: int = 256,
+    memory_mb: int = 256,
 ) -> dict[str, Any]:
     """As ``evaluate_ranks``, of an embedding model. Collective; every rank gets the result."""
-    return evaluate_ranks(store, split, partial(rank_answers, model, batch_size=batch_size, memory_mb=memory_mb))
+    rank = partial(rank_answers, model, batch_size=batch_size, memory_mb=memory_mb)
+    return evaluate_ranks(store, split, rank, limit, seed)
 
 
-def evaluate_ranks(store: Store, split: str, rank: Rank) -> dict[str, Any]:
-    """Filtered metrics of a split of the store.
+def evaluate_ranks(store: Store, split: str, rank: Rank, limit: int | None = None, seed: int = 0) -> dict[str, Any]:
+    """Filtered metrics of a split of the store, or of ``some_of`` its triples.
 
     Returns:
         ``split``; ``metrics`` over both sides; ``by_side``; ``by_category``; ``by_half_link``; ``by_relation``, a list
@@ -121,6 +127,7 @@ def evaluate_ranks(store: Store, split: str, rank: Rank) -> dict[str, Any]:
     triples = store.triples(split)
     if not len(triples):
         raise StoreError(f"split {split!r} of {store.address} holds no triples. Splits: {store.manifest.triples}")
+    triples = some_of(triples, limit, seed)
     ranking = rank(triples, known_answers_of(store, triples))
     facts = store.triples("train")
     categories = relation_categories(facts, store.num_relations)
