@@ -1,6 +1,7 @@
 """Drawing negatives ahead of time by actors: steps per second beside uniform negatives, and what is delivered.
 
-One Ray Train worker and one actor with a core each. Every source is drawn in the step, then by the actor; uniform
+One Ray Train worker and one actor with a core each. Every source is drawn in the step, then by the actor, then by the
+actor while the step waits for it (``pool.sync``), which is the rate at which all of them are delivered; uniform
 negatives, drawn for each query like the others, are the measure. The start of each run, when actors wait for the first
 vectors and every query is new to them, is left out.
 """
@@ -31,7 +32,15 @@ DRAWN = {
 SETTLED = 0.5  # of a run's time is left out
 
 
-def pool_config(preset: str, store: str, seconds: float, row: str, actors: int, *, quick: bool) -> RunConfig:
+WAYS = {
+    "in the step": [],
+    "by an actor": ["negatives.pool.actors=1"],
+    "by an actor, waited for": ["negatives.pool.actors=1", "negatives.pool.sync=true"],
+}
+"""Who draws → changes of the configuration."""
+
+
+def pool_config(preset: str, store: str, seconds: float, row: str, way: str, *, quick: bool) -> RunConfig:
     """One worker that trains for so many seconds, reporting as often as it can."""
     source, options = DRAWN[row]
     small = ["model.dim=8", "negatives.count=2"] if quick else []
@@ -47,7 +56,7 @@ def pool_config(preset: str, store: str, seconds: float, row: str, actors: int, 
             f"negatives.source={source}",
             f"negatives.options={options}",
             "negatives.filter=false",
-            f"negatives.pool.actors={actors}",
+            *WAYS[way],
             *small,
         ],
     )
@@ -82,12 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     for _ in session.repetitions:
         uniform = 0.0
         for row in list(DRAWN)[: 2 if session.quick else None]:
-            for actors in (0,) if row == "uniform" else (0, 1):
-                config = pool_config(typed.preset, session.store, typed.seconds, row, actors, quick=session.quick)
+            for way in list(WAYS)[: 1 if row == "uniform" else None]:
+                config = pool_config(typed.preset, session.store, typed.seconds, row, way, quick=session.quick)
                 columns = measure(config)
                 uniform = uniform or columns["steps/s"]
-                where = f"{row}, {'by an actor' if actors else 'in the step'}"
-                figures.add(where, {"× uniform's steps/s": columns["steps/s"] / uniform, **columns})
+                figures.add(f"{row}, {way}", {"× uniform's steps/s": columns["steps/s"] / uniform, **columns})
     settings = {"preset": typed.preset, "seconds": typed.seconds, "graph": graph_settings(Store.open(session.store))}
     return finish(session, settings, figures, part=f"{typed.preset}-{Path(session.store).name}")
 

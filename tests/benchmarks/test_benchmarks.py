@@ -157,9 +157,11 @@ def test_negative_pool_runs(tmp_path: Path, store: Path, monkeypatch: pytest.Mon
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     typed = ["--store", str(store), "--preset", "negatives_rotate", "--seconds", "5"]
     content = run_quickly("negative_pool", tmp_path, *typed, part=f"-negatives_rotate-{store.name}")
-    assert list(content["figures"]) == ["uniform, in the step", "relational, in the step", "relational, by an actor"]
+    relational = [f"relational, {way}" for way in ("in the step", "by an actor", "by an actor, waited for")]
+    assert list(content["figures"]) == ["uniform, in the step", *relational]
     assert content["figures"]["uniform, in the step"]["× uniform's steps/s"]["median"] == 1
     assert 0 <= content["figures"]["relational, by an actor"]["delivered"]["median"] <= 1
+    assert content["figures"]["relational, by an actor, waited for"]["delivered"]["median"] == 1
 
 
 @pytest.mark.slow
