@@ -22,10 +22,13 @@ from distkg.sharding.ranks import Ranks
 COMMANDS = [
     "prepare",
     "generate",
+    "negatives",
+    "relation-text",
     "train",
     "tune",
     "evaluate",
     "predict",
+    "import-checkpoint",
     "export",
     "plan",
     "report",

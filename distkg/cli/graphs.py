@@ -143,6 +143,22 @@ def negatives(
     show_table(examination_table(found))
 
 
+@app.command(name="relation-text", epilog="Example: distkg relation-text stores/umls")
+def relation_text(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Store made by `distkg prepare`.")],
+    descriptions: Annotated[
+        Path | None,
+        typer.Option(help="TSV file without a header: label of a relation, what it says, and what its inverse says."),
+    ] = None,
+) -> None:
+    """Make vectors of what relations are called, which SEMMA reads."""
+    from distkg.data.relation_text import make_relation_text, read_descriptions, wordllama_encoder
+    from distkg.data.store import Store
+
+    told = None if descriptions is None else read_descriptions(descriptions)
+    typer.echo(make_relation_text(Store.open(store), wordllama_encoder(), told))
+
+
 def _shares(text: str) -> tuple[float, float, float]:
     parts = text.split(",")
     try:

@@ -91,6 +91,21 @@ def make_relation_text(store: Store, encode: Encode, descriptions: Descriptions 
     return file.path
 
 
+def read_descriptions(file: Path) -> Descriptions:
+    """Of lines LABEL<TAB>DESCRIPTION<TAB>DESCRIPTION OF THE INVERSE, UTF-8 without a header.
+
+    Raises:
+        StoreError: a line has other fields; names file and line.
+    """
+    found = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        fields = line.split("\t")
+        if len(fields) != 3:
+            raise StoreError(f"{file}:{number}: {len(fields)} fields instead of 3: label, description, inverse's")
+        found[fields[0]] = fields[1], fields[2]
+    return found
+
+
 def read_relation_text(store: Store, address: str = "") -> NDArray[np.float32] | None:
     """The vectors of a store's relations, float32 [2R, d]; None where its folder holds none.
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from distkg.cli import app
 from distkg.data.prepare import prepare
 from distkg.data.relation_text import (
     RELATION_TEXT,
     make_relation_text,
+    read_descriptions,
     read_relation_text,
     relation_vectors,
     wordllama_encoder,
@@ -125,3 +128,26 @@ def test_the_encoder_puts_like_texts_side_by_side() -> None:
     assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
     assert vectors[0] @ vectors[1] > 0.8
     assert vectors[0] @ vectors[2] < 0.4
+
+
+def test_descriptions_are_read_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "told.tsv"
+    file.write_text("r\tis near\thas near it\ns\tlies in\tholds\n", encoding="utf-8")
+    assert read_descriptions(file) == {"r": ("is near", "has near it"), "s": ("lies in", "holds")}
+    file.write_text("r\tis near\n", encoding="utf-8")
+    with pytest.raises(StoreError, match=r"told.tsv:1: 2 fields instead of 3"):
+        read_descriptions(file)
+
+
+def test_on_the_command_line(store: Store, tmp_path: Path) -> None:
+    labels = store.relation_labels().to_pylist()
+    file = tmp_path / "told.tsv"
+    file.write_text("".join(f"{label}\tsays {label}\tis said by {label}\n" for label in labels), encoding="utf-8")
+    result = CliRunner().invoke(app, ["relation-text", store.address, "--descriptions", str(file)])
+    assert result.exit_code == 0
+    assert result.output.strip().endswith(RELATION_TEXT)
+    told = read_relation_text(store)
+    plain = relation_vectors(labels, wordllama_encoder())
+    assert told is not None
+    assert told.shape == plain.shape
+    assert not np.allclose(told, plain)
