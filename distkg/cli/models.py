@@ -28,6 +28,9 @@ class Known(StrEnum):
 
 class PublishedFormat(StrEnum):
     ultra = "ultra"
+    trix = "trix"
+    motif = "motif"
+    semma = "semma"
 
 
 ModelArgument = Annotated[

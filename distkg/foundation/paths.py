@@ -44,27 +44,33 @@ def edge_gradients(model: FoundationModel, graph: KnowledgeGraph, anchor: int, r
 
 
 def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, top: int = 3) -> list[Path]:
-    """The best paths of any length up to the number of layers, best first.
+    """The best paths of any length up to the number of layers, best first; none meets an entity twice.
 
     ``BEAM`` paths to each entity are kept at every length, so one that begins badly may be missed.
     """
     relations = edges.kinds // 2
     giver, gatherer = edges.giver.numpy(), edges.gatherer.numpy()
-    # Paths so far: their last entity, their sum, and the edge and the path before.
-    at, sums = np.array([anchor]), np.array([0.0])
+    # Paths so far: their entities, their sum, and the edge and the path before.
+    trail, sums = np.array([[anchor]]), np.array([0.0])
     history: list[tuple[np.ndarray, np.ndarray]] = []
     found: list[Path] = []
     offsets, by_giver = _by(giver, edges.nodes)
     for length, gradient in enumerate(gradients.numpy(), start=1):
+        at = trail[:, -1]
         counts = offsets[at + 1] - offsets[at]
         before = np.repeat(np.arange(len(at)), counts)
         within = np.arange(len(before)) - np.repeat(np.cumsum(counts) - counts, counts)
         edge = by_giver[offsets[at][before] + within]
+        new = np.ones(len(edge), np.bool_)
+        for met in trail.T:
+            new &= met[before] != gatherer[edge]
+        edge, before = edge[new], before[new]
         total = sums[before] + gradient[edge]
         keep = _best_of_each(gatherer[edge], total)
-        at, sums = gatherer[edge][keep], total[keep]
-        history.append((edge[keep], before[keep]))
-        for place in np.flatnonzero(at == answer):
+        edge, before = edge[keep], before[keep]
+        trail, sums = np.column_stack([trail[before], gatherer[edge]]), total[keep]
+        history.append((edge, before))
+        for place in np.flatnonzero(trail[:, -1] == answer):
             steps = _walked_back(history, int(place))
             facts = tuple(_fact(int(gatherer[e]), int(edges.kind[e]), int(giver[e]), relations) for e in steps)
             found.append(Path(float(sums[place]) / length, facts))

@@ -40,18 +40,18 @@ def test_the_best_paths_are_the_best_of_all(seed: int) -> None:
     edges = graph().facts
     gradients = torch.randn(3, len(edges), generator=torch.Generator().manual_seed(seed))
     found = most_influential(gradients, edges, anchor=0, answer=3, top=4)
-    paths: list[tuple[list[int], int]] = [([], 0)]
+    paths: list[tuple[list[int], list[int]]] = [([], [0])]
     best = []
     for length in range(1, 4):
         steps = [
-            ([*walked, e], int(edges.gatherer[e]))
-            for walked, at in paths
+            ([*walked, e], [*met, int(edges.gatherer[e])])
+            for walked, met in paths
             for e in range(12)
-            if int(edges.giver[e]) == at
+            if int(edges.giver[e]) == met[-1] and int(edges.gatherer[e]) not in met
         ]
         paths = steps
-        for walked, at in paths:
-            if at == 3:
+        for walked, met in paths:
+            if met[-1] == 3:
                 best.append((float(np.mean([float(gradients[i, e]) for i, e in enumerate(walked)])), length))
     expected = sorted(best, reverse=True)[:4]
     assert [path.importance for path in found] == pytest.approx([importance for importance, _ in expected], abs=1e-5)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from distkg.cli import app
+from distkg.cli import app, models
 from distkg.data.prepare import prepare
 from distkg.data.store import Store
 from distkg.foundation import FoundationModel, KnowledgeGraph, make_model, save_model
+from distkg.foundation.files import PublishedFormat
 from distkg.inference.predict import predict_with
 from distkg.inference.zero_shot import best_zero_shot, evaluate_zero_shot, graph_of_file
 
@@ -88,6 +90,10 @@ def test_a_file_is_a_graph_without_held_out_triples(folder: Path) -> None:
 def run(*arguments: str) -> tuple[int, str]:
     result = CliRunner().invoke(app, [*arguments])
     return result.exit_code, result.output
+
+
+def test_every_published_format_is_offered() -> None:
+    assert [each.value for each in models.PublishedFormat] == list(get_args(PublishedFormat))
 
 
 def test_on_the_command_line(model: FoundationModel, store: Store, folder: Path, tmp_path: Path) -> None:
