@@ -22,3 +22,13 @@ class Reasoner:
         anchor, relation = torch.from_numpy(queries.astype(np.int64)).unbind(1)
         scores: Tensor = self.model(self.graph, anchor, relation)
         return scores
+
+    @torch.no_grad()
+    def relation_scores(self, pairs: np.ndarray) -> Tensor:
+        """Scores of all relations: float32 [b, R] of pairs int [b, 2], head and tail.
+
+        Raises:
+            UnsupportedQuestionError: the model ranks entities.
+        """
+        head, tail = torch.from_numpy(pairs.astype(np.int64)).unbind(1)
+        return self.model.relation_scores(self.graph, head, tail)
