@@ -23,6 +23,7 @@ from distkg.training.memory import keep_freed_memory
 from distkg.training.model import Model
 from distkg.training.progress import Progress
 from distkg.training.record import Record, RunFolder, versions
+from distkg.training.relation_prediction import RelationLearner, ranks_relations
 from distkg.training.schedule import Schedule
 
 REPORT_SECONDS = 10.0
@@ -108,7 +109,8 @@ def view_of_run(run: Path, store: Store) -> ModelView:
 def make_learner(config: RunConfig, ranks: Ranks, schedule: Schedule, pool_of: PoolOf | None) -> Learner:
     """What the configuration asks to be trained."""
     if is_foundation(config):
-        return FoundationLearner(config, ranks, schedule)
+        kind = RelationLearner if ranks_relations(config) else FoundationLearner
+        return kind(config, ranks, schedule)
     return EmbeddingLearner(config, ranks, schedule, pool_of)
 
 
