@@ -3,8 +3,8 @@
 Importing this package registers all of them.
 """
 
-from distkg.foundation import compgcn, motif, nbfnet, rgcn, semma, trix, ultra
-from distkg.foundation.base import MODELS, FoundationModel, GraphMismatchError
+from distkg.foundation import compgcn, motif, nbfnet, rgcn, semma, trix, trix_relations, ultra
+from distkg.foundation.base import MODELS, FoundationModel, GraphMismatchError, UnsupportedQuestionError
 from distkg.foundation.files import ModelFileError, import_checkpoint, is_model, load_model, make_model, save_model
 from distkg.foundation.graph import KnowledgeGraph
 
@@ -14,6 +14,7 @@ __all__ = [
     "GraphMismatchError",
     "KnowledgeGraph",
     "ModelFileError",
+    "UnsupportedQuestionError",
     "compgcn",
     "import_checkpoint",
     "is_model",
@@ -25,5 +26,6 @@ __all__ = [
     "save_model",
     "semma",
     "trix",
+    "trix_relations",
     "ultra",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -20,6 +20,10 @@ class GraphMismatchError(ValueError):
     """A model cannot read this graph; the message says why."""
 
 
+class UnsupportedQuestionError(ValueError):
+    """A model cannot answer this kind of question; the message says which models can."""
+
+
 class ModelOptions(BaseModel):
     """A model's own options, validated."""
 
@@ -27,10 +31,11 @@ class ModelOptions(BaseModel):
 
 
 class FoundationModel(nn.Module, ABC):
-    """Ranks all entities of any graph as answers to queries.
+    """Ranks all entities of any graph as answers to queries, or all relations between two entities.
 
     Attributes:
         name: in the registry.
+        ranks: entities, asked (h, r, ?) and (?, r, t), or relations, asked (h, ?, t).
         options: sizes and choices.
         knows_relations: whether relations have vectors of their own, so that ``options.relations`` is needed.
         relations_by_facts: whether states of relations depend on single facts, so that hidden ones must be hidden from
@@ -40,6 +45,7 @@ class FoundationModel(nn.Module, ABC):
 
     Options: ClassVar[type[ModelOptions]] = ModelOptions
     name: ClassVar[str]
+    ranks: ClassVar[Literal["entities", "relations"]] = "entities"
     knows_relations: ClassVar[bool] = False
     relations_by_facts: ClassVar[bool] = True
     knows_entities: ClassVar[bool] = False
@@ -88,6 +94,26 @@ class FoundationModel(nn.Module, ABC):
             weight: float32 [E] of the facts, or [depth, E] of the facts in each layer; 0 hides one. None hides none.
             candidates: int64 [B, m], the entities to be scored; None for all.
         """
+
+    def relation_scores(
+        self, graph: KnowledgeGraph, head: Tensor, tail: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        """Scores of all relations, without inverses, that may lead from head to tail: float32 [B, R].
+
+        Args:
+            head, tail: int64 [B].
+            weight: as of ``scores``.
+
+        Raises:
+            UnsupportedQuestionError: the model ranks entities.
+        """
+        raise self._cannot_rank("relations")
+
+    def _cannot_rank(self, what: Literal["entities", "relations"]) -> UnsupportedQuestionError:
+        others = ", ".join(name for name in MODELS if MODELS[name].ranks == what)
+        return UnsupportedQuestionError(
+            f"{self.name} ranks {self.ranks}, and was asked for {what}. Take a model that ranks those: {others}"
+        )
 
     def forward(
         self,

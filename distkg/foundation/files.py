@@ -23,7 +23,7 @@ from distkg.registry import UnknownNameError
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 MODEL_FOLDER = "model"  # of a run
 FORMAT_VERSION = 1
-PublishedFormat = Literal["ultra", "trix", "motif", "semma"]
+PublishedFormat = Literal["ultra", "trix", "trix_relations", "motif", "semma"]
 
 # Beginnings of names in files of a format → those of the model. TRIX's file was written before its code called the two
 # networks over facts by numbers; files that the code writes now have these.

@@ -25,3 +25,13 @@ class Reasoner:
             return sampled_scores(self.model, self.graph, self._surroundings, anchor, relation)
         scores: Tensor = self.model(self.graph, anchor, relation)
         return scores
+
+    @torch.no_grad()
+    def relation_scores(self, pairs: np.ndarray) -> Tensor:
+        """Scores of all relations: float32 [b, R] of pairs int [b, 2], head and tail.
+
+        Raises:
+            UnsupportedQuestionError: the model ranks entities.
+        """
+        head, tail = torch.from_numpy(pairs.astype(np.int64)).unbind(1)
+        return self.model.relation_scores(self.graph, head, tail)

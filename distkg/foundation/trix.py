@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distkg.foundation.base import MODELS, FoundationModel, ModelOptions
 from distkg.foundation.graph import Facts, KnowledgeGraph
-from distkg.foundation.layers import Boundary, Layers
+from distkg.foundation.layers import Boundary, FullBoundary, Layers
 from distkg.foundation.ultra import EntityDecoder, FactConvolution
 from distkg.kernels.message_passing import Edges
 
@@ -29,28 +29,42 @@ class TrixOptions(ModelOptions):
     )
 
 
-class RelationEncoder(nn.Module):
+class MeetingLayers(nn.Module):
     """Layers over the four graphs of relations; what an edge says is made of the state of its entity."""
 
-    def __init__(self, options: TrixOptions) -> None:
+    def __init__(self, width: int, layers: int) -> None:
         super().__init__()
-        width = options.width
         self.layers_hh, self.layers_ht, self.layers_th, self.layers_tt = (
-            Layers[FactConvolution](FactConvolution(width, width) for _ in range(options.relation_layers)) for _ in WAYS
+            Layers[FactConvolution](FactConvolution(width, width) for _ in range(layers)) for _ in WAYS
         )
-        self.node_mlp = nn.Linear(2 * width, width)
 
     def layer(
-        self, number: int, meetings: dict[str, Edges], states: Tensor, nodes: Tensor, boundary: Boundary
+        self,
+        number: int,
+        meetings: dict[str, Edges],
+        states: Tensor,
+        nodes: Tensor,
+        boundary: Boundary | FullBoundary,
+        weights: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Relation states after that layer: float32 [B, 2R, d]; nodes are float32 [B, N, d], states of entities."""
+        """Relation states after that layer: float32 [B, 2R, d]; nodes are float32 [B, N, d], states of entities.
+
+        ``weights`` float32 [E] of the edges of each way; None for 1 everywhere.
+        """
         update = torch.zeros_like(states)
         for way, short in WAYS.items():
             convolution: FactConvolution = getattr(self, f"layers_{short}")[number]
-            update = update + convolution.update(
-                states, convolution.vectors(nodes), meetings[way], boundary, weight=None
-            )
+            weight = None if weights is None else weights[way]
+            update = update + convolution.update(states, convolution.vectors(nodes), meetings[way], boundary, weight)
         return states + update
+
+
+class RelationEncoder(MeetingLayers):
+    """Those layers, and what makes states of entities for the later ones."""
+
+    def __init__(self, options: TrixOptions) -> None:
+        super().__init__(options.width, options.relation_layers)
+        self.node_mlp = nn.Linear(2 * options.width, options.width)
 
 
 @MODELS.register("trix")

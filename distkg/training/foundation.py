@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -88,6 +88,8 @@ def _check_vectors(config: RunConfig) -> None:
 class FoundationLearner:
     """A ``Learner``: a foundation model, and the graphs that it learns from."""
 
+    loop_kind: ClassVar[type[FoundationLoop]] = FoundationLoop
+
     def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services = ALONE) -> None:
         self._config, self._ranks, self._schedule = config, ranks, schedule
         graph_of = services.graph_of or partial(LearnedGraph.open, config=config)
@@ -99,7 +101,7 @@ class FoundationLearner:
         batches = FoundationBatches(self.graphs, config, ranks)
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
         self._dense = DenseParameters(self.model, config.optimizer, ranks)
-        self.loop = FoundationLoop(self.model, batches, self._dense, config, self._rate, ranks)
+        self.loop = self.loop_kind(self.model, batches, self._dense, config, self._rate, ranks)
 
     def _rate(self, epoch: int, step: int) -> float:
         return self._schedule.factor(epoch + step / self.steps_per_epoch)
@@ -130,13 +132,15 @@ class FoundationLearner:
             graphs = [graph for graph in self.graphs if graph.store.manifest.triples.get(split)]
             if not graphs:
                 continue
-            some = self._config.evaluate.max_final_triples, self._config.train.seed
-            each = [
-                evaluate_ranks(graph.store, split, partial(self._rank, graph), *some)["metrics"] for graph in graphs
-            ]
+            each = [self._metrics(graph, split) for graph in graphs]
             means = {name: float(np.mean([metrics[name] for metrics in each])) for name in each[0]}
             by_graph = [{"graph": graph.name, **metrics} for graph, metrics in zip(graphs, each, strict=True)]
             found[split] = {"metrics": means, "by_graph": by_graph}
+        return found
+
+    def _metrics(self, graph: LearnedGraph, split: str) -> dict[str, float]:
+        some = self._config.evaluate.max_final_triples, self._config.train.seed
+        found: dict[str, float] = evaluate_ranks(graph.store, split, partial(self._rank, graph), *some)["metrics"]
         return found
 
     def _rank(self, graph: LearnedGraph, triples: np.ndarray, known: KnownAnswers) -> Any:

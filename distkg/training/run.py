@@ -19,6 +19,7 @@ from distkg.training.learner import Learner
 from distkg.training.memory import keep_freed_memory
 from distkg.training.progress import Progress
 from distkg.training.record import Record, RunFolder, versions
+from distkg.training.relation_prediction import RelationLearner, ranks_relations
 from distkg.training.schedule import Schedule
 from distkg.training.services import ALONE, Services
 
@@ -72,7 +73,8 @@ def train_on_rank(
 def make_learner(config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services) -> Learner:
     """What the configuration asks to be trained."""
     if is_foundation(config):
-        return FoundationLearner(config, ranks, schedule, services)
+        kind = RelationLearner if ranks_relations(config) else FoundationLearner
+        return kind(config, ranks, schedule, services)
     return EmbeddingLearner(config, ranks, schedule, services)
 
 

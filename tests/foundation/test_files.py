@@ -82,8 +82,10 @@ def test_a_trix_file_of_another_model_names_its_keys(tmp_path: Path) -> None:
         import_checkpoint(tmp_path / "trix.pth", format="ultra")
 
 
-@pytest.mark.parametrize("name", ["motif", "semma"])
-def test_other_published_models_are_read_by_their_names(tmp_path: Path, name: Literal["motif", "semma"]) -> None:
+@pytest.mark.parametrize("name", ["motif", "semma", "trix_relations"])
+def test_other_published_models_are_read_by_their_names(
+    tmp_path: Path, name: Literal["motif", "semma", "trix_relations"]
+) -> None:
     torch.manual_seed(0)
     model = make_model(name, {})
     torch.save({"model": model.state_dict(), "optimizer": {}}, tmp_path / "x.pth")

@@ -1,0 +1,80 @@
+"""Training a model that ranks relations, (h, ?, t): a hidden fact's relation against all that are not known there.
+
+Facts, graphs and steps are those of other foundation models. ``negatives`` has no say: relations are few, so that all
+of them compete at every step (as TRIX is trained, Zhang et al. 2024).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.config import RunConfig
+from distkg.data.known_relations import KnownRelations
+from distkg.data.store import Store
+from distkg.foundation import MODELS
+from distkg.foundation.reasoner import Reasoner
+from distkg.negatives import Moment, Queries
+from distkg.objectives import EXCLUDED
+from distkg.training.foundation import FoundationLearner
+from distkg.training.foundation_batches import Asked
+from distkg.training.foundation_loop import FoundationLoop
+from distkg.training.graphs import LearnedGraph
+from distkg.training.metrics import ranking_metrics, some_of
+from distkg.training.relation_ranking import known_relations_of, rank_relations
+
+
+def ranks_relations(config: RunConfig) -> bool:
+    """Whether the configured model is a foundation model that ranks relations."""
+    return config.model.name in MODELS and MODELS[config.model.name].ranks == "relations"
+
+
+def as_triples(queries: Queries, relations: int) -> Tensor:
+    """The facts that queries ask about, from either end: int64 [b, 3]."""
+    from_head = queries.relation < relations
+    head = torch.where(from_head, queries.anchor, queries.answer)
+    tail = torch.where(from_head, queries.answer, queries.anchor)
+    return torch.stack([head, queries.relation % relations, tail], dim=1)
+
+
+class RelationLoop(FoundationLoop):
+    """Steps of a model that ranks relations."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._known: dict[str, KnownRelations] = {}
+
+    def loss(self, asked: Asked, moment: Moment) -> Tensor:
+        """Mean over the facts; other relations that are known between their entities are left out."""
+        graph = asked.graph
+        head, relation, tail = as_triples(asked.queries, graph.relations).unbind(1)
+        scores = self._model.relation_scores(graph, head, tail, asked.weight())
+        pairs = torch.stack([head, tail], dim=1).numpy()
+        left_out = torch.from_numpy(self._known_in(asked.learned.store).mask(pairs)).to(scores.device)
+        return self._objective(scores.gather(1, relation[:, None])[:, 0], scores.masked_fill(left_out, EXCLUDED)).mean()
+
+    def _known_in(self, store: Store) -> KnownRelations:
+        """Of the training facts, those that are asked about among them."""
+        if store.address not in self._known:
+            facts = store.iter_triples(["train"])
+            self._known[store.address] = KnownRelations.of(facts, store.num_entities, store.num_relations)
+        return self._known[store.address]
+
+
+class RelationLearner(FoundationLearner):
+    """A ``Learner`` of a model that ranks relations; metrics are filtered, of one question for each triple."""
+
+    loop_kind = RelationLoop
+
+    def _metrics(self, graph: LearnedGraph, split: str) -> dict[str, float]:
+        limit, seed = self._config.evaluate.max_final_triples, self._config.train.seed
+        return ranking_metrics(self._rank(graph, some_of(graph.store.triples(split), limit, seed)))
+
+    def _rank(self, graph: LearnedGraph, triples: np.ndarray, known: Any = None) -> Any:
+        reasoner = Reasoner(self.model, graph.facts)
+        size = self._config.evaluate.batch_size
+        facts = known_relations_of(graph.store, triples)
+        return rank_relations(reasoner.relation_scores, triples, facts, batch_size=size, ranks=self._ranks)
