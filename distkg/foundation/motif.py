@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from distkg.foundation.base import MODELS, FoundationModel, ModelOptions
-from distkg.foundation.graph import Facts, Hypergraph, KnowledgeGraph
+from distkg.foundation.base import MODELS, ModelOptions
+from distkg.foundation.graph import Hypergraph, KnowledgeGraph
 from distkg.foundation.layers import Boundary, Layers
-from distkg.foundation.ultra import EntityDecoder
+from distkg.foundation.path_decoder import EntityDecoder, PathModel
 from distkg.graph.relation_hypergraph import KINDS, PAIRS
 from distkg.kernels.message_passing import propagate
 from distkg.kernels.path_products import gather_products
@@ -107,7 +107,7 @@ class MotifOptions(ModelOptions):
 
 
 @MODELS.register("motif")
-class Motif(FoundationModel):
+class Motif(PathModel):
     """181,185 parameters with the published sizes.
 
     Unlike ULTRA it encodes the relation as it is asked, an inverse as an inverse, and never sees a hidden fact among
@@ -124,10 +124,6 @@ class Motif(FoundationModel):
         self.relation_model = RelationEncoder(options.width, options.layers, options.dropout)
         self.entity_model = EntityDecoder(options.width, options.layers, options.hidden)
 
-    @property
-    def depth(self) -> int:
-        return len(self.entity_model.layers)
-
     def relation_states(
         self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None
     ) -> Tensor:
@@ -136,15 +132,3 @@ class Motif(FoundationModel):
         distinct, place = torch.unique(relation, return_inverse=True)
         states: Tensor = self.relation_model(graph.hypergraph(by_fact), distinct)
         return states[place]
-
-    def scores(
-        self,
-        graph: Facts,
-        states: Tensor,
-        anchor: Tensor,
-        relation: Tensor,
-        weight: Tensor | None = None,
-        candidates: Tensor | None = None,
-    ) -> Tensor:
-        found: Tensor = self.entity_model(graph.facts, states, anchor, relation, weight, candidates)
-        return found

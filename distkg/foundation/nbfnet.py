@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from distkg.foundation.base import MODELS, FoundationModel, GraphMismatchError, ModelOptions
 from distkg.foundation.graph import Facts, KnowledgeGraph
 from distkg.foundation.layers import Boundary, Layers, of_layer
-from distkg.foundation.ultra import ReadOut
+from distkg.foundation.path_decoder import ReadOut
 from distkg.kernels.message_moments import propagate_moments
 from distkg.kernels.message_passing import Edges, Message, propagate
 

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from distkg.foundation.base import MODELS, FoundationModel, ModelOptions
-from distkg.foundation.graph import Facts, KnowledgeGraph
+from distkg.foundation.base import MODELS, ModelOptions
+from distkg.foundation.graph import KnowledgeGraph
 from distkg.foundation.layers import Boundary, FullBoundary, Layers
-from distkg.foundation.ultra import EntityDecoder, FactConvolution
+from distkg.foundation.path_decoder import EntityDecoder, FactConvolution, PathModel
 from distkg.kernels.message_passing import Edges
 
 WAYS = {"head to head": "hh", "head to tail": "ht", "tail to head": "th", "tail to tail": "tt"}
@@ -68,7 +68,7 @@ class RelationEncoder(MeetingLayers):
 
 
 @MODELS.register("trix")
-class Trix(FoundationModel):
+class Trix(PathModel):
     """87,138 parameters with the published sizes."""
 
     Options = TrixOptions
@@ -81,10 +81,6 @@ class Trix(FoundationModel):
         self.relation_model = RelationEncoder(options)
         self.entity_model_mini = EntityDecoder(options.width, options.small_layers, options.hidden)
         self.entity_model = EntityDecoder(options.width, options.layers, options.hidden)
-
-    @property
-    def depth(self) -> int:
-        return len(self.entity_model.layers)
 
     def relation_states(
         self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None
@@ -101,15 +97,3 @@ class Trix(FoundationModel):
                 around = torch.cat([found, query[:, None].expand_as(found)], dim=-1)
                 nodes = self.relation_model.node_mlp(around)
         return states
-
-    def scores(
-        self,
-        graph: Facts,
-        states: Tensor,
-        anchor: Tensor,
-        relation: Tensor,
-        weight: Tensor | None = None,
-        candidates: Tensor | None = None,
-    ) -> Tensor:
-        found: Tensor = self.entity_model(graph.facts, states, anchor, relation, weight, candidates)
-        return found

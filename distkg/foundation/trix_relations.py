@@ -13,8 +13,8 @@ from distkg.foundation.base import MODELS, FoundationModel, ModelOptions
 from distkg.foundation.graph import Facts, KnowledgeGraph
 from distkg.foundation.hidden import weights_of_meetings
 from distkg.foundation.layers import FullBoundary, Layers, of_layer
+from distkg.foundation.path_decoder import FactConvolution
 from distkg.foundation.trix import MeetingLayers
-from distkg.foundation.ultra import FactConvolution
 from distkg.kernels.message_passing import Edges
 
 

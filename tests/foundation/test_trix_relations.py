@@ -11,9 +11,9 @@ from torch import Tensor
 
 from distkg.foundation import KnowledgeGraph, UnsupportedQuestionError, make_model
 from distkg.foundation.hidden import weights_of_meetings
+from distkg.foundation.path_decoder import FactConvolution
 from distkg.foundation.reasoner import Reasoner
 from distkg.foundation.trix_relations import TrixRelations
-from distkg.foundation.ultra import FactConvolution
 from distkg.kernels.message_passing import Edges
 
 Fact = tuple[int, int, int]
