@@ -28,6 +28,7 @@ COMMANDS = [
     "tune",
     "evaluate",
     "predict",
+    "predict-relation",
     "import-checkpoint",
     "export",
     "plan",

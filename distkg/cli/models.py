@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +29,7 @@ class Known(StrEnum):
 class PublishedFormat(StrEnum):
     ultra = "ultra"
     trix = "trix"
+    trix_relations = "trix_relations"
     motif = "motif"
     semma = "semma"
 
@@ -46,6 +47,9 @@ FanoutsOption = Annotated[
         help="For a foundation model on a large graph: facts of an entity to follow at each step away from the "
         "anchor, such as 50,20,10. Without it, the whole graph is looked at.",
     ),
+]
+GraphOption = Annotated[
+    str | None, typer.Option(help="A file of triples that a foundation model reasons from, in place of --store.")
 ]
 StoreOfModelOption = Annotated[
     str | None, typer.Option("--store", help="Whose training facts a foundation model reasons from.")
@@ -73,11 +77,14 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(found))
         return
-    show_table(metrics_table({split.value: found["metrics"], **found["by_side"]}, "Filtered ranks among all entities"))
-    show_table(metrics_table(found["by_category"], "By category of relation"))
-    show_table(
-        metrics_table(found["by_half_link"], "By whether facts show the anchor, or the answer, with the relation")
-    )
+    if "by_side" in found:
+        whole = {split.value: found["metrics"], **found["by_side"]}
+        show_table(metrics_table(whole, "Filtered ranks among all entities"))
+        show_table(metrics_table(found["by_category"], "By category of relation"))
+        seen = "By whether facts show the anchor, or the answer, with the relation"
+        show_table(metrics_table(found["by_half_link"], seen))
+    else:
+        show_table(metrics_table({split.value: found["metrics"]}, "Filtered ranks among all relations"))
     by_relation = sorted(found["by_relation"], key=lambda row: -row["queries"])
     show_table(metrics_table({row["relation"]: row for row in by_relation}, "By relation"))
 
@@ -99,9 +106,7 @@ def predict(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Batch: .tsv or .parquet to write.")] = None,
     store: StoreOfModelOption = None,
-    graph: Annotated[
-        str | None, typer.Option(help="A file of triples that a foundation model reasons from, in place of --store.")
-    ] = None,
+    graph: GraphOption = None,
     explain: Annotated[
         int, typer.Option(min=0, help="Paths of facts to print for each answer of a foundation model.")
     ] = 0,
@@ -136,6 +141,39 @@ def predict(
         typer.echo(f"{answer.label}:" + ("" if paths else " no path of facts leads there"))
         for path in paths:
             typer.echo(f"  {path.importance:+.3f}  {path.path}")
+
+
+@app.command(
+    name="predict-relation",
+    epilog="Example: distkg predict-relation models/trix_relations --graph facts.tsv --head A --tail B",
+)
+def predict_relation(
+    model: ModelArgument,
+    head: Annotated[str, typer.Option(help="Label of the entity that the relation leads from.")],
+    tail: Annotated[str, typer.Option(help="Label of the entity that it leads to.")],
+    top: Annotated[int, typer.Option(min=1, help="Relations to list.")] = 10,
+    known: Annotated[Known, typer.Option(help="Facts of the store: leave out, mark, or keep unmarked.")] = Known.mark,
+    store: StoreOfModelOption = None,
+    graph: GraphOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the relations that most likely lead from one entity to another, by a model that ranks relations."""
+    from distkg.foundation import load_model
+    from distkg.inference.relations import predict_relations
+    from distkg.reporting.tables import text_table
+
+    with _facts_of(model, store, graph) as facts:
+        ends = facts.entity_id(head), facts.entity_id(tail)
+        found = predict_relations(load_model(model), facts, *ends, top, known.value)
+    if as_json:
+        typer.echo(json.dumps([asdict(each) for each in found]))
+        return
+    marked = known is Known.mark
+    rows = [
+        (str(each.rank), each.relation + ("  (known)" if marked and each.known else ""), f"{each.score:.4f}")
+        for each in found
+    ]
+    show_table(text_table(["rank", "relation", "score"], rows))
 
 
 @app.command(
@@ -195,12 +233,14 @@ def _evaluated_foundation(
     from distkg.data.store import Store
     from distkg.foundation import load_model
     from distkg.inference.zero_shot import evaluate_zero_shot
+    from distkg.training.relation_ranking import evaluate_relations
 
     if store is None:
         raise typer.BadParameter(f"{model} is a foundation model: give the graph to be asked about with --store")
-    return evaluate_zero_shot(
-        load_model(model), Store.open_inference(store), split.value, fanouts=fanouts, triples=triples
-    )
+    loaded, facts = load_model(model), Store.open_inference(store)
+    if loaded.ranks == "relations":
+        return evaluate_relations(loaded, facts, split.value, triples=triples)
+    return evaluate_zero_shot(loaded, facts, split.value, fanouts=fanouts, triples=triples)
 
 
 def _reasons(model: Path, facts: Store, query: tuple[int, int], answers: list[int], top: int) -> list[list[Reason]]:
@@ -223,7 +263,6 @@ def _refuse_other_graph(run: Path, graph: str | None) -> None:
 @contextmanager
 def _answering(model: Path, store: str | None, graph: str | None, fanouts: list[int]) -> Iterator[tuple[Best, Store]]:
     """What finds the best answers of a run or of a foundation model, and the store that has the labels."""
-    from distkg.data.store import Store
     from distkg.inference import predict as inference
 
     if not is_foundation_model(model):
@@ -235,13 +274,20 @@ def _answering(model: Path, store: str | None, graph: str | None, fanouts: list[
         yield inference.best_of_model(loaded), own
         return
     from distkg.foundation import load_model
-    from distkg.inference.zero_shot import best_zero_shot, graph_of_file
+    from distkg.inference.zero_shot import best_zero_shot
+
+    with _facts_of(model, store, graph) as facts:
+        yield best_zero_shot(load_model(model), facts, fanouts=fanouts), facts
+
+
+def _facts_of(model: Path, store: str | None, graph: str | None) -> AbstractContextManager[Store]:
+    """The store to reason from, for as long as it is needed."""
+    from distkg.data.store import Store
+    from distkg.inference.zero_shot import graph_of_file
 
     if (store is None) == (graph is None):
         raise typer.BadParameter(f"{model} is a foundation model: give the graph to reason from, --store or --graph")
-    reads = nullcontext(Store.open_inference(store)) if store is not None else graph_of_file(str(graph))
-    with reads as facts:
-        yield best_zero_shot(load_model(model), facts, fanouts=fanouts), facts
+    return nullcontext(Store.open_inference(store)) if store is not None else graph_of_file(str(graph))
 
 
 def _numbers(text: str) -> list[int]:

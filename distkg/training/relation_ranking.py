@@ -15,7 +15,7 @@ from distkg.foundation import FoundationModel, KnowledgeGraph
 from distkg.foundation.reasoner import Reasoner
 from distkg.sharding.ranks import Ranks
 from distkg.training.blocks import ScoreError
-from distkg.training.metrics import Metrics, ranking_metrics
+from distkg.training.metrics import Metrics, ranking_metrics, some_of
 from distkg.training.ranking import Ranking
 
 BATCH_SIZE = 16  # pairs; a question looks at the whole graph
@@ -91,9 +91,11 @@ def evaluate_relations(
     split: str = "test",
     *,
     filtered: bool = True,
+    triples: int | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
-    """Metrics of a split's relations, reasoned from the training facts of the store.
+    """Metrics of a split's relations, or those of ``some_of`` its triples, reasoned from the training facts of the
+    store.
 
     Returns:
         ``split``; ``metrics`` over all triples; ``by_relation``, a list with the relation's label.
@@ -103,12 +105,13 @@ def evaluate_relations(
         UnsupportedQuestionError: the model ranks entities.
         ScoreError: a score is NaN or infinite.
     """
-    triples = store.triples(split)
-    if not len(triples):
+    asked = store.triples(split)
+    if not len(asked):
         raise StoreError(f"split {split!r} of {store.address} holds no triples. Splits: {store.manifest.triples}")
-    known = known_relations_of(store, triples) if filtered else None
+    asked = some_of(asked, triples, seed=0)
+    known = known_relations_of(store, asked) if filtered else None
     reasoner = Reasoner(model, KnowledgeGraph.of_store(store))
-    ranking = rank_relations(reasoner.relation_scores, triples, known, batch_size=batch_size)
+    ranking = rank_relations(reasoner.relation_scores, asked, known, batch_size=batch_size)
     return {"split": split, "metrics": ranking_metrics(ranking), "by_relation": _by_relation(ranking, store)}
 
 

@@ -126,3 +126,39 @@ def test_on_the_command_line(model: FoundationModel, store: Store, folder: Path,
     code, output = run("evaluate", place)
     assert code == 2
     assert "is a foundation model: give the graph to be asked about with --store" in " ".join(output.split())
+
+
+def test_relations_on_the_command_line(store: Store, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = make_model("trix_relations", {"width": 8, "rounds": 1, "layers": 1}).eval()
+    save_model(made, tmp_path / "model")
+    given = str(tmp_path / "model"), "--store", store.address
+    head, _, tail = store.triples("train")[0].tolist()
+    labels = store.entity_labels_of(np.array([head, tail]))
+    ends = "--head", labels[0], "--tail", labels[1], "--json"
+    code, output = run("predict-relation", *given, *ends)
+    assert code == 0
+    found = json.loads(output)
+    with torch.no_grad():
+        scores = made.relation_scores(KnowledgeGraph.of_store(store), torch.tensor([head]), torch.tensor([tail]))[0]
+    order = scores.argsort(descending=True).tolist()
+    assert [each["relation"] for each in found] == [store.relation_labels()[r].as_py() for r in order]
+    every = np.concatenate([store.triples(split) for split in ("train", "valid", "test")]).tolist()
+    assert [each["known"] for each in found] == [[head, r, tail] in every for r in order]
+    code, output = run("predict-relation", *given, *ends, "--known", "exclude")
+    assert [each["relation"] for each in json.loads(output)] == [e["relation"] for e in found if not e["known"]]
+    code, output = run("evaluate", *given, "--triples", "3", "--json")
+    assert code == 0
+    assert json.loads(output)["metrics"]["queries"] == 3
+    code, output = run("evaluate", *given)
+    assert code == 0
+    assert "Filtered ranks among all relations" in output
+
+
+def test_a_model_for_entities_is_not_asked_for_relations(model: FoundationModel, store: Store, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "model")
+    ends = "--head", "e1", "--tail", "e2"
+    code, output = run("predict-relation", str(tmp_path / "model"), "--store", store.address, *ends)
+    assert code == 2
+    assert "ultra" in output
+    assert "trix_relations" in output

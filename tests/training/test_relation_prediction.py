@@ -18,11 +18,12 @@ from distkg.data.store import Store
 from distkg.foundation import load_model
 from distkg.negatives import Moment
 from distkg.sharding.ranks import Ranks
-from distkg.training.foundation import both_ways
+from distkg.training.foundation_batches import both_ways
 from distkg.training.relation_prediction import RelationLearner, as_triples
 from distkg.training.relation_ranking import evaluate_relations
 from distkg.training.run import make_learner, train_on_rank
 from distkg.training.schedule import Schedule
+from distkg.training.services import ALONE
 
 
 def config(store: str, **sections: dict[str, Any]) -> RunConfig:
@@ -51,7 +52,7 @@ def test_queries_from_either_end_are_the_facts_they_ask_about() -> None:
 
 
 def learner(settings: RunConfig) -> RelationLearner:
-    found = make_learner(settings, Ranks.single(), Schedule(settings.optimizer, 2), None)
+    found = make_learner(settings, Ranks.single(), Schedule(settings.optimizer, 2), ALONE)
     assert isinstance(found, RelationLearner)
     return found
 
@@ -62,7 +63,7 @@ def test_the_loss_is_the_cross_entropy_among_relations_that_are_not_known(store:
     asked, graph = loop._batches.batch(0, 0), made.graphs[0].facts
     facts, triples = {tuple(fact) for fact in graph.triples.tolist()}, as_triples(asked.queries, 4)
     with torch.no_grad():
-        scores = made.model.relation_scores(graph, triples[:, 0], triples[:, 2], asked.weight)
+        scores = made.model.relation_scores(graph, triples[:, 0], triples[:, 2], asked.weight())
         total = 0.0
         for row, (h, r, t) in zip(scores.tolist(), triples.tolist(), strict=True):
             competing = [row[other] for other in range(4) if other == r or (h, other, t) not in facts]

@@ -1,0 +1,49 @@
+"""Which relation leads from one entity to another: the best, by a foundation model that ranks relations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from distkg.data.store import Store
+from distkg.foundation import FoundationModel, KnowledgeGraph
+from distkg.foundation.reasoner import Reasoner
+from distkg.inference.predict import Known
+from distkg.training.relation_ranking import known_relations_of
+
+
+@dataclass(frozen=True)
+class RelationPrediction:
+    """One proposed relation.
+
+    Attributes:
+        rank: from 1, among those proposed.
+        relation: its label.
+        score: higher is better; comparable within one model only.
+        known: whether it is a fact of the store, of any split.
+    """
+
+    rank: int
+    relation: str
+    score: float
+    known: bool
+
+
+def predict_relations(
+    model: FoundationModel, store: Store, head: int, tail: int, top: int = 10, known: Known = "exclude"
+) -> list[RelationPrediction]:
+    """The relations that most likely lead from head to tail, best first, reasoned from the training facts of a store.
+
+    Raises:
+        UnsupportedQuestionError: the model ranks entities.
+    """
+    pair = np.array([[head, tail]])
+    scores = Reasoner(model, KnowledgeGraph.of_store(store)).relation_scores(pair)[0].numpy()
+    facts = known_relations_of(store, np.array([[head, 0, tail]])).mask(pair)[0]
+    labels = store.relation_labels()
+    order = [r for r in np.argsort(-scores, kind="stable").tolist() if known != "exclude" or not facts[r]]
+    return [
+        RelationPrediction(rank, labels[r].as_py(), float(scores[r]), bool(facts[r]))
+        for rank, r in enumerate(order[:top], start=1)
+    ]
