@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distkg.data.store import Store
 from distkg.graph.relation_graph import KINDS, entity_relation_graphs, relation_graph
-from distkg.kernels.message_passing import Edges
+from distkg.kernels.edges import Edges
 
 
 class Facts(Protocol):

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distkg.kernels.message_passing import Edges, propagate
+from distkg.kernels.edges import Edges
+from distkg.kernels.message_passing import propagate
 
 L = TypeVar("L", bound=nn.Module)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph import KnowledgeGraph
 from distkg.graph.neighbourhoods import EdgeSampler, plain_sampler
-from distkg.kernels.message_passing import Edges
+from distkg.kernels.edges import Edges
 
 
 @dataclass(frozen=True)

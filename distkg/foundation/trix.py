@@ -13,7 +13,7 @@ from distkg.foundation.base import MODELS, FoundationModel, ModelOptions
 from distkg.foundation.graph import Facts, KnowledgeGraph
 from distkg.foundation.layers import Boundary, Layers
 from distkg.foundation.ultra import EntityDecoder, FactConvolution
-from distkg.kernels.message_passing import Edges
+from distkg.kernels.edges import Edges
 
 WAYS = {"head to head": "hh", "head to tail": "ht", "tail to head": "th", "tail to tail": "tt"}
 

@@ -13,7 +13,7 @@ from distkg.foundation.base import MODELS, FoundationModel, ModelOptions
 from distkg.foundation.graph import Facts, KnowledgeGraph
 from distkg.foundation.layers import Boundary, Convolution, Layers, of_layer
 from distkg.graph.relation_graph import KINDS
-from distkg.kernels.message_passing import Edges
+from distkg.kernels.edges import Edges
 
 
 class MeetingConvolution(Convolution):
