@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+PIECE = 128  # edges of a piece of a row, at most
+
 
 @dataclass(frozen=True, eq=False)
 class Edges:
@@ -99,6 +101,47 @@ class Rows:
     def ordered(self, values: Tensor) -> Tensor:
         """Values [E] of ``Edges`` in the order of these rows."""
         return values if self.order is None else values[self.order]
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """Cut so that no piece has more than ``PIECE`` edges."""
+        degrees, device = self.offsets.diff(), self.offsets.device
+        counts = ((degrees + PIECE - 1) // PIECE).clamp_min(1)
+        row = torch.repeat_interleave(torch.arange(len(self), device=device), counts)
+        before = torch.cumsum(counts, 0) - counts
+        within = torch.arange(len(row), device=device) - before[row]
+        several = counts > 1
+        place = torch.cumsum(several[row], 0) - 1
+        hubs = several.nonzero()[:, 0]
+        return Pieces(
+            starts=torch.cat([self.offsets[row] + PIECE * within, self.offsets[-1:]]),
+            target=torch.where(several[row], -1 - place, row).int(),
+            hubs=hubs.int(),
+            hub_starts=torch.cat([hubs.new_zeros(1), counts[hubs].cumsum(0)]).int(),
+            partial=int(counts[hubs].sum()),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """Edges of rows in pieces of about one size, so that a hub keeps no single program of a GPU busy.
+
+    Attributes:
+        starts: int64 [p + 1], where the edges of each piece begin; a row without edges is an empty piece.
+        target: int32 [p], the row that a piece is all of, or -1 - i for the i-th partial sum.
+        hubs: int32 [h], rows of several pieces.
+        hub_starts: int32 [h + 1], where the partial sums of each hub begin.
+        partial: how many partial sums.
+    """
+
+    starts: Tensor
+    target: Tensor
+    hubs: Tensor
+    hub_starts: Tensor
+    partial: int
+
+    def __len__(self) -> int:
+        return len(self.target)
 
 
 def sorted_by(*sides: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from distkg.kernels.edges import Edges
 from distkg.kernels.jit import kernel, on_cpu, part_of_kernel
-from distkg.kernels.message_passing import AHEAD, for_each, shared
+from distkg.kernels.message_passing import AHEAD, for_each, on_gpu, shared
 from distkg.kernels.messages import (
     REFERENCES,
     Message,
@@ -55,9 +55,10 @@ def propagate_moments(
     """
     edges = edges.to(states.device)
     weight = torch.ones(len(edges), device=states.device) if weight is None else weight.to(states.device)
-    if states.dtype != torch.float32 or not on_cpu(states, relations, weight):
+    passes = _passes_for(states, relations, weight)
+    if passes is None:
         return reference_moments(states, relations, edges, weight, message)
-    return Moments(*_Moments.apply(states, relations, weight, edges, message))
+    return Moments(*_Moments.apply(states, relations, weight, edges, message, passes))
 
 
 def reference_moments(states: Tensor, relations: Tensor, edges: Edges, weight: Tensor, message: Message) -> Moments:
@@ -74,38 +75,98 @@ def reference_moments(states: Tensor, relations: Tensor, edges: Edges, weight: T
     return Moments(total, squares, largest, smallest)
 
 
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""Of the four moments, float32 [B, n, d] each; None for zeros."""
+
+
+class Given(NamedTuple):
+    """What messages are made of; tensors are contiguous and on one device.
+
+    Attributes:
+        weight: [E].
+        states, relations: [B, n, d] and [B or 1, kinds, d].
+    """
+
+    edges: Edges
+    weight: Tensor
+    states: Tensor
+    relations: Tensor
+    message: Message
+
+
+class MomentPasses(Protocol):
+    """Passes over edges on one kind of device."""
+
+    def gather(self, given: Given, found: Tensor, whose: Tensor) -> object:
+        """All moments into ``found`` float32 [4, B, n, d]; the edges that gave the largest and the smallest numbers,
+        or ``NOBODY``, into ``whose`` int32 [2, B, n, d]."""
+
+    def gather_back(
+        self, given: Given, gradients: Gradients, whose: Tensor, to_states: Tensor, to_relations: Tensor
+    ) -> object:
+        """Gradients into ``to_states`` [B, n, d] and ``to_relations`` float32 [B, kinds, d]."""
+
+
 class _Moments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states: Tensor, relations: Tensor, weight: Tensor, edges: Edges, message: Message):  # type: ignore[no-untyped-def]
-        states, relations = states.contiguous(), relations.contiguous()
-        found = [torch.empty_like(states) for _ in range(4)]
-        whose = [torch.empty(states.shape, dtype=torch.int32) for _ in range(2)]
-        graph = edges.offsets.numpy(), edges.giver.numpy(), edges.kind.numpy(), weight.detach().numpy()
-        given, by = states.detach().numpy(), relations.detach().numpy()
-        outs = [tensor.numpy() for tensor in (*found, *whose)]
-        own, run = int(len(by) > 1), KERNELS[message][0]
-        tasks = [(i,) for i in range(len(given))]
-        for_each(tasks, lambda i: run(*graph, given[i], by[i * own], *(out[i] for out in outs)))
-        ctx.save_for_backward(states, relations, weight, *whose)
-        ctx.edges, ctx.message = edges, message
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, states: Tensor, relations: Tensor, weight: Tensor, edges: Edges, message: Message, passes: MomentPasses
+    ):
+        states, relations, weight = states.contiguous(), relations.contiguous(), weight.contiguous()
+        found = states.new_empty(4, *states.shape, dtype=torch.float32)
+        whose = states.new_empty(2, *states.shape, dtype=torch.int32)
+        passes.gather(Given(edges, weight, states, relations, message), found, whose)
+        ctx.save_for_backward(states, relations, weight, whose)
+        ctx.edges, ctx.message, ctx.passes = edges, message, passes
+        ctx.set_materialize_grads(False)
         return tuple(found)
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor):  # type: ignore[no-untyped-def]
-        states, relations, weight, *whose = ctx.saved_tensors
-        edges, own = ctx.edges, int(len(relations) > 1)
-        to_states = torch.zeros_like(states)
-        to_relations = torch.zeros(len(states), *relations.shape[1:])
-        graph = edges.offsets.numpy(), edges.giver.numpy(), edges.kind.numpy(), weight.detach().numpy()
-        given, by = states.detach().numpy(), relations.detach().numpy()
-        back = [tensor.contiguous().numpy() for tensor in (*gradients, *whose)]
-        outs = to_states.numpy(), to_relations.numpy()
-        run = KERNELS[ctx.message][1]
-        for_each(
-            [(i,) for i in range(len(states))],
-            lambda i: run(*graph, given[i], by[i * own], *(part[i] for part in back), *(out[i] for out in outs)),
-        )
-        return to_states, shared(to_relations, relations), None, None, None
+    def backward(ctx, *gradients: Tensor | None):  # type: ignore[no-untyped-def]
+        states, relations, weight, whose = ctx.saved_tensors
+        back = tuple(None if gradient is None else gradient.contiguous() for gradient in gradients)
+        to_states = torch.empty_like(states)
+        of_queries = states.new_empty(len(states), *relations.shape[1:], dtype=torch.float32)
+        given = Given(ctx.edges, weight, states, relations, ctx.message)
+        ctx.passes.gather_back(given, back, whose, to_states, of_queries)
+        return to_states, shared(of_queries, relations), None, None, None, None
+
+
+def _passes_for(*tensors: Tensor) -> MomentPasses | None:
+    """The compiled passes for these tensors, or None where there are none."""
+    if on_cpu(*tensors):
+        return _ON_CPU if all(tensor.dtype == torch.float32 for tensor in tensors) else None
+    if on_gpu(*tensors):
+        from distkg.kernels import message_moments_triton
+
+        return message_moments_triton
+    return None
+
+
+class _OnCpu:
+    """Tasks of one query."""
+
+    def gather(self, given: Given, found: Tensor, whose: Tensor) -> None:
+        _for_each_query(KERNELS[given.message][0], given, (*found, *whose))
+
+    def gather_back(
+        self, given: Given, gradients: Gradients, whose: Tensor, to_states: Tensor, to_relations: Tensor
+    ) -> None:
+        filled = (torch.zeros_like(given.states) if gradient is None else gradient for gradient in gradients)
+        outs = to_states.zero_(), to_relations.zero_()
+        _for_each_query(KERNELS[given.message][1], given, (*filled, *whose, *outs))
+
+
+_ON_CPU = _OnCpu()
+
+
+def _for_each_query(run: Callable[..., None], given: Given, tensors: Sequence[Tensor]) -> None:
+    """``run`` with the graph, a query's states and relations, and the query's parts of ``tensors``."""
+    edges, weight, states, relations = (given.edges, *(tensor.detach().numpy() for tensor in given[1:4]))
+    graph = edges.offsets.numpy(), edges.giver.numpy(), edges.kind.numpy(), weight
+    arrays, own = [tensor.numpy() for tensor in tensors], int(len(relations) > 1)
+    tasks = [(i,) for i in range(len(states))]
+    for_each(tasks, lambda i: run(*graph, states[i], relations[i * own], *(array[i] for array in arrays)))
 
 
 @part_of_kernel

@@ -5,12 +5,13 @@ by the weight 0, so that a training which hides the facts that it asks for never
 
 The three passes of a layer are one sum in three orders of the edges: messages by gatherer, gradients of states by
 giver, gradients of relations by kind. Each row of a result is summed by one thread, in the order of its edges, so
-results are deterministic: the same inputs give the same bits, with any number of threads. Compiled for float32 on CPU;
-the plain form beside it is the reference, and serves other dtypes and devices.
+results are deterministic: the same inputs give the same bits, with any number of threads. Compiled for float32 on CPU,
+and in ``message_passing_triton`` for GPU; the plain form beside them is the reference, and serves everything else.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -36,15 +37,18 @@ from distkg.kernels.messages import (
 )
 from distkg.kernels.prefetch import prefetch_row
 
+GPU_DTYPES = torch.float32, torch.bfloat16, torch.float16
+
 
 def propagate(
     states: Tensor, relations: Tensor, edges: Edges, weight: Tensor | None = None, message: Message = "distmult"
 ) -> Tensor:
-    """Weighted sum of the messages that each node gathers: float32 [B, n, d]; differentiable in all three tensors.
+    """Weighted sum of the messages that each node gathers: [B, n, d], of the dtype of states; differentiable in all
+    three tensors.
 
     Args:
-        states: float32 [B, n, d].
-        relations: float32 [B, kinds, d], or [1, kinds, d] where all queries share them.
+        states: float32 [B, n, d]; on GPU also float16 or bfloat16, which are summed in float32.
+        relations: float32 [B, kinds, d], or [1, kinds, d] where all queries share them; on GPU as states.
         edges: of the graph, E of them, on any device: they are copied to that of states once.
         weight: float32 [E]; 0 leaves an edge out. None for 1 everywhere.
         message: ``distmult`` x w, ``transe`` x + w, ``rotate`` the complex product of halves.
@@ -124,7 +128,17 @@ def _passes_for(*tensors: Tensor) -> Passes | None:
     """The compiled passes for these tensors, or None where there are none."""
     if on_cpu(*tensors):
         return _ON_CPU if all(tensor.dtype == torch.float32 for tensor in tensors) else None
+    if on_gpu(*tensors):
+        from distkg.kernels import message_passing_triton
+
+        return message_passing_triton
     return None
+
+
+def on_gpu(*tensors: Tensor) -> bool:
+    """True where Triton's kernels can read these tensors."""
+    fit = all(tensor.is_cuda and tensor.dtype in GPU_DTYPES for tensor in tensors)
+    return fit and importlib.util.find_spec("triton") is not None
 
 
 class _OnCpu:

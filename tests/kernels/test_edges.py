@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,3 +54,15 @@ def test_a_copy_for_a_device_is_made_once() -> None:
     assert edges.to(device) is there
     assert {side.device for side in (there.gatherer, there.giver, there.kind, there.offsets)} == {device}
     assert (there.nodes, there.kinds, len(there)) == (4, 3, 4)
+
+
+def test_pieces_written_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distkg.kernels.edges.PIECE", 2)
+    # Rows of 5, 0, 2 and 3 edges: three pieces, one without edges, one, two.
+    gatherer = torch.tensor([0] * 5 + [2] * 2 + [3] * 3)
+    pieces = Edges.of(gatherer, torch.zeros(10, dtype=torch.int64), torch.arange(10), 10, 1).by_gatherer.pieces
+    assert pieces.starts[:8].tolist() == [0, 2, 4, 5, 5, 7, 9, 10]
+    assert pieces.target[:7].tolist() == [-1, -2, -3, 1, 2, -4, -5]
+    assert pieces.target[7:].tolist() == [4, 5, 6, 7, 8, 9]
+    assert (pieces.hubs.tolist(), pieces.hub_starts.tolist(), pieces.partial) == ([0, 3], [0, 3, 5], 5)
+    assert len(pieces) == 13
