@@ -21,7 +21,8 @@ from benchmarks.rooflines import QUICK_SECONDS, SECONDS, around
 from distkg.data.store import Store
 from distkg.foundation import KnowledgeGraph
 from distkg.graph.partition import import_dgl
-from distkg.kernels.message_passing import Edges, propagate, reference_propagate
+from distkg.kernels.edges import Edges
+from distkg.kernels.message_passing import propagate, reference_propagate
 from distkg.sharding.ranks import Ranks
 
 OURS = "distkg"

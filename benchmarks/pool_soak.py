@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     """One run of ``--seconds``."""
     session = begin(__file__, str(__doc__), arguments, "store", "preset", "seconds", repetitions=1)
     typed = session.options
-    config = pool_config(typed.preset, session.store, typed.seconds, "near_miss", 1, quick=session.quick)
+    config = pool_config(typed.preset, session.store, typed.seconds, "near_miss", "by an actor", quick=session.quick)
     config.train.workers = 2
     watch = Watch(1.0 if session.quick else ROW_SECONDS)
     watch.start()

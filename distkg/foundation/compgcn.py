@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from distkg.foundation.base import MODELS, ModelOptions
 from distkg.foundation.gcn import GcnOptions, GraphConvolutionModel, mean_weight, vectors
 from distkg.foundation.layers import Layers
-from distkg.kernels.message_passing import Edges, propagate
+from distkg.kernels.edges import Edges
+from distkg.kernels.message_passing import propagate
 
 Composition = Literal["sub", "mult", "corr"]
 

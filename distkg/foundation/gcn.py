@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from distkg.foundation.base import FoundationModel, GraphMismatchError, ModelOptions
 from distkg.foundation.graph import Facts, KnowledgeGraph
 from distkg.foundation.layers import of_layer
-from distkg.kernels.message_passing import Edges
+from distkg.kernels.edges import Edges
 
 Decoder = Literal["distmult", "transe"]
 

@@ -15,7 +15,7 @@ from distkg.data.relation_text import read_relation_text
 from distkg.data.store import Store
 from distkg.graph.relation_graph import KINDS, entity_relation_graphs, relation_graph
 from distkg.graph.relation_hypergraph import PAIRS, relation_hypergraph
-from distkg.kernels.message_passing import Edges
+from distkg.kernels.edges import Edges
 from distkg.kernels.path_products import Paths
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from distkg.foundation.graph import KnowledgeGraph
-from distkg.kernels.message_passing import Edges
+from distkg.kernels.edges import Edges
 
 # Of each way of meeting: whether its first and its second relation are met as tails.
 AS_TAILS = {

@@ -8,8 +8,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from distkg.kernels.edges import Edges
 from distkg.kernels.layer_update import layer_update
-from distkg.kernels.message_passing import Edges, propagate
+from distkg.kernels.message_passing import propagate
 
 L = TypeVar("L", bound=nn.Module)
 

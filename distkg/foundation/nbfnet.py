@@ -17,8 +17,10 @@ from distkg.foundation.base import MODELS, FoundationModel, GraphMismatchError, 
 from distkg.foundation.graph import Facts, KnowledgeGraph
 from distkg.foundation.layers import Boundary, Layers, of_layer
 from distkg.foundation.path_decoder import ReadOut
+from distkg.kernels.edges import Edges
 from distkg.kernels.message_moments import propagate_moments
-from distkg.kernels.message_passing import Edges, Message, propagate
+from distkg.kernels.message_passing import propagate
+from distkg.kernels.messages import Message
 
 Aggregate = Literal["sum", "mean", "max", "pna"]
 _LEAST_VARIANCE, _LEAST_SCALE = 1e-6, 1e-2

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph import Facts
 from distkg.foundation.layers import Boundary, Convolution, Layers, of_layer
-from distkg.kernels.message_passing import Edges
+from distkg.kernels.edges import Edges
 
 
 class FactConvolution(Convolution):

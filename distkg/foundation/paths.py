@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph import KnowledgeGraph
-from distkg.kernels.message_passing import Edges
+from distkg.kernels.edges import Edges
 
 BEAM = 10  # paths kept for each entity and length
 

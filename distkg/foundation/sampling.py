@@ -17,7 +17,7 @@ from torch import Tensor
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph import KnowledgeGraph
 from distkg.graph.neighbourhoods import DglSampler, EdgeSampler, PlainSampler
-from distkg.kernels.message_passing import Edges
+from distkg.kernels.edges import Edges
 
 Sampler = Literal["compiled", "dgl"]
 _SAMPLERS: dict[Sampler, Callable[[np.ndarray, np.ndarray, int], EdgeSampler]] = {

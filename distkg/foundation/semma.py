@@ -13,7 +13,7 @@ from distkg.foundation.base import MODELS, GraphMismatchError, ModelOptions
 from distkg.foundation.graph import KnowledgeGraph
 from distkg.foundation.layers import FullBoundary, Layers
 from distkg.foundation.ultra import MeetingConvolution, Ultra, UltraOptions
-from distkg.kernels.message_passing import Edges
+from distkg.kernels.edges import Edges
 
 
 class TextEncoder(nn.Module):

@@ -13,7 +13,7 @@ from distkg.foundation.base import MODELS, ModelOptions
 from distkg.foundation.graph import KnowledgeGraph
 from distkg.foundation.layers import Boundary, FullBoundary, Layers
 from distkg.foundation.path_decoder import EntityDecoder, FactConvolution, PathModel
-from distkg.kernels.message_passing import Edges
+from distkg.kernels.edges import Edges
 
 WAYS = {"head to head": "hh", "head to tail": "ht", "tail to head": "th", "tail to tail": "tt"}
 

@@ -15,7 +15,7 @@ from distkg.foundation.hidden import weights_of_meetings
 from distkg.foundation.layers import FullBoundary, Layers, of_layer
 from distkg.foundation.path_decoder import FactConvolution
 from distkg.foundation.trix import MeetingLayers
-from distkg.kernels.message_passing import Edges
+from distkg.kernels.edges import Edges
 
 
 class EntityLayers(nn.Module):

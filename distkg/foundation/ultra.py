@@ -14,7 +14,7 @@ from distkg.foundation.graph import KnowledgeGraph
 from distkg.foundation.layers import Boundary, Convolution, Layers
 from distkg.foundation.path_decoder import EntityDecoder, PathModel
 from distkg.graph.relation_graph import KINDS
-from distkg.kernels.message_passing import Edges
+from distkg.kernels.edges import Edges
 
 
 class MeetingConvolution(Convolution):

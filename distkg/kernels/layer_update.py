@@ -98,7 +98,8 @@ def _run(kernel: Callable[..., None], tensors: Sequence[Tensor], *more: bool) ->
     """A kernel on each part of the rows of the first tensor."""
     arrays = [tensor.detach().numpy() for tensor in tensors]
     rows = len(arrays[0])
-    for_each(_parts(rows), lambda part: kernel(part, part * _PART, min((part + 1) * _PART, rows), *arrays, *more))
+    parts = [(part, part * _PART, min((part + 1) * _PART, rows)) for part in range(_parts(rows))]
+    for_each(parts, lambda *part: kernel(*part, *arrays, *more))
 
 
 # Numbers stay float32, and the larger of two is chosen by a condition: so the loops become vector instructions.

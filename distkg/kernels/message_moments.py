@@ -1,22 +1,34 @@
 """What nodes gather beyond a sum: squares, largest and smallest messages, for mean, deviation, maximum and PNA.
 
 As ``message_passing``, of which it takes edges and messages; a compiled pass keeps, beside the four, which edge gave
-the largest and the smallest number, and so the way back needs no messages either.
+the largest and the smallest number (the first one, where several did), and so the way back needs no messages either.
+One thread has all rows of a query, so that results are deterministic: the same inputs give the same bits, with any
+number of threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from distkg.kernels.edges import Edges
 from distkg.kernels.jit import kernel, on_cpu, part_of_kernel
-from distkg.kernels.message_passing import REFERENCES, Edges, Message, for_each
+from distkg.kernels.message_passing import AHEAD, for_each, on_gpu, shared
+from distkg.kernels.messages import (
+    REFERENCES,
+    Message,
+    add_first,
+    add_product,
+    add_sum,
+    add_turned,
+    add_turned_back,
+)
+from distkg.kernels.prefetch import prefetch_row
 
-Array = np.ndarray
 NOBODY = -1  # where no edge gave a number
 
 
@@ -25,7 +37,7 @@ class Moments(NamedTuple):
 
     Attributes:
         total, squares: sums of messages and of their squares.
-        largest, smallest: over messages, number by number.
+        largest, smallest: over messages, number by number; NaN where the sum is.
     """
 
     total: Tensor
@@ -41,19 +53,19 @@ def propagate_moments(
 
     Differentiable in states and relations.
     """
-    if weight is None:
-        weight = torch.ones(len(edges), device=states.device)
-    if states.dtype != torch.float32 or not on_cpu(states, relations, weight):
+    edges = edges.to(states.device)
+    weight = torch.ones(len(edges), device=states.device) if weight is None else weight.to(states.device)
+    passes = _passes_for(states, relations, weight)
+    if passes is None:
         return reference_moments(states, relations, edges, weight, message)
-    return Moments(*_Moments.apply(states, relations, weight, edges, message))
+    return Moments(*_Moments.apply(states, relations, weight, edges, message, passes))
 
 
 def reference_moments(states: Tensor, relations: Tensor, edges: Edges, weight: Tensor, message: Message) -> Moments:
-    """``propagate_moments`` in plain torch, on any device: holds all messages at once."""
-    device = states.device
-    there = weight.to(device) != 0
-    giver, kind, gatherer = (side.long().to(device)[there] for side in (edges.giver, edges.kind, edges.gatherer))
-    messages = REFERENCES[message](states[:, giver], relations[:, kind]) * weight.to(device)[there, None]
+    """``propagate_moments`` in plain torch, everything on one device: holds all messages at once."""
+    there = weight != 0
+    giver, kind, gatherer = (side.long()[there] for side in (edges.giver, edges.kind, edges.gatherer))
+    messages = REFERENCES[message](states[:, giver], relations[:, kind]) * weight[there, None]
     place = gatherer[None, :, None].expand_as(messages)
     nothing = torch.zeros_like(states)
     total, squares = (nothing.index_add(1, gatherer, part) for part in (messages, messages.square()))
@@ -63,159 +75,193 @@ def reference_moments(states: Tensor, relations: Tensor, edges: Edges, weight: T
     return Moments(total, squares, largest, smallest)
 
 
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""Of the four moments, float32 [B, n, d] each; None for zeros."""
+
+
+class Given(NamedTuple):
+    """What messages are made of; tensors are contiguous and on one device.
+
+    Attributes:
+        weight: [E].
+        states, relations: [B, n, d] and [B or 1, kinds, d].
+    """
+
+    edges: Edges
+    weight: Tensor
+    states: Tensor
+    relations: Tensor
+    message: Message
+
+
+class MomentPasses(Protocol):
+    """Passes over edges on one kind of device."""
+
+    def gather(self, given: Given, found: Tensor, whose: Tensor) -> object:
+        """All moments into ``found`` float32 [4, B, n, d]; the edges that gave the largest and the smallest numbers,
+        or ``NOBODY``, into ``whose`` int32 [2, B, n, d]."""
+
+    def gather_back(
+        self, given: Given, gradients: Gradients, whose: Tensor, to_states: Tensor, to_relations: Tensor
+    ) -> object:
+        """Gradients into ``to_states`` [B, n, d] and ``to_relations`` float32 [B, kinds, d]."""
+
+
 class _Moments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states: Tensor, relations: Tensor, weight: Tensor, edges: Edges, message: Message):  # type: ignore[no-untyped-def]
-        states, relations = states.contiguous(), relations.contiguous()
-        found = [torch.empty_like(states) for _ in range(4)]
-        whose = [torch.empty(states.shape, dtype=torch.int32) for _ in range(2)]
-        graph = edges.offsets.numpy(), edges.giver.numpy(), edges.kind.numpy(), weight.detach().numpy()
-        given, by = states.detach().numpy(), relations.detach().numpy()
-        outs = [tensor.numpy() for tensor in (*found, *whose)]
-        own, run = int(len(by) > 1), KERNELS[message][0]
-        for_each(len(given), lambda i: run(*graph, given[i], by[i * own], *(out[i] for out in outs)))
-        ctx.save_for_backward(states, relations, weight, *whose)
-        ctx.edges, ctx.message = edges, message
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, states: Tensor, relations: Tensor, weight: Tensor, edges: Edges, message: Message, passes: MomentPasses
+    ):
+        states, relations, weight = states.contiguous(), relations.contiguous(), weight.contiguous()
+        found = states.new_empty(4, *states.shape, dtype=torch.float32)
+        whose = states.new_empty(2, *states.shape, dtype=torch.int32)
+        passes.gather(Given(edges, weight, states, relations, message), found, whose)
+        ctx.save_for_backward(states, relations, weight, whose)
+        ctx.edges, ctx.message, ctx.passes = edges, message, passes
+        ctx.set_materialize_grads(False)
         return tuple(found)
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor):  # type: ignore[no-untyped-def]
-        states, relations, weight, *whose = ctx.saved_tensors
-        edges, own = ctx.edges, int(len(relations) > 1)
-        to_states = torch.zeros_like(states)
-        to_relations = torch.zeros(len(states), *relations.shape[1:])
-        graph = edges.offsets.numpy(), edges.giver.numpy(), edges.kind.numpy(), weight.detach().numpy()
-        given, by = states.detach().numpy(), relations.detach().numpy()
-        back = [tensor.contiguous().numpy() for tensor in (*gradients, *whose)]
-        outs = to_states.numpy(), to_relations.numpy()
-        run = KERNELS[ctx.message][1]
-        for_each(
-            len(states),
-            lambda i: run(*graph, given[i], by[i * own], *(part[i] for part in back), *(out[i] for out in outs)),
-        )
-        return to_states, to_relations if own else to_relations.sum(0, keepdim=True), None, None, None
+    def backward(ctx, *gradients: Tensor | None):  # type: ignore[no-untyped-def]
+        states, relations, weight, whose = ctx.saved_tensors
+        back = tuple(None if gradient is None else gradient.contiguous() for gradient in gradients)
+        to_states = torch.empty_like(states)
+        of_queries = states.new_empty(len(states), *relations.shape[1:], dtype=torch.float32)
+        given = Given(ctx.edges, weight, states, relations, ctx.message)
+        ctx.passes.gather_back(given, back, whose, to_states, of_queries)
+        return to_states, shared(of_queries, relations), None, None, None, None
 
 
-# A message's number c, and the share of a gradient on it that goes to each of the four numbers that it may depend on.
+def _passes_for(*tensors: Tensor) -> MomentPasses | None:
+    """The compiled passes for these tensors, or None where there are none."""
+    if on_cpu(*tensors):
+        return _ON_CPU if all(tensor.dtype == torch.float32 for tensor in tensors) else None
+    if on_gpu(*tensors):
+        from distkg.kernels import message_moments_triton
+
+        return message_moments_triton
+    return None
+
+
+class _OnCpu:
+    """Tasks of one query."""
+
+    def gather(self, given: Given, found: Tensor, whose: Tensor) -> None:
+        _for_each_query(KERNELS[given.message][0], given, (*found, *whose))
+
+    def gather_back(
+        self, given: Given, gradients: Gradients, whose: Tensor, to_states: Tensor, to_relations: Tensor
+    ) -> None:
+        filled = (torch.zeros_like(given.states) if gradient is None else gradient for gradient in gradients)
+        outs = to_states.zero_(), to_relations.zero_()
+        _for_each_query(KERNELS[given.message][1], given, (*filled, *whose, *outs))
+
+
+_ON_CPU = _OnCpu()
+
+
+def _for_each_query(run: Callable[..., None], given: Given, tensors: Sequence[Tensor]) -> None:
+    """``run`` with the graph, a query's states and relations, and the query's parts of ``tensors``."""
+    edges, weight, states, relations = (given.edges, *(tensor.detach().numpy() for tensor in given[1:4]))
+    graph = edges.offsets.numpy(), edges.giver.numpy(), edges.kind.numpy(), weight
+    arrays, own = [tensor.numpy() for tensor in tensors], int(len(relations) > 1)
+    tasks = [(i,) for i in range(len(states))]
+    for_each(tasks, lambda i: run(*graph, states[i], relations[i * own], *(array[i] for array in arrays)))
+
+
 @part_of_kernel
-def _product(x: Array, w: Array, c: int) -> np.float32:
-    return x[c] * w[c]
-
-
-@part_of_kernel
-def _product_back(x: Array, w: Array, c: int, g: np.float32, to_x: Array, to_w: Array) -> None:
-    to_x[c] += g * w[c]
-    to_w[c] += g * x[c]
-
-
-@part_of_kernel
-def _sum(x: Array, w: Array, c: int) -> np.float32:
-    return x[c] + w[c]
-
-
-@part_of_kernel
-def _sum_back(x: Array, w: Array, c: int, g: np.float32, to_x: Array, to_w: Array) -> None:
-    to_x[c] += g
-    to_w[c] += g
-
-
-@part_of_kernel
-def _turn(x: Array, w: Array, c: int) -> np.float32:
-    half = x.shape[0] // 2
-    if c < half:
-        return x[c] * w[c] - x[half + c] * w[half + c]
-    return x[c - half] * w[c] + x[c] * w[c - half]
-
-
-@part_of_kernel
-def _turn_back(x: Array, w: Array, c: int, g: np.float32, to_x: Array, to_w: Array) -> None:
-    half = x.shape[0] // 2
-    if c < half:
-        to_x[c] += g * w[c]
-        to_x[half + c] -= g * w[half + c]
-        to_w[c] += g * x[c]
-        to_w[half + c] -= g * x[half + c]
-    else:
-        to_x[c - half] += g * w[c]
-        to_x[c] += g * w[c - half]
-        to_w[c] += g * x[c - half]
-        to_w[c - half] += g * x[c]
+def _fill(row, value):  # type: ignore[no-untyped-def]
+    for c in range(row.shape[1]):
+        row[0, c] = value
 
 
 @part_of_kernel
 def _gather(  # type: ignore[no-untyped-def]
-    message, offsets, giver, kind, weight, states, relations, total, squares, largest, smallest, who_large, who_small
+    add, offsets, giver, kind, weight, states, relations, total, squares, largest, smallest, who_large, who_small
 ):
+    last = giver.shape[0] - 1
+    message = np.empty((1, states.shape[1]), np.float32)
     for u in range(total.shape[0]):
-        sums, square, high, low = total[u], squares[u], largest[u], smallest[u]
-        for c in range(sums.shape[0]):
-            sums[c] = square[c] = high[c] = low[c] = np.float32(0)
+        for c in range(total.shape[1]):
+            total[u, c] = squares[u, c] = largest[u, c] = smallest[u, c] = np.float32(0)
             who_large[u, c] = who_small[u, c] = NOBODY
         for e in range(offsets[u], offsets[u + 1]):
+            prefetch_row(states, giver[min(e + AHEAD, last)])
             if weight[e] == 0:
                 continue
-            x, w = states[giver[e]], relations[kind[e]]
-            for c in range(sums.shape[0]):
-                m = weight[e] * message(x, w, c)
-                sums[c] += m
-                square[c] += m * m
-                if m > high[c] or who_large[u, c] == NOBODY:
-                    high[c] = m
+            _fill(message, np.float32(0))
+            add(states, giver[e], relations, kind[e], weight[e], message, 0)
+            for c in range(total.shape[1]):
+                m = message[0, c]
+                total[u, c] += m
+                squares[u, c] += m * m
+                if who_large[u, c] == NOBODY or m > largest[u, c]:
+                    largest[u, c] = m
                     who_large[u, c] = e
-                if m < low[c] or who_small[u, c] == NOBODY:
-                    low[c] = m
+                if who_small[u, c] == NOBODY or m < smallest[u, c]:
+                    smallest[u, c] = m
                     who_small[u, c] = e
+        for c in range(total.shape[1]):
+            if total[u, c] != total[u, c]:  # no comparison sees NaN
+                largest[u, c] = smallest[u, c] = total[u, c]
 
 
 @part_of_kernel
 def _scatter(  # type: ignore[no-untyped-def]
-    message, back, offsets, giver, kind, weight, states, relations,
+    add, add_back, offsets, giver, kind, weight, states, relations,
     to_total, to_squares, to_largest, to_smallest, who_large, who_small, to_states, to_relations,
 ):  # fmt: skip
+    last = giver.shape[0] - 1
+    message = np.empty((1, states.shape[1]), np.float32)
+    pull = np.empty_like(message)
     for u in range(to_total.shape[0]):
         for e in range(offsets[u], offsets[u + 1]):
+            prefetch_row(states, giver[min(e + AHEAD, last)])
             if weight[e] == 0:
                 continue
             v, k = giver[e], kind[e]
-            x, w = states[v], relations[k]
+            _fill(message, np.float32(0))
+            add(states, v, relations, k, weight[e], message, 0)
             for c in range(to_total.shape[1]):
-                g = to_total[u, c] + 2 * to_squares[u, c] * weight[e] * message(x, w, c)
+                g = to_total[u, c] + 2 * to_squares[u, c] * message[0, c]
                 if who_large[u, c] == e:
                     g += to_largest[u, c]
                 if who_small[u, c] == e:
                     g += to_smallest[u, c]
-                back(x, w, c, weight[e] * g, to_states[v], to_relations[k])
+                pull[0, c] = g
+            add_back(pull, 0, relations, k, weight[e], to_states, v)
+            add_back(pull, 0, states, v, weight[e], to_relations, k)
 
 
 # One compiled entry for each message, as a function passed as an argument would not be cached on disk.
 @kernel
 def _gather_distmult(offsets, giver, kind, weight, x, w, s, q, high, low, most, least):  # type: ignore[no-untyped-def]
-    _gather(_product, offsets, giver, kind, weight, x, w, s, q, high, low, most, least)
+    _gather(add_product, offsets, giver, kind, weight, x, w, s, q, high, low, most, least)
 
 
 @kernel
 def _gather_transe(offsets, giver, kind, weight, x, w, s, q, high, low, most, least):  # type: ignore[no-untyped-def]
-    _gather(_sum, offsets, giver, kind, weight, x, w, s, q, high, low, most, least)
+    _gather(add_sum, offsets, giver, kind, weight, x, w, s, q, high, low, most, least)
 
 
 @kernel
 def _gather_rotate(offsets, giver, kind, weight, x, w, s, q, high, low, most, least):  # type: ignore[no-untyped-def]
-    _gather(_turn, offsets, giver, kind, weight, x, w, s, q, high, low, most, least)
+    _gather(add_turned, offsets, giver, kind, weight, x, w, s, q, high, low, most, least)
 
 
 @kernel
 def _scatter_distmult(offsets, giver, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w):  # type: ignore[no-untyped-def]
-    _scatter(_product, _product_back, offsets, giver, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w)
+    _scatter(add_product, add_product, offsets, giver, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w)
 
 
 @kernel
 def _scatter_transe(offsets, giver, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w):  # type: ignore[no-untyped-def]
-    _scatter(_sum, _sum_back, offsets, giver, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w)
+    _scatter(add_sum, add_first, offsets, giver, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w)
 
 
 @kernel
 def _scatter_rotate(offsets, giver, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w):  # type: ignore[no-untyped-def]
-    _scatter(_turn, _turn_back, offsets, giver, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w)
+    _scatter(add_turned, add_turned_back, offsets, giver, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w)
 
 
 KERNELS: dict[Message, tuple[Callable[..., None], Callable[..., None]]] = {

@@ -1,138 +1,178 @@
 """Relational message passing: every node gathers what its edges bring, without a tensor of edges × batch × width.
 
 Node u of query b gathers from each edge (u, kind, v) the message m(x[b, v], w[b, kind]), weighted. An edge is left out
-by the weight 0, so that a training which hides the facts that it asks for never rebuilds a graph. Compiled for float32
-on CPU, one thread for each query; the plain form beside it is the reference, and serves other devices.
+by the weight 0, so that a training which hides the facts that it asks for never rebuilds a graph.
+
+The three passes of a layer are one sum in three orders of the edges: messages by gatherer, gradients of states by
+giver, gradients of relations by kind. Each row of a result is summed by one thread, in the order of its edges, so
+results are deterministic: the same inputs give the same bits, with any number of threads. Compiled for float32 on CPU,
+and in ``message_passing_triton`` for GPU; the plain form beside them is the reference, and serves everything else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from distkg.kernels.edges import Edges, Rows
 from distkg.kernels.jit import kernel, on_cpu, part_of_kernel
+from distkg.kernels.messages import (
+    BACK,
+    MESSAGE,
+    REFERENCES,
+    Combination,
+    Message,
+    add_first,
+    add_product,
+    add_sum,
+    add_turned,
+    add_turned_back,
+)
+from distkg.kernels.prefetch import prefetch_row
 
-Message = Literal["distmult", "transe", "rotate"]
-
-
-@dataclass(frozen=True)
-class Edges:
-    """Typed edges, sorted by the node that gathers.
-
-    Attributes:
-        nodes: how many nodes.
-        kinds: how many kinds of edges.
-        gatherer, giver: int32 [E], nodes u and v.
-        kind: int32 [E].
-        offsets: int64 [nodes + 1]; the edges of node u are ``offsets[u] … offsets[u + 1] - 1``.
-    """
-
-    nodes: int
-    kinds: int
-    gatherer: Tensor
-    giver: Tensor
-    kind: Tensor
-    offsets: Tensor
-
-    @classmethod
-    def of(cls, gatherer: Tensor, kind: Tensor, giver: Tensor, nodes: int, kinds: int) -> Edges:
-        """Edges in any order, integer [E] each; their order becomes that of (gatherer, kind, giver)."""
-        order = torch.from_numpy(np.lexsort((giver.numpy(), kind.numpy(), gatherer.numpy())))
-        offsets = torch.zeros(nodes + 1, dtype=torch.int64)
-        torch.cumsum(torch.bincount(gatherer, minlength=nodes), 0, out=offsets[1:])
-        return cls(nodes, kinds, gatherer[order].int(), giver[order].int(), kind[order].int(), offsets)
-
-    def __len__(self) -> int:
-        return len(self.kind)
-
-    def degrees(self, weight: Tensor | None = None) -> Tensor:
-        """Edges by which each node gathers, those of weight 0 left out: int64 [nodes]."""
-        if weight is None:
-            return self.offsets.diff()
-        return torch.bincount(self.gatherer[weight.cpu() != 0], minlength=self.nodes)
+GPU_DTYPES = torch.float32, torch.bfloat16, torch.float16
 
 
 def propagate(
     states: Tensor, relations: Tensor, edges: Edges, weight: Tensor | None = None, message: Message = "distmult"
 ) -> Tensor:
-    """Weighted sum of the messages that each node gathers: float32 [B, n, d]; differentiable in all three tensors.
+    """Weighted sum of the messages that each node gathers: [B, n, d], of the dtype of states; differentiable in all
+    three tensors.
 
     Args:
-        states: float32 [B, n, d].
-        relations: float32 [B, kinds, d], or [1, kinds, d] where all queries share them.
-        edges: of the graph, E of them.
+        states: float32 [B, n, d]; on GPU also float16 or bfloat16, which are summed in float32.
+        relations: float32 [B, kinds, d], or [1, kinds, d] where all queries share them; on GPU as states.
+        edges: of the graph, E of them, on any device: they are copied to that of states once.
         weight: float32 [E]; 0 leaves an edge out. None for 1 everywhere.
         message: ``distmult`` x w, ``transe`` x + w, ``rotate`` the complex product of halves.
     """
-    if weight is None:
-        weight = torch.ones(len(edges), device=states.device)
-    if states.dtype != torch.float32 or not on_cpu(states, relations, weight):
+    edges = edges.to(states.device)
+    weight = torch.ones(len(edges), device=states.device) if weight is None else weight.to(states.device)
+    passes = _passes_for(states, relations, weight)
+    if passes is None:
         return reference_propagate(states, relations, edges, weight, message)
-    found: Tensor = _Propagate.apply(states, relations, weight, edges, message)
+    found: Tensor = _Propagate.apply(states, relations, weight, edges, message, passes)
     return found
 
 
 def reference_propagate(states: Tensor, relations: Tensor, edges: Edges, weight: Tensor, message: Message) -> Tensor:
-    """``propagate`` in plain torch, on any device: holds all messages at once."""
-    device = states.device
-    given = states[:, edges.giver.long().to(device)]
-    by = relations[:, edges.kind.long().to(device)]
+    """``propagate`` in plain torch, everything on one device: holds all messages at once."""
+    given, by = states[:, edges.giver.long()], relations[:, edges.kind.long()]
     messages = REFERENCES[message](given, by) * weight[:, None]
-    return torch.zeros_like(states).index_add(1, edges.gatherer.long().to(device), messages)
+    return torch.zeros_like(states).index_add(1, edges.gatherer.long(), messages)
 
 
-def _complex_product(left: Tensor, right: Tensor) -> Tensor:
-    (real, imaginary), (turn_real, turn_imaginary) = left.chunk(2, -1), right.chunk(2, -1)
-    parts = real * turn_real - imaginary * turn_imaginary, real * turn_imaginary + imaginary * turn_real
-    return torch.cat(parts, -1)
+class Passes(Protocol):
+    """Passes over edges on one kind of device; tensors are contiguous and on it."""
 
+    def gather(
+        self, rows: Rows, weight: Tensor, first: Tensor, second: Tensor, how: Combination, out: Tensor
+    ) -> object:
+        """Sum over the edges of each row into ``out`` [B, rows, d].
 
-REFERENCES: dict[Message, Callable[[Tensor, Tensor], Tensor]] = {
-    "distmult": torch.mul,
-    "transe": torch.add,
-    "rotate": _complex_product,
-}
+        Args:
+            weight: [E] in the order of the rows; an edge of weight 0 is not read.
+            first, second: [B, ·, d], the vectors that are combined; the second may be [1, ·, d].
+        """
+
+    def to_weight(
+        self, edges: Edges, states: Tensor, relations: Tensor, gradient: Tensor, how: Combination, out: Tensor
+    ) -> object:
+        """Products of each edge's message and its gatherer's gradient [B, n, d], over all queries, into ``out`` [E]."""
 
 
 class _Propagate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states: Tensor, relations: Tensor, weight: Tensor, edges: Edges, message: Message):  # type: ignore[no-untyped-def]
-        states, relations = states.contiguous(), relations.contiguous()
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, states: Tensor, relations: Tensor, weight: Tensor, edges: Edges, message: Message, passes: Passes
+    ):
+        states, relations, weight = states.contiguous(), relations.contiguous(), weight.contiguous()
         out = torch.empty_like(states)
-        graph = edges.offsets.numpy(), edges.giver.numpy(), edges.kind.numpy(), weight.detach().numpy()
-        given, by, gathered = (tensor.detach().numpy() for tensor in (states, relations, out))
-        own = int(len(by) > 1)
-        run = KERNELS[message][0]
-        for_each(len(given), lambda i: run(*graph, given[i], by[i * own], gathered[i]))
+        passes.gather(edges.by_gatherer, weight, states, relations, MESSAGE[message], out)
         ctx.save_for_backward(states, relations, weight)
-        ctx.edges, ctx.message = edges, message
+        ctx.edges, ctx.message, ctx.passes = edges, message, passes
         return out
 
     @staticmethod
     def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
         states, relations, weight = ctx.saved_tensors
-        edges, wanted = ctx.edges, ctx.needs_input_grad[2]
-        batch, own = len(states), int(len(relations) > 1)
-        to_states = torch.zeros_like(states)
-        to_relations = torch.zeros(batch, *relations.shape[1:])
-        to_weight = torch.zeros(batch if wanted else 1, len(edges) if wanted else 0)
-        graph = edges.offsets.numpy(), edges.giver.numpy(), edges.kind.numpy(), weight.detach().numpy()
-        given, by, back = (t.detach().numpy() for t in (states, relations, gradient.contiguous()))
-        outs = to_states.numpy(), to_relations.numpy(), to_weight.numpy()
-        run = KERNELS[ctx.message][1]
-        for_each(
-            batch, lambda i: run(*graph, given[i], by[i * own], back[i], outs[0][i], outs[1][i], outs[2][i * wanted])
-        )
-        if not own:
-            to_relations = to_relations.sum(0, keepdim=True)
-        return to_states, to_relations, to_weight.sum(0) if wanted else None, None, None
+        edges, passes, gradient = ctx.edges, ctx.passes, gradient.contiguous()
+        to_states = to_relations = to_weight = None
+        if ctx.needs_input_grad[0]:
+            to_states, rows = torch.empty_like(states), edges.by_giver
+            passes.gather(rows, rows.ordered(weight), gradient, relations, BACK[ctx.message], to_states)
+        if ctx.needs_input_grad[1]:
+            of_queries = weight.new_empty(len(states), *relations.shape[1:], dtype=torch.float32)
+            passes.gather(edges.by_kind, edges.by_kind.ordered(weight), gradient, states, BACK[ctx.message], of_queries)
+            to_relations = shared(of_queries, relations)
+        if ctx.needs_input_grad[2]:
+            to_weight = torch.empty_like(weight)
+            passes.to_weight(edges, states, relations, gradient, MESSAGE[ctx.message], to_weight)
+        return to_states, to_relations, to_weight, None, None, None
+
+
+def shared(of_queries: Tensor, relations: Tensor) -> Tensor:
+    """Gradients of each query's relations [B, kinds, d] as one of relations, which queries may share."""
+    found = of_queries if len(relations) == len(of_queries) else of_queries.sum(0, keepdim=True)
+    return found.to(relations.dtype)
+
+
+def _passes_for(*tensors: Tensor) -> Passes | None:
+    """The compiled passes for these tensors, or None where there are none."""
+    if on_cpu(*tensors):
+        return _ON_CPU if all(tensor.dtype == torch.float32 for tensor in tensors) else None
+    if on_gpu(*tensors):
+        from distkg.kernels import message_passing_triton
+
+        return message_passing_triton
+    return None
+
+
+def on_gpu(*tensors: Tensor) -> bool:
+    """True where Triton's kernels can read these tensors."""
+    fit = all(tensor.is_cuda and tensor.dtype in GPU_DTYPES for tensor in tensors)
+    return fit and importlib.util.find_spec("triton") is not None
+
+
+class _OnCpu:
+    """Tasks of one query and a part of the rows; states of one query are small enough for the cache they share."""
+
+    def gather(self, rows: Rows, weight: Tensor, first: Tensor, second: Tensor, how: Combination, out: Tensor) -> None:
+        graph = rows.offsets.numpy(), rows.first.numpy(), rows.second.numpy(), weight.detach().numpy()
+        left, right, sums = first.detach().numpy(), second.detach().numpy(), out.numpy()
+        own, run = int(len(right) > 1), GATHERERS[how]
+
+        def work(query: int, low: int, high: int) -> None:
+            run(*graph, left[query], right[query * own], sums[query], low, high)
+
+        for_each_part(len(left), graph[0], work)
+
+    def to_weight(
+        self, edges: Edges, states: Tensor, relations: Tensor, gradient: Tensor, how: Combination, out: Tensor
+    ) -> None:
+        sides = edges.gatherer.numpy(), edges.giver.numpy(), edges.kind.numpy()
+        vectors = (tensor.detach().numpy() for tensor in (states, relations, gradient))
+        arrays, run = (*sides, *vectors, out.numpy()), _PRODUCTS[how]
+        for_each_part(1, np.arange(len(edges) + 1), lambda _, low, high: run(*arrays, low, high))
+
+
+_ON_CPU = _OnCpu()
+
+
+def for_each_part(count: int, offsets: np.ndarray, work: Callable[[int, int, int], Any]) -> None:
+    """``work(i, low, high)`` for i in 0 … count - 1 and parts of the rows with about as many edges each, so many parts
+    that every thread has something to do."""
+    parts = -(-torch.get_num_threads() // max(count, 1))
+    cuts = np.searchsorted(offsets, np.linspace(0, offsets[-1], parts + 1))
+    cuts[0], cuts[-1] = 0, len(offsets) - 1
+    for_each([(i, int(cuts[part]), int(cuts[part + 1])) for i in range(count) for part in range(parts)], work)
 
 
 @cache
@@ -140,134 +180,99 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="message-passing")
 
 
-def for_each(count: int, work: Callable[[int], Any]) -> None:
-    """``work(i)`` for i in 0 … count-1, on as many threads as torch may use: kernels release the interpreter's lock."""
-    threads = min(torch.get_num_threads(), count)
+def for_each(tasks: Sequence[tuple[int, ...]], work: Callable[..., Any]) -> None:
+    """``work(*task)`` of each, on as many threads as torch may use: kernels release the interpreter's lock."""
+    threads = min(torch.get_num_threads(), len(tasks))
     if threads < 2:
-        for i in range(count):
-            work(i)
+        for task in tasks:
+            work(*task)
         return
-    list(_threads(threads).map(work, range(count)))
+    list(_threads(threads).map(lambda task: work(*task), tasks))
 
 
-Array = np.ndarray
-
-
-@part_of_kernel
-def _product(x: Array, w: Array, weight: np.float32, out: Array) -> None:
-    for c in range(x.shape[0]):
-        out[c] += weight * (x[c] * w[c])
+AHEAD = 24  # edges between asking for a row and reading it
 
 
 @part_of_kernel
-def _product_back(x: Array, w: Array, g: Array, weight: np.float32, to_x: Array, to_w: Array) -> np.float32:
-    total = np.float32(0)
-    for c in range(x.shape[0]):
-        step = weight * g[c]
-        to_x[c] += step * w[c]
-        to_w[c] += step * x[c]
-        total += g[c] * x[c] * w[c]
-    return total
-
-
-@part_of_kernel
-def _sum(x: Array, w: Array, weight: np.float32, out: Array) -> None:
-    for c in range(x.shape[0]):
-        out[c] += weight * (x[c] + w[c])
-
-
-@part_of_kernel
-def _sum_back(x: Array, w: Array, g: Array, weight: np.float32, to_x: Array, to_w: Array) -> np.float32:
-    total = np.float32(0)
-    for c in range(x.shape[0]):
-        step = weight * g[c]
-        to_x[c] += step
-        to_w[c] += step
-        total += g[c] * (x[c] + w[c])
-    return total
-
-
-@part_of_kernel
-def _turn(x: Array, w: Array, weight: np.float32, out: Array) -> None:
-    half = x.shape[0] // 2
-    for c in range(half):
-        real, imaginary, cosine, sine = x[c], x[half + c], w[c], w[half + c]
-        out[c] += weight * (real * cosine - imaginary * sine)
-        out[half + c] += weight * (real * sine + imaginary * cosine)
-
-
-@part_of_kernel
-def _turn_back(x: Array, w: Array, g: Array, weight: np.float32, to_x: Array, to_w: Array) -> np.float32:
-    half, total = x.shape[0] // 2, np.float32(0)
-    for c in range(half):
-        real, imaginary, cosine, sine = x[c], x[half + c], w[c], w[half + c]
-        left, right = weight * g[c], weight * g[half + c]
-        to_x[c] += left * cosine + right * sine
-        to_x[half + c] += right * cosine - left * sine
-        to_w[c] += left * real + right * imaginary
-        to_w[half + c] += right * real - left * imaginary
-        total += g[c] * (real * cosine - imaginary * sine) + g[half + c] * (real * sine + imaginary * cosine)
-    return total
-
-
-@part_of_kernel
-def _gather(add, offsets, giver, kind, weight, states, relations, out):  # type: ignore[no-untyped-def]
-    for u in range(out.shape[0]):
-        row = out[u]
-        for c in range(row.shape[0]):
-            row[c] = np.float32(0)
+def _gather(add, offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    last = first.shape[0] - 1
+    for u in range(low, high):
+        for c in range(out.shape[1]):
+            out[u, c] = np.float32(0)
         for e in range(offsets[u], offsets[u + 1]):
+            prefetch_row(x, first[min(e + AHEAD, last)])
+            prefetch_row(w, second[min(e + AHEAD, last)])
             if weight[e] != 0:
-                add(states[giver[e]], relations[kind[e]], weight[e], row)
+                add(x, first[e], w, second[e], weight[e], out, u)
 
 
 @part_of_kernel
-def _scatter(  # type: ignore[no-untyped-def]
-    add_back, offsets, giver, kind, weight, states, relations, gradient, to_states, to_relations, to_weight
-):
-    for u in range(gradient.shape[0]):
-        g = gradient[u]
-        for e in range(offsets[u], offsets[u + 1]):
-            v, k = giver[e], kind[e]
-            if weight[e] != 0 or to_weight.shape[0]:
-                total = add_back(states[v], relations[k], g, weight[e], to_states[v], to_relations[k])
-                if to_weight.shape[0]:
-                    to_weight[e] = total
+def _products(add, gatherer, giver, kind, states, relations, gradient, out, low, high):  # type: ignore[no-untyped-def]
+    message = np.empty((1, states.shape[2]), np.float32)
+    for e in range(low, high):
+        out[e] = np.float32(0)
+    for b in range(states.shape[0]):
+        x, w, g = states[b], relations[b if relations.shape[0] > 1 else 0], gradient[b]
+        for e in range(low, high):
+            for c in range(message.shape[1]):
+                message[0, c] = np.float32(0)
+            add(x, giver[e], w, kind[e], np.float32(1), message, 0)
+            total = np.float32(0)
+            for c in range(message.shape[1]):
+                total += g[gatherer[e], c] * message[0, c]
+            out[e] += total
 
 
-# One compiled entry for each message, as a function passed as an argument would not be cached on disk.
+# One compiled entry for each combination, as a function passed as an argument would not be cached on disk.
 @kernel
-def _gather_distmult(offsets, giver, kind, weight, states, relations, out):  # type: ignore[no-untyped-def]
-    _gather(_product, offsets, giver, kind, weight, states, relations, out)
-
-
-@kernel
-def _gather_transe(offsets, giver, kind, weight, states, relations, out):  # type: ignore[no-untyped-def]
-    _gather(_sum, offsets, giver, kind, weight, states, relations, out)
+def _gather_product(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    _gather(add_product, offsets, first, second, weight, x, w, out, low, high)
 
 
 @kernel
-def _gather_rotate(offsets, giver, kind, weight, states, relations, out):  # type: ignore[no-untyped-def]
-    _gather(_turn, offsets, giver, kind, weight, states, relations, out)
+def _gather_sum(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    _gather(add_sum, offsets, first, second, weight, x, w, out, low, high)
 
 
 @kernel
-def _scatter_distmult(offsets, giver, kind, weight, states, relations, g, to_x, to_w, to_weight):  # type: ignore[no-untyped-def]
-    _scatter(_product_back, offsets, giver, kind, weight, states, relations, g, to_x, to_w, to_weight)
+def _gather_first(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    _gather(add_first, offsets, first, second, weight, x, w, out, low, high)
 
 
 @kernel
-def _scatter_transe(offsets, giver, kind, weight, states, relations, g, to_x, to_w, to_weight):  # type: ignore[no-untyped-def]
-    _scatter(_sum_back, offsets, giver, kind, weight, states, relations, g, to_x, to_w, to_weight)
+def _gather_turned(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    _gather(add_turned, offsets, first, second, weight, x, w, out, low, high)
 
 
 @kernel
-def _scatter_rotate(offsets, giver, kind, weight, states, relations, g, to_x, to_w, to_weight):  # type: ignore[no-untyped-def]
-    _scatter(_turn_back, offsets, giver, kind, weight, states, relations, g, to_x, to_w, to_weight)
+def _gather_turned_back(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    _gather(add_turned_back, offsets, first, second, weight, x, w, out, low, high)
 
 
-KERNELS: dict[Message, tuple[Callable[..., None], Callable[..., None]]] = {
-    "distmult": (_gather_distmult, _scatter_distmult),
-    "transe": (_gather_transe, _scatter_transe),
-    "rotate": (_gather_rotate, _scatter_rotate),
+@kernel
+def _products_product(gatherer, giver, kind, x, w, g, out, low, high):  # type: ignore[no-untyped-def]
+    _products(add_product, gatherer, giver, kind, x, w, g, out, low, high)
+
+
+@kernel
+def _products_sum(gatherer, giver, kind, x, w, g, out, low, high):  # type: ignore[no-untyped-def]
+    _products(add_sum, gatherer, giver, kind, x, w, g, out, low, high)
+
+
+@kernel
+def _products_turned(gatherer, giver, kind, x, w, g, out, low, high):  # type: ignore[no-untyped-def]
+    _products(add_turned, gatherer, giver, kind, x, w, g, out, low, high)
+
+
+GATHERERS: dict[Combination, Callable[..., None]] = {
+    "product": _gather_product,
+    "sum": _gather_sum,
+    "first": _gather_first,
+    "turned": _gather_turned,
+    "turned back": _gather_turned_back,
+}
+_PRODUCTS: dict[Combination, Callable[..., None]] = {
+    "product": _products_product,
+    "sum": _products_sum,
+    "turned": _products_turned,
 }

@@ -89,7 +89,7 @@ class _GatherProducts(torch.autograd.Function):
 def _for_each_query(run, given: list[Tensor], out: list[Tensor], paths: Paths) -> None:  # type: ignore[no-untyped-def]
     nodes = tuple(side.numpy() for side in (paths.first, paths.middle, paths.offsets, paths.last))
     arrays = [tensor.detach().numpy() for tensor in (*given, *out)]
-    for_each(len(given[0]), lambda i: run(*nodes, *(array[i] for array in arrays)))
+    for_each([(i,) for i in range(len(given[0]))], lambda i: run(*nodes, *(array[i] for array in arrays)))
 
 
 @kernel

@@ -87,12 +87,19 @@ class LearnedGraph:
         return triples, known_answers_of(self.store, triples)
 
     def make_all(self, model: FoundationModel) -> None:
-        """Make now what ``model`` reads of the graph in training and validation, by asking about one of its facts."""
+        """Make now what ``model`` reads of the graph in training and validation, by asking about one of its facts, and
+        the orders of facts that gradients are summed in."""
         head, relation, tail = self.facts.triples[:1].T
         weight = self.facts.mask_without(head, relation, tail)
         with torch.no_grad():
-            model(self.facts, head, relation, weight)
-        _ = self.known, self.validation, self.surroundings
+            if model.ranks == "relations":
+                model.relation_scores(self.facts, head, tail, weight)
+                model.relation_scores(self.facts, head, tail)
+            else:
+                model(self.facts, head, relation, weight)
+                model.relation_states(self.facts, head, relation)
+        edges = self.facts.facts
+        _ = self.known, self.validation, self.surroundings, edges.by_giver, edges.by_kind
 
 
 GraphOf = Callable[[str], LearnedGraph]

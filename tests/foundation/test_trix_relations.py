@@ -14,7 +14,7 @@ from distkg.foundation.hidden import weights_of_meetings
 from distkg.foundation.path_decoder import FactConvolution
 from distkg.foundation.reasoner import Reasoner
 from distkg.foundation.trix_relations import TrixRelations
-from distkg.kernels.message_passing import Edges
+from distkg.kernels.edges import Edges
 
 Fact = tuple[int, int, int]
 FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]

@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
-import textwrap
 
 import pytest
+from fresh_process import run_in_fresh_process
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed")
-
-
-def run_in_fresh_process(program: str, **environment: str) -> None:
-    """Whether Triton interprets or compiles is decided when it is imported."""
-    finished = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        env=os.environ | environment | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
 
 
 def test_interpreted_kernels_are_the_formula() -> None:

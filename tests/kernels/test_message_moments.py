@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distkg.kernels.edges import Edges
 from distkg.kernels.message_moments import propagate_moments, reference_moments
-from distkg.kernels.message_passing import REFERENCES, Edges, Message
+from distkg.kernels.messages import REFERENCES, Message
 
 
 def test_numbers_written_by_hand() -> None:
@@ -50,3 +51,38 @@ def test_they_are_the_plain_form_forward_and_backward(
     (found, gradients), (expected, plain) = results
     for ours, theirs in zip((*found, *gradients), (*expected, *plain), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_broken_number_shows_in_all_of_them() -> None:
+    # Node 0 gathers NaN between two numbers, node 1 a number alone.
+    edges = Edges.of(torch.tensor([0, 0, 0, 1]), torch.zeros(4, dtype=torch.int64), torch.tensor([0, 1, 2, 0]), 3, 1)
+    states = torch.tensor([[[1.0], [torch.nan], [3.0]]])
+    found = propagate_moments(states, torch.ones(1, 1, 1), edges)
+    assert all(part[0, 0].isnan() for part in found)
+    assert [part[0, 1].item() for part in found] == [1.0, 1.0, 1.0, 1.0]
+
+
+def test_of_equal_messages_the_first_edge_gets_the_gradient() -> None:
+    edges = Edges.of(torch.tensor([0, 0, 0]), torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1, 2]), 3, 1)
+    states = torch.tensor([[[2.0], [5.0], [5.0]]], requires_grad=True)
+    found = propagate_moments(states, torch.ones(1, 1, 1), edges)
+    found.largest.sum().backward()
+    assert states.grad is not None
+    assert states.grad.tolist() == [[[0.0], [1.0], [0.0]]]
+
+
+def test_results_are_the_same_bits_again_and_with_any_number_of_threads() -> None:
+    generator = torch.Generator().manual_seed(0)
+    edges = Edges.of(*(torch.randint(most, (600,), generator=generator) for most in (50, 4, 50)), 50, 4)
+    leaves = [torch.randn(shape, generator=generator).requires_grad_() for shape in ((5, 50, 16), (1, 4, 16))]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 1):
+            torch.set_num_threads(threads)
+            moments = propagate_moments(*leaves, edges)
+            total = sum(part.square().sum() for part in moments)
+            assert isinstance(total, torch.Tensor)
+            found.append([*moments, *torch.autograd.grad(total, leaves)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for again in found[1:] for one, other in zip(found[0], again, strict=True))

@@ -7,7 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distkg.kernels.message_passing import REFERENCES, Edges, Message, propagate, reference_propagate
+from distkg.kernels.edges import Edges
+from distkg.kernels.message_passing import propagate, reference_propagate
+from distkg.kernels.messages import REFERENCES, Message
 
 MESSAGES = pytest.mark.parametrize("message", list(REFERENCES))
 
@@ -87,16 +89,40 @@ def test_an_edge_of_weight_0_is_as_if_it_were_not_there() -> None:
     assert torch.equal(propagate(states, relations, edges, weight), propagate(states, relations, rest))
 
 
-def test_threads_change_nothing() -> None:
+def test_an_edge_of_weight_0_is_not_read() -> None:
+    edges = Edges.of(torch.tensor([0, 0]), torch.tensor([0, 1]), torch.tensor([1, 2]), 3, 2)
+    states = torch.tensor([[[1.0], [3.0], [torch.nan]]], requires_grad=True)
+    relations = torch.tensor([[[2.0], [torch.inf]]], requires_grad=True)
+    found = propagate(states, relations, edges, torch.tensor([1.0, 0.0]))
+    found.sum().backward()
+    assert found.tolist() == [[[6.0], [0.0], [0.0]]]
+    assert states.grad is not None
+    assert states.grad.tolist() == [[[0.0], [2.0], [0.0]]]
+    assert relations.grad is not None
+    assert relations.grad.tolist() == [[[3.0], [0.0]]]
+
+
+@MESSAGES
+@pytest.mark.parametrize("batch", [1, 5])
+def test_results_are_the_same_bits_again_and_with_any_number_of_threads(message: Message, batch: int) -> None:
     edges, generator = some_edges(50, 4, 600, 2), torch.Generator().manual_seed(0)
-    states = torch.randn(5, 50, 16, generator=generator).requires_grad_()
-    relations = torch.randn(1, 4, 16, generator=generator).requires_grad_()
+    shapes = (batch, 50, 16), (1, 4, 16), (600,)
+    leaves = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
     before, found = torch.get_num_threads(), []
     try:
-        for threads in (1, 3):
+        for threads in (1, 2, 3, 1):
             torch.set_num_threads(threads)
-            out = propagate(states, relations, edges)
-            found.append([out, *torch.autograd.grad(out.square().sum(), [states, relations])])
+            out = propagate(*leaves[:2], edges, leaves[2], message)
+            found.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert all(torch.equal(one, other) for again in found[1:] for one, other in zip(found[0], again, strict=True))
+
+
+def test_other_dtypes_get_the_plain_form() -> None:
+    edges, generator = some_edges(6, 3, 20, 1), torch.Generator().manual_seed(0)
+    states, relations = (torch.randn(2, size, 8, generator=generator, dtype=torch.float64) for size in (6, 3))
+    weight = torch.rand(20, generator=generator, dtype=torch.float64)
+    found = propagate(states, relations, edges, weight)
+    assert torch.equal(found, reference_propagate(states, relations, edges, weight, "distmult"))
+    assert found.dtype == torch.float64

@@ -1,0 +1,64 @@
+"""The GPU passes over edges: run by Triton's interpreter against the plain form, and compiled for a real GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from fresh_process import run_in_fresh_process
+
+pytestmark = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed")
+
+
+@pytest.mark.parametrize(
+    "checks",
+    [
+        "written_by_hand(); what_is_hidden_or_broken(); the_first_of_equal_ones()",
+        pytest.param("many_edges(); half_precision()", marks=pytest.mark.slow),
+        pytest.param("random_graphs(examples=25)", marks=pytest.mark.slow),
+    ],
+)
+def test_interpreted_passes(checks: str) -> None:
+    run_in_fresh_process(f"from interpreted_messages import *; {checks}", TRITON_INTERPRET="1")
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_a_gpu_that_is_not_here() -> None:
+    """And add nothing atomically, so that results do not depend on the order of programs."""
+    run_in_fresh_process(
+        """
+        import re
+        import triton
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
+        from distkg.kernels import message_moments_triton as moments, message_passing_triton as passes
+        from distkg.kernels.messages import BACK, MESSAGE
+
+        FLOATS = ("first", "second", "weight", "out", "partial", "states", "relations", "gradient", "found",
+                  "to_total", "to_squares", "to_largest", "to_smallest")
+        INTS = ("first_of", "second_of", "target", "hubs", "hub_starts", "gatherer", "giver", "kind", "order",
+                "whose", "by")
+        KINDS = dict.fromkeys(FLOATS, "*fp32") | dict.fromkeys(INTS, "*i32") | {"starts": "*i64"}
+
+        def compiles(kernel, **constants):
+            constants = {"EDGES": 4, "HALF": 32} | constants
+            kinds = KINDS | dict.fromkeys(constants, "constexpr")
+            signature = {name: kinds.get(name, "i32") for name in kernel.arg_names}
+            source = ASTSource(kernel, signature, constants)
+            options = {"num_warps": 1}
+            assembly = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+            assert "ld.global" in assembly and "st.global" in assembly
+            assert not re.search(r"\\s(atom|red)\\.", assembly)
+
+        compiles(passes._join)
+        compiles(moments._join)
+        for how in {*MESSAGE.values(), *BACK.values()}:
+            compiles(passes._gather, HOW=how)
+        for message in MESSAGE:
+            compiles(passes._products, HOW=MESSAGE[message])
+            compiles(moments._gather, HOW=MESSAGE[message])
+            for given in ({}, {"to_total": None, "to_smallest": None}):
+                ways = {"HOW": MESSAGE[message], "BACK": BACK[message], "OF_RELATIONS": bool(given)}
+                compiles(moments._gather_back, **ways, **given)
+        """
+    )
