@@ -212,12 +212,7 @@ def train(
 ) -> None:
     """Train a model, evaluate it on the test split and write a report."""
     settings = _resolved(config, changes, workers)
-    from distkg.training.foundation import check_foundation, is_foundation
-
-    if is_foundation(settings):
-        typer.echo(check_foundation(settings))
-    else:
-        _print_plan(_planned(settings))
+    _print_plan(_planned(settings))
     from distkg.cluster.launch import launch_training
     from distkg.reporting.report import write_report
     from distkg.reporting.tables import metrics_table
@@ -520,8 +515,10 @@ def _print(table: Any) -> None:
 
 
 def _print_plan(plan: Plan) -> None:
-    from distkg.reporting.tables import plan_summary, plan_table
+    from distkg.reporting.tables import graphs_table, plan_summary, plan_table
 
+    if plan.graphs:
+        _print(graphs_table(plan.graphs))
     _print(plan_table(plan))
     typer.echo(plan_summary(plan))
 

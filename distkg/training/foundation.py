@@ -36,13 +36,14 @@ def is_foundation(config: RunConfig) -> bool:
     return config.model.name in MODELS
 
 
-def check_foundation(config: RunConfig) -> str:
-    """What a run of these settings will do, in a line for people.
+def check_foundation(config: RunConfig) -> None:
+    """Raise what a run of these settings would raise on its workers, before any starts.
 
     Raises:
         ConfigError, UnknownNameError: settings that exclude each other, or wrong options.
         StoreError: a graph cannot be opened.
         SourceError: a graph lacks what the negative source needs.
+        ModelFileError: there is no model to go on from.
     """
     chosen = config.negatives
     if config.objective.name not in SAMPLED:
@@ -56,12 +57,7 @@ def check_foundation(config: RunConfig) -> str:
         )
     if chosen.pool.actors:
         raise ConfigError("negatives.pool.actors: a foundation model draws its negatives in the step. Set it to 0")
-    graphs = [LearnedGraph.open(address, config) for address in graphs_of(config)]
-    facts = sum(graph.store.manifest.triples["train"] for graph in graphs)
-    model = start_of(config, graphs)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    learnt = "1 graph" if len(graphs) == 1 else f"{len(graphs)} graphs"
-    return f"{model.name}, {parameters:,} parameters, learns from {learnt} with {facts:,} facts"
+    start_of(config, [LearnedGraph.open(address, config).store.num_relations for address in graphs_of(config)])
 
 
 class FoundationLearner:
@@ -72,7 +68,7 @@ class FoundationLearner:
         graph_of = services.graph_of or partial(LearnedGraph.open, config=config)
         self.graphs = [graph_of(address) for address in graphs_of(config)]
         torch.manual_seed(stream(Purpose.NETWORK, config.train.seed).initial_seed())
-        self.model = start_of(config, self.graphs)
+        self.model = start_of(config, [graph.store.num_relations for graph in self.graphs])
         batches = FoundationBatches(self.graphs, config, ranks)
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
         self._dense = DenseParameters(self.model, config.optimizer, ranks)
@@ -135,12 +131,12 @@ class FoundationLearner:
 def made_graph(address: str, config: RunConfig) -> LearnedGraph:
     """A graph with all that training reads of it made; raises as ``LearnedGraph.open`` and ``start_of``."""
     graph = LearnedGraph.open(address, config)
-    graph.make_all(start_of(config, [graph]))
+    graph.make_all(start_of(config, [graph.store.num_relations]))
     return graph
 
 
-def start_of(config: RunConfig, graphs: Sequence[LearnedGraph]) -> FoundationModel:
-    """The model that training begins with.
+def start_of(config: RunConfig, relations: Sequence[int]) -> FoundationModel:
+    """The model that training begins with, on graphs of so many relations each.
 
     Raises:
         ConfigError: wrong options, or a model to go on from that is another one; several graphs for a model whose
@@ -149,11 +145,11 @@ def start_of(config: RunConfig, graphs: Sequence[LearnedGraph]) -> FoundationMod
     """
     name, options = config.model.name, dict(config.model.options)
     if MODELS[name].knows_relations:
-        if len(graphs) > 1:
+        if len(relations) > 1:
             raise ConfigError(
-                f"data.graphs: {name} has vectors for the relations of one graph; {len(graphs)} are given"
+                f"data.graphs: {name} has vectors for the relations of one graph; {len(relations)} are given"
             )
-        options["relations"] = graphs[0].store.num_relations
+        options["relations"] = relations[0]
     if not config.model.start:
         return make_model(name, options)
     model = load_model(Path(config.model.start))

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from distkg.config import ConfigError, RunConfig
 from distkg.data.known import KnownAnswers
@@ -79,11 +78,11 @@ class LearnedGraph:
         return triples, known_answers_of(self.store, triples)
 
     def make_all(self, model: FoundationModel) -> None:
-        """Make now what ``model`` reads of the graph in training and validation, by asking about one of its facts."""
+        """Make now what ``model`` reads of the graph in training and validation, by a step that asks one fact."""
         head, relation, tail = self.facts.triples[:1].T
         weight = self.facts.mask_without(head, relation, tail)
-        with torch.no_grad():
-            model(self.facts, head, relation, weight)
+        model(self.facts, head, relation, weight).sum().backward()
+        model.zero_grad(set_to_none=True)
         _ = self.known, self.validation
 
 
