@@ -227,6 +227,20 @@ def test_plan_prints_bytes_and_time(store: Path) -> None:
     assert re.search(r"about [\d.]+ m?s per epoch", result.stdout)
 
 
+def test_plan_of_a_foundation_model_lists_its_graphs(store: Path) -> None:
+    options = ["--set", f"data.graphs=[{store}]", "--set", "model.options={width: 8, layers: 2, hidden: 8}"]
+    result = run_cli("plan", "preset:ultra", *options, "--set", "train.time_limit_seconds=600")
+    assert result.exit_code == 0
+    facts = Store.open(str(store)).manifest.triples["train"]
+    assert re.search(rf"300\s+6\s+{facts:,}\s+100\.0%", result.stdout)
+    assert re.search(r"states of a batch\s+[\d.]+ MiB", result.stdout)
+    assert "1.1 k parameters, 500 steps per epoch, about " in result.stdout
+    assert "for 10 epochs; stopped after 10 min 00 s" in result.stdout
+    found = json.loads(run_cli("plan", "preset:ultra", *options, "--json").stdout)
+    assert found["graphs"][0]["facts"] == facts
+    assert found["rows_per_worker"] == 0
+
+
 def test_plan_as_json(store: Path) -> None:
     result = run_cli("plan", "preset:demo", "--set", f"data.store={store}", "--set", "model.dim=64", "--json")
     found = json.loads(result.stdout)

@@ -54,7 +54,9 @@ def planned(config: RunConfig) -> Plan:
 
 
 def show_plan(plan: Plan) -> None:
-    from distkg.reporting.tables import plan_summary, plan_table
+    from distkg.reporting.tables import graphs_table, plan_summary, plan_table
 
+    if plan.graphs:
+        show_table(graphs_table(plan.graphs))
     show_table(plan_table(plan))
     typer.echo(plan_summary(plan))

@@ -26,12 +26,7 @@ def train(
 ) -> None:
     """Train a model, evaluate it on the test split and write a report."""
     settings = resolved(config, changes, workers)
-    from distkg.training.foundation import check_foundation, is_foundation
-
-    if is_foundation(settings):
-        typer.echo(check_foundation(settings))
-    else:
-        show_plan(planned(settings))
+    show_plan(planned(settings))
     from distkg.cluster.launch import launch_training
     from distkg.reporting.report import write_report
     from distkg.reporting.tables import metrics_table

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import ray
 
 from distkg.config import ClusterConfig, PoolConfig, RunConfig
+from distkg.training.foundation import is_foundation
+from distkg.training.machine import memory_limit
 
 TRAIN_SLOT = "train_slot"
 """Custom resource that only train workers take.
@@ -143,11 +145,16 @@ def _start_local(config: RunConfig, runs: int, dashboard: bool) -> None:
         address="local",
         num_cpus=cpus,
         resources={TRAIN_SLOT: runs * config.train.workers},
-        object_store_memory=OBJECT_STORE_BYTES,
+        object_store_memory=object_store_bytes(config),
         include_dashboard=dashboard,
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
+
+
+def object_store_bytes(config: RunConfig) -> int:
+    """Of a Ray of our own: graphs of a foundation model lie there. Memory is taken when something is put into it."""
+    return max(OBJECT_STORE_BYTES, memory_limit() // 4) if is_foundation(config) else OBJECT_STORE_BYTES
 
 
 def _join(address: str) -> None:

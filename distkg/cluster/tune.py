@@ -25,8 +25,9 @@ from distkg.cluster.session import describe_shortage, ray_session, set_driver_en
 from distkg.cluster.study import distributions, make_sampler, quiet
 from distkg.config import ConfigError, RunConfig
 from distkg.data.store import Store
-from distkg.training.plan import plan
-from distkg.training.preflight import memory_per_worker
+from distkg.training.foundation import is_foundation
+from distkg.training.graphs import graphs_of
+from distkg.training.preflight import check_run, open_store
 from distkg.training.run import train_on_rank
 from distkg.training.search_folder import (
     SearchError,
@@ -37,7 +38,6 @@ from distkg.training.search_folder import (
     validations,
 )
 from distkg.training.space import Space, check_space, parameters_of, with_parameters
-from distkg.training.task import check_objective, check_sources
 
 MRR, SHARE = "valid_mrr", "budget_share"
 
@@ -111,27 +111,15 @@ def check_search(config: RunConfig, space: Space, max_concurrent: int = 1) -> No
     Raises:
         ConfigError, StoreError, PlanError, SpaceError: as `launch_search`.
     """
-    if not config.data.store:
-        raise ConfigError("data.store is empty: name a store made by `distkg prepare`, as in --set data.store=stores/x")
-    store = Store.open(config.data.store)
-    if not store.manifest.triples.get("valid"):
+    stores = [Store.open(address) for address in graphs_of(config)] if is_foundation(config) else [open_store(config)]
+    if not any(store.manifest.triples.get("valid") for store in stores):
+        listed = ", ".join(store.address for store in stores)
         raise SearchError(
-            f"a search is led by validation MRR, and the store {config.data.store} has no valid split. "
+            f"a search is led by validation MRR, and there is no valid split in {listed}. "
             "Prepare one with `distkg prepare --split` or `--valid`."
         )
-    check_run(config, store, max_concurrent)
-    check_space(space, config, lambda changed: check_run(changed, store, max_concurrent), "the space")
-
-
-def check_run(config: RunConfig, store: Store, max_concurrent: int = 1) -> None:
-    """Raise what a run of ``config`` would raise at its start: names, settings that exclude each other, memory, and
-    what the graph lacks."""
-    available = memory_per_worker(config)
-    if available is not None and config.cluster.memory_per_worker_gb is None:
-        available //= max_concurrent
-    plan(config, store.manifest, available)
-    check_objective(config)
-    check_sources(config, store)
+    check_run(config, max_concurrent)
+    check_space(space, config, lambda changed: check_run(changed, max_concurrent), "the space")
 
 
 def _silent(trial: Trial) -> None:
@@ -200,7 +188,7 @@ def run_trial(folder: SearchFolder, number: int, max_concurrent: int = 1) -> Non
     (run / "error.txt").unlink(missing_ok=True)
     try:
         config = with_parameters(folder.read_config(), folder.parameters(number))
-        check_run(config, Store.open(config.data.store), max_concurrent)
+        check_run(config, max_concurrent)
         run_on_workers(train_on_rank, config, run, resume=True, listener=Reports(config, run))
     except Exception as error:
         folder.note_failure(number, error)

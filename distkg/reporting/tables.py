@@ -14,7 +14,7 @@ from rich.text import Text
 from distkg.inference.predict import Prediction
 from distkg.negatives.examination import Examination
 from distkg.reporting.quantities import compact, duration, score, size
-from distkg.training.plan import Plan
+from distkg.training.plan import GraphSize, Plan
 
 HITS = ("hits@1", "hits@3", "hits@10")
 METRIC_COLUMNS = ("MRR", "Hits@1", "Hits@3", "Hits@10", "mean\nrank", "MRR\noptim.", "MRR\npessim.", "queries")
@@ -39,7 +39,8 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], title: str = "") -> 
 
 def plan_table(plan: Plan) -> Table:
     """Bytes of a worker by use, largest first, with their sum and what is there."""
-    table = _table(f"Memory per worker ({plan.workers} × {plan.rows_per_worker:,} entity rows)")
+    held = f" × {plan.rows_per_worker:,} entity rows" if plan.rows_per_worker else ""
+    table = _table(f"Memory per worker ({plan.workers}{held})")
     table.add_column("use")
     table.add_column("bytes", justify="right")
     _add_uses(table, "", plan.memory, plan.available)
@@ -48,13 +49,29 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
+def graphs_table(graphs: Sequence[GraphSize]) -> Table:
+    """Graphs that a foundation model learns from, their share of the steps, and what they take on a node."""
+    table, facts = _table("Graphs, once on each node"), sum(graph.facts for graph in graphs)
+    table.add_column("store", overflow="fold")
+    for name in ("entities", "relations", "facts", "of steps", "bytes"):
+        table.add_column(name, justify="right")
+    for graph in graphs:
+        counts = (f"{count:,}" for count in (graph.entities, graph.relations, graph.facts))
+        table.add_row(Text(graph.address), *counts, f"{graph.facts / facts:.1%}", size(graph.bytes))
+    return table
+
+
 def plan_summary(plan: Plan) -> str:
-    """Parameters, steps and the estimate of time, in one line."""
+    """Parameters, steps, the estimate of time and its limit, in one line."""
     text = f"{compact(plan.parameters)} parameters, {plan.steps:,} steps per epoch"
+    limit = "" if plan.time_limit is None else f"; stopped after {duration(plan.time_limit)} (train.time_limit_seconds)"
     if plan.seconds is None or plan.seconds_per_epoch is None:
-        return text
+        return text + limit
     uses = ", ".join(f"{use} {duration(value)}" for use, value in plan.seconds.items() if value >= 0.001)
-    return f"{text}, about {duration(plan.seconds_per_epoch)} per epoch ({uses})"
+    text += f", about {duration(plan.seconds_per_epoch)} per epoch ({uses})"
+    if plan.epochs is not None:
+        text += f", {duration(plan.epochs * plan.seconds_per_epoch)} for {plan.epochs:,} epochs"
+    return text + limit
 
 
 def counts_table(rows: Iterable[tuple[str, int]], title: str = "") -> Table:

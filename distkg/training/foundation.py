@@ -12,6 +12,7 @@ import torch
 
 from distkg.config import ConfigError, RunConfig
 from distkg.data.known import KnownAnswers
+from distkg.data.manifest import Manifest
 from distkg.foundation import MODELS, FoundationModel, load_model, make_model, save_model
 from distkg.foundation.files import MODEL_FOLDER
 from distkg.foundation.reasoner import Reasoner
@@ -37,13 +38,14 @@ def is_foundation(config: RunConfig) -> bool:
     return config.model.name in MODELS
 
 
-def check_foundation(config: RunConfig) -> str:
-    """What a run of these settings will do, in a line for people.
+def check_foundation(config: RunConfig) -> None:
+    """Raise what a run of these settings would raise on its workers, before any starts.
 
     Raises:
         ConfigError, UnknownNameError: settings that exclude each other, or wrong options.
         StoreError: a graph cannot be opened.
         SourceError: a graph lacks what the negative source needs.
+        ModelFileError: there is no model to go on from.
     """
     chosen = config.negatives
     if config.objective.name not in SAMPLED:
@@ -58,12 +60,7 @@ def check_foundation(config: RunConfig) -> str:
         )
     if chosen.pool.actors:
         raise ConfigError("negatives.pool.actors: a foundation model draws its negatives in the step. Set it to 0")
-    graphs = [LearnedGraph.open(address, config) for address in graphs_of(config)]
-    facts = sum(graph.store.manifest.triples["train"] for graph in graphs)
-    model = start_of(config, graphs)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    learnt = "1 graph" if len(graphs) == 1 else f"{len(graphs)} graphs"
-    return f"{model.name}, {parameters:,} parameters, learns from {learnt} with {facts:,} facts"
+    start_of(config, [LearnedGraph.open(address, config).store.manifest for address in graphs_of(config)])
 
 
 def _check_vectors(config: RunConfig) -> None:
@@ -97,7 +94,7 @@ class FoundationLearner:
         if config.negatives.vectors:
             self.graphs[0].source.attach(view_of_run(Path(config.negatives.vectors), self.graphs[0].store))
         torch.manual_seed(stream(Purpose.NETWORK, config.train.seed).initial_seed())
-        self.model = start_of(config, self.graphs)
+        self.model = start_of(config, [graph.store.manifest for graph in self.graphs])
         batches = FoundationBatches(self.graphs, config, ranks)
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
         self._dense = DenseParameters(self.model, config.optimizer, ranks)
@@ -165,12 +162,12 @@ class FoundationLearner:
 def made_graph(address: str, config: RunConfig) -> LearnedGraph:
     """A graph with all that training reads of it made; raises as ``LearnedGraph.open`` and ``start_of``."""
     graph = LearnedGraph.open(address, config)
-    graph.make_all(start_of(config, [graph]))
+    graph.make_all(start_of(config, [graph.store.manifest]))
     return graph
 
 
-def start_of(config: RunConfig, graphs: Sequence[LearnedGraph]) -> FoundationModel:
-    """The model that training begins with.
+def start_of(config: RunConfig, sizes: Sequence[Manifest]) -> FoundationModel:
+    """The model that training begins with, on graphs of these sizes.
 
     Raises:
         ConfigError: wrong options, or a model to go on from that is another one; several graphs for a model whose
@@ -179,13 +176,11 @@ def start_of(config: RunConfig, graphs: Sequence[LearnedGraph]) -> FoundationMod
     """
     name, options = config.model.name, dict(config.model.options)
     if MODELS[name].knows_relations:
-        if len(graphs) > 1:
-            raise ConfigError(
-                f"data.graphs: {name} has vectors for the relations of one graph; {len(graphs)} are given"
-            )
-        options["relations"] = graphs[0].store.num_relations
+        if len(sizes) > 1:
+            raise ConfigError(f"data.graphs: {name} has vectors for the relations of one graph; {len(sizes)} are given")
+        options["relations"] = sizes[0].relations
         if MODELS[name].knows_entities:
-            options["entities"] = graphs[0].store.num_entities
+            options["entities"] = sizes[0].entities
     if not config.model.start:
         return make_model(name, options)
     model = load_model(Path(config.model.start))

@@ -49,16 +49,25 @@ class Asked:
         return self.graph.mask_without(queries.anchor, queries.relation, queries.answer, chosen)
 
 
+def queries_of_rank(config: RunConfig, workers: int) -> int:
+    """Queries that each of so many workers asks in a step."""
+    return max(2, config.train.batch_size // workers)
+
+
+def steps_of_epoch(config: RunConfig, facts: int, workers: int) -> int:
+    """As configured, or as many as ask about every fact once."""
+    return config.train.steps_per_epoch or max(1, round(facts / (queries_of_rank(config, workers) * workers)))
+
+
 class FoundationBatches:
     """Batches as a function of (seed, epoch, step, rank)."""
 
     def __init__(self, graphs: Sequence[LearnedGraph], config: RunConfig, ranks: Ranks) -> None:
         self._graphs, self._ranks, self._seed = graphs, ranks, config.train.seed
-        self._size = max(2, config.train.batch_size // ranks.size)
+        self._size = queries_of_rank(config, ranks.size)
         self._sizes = torch.tensor([graph.store.manifest.triples["train"] for graph in graphs], dtype=torch.float64)
-        asked = self._size * ranks.size
-        self.steps = config.train.steps_per_epoch or max(1, round(float(self._sizes.sum()) / asked))
-        self.triples = self.steps * asked
+        self.steps = steps_of_epoch(config, int(self._sizes.sum()), ranks.size)
+        self.triples = self.steps * self._size * ranks.size
 
     def batch(self, epoch: int, step: int) -> Asked:
         """This rank's."""

@@ -87,19 +87,21 @@ class LearnedGraph:
         return triples, known_answers_of(self.store, triples)
 
     def make_all(self, model: FoundationModel) -> None:
-        """Make now what ``model`` reads of the graph in training and validation, by asking about one of its facts, and
-        the orders of facts that gradients are summed in."""
+        """Make now what ``model`` reads of the graph in training and validation, by a step that asks one fact."""
         head, relation, tail = self.facts.triples[:1].T
         weight = self.facts.mask_without(head, relation, tail)
-        with torch.no_grad():
-            if model.ranks == "relations":
-                model.relation_scores(self.facts, head, tail, weight)
-                model.relation_scores(self.facts, head, tail)
-            else:
-                model(self.facts, head, relation, weight)
-                model.relation_states(self.facts, head, relation)
-        edges = self.facts.facts
-        _ = self.known, self.validation, self.surroundings, edges.by_giver, edges.by_kind
+        if model.ranks == "relations":
+            found = model.relation_scores(self.facts, head, tail, weight)
+        elif self.surroundings is None:
+            found = model(self.facts, head, relation, weight)
+        else:
+            found = model.relation_states(self.facts, head, relation, weight)
+        found.sum().backward()
+        model.zero_grad(set_to_none=True)
+        if model.ranks == "entities":
+            with torch.no_grad():
+                model.relation_states(self.facts, head, relation)  # in validation nothing is hidden
+        _ = self.known, self.validation
 
 
 GraphOf = Callable[[str], LearnedGraph]

@@ -6,7 +6,7 @@ measured on this machine; what else the machine does then is not known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,12 +51,30 @@ class PlanError(ValueError):
 
 
 @dataclass(frozen=True)
+class GraphSize:
+    """A graph that a foundation model learns from.
+
+    Attributes:
+        address: of its store.
+        entities, relations, facts: how many, relations without inverses, facts for training.
+        bytes: of what is made of it.
+    """
+
+    address: str
+    entities: int
+    relations: int
+    facts: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """Bytes and seconds of a run.
 
     Attributes:
         workers: number of workers.
-        rows_per_worker: entity rows of the largest shard, with the fewest workers where the run is elastic.
+        rows_per_worker: entity rows of the largest shard, with the fewest workers where the run is elastic; 0 of a
+            foundation model, which has none.
         memory: bytes per worker, by use.
         gpu_memory: bytes of GPU memory per worker, by use; empty for a run on CPUs.
         available: bytes that a worker may use; None where that is not known.
@@ -64,6 +82,9 @@ class Plan:
         steps: steps per epoch.
         seconds: estimated seconds per epoch, by use; None where no machine was measured.
         parameters: floats of the model over all workers.
+        graphs: of a foundation model.
+        epochs: how many the run has; None where that is not known.
+        time_limit: seconds after which it stops; None where it does not.
     """
 
     workers: int
@@ -75,6 +96,9 @@ class Plan:
     steps: int
     seconds: dict[str, float] | None
     parameters: int
+    graphs: tuple[GraphSize, ...] = ()
+    epochs: int | None = None
+    time_limit: float | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -127,6 +151,19 @@ def plan(
     return result
 
 
+def refusal(
+    config: RunConfig,
+    refused: Plan,
+    changes: Sequence[tuple[str, Any]],
+    again: Callable[[RunConfig], Plan],
+) -> str:
+    """Why a plan is refused, and which of some changes (dotted key, value) would help, as planned ``again``."""
+    host = _shortage("memory", refused.memory, refused.available)
+    gpu = _shortage("GPU memory", refused.gpu_memory, refused.gpu_available)
+    knobs = _knobs(config, refused, changes, again)
+    return "\n".join([*host, *gpu, *(["What would help:", *knobs] if knobs else [])])
+
+
 def count_distinct_queries(batches: Iterable[np.ndarray], relations: int) -> int:
     """Distinct (anchor, relation) over both directions of int [n, 3] batches of triples."""
     keys = np.empty(0, np.int64)
@@ -147,7 +184,7 @@ def _plan(
 ) -> Plan:
     with torch.device("meta"):
         scorer = make_scorer(config.model)
-    steps, fewest = _steps(config, counts, distinct), _with_fewest_workers(config)
+    steps, fewest = _steps(config, counts, distinct), with_fewest_workers(config)
     uses = footprint(fewest, counts, scorer)
     moved = ON_DEVICE if config.cluster.gpus_per_worker > 0 else frozenset()
     return Plan(
@@ -160,10 +197,12 @@ def _plan(
         steps=steps,
         seconds=None if machine is None else _seconds(config, counts, scorer, steps, machine),
         parameters=counts.entities * scorer.entity_width + relation_floats(config, counts, scorer),
+        epochs=config.train.epochs,
+        time_limit=config.train.time_limit_seconds,
     )
 
 
-def _with_fewest_workers(config: RunConfig) -> RunConfig:
+def with_fewest_workers(config: RunConfig) -> RunConfig:
     """The configuration of an elastic run that has lost all the workers that it can do without."""
     fewest = config.model_copy(deep=True)
     fewest.train.workers = min(config.cluster.min_workers or config.train.workers, config.train.workers)
@@ -205,10 +244,10 @@ def _computes_scores_again(config: RunConfig, rows: int) -> bool:
 
 
 def _refusal(config: RunConfig, counts: GraphCounts, refused: Plan) -> str:
-    host = _shortage("memory", refused.memory, refused.available)
-    gpu = _shortage("GPU memory", refused.gpu_memory, refused.gpu_available)
-    knobs = _knobs(config, counts, refused)
-    return "\n".join([*host, *gpu, *(["What would help:", *knobs] if knobs else [])])
+    def again(changed: RunConfig) -> Plan:
+        return _plan(changed, counts, refused.available, refused.gpu_available, None, None)
+
+    return refusal(config, refused, _changes(config, counts), again)
 
 
 def _shortage(kind: str, uses: dict[str, int], available: int | None) -> list[str]:
@@ -220,14 +259,16 @@ def _shortage(kind: str, uses: dict[str, int], available: int | None) -> list[st
     return [f"this run needs {_gib(total)} of {kind} per worker and {_gib(available)} are there: {parts}."]
 
 
-def _knobs(config: RunConfig, counts: GraphCounts, refused: Plan) -> list[str]:
+def _knobs(
+    config: RunConfig, refused: Plan, changes: Sequence[tuple[str, Any]], again: Callable[[RunConfig], Plan]
+) -> list[str]:
     lines = []
-    for key, value in _changes(config, counts):
+    for key, value in changes:
         changed = config.model_copy(deep=True)
         section, name = key.split(".")
         setattr(getattr(changed, section), name, value)
         try:
-            found = _plan(changed, counts, refused.available, refused.gpu_available, None, None)
+            found = again(changed)
         except ConfigError:
             continue
         before, after = refused.total_bytes + refused.gpu_bytes, found.total_bytes + found.gpu_bytes

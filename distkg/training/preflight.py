@@ -11,6 +11,8 @@ import torch
 from distkg.config import ConfigError, RunConfig
 from distkg.data.store import Store
 from distkg.training.footprint import asks_distinct_queries
+from distkg.training.foundation import is_foundation
+from distkg.training.foundation_plan import plan_foundation
 from distkg.training.machine import Machine, measure, memory_limit
 from distkg.training.plan import Plan, count_distinct_queries, plan
 from distkg.training.task import check_objective, check_sources
@@ -19,17 +21,20 @@ COUNTED_TRIPLES = 5_000_000  # above this, distinct queries are not counted, and
 
 
 def plan_run(config: RunConfig) -> Plan:
-    """Plan ``config`` on the graph that it names, with rates measured here in half a second.
+    """Plan ``config`` on the graphs that it names, with rates measured here in half a second.
 
     Raises:
-        ConfigError, UnknownNameError: ``data.store`` is empty, or as `check_objective`.
-        StoreError: the store cannot be opened.
-        SourceError: the graph lacks what the negative source needs.
+        ConfigError, UnknownNameError: no graph is named, or as `check_objective` or `check_foundation`.
+        StoreError: a store cannot be opened.
+        SourceError: a graph lacks what the negative source needs.
         PlanError: the run does not fit.
     """
-    if not config.data.store:
-        raise ConfigError("data.store is empty: name a store made by `distkg prepare`, as in --set data.store=stores/x")
-    store = Store.open(config.data.store)
+    if is_foundation(config):
+        with _threads(_worker_threads(config)):
+            return plan_foundation(
+                config, memory_per_worker(config), workers_of_node=_workers_here(config), slowdown=_crowding(config)
+            )
+    store = open_store(config)
     check_objective(config)
     check_sources(config, store)
     distinct = None
@@ -43,6 +48,36 @@ def plan_run(config: RunConfig) -> Plan:
         gpu_available=gpu_memory_per_worker(config),
         distinct_queries=distinct,
     )
+
+
+def check_run(config: RunConfig, at_once: int = 1) -> None:
+    """Raise what a run of ``config``, one of some ``at_once``, would raise at its start; nothing is measured.
+
+    Raises:
+        ConfigError, UnknownNameError, StoreError, SourceError, PlanError: as `plan_run`.
+    """
+    available = memory_per_worker(config)
+    if available is not None and config.cluster.memory_per_worker_gb is None:
+        available //= at_once
+    if is_foundation(config):
+        plan_foundation(config, available, workers_of_node=_workers_here(config))
+        return
+    store = open_store(config)
+    plan(config, store.manifest, available)
+    check_objective(config)
+    check_sources(config, store)
+
+
+def open_store(config: RunConfig) -> Store:
+    """The graph of a run of embeddings.
+
+    Raises:
+        ConfigError: ``data.store`` is empty.
+        StoreError: it cannot be opened.
+    """
+    if not config.data.store:
+        raise ConfigError("data.store is empty: name a store made by `distkg prepare`, as in --set data.store=stores/x")
+    return Store.open(config.data.store)
 
 
 def memory_per_worker(config: RunConfig) -> int | None:
@@ -62,18 +97,29 @@ def gpu_memory_per_worker(config: RunConfig) -> int | None:
 
 def worker_machine(config: RunConfig) -> Machine:
     """Rates of one worker, taking this machine for a sample of the ones that will do the work."""
-    threads = max(1, int(config.cluster.cpus_per_worker))
     device = "cuda" if config.cluster.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu"
-    with _threads(threads):
+    with _threads(_worker_threads(config)):
         machine = measure(device)
-    here = 1 if joins_cluster(config) else config.train.workers
-    return machine.shared_by(here * threads / (os.cpu_count() or 1))
+    return machine.shared_by(_crowding(config))
 
 
 def joins_cluster(config: RunConfig) -> bool:
     """Whether the run goes to a cluster that is already there, on machines that may differ from this one."""
     address = config.cluster.address
     return bool(os.environ.get("RAY_ADDRESS")) if address is None else address != "local"
+
+
+def _worker_threads(config: RunConfig) -> int:
+    return max(1, int(config.cluster.cpus_per_worker))
+
+
+def _workers_here(config: RunConfig) -> int:
+    return 1 if joins_cluster(config) else config.train.workers
+
+
+def _crowding(config: RunConfig) -> float:
+    """How many threads compete for a core of this machine."""
+    return max(1.0, _workers_here(config) * _worker_threads(config) / (os.cpu_count() or 1))
 
 
 @contextmanager

@@ -22,6 +22,13 @@ def test_without_a_cluster_ray_starts_here() -> None:
     assert resolve_address(ClusterConfig()) == "local"
 
 
+def test_graphs_of_foundation_models_need_a_larger_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "memory_limit", lambda: 40 << 30)
+    assert session.object_store_bytes(RunConfig()) == 256 << 20
+    ultra = RunConfig.model_validate({"model": {"name": "ultra"}})
+    assert session.object_store_bytes(ultra) == 10 << 30
+
+
 def test_a_job_joins_its_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert resolve_address(ClusterConfig()) == "auto"

@@ -220,10 +220,30 @@ def test_a_search_is_checked_before_it_starts(store: str, tmp_path: Path) -> Non
         tune.check_search(config(store, cluster={"memory_per_worker_gb": 0.001}), SPACE)
 
 
+def test_a_search_over_a_foundation_model_is_checked_on_all_its_graphs(store: str, tmp_path: Path) -> None:
+    generate(str(tmp_path / "other"), entities=50, relations=3, triples=200, seed=2)
+    (tmp_path / "facts.tsv").write_text("a\tr\tb\nb\tr\tc\nc\tr\ta\n")
+    blind = prepare(str(tmp_path / "facts.tsv"), str(tmp_path / "blind"), split=(1.0, 0.0, 0.0)).store
+    pretraining = {
+        "data": {"graphs": [store, str(tmp_path / "other"), blind]},
+        "model": {"name": "ultra", "options": {"width": 8, "layers": 2, "hidden": 8}},
+        "objective": {"name": "self_adversarial", "margin": 0.0},
+    }
+    space = parse_space({"model.options.width": {"choice": [8, 16]}, "negatives.count": {"choice": [8, 32]}}, "s")
+    tune.check_search(config(**pretraining), space)
+    wrong = parse_space({"model.options.layers": {"choice": [2, 0]}}, "s")
+    with pytest.raises(SpaceError, match=r"the space offers 0, with which no run can start"):
+        tune.check_search(config(**pretraining), wrong)
+    with pytest.raises(SearchError, match=r"there is no valid split in .*blind"):
+        tune.check_search(config(**{**pretraining, "data": {"graphs": [blind]}}), space)
+    with pytest.raises(ConfigError, match=r"^data\.graphs is empty"):
+        tune.check_search(config(**{**pretraining, "data": {}}), space)
+
+
 def test_a_store_without_a_valid_split_is_refused(tmp_path: Path) -> None:
     (tmp_path / "facts.tsv").write_text("a\tr\tb\nb\tr\tc\nc\tr\ta\n")
     prepare(str(tmp_path / "facts.tsv"), str(tmp_path / "store"), split=(1.0, 0.0, 0.0))
-    with pytest.raises(SearchError, match=r"led by validation MRR, and the store .* has no valid split"):
+    with pytest.raises(SearchError, match=r"led by validation MRR, and there is no valid split in .*store"):
         tune.check_search(config(str(tmp_path / "store")), SPACE)
 
 

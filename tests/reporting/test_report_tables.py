@@ -5,8 +5,16 @@ from rich.console import Console
 from rich.table import Table
 
 from distkg.inference.predict import Prediction
-from distkg.reporting.tables import counts_table, metrics_table, plan_summary, plan_table, predictions_table, text_table
-from distkg.training.plan import Plan
+from distkg.reporting.tables import (
+    counts_table,
+    graphs_table,
+    metrics_table,
+    plan_summary,
+    plan_table,
+    predictions_table,
+    text_table,
+)
+from distkg.training.plan import GraphSize, Plan
 
 PLAN = Plan(
     workers=2,
@@ -64,6 +72,23 @@ def test_a_plan_in_one_line() -> None:
         "3.8 M parameters, 1,200 steps per epoch, about 1 min 10 s per epoch (compute 1 min 02 s, exchange 8.5 s)"
     )
     assert plan_summary(PLAN) == expected
+    limited = replace(PLAN, epochs=100, time_limit=600.0)
+    end = ", 1 h 57 min for 100 epochs; stopped after 10 min 00 s (train.time_limit_seconds)"
+    assert plan_summary(limited) == expected + end
+    untimed = replace(limited, seconds=None)
+    assert plan_summary(untimed) == (
+        "3.8 M parameters, 1,200 steps per epoch; stopped after 10 min 00 s (train.time_limit_seconds)"
+    )
+
+
+def test_a_plan_of_a_foundation_model_lists_its_graphs() -> None:
+    graphs = (GraphSize("stores/umls", 135, 46, 5216, 3 << 20), GraphSize("stores/fb", 14541, 237, 15648, 5 << 20))
+    assert shown(graphs_table(graphs))[2:] == [
+        ["stores/umls", "135", "46", "5,216", "25.0%", "3.0", "MiB"],
+        ["stores/fb", "14,541", "237", "15,648", "75.0%", "5.0", "MiB"],
+    ]
+    rows = shown(plan_table(replace(PLAN, rows_per_worker=0, graphs=graphs)))
+    assert rows[0] == ["Memory", "per", "worker", "(2)"]
 
 
 def test_predictions_point_at_the_answer_that_was_held_out() -> None:

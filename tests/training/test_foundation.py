@@ -180,7 +180,7 @@ def test_dans_makes_negatives_with_the_vectors_of_another_run(stores: list[str],
     train(Ranks.single(), RunConfig.model_validate({"data": {"store": stores[0]}, **small}), str(tmp_path / "e"), False)
     options = {"source": "dans", "count": 4, "vectors": str(tmp_path / "e")}
     settings = config(stores[:1], negatives=options, train={"epochs": 1, "steps_per_epoch": 3})
-    assert "learns from 1 graph" in check_foundation(settings)
+    check_foundation(settings)
     learner = FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, 1))
     made_of = FoundationBatches(learner.graphs, settings, Ranks.single())
     made = negatives_for(made_of.batch(0, 0), torch.empty(0), 4, Moment()).made

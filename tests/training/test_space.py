@@ -190,10 +190,11 @@ def test_the_base_is_a_point_of_the_space_where_all_its_values_are() -> None:
 
 
 def test_spaces_that_come_with_distkg_are_read_by_name_and_fit_their_presets() -> None:
-    assert space_names() == ["hale"]
+    assert space_names() == ["hale", "ultra"]
+    assert parameters_of(load_config("preset:ultra"), read_space("preset:ultra")) is not None
     space = read_space("preset:hale")
     assert space["objective.query_share"] == Choice((0.05, 0.1, 0.2))
     for name in ("hale_wn18rr", "hale_fb15k237", "hale_codex_s"):
         assert parameters_of(load_config(f"preset:{name}"), space) is not None
-    with pytest.raises(SpaceError, match=r"there is no space 'preset:hail'\. Known: hale"):
+    with pytest.raises(SpaceError, match=r"there is no space 'preset:hail'\. Known: hale, ultra"):
         read_space("preset:hail")

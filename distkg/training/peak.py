@@ -1,0 +1,50 @@
+"""The most memory that tensors take at once while something is computed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Bytes of the tensors that ``work`` makes, of all that live at the same time, at most; on any device."""
+    with _Living() as living:
+        work()
+    return living.most
+
+
+class _Living(TorchDispatchMode):
+    """Follows the storages of what operations return, until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = self._now = 0
+        self._known: dict[int, weakref.finalize[..., Any]] = {}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        before = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        found = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(found):
+            if isinstance(leaf, Tensor):
+                self._see(leaf, before)
+        return found
+
+    def _see(self, tensor: Tensor, before: set[int]) -> None:
+        storage = tensor.untyped_storage()
+        if id(storage) in self._known or id(storage) in before:
+            return
+        size = storage.nbytes()
+        self._now += size
+        self.most = max(self.most, self._now)
+        self._known[id(storage)] = weakref.finalize(storage, self._forget, id(storage), size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._now -= size
+        self._known.pop(key, None)
