@@ -219,6 +219,8 @@ def train(
 
     result = launch_training(settings, run, resume=resume)
     _print(metrics_table(result["metrics"], "Filtered ranks among all entities"))
+    if result.get("by_graph"):
+        _print(metrics_table({row["graph"]: row for row in result["by_graph"]}, "By graph, on test"))
     typer.echo(f"report: {write_report(run)}")
 
 
