@@ -47,6 +47,7 @@ def _grid(run: RunRecord) -> str:
         sections.hits_curve,
         sections.learning_rate,
         sections.by_group,
+        sections.by_graph,
         sections.by_relation,
         sections.negatives,
         sections.throughput,

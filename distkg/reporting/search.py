@@ -16,6 +16,7 @@ from distkg.reporting.html import GAP, Cell, Content
 from distkg.reporting.page import page, write_page
 from distkg.reporting.quantities import compact, duration, score
 from distkg.reporting.run_record import RunError, as_text, read_run
+from distkg.reporting.sections import graphs_named
 from distkg.reporting.svg import STYLES, Axis, Series, line_chart, scatter
 from distkg.reporting.tables import text_table
 from distkg.training.search_folder import SearchFolder, Trial, best_trial, differences
@@ -99,7 +100,8 @@ def render(record: SearchRecord, importance: Mapping[str, float]) -> str:
     """The page as a string; ``importance`` by key, most important first."""
     name = record.folder.resolve().name
     config = record.config
-    subject = [config.model.name, config.objective.name, config.data.store, _keys(record)]
+    graphs = graphs_named(config.data.store, config.data.graphs)
+    subject = [config.model.name, config.objective.name, graphs, _keys(record)]
     ended = html.badge(f"{len(record.trials)} trials", done=record.best is not None)
     parts = (
         _best_configuration(record),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from distkg.foundation import MODELS
 from distkg.reporting import html
 from distkg.reporting.curves import EPOCH, LOSS, VALID_MRR, by_epoch, by_wall_time
 from distkg.reporting.quantities import compact, decimal_size, duration, score
@@ -14,15 +15,30 @@ HITS = ("hits@1", "hits@3", "hits@10")
 PARTS = ("data", "exchange", "compute", "optimizer")
 BANDS = ("hardest", "hard", "easy", "easiest")
 FILLED_IN = ("late", "old", "broken", "refused")
-SHOWN_WORKERS = 64
+SHOWN_WORKERS, SHOWN_GRAPHS = 64, 4
 
 
 def subject(run: RunRecord) -> list[str]:
     """What was trained on what, as its configuration names it."""
     model, data = run.config.get("model", {}), run.config.get("data", {})
-    dim = f"{model['dim']} dimensions" if "dim" in model else None
-    parts = (model.get("name"), dim, run.config.get("objective", {}).get("name"), data.get("store"))
+    dim = f"{model['dim']} dimensions" if "dim" in model and model.get("name") not in MODELS else None
+    graphs = graphs_named(data.get("store"), data.get("graphs"))
+    parts = (model.get("name"), dim, run.config.get("objective", {}).get("name"), graphs)
     return [str(part) for part in parts if part]
+
+
+def graphs_named(store: Any, graphs: Any) -> str:
+    """The graphs of a configuration, in few words.
+
+    >>> graphs_named("stores/umls", []), graphs_named("", ["stores/umls", "/data/family/"])
+    ('stores/umls', 'umls, family')
+    >>> graphs_named("", ["a", "b", "c", "d", "e"])
+    '5 graphs'
+    """
+    if not isinstance(graphs, list) or not graphs:
+        return str(store or "")
+    names = [str(address).rstrip("/").rsplit("/", 1)[-1] for address in graphs]
+    return ", ".join(names) if len(names) <= SHOWN_GRAPHS else f"{len(names)} graphs"
 
 
 def damage(run: RunRecord) -> list[str]:
@@ -129,9 +145,30 @@ def _total(run: RunRecord, key: str) -> int:
     return int(sum(value for _, value in run.column(key, "epoch")))
 
 
+def by_graph(run: RunRecord) -> str:
+    """One row a graph that a foundation model learned from; a click on a heading sorts."""
+    found = run.result.get("graph")
+    sizes = {row["graph"]: row for row in _rows(found.get("graphs") if isinstance(found, dict) else None, "graph")}
+    metrics = {row["graph"]: row for row in _rows(run.result.get("by_graph"), "graph")}
+    counted, keys = ("entities", "relations", "facts"), ("queries", "mrr", *HITS)
+    rows = [
+        [str(name), *(_value(sizes.get(name, {}).get(key)) for key in counted)]
+        + [_value(metrics.get(name, {}).get(key)) for key in keys]
+        for name in {**sizes, **metrics}
+    ]
+    header = ["Graph", "Entities", "Relations", "Facts", "Queries", "MRR", *(key.capitalize() for key in HITS)]
+    whole = counts(found) if isinstance(found, dict) else ""
+    note = f"Ranks on the test split, of which the metrics above are means over graphs. {whole}"
+    return html.card("By graph", html.table(header, rows, sortable=True), note, wide=True)
+
+
+def _rows(rows: Any, key: str) -> list[dict[str, Any]]:
+    return [row for row in rows if isinstance(row, dict) and key in row] if isinstance(rows, list) else []
+
+
 def by_relation(run: RunRecord) -> str:
     """One row a relation, most frequent first; a click on a heading sorts."""
-    rows = [row for row in run.result.get("by_relation", []) if isinstance(row, dict) and "relation" in row]
+    rows = _rows(run.result.get("by_relation"), "relation")
     rows.sort(key=lambda row: -(number(row.get("queries")) or 0))
     numbers = {"queries": "Queries", "mrr": "MRR", "mrr_tail": "tails", "mrr_head": "heads", "hits@10": "Hits@10"}
     shown = {key: name for key, name in numbers.items() if any(key in row for row in rows)}

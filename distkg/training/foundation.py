@@ -24,7 +24,7 @@ from distkg.training.dense import DenseParameters
 from distkg.training.foundation_batches import FoundationBatches
 from distkg.training.foundation_loop import FoundationLoop
 from distkg.training.graphs import LearnedGraph, graphs_of
-from distkg.training.metrics import evaluate_ranks, ranking_metrics
+from distkg.training.metrics import Metrics, evaluate_ranks, ranking_metrics
 from distkg.training.randomness import Purpose, stream
 from distkg.training.ranking import rank_by_scores
 from distkg.training.record import Record
@@ -120,7 +120,7 @@ class FoundationLearner:
             for graph in self.graphs
             if graph.validation is not None
         ]
-        return {name: float(np.mean([each[name] for each in found])) for name in found[0]} if found else None
+        return over_graphs(found) if found else None
 
     def evaluate(self) -> dict[str, dict[str, Any]]:
         """Splits with means over graphs as ``metrics``, and those of each graph as ``by_graph``."""
@@ -130,9 +130,8 @@ class FoundationLearner:
             if not graphs:
                 continue
             each = [self._metrics(graph, split) for graph in graphs]
-            means = {name: float(np.mean([metrics[name] for metrics in each])) for name in each[0]}
             by_graph = [{"graph": graph.name, **metrics} for graph, metrics in zip(graphs, each, strict=True)]
-            found[split] = {"metrics": means, "by_graph": by_graph}
+            found[split] = {"metrics": over_graphs(each), "by_graph": by_graph}
         return found
 
     def _metrics(self, graph: LearnedGraph, split: str) -> dict[str, float]:
@@ -155,8 +154,17 @@ class FoundationLearner:
             "entities": sum(each.entities for each in counts),
             "relations": sum(each.relations for each in counts),
             "triples": {split: sum(each.triples.get(split, 0) for each in counts) for split in splits},
-            "graphs": [graph.name for graph in self.graphs],
+            "graphs": [
+                {"graph": graph.name, "entities": n.entities, "relations": n.relations, "facts": n.triples["train"]}
+                for graph, n in zip(self.graphs, counts, strict=True)
+            ],
         }
+
+
+def over_graphs(metrics: Sequence[Metrics]) -> Metrics:
+    """Means of the metrics of graphs, whatever their sizes; of ``queries`` the sum."""
+    means = {name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]}
+    return {**means, "queries": sum(each["queries"] for each in metrics)}
 
 
 def made_graph(address: str, config: RunConfig) -> LearnedGraph:

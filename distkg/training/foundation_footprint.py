@@ -135,10 +135,12 @@ def some_part(
     return surroundings.of(torch.cat([anchor, drawn.flatten()]), seed=0), drawn
 
 
-def seconds_of_query(model: FoundationModel, graph: KnowledgeGraph, work: Work) -> float:
-    """Of a step, where torch's threads share many; what else the machine does meanwhile is not counted."""
+def seconds_of_query(model: FoundationModel, graph: KnowledgeGraph, work: Work, queries: int | None = None) -> float:
+    """Of a step with so many ``queries``, by default one for each of torch's threads, which share them; what else the
+    machine does meanwhile is not counted."""
     threads = torch.get_num_threads()
+    count = queries or threads
     work(model, graph, *_queries(1, graph))  # compiles, and makes what is made once
     start = time.process_time()
-    work(model, graph, *_queries(threads, graph))
-    return (time.process_time() - start) / threads**2
+    work(model, graph, *_queries(count, graph))
+    return (time.process_time() - start) / (count * threads)

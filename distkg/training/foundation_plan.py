@@ -59,7 +59,7 @@ def _planned(config: RunConfig, available: int | None, workers_of_node: int, slo
     _refuse_too_large(config, stores, found)
     sizes = [_size(store, _bytes_of(store.address, _what_is_made(config))) for store in stores]
     shared = -(-sum(size.bytes for size in sizes) // workers_of_node)
-    edges = EDGE_SHARE * max(size.bytes for size in sizes)
+    edges = 0 if config.data.fanouts else EDGE_SHARE * max(size.bytes for size in sizes)
     found = replace(found, graphs=tuple(sizes), memory={**found.memory, GRAPHS: shared, EDGES: edges})
     _refuse_too_large(config, stores, found)
     return (
@@ -169,8 +169,12 @@ def _seconds(config: RunConfig, stores: Sequence[Store], found: Plan) -> float:
     """Of an epoch: the largest graph is asked, the others take time in proportion to their facts."""
     largest = max(stores, key=lambda store: store.manifest.triples["train"])
     graph, negatives = _made(largest.address, _what_is_made(config)), config.negatives.count
-    work = training_step(negatives) if graph.surroundings is None else sampled_step(negatives, graph.surroundings)
-    query = seconds_of_query(start_of(config, [largest.manifest]), graph.facts, work)
+    model = start_of(config, [largest.manifest])
+    if graph.surroundings is None:
+        query = seconds_of_query(model, graph.facts, training_step(negatives))
+    else:  # every query of a batch goes over what is around all of them
+        work = sampled_step(negatives, graph.surroundings)
+        query = seconds_of_query(model, graph.facts, work, queries_of_rank(config, config.train.workers))
     facts = [store.manifest.triples["train"] for store in stores]
     mean = sum(count * count for count in facts) / sum(facts)  # graphs are drawn in proportion to their facts
     return found.steps * queries_of_rank(config, config.train.workers) * query * mean / max(facts)

@@ -47,6 +47,33 @@ def test_relations_show_both_sides_where_they_are_known(tmp_path: Path) -> None:
     assert text.index("0.6250") < text.index("0.3750")
 
 
+def test_graphs_of_a_foundation_model_have_a_row_each(tmp_path: Path) -> None:
+    rows = [
+        {"graph": "stores/umls", "mrr": 0.625, "hits@1": 0.5, "hits@3": 0.75, "hits@10": 0.875, "queries": 1322},
+        {"graph": "stores/family", "mrr": 0.25, "hits@1": 0.125, "hits@3": 0.375, "hits@10": 0.5, "queries": 5670},
+    ]
+    sizes = [
+        {"graph": "stores/umls", "entities": 135, "relations": 46, "facts": 5216},
+        {"graph": "stores/family", "entities": 3007, "relations": 12, "facts": 23483},
+    ]
+    graph = {"entities": 3142, "relations": 58, "triples": {"train": 28699}, "graphs": sizes}
+    result = {key: RESULT[key] for key in ("metrics", "train", "versions")} | {"by_graph": rows, "graph": graph}
+    config = {"data": {"graphs": ["stores/umls", "stores/family"]}, "model": {"name": "ultra", "dim": 256}}
+    page = page_of(make_run(tmp_path, lines=metric_lines(), result=result, config=config))
+    assert "By graph" in page.words
+    assert "ultra · umls, family" in page.text
+    assert "dimensions" not in page.text
+    assert "3,142 entities, 58 relations; triples: 28,699 train." in page.text
+    shown = page.text[page.text.index("stores/umls") :]
+    assert shown.startswith("stores/umls 135 46 5,216 1,322 0.6250 0.5000 0.7500 0.8750")
+    assert "stores/family 3,007 12 23,483 5,670 0.2500 0.1250 0.3750 0.5000" in shown
+    assert "Loss by epoch" in page.words
+    assert "By relation" not in page.words
+    # A split without test triples leaves sizes alone.
+    bare = {key: value for key, value in result.items() if key != "by_graph"}
+    assert "stores/umls 135 46 5,216" in page_of(make_run(tmp_path / "bare", lines=[], result=bare)).text
+
+
 def test_the_page_asks_for_nothing_from_elsewhere(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path, lines=metric_lines(), result=RESULT))
     addresses = [attrs[key] for _, attrs in page.elements for key in ("src", "href") if key in attrs]

@@ -14,9 +14,11 @@ from distributed import run_ranks
 
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
+from distkg.data.store import Store
 from distkg.negatives import Moment, Negatives, NegativeSource, Queries
 from distkg.negatives.base import Made, SourceOptions
 from distkg.objectives import SAMPLED
+from distkg.reporting.report import write_report
 from distkg.sharding.ranks import Ranks
 from distkg.training.foundation import FoundationLearner, check_foundation
 from distkg.training.foundation_batches import FoundationBatches, negatives_for
@@ -222,6 +224,11 @@ def test_it_learns_and_reports_each_graph(stores: list[str], tmp_path: Path) -> 
     by_graph = result["by_graph"]
     assert [Path(each["graph"]).name for each in by_graph] == ["small", "large"]
     assert result["metrics"]["test"]["mrr"] == pytest.approx(sum(each["mrr"] for each in by_graph) / 2)
+    assert result["metrics"]["test"]["queries"] == sum(each["queries"] for each in by_graph)
+    manifests = [Store.open(store).manifest for store in stores]
+    assert [each["facts"] for each in result["graph"]["graphs"]] == [each.triples["train"] for each in manifests]
+    page = write_report(tmp_path).read_text()
+    assert all(title in page for title in ("By graph", "Loss by epoch", "Validation MRR by epoch"))
 
 
 def weights_after(ranks: Ranks, settings: RunConfig, run: str) -> tuple[float, dict[str, Any]]:
