@@ -18,7 +18,8 @@ class Reasoner:
 
     @torch.no_grad()
     def scores(self, queries: np.ndarray) -> Tensor:
-        """Scores of all entities: float32 [b, N] of queries int [b, 2], anchor and relation in [0, 2R)."""
-        anchor, relation = torch.from_numpy(queries.astype(np.int64)).unbind(1)
+        """Scores of all entities, on the model's device: float32 [b, N] of queries int [b, 2], anchor and relation in
+        [0, 2R)."""
+        anchor, relation = torch.from_numpy(queries.astype(np.int64)).to(self.model.device).unbind(1)
         scores: Tensor = self.model(self.graph, anchor, relation)
         return scores

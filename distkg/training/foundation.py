@@ -133,7 +133,7 @@ class Asked:
     Attributes:
         learned: the graph whose facts they are.
         queries: with their answers, b of them.
-        weight: float32 [E] of the graph's facts, 0 where hidden.
+        weight: float32 [E] of the graph's facts, on the model's device, 0 where hidden.
         generator: what else falls by lot in this step.
     """
 
@@ -165,7 +165,8 @@ class FoundationBatches:
         graph = learned.facts
         chosen = torch.randint(len(graph.triples), (self._size,), generator=generator)
         queries = both_ways(graph.triples[chosen], graph.relations)
-        weight = graph.mask_without(queries.anchor, queries.relation, queries.answer)
+        device = self._ranks.device
+        weight = graph.mask_without(*(side.to(device) for side in (queries.anchor, queries.relation, queries.answer)))
         return Asked(learned, queries, weight, generator)
 
 
@@ -174,7 +175,8 @@ def negatives_for(asked: Asked, states: Tensor, count: int, moment: Moment) -> N
     source, queries, generator = asked.learned.source, asked.queries, asked.generator
     source.advance(moment)
     if isinstance(source, Kmas):
-        drawn = source.draw_by(similarity_to_own(states, queries.relation), queries, count, generator)
+        similarity = similarity_to_own(states, queries.relation.to(states.device)).cpu()
+        drawn = source.draw_by(similarity, queries, count, generator)
     else:
         drawn = source.draw(queries, count, generator)
     right = partial(known_facts, asked.learned.known, queries.anchor, queries.relation, per_row=1)
@@ -193,7 +195,7 @@ def similarity_to_own(states: Tensor, relation: Tensor) -> Tensor:
     relations int64 [b] in [0, 2R), all without inverses."""
     relations = states.shape[1] // 2
     directed = F.normalize(states.detach()[:, :relations], dim=-1)
-    own = directed[torch.arange(len(relation)), relation % relations]
+    own = directed[torch.arange(len(relation), device=relation.device), relation % relations]
     return torch.einsum("brd,bd->br", directed, own)
 
 
@@ -226,7 +228,7 @@ class FoundationLoop:
         self._objective = SAMPLED[config.objective.name](config.objective)
         self._rate, self._seed, self._count = rate, config.train.seed, config.negatives.count
         self._epochs = config.train.epochs
-        self._loss, self._losses = torch.zeros(()), 0
+        self._loss, self._losses = torch.zeros((), device=ranks.device), 0
 
     def run(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> int:
         before = self._ranks.traffic.bytes
@@ -261,19 +263,20 @@ class FoundationLoop:
     def loss(self, asked: Asked, moment: Moment) -> Tensor:
         """Mean over the queries."""
         model, graph, queries = self._model, asked.graph, asked.queries
-        query = queries.anchor, queries.relation
+        device = self._ranks.device
+        query = queries.anchor.to(device), queries.relation.to(device)
         states = model.relation_states(graph, *query, asked.weight)
         negatives = negatives_for(asked, states, self._count, moment)
-        candidates = torch.cat([queries.answer[:, None], negatives.entities], dim=1)
+        candidates = torch.cat([queries.answer[:, None], negatives.entities], dim=1).to(device)
         scores = model.scores(graph, states, *query, asked.weight, candidates)
         assert negatives.left_out is not None
-        negative = scores[:, 1:].masked_fill(negatives.left_out, EXCLUDED)
+        negative = scores[:, 1:].masked_fill(negatives.left_out.to(device), EXCLUDED)
         return self._objective(scores[:, 0], negative).mean()
 
     def take_loss(self) -> float:
         total = self._loss / max(self._losses, 1)
         self._ranks.all_reduce(total)
-        self._loss, self._losses = torch.zeros(()), 0
+        self._loss, self._losses = torch.zeros_like(total), 0
         return float(total)
 
 
@@ -284,7 +287,7 @@ class FoundationLearner:
         self._config, self._ranks, self._schedule = config, ranks, schedule
         self.graphs = [LearnedGraph.open(address, config) for address in graphs_of(config)]
         torch.manual_seed(stream(Purpose.NETWORK, config.train.seed).initial_seed())
-        self.model = start_of(config, self.graphs)
+        self.model = start_of(config, self.graphs).to(ranks.device)
         batches = FoundationBatches(self.graphs, config, ranks)
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
         self._dense = DenseParameters(self.model, config.optimizer, ranks)
