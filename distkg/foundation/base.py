@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -63,6 +64,11 @@ class FoundationModel(nn.Module, ABC):
     def __init__(self, options: ModelOptions) -> None:
         super().__init__()
         self.options = options
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are, and queries must be."""
+        return next(self.parameters()).device
 
     @property
     @abstractmethod

@@ -68,8 +68,10 @@ class Hypergraph:
 class KnowledgeGraph:
     """Facts to reason from; what is made of them is made once.
 
+    It stays on CPU whatever device a model is on: edges are copied to where they are read, once.
+
     Attributes:
-        triples: int64 [T, 3], head, relation, tail.
+        triples: int64 [T, 3] on CPU, head, relation, tail.
         entities, relations: N and R, without inverses.
         relation_text: float32 [2R, t], what relations and their inverses are called; None where nobody says.
     """
@@ -149,23 +151,18 @@ class KnowledgeGraph:
 
     def mask_without(self, anchor: Tensor, relation: Tensor, answer: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Weights of the facts that hide queries with their answers, int64 [b], relation in [0, 2R), in both
-        directions: 0 for hidden and 1 for others, float32 [E], or of ``chosen`` int64 [m] of them alone, float32 [m].
+        directions, on the device of the queries: 0 for hidden and 1 for others, float32 [E], or of ``chosen`` int64 [m]
+        of them alone, float32 [m].
         """
-        inverse = (relation + self.relations) % (2 * self.relations)
-        hidden = torch.cat([self._key(anchor, relation, answer), self._key(answer, inverse, anchor)])
-        return (~torch.isin(self._keys if chosen is None else self._keys[chosen], hidden)).float()
+        facts, inverse = self.facts.to(anchor.device), (relation + self.relations) % (2 * self.relations)
+        hidden = torch.cat([facts.keys_of(anchor, relation, answer), facts.keys_of(answer, inverse, anchor)])
+        keys = facts.keys if chosen is None else facts.keys[chosen.to(anchor.device)]
+        return (~torch.isin(keys, hidden)).float()
 
     def places_of(self, gatherer: Tensor, kind: Tensor, giver: Tensor) -> Tensor:
         """Where edges of the graph, int64 [m] each, stand in ``facts``: int64 [m]; of parallel ones the first."""
-        return torch.searchsorted(self._keys, self._key(gatherer, kind, giver))
-
-    @cached_property
-    def _keys(self) -> Tensor:
-        facts = self.facts
-        return self._key(facts.gatherer.long(), facts.kind.long(), facts.giver.long())
-
-    def _key(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> Tensor:
-        return (anchor * (2 * self.relations) + relation) * self.entities + answer
+        facts = self.facts.to(gatherer.device)
+        return torch.searchsorted(facts.keys, facts.keys_of(gatherer, kind, giver))
 
     def _of_relations(self, edges: tuple[np.ndarray, np.ndarray, np.ndarray], kinds: int) -> Edges:
         row, kind, column = (torch.from_numpy(side) for side in edges)

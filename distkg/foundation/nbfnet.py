@@ -68,7 +68,7 @@ class BellmanFord(nn.Module):
         """Of the messages and, as one more, the boundary."""
         options, own = self._options, boundary.states(edges.nodes)
         moments = propagate_moments(states, relations, edges, weight, options.message)
-        heard = edges.degrees(weight).to(states)[:, None]
+        heard = edges.to(states.device).degrees(weight).to(states)[:, None]
         largest = torch.where(heard > 0, torch.maximum(moments.largest, own), own)
         if options.aggregate == "max":
             return largest

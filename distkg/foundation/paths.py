@@ -33,14 +33,15 @@ class Path:
 
 
 def edge_gradients(model: FoundationModel, graph: KnowledgeGraph, anchor: int, relation: int, answer: int) -> Tensor:
-    """Of the answer's score by the weight of each fact in each layer: float32 [layers, E]."""
-    weight = torch.ones(model.depth, len(graph.facts), requires_grad=True)
-    asked = torch.tensor([anchor]), torch.tensor([relation])
+    """Of the answer's score by the weight of each fact in each layer: float32 [layers, E] on CPU."""
+    weight = torch.ones(model.depth, len(graph.facts), device=model.device, requires_grad=True)
+    asked = torch.tensor([anchor], device=model.device), torch.tensor([relation], device=model.device)
+    candidates = torch.tensor([[answer]], device=model.device)
     with torch.enable_grad():
         states = model.relation_states(graph, *asked).detach()
-        score = model.scores(graph, states, *asked, weight, torch.tensor([[answer]]))
+        score = model.scores(graph, states, *asked, weight, candidates)
         (found,) = torch.autograd.grad(score.sum(), weight)
-    return found
+    return found.cpu()
 
 
 def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, top: int = 3) -> list[Path]:

@@ -19,8 +19,9 @@ class Reasoner:
 
     @torch.no_grad()
     def scores(self, queries: np.ndarray) -> Tensor:
-        """Scores of all entities: float32 [b, N] of queries int [b, 2], anchor and relation in [0, 2R)."""
-        anchor, relation = torch.from_numpy(queries.astype(np.int64)).unbind(1)
+        """Scores of all entities, on the model's device: float32 [b, N] of queries int [b, 2], anchor and relation in
+        [0, 2R)."""
+        anchor, relation = torch.from_numpy(queries.astype(np.int64)).to(self.model.device).unbind(1)
         if self._surroundings is not None:
             return sampled_scores(self.model, self.graph, self._surroundings, anchor, relation)
         scores: Tensor = self.model(self.graph, anchor, relation)
@@ -28,10 +29,10 @@ class Reasoner:
 
     @torch.no_grad()
     def relation_scores(self, pairs: np.ndarray) -> Tensor:
-        """Scores of all relations: float32 [b, R] of pairs int [b, 2], head and tail.
+        """Scores of all relations, on the model's device: float32 [b, R] of pairs int [b, 2], head and tail.
 
         Raises:
             UnsupportedQuestionError: the model ranks entities.
         """
-        head, tail = torch.from_numpy(pairs.astype(np.int64)).unbind(1)
+        head, tail = torch.from_numpy(pairs.astype(np.int64)).to(self.model.device).unbind(1)
         return self.model.relation_scores(self.graph, head, tail)

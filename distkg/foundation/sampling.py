@@ -28,7 +28,7 @@ _SAMPLERS: dict[Sampler, Callable[[np.ndarray, np.ndarray, int], EdgeSampler]] =
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """A part of a graph, its entities numbered anew; the last of them has no facts.
+    """A part of a graph, on CPU as the graph, its entities numbered anew; the last of them has no facts.
 
     Attributes:
         nodes: int64 [m], sorted: the entities that are in it.
@@ -46,10 +46,11 @@ class Neighbourhood:
         return len(self.nodes) + 1
 
     def place(self, entities: Tensor) -> Tensor:
-        """Numbers here of entities of the graph; those outside get that of the node without facts."""
-        place = torch.searchsorted(self.nodes, entities).clamp_max(max(len(self.nodes) - 1, 0))
-        inside = (self.nodes[place] == entities) if len(self.nodes) else torch.zeros_like(entities, dtype=torch.bool)
-        return torch.where(inside, place, len(self.nodes))
+        """Numbers here of entities of the graph, on their device; those outside get that of the node without facts."""
+        nodes = self.nodes.to(entities.device)
+        place = torch.searchsorted(nodes, entities).clamp_max(max(len(nodes) - 1, 0))
+        inside = (nodes[place] == entities) if len(nodes) else torch.zeros_like(entities, dtype=torch.bool)
+        return torch.where(inside, place, len(nodes))
 
 
 class Surroundings:
@@ -70,7 +71,7 @@ class Surroundings:
 
     def of(self, entities: Tensor, seed: int) -> Neighbourhood:
         """Around entities int64 [s]. Every fact that is met is taken in both directions."""
-        facts, graph = self._graph.facts, self._graph
+        facts, graph, entities = self._graph.facts, self._graph, entities.cpu()
         met = torch.from_numpy(self._sample(entities.unique().numpy(), self._fanouts, seed))
         gatherer, kind, giver = (side[met].long() for side in (facts.gatherer, facts.kind, facts.giver))
         inverse = (kind + graph.relations) % (2 * graph.relations)
@@ -98,5 +99,5 @@ def sampled_scores(
     states = model.relation_states(graph, anchor, relation)
     local = model.scores(part, states, part.place(anchor), relation)
     scores = local[:, -1:].repeat(1, graph.entities)
-    scores[:, part.nodes] = local[:, :-1]
+    scores[:, part.nodes.to(scores.device)] = local[:, :-1]
     return scores

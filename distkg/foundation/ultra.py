@@ -74,4 +74,5 @@ class Ultra(PathModel):
     ) -> Tensor:
         direct, place = torch.unique(relation % graph.relations, return_inverse=True)
         states: Tensor = self.relation_model(graph.meetings, direct)
-        return states[place]
+        # Unlike that of indexing, the gradient is summed in a fixed order by CPU's threads.
+        return states.index_select(0, place)

@@ -107,7 +107,7 @@ def _top(scores: Tensor, queries: np.ndarray, top: int, hidden: KnownAnswers | N
             row[torch.from_numpy(hidden.answers[start:end]).long()] = -torch.inf
     # A stable sort, so that among equal scores the lower id comes first.
     order = scores.sort(dim=1, descending=True, stable=True)
-    values, entities = order.values[:, :top], order.indices[:, :top]
+    values, entities = order.values[:, :top].cpu(), order.indices[:, :top].cpu()
     return TopAnswers(entities.masked_fill(values == -torch.inf, -1).int().numpy(), values.numpy())
 
 

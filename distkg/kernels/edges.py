@@ -35,8 +35,8 @@ class Edges:
     def of(cls, gatherer: Tensor, kind: Tensor, giver: Tensor, nodes: int, kinds: int) -> Edges:
         """Edges in any order, integer [E] each; their order becomes that of (gatherer, kind, giver)."""
         order = sorted_by(giver, kind, gatherer)
-        offsets = offsets_of(gatherer, nodes)
-        return cls(nodes, kinds, gatherer[order].int(), giver[order].int(), kind[order].int(), offsets)
+        gatherer = gatherer[order].int()
+        return cls(nodes, kinds, gatherer, giver[order].int(), kind[order].int(), offsets_of(gatherer, nodes))
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -55,12 +55,21 @@ class Edges:
         return self._elsewhere[device]
 
     def degrees(self, weight: Tensor | None = None) -> Tensor:
-        """Edges by which each node gathers, those of ``weight`` 0, on the same device, left out: int64 [nodes]."""
+        """Edges by which each node gathers, those of ``weight`` 0 left out: int64 [nodes]."""
         if weight is None:
             return self.offsets.diff()
         counted = torch.zeros(len(self) + 1, dtype=torch.int64, device=self.device)
-        torch.cumsum(weight != 0, 0, out=counted[1:])
+        torch.cumsum(weight.to(self.device) != 0, 0, out=counted[1:])
         return counted[self.offsets].diff()
+
+    def keys_of(self, gatherer: Tensor, kind: Tensor, giver: Tensor) -> Tensor:
+        """One number, int64, for each edge of int64 sides: in the order of edges."""
+        return (gatherer * self.kinds + kind) * self.nodes + giver
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """Of all edges, ascending: int64 [E]."""
+        return self.keys_of(self.gatherer.long(), self.kind.long(), self.giver.long())
 
     @cached_property
     def by_gatherer(self) -> Rows:
@@ -71,13 +80,13 @@ class Edges:
     def by_giver(self) -> Rows:
         """First gatherer, second kind."""
         order = sorted_by(self.giver)
-        return Rows(offsets_of(self.giver, self.nodes), self.gatherer[order], self.kind[order], order.int())
+        return Rows(offsets_of(self.giver[order], self.nodes), self.gatherer[order], self.kind[order], order.int())
 
     @cached_property
     def by_kind(self) -> Rows:
         """First gatherer, second giver."""
         order = sorted_by(self.giver, self.kind)
-        return Rows(offsets_of(self.kind, self.kinds), self.gatherer[order], self.giver[order], order.int())
+        return Rows(offsets_of(self.kind[order], self.kinds), self.gatherer[order], self.giver[order], order.int())
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +162,5 @@ def sorted_by(*sides: Tensor) -> Tensor:
 
 
 def offsets_of(side: Tensor, rows: int) -> Tensor:
-    """Where the edges of each row begin once they are sorted by it: int64 [rows + 1]."""
-    offsets = torch.zeros(rows + 1, dtype=torch.int64, device=side.device)
-    torch.cumsum(torch.bincount(side, minlength=rows), 0, out=offsets[1:])
-    return offsets
+    """Where the edges of each row begin, of a side in ascending order: int64 [rows + 1]."""
+    return torch.searchsorted(side, torch.arange(rows + 1, dtype=side.dtype, device=side.device))

@@ -94,7 +94,7 @@ class FoundationLearner:
         if config.negatives.vectors:
             self.graphs[0].source.attach(view_of_run(Path(config.negatives.vectors), self.graphs[0].store))
         torch.manual_seed(stream(Purpose.NETWORK, config.train.seed).initial_seed())
-        self.model = start_of(config, [graph.store.manifest for graph in self.graphs])
+        self.model = start_of(config, [graph.store.manifest for graph in self.graphs]).to(ranks.device)
         batches = FoundationBatches(self.graphs, config, ranks)
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
         self._dense = DenseParameters(self.model, config.optimizer, ranks)

@@ -43,10 +43,11 @@ class Asked:
     def graph(self) -> KnowledgeGraph:
         return self.learned.facts
 
-    def weight(self, chosen: Tensor | None = None) -> Tensor:
+    def weight(self, device: torch.device, chosen: Tensor | None = None) -> Tensor:
         """Of the graph's facts, or of those that are ``chosen``, int64 [m]: float32 [E] or [m], 0 where hidden."""
-        queries = self.queries
-        return self.graph.mask_without(queries.anchor, queries.relation, queries.answer, chosen)
+        asked = self.queries
+        anchor, relation, answer = (side.to(device) for side in (asked.anchor, asked.relation, asked.answer))
+        return self.graph.mask_without(anchor, relation, answer, chosen)
 
 
 def queries_of_rank(config: RunConfig, workers: int) -> int:
@@ -83,7 +84,8 @@ def negatives_for(asked: Asked, states: Tensor, count: int, moment: Moment) -> N
     source, queries, generator = asked.learned.source, asked.queries, asked.generator
     source.advance(moment)
     if isinstance(source, Kmas):
-        drawn = source.draw_by(similarity_to_own(states, queries.relation), queries, count, generator)
+        similarity = similarity_to_own(states, queries.relation.to(states.device)).cpu()
+        drawn = source.draw_by(similarity, queries, count, generator)
     else:
         drawn = source.draw(queries, count, generator)
     right = partial(known_facts, asked.learned.known, queries.anchor, queries.relation, per_row=1)
@@ -102,7 +104,7 @@ def similarity_to_own(states: Tensor, relation: Tensor) -> Tensor:
     relations int64 [b] in [0, 2R), all without inverses."""
     relations = states.shape[1] // 2
     directed = F.normalize(states.detach()[:, :relations], dim=-1)
-    own = directed[torch.arange(len(relation)), relation % relations]
+    own = directed[torch.arange(len(relation), device=relation.device), relation % relations]
     return torch.einsum("brd,bd->br", directed, own)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distkg.config import RunConfig
 from distkg.foundation import FoundationModel
-from distkg.negatives import Moment
+from distkg.negatives import Moment, Negatives, Queries
 from distkg.objectives import EXCLUDED, SAMPLED
 from distkg.sharding.ranks import Ranks
 from distkg.training.clock import Clock
@@ -38,7 +38,7 @@ class FoundationLoop:
         self._objective = SAMPLED[config.objective.name](config.objective)
         self._rate, self._seed, self._count = rate, config.train.seed, config.negatives.count
         self._epochs = config.train.epochs
-        self._loss, self._losses = torch.zeros(()), 0
+        self._loss, self._losses = torch.zeros((), device=ranks.device), 0
 
     def run(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> int:
         before = self._ranks.traffic.bytes
@@ -72,38 +72,49 @@ class FoundationLoop:
 
     def loss(self, asked: Asked, moment: Moment) -> Tensor:
         """Mean over the queries."""
-        model, queries, whole = self._model, asked.queries, asked.learned.surroundings is None
-        weight = asked.weight() if whole or model.relations_by_facts else None
-        states = model.relation_states(asked.graph, queries.anchor, queries.relation, weight)
+        model, device, queries = self._model, self._ranks.device, asked.queries
+        anchor, relation = queries.anchor.to(device), queries.relation.to(device)
+        whole = asked.learned.surroundings is None
+        weight = asked.weight(device) if whole or model.relations_by_facts else None
+        states = model.relation_states(asked.graph, anchor, relation, weight)
         negatives = negatives_for(asked, states, self._count, moment)
-        made = negatives.made
-        candidates = torch.cat([queries.answer[:, None], negatives.entities], dim=1)
-        if made is not None and made.entities is not None:
-            candidates = torch.cat([candidates, made.entities], dim=1)
+        candidates = candidates_of(queries, negatives).to(device)
         if whole:
-            scores = model.scores(asked.graph, states, queries.anchor, queries.relation, weight, candidates)
+            scores = model.scores(asked.graph, states, anchor, relation, weight, candidates)
         else:
             scores = self._scores_nearby(asked, states, candidates)
-        positive, (drawn, extra) = scores[:, 0], scores[:, 1:].tensor_split([negatives.entities.shape[1]], dim=1)
-        assert negatives.left_out is not None
-        loss = self._objective(positive, drawn.masked_fill(negatives.left_out, EXCLUDED))
-        if made is not None:
-            some = ~made.left_out.all(1)
-            hard = self._objective(positive, extra.masked_fill(made.left_out, EXCLUDED), made.growth)
-            loss = loss + made.weight * hard * some
-        return loss.mean()
+        return self._of_scores(scores, negatives)
 
     def _scores_nearby(self, asked: Asked, states: Tensor, candidates: Tensor) -> Tensor:
         """Of candidates int64 [b, m], from the facts around them and the anchors."""
-        queries, surroundings = asked.queries, asked.learned.surroundings
+        device, surroundings = self._ranks.device, asked.learned.surroundings
+        anchor, relation = asked.queries.anchor.to(device), asked.queries.relation.to(device)
         assert surroundings is not None
         seed = int(torch.randint(1 << 31, (), generator=asked.generator))
-        part = surroundings.of(torch.cat([queries.anchor, candidates.flatten()]), seed)
-        weight, anchor = asked.weight(part.chosen), part.place(queries.anchor)
-        return self._model.scores(part, states, anchor, queries.relation, weight, part.place(candidates))
+        part = surroundings.of(torch.cat([anchor, candidates.flatten()]), seed)
+        weight = asked.weight(device, part.chosen)
+        return self._model.scores(part, states, part.place(anchor), relation, weight, part.place(candidates))
+
+    def _of_scores(self, scores: Tensor, negatives: Negatives) -> Tensor:
+        """The loss of scores float32 [b, m] of ``candidates_of`` these negatives."""
+        drawn_count, made, device = negatives.entities.shape[1], negatives.made, scores.device
+        positive, (drawn, extra) = scores[:, 0], scores[:, 1:].tensor_split([drawn_count], dim=1)
+        assert negatives.left_out is not None
+        loss = self._objective(positive, drawn.masked_fill(negatives.left_out.to(device), EXCLUDED))
+        if made is not None:
+            some = ~made.left_out.all(1).to(device)
+            hard = extra.masked_fill(made.left_out.to(device), EXCLUDED)
+            loss = loss + made.weight * self._objective(positive, hard, made.growth.to(device)) * some
+        return loss.mean()
 
     def take_loss(self) -> float:
         total = self._loss / max(self._losses, 1)
         self._ranks.all_reduce(total)
-        self._loss, self._losses = torch.zeros(()), 0
+        self._loss, self._losses = torch.zeros_like(total), 0
         return float(total)
+
+
+def candidates_of(queries: Queries, negatives: Negatives) -> Tensor:
+    """What is scored: int64 [b, m], the answer, then entities drawn, then entities made."""
+    made = [] if negatives.made is None or negatives.made.entities is None else [negatives.made.entities]
+    return torch.cat([queries.answer[:, None], negatives.entities, *made], dim=1)

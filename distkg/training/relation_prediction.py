@@ -49,9 +49,10 @@ class RelationLoop(FoundationLoop):
 
     def loss(self, asked: Asked, moment: Moment) -> Tensor:
         """Mean over the facts; other relations that are known between their entities are left out."""
-        graph = asked.graph
+        graph, device = asked.graph, self._ranks.device
         head, relation, tail = as_triples(asked.queries, graph.relations).unbind(1)
-        scores = self._model.relation_scores(graph, head, tail, asked.weight())
+        scores = self._model.relation_scores(graph, head.to(device), tail.to(device), asked.weight(device))
+        relation = relation.to(device)
         pairs = torch.stack([head, tail], dim=1).numpy()
         left_out = torch.from_numpy(self._known_in(asked.learned.store).mask(pairs)).to(scores.device)
         return self._objective(scores.gather(1, relation[:, None])[:, 0], scores.masked_fill(left_out, EXCLUDED)).mean()

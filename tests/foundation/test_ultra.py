@@ -77,3 +77,22 @@ def test_what_entities_and_relations_are_called_does_not_matter() -> None:
     before = model(graph(), torch.tensor([0]), torch.tensor([1]))
     after = model(KnowledgeGraph(renamed.flip(0), 5, 2), entity[torch.tensor([0])], relation[torch.tensor([1])])
     torch.testing.assert_close(before[0], after[0, entity])
+
+
+def test_gradients_are_the_same_bits_again() -> None:
+    """On two threads, where many queries share a relation whose states get gradients from all of them."""
+    generator = torch.Generator().manual_seed(0)
+    triples = torch.stack([torch.randint(most, (300,), generator=generator) for most in (30, 20, 30)], dim=1)
+    whole, relation = KnowledgeGraph(triples, entities=30, relations=20), torch.arange(64) % 3
+    torch.manual_seed(0)
+    model = Ultra.of({"width": 128, "layers": 1, "hidden": 8})
+    weigh, found = torch.randn(64, 40, 128, generator=generator), []
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for _ in range(10):
+            states = model.relation_states(whole, relation, relation)
+            found.append(torch.autograd.grad((states * weigh).sum(), list(model.relation_model.parameters())))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for again in found[1:] for one, other in zip(found[0], again, strict=True))

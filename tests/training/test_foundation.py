@@ -26,6 +26,8 @@ from distkg.training.graphs import LearnedGraph, graphs_of
 from distkg.training.run import train_on_rank
 from distkg.training.schedule import Schedule
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
@@ -65,7 +67,7 @@ def test_a_batch_hides_what_it_asks_and_never_calls_a_fact_wrong(stores: list[st
         kinds = graph.facts
         left = {
             (int(u), int(k), int(v))
-            for u, k, v, weight in zip(kinds.gatherer, kinds.kind, kinds.giver, asked.weight(), strict=True)
+            for u, k, v, weight in zip(kinds.gatherer, kinds.kind, kinds.giver, asked.weight(CPU), strict=True)
             if weight
         }
         assert (queries.relation < graph.relations).tolist() == [True] * 4 + [False] * 4
@@ -95,7 +97,7 @@ def test_the_loss_is_ultras_twice(stores: list[str]) -> None:
     negatives = negatives_for(made.batch(0, 0), torch.empty(0), 6, Moment())  # the same as in the loss
     assert negatives.left_out is not None
     with torch.no_grad():
-        scores = learner.model(asked.graph, asked.queries.anchor, asked.queries.relation, asked.weight())
+        scores = learner.model(asked.graph, asked.queries.anchor, asked.queries.relation, asked.weight(CPU))
         total = 0.0
         for row in range(8):
             positive = float(scores[row, asked.queries.answer[row]])
@@ -164,7 +166,7 @@ def test_negatives_that_are_made_add_a_weighted_loss_of_their_own(stores: list[s
     drawn = negatives_for(first, torch.empty(0), 1, Moment())
     assert drawn.left_out is not None
     with torch.no_grad():
-        scores = learner.model(asked.graph, asked.queries.anchor, asked.queries.relation, asked.weight())
+        scores = learner.model(asked.graph, asked.queries.anchor, asked.queries.relation, asked.weight(CPU))
         found = learner.loop.loss(second, Moment())
     objective = SAMPLED["logistic"](settings.objective)
     total = 0.0

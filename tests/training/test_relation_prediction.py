@@ -39,6 +39,9 @@ def config(store: str, **sections: dict[str, Any]) -> RunConfig:
     return RunConfig.model_validate(tree)
 
 
+CPU = torch.device("cpu")
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = str(tmp_path_factory.mktemp("graphs") / "small")
@@ -63,7 +66,7 @@ def test_the_loss_is_the_cross_entropy_among_relations_that_are_not_known(store:
     asked, graph = loop._batches.batch(0, 0), made.graphs[0].facts
     facts, triples = {tuple(fact) for fact in graph.triples.tolist()}, as_triples(asked.queries, 4)
     with torch.no_grad():
-        scores = made.model.relation_scores(graph, triples[:, 0], triples[:, 2], asked.weight())
+        scores = made.model.relation_scores(graph, triples[:, 0], triples[:, 2], asked.weight(CPU))
         total = 0.0
         for row, (h, r, t) in zip(scores.tolist(), triples.tolist(), strict=True):
             competing = [row[other] for other in range(4) if other == r or (h, other, t) not in facts]

@@ -1,0 +1,73 @@
+"""Models on another device than the graph: on torch's meta device, whose tensors refuse to meet those of another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distkg.foundation import FoundationModel, KnowledgeGraph, make_model
+from distkg.foundation.reasoner import Reasoner
+from distkg.kernels.message_moments import Moments
+from distkg.kernels.message_passing import reference_propagate as reference
+
+FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
+THERE = torch.device("meta")
+MODELS: dict[str, dict[str, Any]] = {
+    "ultra": {},
+    "trix": {},
+    "nbfnet, sum": {"relations": 2, "aggregate": "sum"},
+    "nbfnet, PNA": {"relations": 2, "aggregate": "pna"},
+}
+
+
+@pytest.fixture(params=list(MODELS))
+def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FoundationModel:
+    def as_they_are(values: torch.Tensor, return_inverse: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        return values, torch.arange(len(values), device=values.device)
+
+    monkeypatch.setattr(torch, "unique", as_they_are)  # tensors there have no numbers to tell apart
+    # And these would look for the numbers that are not 0.
+    monkeypatch.setattr("distkg.kernels.message_moments.reference_moments", lambda *a: Moments(*[reference(*a)] * 4))
+    options = MODELS[request.param] | {"width": 8, "hidden": 8}
+    return make_model(request.param.partition(",")[0], options).to(THERE)
+
+
+def graph() -> KnowledgeGraph:
+    return KnowledgeGraph(torch.tensor(FACTS), entities=5, relations=2)
+
+
+def test_scores_are_made_where_the_model_is(model: FoundationModel) -> None:
+    assert model.device == THERE
+    scores = Reasoner(model, graph()).scores(np.array([[0, 1], [2, 3]]))
+    assert (scores.device, scores.shape) == (THERE, (2, 5))
+
+
+def test_gradients_too_with_hidden_facts_and_some_candidates(model: FoundationModel) -> None:
+    whole = graph()
+    anchor, relation, answer = (torch.tensor([number], device=THERE) for number in (2, 1, 3))
+    weight = whole.mask_without(anchor, relation, answer)
+    assert (weight.device, weight.shape) == (THERE, (12,))
+    states = model.relation_states(whole, anchor, relation, weight)
+    scores = model.scores(whole, states, anchor, relation, weight, torch.tensor([[3, 4]], device=THERE))
+    assert (scores.device, scores.shape) == (THERE, (1, 2))
+    scores.sum().backward()
+    assert all(parameter.grad is None or parameter.grad.device == THERE for parameter in model.parameters())
+    assert any(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_edges_are_copied_there_once(model: FoundationModel) -> None:
+    whole = graph()
+    for _ in range(2):
+        Reasoner(model, whole).scores(np.array([[0, 1]]))
+    assert list(whole.facts._elsewhere) == [THERE]
+    assert whole.facts.device.type == "cpu"
+
+
+def test_tensors_of_two_devices_do_not_meet() -> None:
+    """Or nothing would be tested here."""
+    for meet in (torch.mul, torch.matmul, torch.dot):
+        with pytest.raises(RuntimeError, match="device"):
+            meet(torch.ones(2, device=THERE), torch.ones(2))
