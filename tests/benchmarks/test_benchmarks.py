@@ -14,7 +14,16 @@ import torch
 from rich.console import Console
 from small_model import SmallModel, random_model
 
-from benchmarks import evaluation, hale_ablation, one_vs_all, pool_soak, query_sampling, rooflines, worker_scaling
+from benchmarks import (
+    evaluation,
+    hale_ablation,
+    message_passing,
+    one_vs_all,
+    pool_soak,
+    query_sampling,
+    rooflines,
+    worker_scaling,
+)
 from benchmarks.common import BenchmarkError, Figures, begin, finish
 from benchmarks.peers import run_pykeen
 from benchmarks.plain_query_sampling import PlainHaLE
@@ -23,6 +32,7 @@ from benchmarks.rooflines import Rooflines, together
 from benchmarks.training_windows import Window, Workload, shares
 from distkg.data.generate import generate
 from distkg.data.known import KnownAnswers
+from distkg.kernels.edges import Edges
 from distkg.sharding.ranks import Ranks
 from distkg.training.ranking import rank_answers
 
@@ -173,6 +183,18 @@ def test_message_passing_runs(tmp_path: Path, store: Path) -> None:
     columns = ["forward ms", "forward and backward ms", "× bandwidth, forward", "bandwidth GB/s", "peak MB"]
     for row in ("distkg, batch 2", "gather, multiply, index_add, batch 2", "DGL u_mul_e_sum, batch 2"):
         assert columns_of(content)[row] == columns
+
+
+def test_message_passing_needs_neither_dgl_nor_a_gpu(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edges = Edges.of(torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([1, 0]), 2, 1)
+    assert "DGL u_mul_e_sum" in message_passing.layers(edges)
+    monkeypatch.setitem(sys.modules, "dgl", None)  # an import of it fails
+    assert "DGL u_mul_e_sum" not in message_passing.layers(edges)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BenchmarkError, match="no GPU here"):
+        message_passing.main(["--store", str(store), "--device", "cuda", "--results", str(tmp_path)])
 
 
 def test_growth_is_the_slope_of_the_settled_part() -> None:
