@@ -10,7 +10,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from distkg.training.machine import memory_limit
 from distkg.training.record import versions
 
 RESULTS = Path(__file__).parent / "results"
-_PEERS = ("pykeen",)
+_PEERS = ("pykeen", "torch-geometric", "triton")
 
 
 class BenchmarkError(ValueError):
@@ -69,14 +68,14 @@ def begin(script: str, description: str, arguments: Sequence[str] | None, *needs
         script: its ``__file__``.
         description: its docstring.
         arguments: without the program; None for those of this process.
-        needs: names of required options, such as ``store``.
+        needs: names of its own options, such as ``store``.
         repetitions: unless the command line says otherwise.
     """
     name = Path(script).stem
     typed = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(f"python -m benchmarks.{name}", description=description.partition("\n\n")[0])
     for need in needs:
-        parser.add_argument(f"--{need}", required=True, **_NEEDS[need])
+        parser.add_argument(f"--{need}", **{"required": True, **_NEEDS[need]})
     parser.add_argument(
         "--repetitions", type=_at_least_one, default=repetitions, help="how often everything is measured"
     )
@@ -96,6 +95,7 @@ _NEEDS: dict[str, dict[str, Any]] = {
     "graphs": {"metavar": "PATH", "nargs": "+", "help": "stores to train on"},
     "stores": {"metavar": "PATH", "nargs": "+", "help": "stores to be asked about; of two in a folder, the second"},
     "variants": {"type": int, "help": "how many rows of the table, from the first"},
+    "device": {"choices": ("cpu", "cuda"), "default": "cpu", "required": False, "help": "where it is measured"},
 }
 
 
@@ -163,7 +163,7 @@ def finish(session: Session, settings: Mapping[str, Any], figures: Figures, part
         "date": now,
         "command": " ".join(["python", "-m", f"benchmarks.{session.name}", *session.arguments]),
         "hardware": {**hardware(), "load_at_start": session.started},
-        "versions": {**versions(), **{peer: metadata.version(peer) for peer in _PEERS}},
+        "versions": versions(*_PEERS),
         "settings": dict(settings),
         "figures": figures.to_dict(),
     }

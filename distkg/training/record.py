@@ -66,10 +66,10 @@ class RunFolder:
         return result
 
 
-def versions() -> dict[str, str]:
-    """Versions of distkg, Python and the libraries that decide a result."""
+def versions(*more: str) -> dict[str, str]:
+    """Versions of distkg, Python and those installed of the libraries that decide a result, and of ``more``."""
     found = {"distkg": __version__, "python": platform.python_version()}
-    for library in _LIBRARIES:
+    for library in (*_LIBRARIES, *more):
         try:
             found[library] = metadata.version(library)
         except metadata.PackageNotFoundError:

@@ -18,6 +18,7 @@ from benchmarks import (
     evaluation,
     hale_ablation,
     kmas,
+    message_passing,
     one_vs_all,
     pool_soak,
     query_sampling,
@@ -34,6 +35,7 @@ from benchmarks.training_windows import Window, Workload, shares
 from distkg.data.generate import generate
 from distkg.data.known import KnownAnswers
 from distkg.foundation import make_model, save_model
+from distkg.kernels.edges import Edges
 from distkg.sharding.ranks import Ranks
 from distkg.training.ranking import rank_answers
 
@@ -228,6 +230,18 @@ def test_a_gain_is_a_mean_over_graphs_between_what_graphs_drawn_again_give() -> 
     assert kmas.gain({"a": [0.1, 0.3], "b": [0.2, 0.2]}) == pytest.approx((0.2, 0.2, 0.2))
     mean, low, high = kmas.gain({"a": [0.0], "b": [1.0]})
     assert (mean, low, high) == (0.5, 0.0, 1.0)
+
+
+def test_message_passing_needs_neither_dgl_nor_a_gpu(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edges = Edges.of(torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([1, 0]), 2, 1)
+    assert "DGL u_mul_e_sum" in message_passing.layers(edges)
+    monkeypatch.setitem(sys.modules, "dgl", None)  # an import of it fails
+    assert "DGL u_mul_e_sum" not in message_passing.layers(edges)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BenchmarkError, match="no GPU here"):
+        message_passing.main(["--store", str(store), "--device", "cuda", "--results", str(tmp_path)])
 
 
 def test_growth_is_the_slope_of_the_settled_part() -> None:
