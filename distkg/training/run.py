@@ -165,7 +165,7 @@ class Training:
             "epoch": round(epoch, 4),
             "step": self.progress.steps if step is None else self.progress.steps + step - self.progress.step,
             "loss": loss,
-            "learning_rate": self.config.optimizer.learning_rate * self.schedule.factor(int(epoch)),
+            "learning_rate": self.config.optimizer.learning_rate * self.schedule.factor(epoch),
             "triples_per_second": round(
                 steps * self.learner.triples_per_epoch / self.learner.steps_per_epoch / max(sum(phases.values()), 1e-9),
                 1,
