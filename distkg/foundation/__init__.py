@@ -3,7 +3,7 @@
 Importing this package registers all of them.
 """
 
-from distkg.foundation import compgcn, motif, nbfnet, rgcn, semma, trix, trix_relations, ultra
+from distkg.foundation import compgcn, motif, nbfnet, rgcn, semma, tofu, trix, trix_relations, ultra
 from distkg.foundation.base import MODELS, FoundationModel, GraphMismatchError, UnsupportedQuestionError
 from distkg.foundation.files import ModelFileError, import_checkpoint, is_model, load_model, make_model, save_model
 from distkg.foundation.graph import KnowledgeGraph
@@ -25,6 +25,7 @@ __all__ = [
     "rgcn",
     "save_model",
     "semma",
+    "tofu",
     "trix",
     "trix_relations",
     "ultra",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distkg.data.relation_text import read_relation_text
 from distkg.data.store import Store
+from distkg.foundation.tokens import Tokens
 from distkg.graph.relation_graph import KINDS, entity_relation_graphs, relation_graph
 from distkg.graph.relation_hypergraph import PAIRS, relation_hypergraph
 from distkg.kernels.edges import Edges
@@ -25,6 +26,7 @@ class Facts(Protocol):
     Attributes:
         entities, relations: how many, relations without inverses.
         facts: in both directions.
+        tokens: what entities look like and say, by modality.
     """
 
     @property
@@ -35,6 +37,9 @@ class Facts(Protocol):
 
     @property
     def facts(self) -> Edges: ...
+
+    @property
+    def tokens(self) -> Tokens: ...
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,14 @@ class KnowledgeGraph:
         triples: int64 [T, 3] on CPU, head, relation, tail.
         entities, relations: N and R, without inverses.
         relation_text: float32 [2R, t], what relations and their inverses are called; None where nobody says.
+        tokens: what entities look like and say, by modality.
     """
 
     triples: Tensor
     entities: int
     relations: int
     relation_text: Tensor | None = None
+    tokens: Tokens = field(default_factory=dict)
     _in_text: dict[float, tuple[Edges, Tensor]] = field(default_factory=dict, init=False, repr=False)
     _in_entities: dict[int | None, dict[str, Edges]] = field(default_factory=dict, init=False, repr=False)
 

@@ -66,14 +66,14 @@ class ReadOut(nn.Sequential):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(nn.Linear(2 * width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
-    def forward(self, states: Tensor, query: Tensor) -> Tensor:  # type: ignore[override]
-        """float32 [B, N] of states [B, N, d] and queries [B, d]."""
+    def forward(self, states: Tensor, query: Tensor, more: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """float32 [B, N] of states [B, N, d] and queries [B, d]; ``more`` [B, N, hidden] is added before the ReLU."""
         first, _, last = self
         assert isinstance(first, nn.Linear)
         of_state, of_query = first.weight.split(states.shape[-1], dim=1)
         # The query's part is the same for all entities.
-        hidden = torch.relu(states @ of_state.T + (query @ of_query.T + first.bias)[:, None])
-        found: Tensor = last(hidden)
+        linear = states @ of_state.T + (query @ of_query.T + first.bias)[:, None]
+        found: Tensor = last(torch.relu(linear if more is None else linear + more))
         return found[..., 0]
 
 

@@ -7,7 +7,7 @@ without facts, which is computed beside the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph import KnowledgeGraph
+from distkg.foundation.tokens import Tokens
 from distkg.graph.neighbourhoods import DglSampler, EdgeSampler, PlainSampler
 from distkg.kernels.edges import Edges
 
@@ -34,12 +35,14 @@ class Neighbourhood:
         nodes: int64 [m], sorted: the entities that are in it.
         facts: edges between the m + 1 nodes.
         chosen: int64 [E'], sorted: which facts of the graph they are, in their order.
+        tokens: of the m + 1 nodes; the last has none.
     """
 
     nodes: Tensor
     relations: int
     facts: Edges
     chosen: Tensor
+    tokens: Tokens = field(default_factory=dict)
 
     @property
     def entities(self) -> int:
@@ -80,7 +83,8 @@ class Surroundings:
         nodes = torch.cat([sides[0], sides[2], entities]).unique()
         place = torch.searchsorted
         edges = Edges.of(place(nodes, sides[0]), sides[1], place(nodes, sides[2]), len(nodes) + 1, facts.kinds)
-        return Neighbourhood(nodes, graph.relations, edges, chosen)
+        tokens = {name: own.of(nodes, strangers=1) for name, own in graph.tokens.items()}
+        return Neighbourhood(nodes, graph.relations, edges, chosen, tokens)
 
 
 @torch.no_grad()

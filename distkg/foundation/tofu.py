@@ -1,0 +1,246 @@
+"""TOFU: a foundation model that reads tokens of text, numbers and images beside the graph (Zhang et al. 2026).
+
+The paper (arXiv 2602.15896) is known by its abstract: discrete tokens of each modality, a hierarchy that fuses them,
+and mixtures of messages. What is between is this module's: tokens of an entity are pooled for each query; every layer
+mixes the messages of ULTRA with messages of modalities and with messages between entities whose tokens agree, by a gate
+of query and relation; the read-out sees the pooled tokens again. A graph without tokens is read as ULTRA reads it, bit
+for bit, by the parameters that both have under the same names.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from distkg.foundation.base import MODELS, GraphMismatchError, ModelOptions
+from distkg.foundation.graph import Facts
+from distkg.foundation.layers import Boundary, Layers, of_layer
+from distkg.foundation.path_decoder import EntityDecoder, FactConvolution
+from distkg.foundation.tokens import TokenPool, Tokens
+from distkg.foundation.ultra import Ultra, UltraOptions
+from distkg.kernels.edges import Edges
+from distkg.kernels.layer_update import layer_update
+from distkg.kernels.message_passing import propagate
+
+OPEN = 4.0  # logit of a gate for the graph's own messages at the start, and minus that for all others
+
+
+class TofuOptions(UltraOptions):
+    modalities: dict[str, int] = Field(
+        default_factory=lambda: {"text": 384},
+        description="Tokens that are read, by their name in the store, and the width of their codebook's vectors.",
+    )
+    token_width: int = Field(32, ge=1, description="Numbers of an entity's pooled tokens.")
+    message_width: int = Field(16, ge=1, description="Numbers of a modality's message.")
+    dropout: float = Field(0.3, ge=0, lt=1, description="Chance that a step does without a modality.")
+
+
+class Fused:
+    """Tokens of a graph as a batch of queries sees them.
+
+    Attributes:
+        pooled: modality → float32 [B, N, t]; those that the graph lacks are not in it.
+        agreement: float32 [E], how much the tokens of an edge's two entities agree, in (0, 1).
+    """
+
+    def __init__(self, pooled: dict[str, Tensor], agreement: Tensor) -> None:
+        self.pooled, self.agreement = pooled, agreement
+
+
+class Fusion(nn.Module):
+    """From tokens to what layers read of them."""
+
+    def __init__(self, options: TofuOptions) -> None:
+        super().__init__()
+        self.pools = nn.ModuleDict(
+            {name: TokenPool(width, options.token_width, options.width) for name, width in options.modalities.items()}
+        )
+        self.agreement = nn.Linear(options.token_width, options.token_width, bias=False)
+
+    def forward(self, tokens: Tokens, query: Tensor, facts: Edges) -> Fused | None:
+        """Of the modalities in ``tokens``, for queries float32 [B, d]; None where there are none."""
+        if not tokens:
+            return None
+        pooled = {name: self.pools[name](own, query) for name, own in tokens.items()}
+        alike = torch.zeros(len(facts), device=query.device)
+        for name, own in tokens.items():
+            pool = self.pools[name]
+            assert isinstance(pool, TokenPool)
+            mean = pool.mean(own)
+            # Not through the graph's edges at once: one number for each, from two rows.
+            alike = alike + _dots(self.agreement(mean), mean, facts)
+        return Fused(pooled, torch.sigmoid(alike))
+
+
+def _dots(left: Tensor, right: Tensor, facts: Edges) -> Tensor:
+    """Inner products of gatherers' and givers' rows: float32 [E] of [N, t] each, a part of the edges at a time."""
+    gatherer, giver = facts.gatherer.long(), facts.giver.long()
+    parts = zip(gatherer.split(1 << 18), giver.split(1 << 18), strict=True)
+    return torch.cat([(left[u] * right[v]).sum(1) for u, v in parts])
+
+
+class MixedConvolution(FactConvolution):
+    """ULTRA's layer over facts, whose entities gather a mixture of messages.
+
+    An edge (u, k, v) brings x[v] w[k], as in ULTRA; for each modality D x[v] ⊙ tanh(A p[v]); and D x[v] ⊙ E w[k] times
+    the agreement of u and v. A gate of the query's and the edge's relation mixes them; what is not ULTRA's is narrow,
+    and is widened once it is gathered.
+    """
+
+    def __init__(self, options: TofuOptions) -> None:
+        width, narrow = options.width, options.message_width
+        super().__init__(width, width)
+        self.names = list(options.modalities)
+        kinds = 2 + len(self.names)
+        self.gate = nn.Linear(2 * width, kinds)
+        nn.init.zeros_(self.gate.weight)
+        with torch.no_grad():
+            self.gate.bias.fill_(-OPEN)
+            self.gate.bias[0] = OPEN
+        self.narrowed = nn.Linear(width, narrow)
+        self.of_relation = nn.Linear(width, narrow)
+        self.of_tokens = nn.ModuleDict({name: nn.Linear(options.token_width, narrow) for name in self.names})
+        self.widened = nn.Linear((kinds - 1) * narrow, width, bias=False)
+        nn.init.zeros_(self.widened.weight)
+
+    def mixed(
+        self,
+        states: Tensor,
+        relations: Tensor,
+        query: Tensor,
+        edges: Edges,
+        boundary: Boundary,
+        weight: Tensor | None,
+        fused: Fused,
+    ) -> Tensor:
+        """States float32 [B, n, d] after this layer; ``relations`` are the encoder's states, ``query`` [B, d]."""
+        vectors = self.vectors(relations)
+        gates = self.gates(relations, query, fused)
+        own, others = gates[..., :1], gates[..., 1:]
+        gathered = propagate(states, vectors * own, edges, weight)
+        small = self.narrowed(states)
+        alike = fused.agreement if weight is None else fused.agreement * weight
+        found = [propagate(small, self.of_relation(vectors) * others[..., -1:], edges, alike)]
+        for place, name in enumerate(self.names):
+            if name in fused.pooled:
+                given = small * torch.tanh(self.of_tokens[name](fused.pooled[name]))
+                by = others[..., place : place + 1].expand(-1, -1, small.shape[-1]).contiguous()
+                found.append(propagate(given, by, edges, weight))
+            else:
+                found.append(torch.zeros_like(small))
+        gathered = boundary.add_to(gathered + self.widened(torch.cat(found, dim=-1)))
+        linear, norm = self.linear, self.layer_norm
+        return layer_update(states, gathered, linear.weight, linear.bias, norm.weight, norm.bias)
+
+    def gates(self, relations: Tensor, query: Tensor, fused: Fused) -> Tensor:
+        """Shares of the graph's messages, of each modality's, and of agreeing entities': float32 [B, 2R, 2 + M]."""
+        both = torch.cat([query[:, None].expand_as(relations), relations], dim=-1)
+        lacking = [place for place, name in enumerate(self.names, start=1) if name not in fused.pooled]
+        logits = self.gate(both)
+        logits[..., lacking] = -torch.inf
+        return logits.softmax(-1)
+
+
+class TokenReadOut(nn.Module):
+    """What the tokens of an entity add to its score, before the ReLU of the read-out; nothing at the start."""
+
+    def __init__(self, options: TofuOptions) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict()
+        for name in options.modalities:
+            linear = nn.Linear(options.token_width, options.hidden)
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+            self.parts[name] = nn.Sequential(nn.LayerNorm(options.token_width), linear)
+
+    def forward(self, pooled: dict[str, Tensor]) -> Tensor:
+        """float32 [B, m, hidden] of pooled tokens [B, m, t]."""
+        found: Tensor = sum(self.parts[name](own) for name, own in pooled.items())  # type: ignore[assignment]
+        return found
+
+
+class TokenDecoder(EntityDecoder):
+    """Layers of mixed messages, then a score of each entity; without tokens, as ``EntityDecoder``."""
+
+    layers: Layers[MixedConvolution]  # type: ignore[assignment]
+
+    def __init__(self, options: TofuOptions) -> None:
+        super().__init__(options.width, 0, options.hidden)
+        self.layers = Layers(MixedConvolution(options) for _ in range(options.layers))
+        self.fusion = Fusion(options)
+        self.token_mlp = TokenReadOut(options)
+
+    def read(
+        self,
+        facts: Edges,
+        relations: Tensor,
+        anchor: Tensor,
+        relation: Tensor,
+        weight: Tensor | None,
+        candidates: Tensor | None,
+        tokens: Tokens,
+    ) -> Tensor:
+        """float32 [B, N] or [B, m], as ``EntityDecoder``, with the tokens of entities."""
+        query = relations[torch.arange(len(relation), device=relation.device), relation]
+        fused = self.fusion(tokens, query, facts)
+        if fused is None:
+            found: Tensor = self(facts, relations, anchor, relation, weight, candidates)
+            return found
+        boundary = Boundary(anchor, query)
+        states = boundary.states(facts.nodes)
+        for number, layer in enumerate(self.layers):
+            states = layer.mixed(states, relations, query, facts, boundary, of_layer(weight, number), fused)
+        pooled = fused.pooled
+        if candidates is not None:
+            states, pooled = chosen(states, candidates), {name: chosen(own, candidates) for name, own in pooled.items()}
+        scores: Tensor = self.mlp(states, query, self.token_mlp(pooled))
+        return scores
+
+
+def chosen(states: Tensor, candidates: Tensor) -> Tensor:
+    """Rows of each query's candidates: float32 [B, m, d] of states [B, N, d] and candidates int64 [B, m]."""
+    return states.gather(1, candidates[..., None].expand(-1, -1, states.shape[-1]))
+
+
+@MODELS.register("tofu")
+class Tofu(Ultra):
+    """ULTRA and tokens; about 0.23 million parameters with text, numbers and images, as published.
+
+    While it learns, a step does without each modality at a chance of ``dropout``, so that it also learns to do without.
+    """
+
+    Options = TofuOptions
+    name = "tofu"
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__(options)
+        assert isinstance(options, TofuOptions)
+        self._read, self._dropout = options.modalities, options.dropout
+        self.entity_model = TokenDecoder(options)
+
+    def scores(
+        self,
+        graph: Facts,
+        states: Tensor,
+        anchor: Tensor,
+        relation: Tensor,
+        weight: Tensor | None = None,
+        candidates: Tensor | None = None,
+    ) -> Tensor:
+        decoder = self.entity_model
+        assert isinstance(decoder, TokenDecoder)
+        return decoder.read(graph.facts, states, anchor, relation, weight, candidates, self._tokens(graph))
+
+    def _tokens(self, graph: Facts) -> Tokens:
+        """Those of the graph that the model knows, without those that fall out in this step."""
+        tokens = {name: own for name, own in graph.tokens.items() if name in self._read}
+        for name, own in tokens.items():
+            if own.codebook.shape[1] != self._read[name]:
+                raise GraphMismatchError(
+                    f"the graph's {name} tokens have vectors of {own.codebook.shape[1]} numbers, and this model takes "
+                    f"{self._read[name]} (model.options.modalities): make the tokens anew, or take that width"
+                )
+        if self.training:
+            tokens = {name: own for name, own in tokens.items() if float(torch.rand(())) >= self._dropout}
+        return {name: own.to(self.device) for name, own in tokens.items()}

@@ -1,0 +1,168 @@
+"""TOFU: ULTRA where there are no tokens, messages against loops over edges, and what tokens may not know."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distkg.foundation import FoundationModel, GraphMismatchError, KnowledgeGraph, make_model
+from distkg.foundation.layers import Boundary
+from distkg.foundation.tofu import MixedConvolution, Tofu, TofuOptions
+from distkg.foundation.tokens import EntityTokens, TokenPool
+
+FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
+SMALL = {"width": 8, "layers": 2, "hidden": 8, "token_width": 6, "message_width": 4}
+WIDTHS = {"text": 5, "image": 3}
+ASKED = torch.tensor([0, 4]), torch.tensor([1, 2])
+
+
+def tokens(seed: int = 0) -> dict[str, EntityTokens]:
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.tensor([[0, 2], [1, -1], [3, 4], [-1, -1], [2, 3]])
+    image = torch.tensor([[6], [-1], [0], [1], [2]])
+    return {
+        "text": EntityTokens(text, torch.randn(5, 5, generator=generator)),
+        "image": EntityTokens(image, torch.randn(7, 3, generator=generator)),
+    }
+
+
+def graph(**own: EntityTokens) -> KnowledgeGraph:
+    return KnowledgeGraph(torch.tensor(FACTS), entities=5, relations=2, tokens=own)
+
+
+def made(seed: int = 0, **options: object) -> FoundationModel:
+    torch.manual_seed(seed)
+    return make_model("tofu", {**SMALL, "modalities": WIDTHS, **options}).eval()
+
+
+def shaken(model: FoundationModel) -> FoundationModel:
+    """As after some training: nothing is zero any more."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def test_the_published_size() -> None:
+    model = make_model("tofu", {"modalities": {"text": 384, "numeric": 32, "image": 32}})
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert 220_000 < count < 270_000
+
+
+def test_without_tokens_it_is_ultra_bit_for_bit() -> None:
+    model = shaken(made())
+    sizes = {name: SMALL[name] for name in ("width", "layers", "hidden")}
+    ultra = make_model("ultra", sizes).eval()
+    own = model.state_dict()
+    ultra.load_state_dict({name: own[name] for name in ultra.state_dict()})
+    assert torch.equal(model(graph(), *ASKED), ultra(graph(), *ASKED))
+
+
+def test_at_the_start_tokens_change_nothing_but_by_the_gate() -> None:
+    """The graph's own messages have a share of 1 / (1 + 3 exp(-8)); all else is widened by zeros."""
+    model = made()
+    plain, told = model(graph(), *ASKED), model(graph(**tokens()), *ASKED)
+    torch.testing.assert_close(plain, told, atol=0.02, rtol=0.02)
+    assert not torch.equal(plain, told)
+
+
+def test_pooled_tokens_are_a_softmax_over_those_that_are_there() -> None:
+    torch.manual_seed(0)
+    pool, own = TokenPool(5, 6, 8), tokens()["text"]
+    torch.nn.init.normal_(pool.asked)
+    torch.nn.init.normal_(pool.missing)
+    query = torch.randn(3, 8)
+    found = pool(own, query)
+    for b in range(3):
+        asked = pool.asked + pool.query(query[b])
+        for e, ids in enumerate(own.ids.tolist()):
+            there = [pool.norm(pool.projection(own.codebook[i])) for i in ids if i >= 0]
+            if not there:
+                torch.testing.assert_close(found[b, e], pool.missing)
+                continue
+            shares = torch.stack([(value * asked).sum() / 6**0.5 for value in there]).softmax(0)
+            expected = sum(share * value for share, value in zip(shares, there, strict=True))
+            torch.testing.assert_close(found[b, e], expected)
+
+
+def test_a_layer_gathers_the_mixture_edge_by_edge() -> None:
+    model = shaken(made())
+    assert isinstance(model, Tofu)
+    whole, (anchor, relation) = graph(**tokens()), ASKED
+    relations = model.relation_states(whole, anchor, relation)
+    query = relations[torch.arange(2), relation]
+    decoder = model.entity_model
+    fused = decoder.fusion(whole.tokens, query, whole.facts)  # type: ignore[operator]
+    layer: MixedConvolution = decoder.layers[0]  # type: ignore[assignment]
+    states, edges = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1)), whole.facts
+    weight = torch.ones(len(edges))
+    weight[3] = 0
+    found = layer.mixed(states, relations, query, edges, Boundary(anchor, query), weight, fused)
+    for b in range(2):
+        gathered = torch.zeros(5, 8)
+        gathered[anchor[b]] += query[b]
+        for e in range(len(edges)):
+            if e == 3:
+                continue
+            u, k, v = int(edges.gatherer[e]), int(edges.kind[e]), int(edges.giver[e])
+            gate = layer.gate(torch.cat([query[b], relations[b, k]])).softmax(0)
+            vector = layer.relation_projection(relations[b, k])
+            small = layer.narrowed(states[b, v])
+            parts = [gate[-1] * fused.agreement[e] * small * layer.of_relation(vector)]
+            for place, name in enumerate(WIDTHS, start=1):
+                parts.append(gate[place] * small * torch.tanh(layer.of_tokens[name](fused.pooled[name][b, v])))
+            gathered[u] = gathered[u] + gate[0] * states[b, v] * vector + layer.widened(torch.cat(parts))
+        linear = layer.linear(torch.cat([states[b], gathered], dim=-1))
+        expected = states[b] + torch.relu(layer.layer_norm(linear))
+        torch.testing.assert_close(found[b], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_modality_that_the_graph_lacks_has_no_share() -> None:
+    model = shaken(made())
+    assert isinstance(model, Tofu)
+    whole = graph(text=tokens()["text"])
+    relations = model.relation_states(whole, *ASKED)
+    query = relations[torch.arange(2), ASKED[1]]
+    fused = model.entity_model.fusion(whole.tokens, query, whole.facts)  # type: ignore[operator]
+    layer: MixedConvolution = model.entity_model.layers[0]  # type: ignore[assignment]
+    gates = layer.gates(relations, query, fused)
+    assert gates[..., 2].abs().max() == 0
+    torch.testing.assert_close(gates.sum(-1), torch.ones(2, 4))
+
+
+def test_tokens_count_once_it_has_learned() -> None:
+    model = shaken(made())
+    told = model(graph(**tokens()), *ASKED)
+    assert not torch.allclose(told, model(graph(**tokens(seed=1)), *ASKED), atol=1e-3)
+    assert not torch.allclose(told, model(graph(), *ASKED), atol=1e-3)
+
+
+def test_training_drops_modalities_and_asking_does_not() -> None:
+    model = shaken(made(dropout=0.5))
+    assert isinstance(model, Tofu)
+    whole = graph(**tokens())
+    assert set(model._tokens(whole)) == {"text", "image"}
+    model.train()
+    torch.manual_seed(0)
+    kept = [len(model._tokens(whole)) for _ in range(400)]
+    assert sum(kept) / 400 == pytest.approx(1.0, abs=0.12)
+
+
+def test_all_parameters_learn() -> None:
+    model = shaken(made(dropout=0.0)).train()
+    model(graph(**tokens()), *ASKED).square().mean().backward()
+    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert without == set()
+
+
+def test_a_codebook_of_another_width_is_refused() -> None:
+    wrong = replace(tokens()["text"], codebook=torch.zeros(5, 9))
+    with pytest.raises(GraphMismatchError, match=r"text tokens have vectors of 9 numbers, and this model takes 5"):
+        made()(graph(text=wrong), *ASKED)
+
+
+def test_options_are_checked() -> None:
+    assert TofuOptions().modalities == {"text": 384}
