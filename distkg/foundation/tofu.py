@@ -156,7 +156,7 @@ class TokenReadOut(nn.Module):
 
     def forward(self, pooled: dict[str, Tensor]) -> Tensor:
         """float32 [B, m, hidden] of pooled tokens [B, m, t]."""
-        found: Tensor = sum(self.parts[name](own) for name, own in pooled.items())  # type: ignore[assignment]
+        found: Tensor = sum(self.parts[name](own) for name, own in pooled.items())
         return found
 
 
