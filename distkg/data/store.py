@@ -8,7 +8,6 @@ int32), ``entities.parquet`` and ``relations.parquet`` (columns id, label, in id
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -226,14 +225,10 @@ class Store:
         raise StoreError(f"store {self._shown} has no {kind} labelled {label!r}.{hint}")
 
     def _sha256(self, name: str) -> str:
-        digest = hashlib.sha256()
         try:
-            with self._location.filesystem.open_input_stream(self._location.child(name).path, compression=None) as file:
-                while chunk := file.read(1 << 22):
-                    digest.update(chunk)
+            return self._location.child(name).sha256()
         except OSError as error:
             raise self._unreadable(name, error) from None
-        return digest.hexdigest()
 
 
 def _close_labels(label: str, labels: pa.Array) -> list[str]:
