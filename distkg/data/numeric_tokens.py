@@ -4,10 +4,10 @@ Token = attribute × bins + bin. Quantiles and not values, so that years, popula
 means the same in every graph: "among the largest of its kind".
 
 No model has made vectors for such tokens, so they are made here, from the name of the attribute and the place of the
-bin alone, and a model that has learned to read them in one graph can read those of another: 32 numbers are the mean of
+bin alone, and a model that has learned to read them in one graph can read those of another: 32 numbers are the sum of
 a vector of signs for each word of the name (hashed, so longitude has the same in every graph, and different words are
-nearly orthogonal), and 16 are cosines of the quantile, close for close bins, of which any function of up to 17 bins is
-a linear map.
+nearly orthogonal), and 16 are cosines of the quantile, slow ones weighing most, so close bins are close and yet any
+function of up to 17 bins is a linear map.
 """
 
 from __future__ import annotations
@@ -36,27 +36,29 @@ def numeric_tokens(numbers: Numbers, entities: int, bins: int) -> tuple[EntityVa
     token = np.empty(len(numbers.value), np.int32)
     for number, place in enumerate(order):
         mine = np.flatnonzero(numbers.attribute == place)
-        token[mine] = number * bins + np.minimum(_quantiles(numbers.value[mine]) * bins, bins - 1).astype(np.int32)
+        token[mine] = number * bins + _bin_of(numbers.value[mine], bins)
     values = by_entity(numbers.entity, pa.array(token), entities)
     return EntityValues(values, numbers.unknown, numbers.example), [numbers.attributes[place] for place in order]
 
 
 def numeric_codebook(attributes: Sequence[str], bins: int) -> NDArray[np.float32]:
     """Vectors of the tokens: float32 [attributes × bins, 48], both parts of length about 1."""
-    names = np.stack([np.mean([_signs(word) for word in words_of(name).split()], axis=0) for name in attributes])
-    quantile = (np.arange(bins) + 0.5) / bins
-    places = np.cos(np.pi * np.outer(quantile, np.arange(1, PLACE_WIDTH + 1)))
-    parts = (
-        np.repeat(names / np.sqrt(NAME_WIDTH), bins, axis=0),
-        np.tile(places / np.sqrt(PLACE_WIDTH / 2), (len(names), 1)),
+    names = np.stack(
+        [np.sum([_signs(word) for word in words_of(name).split() or [name]], axis=0) for name in attributes]
     )
+    names /= np.linalg.norm(names, axis=1, keepdims=True)
+    quantile = (np.arange(bins) + 0.5) / bins
+    wave = np.arange(1, PLACE_WIDTH + 1)
+    places = np.cos(np.pi * np.outer(quantile, wave)) / wave
+    places /= np.sqrt(np.mean(np.sum(places**2, axis=1)))
+    parts = np.repeat(names, bins, axis=0), np.tile(places, (len(names), 1))
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def _quantiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _bin_of(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
     ordered = np.sort(values)
     below, not_above = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
-    return np.asarray((below + not_above) / (2 * len(values)), np.float64)
+    return np.minimum((below + not_above) * bins // (2 * len(values)), bins - 1)
 
 
 def _signs(word: str) -> NDArray[np.float64]:

