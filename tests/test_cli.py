@@ -24,6 +24,7 @@ COMMANDS = [
     "generate",
     "negatives",
     "relation-text",
+    "tokens",
     "train",
     "tune",
     "evaluate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
@@ -10,6 +11,8 @@ import pyarrow as pa
 from pyarrow import fs
 
 from distkg.data.errors import StoreError
+
+PIECE_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,14 @@ class Location:
     def read_bytes(self) -> bytes:
         with self.filesystem.open_input_stream(self.path, compression=None) as stream:
             return stream.read()
+
+    def sha256(self) -> str:
+        """Checksum of a file, in hexadecimal; its bytes pass by in pieces."""
+        digest = hashlib.sha256()
+        with self.filesystem.open_input_stream(self.path, compression=None) as stream:
+            while piece := stream.read(PIECE_BYTES):
+                digest.update(piece)
+        return digest.hexdigest()
 
     def write_bytes(self, content: bytes) -> None:
         """Write a whole file; a reader sees the old content or the new one, never a part."""

@@ -8,7 +8,6 @@ int32), ``entities.parquet`` and ``relations.parquet`` (columns id, label, in id
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -84,6 +83,19 @@ class Store:
         location = Location.of(address)
         two = location.is_folder() and {TRAINING, INFERENCE} <= location.names()
         return cls.open(address_within(address, INFERENCE) if two else address)
+
+    @classmethod
+    def open_all(cls, address: str) -> list[Store]:
+        """As ``open``; of a folder that holds two stores, both.
+
+        Raises:
+            StoreError: as ``open``.
+        """
+        location = Location.of(address)
+        two = location.is_folder() and {TRAINING, INFERENCE} <= location.names()
+        return (
+            [cls.open(address_within(address, name)) for name in (TRAINING, INFERENCE)] if two else [cls.open(address)]
+        )
 
     @property
     def num_entities(self) -> int:
@@ -226,14 +238,10 @@ class Store:
         raise StoreError(f"store {self._shown} has no {kind} labelled {label!r}.{hint}")
 
     def _sha256(self, name: str) -> str:
-        digest = hashlib.sha256()
         try:
-            with self._location.filesystem.open_input_stream(self._location.child(name).path, compression=None) as file:
-                while chunk := file.read(1 << 22):
-                    digest.update(chunk)
+            return self._location.child(name).sha256()
         except OSError as error:
             raise self._unreadable(name, error) from None
-        return digest.hexdigest()
 
 
 def _close_labels(label: str, labels: pa.Array) -> list[str]:

@@ -1,0 +1,146 @@
+"""The command that gives entities tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from distkg.cli.app import JsonOption, app, show_table
+
+if TYPE_CHECKING:
+    from distkg.data.entity_values import Keys
+    from distkg.data.make_tokens import Mapped, TokenReport, TokenSource
+    from distkg.data.store import Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the command line says of the source; one of the first five is there."""
+
+    text: str | None
+    labels: bool
+    numeric: str | None
+    mygo: str | None
+    images: Path | None
+    codebook: Path | None
+    tokenizer: str | None
+    vocabulary: Path | None
+    bins: int
+
+    def kind(self) -> str:
+        """Which of the five it is, as its tokens are called.
+
+        Raises:
+            BadParameter: none of them, or several.
+        """
+        sources = {
+            "text": self.text is not None or self.labels,
+            "numeric": self.numeric is not None,
+            "image": self.images is not None,
+            "mygo": self.mygo is not None,
+        }
+        kinds = [kind for kind, given in sources.items() if given]
+        if len(kinds) != 1 or (self.labels and self.text is not None):
+            raise typer.BadParameter("give one of --text, --labels, --numeric, --mygo and --images")
+        return kinds[0]
+
+    def source(self, store: Store, keys: Keys | None) -> TokenSource:
+        from distkg.data.make_tokens import image_source, numeric_source, text_source, token_list_source
+        from distkg.data.text_tokens import TextTokenizer
+
+        if self.numeric is not None:
+            return numeric_source(store, self.numeric, self.bins, keys)
+        if self.mygo is not None:
+            return token_list_source(store, self.mygo, _needed(self.codebook, "--mygo needs --codebook"), keys)
+        if self.images is not None:
+            codebook = _needed(self.codebook, "--images needs --codebook")
+            function = _needed(self.tokenizer, "--images needs --tokenizer MODULE:FUNCTION")
+            return image_source(store, self.images, function, codebook, keys)
+        tokenizer = None if self.vocabulary is None else TextTokenizer(self.vocabulary)
+        return text_source(store, self.text, tokenizer, keys)
+
+
+@app.command(epilog="Example: distkg tokens stores/umls --text data/UMLS/entity_text.tsv")
+def tokens(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Store made by `distkg prepare`, or folder of two.")],
+    text: Annotated[str | None, typer.Option(help="File of lines LABEL<TAB>TEXT: names and descriptions.")] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="Take the labels of the store as the text.")] = False,
+    numeric: Annotated[str | None, typer.Option(help="File of lines LABEL<TAB>ATTRIBUTE<TAB>VALUE.")] = None,
+    mygo: Annotated[str | None, typer.Option(help="JSON {label: [token, …]}; needs --codebook and --name.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of LABEL.jpg or LABEL/*.jpg (any ending); needs --codebook and --tokenizer."),
+    ] = None,
+    codebook: Annotated[Path | None, typer.Option(help="Vectors of the tokens: .pth, .safetensors or .npy.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="MODULE:FUNCTION", help="Your function from an image's path to its tokens.")
+    ] = None,
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="Folder with a language model's tokenizer.json and model.safetensors, for text.")
+    ] = None,
+    ids: Annotated[str | None, typer.Option(help="File of lines KEY<TAB>LABEL, where files do not say labels.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the tokens; default: text, numeric or image.")] = None,
+    most: Annotated[int, typer.Option(min=1, help="Tokens of an entity: its most frequent ones.")] = 8,
+    bins: Annotated[int, typer.Option(min=1, help="Quantile bins of a numeric attribute.")] = 16,
+    workers: Annotated[int, typer.Option(min=0, help="Tokenise in so many Ray tasks; 0: in this process.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Give entities tokens of what is said and shown of them, for models that read more than the graph."""
+    given = Given(text, labels, numeric, mygo, images, codebook, tokenizer, vocabulary, bins)
+    kind = given.kind()
+    called = name or (kind if kind != "mygo" else _needed(name, "--mygo needs --name, such as image or text"))
+    from distkg.data.entity_values import read_keys
+    from distkg.data.make_tokens import make_tokens
+    from distkg.data.store import Store
+
+    sys.path.insert(0, os.getcwd())  # a user's module is looked for here, whichever way this process was started
+    keys = None if ids is None else read_keys(ids)
+    with _mapping(workers) as mapped:
+        for opened in Store.open_all(store):
+            _print_tokens(make_tokens(opened, called, given.source(opened, keys), most, mapped), as_json)
+
+
+@contextmanager
+def _mapping(workers: int) -> Iterator[Mapped]:
+    if not workers:
+        yield map
+        return
+    from distkg.cluster.tokenise import tokenising_on_ray
+
+    with tokenising_on_ray(workers) as mapped:
+        yield mapped
+
+
+def _needed(option: T | None, message: str) -> T:
+    if option is None:
+        raise typer.BadParameter(message)
+    return option
+
+
+def _print_tokens(report: TokenReport, as_json: bool) -> None:
+    from distkg.reporting.quantities import duration
+    from distkg.reporting.tables import text_table
+
+    if as_json:
+        typer.echo(json.dumps(asdict(report), ensure_ascii=False))
+        return
+    share = report.covered / max(report.entities, 1)
+    rows = [
+        ("entities with tokens", f"{report.covered:,} of {report.entities:,} ({share:.1%})"),
+        ("tokens of each", f"{report.tokens:.2f} on average"),
+        ("different tokens", f"{report.distinct:,} of {report.vocabulary:,}, vectors of {report.width}"),
+    ]
+    show_table(text_table(["", ""], rows, f"{report.store}: {report.name} ({duration(report.seconds)})"))
+    show_table(text_table(["entity", "tokens"], [(label, "  ".join(each)) for label, each in report.shown.items()]))
+    if report.unknown:
+        typer.echo(f"warning: entries of no entity: {report.unknown:,}, first {report.example!r}", err=True)

@@ -1,0 +1,69 @@
+"""Tokenising as a map stage of Ray Data, for graphs and images that one process would take too long for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+
+from distkg.cluster.session import ray_session, worker_environment
+from distkg.config import RunConfig
+from distkg.data.errors import StoreError
+from distkg.data.make_tokens import Mapped
+
+Rows = NDArray[np.int32]
+
+
+@contextmanager
+def tokenising_on_ray(tasks: int) -> Iterator[Mapped]:
+    """A ``map`` over blocks of entities by so many Ray tasks at once, each with a CPU; results come in order.
+
+    Joins the cluster of RAY_ADDRESS, as in a job, else starts Ray on this machine. Folders of vocabularies and paths of
+    images must mean the same on every node.
+
+    Raises:
+        ClusterError: no such cluster.
+    """
+    config = RunConfig.model_validate({"train": {"workers": tasks}})
+    environment = worker_environment(config.cluster) | {"TOKENIZERS_PARALLELISM": "false"}
+    with ray_session(config):
+        yield partial(_mapped, tasks, environment)
+
+
+def _mapped(
+    tasks: int, environment: dict[str, str], function: Callable[[pa.Array], Rows], blocks: Iterable[pa.Array]
+) -> Iterator[Rows]:
+    from ray.data import DataContext, TaskPoolStrategy, from_arrow  # a second to import
+
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised here
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True
+    made = from_arrow([pa.table({"values": block}) for block in blocks]).map_batches(
+        partial(_rows, function),
+        batch_format="pyarrow",
+        batch_size=None,
+        compute=TaskPoolStrategy(size=tasks),
+        num_cpus=1,
+        runtime_env={"env_vars": environment},
+    )
+    try:
+        for table in made.iter_batches(batch_format="pyarrow", batch_size=None):
+            ids = table.column("ids").combine_chunks()
+            yield ids.flatten().to_numpy().reshape(len(ids), -1)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, StoreError):
+            raise StoreError(str(error.cause).splitlines()[0]) from None  # Ray adds lines of its own
+        raise error.cause from None
+
+
+def _rows(function: Callable[[pa.Array], Rows], table: pa.Table) -> pa.Table:
+    found = function(table.column("values").combine_chunks())
+    return pa.table({"ids": pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), found.shape[1])})

@@ -1,0 +1,66 @@
+"""Files that say what tokens mean: one vector each, made by the model that made the tokens, and frozen."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from distkg.data.errors import IngestError
+
+WORD_VECTORS = ("word_embeddings.weight", "embed_tokens.weight", "wte.weight", "tok_embeddings.weight")
+
+
+def read_codebook(file: Path) -> NDArray[np.float32]:
+    """The vectors of tokens in id order: float32 [V, d].
+
+    Args:
+        file: a matrix as ``.npy``; a ``.safetensors`` file with one matrix, or of a language model, whose input
+            embeddings are taken; or a ``.pth`` or ``.pt`` file of one tensor, such as MyGO's. Pickles are read by
+            torch's loader of plain tensors, which runs no code.
+
+    Raises:
+        IngestError: no such file, or none of these.
+    """
+    readers = {".npy": _numpy, ".safetensors": _safetensors, ".pth": _torch, ".pt": _torch}
+    if file.suffix not in readers:
+        raise IngestError(f"codebook {file} ends with none of {', '.join(readers)}")
+    try:
+        vectors = np.asarray(readers[file.suffix](file), np.float32)
+    except (OSError, ValueError, TypeError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise IngestError(f"codebook {file} cannot be read: {str(error).splitlines()[0]}") from None
+    if vectors.ndim != 2 or not vectors.size:
+        raise IngestError(f"codebook {file} has shape {list(vectors.shape)}; one vector per token is expected: [V, d]")
+    return vectors
+
+
+def _numpy(file: Path) -> np.ndarray:
+    matrix: np.ndarray = np.load(file, allow_pickle=False)
+    return matrix
+
+
+def _safetensors(file: Path) -> np.ndarray:
+    with safe_open(file, framework="np") as tensors:
+        names = list(tensors.keys())
+        found = names if len(names) == 1 else [name for name in names if name.endswith(WORD_VECTORS)]
+        if len(found) != 1:
+            raise ValueError(
+                f"which of its {len(names)} tensors? One is expected, or one that ends with {WORD_VECTORS[0]}"
+            )
+        matrix: np.ndarray = tensors.get_tensor(found[0])
+    return matrix
+
+
+def _torch(file: Path) -> np.ndarray:
+    import torch  # here, so that reading other files does not wait for it
+
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    if isinstance(content, dict) and len(content) == 1:
+        (content,) = content.values()
+    if not isinstance(content, torch.Tensor):
+        raise ValueError(f"it holds {type(content).__name__} instead of one tensor")
+    matrix: np.ndarray = content.detach().float().numpy()
+    return matrix
