@@ -15,7 +15,8 @@ from distkg.data.store import Store
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint import CheckpointError, Checkpoints
 from distkg.training.embedding import EmbeddingLearner, model_state
-from distkg.training.foundation import FoundationLearner, is_foundation
+from distkg.training.foundation import FoundationLearner
+from distkg.training.foundation_model import is_foundation
 from distkg.training.learner import Learner
 from distkg.training.live import ModelView
 from distkg.training.memory import keep_freed_memory
