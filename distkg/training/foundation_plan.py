@@ -13,7 +13,6 @@ from distkg.data.store import Store
 from distkg.foundation import FoundationModel
 from distkg.sharding.packed import packed
 from distkg.training.footprint import BASE_PROCESS, CATEGORY_BYTES, FLOAT, INDEX, READ_BATCH, READ_BYTES
-from distkg.training.foundation import check_foundation, made_graph, start_of
 from distkg.training.foundation_batches import queries_of_rank, steps_of_epoch
 from distkg.training.foundation_footprint import (
     growth,
@@ -23,6 +22,7 @@ from distkg.training.foundation_footprint import (
     some_part,
     training_step,
 )
+from distkg.training.foundation_model import check_foundation, made_graph, start_of
 from distkg.training.graphs import LearnedGraph, graphs_of
 from distkg.training.plan import GraphSize, Plan, PlanError, refusal, with_fewest_workers
 

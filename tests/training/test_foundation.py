@@ -20,8 +20,9 @@ from distkg.negatives.base import Made, SourceOptions
 from distkg.objectives import SAMPLED
 from distkg.reporting.report import write_report
 from distkg.sharding.ranks import Ranks
-from distkg.training.foundation import FoundationLearner, check_foundation
+from distkg.training.foundation import FoundationLearner
 from distkg.training.foundation_batches import FoundationBatches, negatives_for
+from distkg.training.foundation_model import check_foundation
 from distkg.training.graphs import LearnedGraph, graphs_of
 from distkg.training.run import train_on_rank
 from distkg.training.schedule import Schedule
