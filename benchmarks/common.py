@@ -94,7 +94,7 @@ _NEEDS: dict[str, dict[str, Any]] = {
     "model": {"metavar": "PATH", "help": "folder of a foundation model, or of a run that trained one"},
     "graphs": {"metavar": "PATH", "nargs": "+", "help": "stores to train on"},
     "stores": {"metavar": "PATH", "nargs": "+", "help": "stores to be asked about; of two in a folder, the second"},
-    "variants": {"type": int, "help": "how many rows of the table, from the first"},
+    "variants": {"metavar": "ROW", "nargs": "+", "help": "rows of the table"},
     "device": {"choices": ("cpu", "cuda"), "default": "cpu", "required": False, "help": "where it is measured"},
 }
 

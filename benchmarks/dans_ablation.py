@@ -28,6 +28,7 @@ DANS: dict[str, dict[str, Any]] = {
 
 
 ADVERSARIAL = ["objective.name=self_adversarial", "objective.temperature=1"]
+SOFTMAX = ["objective.name=sampled_softmax"]
 
 
 def dans(options: dict[str, Any]) -> list[str]:
@@ -41,6 +42,8 @@ VARIANTS: dict[str, list[str]] = {
     "self-adversarial": ADVERSARIAL,
     **{row: dans(options) for row, options in DANS.items()},
     "DANS, self-adversarial": [*dans({}), *ADVERSARIAL],
+    "softmax": SOFTMAX,
+    "DANS, softmax": [*dans({}), *SOFTMAX],
 }
 """Row of the table → changes of the preset."""
 

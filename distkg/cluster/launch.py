@@ -14,7 +14,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from distkg.cluster import run_folder
 from distkg.cluster.follow import Display, Follower, LineTail, Listener, Record, make_display
-from distkg.cluster.negative_pool import negative_actors, pool_of_worker
+from distkg.cluster.negative_pool import actors_of_worker, negative_actors
 from distkg.cluster.process_group import process_group
 from distkg.cluster.session import (
     ClusterError,
@@ -152,7 +152,7 @@ def _fit(train: TrainOnRank, config: RunConfig, run: Path) -> Record:
         run_config=_ray_run(config, run),
     )
     try:
-        with negative_actors(config, str(run)):
+        with negative_actors(config, str(run), graphs):
             result = trainer.fit()
     except ray.train.ControllerError as error:
         raise error.controller_failure from error
@@ -189,8 +189,9 @@ def _train_loop(train: TrainOnRank) -> Callable[[dict[str, Any]], Record]:
         config = parse_config(settings["config"], "the launched run")
         torch.set_num_threads(worker_threads(config.cluster))
         run, ranks = settings["run"], Ranks.from_process_group(get_device())
+        graphs = settings["graphs"]
         services = Services(
-            pool_of=pool_of_worker(config, run, ranks.rank, ranks.size), graph_of=graphs_of_node(settings["graphs"])
+            *actors_of_worker(config, run, ranks.rank, ranks.size, graphs), graph_of=graphs_of_node(graphs)
         )
         # A fresh launch starts in an empty folder: a checkpoint there means that this group is a replacement.
         return train(config, Path(run), ranks, resume=True, listener=None, services=services)

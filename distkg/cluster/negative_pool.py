@@ -26,15 +26,20 @@ from numpy.typing import NDArray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from distkg.cluster.mining import ActorMiner, mines_of
 from distkg.cluster.session import actor_resources
+from distkg.cluster.shared_graphs import Graphs
 from distkg.config import PoolConfig, RunConfig, parse_config
 from distkg.data.store import Store
-from distkg.negatives import TrainingGraph
+from distkg.negatives import SOURCES, TrainingGraph
 from distkg.negatives.ahead import PoolOf, hosted_parts
+from distkg.negatives.alike import RelationTable
 from distkg.negatives.host import SourceHost
 from distkg.negatives.messages import Reply, Request
+from distkg.negatives.mined import Mine, MinerOf, Weights
 from distkg.negatives.window import Patience, RequestWindow
 from distkg.scoring import make_scorer
+from distkg.training.foundation_model import is_foundation
 
 BLEND_EVERY = 32  # draws
 
@@ -48,12 +53,13 @@ class Process(NamedTuple):
 
 
 class NegativeActor:
-    """Hosts the sources of a run; becomes a Ray actor."""
+    """Hosts the sources of a run, and compares relations for it; becomes a Ray actor."""
 
-    def __init__(self, config: dict[str, Any], peer: str | None) -> None:
+    def __init__(self, config: dict[str, Any], peer: str | None, place: int) -> None:
         """``peer`` is the actor that hears of what sources have learned here; None for none."""
-        self._peer = peer
+        self._peer, self._place = peer, place
         self._draws: dict[str, int] = {}
+        self._mines: dict[str, Mine] | None = None
         self._settings = parse_config(config, "the launched run")
         torch.set_num_threads(actor_threads(self._settings.negatives.pool))
         self._process = Process(ray.get_runtime_context().get_node_id(), os.getpid(), time.time_ns())
@@ -62,16 +68,30 @@ class NegativeActor:
     def _hosts(self) -> dict[str, SourceHost]:
         # Not made in __init__: Ray hands on what a method raises, but of that only the text.
         chosen = self._settings.negatives
+        parts = hosted_parts(chosen.source, chosen.options)
+        drawn = {key: part for key, part in parts.items() if SOURCES[part[0]].looks_at != "relations"}
+        if not drawn:
+            return {}
         graph = TrainingGraph.of_store(Store.open(self._settings.data.store))
         with torch.device("meta"):
             similarity = make_scorer(self._settings.model).similarity
         device = "cuda" if chosen.pool.gpus_per_actor and torch.cuda.is_available() else "cpu"
-        parts = hosted_parts(chosen.source, chosen.options)
-        return {key: SourceHost(graph, *part, similarity, device) for key, part in parts.items()}
+        return {key: SourceHost(graph, *part, similarity, device) for key, part in drawn.items()}
 
-    def ready(self) -> list[str]:
-        """Keys of what it hosts, once that is made; raises what making it raised."""
-        return list(self._hosts)
+    def ready(self, graphs: Graphs) -> list[str]:
+        """Keys of what it hosts and compares for, once that is made; raises what making it raised."""
+        return [*self._hosts, *self._mines_of(graphs)]
+
+    def mine(
+        self, key: str, version: int, weights: Weights, graphs: Graphs
+    ) -> tuple[Process, dict[str, RelationTable]]:
+        """Where this actor lives, and tables as of ``Mine``."""
+        return self._process, dict(self._mines_of(graphs)[key](version, weights))
+
+    def _mines_of(self, graphs: Graphs) -> dict[str, Mine]:
+        if self._mines is None:
+            self._mines = mines_of(self._settings, graphs, self._place)
+        return self._mines
 
     def publish(self, key: str, version: int, rank: int, ranks: int, first: int, rows: NDArray[np.float32]) -> None:
         """As ``SourceHost.publish``."""
@@ -266,8 +286,10 @@ def actor_names(config: RunConfig, run: str) -> list[str]:
 
 
 @contextmanager
-def negative_actors(config: RunConfig, run: str) -> Iterator[None]:
+def negative_actors(config: RunConfig, run: str, graphs: Graphs) -> Iterator[None]:
     """The actors of a run, for as long as it lasts; none where the configuration asks for none.
+
+    ``graphs`` are those of a foundation model, as of ``share_graphs``.
 
     Raises:
         SourceError: the graph lacks what a source needs.
@@ -281,7 +303,7 @@ def negative_actors(config: RunConfig, run: str) -> Iterator[None]:
     try:
         made = [_start_actor(config, names, group, place) for place in range(len(names))]
         try:
-            ray.get([actor.ready.remote() for actor in made])
+            ray.get([actor.ready.remote(graphs) for actor in made])
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         yield
@@ -302,12 +324,17 @@ def _start_actor(config: RunConfig, names: list[str], group: Any, place: int) ->
         scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=place),
         runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}},
     )
-    return options.remote(config.model_dump(), peer)
+    return options.remote(config.model_dump(), peer, place)
 
 
-def pool_of_worker(config: RunConfig, run: str, rank: int, ranks: int) -> PoolOf | None:
-    """Key of a hosted source → this worker's way to its actors; None where nothing is drawn ahead of time."""
+def actors_of_worker(
+    config: RunConfig, run: str, rank: int, ranks: int, graphs: Graphs
+) -> tuple[PoolOf | None, MinerOf | None]:
+    """Key of a hosted source → this worker's ways to its actors; None where nothing is drawn ahead of time."""
     actors = [ray.get_actor(name) for name in actor_names(config, run)]
     if not actors:
-        return None
-    return lambda key: ActorPool(actors, key, rank, ranks, config.negatives.pool)
+        return None, None
+    # The relations of one graph are compared by one actor, those of several by all.
+    miners = actors if is_foundation(config) else actors[:1]
+    pool = config.negatives.pool
+    return lambda key: ActorPool(actors, key, rank, ranks, pool), lambda key: ActorMiner(miners, key, graphs)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import ray
 
 from distkg.config import ClusterConfig, PoolConfig, RunConfig
-from distkg.training.foundation import is_foundation
+from distkg.training.foundation_model import is_foundation
 from distkg.training.machine import memory_limit
 
 TRAIN_SLOT = "train_slot"

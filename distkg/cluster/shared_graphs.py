@@ -14,7 +14,7 @@ import ray
 from distkg.cluster.session import worker_environment
 from distkg.config import RunConfig, parse_config
 from distkg.sharding.packed import Packed, packed, unpacked
-from distkg.training.foundation import is_foundation, made_graph
+from distkg.training.foundation_model import is_foundation, made_graph
 from distkg.training.graphs import GraphOf, LearnedGraph, graphs_of
 
 Graphs = Mapping[str, ray.ObjectRef]

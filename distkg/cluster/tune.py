@@ -25,7 +25,7 @@ from distkg.cluster.session import describe_shortage, ray_session, set_driver_en
 from distkg.cluster.study import distributions, make_sampler, quiet
 from distkg.config import ConfigError, RunConfig
 from distkg.data.store import Store
-from distkg.training.foundation import is_foundation
+from distkg.training.foundation_model import is_foundation
 from distkg.training.graphs import graphs_of
 from distkg.training.preflight import check_run, open_store
 from distkg.training.run import train_on_rank

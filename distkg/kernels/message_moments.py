@@ -67,7 +67,7 @@ def reference_moments(states: Tensor, relations: Tensor, edges: Edges, weight: T
     giver, kind, gatherer = (side.long()[there] for side in (edges.giver, edges.kind, edges.gatherer))
     messages = REFERENCES[message](states[:, giver], relations[:, kind]) * weight[there, None]
     place = gatherer[None, :, None].expand_as(messages)
-    nothing = torch.zeros_like(states)
+    nothing = messages.new_zeros(states.shape)
     total, squares = (nothing.index_add(1, gatherer, part) for part in (messages, messages.square()))
     largest, smallest = (
         nothing.scatter_reduce(1, place, messages, how, include_self=False) for how in ("amax", "amin")

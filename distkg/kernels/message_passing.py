@@ -66,7 +66,7 @@ def reference_propagate(states: Tensor, relations: Tensor, edges: Edges, weight:
     """``propagate`` in plain torch, everything on one device: holds all messages at once."""
     given, by = states[:, edges.giver.long()], relations[:, edges.kind.long()]
     messages = REFERENCES[message](given, by) * weight[:, None]
-    return torch.zeros_like(states).index_add(1, edges.gatherer.long(), messages)
+    return torch.zeros_like(states).index_add(1, edges.gatherer.long(), messages.to(states.dtype))
 
 
 class Passes(Protocol):

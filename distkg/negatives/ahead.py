@@ -7,7 +7,6 @@ What is not there in time, too old or broken is drawn here instead, and counted,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,9 +25,12 @@ from distkg.negatives.base import (
     make_source,
     parse_source_options,
 )
+from distkg.negatives.deliveries import Deliveries
+from distkg.negatives.kmas import Kmas, KmasOptions
 from distkg.negatives.live import LiveModel
 from distkg.negatives.messages import Reply, Request
-from distkg.negatives.mixture import Mixture, MixtureOptions
+from distkg.negatives.mined import MinerOf, Tables
+from distkg.negatives.mixture import Mixture, MixtureOptions, Part, parts_of
 from distkg.negatives.training_graph import TrainingGraph
 
 PUBLISH_EPOCHS = 1.0  # or sooner, where the source asks the model again sooner
@@ -67,27 +69,6 @@ class Pool(Protocol):
         With ``wait`` they have them when this returns.
         """
         ...
-
-
-@dataclass
-class Deliveries:
-    """What became of the negatives asked for, in queries.
-
-    Attributes:
-        delivered: had theirs from the pool; the others had them from the source that stands in.
-        late: not there in time, or lost with who was to draw them.
-        old: drawn from vectors older than allowed.
-        broken: not what was asked for.
-        refused: never asked, as too many requests were under way.
-        ages: steps from the vectors that were looked at to the step, one for each reply used.
-    """
-
-    delivered: int = 0
-    late: int = 0
-    old: int = 0
-    broken: int = 0
-    refused: int = 0
-    ages: list[int] = field(default_factory=list)
 
 
 class AheadSource(NegativeSource):
@@ -221,7 +202,22 @@ PoolOf = Callable[[str], Pool]
 """Key of a hosted source → the pool, as that source asks it."""
 
 
-def hosted_parts(name: str, options: Mapping[str, Any], key: str = "0") -> dict[str, tuple[str, Mapping[str, Any]]]:
+ONLY_SOURCE = "0"
+"""Key of a hosted source that is no part of a mixture."""
+
+
+def source_names(name: str, options: Mapping[str, Any]) -> list[str]:
+    """The sources of a mixture, and of mixtures in it; of another source itself."""
+    if name != "mixture":
+        return [name]
+    parsed = parse_source_options(name, options)
+    assert isinstance(parsed, MixtureOptions)
+    return [each for part in parsed.parts for each in source_names(part.source, part.options)]
+
+
+def hosted_parts(
+    name: str, options: Mapping[str, Any], key: str = ONLY_SOURCE
+) -> dict[str, tuple[str, Mapping[str, Any]]]:
     """What a pool hosts of a source: key → source and options. Of a mixture, the parts that look at queries."""
     if name == "mixture":
         parsed = parse_source_options(name, options)
@@ -234,22 +230,57 @@ def hosted_parts(name: str, options: Mapping[str, Any], key: str = "0") -> dict[
 
 
 def make_hosted_source(
-    name: str, options: Mapping[str, Any], graph: TrainingGraph, pool_of: PoolOf, how: PoolConfig, key: str = "0"
+    name: str,
+    options: Mapping[str, Any],
+    graph: TrainingGraph,
+    pool_of: PoolOf,
+    how: PoolConfig,
+    key: str = ONLY_SOURCE,
+    *,
+    miner_of: MinerOf | None = None,
 ) -> NegativeSource:
-    """The source of that name, whose parts that look at queries are drawn by a pool; raises as ``make_source``."""
+    """The source of that name, whose parts that look at queries are drawn by a pool; raises as ``make_source``.
+
+    ``miner_of`` is needed for parts that compare relations, of which the pool makes tables alone.
+    """
     if name == "mixture":
-        return Mixture(
-            graph,
-            parse_source_options(name, options),
-            lambda place, part: make_hosted_source(part.source, part.options, graph, pool_of, how, f"{key}.{place}"),
-        )
+        parsed = parse_source_options(name, options)
+        assert isinstance(parsed, MixtureOptions)
+
+        def part(place: int, part: Part) -> NegativeSource:
+            return make_hosted_source(
+                part.source, part.options, graph, pool_of, how, f"{key}.{place}", miner_of=miner_of
+            )
+
+        return Mixture(graph, parsed, part)
+    if SOURCES[name].looks_at == "relations":
+        assert miner_of is not None
+        return make_mined_source(options, graph, Tables(miner_of(key), how, refresh_steps(options)))
     if not depends_on_query(name, options):
         return make_source(name, options, graph)
     return AheadSource(graph, name, options, pool_of(key), how)
 
 
+def make_mined_source(options: Mapping[str, Any], graph: TrainingGraph, tables: Tables) -> Kmas:
+    """KMAS by tables, where there are some."""
+    source = make_source("kmas", options, graph)
+    assert isinstance(source, Kmas)
+    source.mined_by(tables)
+    return source
+
+
+def refresh_steps(options: Mapping[str, Any]) -> int:
+    """Steps after which the relations of KMAS with these options are compared anew."""
+    parsed = parse_source_options("kmas", options)
+    assert isinstance(parsed, KmasOptions)
+    return parsed.refresh_steps
+
+
 def ahead_sources(source: NegativeSource) -> list[AheadSource]:
     """Those drawn by a pool, of a source and its parts."""
-    if isinstance(source, AheadSource):
-        return [source]
-    return [each for part in source.sources for each in ahead_sources(part)] if isinstance(source, Mixture) else []
+    return [part for part in parts_of(source) if isinstance(part, AheadSource)]
+
+
+def tables_of(source: NegativeSource) -> list[Tables]:
+    """Those by which a source and its parts draw."""
+    return [part.tables for part in parts_of(source) if isinstance(part, Kmas) and part.tables is not None]

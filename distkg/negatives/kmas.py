@@ -8,6 +8,7 @@ this module's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from distkg.negatives.alike import Alike, AlikeOptions, most_alike
 from distkg.negatives.base import (
     SOURCES,
     LooksAt,
@@ -28,6 +30,7 @@ from distkg.negatives.base import (
 )
 from distkg.negatives.known_facts import known_facts
 from distkg.negatives.live import LiveModel
+from distkg.negatives.mined import ONLY_GRAPH, VECTORS, Tables
 from distkg.negatives.pools import Pools
 from distkg.negatives.training_graph import TrainingGraph
 
@@ -35,16 +38,13 @@ QUERY_BYTES = 60  # of a known answer, while they are sorted
 REDRAWS = 4  # of hard negatives that turn out to be known answers; random ones then take their places
 
 
-class KmasOptions(SourceOptions):
-    relations: int = Field(16, ge=1, description="Relations most like the query's whose answers are drawn.")
-    temperature: float = Field(0.1, gt=0, description="Of the softmax over their similarities.")
-    include_self: bool = Field(True, description="Draw answers of the query's own relation as well.")
-    self_share: float = Field(0.5, ge=0, le=1, description="Its weight among them, at most.")
+class KmasOptions(AlikeOptions):
     schedule: Literal["rise_and_fall", "constant"] = Field("rise_and_fall", description="Of the share of hard ones.")
     warm_up: float = Field(0.1, ge=0, lt=1, description="Progress until which there are none.")
     peak: float = Field(0.55, gt=0, le=1, description="Progress at which they are most.")
     most: float = Field(0.5, ge=0, le=1, description="Their share there, or at all times where it is constant.")
     end: float = Field(0.0, ge=0, le=1, description="Their share at the end.")
+    refresh_steps: int = Field(500, ge=1, description="Steps after which actors (negatives.pool) compare them anew.")
 
     @model_validator(mode="after")
     def _in_order(self) -> KmasOptions:
@@ -62,31 +62,13 @@ def hard_share(progress: float, options: KmasOptions) -> float:
     return float(np.interp(progress, places, [0.0, 0.0, options.most, end]))
 
 
-def relation_weights(similarity: Tensor, own: Tensor, usable: Tensor, options: KmasOptions) -> Tensor:
-    """Chances of relations whose answers are drawn: float32 [b, R], rows sum to 1, or to 0 where none is usable.
-
-    Args:
-        similarity: float32 [b, R], of each relation to that of the query.
-        own: int64 [b], the query's relation, in [0, R).
-        usable: bool [b, R], relations that have answers on the side that is asked for.
-    """
-    itself = F.one_hot(own, similarity.shape[1]).bool()
-    usable = usable if options.include_self else usable & ~itself
-    hidden = similarity.masked_fill(~usable, -torch.inf)
-    best = hidden.topk(min(options.relations, hidden.shape[1]), dim=1)
-    chosen = torch.full_like(hidden, -torch.inf).scatter(1, best.indices, best.values)
-    weights = torch.softmax(chosen / options.temperature, 1).nan_to_num(0.0)
-    of_own = weights.masked_fill(~itself, 0.0).sum(1, keepdim=True)
-    others = weights.masked_fill(itself, 0.0)
-    rest = others.sum(1, keepdim=True)
-    capped = of_own.clamp_max(options.self_share)
-    scaled = others * ((1 - capped) / rest.clamp_min(1e-30)) + itself * capped
-    return torch.where((of_own > options.self_share) & (rest > 0), scaled, weights)
-
-
 @SOURCES.register("kmas")
 class Kmas(NegativeSource):
-    """Uniform negatives, and a scheduled share of hard ones: answers of relations like the query's."""
+    """Uniform negatives, and a scheduled share of hard ones: answers of relations like the query's.
+
+    Attributes:
+        tables: of relations that others have compared; None where they are compared in the step.
+    """
 
     Options = KmasOptions
     needs = "a model"
@@ -104,51 +86,92 @@ class Kmas(NegativeSource):
         pools = Pools.from_pairs(queries[:, 1], queries[:, 2], 2 * graph.relations, graph.entities)
         self._members, self._starts = torch.from_numpy(pools.members), torch.from_numpy(pools.offsets[:-1])
         self._sizes = torch.from_numpy(np.diff(pools.offsets))
+        self._usable = self._sizes[: graph.relations] > 0  # who has an answer of one side has one of the other
         self._model: LiveModel | None = None
         self._now = Moment()
+        self.tables: Tables | None = None
+        self._graph_name = ONLY_GRAPH
+        self._drawn = self._rejected = 0
 
     def attach(self, model: LiveModel) -> None:
         self._model = model
 
+    def mined_by(self, tables: Tables, graph: str = ONLY_GRAPH) -> None:
+        """Take relations that are alike from tables, in which the graph has this name, while there are some."""
+        self.tables, self._graph_name = tables, graph
+
     def advance(self, moment: Moment) -> None:
         self._now = moment
+        if self.tables is not None and self._model is not None:
+            self.tables.refresh(moment.step, lambda: {VECTORS: self._vectors().numpy().copy()})
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         if self._model is None:
             raise SourceError("kmas compares the relations of a model in training: it has nothing to show without one")
-        vectors = F.normalize(self._model.relations().cpu(), dim=1)
-        own = queries.relation % self.graph.relations
-        return self.draw_by(vectors[own] @ vectors.T, queries, count, generator)
+        return self.draw_by(lambda: self._similarity(queries), queries, count, generator)
 
-    def draw_by(self, similarity: Tensor, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
-        """Negatives by the similarities float32 [b, R] of all relations to the query's; hard ones first."""
-        hard = round(hard_share(self._now.progress, self._options) * count)
+    def _vectors(self) -> Tensor:
+        assert self._model is not None
+        return self._model.relations().cpu()
+
+    def _similarity(self, queries: Queries) -> Tensor:
+        directed = F.normalize(self._vectors(), dim=1)
+        return directed[queries.relation % self.graph.relations] @ directed.T
+
+    def hard(self, count: int) -> int:
+        """How many of ``count`` negatives are hard at this moment; they come first."""
+        return round(hard_share(self._now.progress, self._options) * count)
+
+    def draw_by(
+        self, similarity: Callable[[], Tensor], queries: Queries, count: int, generator: torch.Generator
+    ) -> Negatives:
+        """Negatives by a table where there is one, else by similarities float32 [b, R] of all relations to the
+        query's."""
+        hard = self.hard(count)
         entities = torch.randint(self.entities, (len(queries), count), generator=generator)
         if hard:
-            entities[:, :hard] = self._hard(similarity, queries, hard, entities[:, :hard], generator)
+            alike = self._alike(similarity, queries)
+            entities[:, :hard] = self._hard(alike, queries, entities[:, :hard], generator)
         return Negatives(entities)
 
-    def _hard(
-        self, similarity: Tensor, queries: Queries, count: int, instead: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def take_rejections(self) -> tuple[int, int]:
+        """Hard negatives drawn since the last call, and how many of them were known answers, and so drawn again."""
+        taken = self._drawn, self._rejected
+        self._drawn = self._rejected = 0
+        return taken
+
+    def _alike(self, similarity: Callable[[], Tensor], queries: Queries) -> Alike:
+        own = queries.relation % self.graph.relations
+        if self.tables is not None:
+            mined = self.tables.latest(self._graph_name, self.graph.relations, self._now.step, len(queries))
+            if mined is not None:
+                return mined[own]
+        return most_alike(similarity(), own, self._usable, self._options)
+
+    def _hard(self, alike: Alike, queries: Queries, instead: Tensor, generator: torch.Generator) -> Tensor:
         """int64 [b, count]; ``instead`` takes the place of what is known, and of all where no relation is usable."""
         relations = self.graph.relations
         side = torch.div(queries.relation, relations, rounding_mode="floor") * relations
-        usable = self._sizes[torch.arange(relations) + side[:, None]] > 0
-        weights = relation_weights(similarity, queries.relation % relations, usable, self._options)
-        some = weights.sum(1) > 0
-        weights[~some] = 1.0
+        some = alike.chances.sum(1) > 0
+        chances = alike.chances.where(some[:, None], 1.0)
         found = instead.clone()
         missing = some[:, None].expand_as(found)
         for _ in range(1 + REDRAWS):
-            pool = torch.multinomial(weights, count, replacement=True, generator=generator) + side[:, None]
-            ticket = torch.rand(pool.shape, generator=generator)
-            place = (ticket * self._sizes[pool]).long().clamp_max(self._sizes[pool] - 1).clamp_min(0)
-            drawn = self._members[self._starts[pool] + place].long()
+            which = torch.multinomial(chances, found.shape[1], replacement=True, generator=generator)
+            drawn = self._member(alike.relations.gather(1, which) + side[:, None], generator)
             right = known_facts(self.graph.known, queries.anchor, queries.relation, drawn, 1)
             right |= drawn == queries.answer[:, None]
             found = torch.where(missing & ~right, drawn, found)
+            self._drawn += int(missing.sum())
             missing = missing & right
+            self._rejected += int(missing.sum())
             if not bool(missing.any()):
                 break
         return found
+
+    def _member(self, pool: Tensor, generator: torch.Generator) -> Tensor:
+        """An answer of each of the relations int64 [b, n] in [0, 2R), all alike; of one without any, whatever."""
+        size = self._sizes[pool]
+        ticket = torch.rand(pool.shape, generator=generator)
+        place = (ticket * size).long().clamp_max(size - 1).clamp_min(0)
+        return self._members[self._starts[pool] + place].long()

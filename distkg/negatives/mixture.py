@@ -153,6 +153,11 @@ class Mixture(NegativeSource):
         return torch.stack([source.pool_sizes(queries) for source in self.sources]).amax(0)
 
 
+def parts_of(source: NegativeSource) -> list[NegativeSource]:
+    """The sources of a mixture, and of mixtures in it; of another source itself."""
+    return [each for part in source.sources for each in parts_of(part)] if isinstance(source, Mixture) else [source]
+
+
 def _left_out(negatives: Negatives) -> Tensor:
     if negatives.left_out is not None:
         return negatives.left_out

@@ -156,7 +156,9 @@ class RowsByKey:
         self._renewed[rows] = torch.where(new, now - early, now)
 
     def _make_rows(self, keys: Tensor) -> None:
-        new = keys[~torch.isin(keys, self._keys, assume_unique=True)]
+        # Keys are sorted, which torch.isin does not know.
+        place = torch.searchsorted(self._keys, keys)
+        new = keys[self._keys[place.clamp_max(len(self._keys) - 1)] != keys] if len(self._keys) else keys
         if not len(new):
             return
         self._keys, order = torch.cat([self._keys, new]).sort()

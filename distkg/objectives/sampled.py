@@ -31,15 +31,11 @@ class SampledObjective(ABC):
     def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
         """Loss [B] of positive scores [B] and negative scores [B, K].
 
-        ``growth`` float32 [B] is a factor on the margin of each query. Objectives without a margin are shifted by
-        what it grows: negatives count as if they scored (growth - 1) γ higher.
+        ``growth`` float32 [B] is a factor on the margin of each query; objectives without a margin have no use for it.
         """
 
     def _grown(self, growth: Tensor | None) -> Tensor | float:
         return self.margin if growth is None else self.margin * growth
-
-    def _shifted(self, negative: Tensor, growth: Tensor | None) -> Tensor:
-        return negative if growth is None else negative + (self.margin * (growth - 1))[:, None]
 
 
 @SAMPLED.register("margin")
@@ -56,7 +52,7 @@ class Logistic(SampledObjective):
     """Binary cross entropy: −log σ(s⁺) − mean log σ(−s⁻) (Trouillon et al. 2016, eq. 10)."""
 
     def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
-        return F.softplus(-positive) + _mean_of_included(F.softplus(self._shifted(negative, growth)), negative)
+        return F.softplus(-positive) + _mean_of_included(F.softplus(negative), negative)
 
 
 @SAMPLED.register("self_adversarial")
@@ -82,7 +78,7 @@ class SampledSoftmax(SampledObjective):
     """Cross entropy of the answer among itself and the negatives (PyTorch-BigGraph, Lerer et al. 2019, section 3.1)."""
 
     def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
-        return torch.logaddexp(positive, torch.logsumexp(self._shifted(negative, growth), 1)) - positive
+        return torch.logaddexp(positive, torch.logsumexp(negative, 1)) - positive
 
 
 def _mean_of_included(terms: Tensor, negative: Tensor) -> Tensor:

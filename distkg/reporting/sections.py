@@ -14,6 +14,7 @@ from distkg.reporting.svg import Axis, Series, column_chart, line_chart, scatter
 HITS = ("hits@1", "hits@3", "hits@10")
 PARTS = ("data", "exchange", "compute", "optimizer")
 BANDS = ("hardest", "hard", "easy", "easiest")
+KMAS_SHARES = {"hard_share": "hard", "rejected": "rejected", "hard_among_top": "among the ten"}
 FILLED_IN = ("late", "old", "broken", "refused")
 SHOWN_WORKERS, SHOWN_GRAPHS = 64, 4
 
@@ -127,15 +128,23 @@ def negatives(run: RunRecord) -> str:
     scores |= {f"{band} band": f"negatives.band_scores.{band}" for band in BANDS}
     hardness = [Series(name, run.column(key, "epoch")) for name, key in scores.items()]
     removed = _total(run, "negatives.false_negatives_removed")
-    note = f"Of the latest negatives; the gap is how hard they are. {removed:,} known facts among them were left out."
+    note = "Of the latest negatives; the gap is how hard they are."
+    if run.column("negatives.false_negatives_removed", "epoch"):
+        note += f" {removed:,} known facts among them were left out."
     share = [Series("delivered", run.column("negatives.delivered", "epoch"))]
     ages = {"median": "negatives.age_median", "oldest": "negatives.age_max"}
     age = [Series(name, run.column(key, "epoch")) for name, key in ages.items()]
     filled_in = ", ".join(f"{_total(run, f'negatives.{way}'):,} {way}" for way in FILLED_IN)
     restarts = max((count for _, count in run.column("negatives.restarts", "epoch")), default=0)
     came = f"Queries whose negatives were drawn in the step instead: {filled_in}. Actors restarted: {restarts:.0f}."
+    shares = [Series(name, run.column(f"negatives.{key}", "epoch")) for key, name in KMAS_SHARES.items()]
+    of_kmas = (
+        "Hard: of all negatives at that moment. Rejected: hard ones that were known answers and drawn again. Among the "
+        "ten: hard ones among the ten negatives of a query that weigh most; above the share of hard ones they are hard."
+    )
     return (
         html.card("Mean score of negatives", line_chart(hardness, EPOCH, Axis("score")), note)
+        + html.card("Hard negatives by relations", line_chart(shares, EPOCH, Axis("share", zero=True)), of_kmas)
         + html.card("Delivered by actors", line_chart(share, EPOCH, Axis("share of queries", zero=True)), came)
         + html.card("Age of what was delivered", line_chart(age, EPOCH, Axis("steps", zero=True)))
     )

@@ -70,7 +70,8 @@ def plan_summary(plan: Plan) -> str:
     uses = ", ".join(f"{use} {duration(value)}" for use, value in plan.seconds.items() if value >= 0.001)
     text += f", about {duration(plan.seconds_per_epoch)} per epoch ({uses})"
     if plan.epochs is not None:
-        text += f", {duration(plan.epochs * plan.seconds_per_epoch)} for {plan.epochs:,} epochs"
+        epochs = "1 epoch" if plan.epochs == 1 else f"{plan.epochs:,} epochs"
+        text += f", {duration(plan.epochs * plan.seconds_per_epoch)} for {epochs}"
     return text + limit
 
 

@@ -94,6 +94,7 @@ class SampledBatches:
 
     Attributes:
         source: draws the negatives.
+        count: of negatives for each query.
         latest: queries of the latest step and their negatives; None before the first, and where queries share them.
     """
 
@@ -113,6 +114,7 @@ class SampledBatches:
         self._local = torch.from_numpy(part)
         self._relations = store.num_relations
         self.source, self._negatives, self._seed, self._ranks = source, negatives, seed, ranks
+        self.count = negatives.count
         self._known = source.graph.known if negatives.filter else None
         self._sharing = negatives.chunk_size if negatives.shared and not source.looks_at_queries else 1
         self.triples = store.manifest.triples["train"]

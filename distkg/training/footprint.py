@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from distkg.config import RunConfig
-from distkg.negatives import depends_on_query, source_memory
+from distkg.negatives import SOURCES, depends_on_query, source_memory
+from distkg.negatives.ahead import hosted_parts
 from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING
 from distkg.scoring import Scorer
 from distkg.sharding.optimizers import OPTIMIZERS
@@ -174,14 +175,22 @@ def _negative_source(config: RunConfig, counts: GraphCounts) -> int:
     if over_all_entities(config):
         return 0
     chosen, train = config.negatives, counts.triples.get("train", 0)
-    drawn_here = (chosen.pool.fallback, {}) if chosen.pool.actors else (chosen.source, chosen.options)
-    own = source_memory(*drawn_here, 2 * train, config.train.workers)
+    here = [(chosen.pool.fallback, {}), *_mined(config)] if chosen.pool.actors else [(chosen.source, chosen.options)]
+    own = sum(source_memory(name, options, 2 * train, config.train.workers) for name, options in here)
     return own + 3 * 4 * train if own else 0  # a source of that kind keeps the training triples
 
 
 def _published(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
-    pooled = config.negatives.pool.actors and not over_all_entities(config)
+    chosen = config.negatives
+    pooled = chosen.pool.actors and not over_all_entities(config)
+    pooled = pooled and len(hosted_parts(chosen.source, chosen.options)) > len(_mined(config))
     return 2 * shard_rows(config, counts) * scorer.entity_width * FLOAT if pooled else 0  # a copy, in Ray's store too
+
+
+def _mined(config: RunConfig) -> list[tuple[str, Mapping[str, Any]]]:
+    """Sources of which actors compare relations alone, and which draw in the step."""
+    parts = hosted_parts(config.negatives.source, config.negatives.options).values()
+    return [part for part in parts if SOURCES[part[0]].looks_at == "relations"]
 
 
 def _known_facts(config: RunConfig, counts: GraphCounts) -> int:

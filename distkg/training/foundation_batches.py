@@ -84,8 +84,8 @@ def negatives_for(asked: Asked, states: Tensor, count: int, moment: Moment) -> N
     source, queries, generator = asked.learned.source, asked.queries, asked.generator
     source.advance(moment)
     if isinstance(source, Kmas):
-        similarity = similarity_to_own(states, queries.relation.to(states.device)).cpu()
-        drawn = source.draw_by(similarity, queries, count, generator)
+        own = queries.relation.to(states.device)
+        drawn = source.draw_by(lambda: similarity_to_own(states, own).cpu(), queries, count, generator)
     else:
         drawn = source.draw(queries, count, generator)
     right = partial(known_facts, asked.learned.known, queries.anchor, queries.relation, per_row=1)

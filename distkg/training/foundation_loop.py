@@ -10,11 +10,13 @@ from torch import Tensor
 from distkg.config import RunConfig
 from distkg.foundation import FoundationModel
 from distkg.negatives import Moment, Negatives, Queries
+from distkg.negatives.kmas import Kmas
 from distkg.objectives import EXCLUDED, SAMPLED
 from distkg.sharding.ranks import Ranks
 from distkg.training.clock import Clock
 from distkg.training.dense import DenseParameters
 from distkg.training.foundation_batches import Asked, FoundationBatches, negatives_for
+from distkg.training.foundation_telemetry import KmasTelemetry
 from distkg.training.randomness import Purpose, mixed_seed, seed_dropout
 
 WINDOW = 8  # steps between questions whether to go on
@@ -31,13 +33,20 @@ class FoundationLoop:
         config: RunConfig,
         rate: Callable[[int, int], float],
         ranks: Ranks,
+        *,
+        time_gone: Callable[[], float] = lambda: 0.0,
+        telemetry: KmasTelemetry | None = None,
+        before_step: Callable[[int], None] = lambda step: None,
     ) -> None:
+        """``rate(epoch, step)`` is a factor on the learning rate; ``time_gone()`` is the share of the run's time limit
+        that is gone, the same on every rank; ``before_step`` hears the number of each step over all epochs."""
         self.clock = Clock()
         self.bytes_exchanged = self.steps = 0
         self._model, self._batches, self._dense, self._ranks = model, batches, dense, ranks
         self._objective = SAMPLED[config.objective.name](config.objective)
         self._rate, self._seed, self._count = rate, config.train.seed, config.negatives.count
-        self._epochs = config.train.epochs
+        self._epochs, self._time_gone = config.train.epochs, time_gone
+        self._telemetry, self._before_step = telemetry, before_step
         self._loss, self._losses = torch.zeros((), device=ranks.device), 0
 
     def run(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> int:
@@ -52,11 +61,13 @@ class FoundationLoop:
         return last
 
     def _step(self, epoch: int, step: int) -> None:
+        moment = self._moment(epoch, step)
         with self.clock("data"):
+            self._before_step(moment.step)
             asked = self._batches.batch(epoch, step)
         with self.clock("compute"):
             seed_dropout(self._ranks.device, mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
-            loss = self.loss(asked, self._moment(epoch, step))
+            loss = self.loss(asked, moment)
             (loss / self._ranks.size).backward()
             self._loss += loss.detach() / self._ranks.size
             self._losses += 1
@@ -68,7 +79,8 @@ class FoundationLoop:
 
     def _moment(self, epoch: int, step: int) -> Moment:
         done = epoch + step / self._batches.steps
-        return Moment(done, min(1.0, done / self._epochs), epoch * self._batches.steps + step)
+        progress = max(done / self._epochs, self._time_gone())
+        return Moment(done, min(1.0, progress), epoch * self._batches.steps + step)
 
     def loss(self, asked: Asked, moment: Moment) -> Tensor:
         """Mean over the queries."""
@@ -83,6 +95,11 @@ class FoundationLoop:
             scores = model.scores(asked.graph, states, anchor, relation, weight, candidates)
         else:
             scores = self._scores_nearby(asked, states, candidates)
+        if self._telemetry is not None:
+            source, count = asked.learned.source, negatives.entities.shape[1]
+            assert isinstance(source, Kmas)
+            assert negatives.left_out is not None
+            self._telemetry.see(scores[:, 1 : 1 + count], negatives.left_out, source.hard(self._count))
         return self._of_scores(scores, negatives)
 
     def _scores_nearby(self, asked: Asked, states: Tensor, candidates: Tensor) -> Tensor:

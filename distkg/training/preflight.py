@@ -11,7 +11,7 @@ import torch
 from distkg.config import ConfigError, RunConfig
 from distkg.data.store import Store
 from distkg.training.footprint import asks_distinct_queries
-from distkg.training.foundation import is_foundation
+from distkg.training.foundation_model import is_foundation
 from distkg.training.foundation_plan import plan_foundation
 from distkg.training.machine import Machine, measure, memory_limit
 from distkg.training.plan import Plan, count_distinct_queries, plan

@@ -43,8 +43,8 @@ def as_triples(queries: Queries, relations: int) -> Tensor:
 class RelationLoop(FoundationLoop):
     """Steps of a model that ranks relations."""
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
         self._known: dict[str, KnownRelations] = {}
 
     def loss(self, asked: Asked, moment: Moment) -> Tensor:

@@ -14,7 +14,8 @@ from distkg.config import RunConfig
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint import Checkpoints
 from distkg.training.embedding import EmbeddingLearner
-from distkg.training.foundation import FoundationLearner, is_foundation
+from distkg.training.foundation import FoundationLearner
+from distkg.training.foundation_model import is_foundation
 from distkg.training.learner import Learner
 from distkg.training.memory import keep_freed_memory
 from distkg.training.progress import Progress

@@ -74,15 +74,15 @@ def _check_negatives(config: RunConfig) -> None:
         return
     if not sampled:
         raise ConfigError(f"negatives.pool.actors: {config.objective.name} has no negatives to draw. Set it to 0.")
-    if any(SOURCES[name].looks_at == "relations" for name, _ in hosted.values()):
-        raise ConfigError(
-            "negatives.pool.actors: kmas compares a few relations, which takes no time in the step, where they are. "
-            "Set it to 0."
-        )
     if not hosted:
         raise ConfigError(
             f"negatives.pool.actors: {chosen.source} does not look at queries, so it is drawn in the step in no time. "
             "Set it to 0, or choose another negatives.source: `distkg negatives` lists them."
+        )
+    if chosen.pool.actors > 1 and all(SOURCES[name].looks_at == "relations" for name, _ in hosted.values()):
+        raise ConfigError(
+            f"negatives.pool.actors: an actor compares all relations of a graph for kmas, and {chosen.pool.actors - 1} "
+            "would have nothing to do. Set it to 1."
         )
     standing_in = chosen.pool.fallback
     if SOURCES[standing_in].looks_at != "nothing" or SOURCES[standing_in] is Mixture:
@@ -130,4 +130,6 @@ def _make_source(chosen: NegativesConfig, graph: TrainingGraph, services: Servic
             "negatives.pool.actors asks for Ray actors, and this training runs without Ray: launch it with "
             "`distkg train` or launch_training, or set negatives.pool.actors: 0."
         )
-    return make_hosted_source(chosen.source, chosen.options, graph, services.pool_of, chosen.pool)
+    return make_hosted_source(
+        chosen.source, chosen.options, graph, services.pool_of, chosen.pool, miner_of=services.miner_of
+    )

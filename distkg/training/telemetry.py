@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distkg.negatives import Negatives, Queries
-from distkg.negatives.ahead import Deliveries, ahead_sources
+from distkg.negatives.ahead import ahead_sources, tables_of
 from distkg.negatives.dans.curriculum import BAND_NAMES
+from distkg.negatives.deliveries import Deliveries
+from distkg.negatives.kmas import Kmas
+from distkg.negatives.mixture import parts_of
+from distkg.sharding.ranks import Ranks
 from distkg.training.batches import Batches, SampledBatches
 from distkg.training.live import ModelView
 from distkg.training.model import Model
@@ -32,24 +37,28 @@ class NegativeTelemetry:
 
     def __init__(self, batches: SampledBatches, view: ModelView) -> None:
         self._batches, self._view, self._ranks = batches, view, view.ranks
-        self._ahead = ahead_sources(batches.source)
+        self._ahead: list[Counts] = [*ahead_sources(batches.source), *tables_of(batches.source)]
+        self._kmas = [part for part in parts_of(batches.source) if isinstance(part, Kmas)]
         self._reports = 0
 
     def report(self) -> Record:
         """Over all ranks, since the last call:
 
-        - ``score``, ``uniform_score``: mean score of the latest negatives (of those made, where the source makes some),
-          and of uniform ones for the same queries; ``band_scores``: of those made, by band;
+        - ``score``, ``uniform_score``: mean score of the latest negatives (of those made, where the source makes some;
+          of the hard ones of kmas), and of uniform ones for the same queries; ``band_scores``: of those made, by band;
+        - of kmas ``hard_share``, that of hard negatives at the end, and ``rejected``, the share of hard ones that were
+          known answers and so drawn again;
         - ``false_negatives_removed``: drawn and left out as known facts, where ``negatives.filter`` looks for them;
         - where a pool draws them: ``delivered`` (share of queries), ``late``, ``old``, ``broken``, ``refused``
           (queries for which the source that stands in drew), ``age_median``, ``age_max`` (steps; None where nothing
           was delivered) and ``restarts`` (so far).
         """
         line: Record = {**self._scores(), "false_negatives_removed": self._removed()}
-        return line | (self._deliveries() if self._ahead else {})
+        line |= kmas_report(self._kmas, self._batches.count, self._ranks) if self._kmas else {}
+        return line | (delivery_report(self._ahead, self._ranks) if self._ahead else {})
 
     def _removed(self) -> int:
-        return int(self._sum([self._batches.take_removed()])[0])
+        return int(sum_over(self._ranks, [self._batches.take_removed()])[0])
 
     def _scores(self) -> Record:
         self._reports += 1
@@ -61,8 +70,10 @@ class NegativeTelemetry:
         line: Record = {"uniform_score": self._mean(anywhere)}
         drawn = self._scored(asked, negatives.entities)
         if not self._batches.source.makes:
-            left_out = negatives.left_out
-            return {"score": self._mean(drawn if left_out is None else drawn[~left_out]), **line}
+            counted = torch.ones_like(drawn, dtype=torch.bool) if negatives.left_out is None else ~negatives.left_out
+            if isinstance(self._batches.source, Kmas):
+                counted[:, self._batches.source.hard(self._batches.count) :] = False
+            return {"score": self._mean(drawn[counted]), **line}
         made = negatives.made
         # Entities are scored by all ranks together, also where this one has none of them.
         none = torch.empty(0, 1, dtype=torch.int64)
@@ -84,8 +95,8 @@ class NegativeTelemetry:
         return queries[:PROBED], negatives.first(PROBED)
 
     def _mean(self, scores: Tensor) -> float | None:
-        total, count = self._sum([float(scores.sum()), scores.numel()])
-        return _ratio(total, count)
+        total, count = sum_over(self._ranks, [float(scores.sum()), scores.numel()])
+        return ratio(total, count)
 
     def _scored(self, asked: Tensor, entities: Tensor) -> Tensor:
         """Scores float32 [b, m] of entities int64 [b, m]; collective."""
@@ -93,30 +104,56 @@ class NegativeTelemetry:
         rows = self._view.candidates(ids)
         return self._view.similarity.indexed(asked, rows, places.to(rows.device)).cpu()
 
-    def _deliveries(self) -> Record:
-        taken = [source.take_deliveries() for source in self._ahead]
-        names = ("delivered", "late", "old", "broken", "refused")
-        counts = self._sum([sum(getattr(each, name) for each in taken) for name in names])
-        median, oldest = self._ages(taken)
-        restarts = torch.tensor([max(source.restarts for source in self._ahead)], device=self._ranks.device)
-        self._ranks.all_reduce(restarts, "max")
-        filled_in = {name: int(count) for name, count in zip(names[1:], counts[1:], strict=True)}
-        share = _ratio(counts[0], sum(counts))
-        return {"delivered": share, **filled_in, "age_median": median, "age_max": oldest, "restarts": int(restarts)}
 
-    def _ages(self, taken: Sequence[Deliveries]) -> tuple[int | None, int | None]:
-        ages = [age for each in taken for age in each.ages]
-        own = np.quantile(ages, np.linspace(0, 1, QUANTILES)) if ages else np.full(QUANTILES, -1.0)
-        found = self._ranks.all_gather(torch.from_numpy(own).to(self._ranks.device)[None]).flatten()
-        seen = found[found >= 0]
-        return (int(seen.median()), int(seen.max())) if len(seen) else (None, None)
+class Counts(Protocol):
+    """Whoever counts what became of negatives that others were to draw.
 
-    def _sum(self, numbers: Sequence[float]) -> list[float]:
-        total = torch.tensor(numbers, dtype=torch.float64, device=self._ranks.device)
-        self._ranks.all_reduce(total)
-        found: list[float] = total.tolist()
-        return found
+    Attributes:
+        restarts: how often one of the others was lost and replaced.
+    """
+
+    @property
+    def restarts(self) -> int: ...
+
+    def take_deliveries(self) -> Deliveries: ...
 
 
-def _ratio(part: float, whole: float) -> float | None:
+def delivery_report(counted: Sequence[Counts], ranks: Ranks) -> Record:
+    """Keys ``delivered`` … ``restarts`` of ``NegativeTelemetry.report``; collective."""
+    taken = [each.take_deliveries() for each in counted]
+    names = ("delivered", "late", "old", "broken", "refused")
+    counts = sum_over(ranks, [sum(getattr(each, name) for each in taken) for name in names])
+    median, oldest = _ages(taken, ranks)
+    restarts = torch.tensor([max(each.restarts for each in counted)], device=ranks.device)
+    ranks.all_reduce(restarts, "max")
+    filled_in = {name: int(count) for name, count in zip(names[1:], counts[1:], strict=True)}
+    share = ratio(counts[0], sum(counts))
+    return {"delivered": share, **filled_in, "age_median": median, "age_max": oldest, "restarts": int(restarts)}
+
+
+def kmas_report(sources: Sequence[Kmas], count: int, ranks: Ranks) -> Record:
+    """Keys ``hard_share`` and ``rejected`` of ``NegativeTelemetry.report``, of ``count`` negatives; collective."""
+    drawn, rejected = zip(*(source.take_rejections() for source in sources), strict=True)
+    drawn_by_all, rejected_by_all = sum_over(ranks, [sum(drawn), sum(rejected)])
+    return {"hard_share": sources[0].hard(count) / count, "rejected": ratio(rejected_by_all, drawn_by_all)}
+
+
+def sum_over(ranks: Ranks, numbers: Sequence[float]) -> list[float]:
+    """Sums of numbers over ranks; collective."""
+    total = torch.tensor(numbers, dtype=torch.float64, device=ranks.device)
+    ranks.all_reduce(total)
+    found: list[float] = total.tolist()
+    return found
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """A share for reports; None of nothing."""
     return round(part / whole, 6) if whole else None
+
+
+def _ages(taken: Sequence[Deliveries], ranks: Ranks) -> tuple[int | None, int | None]:
+    ages = [age for each in taken for age in each.ages]
+    own = np.quantile(ages, np.linspace(0, 1, QUANTILES)) if ages else np.full(QUANTILES, -1.0)
+    found = ranks.all_gather(torch.from_numpy(own).to(ranks.device)[None]).flatten()
+    seen = found[found >= 0]
+    return (int(seen.median()), int(seen.max())) if len(seen) else (None, None)

@@ -217,11 +217,13 @@ def test_dans_message_passing_runs(tmp_path: Path, store: Path) -> None:
 
 @pytest.mark.slow
 def test_kmas_runs_and_goes_on_where_it_stopped(tmp_path: Path, store: Path) -> None:
-    given = ["--preset", "ultra", "--graphs", str(store), "--stores", str(store), "--steps", "20", "--variants", "4"]
-    given += ["--folder", str(tmp_path / "runs")]
+    given = ["--preset", "ultra", "--graphs", str(store), "--stores", str(store), "--steps", "20"]
+    given += ["--variants", *kmas.VARIANTS, "--folder", str(tmp_path / "runs")]
     content = run_quickly("kmas", tmp_path, *given, part="-ultra")
-    columns = ["MRR", "Hits@10", "store", "validation MRR", "CPU ms/step", "peak MB"]
-    assert columns_of(content) == dict.fromkeys(kmas.VARIANTS, columns)
+    quality = ["MRR", "Hits@10", "store"]
+    trained = {row: [*quality, "validation MRR", "CPU ms/step", "peak MB"] for row in kmas.VARIANTS}
+    assert columns_of(content) == {"untrained": quality, **trained}
+    assert content["settings"]["loss by step"]["uniform, seed 0"][-1][0] == 20
     again = run_quickly("kmas", tmp_path, *given, part="-ultra")
     assert again["figures"] == content["figures"]
 

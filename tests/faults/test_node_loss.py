@@ -1,4 +1,4 @@
-"""An elastic run that loses a node goes on with the workers that are left."""
+"""A node is lost: an elastic run goes on with the workers that are left, and graphs that lay there are made again."""
 
 import json
 import time
@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 import ray
+import ray.experimental
+import torch
 from ray.cluster_utils import Cluster
 
 from distkg.cluster.launch import run_on_workers
+from distkg.cluster.shared_graphs import graphs_of_node, share_graphs
 from distkg.config import RunConfig
+from distkg.data.generate import generate
+from distkg.training.graphs import LearnedGraph
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -58,3 +63,29 @@ def test_a_run_on_two_nodes_goes_on_with_one(cluster: Cluster, tmp_path: Path) -
     failures = [json.loads(line) for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
     assert failures
     assert all(line["restart"] for line in failures)
+
+
+def test_graphs_that_lay_on_a_lost_node_are_made_again(cluster: Cluster, tmp_path: Path) -> None:
+    stores = [str(tmp_path / name) for name in "abcd"]
+    for seed, store in enumerate(stores):
+        generate(store, entities=800, relations=4, triples=9000, seed=seed)
+    config = RunConfig.model_validate(
+        {
+            "data": {"graphs": stores},
+            "model": {"name": "ultra", "options": {"width": 8, "layers": 2, "hidden": 8}},
+            "objective": {"name": "self_adversarial"},
+        }
+    )
+    ray.init(address=cluster.address, logging_level="WARNING")
+    graphs = share_graphs(config)
+    (other,) = cluster.worker_nodes
+    places = ray.experimental.get_object_locations(list(graphs.values()))
+    lost = [store for store in stores if places[graphs[store]]["node_ids"] == [other.node_id]]
+    assert lost, "no graph was made on the other node"
+    cluster.remove_node(other, allow_graceful=False)
+    graph_of = graphs_of_node(graphs)
+    assert graph_of is not None
+    for store in lost:
+        again, own = graph_of(store), LearnedGraph.open(store, config)
+        assert torch.equal(again.facts.triples, own.facts.triples)
+        assert torch.equal(again.facts.meetings.giver, own.facts.meetings.giver)

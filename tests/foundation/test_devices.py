@@ -71,3 +71,23 @@ def test_tensors_of_two_devices_do_not_meet() -> None:
     for meet in (torch.mul, torch.matmul, torch.dot):
         with pytest.raises(RuntimeError, match="device"):
             meet(torch.ones(2, device=THERE), torch.ones(2))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+def test_a_real_gpu_gives_the_scores_and_gradients_of_the_cpu(
+    options: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    name = request.node.callspec.id.partition(",")[0]
+    torch.manual_seed(0)
+    model = make_model(name, options | {"width": 16, "hidden": 16})
+    whole, results = graph(), []
+    for device in ("cpu", "cuda"):
+        model = model.to(device)
+        anchor, relation, answer = torch.tensor([[0, 2], [1, 3], [4, 3]], device=device)
+        weight = whole.mask_without(anchor, relation, answer)
+        scores = model(whole, anchor, relation, weight)
+        gradients = torch.autograd.grad(scores.square().sum(), list(model.parameters()), allow_unused=True)
+        results.append([scores, *(gradient for gradient in gradients if gradient is not None)])
+    for here, there in zip(*results, strict=True):
+        torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-4)

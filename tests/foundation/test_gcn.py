@@ -19,7 +19,7 @@ from distkg.foundation.paths import edge_gradients
 from distkg.foundation.rgcn import Rgcn
 from distkg.foundation.sampling import Surroundings, sampled_scores
 from distkg.sharding.ranks import Ranks
-from distkg.training.foundation import check_foundation
+from distkg.training.foundation_model import check_foundation
 from distkg.training.run import train_on_rank
 
 FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]

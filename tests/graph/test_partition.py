@@ -54,6 +54,14 @@ def test_communities_are_found(partitioner: Partitioner) -> None:
     assert cut(edges, found) < planted + 0.05
 
 
+@pytest.mark.parametrize("partitioner", [metis, ldg])
+def test_loops_and_parallel_edges_do_no_harm(partitioner: Partitioner) -> None:
+    rng = np.random.default_rng(0)
+    n = 135  # as UMLS: everything joins everything, often twice, and itself
+    assignment = partitioner(rng.integers(0, n, (5216, 2)) ** 2 // n, n, 2, seed=0)
+    assert np.bincount(assignment).tolist() == [68, 67]
+
+
 def test_the_plain_partitioner_repeats_itself_under_a_seed() -> None:
     first, again, other = (ldg(communities(), 400, 4, seed) for seed in (5, 5, 6))
     assert first.tolist() == again.tolist()

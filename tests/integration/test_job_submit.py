@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -126,6 +127,10 @@ def submit(head: Head, project: Path, store: Path, run: Path, epochs: int, *flag
         "train": {"workers": 2, "epochs": epochs, "batch_size": 256},
         "evaluate": {"every": 1},
     }
+    return submit_config(head, project, config, run, *flags)
+
+
+def submit_config(head: Head, project: Path, config: dict[str, Any], run: Path, *flags: str) -> str:
     (project / "config.yaml").write_text(yaml.safe_dump(config))
     return head.client().submit_job(
         entrypoint=f"{sys.executable} jobs/train.py config.yaml --run {run} {' '.join(flags)}",
@@ -169,6 +174,34 @@ def test_a_submitted_job_trains_and_its_log_can_be_followed(
     assert result["train"]["epochs"] == 3
     assert result["metrics"]["test"]["mrr"] > 0.1
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_submitted_job_pretrains_on_two_graphs(head: Head, project: Path, store: Path, tmp_path: Path) -> None:
+    generate(str(tmp_path / "other"), entities=80, relations=3, triples=500, seed=2)
+    config = {
+        "data": {"graphs": [str(store), str(tmp_path / "other")]},
+        "model": {"name": "ultra", "options": {"width": 8, "layers": 2, "hidden": 8}},
+        "objective": {"name": "self_adversarial", "margin": 0.0},
+        "negatives": {
+            "source": "kmas",
+            "options": {"schedule": "constant", "refresh_steps": 5},
+            "count": 8,
+            "pool": {"actors": 1, "cpus_per_actor": 0.5, "sync": True},
+        },
+        "optimizer": {"name": "adam", "learning_rate": 0.005},
+        "train": {"workers": 2, "epochs": 2, "batch_size": 8, "steps_per_epoch": 10},
+        "evaluate": {"every": 1, "max_valid_triples": 10},
+    }
+    client = head.client()
+    job = submit_config(head, project, config, tmp_path / "run")
+    log = asyncio.run(follow(client, job))
+    assert client.get_job_status(job) == JobStatus.SUCCEEDED, log
+    assert "Graphs, once on each node" in log
+    assert "epoch 2" in log
+    assert "100% of negatives delivered" in log
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert [Path(each["graph"]).name for each in result["by_graph"]] == ["small", "other"]
+    assert "By graph" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_job_is_stopped_cleanly_and_can_be_resumed(head: Head, project: Path, store: Path, tmp_path: Path) -> None:

@@ -101,6 +101,33 @@ def test_a_search_that_was_killed_goes_on_and_its_best_configuration_trains_agai
     assert max(line["valid"]["mrr"] for line in lines if "valid" in line) == pytest.approx(best["valid_mrr"], abs=1e-4)
 
 
+def test_a_search_over_a_foundation_model_is_led_by_all_its_graphs(tmp_path: Path, command: list[str]) -> None:
+    generate(str(tmp_path / "other"), entities=80, relations=3, triples=500, seed=2)
+    config = {
+        "data": {"graphs": [str(tmp_path / "store"), str(tmp_path / "other")]},
+        "model": {"name": "ultra", "options": {"width": 8, "layers": 2, "hidden": 8}},
+        "objective": {"name": "self_adversarial", "margin": 0.0},
+        "negatives": {"count": 8},
+        "optimizer": {"name": "adam", "learning_rate": 0.01},
+        "train": {"workers": 1, "epochs": 2, "batch_size": 8, "steps_per_epoch": 5},
+        "evaluate": {"every": 1, "max_valid_triples": 10},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    space = {"model.options.width": {"choice": [8, 16]}, "negatives.count": {"int_uniform": [4, 16]}}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
+    done = subprocess.run(
+        [*command[:-1], "2"], capture_output=True, text=True, env=environment(), timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    trials = [json.loads(line) for line in (tmp_path / "search" / "search.jsonl").read_text().splitlines()]
+    assert trials[0]["parameters"] == {"model.options.width": 8, "negatives.count": 8}
+    assert len(trials) == 2
+    assert "finished" in {trial["state"] for trial in trials}
+    assert "store, other" in (tmp_path / "search" / "report.html").read_text()
+    best = load_config(str(tmp_path / "search" / "best.yaml"))
+    assert len(best.data.graphs) == 2
+
+
 def test_trials_that_diverge_are_recorded_and_the_search_goes_on(tmp_path: Path, command: list[str]) -> None:
     space = {"optimizer.learning_rate": {"choice": [1.0e30, 2.0e30]}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))

@@ -126,3 +126,6 @@ def test_other_dtypes_get_the_plain_form() -> None:
     found = propagate(states, relations, edges, weight)
     assert torch.equal(found, reference_propagate(states, relations, edges, weight, "distmult"))
     assert found.dtype == torch.float64
+    halves = propagate(states.bfloat16(), relations.bfloat16(), edges)
+    assert halves.dtype == torch.bfloat16
+    torch.testing.assert_close(halves.double(), propagate(states, relations, edges), rtol=0.05, atol=0.1)

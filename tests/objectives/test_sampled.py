@@ -163,9 +163,10 @@ def test_an_unknown_objective_is_answered_with_the_known_ones() -> None:
     [
         # Margin 1, grown to 3.
         ("margin", 2.0, [1.5, 0.0, 3.0], (2.5 + 1 + 4) / 3),
-        ("logistic", 0.0, [-2.0, LN3 - 2], LN2 + (LN2 + 2 * LN2) / 2),
         ("self_adversarial", -3.0, [-3.0, -3.0 + LN3], LN2 + 0.25 * LN2 + 0.75 * 2 * LN2),
-        ("sampled_softmax", 0.0, [-2.0, LN2 - 2], 2 * LN2),
+        # Without a margin there is nothing to grow.
+        ("logistic", 0.0, [0.0, LN3], LN2 + (LN2 + 2 * LN2) / 2),
+        ("sampled_softmax", 0.0, [0.0, LN2], 2 * LN2),
     ],
 )
 def test_a_grown_margin_by_hand(name: str, positive: float, negatives: list[float], expected: float) -> None:

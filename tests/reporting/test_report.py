@@ -191,3 +191,14 @@ def test_negatives_are_shown_with_what_became_of_them(tmp_path: Path) -> None:
     assert "4,000 known facts" in page.text
     assert "80 late, 0 old, 12 broken, 8 refused. Actors restarted: 1." in page.text
     assert "Delivered by actors" not in page_of(make_run(tmp_path / "plain", lines=metric_lines(4))).words
+    assert "Hard negatives by relations" not in page.words
+
+
+def test_hard_negatives_of_kmas_are_shown(tmp_path: Path) -> None:
+    shares = {"hard_share": 0.25, "rejected": 0.125, "hard_among_top": None}
+    reported = {"score": 1.5, "uniform_score": -4.0, "delivered": None, **shares}
+    lines = [{**line, "negatives": reported} for line in metric_lines(4)]
+    page = page_of(make_run(tmp_path, lines=lines))
+    assert {"Hard negatives by relations", "hard", "rejected"} <= set(page.words)
+    assert "among the ten" not in page.words
+    assert "known facts" not in page.text

@@ -145,7 +145,7 @@ def test_a_mixture_follows_the_time_limit_where_that_ends_the_run(store: Path) -
 @pytest.mark.parametrize("kind", ["snap", "embedding"])
 @pytest.mark.parametrize("actors", [0, 1])
 def test_what_dans_makes_is_reported_by_band(store: Path, tmp_path: Path, kind: str, actors: int) -> None:
-    options = {"negatives": kind, "refresh": 1.0, "least_distance": 0.0}
+    options = {"negatives": kind, "refresh": 1.0, "least_distance": 0.0, "every": 1}
     config = run_config(store, source="dans", options=options, pool={"actors": actors})
     lines = train(config, tmp_path / "run")
     for line in lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from distkg.negatives.base import Made, SourceOptions
 from distkg.objectives import SAMPLED
 from distkg.reporting.report import write_report
 from distkg.sharding.ranks import Ranks
-from distkg.training.foundation import FoundationLearner, check_foundation
+from distkg.training.foundation import FoundationLearner
 from distkg.training.foundation_batches import FoundationBatches, negatives_for
+from distkg.training.foundation_model import check_foundation
 from distkg.training.graphs import LearnedGraph, graphs_of
+from distkg.training.peak import peak_bytes
 from distkg.training.run import train_on_rank
 from distkg.training.schedule import Schedule
 
@@ -55,11 +58,14 @@ def batches(stores: list[str], settings: RunConfig) -> FoundationBatches:
     return FoundationBatches([LearnedGraph.open(store, settings) for store in stores], settings, Ranks.single())
 
 
-def test_a_batch_hides_what_it_asks_and_never_calls_a_fact_wrong(stores: list[str]) -> None:
-    made = batches(stores, config(stores))
+@pytest.mark.parametrize("source", ["uniform", "kmas"])
+def test_a_batch_hides_what_it_asks_and_never_calls_a_fact_wrong(stores: list[str], source: str) -> None:
+    options = {"schedule": "constant", "most": 1.0} if source == "kmas" else {}
+    made = batches(stores, config(stores, negatives={"source": source, "options": options}))
     for step in range(12):
         asked = made.batch(0, step)
-        negatives = negatives_for(asked, torch.empty(0), 20, Moment())
+        states = torch.randn(len(asked.queries), 2 * asked.graph.relations, 4)
+        negatives = negatives_for(asked, states, 20, Moment())
         assert negatives.left_out is not None
         graph, queries = asked.graph, asked.queries
         facts = {(h, r, t) for h, r, t in graph.triples.tolist()}
@@ -80,6 +86,28 @@ def test_a_batch_hides_what_it_asks_and_never_calls_a_fact_wrong(stores: list[st
             wrong = negatives.entities[row][~negatives.left_out[row]].tolist()
             assert not any((anchor, relation, entity) in facts for entity in wrong)
         assert len(left) >= len(facts) - 2 * len(queries)
+
+
+@pytest.mark.parametrize("source", ["uniform", "kmas"])
+def test_negatives_take_no_memory_of_queries_times_entities(tmp_path: Path, source: str) -> None:
+    generate(str(tmp_path / "wide"), entities=6000, relations=3, triples=40_000, seed=4)
+    settings = config([str(tmp_path / "wide")], negatives={"source": source, "options": {}}, train={"batch_size": 32})
+    asked = batches([str(tmp_path / "wide")], settings).batch(0, 0)
+    states = torch.randn(32, 2 * asked.graph.relations, 4)
+
+    def draw() -> None:
+        negatives_for(asked, states, 16, Moment(progress=0.55))
+
+    draw()  # makes what is made once
+    tensors = peak_bytes(draw)
+    tracemalloc.start()
+    try:
+        draw()
+        arrays = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # 32 × 16 negatives of 8 bytes, a few times; a mask of all entities would take 32 × 6,000.
+    assert tensors + arrays < 32 * 6000 / 4
 
 
 def test_graphs_are_drawn_by_their_facts(stores: list[str]) -> None:

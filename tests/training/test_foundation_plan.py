@@ -16,8 +16,8 @@ from distkg.foundation import KnowledgeGraph, make_model
 from distkg.sharding.packed import packed
 from distkg.training import preflight
 from distkg.training.footprint import BASE_PROCESS
-from distkg.training.foundation import made_graph
 from distkg.training.foundation_footprint import Growth, growth, ranking, seconds_of_query, training_step
+from distkg.training.foundation_model import made_graph
 from distkg.training.foundation_plan import plan_foundation
 from distkg.training.peak import peak_bytes
 from distkg.training.plan import PlanError

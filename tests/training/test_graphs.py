@@ -17,7 +17,7 @@ from distkg.foundation import KnowledgeGraph
 from distkg.negatives import Queries
 from distkg.sharding.packed import Packed, packed, unpacked
 from distkg.sharding.ranks import Ranks
-from distkg.training.foundation import made_graph
+from distkg.training.foundation_model import made_graph
 from distkg.training.graphs import LearnedGraph, graphs_of
 from distkg.training.run import train_on_rank
 from distkg.training.services import Services

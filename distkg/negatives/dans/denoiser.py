@@ -15,25 +15,27 @@ from torch import Tensor, nn
 from distkg.kernels.products import half_where_fast
 from distkg.negatives.dans.noise import Mode
 
-WIDER = 4  # the hidden layer, times the vector
 TIME_FLOATS = 32
 
 
 class Denoiser(nn.Module):
     """ε(x_t, t, conditions)."""
 
-    def __init__(self, width: int, query: int, mode: Mode = "resolved", *, conditions: bool = True) -> None:
+    def __init__(
+        self, width: int, query: int, hidden: int, mode: Mode = "resolved", *, conditions: bool = True
+    ) -> None:
         """
         Args:
             width: C, of entity vectors.
             query: Q, of query vectors.
+            hidden: width of the hidden layer, times C.
             mode: ``resolved`` normalises before each layer and uses the query and the neighbourhood.
             conditions: without them it knows the vector and the step alone.
         """
         super().__init__()
         self._mode, self._conditions = mode, conditions
         seen = 0 if not conditions else width if mode == "paper" else 2 * width + query
-        inner, hidden = width + TIME_FLOATS + seen, WIDER * width
+        inner, hidden = width + TIME_FLOATS + seen, hidden * width
         if mode == "paper":
             layers = [nn.Linear(inner, hidden), nn.ReLU(), nn.Linear(hidden, width), nn.LayerNorm(width)]
         else:

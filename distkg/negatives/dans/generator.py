@@ -8,6 +8,7 @@ means the same everywhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -19,6 +20,8 @@ from distkg.negatives.dans.curriculum import band_steps
 from distkg.negatives.dans.denoiser import Denoiser
 from distkg.negatives.dans.difficulty import Difficulty
 from distkg.negatives.dans.noise import Mode, NoiseSchedule
+from distkg.sharding.flat import FlatParameters
+from distkg.sharding.optimizers import OPTIMIZERS
 
 Schedule = Literal["difficulty", "same"]
 
@@ -32,9 +35,11 @@ class GeneratorOptions(BaseModel):
     high_noise: float = Field(0.3, gt=0, lt=1, description="The same for an entity of difficulty 1, β_global.")
     sharpness: float = Field(1.0, ge=0, description="How strongly difficulty decides, μ.")
     schedule: Schedule = Field("difficulty", description="Noise by difficulty, or the same for all entities.")
+    every_step: bool = Field(False, description="Take every step back; otherwise from band to band, in four passes.")
+    hidden: int = Field(2, ge=1, description="Width of the denoiser's hidden layer, times that of a vector.")
     conditions: bool = Field(True, description="Tell the denoiser type, query and neighbourhood.")
     mode: Mode = Field("resolved", description="Put right what the paper contradicts itself in, or take it as printed.")
-    learning_rate: float = Field(1e-3, gt=0, description="Of the denoiser and of the difficulty network (Adam).")
+    learning_rate: float = Field(5e-3, gt=0, description="Of the denoiser and of the difficulty network (Adam).")
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,11 @@ class Generator(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("deviation", torch.ones(width))
         self.difficulty = Difficulty(structure, width)
-        self.denoiser = Denoiser(width, query, options.mode, conditions=options.conditions)
+        self.denoiser = Denoiser(width, query, options.hidden, options.mode, conditions=options.conditions)
         self.steps = band_steps(options.steps)
-        self._optimizer = torch.optim.Adam(self.parameters(), lr=options.learning_rate)
+        # PyTorch's own Adam takes a second to import what would never run here.
+        self._flat = FlatParameters(self)
+        self._optimizer = OPTIMIZERS["adam"](1, self._flat.values.shape[1], self._flat.values.device)
 
     def scale_to(self, vectors: Tensor) -> None:
         """Take mean and deviation of the vectors float32 [n, C] of all entities."""
@@ -98,9 +105,8 @@ class Generator(nn.Module):
         noisy = self.schedule(known).noisy(clean, step, noise)
         denoising = F.mse_loss(self._predicted(noisy, step, known), noise)
         difficulty = self.difficulty.loss(known.answer, known.vector)
-        self._optimizer.zero_grad()
         (denoising + difficulty).backward()
-        self._optimizer.step()
+        self._flat.step(self._optimizer, self._options.learning_rate)
         return {"denoising": float(denoising.detach()), "difficulty": float(difficulty.detach())}
 
     @torch.no_grad()
@@ -114,11 +120,10 @@ class Generator(nn.Module):
         now = torch.full_like(known.answer, self._options.steps)
         vectors = schedule.noisy(clean, now, torch.randn(clean.shape, generator=generator))
         found = {}
-        for step in range(self._options.steps, self.steps[0], -1):
+        for step, to in pairwise(self._way_back()):
             noise = torch.randn(clean.shape, generator=generator)
             predicted = self._predicted(vectors, torch.full_like(known.answer, step), known)
-            vectors = schedule.back(vectors, step, predicted, noise, self._options.mode)
-            found[step - 1] = vectors
+            found[to] = vectors = schedule.back(vectors, step, to, predicted, noise, self._options.mode)
         made = torch.stack([found[step] for step in self.steps], dim=1)
         noise = 1 - schedule.kept[:, torch.tensor(self.steps) - 1]
         return made * self.deviation + self.mean, noise
@@ -132,6 +137,11 @@ class Generator(nn.Module):
             hard = torch.full_like(hard, 0.5)
         noise = {"first": options.first_noise, "low": options.low_noise, "high": options.high_noise}
         return NoiseSchedule.of_difficulty(hard, options.steps, sharpness=options.sharpness, **noise)
+
+    def _way_back(self) -> list[int]:
+        """Steps at which the denoiser is asked, and that of the hardest band, where it is not."""
+        last, hardest = self._options.steps, self.steps[0]
+        return list(range(last, hardest - 1, -1)) if self._options.every_step else [last, *reversed(self.steps)]
 
     def _scaled(self, vectors: Tensor) -> Tensor:
         return (vectors - self.mean) / self.deviation

@@ -54,12 +54,17 @@ class NoiseSchedule:
         kept = self.kept.gather(1, step[:, None] - 1)
         return kept.sqrt() * vectors + (1 - kept).sqrt() * noise
 
-    def back(self, vectors: Tensor, step: int, predicted: Tensor, noise: Tensor, mode: Mode) -> Tensor:
-        """Vectors [b, C] of step - 1 from those of ``step`` and the noise predicted in them; fresh ``noise`` [b, C]."""
-        added, kept = self.added[:, step - 1, None], self.kept[:, step - 1, None]
-        left = (1 - added).sqrt()
+    def back(self, vectors: Tensor, step: int, to: int, predicted: Tensor, noise: Tensor, mode: Mode) -> Tensor:
+        """Vectors [b, C] of step ``to`` from those of a later ``step`` and the noise predicted in them.
+
+        Several steps are taken back as if they had been one, with the variance of all of them together (Nichol,
+        Dhariwal 2021, section 4). Fresh ``noise`` [b, C] is added, none at step 0.
+        """
+        kept = self.kept[:, step - 1, None]
+        left_of_square = kept / self.kept[:, to - 1, None] if to else kept
+        added, left = 1 - left_of_square, left_of_square.sqrt()
         if mode == "paper":
             taken = (1 - left) / (left * added.sqrt())
             return vectors / left - taken * predicted + added.sqrt() * noise
         mean = (vectors - added / (1 - kept).sqrt() * predicted) / left
-        return mean if step == 1 else mean + added.sqrt() * noise
+        return mean + added.sqrt() * noise if to else mean

@@ -8,8 +8,11 @@ the entity nearest to it among ``1 / (1 - ᾱ)`` random ones.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from distkg.kernels.jit import kernel
 
 MOST = 512  # random entities looked at for a batch
 
@@ -32,11 +35,33 @@ def nearest_of_some(
         candidates: float32 [p, C], of random entities.
         wrong: bool [b, p], where a candidate is a wrong answer.
     """
-    places = len(candidates)
-    closeness = vectors @ candidates.T - candidates.square().sum(1) / 2
-    seen = (1 / noise).ceil()[..., None]
-    start = torch.randint(places, noise.shape, generator=generator)[..., None]
-    after = (torch.arange(places) - start) % places
-    closeness.masked_fill_((after >= seen) | ~wrong[:, None], -torch.inf)
-    best = closeness.max(2)
-    return best.indices.masked_fill(best.values == -torch.inf, -1)
+    places = torch.randint(len(candidates), noise.shape, generator=generator)
+    seen = (1 / noise).ceil().clamp_max(len(candidates)).long()
+    halves = candidates.square().sum(1) / 2
+    _search(*(part.numpy() for part in (vectors, seen, candidates, halves, wrong, places)))
+    return places
+
+
+@kernel
+def _search(
+    vectors: np.ndarray,
+    seen: np.ndarray,
+    candidates: np.ndarray,
+    halves: np.ndarray,
+    wrong: np.ndarray,
+    places: np.ndarray,
+) -> None:
+    """Turn the places [b, m] from which so many candidates are seen, round a circle, into those of the nearest."""
+    for i in range(vectors.shape[0]):
+        for j in range(vectors.shape[1]):
+            start, best, closest = places[i, j], -1, np.float32(0)
+            for step in range(seen[i, j]):
+                c = (start + step) % candidates.shape[0]
+                if not wrong[i, c]:
+                    continue
+                closeness = -halves[c]
+                for k in range(vectors.shape[2]):
+                    closeness += vectors[i, j, k] * candidates[c, k]
+                if best < 0 or closeness > closest:
+                    best, closest = c, closeness
+            places[i, j] = best

@@ -32,7 +32,7 @@ from distkg.negatives.live import LiveModel
 from distkg.negatives.remembered import QUERY_BYTES, RowsByKey
 from distkg.negatives.training_graph import TrainingGraph
 
-LEARNED = 256  # triples of a batch that the generator learns from
+LEARNED = 512  # triples of a batch that the generator learns from
 WIDEST = 512  # numbers of a vector that memory is planned for
 SAMPLED_ROWS = 512  # whose nearest neighbours say how far apart entities are
 
@@ -47,6 +47,8 @@ class DansOptions(SourceOptions):
     curriculum_sharpness: float = Field(4.0, ge=0, description="How fast the curriculum turns to hard negatives, λ.")
     margin_growth: float = Field(0.5, ge=0, le=1, description="By how much margins grow for the hardest, β.")
     refresh: float = Field(20.0, gt=0, description="Epochs after which negatives are made again.")
+    every: int = Field(8, ge=1, description="Draws from one at which the diffusion model learns and makes to the next.")
+    renewed: int = Field(256, ge=1, description="Queries of such a draw for which it makes negatives, at most.")
     least_distance: float = Field(
         0.5, ge=0, description="embedding: leave out what lies nearer to the answer than this times the usual distance."
     )
@@ -83,7 +85,7 @@ class Dans(NegativeSource):
         self._beside = make_source("uniform", {}, graph)
         walker = {"compiled": plain_walks, "dgl": dgl_walks}[options.sampler]
         self._walk = walker(graph.triples[:, ::2], graph.entities)
-        self._started = False
+        self._started, self._draws = False, 0
         self._model: LiveModel | None = None
         self._now, self._refreshed = Moment(), -torch.inf
 
@@ -110,9 +112,12 @@ class Dans(NegativeSource):
         if self._now.epochs - self._refreshed >= self._options.refresh:
             self._refreshed = self._now.epochs
             self._look_around(model)
-        self._learn(model, queries, generator)
         rows, old, first = self._table.look_up(self._keys(queries), self._now.epochs)
-        self._table.renew(old, self._make(model, queries[first], generator), self._now.epochs)
+        if self._draws % self._options.every == 0:
+            self._learn(model, queries, generator)
+            some = torch.randperm(len(old), generator=generator)[: self._options.renewed]
+            self._table.renew(old[some], self._make(model, queries[first[some]], generator), self._now.epochs)
+        self._draws += 1
         chances = band_weights(self._now.progress, self._options.curriculum_sharpness, self._options.curriculum)
         band = torch.multinomial(chances, max(len(queries), 1), replacement=True, generator=generator)[: len(queries)]
         return self._of_band(queries, self._table.values[rows, band], band)
@@ -184,10 +189,11 @@ class Dans(NegativeSource):
             torch.manual_seed(0)  # the same first weights in every replica
             self._generator = Generator(self._options.diffusion, torch.from_numpy(features), width, queried)
         shape = (0, BANDS, self._options.made)
-        empty = torch.empty(shape, dtype=torch.int32)
-        if self._options.negatives == "embedding":
-            empty = torch.empty(*shape, width)
-        self._table = RowsByKey(empty, fill=-1, refresh=self._options.refresh)
+        if self._options.negatives == "snap":
+            empty, fill = torch.empty(shape, dtype=torch.int32), -1.0
+        else:
+            empty, fill = torch.empty(*shape, width), torch.nan
+        self._table = RowsByKey(empty, fill, refresh=self._options.refresh)
         self._started = True
 
     def _keys(self, queries: Queries) -> Tensor:

@@ -75,8 +75,9 @@ def test_the_denoiser_learns_and_better_with_conditions() -> None:
     assert last[0] < last[1]
 
 
-def test_harder_bands_lie_nearer_to_the_answer_and_all_fit_its_kind() -> None:
-    model, vectors, _ = trained()
+@pytest.mark.parametrize("every_step", [False, True])
+def test_harder_bands_lie_nearer_to_the_answer_and_all_fit_its_kind(*, every_step: bool) -> None:
+    model, vectors, _ = trained(every_step=every_step)
     answer = torch.arange(ENTITIES).repeat(20)
     known, generator = conditions(vectors, answer), torch.Generator().manual_seed(2)
     distances, kinds = [], []
@@ -88,6 +89,23 @@ def test_harder_bands_lie_nearer_to_the_answer_and_all_fit_its_kind() -> None:
     assert distances == sorted(distances)
     assert distances[0] < 0.7 * distances[3]
     assert kinds[0] > 0.95
+
+
+@pytest.mark.parametrize(("every_step", "asked"), [(False, [20, 10, 4, 2]), (True, list(range(20, 1, -1)))])
+def test_the_denoiser_is_asked_once_for_a_band_or_at_every_step(
+    monkeypatch: pytest.MonkeyPatch, asked: list[int], *, every_step: bool
+) -> None:
+    model, vectors, _ = trained(rounds=0, every_step=every_step)
+    seen: list[int] = []
+    denoise = model.denoiser.forward
+
+    def counting(noisy: Tensor, step: Tensor, *rest: Tensor) -> Tensor:
+        seen.extend(step.unique().tolist())
+        return denoise(noisy, step, *rest)
+
+    monkeypatch.setattr(model.denoiser, "forward", counting)
+    model.make(conditions(vectors, torch.arange(4)), torch.Generator().manual_seed(0))
+    assert seen == asked
 
 
 @pytest.mark.parametrize("mode", ["resolved", "paper"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -14,6 +16,21 @@ def test_without_noise_it_is_the_nearest_that_is_wrong() -> None:
     wrong = torch.tensor([[True, False, True, True], [False, False, False, False]])
     found = nearest_of_some(vectors, torch.full((2, 2), 1e-3), candidates, wrong, torch.Generator().manual_seed(0))
     assert found.tolist() == [[0, 2], [-1, -1]]
+
+
+def test_it_is_the_nearest_of_those_seen_as_a_plain_loop_finds_it() -> None:
+    generator = torch.Generator().manual_seed(3)
+    vectors, candidates = torch.randn(9, 4, 5, generator=generator), torch.randn(12, 5, generator=generator)
+    wrong = torch.rand(9, 12, generator=generator) < 0.6
+    noise = torch.rand(9, 4, generator=generator).clamp_min(0.05)
+    starts = torch.randint(12, (9, 4), generator=torch.Generator().manual_seed(4))
+    found = nearest_of_some(vectors, noise, candidates, wrong, torch.Generator().manual_seed(4))
+    for i in range(9):
+        for j in range(4):
+            seen = min(12, math.ceil(1 / float(noise[i, j])))
+            circle = [(int(starts[i, j]) + step) % 12 for step in range(seen)]
+            distance = {c: float((vectors[i, j] - candidates[c]).norm()) for c in circle if wrong[i, c]}
+            assert int(found[i, j]) == (min(distance, key=lambda c: distance[c]) if distance else -1)
 
 
 def test_noise_leaves_so_many_candidates_to_choose_from() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from distkg.negatives.dans.source import Dans
 from distkg.sharding.ranks import Ranks
 
 ENTITIES, RELATIONS, WIDTH = 30, 2, 6
-SMALL = {"made": 2, "neighbours": 2, "refresh": 2.0, "diffusion": {"steps": 20}}
+SMALL = {"made": 2, "neighbours": 2, "refresh": 2.0, "every": 1, "renewed": 1000, "diffusion": {"steps": 20}}
 
 
 def graph() -> TrainingGraph:
@@ -106,6 +107,23 @@ def test_what_was_made_is_kept_until_it_is_refreshed() -> None:
     assert later.vectors is not None
     assert torch.equal(first.vectors, again.vectors)
     assert not torch.equal(first.vectors, later.vectors)
+
+
+@pytest.mark.parametrize("kind", ["snap", "embedding"])
+def test_it_makes_for_some_queries_at_some_draws_and_the_others_have_none_until_then(kind: str) -> None:
+    dans = source(negatives=kind, every=3, renewed=40, least_distance=0.0)
+    with_some = [int((~made_by(dans, epochs=draw / 100, seed=draw).left_out.all(1)).sum()) for draw in range(7)]
+    assert with_some == [40, 40, 40, 80, 80, 80, 120]
+    assert len(queries()) > 120, "or there would be nothing to wait for"
+
+
+def test_the_diffusion_model_learns_at_the_draws_that_make() -> None:
+    dans = source(every=3)
+    learned = []
+    for draw in range(7):
+        made_by(dans, epochs=draw / 100, seed=draw)
+        learned.append(next(iter(dans.weights().values())).detach().clone())
+    assert [not torch.equal(before, after) for before, after in pairwise(learned)] == [False, False, True] * 2
 
 
 def test_the_curriculum_goes_from_far_to_near_and_margins_grow() -> None:

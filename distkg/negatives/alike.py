@@ -1,0 +1,99 @@
+"""Relations that are alike: how likely the answers of each are drawn in the place of those of another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from distkg.negatives.base import SourceOptions
+
+ROWS = 256  # relations that are compared with all others at once
+
+
+class AlikeOptions(SourceOptions):
+    relations: int = Field(16, ge=1, description="Relations most like the query's whose answers are drawn.")
+    temperature: float = Field(0.1, gt=0, description="Of the softmax over their similarities.")
+    include_self: bool = Field(True, description="Draw answers of the query's own relation as well.")
+    self_share: float = Field(0.5, ge=0, le=1, description="Its weight among them, at most.")
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Relations like each of some.
+
+    Attributes:
+        relations: int64 [b, k], without inverses.
+        chances: float32 [b, k]; rows sum to 1, or to 0 where no relation can be drawn from.
+    """
+
+    relations: Tensor
+    chances: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Alike:
+        return Alike(self.relations[rows], self.chances[rows])
+
+
+def most_alike(similarity: Tensor, own: Tensor, usable: Tensor, options: AlikeOptions) -> Alike:
+    """Of each row the ``options.relations`` most similar relations.
+
+    Args:
+        similarity: float32 [b, R], of each relation to that of the row.
+        own: int64 [b], the row's relation, in [0, R).
+        usable: bool [R], relations that have facts.
+    """
+    itself = F.one_hot(own, similarity.shape[1]).bool()
+    allowed = usable if options.include_self else usable & ~itself
+    best = similarity.masked_fill(~allowed, -torch.inf).topk(min(options.relations, similarity.shape[1]), dim=1)
+    chances = torch.softmax(best.values / options.temperature, 1).nan_to_num(0.0)
+    return Alike(best.indices, _with_bounded_self(chances, best.indices == own[:, None], options.self_share))
+
+
+def _with_bounded_self(chances: Tensor, itself: Tensor, most: float) -> Tensor:
+    """Chances float32 [b, k] in which the marked one is at most so large, where there are others."""
+    others = chances.masked_fill(itself, 0.0)
+    rest = others.sum(1, keepdim=True)
+    own = chances.sum(1, keepdim=True) - rest
+    capped = own.clamp_max(most)
+    scaled = others * ((1 - capped) / rest.clamp_min(1e-30)) + itself * capped
+    return torch.where((own > most) & (rest > 0), scaled, chances)
+
+
+@dataclass(frozen=True)
+class RelationTable:
+    """Of every relation of a graph those most like it, at some step of a training.
+
+    Attributes:
+        version: the step whose weights were looked at.
+        relations: int32 [R, k].
+        chances: float32 [R, k], as of ``Alike``.
+    """
+
+    version: int
+    relations: NDArray[np.int32]
+    chances: NDArray[np.float32]
+
+    def alike(self) -> Alike:
+        return Alike(torch.from_numpy(self.relations.astype(np.int64)), torch.from_numpy(self.chances.copy()))
+
+    def sound(self, relations: int) -> bool:
+        """Whether it is a table of so many relations: shapes, relations that exist, chances that are some."""
+        names, chances = self.relations, self.chances
+        if names.shape != chances.shape or names.ndim != 2 or len(names) != relations:
+            return False
+        known = names.dtype.kind == "i" and bool(((names >= 0) & (names < relations)).all())
+        return known and chances.dtype == np.float32 and bool((np.isfinite(chances) & (chances >= 0)).all())
+
+
+def table_of(vectors: Tensor, usable: Tensor, options: AlikeOptions, version: int) -> RelationTable:
+    """Compare all relations by the cosines of their vectors float32 [R, w]; ``usable`` as of ``most_alike``."""
+    directed = F.normalize(vectors, dim=1)
+    own = torch.arange(len(vectors))
+    parts = [most_alike(directed[rows] @ directed.T, rows, usable, options) for rows in own.split(ROWS)]
+    relations = torch.cat([part.relations for part in parts]).int()
+    return RelationTable(version, relations.numpy(), torch.cat([part.chances for part in parts]).numpy())

@@ -1,0 +1,26 @@
+"""What became of the negatives that others were to draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Deliveries:
+    """What became of the negatives asked for, in queries.
+
+    Attributes:
+        delivered: had theirs from others; the rest was drawn in the step alone.
+        late: not there in time, or lost with who was to draw them.
+        old: drawn from vectors older than allowed.
+        broken: not what was asked for.
+        refused: never asked, as too many requests were under way.
+        ages: steps from the vectors that were looked at to the step, one for each delivery used.
+    """
+
+    delivered: int = 0
+    late: int = 0
+    old: int = 0
+    broken: int = 0
+    refused: int = 0
+    ages: list[int] = field(default_factory=list)

@@ -1,0 +1,33 @@
+"""The parameters of a network as one row, so that one update moves all of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from distkg.sharding.optimizers import RowOptimizer
+
+
+class FlatParameters:
+    """Values and gradients of a module's parameters, laid into one buffer each; the parameters become views of them.
+
+    Attributes:
+        values, gradients: float32 [1, n], parameter after parameter.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        parameters = list(module.parameters())
+        with torch.no_grad():
+            self.values = torch.cat([parameter.flatten() for parameter in parameters])[None]
+        self.gradients: Tensor = torch.zeros_like(self.values)
+        self._row = torch.zeros(1, dtype=torch.int64, device=self.values.device)
+        sizes = [parameter.numel() for parameter in parameters]
+        parts = zip(parameters, self.values[0].split(sizes), self.gradients[0].split(sizes), strict=True)
+        for parameter, values, gradients in parts:
+            parameter.data, parameter.grad = values.view_as(parameter), gradients.view_as(parameter)
+
+    def step(self, optimizer: RowOptimizer, learning_rate: float) -> None:
+        """Move as ``optimizer``, one of a single row, says, and clear the gradients."""
+        optimizer.step(self._row, self.gradients, learning_rate)
+        self.values += self.gradients
+        self.gradients.zero_()

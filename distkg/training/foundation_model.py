@@ -1,0 +1,113 @@
+"""Before a run of a foundation model: what excludes each other, the model that it begins with, its graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from distkg.config import ConfigError, RunConfig
+from distkg.data.manifest import Manifest
+from distkg.foundation import MODELS, FoundationModel, load_model, make_model
+from distkg.negatives import SOURCES
+from distkg.negatives.ahead import source_names
+from distkg.objectives import SAMPLED
+from distkg.training.graphs import LearnedGraph, graphs_of
+
+
+def is_foundation(config: RunConfig) -> bool:
+    """Whether the configured model is a foundation model."""
+    return config.model.name in MODELS
+
+
+def check_settings(config: RunConfig) -> None:
+    """Raise what settings say of themselves, without a look at graphs.
+
+    Raises:
+        ConfigError, UnknownNameError: settings that exclude each other, or wrong options.
+    """
+    if config.objective.name not in SAMPLED:
+        raise ConfigError(
+            f"objective.name: {config.objective.name} is for embeddings; {config.model.name} learns from negatives: "
+            f"{', '.join(SAMPLED)}"
+        )
+    chosen, model = config.negatives, config.model.name
+    for name in source_names(chosen.source, chosen.options):
+        _check_vectors(config, name)
+        if SOURCES[name].looks_at == "relations" and name != chosen.source:
+            raise ConfigError(f"negatives.source: {name} cannot be part of a mixture of {model}")
+    if config.data.fanouts and MODELS[model].knows_entities:
+        raise ConfigError(f"data.fanouts: {model} has vectors for the entities of a whole graph. Leave fanouts empty")
+    graphs = len(set(graphs_of(config)))
+    if chosen.pool.actors and SOURCES[chosen.source].looks_at != "relations":
+        raise ConfigError(
+            f"negatives.pool.actors: {model} draws {chosen.source} negatives in the step in no time. Set it to 0, or "
+            "choose negatives.source: kmas"
+        )
+    if chosen.pool.actors > graphs:
+        raise ConfigError(
+            f"negatives.pool.actors: an actor compares the relations of whole graphs, and there are {graphs}. "
+            f"Set it to {graphs} at most"
+        )
+
+
+def _check_vectors(config: RunConfig, source: str) -> None:
+    """Of entities, where a source looks at them."""
+    chosen, kind = config.negatives, SOURCES[source]
+    if kind.looks_at in ("nothing", "relations"):
+        return
+    if not chosen.vectors:
+        raise ConfigError(
+            f"negatives.source: {source} looks at vectors of entities, which {config.model.name} has none of. "
+            "Name a run that was trained on the same store in negatives.vectors, or choose another source"
+        )
+    if len(graphs_of(config)) > 1:
+        raise ConfigError(
+            f"negatives.vectors: those of {chosen.vectors} belong to one store: give that one alone in data.graphs"
+        )
+    if kind.makes and chosen.options.get("negatives") == "embedding":
+        raise ConfigError(
+            f"negatives.options.negatives: {config.model.name} scores entities, not vectors. Set it to snap"
+        )
+
+
+def check_foundation(config: RunConfig) -> None:
+    """Raise what a run of these settings would raise on its workers, before any starts.
+
+    Raises:
+        ConfigError, UnknownNameError: as ``check_settings`` and ``start_of``.
+        StoreError: a graph cannot be opened.
+        SourceError: a graph lacks what the negative source needs.
+        ModelFileError: there is no model to go on from.
+    """
+    check_settings(config)
+    start_of(config, [LearnedGraph.open(address, config).store.manifest for address in graphs_of(config)])
+
+
+def made_graph(address: str, config: RunConfig) -> LearnedGraph:
+    """A graph with all that training reads of it made; raises as ``LearnedGraph.open`` and ``start_of``."""
+    graph = LearnedGraph.open(address, config)
+    graph.make_all(start_of(config, [graph.store.manifest]))
+    return graph
+
+
+def start_of(config: RunConfig, sizes: Sequence[Manifest]) -> FoundationModel:
+    """The model that training begins with, on graphs of these sizes.
+
+    Raises:
+        ConfigError: wrong options, or a model to go on from that is another one; several graphs for a model whose
+            relations are those of one.
+        ModelFileError: there is none to go on from.
+    """
+    name, options = config.model.name, dict(config.model.options)
+    if MODELS[name].knows_relations:
+        if len(sizes) > 1:
+            raise ConfigError(f"data.graphs: {name} has vectors for the relations of one graph; {len(sizes)} are given")
+        options["relations"] = sizes[0].relations
+        if MODELS[name].knows_entities:
+            options["entities"] = sizes[0].entities
+    if not config.model.start:
+        return make_model(name, options)
+    model = load_model(Path(config.model.start))
+    if model.name != config.model.name:
+        raise ConfigError(f"model.start: {config.model.start} is {model.name}, and model.name is {config.model.name}")
+    return model
