@@ -22,6 +22,7 @@ from distkg.sharding.ranks import Ranks
 COMMANDS = [
     "prepare",
     "generate",
+    "inductive-split",
     "negatives",
     "relation-text",
     "tokens",

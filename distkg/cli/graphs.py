@@ -33,6 +33,11 @@ class OnError(StrEnum):
     skip = "skip"
 
 
+class Kind(StrEnum):
+    entities = "entities"
+    entities_and_relations = "entities-and-relations"
+
+
 @app.command(epilog="Example: distkg prepare data/wn18rr --store stores/wn18rr")
 def prepare(
     source: Annotated[
@@ -99,6 +104,31 @@ def generate(
             store, entities=entities, relations=relations, triples=triples, seed=seed, partitions=partitions
         )
     )
+
+
+@app.command(
+    name="inductive-split",
+    epilog="Example: distkg inductive-split stores/fb15k237 --to stores/fb_new --kind entities --seed 1",
+)
+def inductive_split(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Store made by `distkg prepare`.")],
+    to: Annotated[str, typer.Option(help="New folder, or an address, for the stores training and inference.")],
+    kind: Annotated[Kind, typer.Option(help="What the two must not share.")],
+    seed: Annotated[int, typer.Option(help="Equal seeds make equal stores.")],
+    share: Annotated[float, typer.Option(help="Share of the entities for training.")] = 0.5,
+    split: Annotated[str, typer.Option(help="Shares of train, valid and test in each.")] = "0.8,0.1,0.1",
+) -> None:
+    """Make two graphs of one: to learn from, and to ask about, with other entities and if wanted other relations."""
+    from distkg.data.inductive_split import inductive_split as split_in_two
+
+    made = split_in_two(store, to, kind=kind.value, seed=seed, share=share, split=_shares(split))
+    for report, connected in zip((made.training, made.inference), made.connected, strict=True):
+        _print_store(report)
+        typer.echo(f"entities in the largest connected part: {connected:.1%}")
+    typer.echo(f"in both: {made.shared_entities:,} entities, {made.shared_relations:,} relations")
+    typer.echo(f"in neither: {made.left_out:,} facts")
+    if made.carried:
+        typer.echo(f"taken along: {', '.join(made.carried)}")
 
 
 @app.command(epilog="Example: distkg negatives stores/fb15k237 --source relational --show 5")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from distkg.data.assemble import Part
+from distkg.data.problems import Problems
 from distkg.data.spool import Spool
 
 SPARE = 1.25
@@ -18,6 +21,34 @@ class Degrees(NamedTuple):
 
     entities: NDArray[np.int64]
     relations: NDArray[np.int64]
+
+
+def split_part(
+    part: Part,
+    entities: int,
+    relations: int,
+    shares: tuple[float, float, float],
+    seed: int,
+    folder: Path,
+    problems: Problems,
+) -> dict[str, Part]:
+    """Train, valid and test of one part, by their shares; ``choose_held_out`` says which triples.
+
+    Args:
+        entities, relations: how many; the part's ids are below.
+        folder: for the spools of valid and test.
+        problems: where ``held_out_short`` counts the triples that could not be spared.
+    """
+    wanted_valid, wanted_test = round(len(part) * shares[1]), round(len(part) * shares[2])
+    wanted = wanted_valid + wanted_test
+    held_out = choose_held_out(part.spool, part.without, entities, relations, wanted, seed)
+    problems.note("held_out_short", part.spool.name, wanted - len(held_out))
+    first_test = round(len(held_out) * wanted_valid / max(wanted, 1))
+    return {
+        "train": Part(part.spool, np.union1d(part.without, held_out)),
+        "valid": _taken(part, held_out[:first_test], folder / "held-out-valid"),
+        "test": _taken(part, held_out[first_test:], folder / "held-out-test"),
+    }
 
 
 def choose_held_out(
@@ -52,6 +83,13 @@ def random_keys(rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
+
+
+def _taken(part: Part, rows: NDArray[np.int64], path: Path) -> Part:
+    spool = Spool(path)
+    spool.append(part.spool.take(rows))
+    spool.finish()
+    return Part(spool)
 
 
 def _degrees(spool: Spool, without: NDArray[np.int64], entities: int, relations: int) -> Degrees:

@@ -32,7 +32,7 @@ from distkg.data.classes import Declared, read_declared
 from distkg.data.delimited import read_delimited
 from distkg.data.duplicates import find_repeats
 from distkg.data.errors import IngestError
-from distkg.data.holdout import choose_held_out
+from distkg.data.holdout import split_part
 from distkg.data.inductive import INFERENCE, TRAINING, Graphs, inductive_graphs
 from distkg.data.location import Location, without_secrets
 from distkg.data.manifest import Manifest
@@ -90,7 +90,7 @@ def prepare(
         IngestError: a source that cannot be used; names file and line.
         StoreError: a store that is in the way.
     """
-    _check_split(split)
+    check_split(split)
     _check_choice("on_error", on_error, OnError)
     _check_choice("partitioner", partitioner, PartitionerName)
     ways = _Ways(Plan(without_secrets(source), seed, partitions, partitioner), on_error, progress or _silent)
@@ -141,7 +141,8 @@ def _make(
         ingest = _Ingest(writer, problems, ways.progress)
         parts = ingest.read(sources)
         if shares:
-            parts = ingest.split(parts["train"], shares, ways.plan.seed)
+            sizes = len(ingest.entities), len(ingest.relations)
+            parts = split_part(parts["train"], *sizes, shares, ways.plan.seed, writer.scratch, problems)
         graph = Graph(parts, ingest.entities.labels(), ingest.relations.labels(), declared)
         count_unseen(parts, len(graph.entities), len(graph.relations), problems)
         manifest = assemble(writer, graph, ways.plan, problems, ingest.progress)
@@ -165,26 +166,6 @@ class _Ingest:
         repeats = find_repeats(spools, self.scratch)
         repeats.report(spools, self.problems)
         return {split: Part(spool, repeats.dropped[split]) for split, spool in spools.items()}
-
-    def split(self, part: Part, shares: tuple[float, float, float], seed: int) -> dict[str, Part]:
-        """Hold out valid and test triples of one file."""
-        wanted_valid, wanted_test = round(len(part) * shares[1]), round(len(part) * shares[2])
-        wanted = wanted_valid + wanted_test
-        held_out = choose_held_out(part.spool, part.without, len(self.entities), len(self.relations), wanted, seed)
-        self.problems.note("held_out_short", part.spool.name, wanted - len(held_out))
-        first_test = round(len(held_out) * wanted_valid / max(wanted, 1))
-        without = np.union1d(part.without, held_out)
-        return {
-            "train": Part(part.spool, without),
-            "valid": self._held_out("valid", part, held_out[:first_test]),
-            "test": self._held_out("test", part, held_out[first_test:]),
-        }
-
-    def _held_out(self, split: str, part: Part, rows: NDArray[np.int64]) -> Part:
-        spool = Spool(self.scratch / f"held-out-{split}")
-        spool.append(part.spool.take(rows))
-        spool.finish()
-        return Part(spool)
 
     def _spool(self, split: str, files: Sequence[SourceFile]) -> Spool:
         spool = Spool(self.scratch / split, files[0].name if files else "")
@@ -218,7 +199,11 @@ def _silent(stage: str, done: int) -> None:
     """The default of ``progress``."""
 
 
-def _check_split(split: tuple[float, float, float]) -> None:
+def check_split(split: tuple[float, float, float]) -> None:
+    """
+    Raises:
+        IngestError: these are no shares of train, valid and test.
+    """
     if len(split) != 3 or min(split) < 0 or split[0] <= 0 or abs(sum(split) - 1) > 1e-6:
         raise IngestError(
             f"split {split} must be three shares that sum to 1, with some for train, such as 0.9,0.05,0.05"

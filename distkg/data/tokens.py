@@ -1,10 +1,11 @@
 """What entities look like and say, as discrete tokens: folder ``tokens`` of a store, one modality beside the other.
 
-``NAME.safetensors`` holds the tokens of every entity, int32 [N, n] in the order of ids, -1 where there are fewer, so a
-rank reads those of its own rows alone. ``codebooks/HASH.safetensors`` holds what the tokens mean, a frozen vector
-each, float16 [V, d]: modalities of the same tokens name the same file, also in other stores, so a reader that knows
-the hash need not read it twice. ``NAME.json`` says which codebook that is, how many entities have tokens, and for which
-order of entities they were made; it is written last, so a modality that has it is complete.
+``NAME.safetensors`` holds the tokens of every entity, int32 [N, n] in the order of ids, so a rank reads those of its
+own rows alone; where an entity has fewer than n, or none, -1 stands and is to be masked. ``codebooks/HASH.safetensors``
+holds what the tokens mean, a frozen vector each, float16 [V, d]: modalities of the same tokens name the same file, also
+in other stores, so a reader that knows the hash need not read it twice. ``NAME.json`` says which codebook that is, how
+many entities have tokens, and for which order of entities they were made; it is written last, so a modality that has it
+is complete.
 """
 
 from __future__ import annotations

@@ -1,0 +1,105 @@
+"""Two sides of a graph, each grown from many starts along its own edges, so that nodes stay with their neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+
+def grow_two_sides(
+    edges: tuple[np.ndarray, np.ndarray], nodes: int, first: int, seed: int, steps: int = 2, fanout: int = 10
+) -> NDArray[np.int8]:
+    """The side of each node, 0 or 1: int8 [nodes]; ``first`` nodes are of side 0.
+
+    In random order, a node that no side has yet goes to the side that lacks more of its nodes, and with it what is
+    found in ``steps`` steps from it, over at most ``fanout`` edges of each node. GraIL (Teru et al. 2020) and InGram
+    (Lee et al. 2023) sample such neighbourhoods for one graph and leave the rest to the other, which then lacks the
+    hubs. Here the sides take turns: on WN18RR each keeps about a third of the facts, instead of a half and a fifth.
+
+    Args:
+        edges: of each side, integer [m, 2]; directions do not matter.
+    """
+    rng = np.random.default_rng(seed)
+    (offsets, neighbours), (other_offsets, other_neighbours) = (_shuffled_adjacency(each, nodes, rng) for each in edges)
+    side = np.full(nodes, -1, np.int8)
+    wanted = np.array([first, nodes - first])
+    _grow(rng.permutation(nodes), offsets, neighbours, other_offsets, other_neighbours, wanted, steps, fanout, side)
+    return side
+
+
+def largest_component(edges: np.ndarray, nodes: int) -> int:
+    """Nodes of the largest connected part, edges integer [m, 2] taken without direction."""
+    if not nodes:
+        return 0
+    parent = np.arange(nodes)
+    _unite(np.ascontiguousarray(edges, np.int64), parent)
+    return int(np.bincount(parent).max())
+
+
+def _shuffled_adjacency(
+    edges: np.ndarray, nodes: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Neighbours of each node in compressed rows, in random order."""
+    both = rng.permutation(np.concatenate([edges, edges[:, ::-1]]).astype(np.int32), axis=0)
+    order = np.argsort(both[:, 0], kind="stable")
+    offsets = np.searchsorted(both[order, 0], np.arange(nodes + 1)).astype(np.int64)
+    return offsets, np.ascontiguousarray(both[order, 1])
+
+
+@njit(cache=True)
+def _grow(
+    order: np.ndarray,
+    offsets: np.ndarray,
+    neighbours: np.ndarray,
+    other_offsets: np.ndarray,
+    other_neighbours: np.ndarray,
+    wanted: np.ndarray,
+    steps: int,
+    fanout: int,
+    side: np.ndarray,
+) -> None:
+    left = wanted.copy()
+    queue = np.empty(order.size, np.int64)
+    for start in order:
+        if side[start] >= 0:
+            continue
+        # left / wanted, compared without division: a side may want none.
+        mine = 0 if left[0] * wanted[1] >= left[1] * wanted[0] and left[0] > 0 else 1
+        if left[mine] == 0:
+            mine = 1 - mine
+        side[start] = mine
+        left[mine] -= 1
+        queue[0] = start
+        low, high = 0, 1
+        for _ in range(steps):
+            end = high
+            for place in range(low, end):
+                node = queue[place]
+                first = offsets[node] if mine == 0 else other_offsets[node]
+                last = offsets[node + 1] if mine == 0 else other_offsets[node + 1]
+                for edge in range(first, min(last, first + fanout)):
+                    met = neighbours[edge] if mine == 0 else other_neighbours[edge]
+                    if side[met] < 0 and left[mine] > 0:
+                        side[met] = mine
+                        left[mine] -= 1
+                        queue[high] = met
+                        high += 1
+            low = end
+
+
+@njit(cache=True)
+def _unite(edges: np.ndarray, parent: np.ndarray) -> None:
+    for edge in range(len(edges)):
+        a, b = _root(parent, edges[edge, 0]), _root(parent, edges[edge, 1])
+        parent[max(a, b)] = min(a, b)
+    for node in range(parent.size):
+        parent[node] = _root(parent, node)
+
+
+@njit(cache=True)
+def _root(parent: np.ndarray, node: int) -> int:
+    while parent[node] != node:
+        parent[node] = parent[parent[node]]
+        node = parent[node]
+    return node
