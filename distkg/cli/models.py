@@ -16,6 +16,7 @@ from distkg.cli.app import JsonOption, RunArgument, Split, app, show_table
 
 if TYPE_CHECKING:
     from distkg.data.store import Store
+    from distkg.foundation import FoundationModel
     from distkg.inference.predict import Best
     from distkg.inference.zero_shot import Reason
 
@@ -49,7 +50,11 @@ FanoutsOption = Annotated[
     ),
 ]
 GraphOption = Annotated[
-    str | None, typer.Option(help="A file of triples that a foundation model reasons from, in place of --store.")
+    str | None,
+    typer.Option(
+        help="What a foundation model reasons from, in place of --store: a file of triples, or a folder with "
+        "triples.tsv and what is said of entities: descriptions.tsv, numeric.tsv."
+    ),
 ]
 StoreOfModelOption = Annotated[
     str | None, typer.Option("--store", help="Whose training facts a foundation model reasons from.")
@@ -162,9 +167,10 @@ def predict_relation(
     from distkg.inference.relations import predict_relations
     from distkg.reporting.tables import text_table
 
-    with _facts_of(model, store, graph) as facts:
+    loaded = load_model(model)
+    with _facts_of(loaded, store, graph) as facts:
         ends = facts.entity_id(head), facts.entity_id(tail)
-        found = predict_relations(load_model(model), facts, *ends, top, known.value)
+        found = predict_relations(loaded, facts, *ends, top, known.value)
     if as_json:
         typer.echo(json.dumps([asdict(each) for each in found]))
         return
@@ -276,18 +282,21 @@ def _answering(model: Path, store: str | None, graph: str | None, fanouts: list[
     from distkg.foundation import load_model
     from distkg.inference.zero_shot import best_zero_shot
 
-    with _facts_of(model, store, graph) as facts:
-        yield best_zero_shot(load_model(model), facts, fanouts=fanouts), facts
+    loaded = load_model(model)
+    with _facts_of(loaded, store, graph) as facts:
+        yield best_zero_shot(loaded, facts, fanouts=fanouts), facts
 
 
-def _facts_of(model: Path, store: str | None, graph: str | None) -> AbstractContextManager[Store]:
+def _facts_of(model: FoundationModel, store: str | None, graph: str | None) -> AbstractContextManager[Store]:
     """The store to reason from, for as long as it is needed."""
     from distkg.data.store import Store
-    from distkg.inference.zero_shot import graph_of_file
+    from distkg.inference.fresh_graph import fresh_graph
 
     if (store is None) == (graph is None):
-        raise typer.BadParameter(f"{model} is a foundation model: give the graph to reason from, --store or --graph")
-    return nullcontext(Store.open_inference(store)) if store is not None else graph_of_file(str(graph))
+        raise typer.BadParameter(
+            f"{model.name} is a foundation model: give the graph to reason from, --store or --graph"
+        )
+    return nullcontext(Store.open_inference(store)) if store is not None else fresh_graph(str(graph), model.reads)
 
 
 def _numbers(text: str) -> list[int]:

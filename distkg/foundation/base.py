@@ -42,6 +42,7 @@ class FoundationModel(nn.Module, ABC):
         relations_by_facts: whether states of relations depend on single facts, so that hidden ones must be hidden from
             them.
         knows_entities: whether entities have too, so that ``options.entities`` is.
+        grows_from: name of the model whose weights it can begin with, besides its own; none if empty.
     """
 
     Options: ClassVar[type[ModelOptions]] = ModelOptions
@@ -50,6 +51,7 @@ class FoundationModel(nn.Module, ABC):
     knows_relations: ClassVar[bool] = False
     relations_by_facts: ClassVar[bool] = True
     knows_entities: ClassVar[bool] = False
+    grows_from: ClassVar[str] = ""
     options: ModelOptions
 
     @classmethod
@@ -69,6 +71,11 @@ class FoundationModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where its parameters are, and queries must be."""
         return next(self.parameters()).device
+
+    @property
+    def reads(self) -> Mapping[str, int]:
+        """Tokens of entities that it reads where a graph has them: their name, and the width of their vectors."""
+        return {}
 
     @property
     @abstractmethod

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distkg.data.relation_text import read_relation_text
 from distkg.data.store import Store
-from distkg.foundation.tokens import Tokens
+from distkg.foundation.tokens import Tokens, tokens_of_store
 from distkg.graph.relation_graph import KINDS, entity_relation_graphs, relation_graph
 from distkg.graph.relation_hypergraph import PAIRS, relation_hypergraph
 from distkg.kernels.edges import Edges
@@ -92,7 +92,8 @@ class KnowledgeGraph:
 
     @classmethod
     def of_store(cls, store: Store, relation_text: str = "") -> KnowledgeGraph:
-        """The training facts of a store, with what its relations are called where its folder says so.
+        """The training facts of a store, with what its relations are called and its entities' tokens where its folder
+        has them; tokens are not read before a model asks for them.
 
         Args:
             relation_text: address of the vectors, if they lie elsewhere (``distkg.data.relation_text``).
@@ -103,7 +104,7 @@ class KnowledgeGraph:
         triples = torch.from_numpy(store.triples("train").astype(np.int64))
         text = read_relation_text(store, relation_text)
         vectors = None if text is None else torch.from_numpy(text)
-        return cls(triples, store.num_entities, store.num_relations, vectors)
+        return cls(triples, store.num_entities, store.num_relations, vectors, tokens_of_store(store))
 
     @cached_property
     def facts(self) -> Edges:

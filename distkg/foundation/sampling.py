@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph import KnowledgeGraph
-from distkg.foundation.tokens import Tokens
+from distkg.foundation.tokens import Tokens, tokens_of_part
 from distkg.graph.neighbourhoods import DglSampler, EdgeSampler, PlainSampler
 from distkg.kernels.edges import Edges
 
@@ -83,7 +83,7 @@ class Surroundings:
         nodes = torch.cat([sides[0], sides[2], entities]).unique()
         place = torch.searchsorted
         edges = Edges.of(place(nodes, sides[0]), sides[1], place(nodes, sides[2]), len(nodes) + 1, facts.kinds)
-        tokens = {name: own.of(nodes, strangers=1) for name, own in graph.tokens.items()}
+        tokens = tokens_of_part(graph.tokens, nodes, strangers=1)
         return Neighbourhood(nodes, graph.relations, edges, chosen, tokens)
 
 

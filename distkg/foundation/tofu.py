@@ -3,7 +3,7 @@
 The paper (arXiv 2602.15896) is known by its abstract: discrete tokens of each modality, a hierarchy that fuses them,
 and mixtures of messages. What is between is this module's: tokens of an entity are pooled for each query; every layer
 mixes the messages of ULTRA with messages of modalities and with messages between entities whose tokens agree, by a gate
-of query and relation; the read-out sees the pooled tokens again. A graph without tokens is read as ULTRA reads it, bit
+of query and relation; the read-out sees the pooled tokens again, beside those of the anchor. A graph without tokens is read as ULTRA reads it, bit
 for bit, by the parameters that both have under the same names.
 """
 
@@ -19,11 +19,10 @@ from distkg.foundation.layers import Boundary, Layers, of_layer
 from distkg.foundation.path_decoder import EntityDecoder, FactConvolution
 from distkg.foundation.tokens import TokenPool, Tokens
 from distkg.foundation.ultra import Ultra, UltraOptions
+from distkg.kernels.edge_products import edge_products
 from distkg.kernels.edges import Edges
 from distkg.kernels.layer_update import layer_update
 from distkg.kernels.message_passing import propagate
-
-OPEN = 4.0  # logit of a gate for the graph's own messages at the start, and minus that for all others
 
 
 class TofuOptions(UltraOptions):
@@ -62,22 +61,16 @@ class Fusion(nn.Module):
         """Of the modalities in ``tokens``, for queries float32 [B, d]; None where there are none."""
         if not tokens:
             return None
-        pooled = {name: self.pools[name](own, query) for name, own in tokens.items()}
-        alike = torch.zeros(len(facts), device=query.device)
+        pooled, means = {}, []
         for name, own in tokens.items():
             pool = self.pools[name]
             assert isinstance(pool, TokenPool)
-            mean = pool.mean(own)
-            # Not through the graph's edges at once: one number for each, from two rows.
-            alike = alike + _dots(self.agreement(mean), mean, facts)
-        return Fused(pooled, torch.sigmoid(alike))
-
-
-def _dots(left: Tensor, right: Tensor, facts: Edges) -> Tensor:
-    """Inner products of gatherers' and givers' rows: float32 [E] of [N, t] each, a part of the edges at a time."""
-    gatherer, giver = facts.gatherer.long(), facts.giver.long()
-    parts = zip(gatherer.split(1 << 18), giver.split(1 << 18), strict=True)
-    return torch.cat([(left[u] * right[v]).sum(1) for u, v in parts])
+            projected = pool.projected(own)
+            pooled[name] = pool(own, projected, query)
+            means.append(pool.mean(own, projected))
+        mean = torch.cat(means, dim=1)
+        compared = torch.cat([self.agreement(each) for each in means], dim=1)
+        return Fused(pooled, torch.sigmoid(edge_products(compared, mean, facts)))
 
 
 class MixedConvolution(FactConvolution):
@@ -85,7 +78,9 @@ class MixedConvolution(FactConvolution):
 
     An edge (u, k, v) brings x[v] w[k], as in ULTRA; for each modality D x[v] ⊙ tanh(A p[v]); and D x[v] ⊙ E w[k] times
     the agreement of u and v. A gate of the query's and the edge's relation mixes them; what is not ULTRA's is narrow,
-    and is widened once it is gathered.
+    and is widened once it is gathered, at the start by zeros. Gates are a softmax times the number of kinds of messages
+    that there are, so 1 at the start, when nothing but ULTRA's messages is heard: were ULTRA's share nearly all, as a
+    warm start suggests, others would learn as slowly as their share is small.
     """
 
     def __init__(self, options: TofuOptions) -> None:
@@ -95,14 +90,11 @@ class MixedConvolution(FactConvolution):
         kinds = 2 + len(self.names)
         self.gate = nn.Linear(2 * width, kinds)
         nn.init.zeros_(self.gate.weight)
-        with torch.no_grad():
-            self.gate.bias.fill_(-OPEN)
-            self.gate.bias[0] = OPEN
+        nn.init.zeros_(self.gate.bias)
         self.narrowed = nn.Linear(width, narrow)
         self.of_relation = nn.Linear(width, narrow)
         self.of_tokens = nn.ModuleDict({name: nn.Linear(options.token_width, narrow) for name in self.names})
-        self.widened = nn.Linear((kinds - 1) * narrow, width, bias=False)
-        nn.init.zeros_(self.widened.weight)
+        self.widened = nn.Parameter(torch.zeros(width, (kinds - 1) * narrow))
 
     def mixed(
         self,
@@ -117,47 +109,49 @@ class MixedConvolution(FactConvolution):
         """States float32 [B, n, d] after this layer; ``relations`` are the encoder's states, ``query`` [B, d]."""
         vectors = self.vectors(relations)
         gates = self.gates(relations, query, fused)
-        own, others = gates[..., :1], gates[..., 1:]
-        gathered = propagate(states, vectors * own, edges, weight)
+        gathered = propagate(states, vectors * gates[..., :1], edges, weight)
         small = self.narrowed(states)
         alike = fused.agreement if weight is None else fused.agreement * weight
-        found = [propagate(small, self.of_relation(vectors) * others[..., -1:], edges, alike)]
-        for place, name in enumerate(self.names):
-            if name in fused.pooled:
-                given = small * torch.tanh(self.of_tokens[name](fused.pooled[name]))
-                by = others[..., place : place + 1].expand(-1, -1, small.shape[-1]).contiguous()
-                found.append(propagate(given, by, edges, weight))
-            else:
-                found.append(torch.zeros_like(small))
-        gathered = boundary.add_to(gathered + self.widened(torch.cat(found, dim=-1)))
+        agreeing = propagate(small, self.of_relation(vectors) * gates[..., -1:], edges, alike)
+        there = [place for place, name in enumerate(self.names) if name in fused.pooled]
+        told = [self.of_tokens[self.names[place]](fused.pooled[self.names[place]]) for place in there]
+        given = torch.cat([small * torch.tanh(each) for each in told], dim=-1)
+        by = gates[..., [place + 1 for place in there]].repeat_interleave(small.shape[-1], dim=-1)
+        found = torch.cat([propagate(given, by, edges, weight), agreeing], dim=-1)
+        widened = self.widened.unflatten(1, (-1, small.shape[-1]))[:, [*there, -1]].flatten(1)
+        gathered = boundary.add_to(gathered + found @ widened.T)
         linear, norm = self.linear, self.layer_norm
         return layer_update(states, gathered, linear.weight, linear.bias, norm.weight, norm.bias)
 
     def gates(self, relations: Tensor, query: Tensor, fused: Fused) -> Tensor:
-        """Shares of the graph's messages, of each modality's, and of agreeing entities': float32 [B, 2R, 2 + M]."""
+        """Of the graph's messages, of each modality's, and of agreeing entities': float32 [B, 2R, 2 + M]."""
         both = torch.cat([query[:, None].expand_as(relations), relations], dim=-1)
         lacking = [place for place, name in enumerate(self.names, start=1) if name not in fused.pooled]
         logits = self.gate(both)
         logits[..., lacking] = -torch.inf
-        return logits.softmax(-1)
+        return logits.softmax(-1) * (logits.shape[-1] - len(lacking))
 
 
 class TokenReadOut(nn.Module):
-    """What the tokens of an entity add to its score, before the ReLU of the read-out; nothing at the start."""
+    """What the tokens of an entity, and how they are like the anchor's, add to its score before the ReLU of the
+    read-out; nothing at the start."""
 
     def __init__(self, options: TofuOptions) -> None:
         super().__init__()
-        self.parts = nn.ModuleDict()
-        for name in options.modalities:
-            linear = nn.Linear(options.token_width, options.hidden)
+        width, hidden = options.token_width, options.hidden
+        self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name in options.modalities})
+        self.own = nn.ModuleDict({name: nn.Linear(width, hidden, bias=False) for name in options.modalities})
+        self.like_anchor = nn.ModuleDict({name: nn.Linear(width, hidden, bias=False) for name in options.modalities})
+        for linear in [*self.own.values(), *self.like_anchor.values()]:
             nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
-            self.parts[name] = nn.Sequential(nn.LayerNorm(options.token_width), linear)
 
-    def forward(self, pooled: dict[str, Tensor]) -> Tensor:
-        """float32 [B, m, hidden] of pooled tokens [B, m, t]."""
-        found: Tensor = sum(self.parts[name](own) for name, own in pooled.items())
-        return found
+    def forward(self, pooled: dict[str, Tensor], anchors: dict[str, Tensor]) -> Tensor:
+        """float32 [B, m, hidden] of pooled tokens of entities [B, m, t], and of anchors [B, 1, t]."""
+        found = []
+        for name, tokens in pooled.items():
+            own, anchor = self.norms[name](tokens), self.norms[name](anchors[name])
+            found.append(self.own[name](own) + own @ (anchor * self.like_anchor[name].weight).mT)
+        return torch.stack(found).sum(0)
 
 
 class TokenDecoder(EntityDecoder):
@@ -191,10 +185,11 @@ class TokenDecoder(EntityDecoder):
         states = boundary.states(facts.nodes)
         for number, layer in enumerate(self.layers):
             states = layer.mixed(states, relations, query, facts, boundary, of_layer(weight, number), fused)
+        anchors = {name: chosen(own, anchor[:, None]) for name, own in fused.pooled.items()}
         pooled = fused.pooled
         if candidates is not None:
             states, pooled = chosen(states, candidates), {name: chosen(own, candidates) for name, own in pooled.items()}
-        scores: Tensor = self.mlp(states, query, self.token_mlp(pooled))
+        scores: Tensor = self.mlp(states, query, self.token_mlp(pooled, anchors))
         return scores
 
 
@@ -212,12 +207,17 @@ class Tofu(Ultra):
 
     Options = TofuOptions
     name = "tofu"
+    grows_from = "ultra"
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__(options)
         assert isinstance(options, TofuOptions)
-        self._read, self._dropout = options.modalities, options.dropout
+        self._reads, self._dropout = dict(options.modalities), options.dropout
         self.entity_model = TokenDecoder(options)
+
+    @property
+    def reads(self) -> dict[str, int]:
+        return self._reads
 
     def scores(
         self,
@@ -234,13 +234,14 @@ class Tofu(Ultra):
 
     def _tokens(self, graph: Facts) -> Tokens:
         """Those of the graph that the model knows, without those that fall out in this step."""
-        tokens = {name: own for name, own in graph.tokens.items() if name in self._read}
-        for name, own in tokens.items():
-            if own.codebook.shape[1] != self._read[name]:
-                raise GraphMismatchError(
-                    f"the graph's {name} tokens have vectors of {own.codebook.shape[1]} numbers, and this model takes "
-                    f"{self._read[name]} (model.options.modalities): make the tokens anew, or take that width"
-                )
+        names = [name for name in self._reads if name in graph.tokens]
         if self.training:
-            tokens = {name: own for name, own in tokens.items() if float(torch.rand(())) >= self._dropout}
+            names = [name for name in names if float(torch.rand(())) >= self._dropout]
+        tokens = {name: graph.tokens[name] for name in names}
+        for name, own in tokens.items():
+            if own.width != self._reads[name]:
+                raise GraphMismatchError(
+                    f"the graph's {name} tokens have vectors of {own.width} numbers, and this model takes "
+                    f"{self._reads[name]} (model.options.modalities): make the tokens anew, or take that width"
+                )
         return {name: own.to(self.device) for name, own in tokens.items()}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from distkg.data.store import Store
+from distkg.data.tokens import read_modalities, read_modality
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,29 +19,82 @@ class EntityTokens:
     """Tokens of one kind (a modality) for the entities of a graph.
 
     Attributes:
-        ids: int64 [N, n], places in the codebook; -1 where an entity has fewer than n.
-        codebook: float32 [V, c], frozen vectors of tokens.
+        ids: int32 [N, n], rows of ``vectors``; -1 where an entity has fewer than n.
+        vectors: float32 [V, c], frozen, of those tokens that some entity has.
     """
 
     ids: Tensor
-    codebook: Tensor
+    vectors: Tensor
+    _elsewhere: dict[torch.device, EntityTokens] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def of(cls, ids: Tensor, codebook: Tensor) -> EntityTokens:
+        """Tokens integer [N, n] of a codebook [V, c], -1 for none."""
+        used, places = torch.unique(torch.cat([ids.new_full((1,), -1), ids.flatten()]), return_inverse=True)
+        return cls((places[1:] - 1).view_as(ids).int(), codebook[used[1:].long()].float())
 
     @property
     def present(self) -> Tensor:
         """Which entities have any: bool [N]."""
         return (self.ids >= 0).any(1)
 
-    def to(self, device: torch.device) -> EntityTokens:
-        return EntityTokens(self.ids.to(device), self.codebook.to(device))
+    @property
+    def width(self) -> int:
+        """Of the vectors: c."""
+        return self.vectors.shape[1]
 
-    def of(self, entities: Tensor, strangers: int = 0) -> EntityTokens:
-        """Those of entities int64 [m], and of so many more that have none: of a part of the graph."""
+    def to(self, device: torch.device) -> EntityTokens:
+        """The same tokens there; a copy is made once for each device."""
+        if device == self.ids.device:
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = EntityTokens(self.ids.to(device), self.vectors.to(device))
+        return self._elsewhere[device]
+
+    def part(self, entities: Tensor, strangers: int = 0) -> EntityTokens:
+        """Those of entities int64 [m], and of so many more that have none."""
         none = self.ids.new_full((strangers, self.ids.shape[1]), -1)
-        return EntityTokens(torch.cat([self.ids[entities], none]), self.codebook)
+        return EntityTokens.of(torch.cat([self.ids[entities], none]), self.vectors)
 
 
 Tokens = Mapping[str, EntityTokens]
 """Modality → its tokens; a graph may lack any."""
+
+
+class TokensOnDemand(Tokens):
+    """Tokens that are made when they are first asked for: most models never do."""
+
+    def __init__(self, names: Callable[[], Iterable[str]], make: Callable[[str], EntityTokens]) -> None:
+        self._names, self._make = names, make
+        self._made: dict[str, EntityTokens] = {}
+
+    def __getitem__(self, name: str) -> EntityTokens:
+        if name not in self._made:
+            if name not in self._names():
+                raise KeyError(name)
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(list(self._names()))
+
+
+def tokens_of_store(store: Store) -> Tokens:
+    """All that a store has; asking raises StoreError where a file is damaged, or made for other entities."""
+    return TokensOnDemand(partial(read_modalities, store), partial(_read, store))
+
+
+def tokens_of_part(tokens: Tokens, entities: Tensor, strangers: int = 0) -> Tokens:
+    """Those of entities int64 [m], and of so many more that have none."""
+    return TokensOnDemand(partial(list, tokens), lambda name: tokens[name].part(entities, strangers))
+
+
+def _read(store: Store, name: str) -> EntityTokens:
+    modality = read_modality(store, name)
+    return EntityTokens.of(torch.from_numpy(modality.rows()), torch.from_numpy(modality.codebook()))
 
 
 class TokenPool(nn.Module):
@@ -53,26 +111,24 @@ class TokenPool(nn.Module):
         self.query = nn.Linear(query_width, width)
         self.missing = nn.Parameter(torch.zeros(width))
 
-    def forward(self, tokens: EntityTokens, query: Tensor) -> Tensor:
+    def projected(self, tokens: EntityTokens) -> Tensor:
+        """What the other methods read of tokens, float32 [1 + V, width]: the vectors, after one of zeros that stands
+        where there is no token."""
+        found: Tensor = self.norm(self.projection(tokens.vectors))
+        return F.pad(found, (0, 0, 1, 0))
+
+    def forward(self, tokens: EntityTokens, projected: Tensor, query: Tensor) -> Tensor:
         """float32 [B, N, width] of queries float32 [B, query_width]."""
-        values, places, there = self._values(tokens)
-        logits = values @ (self.asked + self.query(query)).T / values.shape[1] ** 0.5
+        logits = projected @ (self.asked + self.query(query)).T / projected.shape[1] ** 0.5
+        places, absent = tokens.ids + 1, ~tokens.present[:, None, None]
         # [N, n, B]: of tokens that are not there, nothing; of entities without any, anything finite.
-        found = logits[places].masked_fill(~there[..., None], -torch.inf)
-        found = found.masked_fill(~there.any(1)[:, None, None], 0.0).softmax(1)
-        pooled = torch.einsum("nkb,nkw->bnw", found, values[places])
-        return torch.where(there.any(1)[None, :, None], pooled, self.missing)
+        hidden = (tokens.ids < 0)[..., None] & ~absent
+        shares = F.embedding(places, logits).masked_fill(hidden, -torch.inf).softmax(1)
+        pooled = torch.einsum("nkb,nkw->bnw", shares, F.embedding(places, projected))
+        return torch.where(absent[:, 0], self.missing, pooled)
 
-    def mean(self, tokens: EntityTokens) -> Tensor:
+    def mean(self, tokens: EntityTokens, projected: Tensor) -> Tensor:
         """The same for all queries, tokens weighed alike: float32 [N, width]."""
-        values, places, there = self._values(tokens)
-        count = there.sum(1, keepdim=True)
-        total = (values[places] * there[..., None]).sum(1)
+        count = (tokens.ids >= 0).sum(1, keepdim=True)
+        total = F.embedding(tokens.ids + 1, projected).sum(1)
         return torch.where(count > 0, total / count.clamp_min(1), self.missing)
-
-    def _values(self, tokens: EntityTokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors of the tokens that are in use, [V', width]; where each entity's are among them, int64 [N, n]; and
-        which of these are there, bool [N, n]."""
-        used, places = torch.unique(tokens.ids.clamp_min(0), return_inverse=True)
-        values: Tensor = self.norm(self.projection(tokens.codebook[used]))
-        return values, places, tokens.ids >= 0

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +12,6 @@ import torch
 from torch import Tensor
 
 from distkg.data.known import KnownAnswers
-from distkg.data.prepare import prepare
 from distkg.data.store import Store
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph import KnowledgeGraph
@@ -109,12 +105,3 @@ def _top(scores: Tensor, queries: np.ndarray, top: int, hidden: KnownAnswers | N
     order = scores.sort(dim=1, descending=True, stable=True)
     values, entities = order.values[:, :top].cpu(), order.indices[:, :top].cpu()
     return TopAnswers(entities.masked_fill(values == -torch.inf, -1).int().numpy(), values.numpy())
-
-
-@contextmanager
-def graph_of_file(file: str) -> Iterator[Store]:
-    """A file of triples as a store without held-out triples, for as long as it is needed."""
-    with tempfile.TemporaryDirectory() as folder:
-        address = str(Path(folder) / "store")
-        prepare(file, address, split=(1.0, 0.0, 0.0))
-        yield Store.open(address, called=file)

@@ -18,12 +18,14 @@ from torch import Tensor
 
 from distkg.foundation import FoundationModel, KnowledgeGraph
 from distkg.foundation.sampling import Neighbourhood, Surroundings
+from distkg.foundation.tokens import EntityTokens
 from distkg.training.peak import peak_bytes
 
 QUERIES = (2, 4)
 # Larger than the blocks of rows that layers are taken in, as those do not grow.
 MANY_ENTITIES, FEW_ENTITIES = (4096, 8192), 16
 MANY_RELATIONS, FEW_RELATIONS = (1024, 2048), 4
+TOKENS = 8  # of an entity, where a model reads them: as many as `distkg tokens` makes
 FACTS = 64  # few, as what edges take is another matter: it does not grow with queries
 
 Work = Callable[[FoundationModel, KnowledgeGraph, Tensor, Tensor], object]
@@ -75,7 +77,10 @@ def _slope(model: FoundationModel, work: Work, sizes: list[tuple[int, int]]) -> 
 def _of_queries(model: FoundationModel, work: Work, entities: int, relations: int) -> tuple[float, float]:
     """Bytes of one more query, and of what does not depend on their number."""
     rows = np.random.default_rng(0).integers(0, [entities, relations, entities], (FACTS, 3))
-    graph = KnowledgeGraph(torch.from_numpy(rows), entities, relations)
+    ids = torch.arange(TOKENS).expand(entities, -1)
+    tokens = {name: EntityTokens.of(ids, torch.zeros(TOKENS, width)) for name, width in model.reads.items()}
+    graph = KnowledgeGraph(torch.from_numpy(rows), entities, relations, tokens=tokens)
+    model.train(not tokens)  # while it learns, it may do without some
     work(model, graph, *_queries(1, graph))  # makes what is made once
     few, many = (peak_bytes(lambda count=count: work(model, graph, *_queries(count, graph))) for count in QUERIES)  # type: ignore[misc]
     query = (many - few) / (QUERIES[1] - QUERIES[0])

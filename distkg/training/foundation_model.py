@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from distkg.config import ConfigError, RunConfig
 from distkg.data.manifest import Manifest
@@ -94,8 +96,8 @@ def start_of(config: RunConfig, sizes: Sequence[Manifest]) -> FoundationModel:
     """The model that training begins with, on graphs of these sizes.
 
     Raises:
-        ConfigError: wrong options, or a model to go on from that is another one; several graphs for a model whose
-            relations are those of one.
+        ConfigError: wrong options, or a model to go on from that is another one, or that they do not fit; several
+            graphs for a model whose relations are those of one.
         ModelFileError: there is none to go on from.
     """
     name, options = config.model.name, dict(config.model.options)
@@ -107,7 +109,24 @@ def start_of(config: RunConfig, sizes: Sequence[Manifest]) -> FoundationModel:
             options["entities"] = sizes[0].entities
     if not config.model.start:
         return make_model(name, options)
-    model = load_model(Path(config.model.start))
-    if model.name != config.model.name:
-        raise ConfigError(f"model.start: {config.model.start} is {model.name}, and model.name is {config.model.name}")
+    return _gone_on(load_model(Path(config.model.start)), config, options)
+
+
+def _gone_on(start: FoundationModel, config: RunConfig, options: Mapping[str, Any]) -> FoundationModel:
+    """A model with the weights of another one, of the same kind or of the one that it grows from; ``options`` are
+    those that are to differ."""
+    name = config.model.name
+    kind = MODELS[name]
+    if start.name not in (name, kind.grows_from):
+        raise ConfigError(f"model.start: {config.model.start} is {start.name}, and model.name is {name}")
+    model = make_model(name, {**start.options.model_dump(), **options})
+    own, given = model.state_dict(), start.state_dict()
+    kept = {key for key, tensor in given.items() if key in own and own[key].shape == tensor.shape}
+    if kept != set(given) or (start.name == name and kept != set(own)):
+        wrong = min(set(given) - kept, default=min(set(own) - kept, default=""))
+        raise ConfigError(
+            f"model.options: with {json.dumps(options)} the weights of {config.model.start} do not fit, first {wrong}. "
+            "Take the options that it has, or begin without model.start"
+        )
+    model.load_state_dict(given, strict=False)
     return model

@@ -88,6 +88,7 @@ class LearnedGraph:
 
     def make_all(self, model: FoundationModel) -> None:
         """Make now what ``model`` reads of the graph in training and validation, by a step that asks one fact."""
+        _ = [self.facts.tokens.get(name) for name in model.reads]
         head, relation, tail = self.facts.triples[:1].T
         weight = self.facts.mask_without(head, relation, tail)
         if model.ranks == "relations":

@@ -16,8 +16,9 @@ from distkg.data.prepare import prepare
 from distkg.data.store import Store
 from distkg.foundation import FoundationModel, KnowledgeGraph, make_model, save_model
 from distkg.foundation.files import PublishedFormat
+from distkg.inference.fresh_graph import fresh_graph
 from distkg.inference.predict import predict_with
-from distkg.inference.zero_shot import best_zero_shot, evaluate_zero_shot, graph_of_file
+from distkg.inference.zero_shot import best_zero_shot, evaluate_zero_shot
 
 ENTITIES = 12
 
@@ -83,7 +84,7 @@ def test_answers_are_the_best_that_are_not_known(model: FoundationModel, store: 
 
 
 def test_a_file_is_a_graph_without_held_out_triples(folder: Path) -> None:
-    with graph_of_file(str(folder / "train.tsv")) as store:
+    with fresh_graph(str(folder / "train.tsv")) as store:
         assert store.manifest.triples == {"train": 28, "valid": 0, "test": 0}
 
 
