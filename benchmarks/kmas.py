@@ -8,26 +8,19 @@ has the model that training begins with. Differences from uniform negatives come
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import shutil
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.common import BenchmarkError, Figures, begin, finish, graph_settings
-from benchmarks.processes import side_by_side
+from benchmarks.kept_runs import KeptRun, loss_curve, outcomes
 from benchmarks.zero_shot import columns_of, named, rank_test
-from distkg.config import RunConfig, load_config
+from distkg.config import load_config
 from distkg.data.store import Store
-from distkg.foundation import FoundationModel, load_model, make_model
-from distkg.sharding.ranks import Ranks
-from distkg.training.run import train_on_rank
+from distkg.foundation import FoundationModel, make_model
 
 VARIANTS = {
     "uniform": ["negatives.source=uniform"],
@@ -41,40 +34,10 @@ UNTRAINED = "untrained"
 BATCH_SIZE = 16
 TRIPLES = 250  # of each graph's test split
 RESAMPLES = 10_000
-Outcome = dict[str, Any]
-
-
-def _outcome(job: tuple[RunConfig, list[str], Path, int | None]) -> Outcome:
-    """Trained, and asked: read from the folder where that is done."""
-    config, stores, folder, triples = job
-    done = folder / "outcome.json"
-    if done.exists():
-        return dict(json.loads(done.read_text()))
-    torch.set_num_threads(1)
-    shutil.rmtree(folder, ignore_errors=True)
-    started = time.process_time()
-    result = train_on_rank(config, folder, Ranks.single())
-    seconds = time.process_time() - started
-    found: Outcome = {
-        "CPU ms/step": 1e3 * seconds / (config.train.epochs * (config.train.steps_per_epoch or 1)),
-        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "validation MRR": result["metrics"].get("valid", {}).get("mrr", float("nan")),
-        "graphs": _asked(load_model(folder), stores, triples),
-    }
-    part = done.with_suffix(".part")
-    part.write_text(json.dumps(found))
-    os.replace(part, done)
-    return found
 
 
 def _asked(model: FoundationModel, stores: Sequence[str], triples: int | None) -> dict[str, dict[str, float]]:
     return {named(store): columns_of(rank_test(model, Store.open_inference(store), triples)) for store in stores}
-
-
-def loss_curve(run: Path) -> list[list[float]]:
-    """Step and loss of every report of a run."""
-    reports = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [[report["step"], round(report["loss"], 4)] for report in reports]
 
 
 def gain(differences: Mapping[str, Sequence[float]]) -> tuple[float, float, float]:
@@ -110,23 +73,24 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     if unknown := set(names) - set(VARIANTS):
         raise BenchmarkError(f"{', '.join(sorted(unknown))} is no row. There are: {', '.join(VARIANTS)}")
     triples = 4 if session.quick else TRIPLES
-    runs = [(name, seed) for seed in session.repetitions for name in names]
-    jobs = [
-        (
+    names_and_seeds = [(name, seed) for seed in session.repetitions for name in names]
+    ask = partial(_asked, stores=typed.stores, triples=triples)
+    runs = {
+        (name, seed): KeptRun(
             load_config(f"preset:{typed.preset}", [*shared, *VARIANTS[name], f"train.seed={seed}"]),
-            list(typed.stores),
             Path(typed.folder) / f"{typed.preset}-{name}-{seed}",
-            triples,
+            ask,
         )
-        for name, seed in runs
-    ]
-    outcomes = dict(zip(runs, side_by_side(_outcome, jobs), strict=True))
+        for name, seed in names_and_seeds
+    }
+    found = dict(zip(runs, outcomes(list(runs.values())), strict=True))
+    configuration = runs[names[0], 0].config
     figures = Figures()
     for seed in session.repetitions:
         torch.manual_seed(seed)
-        start = make_model(typed.preset, jobs[0][0].model.options)
-        figures.add(UNTRAINED, _quality(_asked(start, typed.stores, triples)))
-    for (name, _), outcome in outcomes.items():
+        start = make_model(typed.preset, configuration.model.options)
+        figures.add(UNTRAINED, _quality(ask(start)))
+    for (name, _), outcome in found.items():
         figures.add(name, _quality(outcome["graphs"]))
         figures.add(name, {key: outcome[key] for key in ("validation MRR", "CPU ms/step", "peak MB")})
     gains = {}
@@ -134,26 +98,22 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         for metric in ("MRR", "Hits@10"):
             of_graphs = {
                 named(store): [
-                    outcomes[name, seed]["graphs"][named(store)][metric]
-                    - outcomes[names[0], seed]["graphs"][named(store)][metric]
+                    found[name, seed]["graphs"][named(store)][metric]
+                    - found[names[0], seed]["graphs"][named(store)][metric]
                     for seed in session.repetitions
                 ]
                 for store in typed.stores
             }
             gains[f"{name}, {metric}"] = dict(zip(("mean", "low", "high"), gain(of_graphs), strict=True))
-    for what, found in gains.items():
-        print(
-            f"{what}: {found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] over uniform, 95 % of resamples"
-        )
+    for what, shares in gains.items():
+        print(f"{what}: {shares['mean']:+.4f} [{shares['low']:+.4f}, {shares['high']:+.4f}] over uniform (95 %)")
     settings = {
         "preset": typed.preset,
-        "configuration": jobs[0][0].model_dump(),
+        "configuration": configuration.model_dump(),
         "variants": {name: VARIANTS[name] for name in names},
         "steps": typed.steps,
         "triples of each graph": triples,
-        "loss by step": {
-            f"{name}, seed {seed}": loss_curve(job[2]) for (name, seed), job in zip(runs, jobs, strict=True)
-        },
+        "loss by step": {f"{name}, seed {seed}": loss_curve(run) for (name, seed), run in runs.items()},
         "gains over uniform": gains,
         "graphs": {named(store): graph_settings(Store.open(store)) for store in typed.graphs},
     }

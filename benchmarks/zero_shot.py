@@ -49,11 +49,13 @@ def some_test_triples(store: Store, triples: int | None) -> np.ndarray:
     return every[np.sort(np.random.default_rng(0).permutation(len(every))[:triples])]
 
 
-def rank_test(model: FoundationModel, store: Store, triples: int | None = None) -> Ranking:
-    """Ranks of the test split, or of so many of its triples."""
+def rank_test(
+    model: FoundationModel, store: Store, triples: int | None = None, graph: KnowledgeGraph | None = None
+) -> Ranking:
+    """Ranks of the test split, or of so many of its triples, reasoned from the store's training facts or ``graph``."""
     chosen = some_test_triples(store, triples)
     rank = partial(rank_by_scores, num_relations=store.num_relations, batch_size=BATCH_SIZE)
-    graph = KnowledgeGraph.of_store(store)
+    graph = graph or KnowledgeGraph.of_store(store)
     return rank(Reasoner(model, graph).scores, chosen, known_answers_of(store, chosen))
 
 

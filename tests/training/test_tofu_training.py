@@ -1,0 +1,109 @@
+"""Training TOFU on stores with tokens: what it reads of them, with parts of graphs, KMAS and graphs without tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distkg.config import RunConfig
+from distkg.data.generate import generate
+from distkg.data.store import Store
+from distkg.data.tokens import write_modality
+from distkg.foundation import KnowledgeGraph, load_model, make_model, save_model
+from distkg.foundation.reasoner import Reasoner
+from distkg.foundation.sampling import Surroundings
+from distkg.sharding.packed import packed, unpacked
+from distkg.sharding.ranks import Ranks
+from distkg.training.foundation import FoundationLearner
+from distkg.training.foundation_model import made_graph
+from distkg.training.foundation_plan import plan_foundation
+from distkg.training.graphs import LearnedGraph
+from distkg.training.run import train_on_rank
+from distkg.training.schedule import Schedule
+
+ENTITIES, VOCABULARY, WIDTH = 60, 30, 6
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """One with tokens, and one without."""
+    folder = tmp_path_factory.mktemp("graphs")
+    for name, seed in (("told", 1), ("plain", 2)):
+        generate(str(folder / name), entities=ENTITIES, relations=3, triples=400, seed=seed)
+    rng = np.random.default_rng(0)
+    ids = np.sort(rng.integers(-1, VOCABULARY, (ENTITIES, 4)).astype(np.int32), axis=1)[:, ::-1]
+    codebook = rng.standard_normal((VOCABULARY, WIDTH)).astype(np.float32)
+    write_modality(Store.open(str(folder / "told")), "text", [np.ascontiguousarray(ids)], 4, codebook, "drawn")
+    return [str(folder / "told"), str(folder / "plain")]
+
+
+def config(stores: list[str], **sections: dict[str, Any]) -> RunConfig:
+    options = {"width": 8, "layers": 2, "hidden": 8, "modalities": {"text": WIDTH}, "dropout": 0.0}
+    tree: dict[str, Any] = {
+        "data": {"graphs": stores},
+        "model": {"name": "tofu", "options": options},
+        "objective": {"name": "self_adversarial", "margin": 0.0},
+        "negatives": {"count": 6},
+        "optimizer": {"name": "adam", "learning_rate": 0.01},
+        "train": {"batch_size": 8, "epochs": 2, "steps_per_epoch": 10},
+    }
+    for name, section in sections.items():
+        tree[name] = {**tree.get(name, {}), **section}
+    return RunConfig.model_validate(tree)
+
+
+@pytest.mark.parametrize("source", ["uniform", "kmas"])
+def test_it_learns_from_graphs_with_tokens_and_without(stores: list[str], tmp_path: Path, source: str) -> None:
+    result = train_on_rank(config(stores, negatives={"source": source}), tmp_path / "run", Ranks.single())
+    assert [row["graph"].split("/")[-1] for row in result["by_graph"]] == ["told", "plain"]
+    model = load_model(tmp_path / "run")
+    assert all(bool((weight != 0).any()) for name, weight in model.named_parameters() if "like_anchor" in name)
+    graph, asked = KnowledgeGraph.of_store(Store.open(stores[0])), np.array([[0, 0], [5, 4]])
+    assert list(graph.tokens) == ["text"]
+    untold = KnowledgeGraph(graph.triples, graph.entities, graph.relations)
+    assert not torch.allclose(Reasoner(model, graph).scores(asked), Reasoner(model, untold).scores(asked))
+
+
+def test_without_tokens_it_learns_what_ultra_learns(stores: list[str], tmp_path: Path) -> None:
+    save_model(make_model("ultra", {"width": 8, "layers": 2, "hidden": 8}), tmp_path / "start")
+    start, plain = str(tmp_path / "start"), stores[1:]
+    found = []
+    for name, options in (("ultra", {}), ("tofu", {"modalities": {"text": WIDTH}})):
+        settings = config(plain, model={"name": name, "start": start, "options": options})
+        found.append(train_on_rank(settings, tmp_path / name, Ranks.single())["metrics"])
+    assert found[0] == found[1]
+
+
+def test_a_part_with_room_for_all_facts_gives_the_scores_of_the_whole(stores: list[str]) -> None:
+    settings = config(stores[:1])
+    learner = FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, settings.train.epochs))
+    model, graph = learner.model.eval(), learner.graphs[0].facts
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(parameter)))
+    asked = np.array([[0, 0], [5, 4], [9, 2]])
+    whole = Reasoner(model, graph).scores(asked)
+    part = Reasoner(model, graph, Surroundings(graph, [1000] * 4)).scores(asked)
+    reached = (part - part.median()).abs() > 0  # those outside the part have the score of a node without facts
+    assert float(reached.float().mean()) > 0.8
+    torch.testing.assert_close(part[reached], whole[reached], rtol=1e-4, atol=1e-4)
+
+
+def test_what_workers_share_holds_the_tokens(stores: list[str]) -> None:
+    settings = config(stores[:1])
+    graph = unpacked(packed(made_graph(stores[0], settings)))
+    assert isinstance(graph, LearnedGraph)
+    assert graph.facts.tokens["text"].ids.shape == (ENTITIES, 4)
+    alone = packed(LearnedGraph.open(stores[0], settings).facts.tokens).nbytes
+    assert packed(graph.facts.tokens).nbytes - alone >= 4 * ENTITIES * 4  # they were read before they were shared
+
+
+def test_a_plan_counts_what_tokens_take(stores: list[str]) -> None:
+    told = plan_foundation(config(stores[:1]), None).memory["states of a batch"]
+    options = {"width": 8, "layers": 2, "hidden": 8, "modalities": {}}
+    untold = plan_foundation(config(stores[:1], model={"name": "tofu", "options": options}), None)
+    assert told > 1.2 * untold.memory["states of a batch"]
