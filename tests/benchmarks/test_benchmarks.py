@@ -19,6 +19,7 @@ from benchmarks import (
     hale_ablation,
     kmas,
     message_passing,
+    multimodal,
     one_vs_all,
     pool_soak,
     query_sampling,
@@ -33,8 +34,10 @@ from benchmarks.processes import alone, on_ranks
 from benchmarks.rooflines import Rooflines, together
 from benchmarks.training_windows import Window, Workload, shares
 from distkg.data.generate import generate
+from distkg.data.inductive_split import inductive_split
 from distkg.data.known import KnownAnswers
-from distkg.foundation import make_model, save_model
+from distkg.foundation import KnowledgeGraph, make_model, save_model
+from distkg.foundation.tokens import EntityTokens
 from distkg.kernels.edges import Edges
 from distkg.sharding.ranks import Ranks
 from distkg.training.ranking import rank_answers
@@ -226,6 +229,46 @@ def test_kmas_runs_and_goes_on_where_it_stopped(tmp_path: Path, store: Path) -> 
     assert content["settings"]["loss by step"]["uniform, seed 0"][-1][0] == 20
     again = run_quickly("kmas", tmp_path, *given, part="-ultra")
     assert again["figures"] == content["figures"]
+
+
+@pytest.fixture(scope="module")
+def ultra(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "ultra"
+    save_model(make_model("ultra", {"width": 8, "layers": 2, "hidden": 8}), folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_multimodal_runs(tmp_path: Path, store: Path, ultra: Path) -> None:
+    given = ["--store", str(store), "--model", str(ultra), "--seconds", "2", "--folder", str(tmp_path / "runs")]
+    content = run_quickly("multimodal", tmp_path, *given, part="-store")
+    quality, cost = ["MRR", "Hits@10", "MRR, all tokens"], ["steps", "CPU ms/step", "peak MB"]
+    columns = columns_of(content)
+    assert columns.pop("ULTRA, not fine-tuned") == ["MRR", "Hits@10"]
+    assert columns.pop("ULTRA") == columns.pop("TOFU, no tokens") == [*quality, *cost]
+    assert columns == {
+        f"TOFU, {kinds}": [*quality, "MRR, half hidden", "MRR, all hidden", *cost]
+        for kinds in ("text", "numeric", "text and numeric")
+    }
+
+
+@pytest.mark.slow
+def test_planted_images_run(tmp_path: Path, store: Path, ultra: Path) -> None:
+    inductive_split(str(store), str(tmp_path / "two"), kind="entities", seed=1)
+    given = ["--store", str(tmp_path / "two"), "--model", str(ultra), "--seconds", "2"]
+    content = run_quickly("planted_images", tmp_path, *given, "--folder", str(tmp_path / "runs"), part="-two")
+    hidden = [f"MRR, {column}" for column in multimodal.HIDDEN]
+    assert columns_of(content) == {row: ["MRR", "Hits@10", *hidden, "steps"] for row in ("planted", "shuffled")}
+
+
+def test_hidden_tokens_are_those_of_a_share_of_the_entities() -> None:
+    own = EntityTokens.of(torch.zeros(1000, 2, dtype=torch.int32), torch.ones(1, 3))
+    graph = KnowledgeGraph(torch.tensor([(0, 0, 1)]), 1000, 1, tokens={"text": own})
+    half = multimodal.without_tokens(graph, 0.5).tokens["text"]
+    assert 400 < int(half.present.sum()) < 600
+    assert torch.equal(half.ids, multimodal.without_tokens(graph, 0.5).tokens["text"].ids)
+    assert dict(multimodal.without_tokens(graph, 1.0).tokens) == {}
+    assert multimodal.without_tokens(graph, 0.0).tokens["text"].present.all()
 
 
 def test_a_gain_is_a_mean_over_graphs_between_what_graphs_drawn_again_give() -> None:
