@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import BenchmarkError, Figures, begin, finish, graph_settings
+from benchmarks.common import Figures, begin, finish, graph_settings, rows_wanted
 from benchmarks.processes import side_by_side
 from benchmarks.zero_shot import columns_of, named, rank_test
 from distkg.config import RunConfig, load_config
@@ -106,9 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         f"train.steps_per_epoch={max(1, typed.steps // epochs)}",
         *(["model.options={width: 8, layers: 2, hidden: 8}"] if session.quick else []),
     ]
-    names = list(typed.variants)
-    if unknown := set(names) - set(VARIANTS):
-        raise BenchmarkError(f"{', '.join(sorted(unknown))} is no row. There are: {', '.join(VARIANTS)}")
+    names = rows_wanted(session, VARIANTS)
     triples = 4 if session.quick else TRIPLES
     runs = [(name, seed) for seed in session.repetitions for name in names]
     jobs = [

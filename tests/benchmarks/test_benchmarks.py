@@ -26,7 +26,7 @@ from benchmarks import (
     sampled_reasoning,
     worker_scaling,
 )
-from benchmarks.common import BenchmarkError, Figures, begin, finish
+from benchmarks.common import BenchmarkError, Figures, Session, begin, finish, rows_wanted
 from benchmarks.peers import run_pykeen
 from benchmarks.plain_query_sampling import PlainHaLE
 from benchmarks.processes import alone, on_ranks
@@ -226,6 +226,16 @@ def test_kmas_runs_and_goes_on_where_it_stopped(tmp_path: Path, store: Path) -> 
     assert content["settings"]["loss by step"]["uniform, seed 0"][-1][0] == 20
     again = run_quickly("kmas", tmp_path, *given, part="-ultra")
     assert again["figures"] == content["figures"]
+
+
+def test_rows_are_all_or_those_that_are_named() -> None:
+    def session(*typed: str) -> Session:
+        return begin(__file__, "Nothing", [*typed], "variants")
+
+    assert rows_wanted(session(), ["a", "b"]) == ["a", "b"]
+    assert rows_wanted(session("--variants", "b"), ["a", "b"]) == ["b"]
+    with pytest.raises(BenchmarkError, match=r"c is no row. There are: a, b"):
+        rows_wanted(session("--variants", "b", "c"), ["a", "b"])
 
 
 def test_a_gain_is_a_mean_over_graphs_between_what_graphs_drawn_again_give() -> None:
