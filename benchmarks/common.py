@@ -7,7 +7,7 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -94,7 +94,7 @@ _NEEDS: dict[str, dict[str, Any]] = {
     "model": {"metavar": "PATH", "help": "folder of a foundation model, or of a run that trained one"},
     "graphs": {"metavar": "PATH", "nargs": "+", "help": "stores to train on"},
     "stores": {"metavar": "PATH", "nargs": "+", "help": "stores to be asked about; of two in a folder, the second"},
-    "variants": {"metavar": "ROW", "nargs": "+", "help": "rows of the table"},
+    "variants": {"metavar": "ROW", "nargs": "+", "required": False, "help": "rows of the table; default: all"},
     "device": {"choices": ("cpu", "cuda"), "default": "cpu", "required": False, "help": "where it is measured"},
 }
 
@@ -104,6 +104,19 @@ def _at_least_one(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} repetitions measure nothing; give 1 or more")
     return number
+
+
+def rows_wanted(session: Session, known: Iterable[str]) -> list[str]:
+    """The rows that ``--variants`` names, or all.
+
+    Raises:
+        BenchmarkError: one is unknown.
+    """
+    names = list(known)
+    wanted = session.options.variants or names
+    if unknown := set(wanted) - set(names):
+        raise BenchmarkError(f"{', '.join(sorted(unknown))} is no row. There are: {', '.join(names)}")
+    return list(wanted)
 
 
 class Figures:

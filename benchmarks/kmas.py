@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.common import BenchmarkError, Figures, begin, finish, graph_settings
+from benchmarks.common import Figures, begin, finish, graph_settings, rows_wanted
 from benchmarks.kept_runs import KeptRun, loss_curve, outcomes
 from benchmarks.zero_shot import columns_of, named, rank_test
 from distkg.config import load_config
@@ -69,9 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         f"train.steps_per_epoch={max(1, typed.steps // epochs)}",
         *(["model.options={width: 8, layers: 2, hidden: 8}"] if session.quick else []),
     ]
-    names = list(typed.variants)
-    if unknown := set(names) - set(VARIANTS):
-        raise BenchmarkError(f"{', '.join(sorted(unknown))} is no row. There are: {', '.join(VARIANTS)}")
+    names = rows_wanted(session, VARIANTS)
     triples = 4 if session.quick else TRIPLES
     names_and_seeds = [(name, seed) for seed in session.repetitions for name in names]
     ask = partial(_asked, stores=typed.stores, triples=triples)

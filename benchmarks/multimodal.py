@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.common import Figures, begin, finish, graph_settings
+from benchmarks.common import Figures, begin, finish, graph_settings, rows_wanted
 from benchmarks.kept_runs import KeptRun, outcomes
 from benchmarks.zero_shot import columns_of, named, rank_test
 from distkg.config import load_config
@@ -53,7 +53,7 @@ def asked(model: FoundationModel, address: str, triples: int) -> dict[str, dict[
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Every row with every seed (``--repetitions`` of them)."""
-    session = begin(__file__, str(__doc__), arguments, "store", "model", "seconds", "folder", repetitions=3)
+    session = begin(__file__, str(__doc__), arguments, "store", "model", "seconds", "folder", "variants", repetitions=3)
     typed, address = session.options, session.store
     stores = Store.open_all(address)
     name, start = named(address), load_model(Path(typed.model))
@@ -74,14 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         **{f"TOFU, {kind}": [f"model.options={{modalities: {{{kind}: {width}}}}}"] for kind, width in WIDTHS.items()},
         "TOFU, text and numeric": [],
     }
+    rows = rows_wanted(session, variants)
     runs = {
         (row, seed): KeptRun(
-            load_config("preset:tofu", [*shared, *changes, f"train.seed={seed}"]),
+            load_config("preset:tofu", [*shared, *variants[row], f"train.seed={seed}"]),
             Path(typed.folder) / f"{name}-{row.replace(' ', '_').replace(',', '')}-{seed}",
             ask,
         )
         for seed in session.repetitions
-        for row, changes in variants.items()
+        for row in rows
     }
     figures = Figures()
     zero_shot = ask(start)["all tokens"]

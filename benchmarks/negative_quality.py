@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.common import begin, finish, graph_settings
+from benchmarks.common import begin, finish, graph_settings, rows_wanted
 from benchmarks.limited_time import run_variants
 from distkg.config import load_config
 from distkg.data.store import Store
@@ -49,7 +49,7 @@ SELF_ADVERSARIAL = "uniform, self-adversarial"
 def pools_for(graph: TrainingGraph, only: Sequence[str] | None = None) -> dict[str, float]:
     """Row → mean pool, of the sources that this graph has what they need for."""
     found = {}
-    for name in only or DRAWN:
+    for name in DRAWN if only is None else only:
         with suppress(SourceError):
             found[name] = mean_pool(graph, *DRAWN[name])
     return found
@@ -75,15 +75,16 @@ def mean_pool(graph: TrainingGraph, source: str, options: dict[str, Any]) -> flo
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Every source with every seed; ``--repetitions`` seeds."""
-    session = begin(__file__, str(__doc__), arguments, "store", "preset", "seconds", repetitions=1)
+    session = begin(__file__, str(__doc__), arguments, "store", "preset", "seconds", "variants", repetitions=1)
     store, preset = Store.open(session.store), f"preset:{session.options.preset}"
-    pools = pools_for(TrainingGraph.of_store(store), ["uniform", "corrupt"] if session.quick else None)
+    rows = ["uniform", "corrupt"] if session.quick else rows_wanted(session, [*DRAWN, SELF_ADVERSARIAL])
+    pools = pools_for(TrainingGraph.of_store(store), [row for row in rows if row in DRAWN])
     variants = {name: _changes(*DRAWN[name]) for name in pools}
-    if not session.quick:
+    if SELF_ADVERSARIAL in rows:
         variants[SELF_ADVERSARIAL] = ["objective.name=self_adversarial", "objective.temperature=1"]
     figures = run_variants(session, preset, variants)
     for name in variants:
-        figures.add(name, {"pool": pools.get(name, pools["uniform"])})
+        figures.add(name, {"pool": pools.get(name, store.num_entities)})
     settings = {
         "preset": session.options.preset,
         "configuration": load_config(preset).model_dump(),

@@ -27,7 +27,7 @@ from benchmarks import (
     sampled_reasoning,
     worker_scaling,
 )
-from benchmarks.common import BenchmarkError, Figures, begin, finish
+from benchmarks.common import BenchmarkError, Figures, Session, begin, finish, rows_wanted
 from benchmarks.peers import run_pykeen
 from benchmarks.plain_query_sampling import PlainHaLE
 from benchmarks.processes import alone, on_ranks
@@ -269,6 +269,16 @@ def test_hidden_tokens_are_those_of_a_share_of_the_entities() -> None:
     assert torch.equal(half.ids, multimodal.without_tokens(graph, 0.5).tokens["text"].ids)
     assert dict(multimodal.without_tokens(graph, 1.0).tokens) == {}
     assert multimodal.without_tokens(graph, 0.0).tokens["text"].present.all()
+
+
+def test_rows_are_all_or_those_that_are_named() -> None:
+    def session(*typed: str) -> Session:
+        return begin(__file__, "Nothing", [*typed], "variants")
+
+    assert rows_wanted(session(), ["a", "b"]) == ["a", "b"]
+    assert rows_wanted(session("--variants", "b"), ["a", "b"]) == ["b"]
+    with pytest.raises(BenchmarkError, match=r"c is no row. There are: a, b"):
+        rows_wanted(session("--variants", "b", "c"), ["a", "b"])
 
 
 def test_a_gain_is_a_mean_over_graphs_between_what_graphs_drawn_again_give() -> None:
