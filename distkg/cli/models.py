@@ -282,9 +282,9 @@ def _answering(model: Path, store: str | None, graph: str | None, fanouts: list[
     from distkg.foundation import load_model
     from distkg.inference.zero_shot import best_zero_shot
 
-    loaded = load_model(model)
-    with _facts_of(loaded, store, graph) as facts:
-        yield best_zero_shot(loaded, facts, fanouts=fanouts), facts
+    reasoning = load_model(model)
+    with _facts_of(reasoning, store, graph) as facts:
+        yield best_zero_shot(reasoning, facts, fanouts=fanouts), facts
 
 
 def _facts_of(model: FoundationModel, store: str | None, graph: str | None) -> AbstractContextManager[Store]:

@@ -3,8 +3,8 @@
 The paper (arXiv 2602.15896) is known by its abstract: discrete tokens of each modality, a hierarchy that fuses them,
 and mixtures of messages. What is between is this module's: tokens of an entity are pooled for each query; every layer
 mixes the messages of ULTRA with messages of modalities and with messages between entities whose tokens agree, by a gate
-of query and relation; the read-out sees the pooled tokens again, beside those of the anchor. A graph without tokens is read as ULTRA reads it, bit
-for bit, by the parameters that both have under the same names.
+of query and relation; the read-out sees the pooled tokens again, beside those of the anchor. A graph without tokens is
+read as ULTRA reads it, bit for bit, by the parameters that both have under the same names.
 """
 
 from __future__ import annotations
@@ -140,18 +140,24 @@ class TokenReadOut(nn.Module):
         super().__init__()
         width, hidden = options.token_width, options.hidden
         self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name in options.modalities})
-        self.own = nn.ModuleDict({name: nn.Linear(width, hidden, bias=False) for name in options.modalities})
-        self.like_anchor = nn.ModuleDict({name: nn.Linear(width, hidden, bias=False) for name in options.modalities})
-        for linear in [*self.own.values(), *self.like_anchor.values()]:
-            nn.init.zeros_(linear.weight)
+        self.own = nn.ModuleDict({name: _silent(width, hidden) for name in options.modalities})
+        self.like_anchor = nn.ModuleDict({name: _silent(width, hidden) for name in options.modalities})
 
     def forward(self, pooled: dict[str, Tensor], anchors: dict[str, Tensor]) -> Tensor:
         """float32 [B, m, hidden] of pooled tokens of entities [B, m, t], and of anchors [B, 1, t]."""
         found = []
         for name, tokens in pooled.items():
-            own, anchor = self.norms[name](tokens), self.norms[name](anchors[name])
-            found.append(self.own[name](own) + own @ (anchor * self.like_anchor[name].weight).mT)
+            own, anchor, likeness = self.norms[name](tokens), self.norms[name](anchors[name]), self.like_anchor[name]
+            assert isinstance(likeness, nn.Linear)
+            found.append(self.own[name](own) + own @ (anchor * likeness.weight).mT)
         return torch.stack(found).sum(0)
+
+
+def _silent(width: int, out: int) -> nn.Linear:
+    """A linear map that begins with zeros."""
+    linear = nn.Linear(width, out, bias=False)
+    nn.init.zeros_(linear.weight)
+    return linear
 
 
 class TokenDecoder(EntityDecoder):

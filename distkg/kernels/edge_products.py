@@ -10,7 +10,7 @@ from distkg.kernels.message_passing import passes_for
 
 
 def edge_products(gatherers: Tensor, givers: Tensor, edges: Edges) -> Tensor:
-    """For each edge (u, v) the inner product of ``gatherers[u]`` and ``givers[v]``: float32 [E]; with gradients for both.
+    """Inner products of ``gatherers[u]`` and ``givers[v]`` for every edge (u, v): float32 [E]; differentiable in both.
 
     Args:
         gatherers, givers: float32 [n, d].
