@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from distributed import run_ranks
 
@@ -13,6 +14,8 @@ from distkg.cluster.launch import launch_training, run_on_workers
 from distkg.config import RunConfig
 from distkg.data.errors import StoreError
 from distkg.data.generate import generate
+from distkg.data.store import Store
+from distkg.data.tokens import write_modality
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
 
@@ -29,14 +32,17 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("graphs")
     for name, entities, triples, seed in (("small", 150, 1500, 1), ("large", 800, 9000, 2)):
         generate(str(folder / name), entities=entities, relations=4, triples=triples, seed=seed)
+    ids = np.random.default_rng(0).integers(0, 20, (150, 3)).astype(np.int32)
+    codebook = np.random.default_rng(1).standard_normal((20, 6)).astype(np.float32)
+    write_modality(Store.open(str(folder / "small")), "text", [ids], 3, codebook, "drawn")
     return [str(folder / name) for name in ("small", "large")]
 
 
-def run_config(stores: list[str]) -> RunConfig:
+def run_config(stores: list[str], name: str = "ultra", **options: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "data": {"graphs": stores},
-            "model": {"name": "ultra", "options": {"width": 8, "layers": 2, "hidden": 8}},
+            "model": {"name": name, "options": {"width": 8, "layers": 2, "hidden": 8, **options}},
             "objective": {"name": "self_adversarial", "margin": 0.0},
             "negatives": {"count": 8},
             "optimizer": {"name": "adam", "learning_rate": 0.005},
@@ -54,9 +60,13 @@ def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").open()]
 
 
-def test_two_workers_learn_from_two_graphs_as_ranks_with_graphs_of_their_own(stores: list[str], tmp_path: Path) -> None:
-    shared = launch_training(run_config(stores), tmp_path / "shared")
-    own, _ = run_ranks(2, train, run_config(stores), str(tmp_path / "own"))
+@pytest.mark.parametrize(("name", "options"), [("ultra", {}), ("tofu", {"modalities": {"text": 6}})])
+def test_two_workers_learn_from_two_graphs_as_ranks_with_graphs_of_their_own(
+    stores: list[str], tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    settings = run_config(stores, name, **options)
+    shared = launch_training(settings, tmp_path / "shared")
+    own, _ = run_ranks(2, train, settings, str(tmp_path / "own"))
     assert losses(tmp_path / "shared") == losses(tmp_path / "own")
     assert shared["metrics"] == own["metrics"]
     assert [each["graph"].rsplit("/", 1)[-1] for each in shared["by_graph"]] == ["small", "large"]
