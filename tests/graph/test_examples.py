@@ -40,7 +40,7 @@ def hiding(own: ExampleSampler, facts: set[Fact]) -> np.ndarray:
 
 
 def as_read(own: ExampleSampler, found: Surrounding) -> tuple[list[Fact], dict[int, tuple[int, int]]]:
-    """Its facts, and the distances of its entities; that the facts are told alike in both ways is checked on the way."""
+    """Its facts, and the distances of its entities; both ways in which facts are told are compared on the way."""
     nodes, facts = found.nodes, facts_at(own, found.facts)
     ends = [(head, tail) for head, _, tail in facts]
     assert ends == list(zip(nodes[found.head].tolist(), nodes[found.tail].tolist(), strict=True))
