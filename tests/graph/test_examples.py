@@ -181,3 +181,15 @@ def test_every_fact_of_a_relation_is_as_likely() -> None:
 def test_a_relation_without_visible_facts_has_no_examples() -> None:
     own = sampler(CHAIN)
     assert own.surroundings([2], 5, hiding(own, {(5, 2, 0)})) == [[]]
+
+
+def test_it_works_where_its_arrays_are_mapped_read_only() -> None:
+    own, mapped = sampler(CHAIN), sampler(CHAIN)
+    for value in vars(mapped).values():
+        if isinstance(value, np.ndarray):
+            value.flags.writeable = False
+    mask = hiding(mapped, {(6, 0, 6)})
+    found, expected = (one.surroundings(range(RELATIONS), 5, mask, draw=1) for one in (mapped, own))
+    assert [[as_read(mapped, one) for one in each] for each in found] == [
+        [as_read(own, one) for one in each] for each in expected
+    ]
