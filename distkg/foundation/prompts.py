@@ -197,7 +197,7 @@ class PromptEncoder(nn.Module):
                 directions, and is neither an example nor near any. None hides none.
         """
         asked, place = torch.unique(relation, return_inverse=True)
-        draw = int(torch.randint(1, 1 << 62, ())) if self.training else 0
+        draw = int(torch.randint(1, 1 << 62, (), device=relation.device)) if self.training else 0
         prompts = self.prompts(graph, asked, weight, draw)
         rows = len(asked), 2 * graph.relations
         states = relation.new_zeros(rows[0] * rows[1], self._width, dtype=self.asked.dtype)
