@@ -49,7 +49,7 @@ class FoundationModel(nn.Module, ABC):
     name: ClassVar[str]
     ranks: ClassVar[Literal["entities", "relations"]] = "entities"
     knows_relations: ClassVar[bool] = False
-    relations_by_facts: ClassVar[bool] = True
+    relations_by_facts: bool = True
     knows_entities: ClassVar[bool] = False
     grows_from: ClassVar[str] = ""
     options: ModelOptions

@@ -14,6 +14,7 @@ from torch import Tensor
 from distkg.data.relation_text import read_relation_text
 from distkg.data.store import Store
 from distkg.foundation.tokens import Tokens, tokens_of_store
+from distkg.graph.examples import ExampleSampler
 from distkg.graph.relation_graph import KINDS, entity_relation_graphs, relation_graph
 from distkg.graph.relation_hypergraph import PAIRS, relation_hypergraph
 from distkg.kernels.edges import Edges
@@ -89,6 +90,7 @@ class KnowledgeGraph:
     tokens: Tokens = field(default_factory=dict)
     _in_text: dict[float, tuple[Edges, Tensor]] = field(default_factory=dict, init=False, repr=False)
     _in_entities: dict[int | None, dict[str, Edges]] = field(default_factory=dict, init=False, repr=False)
+    _examples: dict[tuple[int, int], ExampleSampler] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of_store(cls, store: Store, relation_text: str = "") -> KnowledgeGraph:
@@ -139,6 +141,13 @@ class KnowledgeGraph:
             edges = Edges.of(row, torch.zeros_like(row), column, 2 * self.relations, 1)
             self._in_text[least] = edges, cosines[edges.gatherer.long(), edges.giver.long()]
         return self._in_text[least]
+
+    def examples(self, hops: int, fanout: int) -> ExampleSampler:
+        """Draws facts of relations, with what lies within ``hops`` steps, ``fanout`` facts of each entity."""
+        if (hops, fanout) not in self._examples:
+            sizes = self.entities, self.relations
+            self._examples[hops, fanout] = ExampleSampler(self.triples.numpy(), *sizes, hops=hops, fanout=fanout)
+        return self._examples[hops, fanout]
 
     def hypergraph(self, weight: Tensor | None = None) -> Hypergraph:
         """How relations meet along a fact, by the facts whose ``weight`` float32 [E] is not 0; None hides none.

@@ -5,6 +5,9 @@ and mixtures of messages. What is between is this module's: tokens of an entity 
 mixes the messages of ULTRA with messages of modalities and with messages between entities whose tokens agree, by a gate
 of query and relation; the read-out sees the pooled tokens again, beside those of the anchor. A graph without tokens is
 read as ULTRA reads it, bit for bit, by the parameters that both have under the same names.
+
+Structural tokens, an entity's distances from both ends of a fact, are those of example facts of the query's relation
+(``distkg.foundation.prompts``): those of the query's own answer would give it away.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distkg.foundation.base import MODELS, GraphMismatchError, ModelOptions
-from distkg.foundation.graph import Facts
+from distkg.foundation.graph import Facts, KnowledgeGraph
 from distkg.foundation.layers import Boundary, Layers, of_layer
 from distkg.foundation.path_decoder import EntityDecoder, FactConvolution
+from distkg.foundation.prompts import PromptEncoder
 from distkg.foundation.tokens import TokenPool, Tokens
 from distkg.foundation.ultra import Ultra, UltraOptions
 from distkg.kernels.edge_products import edge_products
@@ -30,9 +34,12 @@ class TofuOptions(UltraOptions):
         default_factory=lambda: {"text": 384},
         description="Tokens that are read, by their name in the store, and the width of their codebook's vectors.",
     )
-    token_width: int = Field(32, ge=1, description="Numbers of an entity's pooled tokens.")
+    token_width: int = Field(32, ge=1, description="Numbers of an entity's pooled tokens, and of a prompt's states.")
     message_width: int = Field(16, ge=1, description="Numbers of a modality's message.")
     dropout: float = Field(0.3, ge=0, lt=1, description="Chance that a step does without a modality.")
+    prompts: int = Field(0, ge=0, description="Example facts of its relation that each query is given; 5 as published.")
+    prompt_hops: int = Field(3, ge=1, description="Steps from the ends of an example that are looked at.")
+    prompt_fanout: int = Field(5, ge=1, description="Facts that are followed from each entity around an example.")
 
 
 class Fused:
@@ -204,11 +211,28 @@ def chosen(states: Tensor, candidates: Tensor) -> Tensor:
     return states.gather(1, candidates[..., None].expand(-1, -1, states.shape[-1]))
 
 
+class PromptStates(nn.Module):
+    """What examples add to the states of relations: nothing at the start, and nothing to those that are near none."""
+
+    def __init__(self, options: TofuOptions) -> None:
+        super().__init__()
+        sizes = {"examples": options.prompts, "hops": options.prompt_hops, "fanout": options.prompt_fanout}
+        self.encoder = PromptEncoder(options.token_width, **sizes)
+        self.linear = nn.Linear(options.token_width, options.width, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, graph: KnowledgeGraph, relation: Tensor, weight: Tensor | None) -> Tensor:
+        """float32 [B, 2R, d]; arguments as of ``PromptEncoder``."""
+        found: Tensor = self.linear(self.encoder(graph, relation, weight))
+        return found
+
+
 @MODELS.register("tofu")
 class Tofu(Ultra):
     """ULTRA and tokens; about 0.23 million parameters with text, numbers and images, as published.
 
     While it learns, a step does without each modality at a chance of ``dropout``, so that it also learns to do without.
+    With ``prompts``, states of relations are told by examples too, and so depend on facts.
     """
 
     Options = TofuOptions
@@ -220,6 +244,15 @@ class Tofu(Ultra):
         assert isinstance(options, TofuOptions)
         self._reads, self._dropout = dict(options.modalities), options.dropout
         self.entity_model = TokenDecoder(options)
+        self.relations_by_facts = options.prompts > 0
+        if options.prompts:
+            self.prompt_model = PromptStates(options)
+
+    def relation_states(
+        self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        states = super().relation_states(graph, anchor, relation, weight)
+        return states + self.prompt_model(graph, relation, weight) if self.relations_by_facts else states
 
     @property
     def reads(self) -> dict[str, int]:
@@ -242,7 +275,7 @@ class Tofu(Ultra):
         """Those of the graph that the model knows, without those that fall out in this step."""
         names = [name for name in self._reads if name in graph.tokens]
         if self.training:
-            names = [name for name in names if float(torch.rand(())) >= self._dropout]
+            names = [name for name in names if float(torch.rand((), device=self.device)) >= self._dropout]
         tokens = {name: graph.tokens[name] for name in names}
         for name, own in tokens.items():
             if own.width != self._reads[name]:

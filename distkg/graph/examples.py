@@ -1,80 +1,228 @@
-"""Surroundings of example facts, and how far each entity in them is from the example's two ends.
+"""Example facts of a relation, and what lies around them.
 
-What KG-ICL (Cui et al. 2024, arXiv 2410.12288) calls a prompt graph: facts of a relation, and what lies around them, say
-in any graph what the relation means, without its name.
+What KG-ICL (Cui et al. 2024, arXiv 2410.12288) calls a prompt graph: facts of a relation, and the facts near their two
+ends, say in any graph what the relation means, without its name.
+
+Whatever falls by lot is decided by a hash of each fact: of those that may be taken, the ones with the smallest hashes
+are. So hiding facts gives exactly what the graph without them gives, and a fact that was not taken changes nothing when
+it is hidden.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
-from distkg.graph.neighbourhoods import EdgeSampler
+MOST_KEPT = 1024  # relations whose surroundings are kept, 40 kB each with five examples and five facts of each entity
 
 
 @dataclass(frozen=True)
 class Surrounding:
-    """A part of a graph around one example, its nodes numbered anew: 0 is the head, 1 the tail.
+    """The facts around one example, which is among them, and the entities in these, numbered anew.
 
     Attributes:
-        nodes: int64 [m], the entities.
-        edges: int64 [e], places of edges in the arrays that the sampler was made of.
-        source, target: int64 [e], the ends of these edges, as numbers here.
-        from_head, from_tail: int64 [m], steps from either end, ``hops`` + 1 at most.
+        nodes: int32 [n], the entities: first the example's head, then, unless it is the same, its tail.
+        facts: int32 [e], places in the sampler's facts, ascending and so by relation.
+        head, tail: int32 [e], their ends, as numbers here.
+        from_head, from_tail: int32 [n], steps over these facts, either way, from the example's head and from its tail;
+            ``hops`` where there are more.
     """
 
-    nodes: NDArray[np.int64]
-    edges: NDArray[np.int64]
-    source: NDArray[np.int64]
-    target: NDArray[np.int64]
-    from_head: NDArray[np.int64]
-    from_tail: NDArray[np.int64]
+    nodes: NDArray[np.int32]
+    facts: NDArray[np.int32]
+    head: NDArray[np.int32]
+    tail: NDArray[np.int32]
+    from_head: NDArray[np.int32]
+    from_tail: NDArray[np.int32]
 
 
-def surrounding(
-    head: int,
-    tail: int,
-    sampler: EdgeSampler,
-    source: NDArray[np.int64],
-    target: NDArray[np.int64],
-    hidden: NDArray[np.bool_] | None = None,
-    *,
-    hops: int = 3,
-    fanout: int = 10,
-    seed: int = 0,
-) -> Surrounding:
-    """What lies within ``hops`` steps of the ends of a fact, ``fanout`` edges of a node at each step.
+class ExampleSampler:
+    """Draws examples of relations from facts int [T, 3], and what lies within ``hops`` steps of their ends.
 
-    Args:
-        source, target: int64 [E], of the edges that ``sampler`` was made of, which lead both ways.
-        hidden: bool [E], edges that must not be seen; None for none.
-        seed: decides which edges.
+    Attributes:
+        hops: steps.
+        head, relation, tail: int32 [T'], the distinct facts, sorted by relation, head and tail.
     """
-    ends = np.array([head, tail])
-    edges = sampler(np.unique(ends), [fanout] * hops, seed)
-    if hidden is not None:
-        edges = edges[~hidden[edges]]
-    nodes = np.concatenate([source[edges], target[edges]])
-    nodes = np.concatenate([ends, np.setdiff1d(nodes, ends)])
-    order = np.argsort(nodes, kind="stable")
-    own_source, own_target = (order[np.searchsorted(nodes[order], side[edges])] for side in (source, target))
-    if head == tail:  # a loop: both ends are one entity, numbered 0
-        own_source[own_source == 1], own_target[own_target == 1] = 0, 0
-    steps = [_steps_from(start, len(nodes), own_source, own_target, hops) for start in (0, 0 if head == tail else 1)]
-    return Surrounding(nodes, edges, own_source, own_target, *steps)
+
+    def __init__(
+        self, triples: np.ndarray, entities: int, relations: int, *, hops: int = 3, fanout: int = 5, seed: int = 0
+    ) -> None:
+        """``fanout`` facts, at most, of each entity that is met are followed, the example besides; ``seed`` decides
+        which."""
+        self.hops, self._fanout, self._entities = hops, fanout, entities
+        self._keys = np.unique(self._keys_of(*triples.T.astype(np.int64)))
+        pairs, tail = np.divmod(self._keys, entities)
+        relation, head = np.divmod(pairs, entities)
+        self.head, self.relation, self.tail = (side.astype(np.int32) for side in (head, relation, tail))
+        self._of_relation = np.searchsorted(self.relation, np.arange(relations + 1))
+        self._hashes = _hashes(self.head, self.relation, self.tail, seed)
+        # Facts of each entity, as its head or its tail, by their hashes.
+        place = np.arange(len(self.head), dtype=np.int32)
+        loop = self.head == self.tail
+        end, fact = np.concatenate([self.head, self.tail[~loop]]), np.concatenate([place, place[~loop]])
+        order = np.lexsort((self._hashes[fact], end))
+        self._facts = fact[order]
+        self._of_entity = np.searchsorted(end[order], np.arange(entities + 1))
+        self._kept: dict[tuple[int, int], list[Surrounding]] = {}
+
+    def hidden(self, head: np.ndarray, relation: np.ndarray, tail: np.ndarray) -> NDArray[np.bool_]:
+        """A mask of the facts that hides these, int [m] each, all of which must be in the graph: bool [T']."""
+        mask = np.zeros(len(self._keys), dtype=np.bool_)
+        mask[np.searchsorted(self._keys, self._keys_of(head, relation, tail))] = True
+        return mask
+
+    def surroundings(
+        self, relations: Sequence[int], count: int, hidden: NDArray[np.bool_] | None = None, draw: int = 0
+    ) -> list[list[Surrounding]]:
+        """Of ``count`` examples of each relation in [0, R), or of all where it has fewer.
+
+        Args:
+            hidden: bool [T'], facts that must not be seen; None for none.
+            draw: which examples; those of draw 0 are kept and used again while nothing that is hidden is among them.
+        """
+        room, nothing = np.full(self._entities, -1, dtype=np.int32), np.zeros(len(self._keys), dtype=np.bool_)
+
+        def made(relation: int, hidden: NDArray[np.bool_]) -> list[Surrounding]:
+            return [self._around(fact, hidden, room) for fact in self.examples(relation, count, hidden, draw).tolist()]
+
+        found = []
+        for relation in relations:
+            if draw:
+                found.append(made(relation, nothing if hidden is None else hidden))
+                continue
+            key = relation, count
+            if key not in self._kept:
+                if len(self._kept) == MOST_KEPT:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[key] = made(relation, nothing)
+            kept = self._kept[key]
+            if hidden is not None and any(bool(hidden[around.facts].any()) for around in kept):
+                kept = made(relation, hidden)
+            found.append(kept)
+        return found
+
+    def examples(
+        self, relation: int, count: int, hidden: NDArray[np.bool_] | None = None, draw: int = 0
+    ) -> NDArray[np.int64]:
+        """Places of up to ``count`` facts of a relation; arguments as of ``surroundings``."""
+        hidden = np.zeros(len(self._keys), dtype=np.bool_) if hidden is None else hidden
+        first, last = self._of_relation[relation : relation + 2]
+        drawn: NDArray[np.int64] = _drawn(first, last, self._hashes, hidden, draw, count)
+        return drawn
+
+    def around(self, fact: int, hidden: NDArray[np.bool_] | None = None) -> Surrounding:
+        """What lies around the fact in this place, which is seen though it be hidden."""
+        hidden = np.zeros(len(self._keys), dtype=np.bool_) if hidden is None else hidden
+        return self._around(fact, hidden, np.full(self._entities, -1, dtype=np.int32))
+
+    def _around(self, fact: int, hidden: NDArray[np.bool_], room: NDArray[np.int32]) -> Surrounding:
+        graph = self.head, self.tail, self._of_entity, self._facts
+        return Surrounding(*_around(fact, *graph, hidden, self.hops, self._fanout, room))
+
+    def _keys_of(self, head: np.ndarray, relation: np.ndarray, tail: np.ndarray) -> NDArray[np.int64]:
+        """One number for each fact, in the order of facts."""
+        keys: NDArray[np.int64] = (relation.astype(np.int64) * self._entities + head) * self._entities + tail
+        return keys
 
 
-def _steps_from(
-    start: int, nodes: int, source: NDArray[np.int64], target: NDArray[np.int64], hops: int
-) -> NDArray[np.int64]:
-    """Least number of edges from a node, whichever way they point: int64 [nodes], ``hops`` + 1 where there are more."""
-    steps = np.full(nodes, hops + 1)
+@njit(cache=True, nogil=True)
+def _mixed(state: np.uint64, part: np.uint64) -> np.uint64:
+    """The finaliser of SplitMix64 (Steele et al. 2014)."""
+    state = (state ^ part) + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True)
+def _hashes(head: np.ndarray, relation: np.ndarray, tail: np.ndarray, seed: int) -> np.ndarray:
+    found = np.empty(len(head), dtype=np.uint64)
+    start = _mixed(np.uint64(0), np.uint64(seed))
+    for f in range(len(head)):
+        found[f] = _mixed(_mixed(_mixed(start, np.uint64(head[f])), np.uint64(relation[f])), np.uint64(tail[f]))
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _drawn(first: int, last: int, hashes: np.ndarray, hidden: np.ndarray, draw: int, count: int) -> np.ndarray:
+    """The visible facts from ``first`` to ``last`` whose hashes with ``draw`` are the smallest, smallest first."""
+    found, keys, size = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.uint64), 0
+    for f in range(first, last):
+        key = _mixed(hashes[f], np.uint64(draw))
+        if hidden[f] or (size == count and key >= keys[size - 1]):
+            continue
+        place = min(size, count - 1)
+        while place > 0 and keys[place - 1] > key:
+            found[place], keys[place] = found[place - 1], keys[place - 1]
+            place -= 1
+        found[place], keys[place] = f, key
+        size = min(size + 1, count)
+    return found[:size]
+
+
+@njit(cache=True, nogil=True)
+def _around(
+    example: int,
+    head: np.ndarray,
+    tail: np.ndarray,
+    offsets: np.ndarray,
+    facts: np.ndarray,
+    hidden: np.ndarray,
+    hops: int,
+    fanout: int,
+    room: np.ndarray,
+) -> tuple[np.ndarray, ...]:
+    """Fields of ``Surrounding``; ``room`` int32 [entities] is -1 everywhere, before and after."""
+    met, step = 2, 2
+    for _ in range(hops):
+        step = min(step * fanout, 2 * len(head))
+        met += step
+    nodes = np.empty(min(met, len(room)), dtype=np.int32)
+    found = np.empty(min(met, 2 * len(head)) + 1, dtype=np.int32)
+    nodes[0], found[0], size, taken = head[example], example, 1, 1
+    room[nodes[0]] = 0
+    if tail[example] != head[example]:
+        nodes[1], size = tail[example], 2
+        room[nodes[1]] = 1
+    first = 0
+    for _ in range(hops):
+        last = size
+        for node in nodes[first:last]:
+            kept = 0
+            for f in facts[offsets[node] : offsets[node + 1]]:
+                if kept == fanout:
+                    break
+                if hidden[f]:
+                    continue
+                kept += 1
+                found[taken] = f
+                taken += 1
+                other = tail[f] if head[f] == node else head[f]
+                if room[other] < 0:
+                    room[other], nodes[size] = size, other
+                    size += 1
+        first = last
+    own = np.unique(found[:taken])
+    source, target = room[head[own]], room[tail[own]]
+    ends = room[head[example]], room[tail[example]]
+    nodes = nodes[:size].copy()
+    room[nodes] = -1
+    from_head, from_tail = _steps(ends[0], size, source, target, hops), _steps(ends[1], size, source, target, hops)
+    return nodes, own, source, target, from_head, from_tail
+
+
+@njit(cache=True, nogil=True)
+def _steps(start: int, nodes: int, source: np.ndarray, target: np.ndarray, most: int) -> np.ndarray:
+    """Fewest facts on a way from a node, whichever way they point: int32 [nodes], ``most`` at most."""
+    steps = np.full(nodes, most, dtype=np.int32)
     steps[start] = 0
-    for step in range(hops):
-        front = steps == step
-        for here, there in ((source, target), (target, source)):
-            reached = there[front[here]]
-            steps[reached] = np.minimum(steps[reached], step + 1)
+    for step in range(most - 1):
+        for e in range(len(source)):
+            for here, there in ((source[e], target[e]), (target[e], source[e])):
+                if steps[here] == step and steps[there] > step + 1:
+                    steps[there] = step + 1
     return steps

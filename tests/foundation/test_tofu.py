@@ -45,18 +45,54 @@ def shaken(model: FoundationModel) -> FoundationModel:
 
 
 def test_the_published_size() -> None:
-    model = make_model("tofu", {"modalities": {"text": 384, "numeric": 32, "image": 32}})
-    count = sum(parameter.numel() for parameter in model.parameters())
-    assert 220_000 < count < 270_000
+    modalities = {"text": 384, "image": 32}  # the paper's two, and about 0.25 million parameters
+    for prompts in (0, 5):
+        model = make_model("tofu", {"modalities": modalities, "prompts": prompts})
+        count = sum(parameter.numel() for parameter in model.parameters())
+        assert 220_000 < count < 280_000
 
 
 def test_without_tokens_it_is_ultra_bit_for_bit() -> None:
     model = shaken(made())
-    sizes = {name: SMALL[name] for name in ("width", "layers", "hidden")}
-    ultra = make_model("ultra", sizes).eval()
+    assert torch.equal(model(graph(), *ASKED), ultra_of(model)(graph(), *ASKED))
+
+
+def ultra_of(model: FoundationModel) -> FoundationModel:
+    """ULTRA with the parameters that both have."""
+    ultra = make_model("ultra", {name: SMALL[name] for name in ("width", "layers", "hidden")}).eval()
     own = model.state_dict()
     ultra.load_state_dict({name: own[name] for name in ultra.state_dict()})
-    assert torch.equal(model(graph(), *ASKED), ultra(graph(), *ASKED))
+    return ultra
+
+
+def test_at_the_start_prompts_change_nothing_bit_for_bit() -> None:
+    model, without = made(prompts=5), made()
+    assert isinstance(model, Tofu)
+    shared = model.state_dict()
+    assert all(torch.equal(shared[name], own) for name, own in without.state_dict().items())
+    assert model.prompt_model.encoder(graph(), ASKED[1]).any()
+    for whole in (graph(), graph(**tokens())):
+        assert torch.equal(model(whole, *ASKED), without(whole, *ASKED))
+    assert torch.equal(model(graph(), *ASKED), ultra_of(model)(graph(), *ASKED))
+
+
+def test_prompts_are_added_to_the_states_of_relations_and_see_no_hidden_facts() -> None:
+    model = shaken(made(prompts=5))
+    assert isinstance(model, Tofu)
+    whole, ultra = graph(), ultra_of(model)
+    weight = whole.mask_without(torch.tensor([1]), torch.tensor([1]), torch.tensor([3]))
+    rest = KnowledgeGraph(torch.tensor([fact for fact in FACTS if fact != (1, 1, 3)]), entities=5, relations=2)
+    for seen, left in ((None, whole), (weight, rest)):
+        by_example = model.prompt_model.encoder(left, ASKED[1]) @ model.prompt_model.linear.weight.T
+        expected = ultra.relation_states(whole, *ASKED) + by_example
+        torch.testing.assert_close(model.relation_states(whole, *ASKED, seen), expected)
+    told = model.relation_states(whole, *ASKED, weight)
+    assert not torch.allclose(told, model.relation_states(whole, *ASKED), atol=1e-3)
+
+
+def test_states_of_relations_depend_on_facts_where_there_are_prompts() -> None:
+    assert made(prompts=1).relations_by_facts
+    assert not made().relations_by_facts
 
 
 def test_at_the_start_tokens_change_nothing() -> None:
@@ -164,8 +200,9 @@ def test_training_drops_modalities_and_asking_does_not() -> None:
     assert sum(kept) / 400 == pytest.approx(1.0, abs=0.12)
 
 
-def test_all_parameters_learn() -> None:
-    model = shaken(made(dropout=0.0)).train()
+@pytest.mark.parametrize("prompts", [0, 2])
+def test_all_parameters_learn(prompts: int) -> None:
+    model = shaken(made(dropout=0.0, prompts=prompts)).train()
     model(graph(**tokens()), *ASKED).square().mean().backward()
     without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert without == set()

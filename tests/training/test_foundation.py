@@ -16,6 +16,7 @@ from distributed import run_ranks
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
 from distkg.data.store import Store
+from distkg.graph.examples import ExampleSampler, Surrounding
 from distkg.negatives import Moment, Negatives, NegativeSource, Queries
 from distkg.negatives.base import Made, SourceOptions
 from distkg.objectives import SAMPLED
@@ -153,6 +154,37 @@ def test_a_part_with_room_for_all_facts_gives_the_loss_of_the_whole(stores: list
             found.append((loss.detach(), {name: grad for name, grad in gradients.items() if grad is not None}))
         torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("fanouts", [[], [3, 3]])
+def test_prompts_never_show_what_a_step_asks(
+    stores: list[str], fanouts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: set[tuple[int, int, int]] = set()
+    sample = ExampleSampler.surroundings
+
+    def watched(self: ExampleSampler, *asked: Any) -> list[list[Surrounding]]:
+        found = sample(self, *asked)
+        for places in [around.facts for own in found for around in own]:
+            sides = (side[places].tolist() for side in (self.head, self.relation, self.tail))
+            shown.update(zip(*sides, strict=True))
+        return found
+
+    monkeypatch.setattr(ExampleSampler, "surroundings", watched)
+    options = {"width": 8, "layers": 2, "hidden": 8, "prompts": 5, "prompt_fanout": 100}
+    settings = config(stores, model={"name": "tofu", "options": options}, data={"fanouts": fanouts})
+    learner = FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, 2))
+    for step in range(3):
+        shown.clear()
+        asked = batches(stores, settings).batch(0, step)
+        learner.loop.loss(asked, Moment()).backward()
+        facts, queries, half = set(map(tuple, asked.graph.triples.tolist())), asked.queries, len(asked.queries) // 2
+        head = torch.cat([queries.anchor[:half], queries.answer[half:]])
+        tail = torch.cat([queries.answer[:half], queries.anchor[half:]])
+        hidden = set(zip(head.tolist(), (queries.relation % 3).tolist(), tail.tolist(), strict=True))
+        assert hidden <= facts
+        assert len(facts - hidden - shown) < len(facts) / 10, "nearly all others are"
+        assert not hidden & shown
 
 
 def test_few_facts_are_followed_where_few_are_wanted(stores: list[str]) -> None:
