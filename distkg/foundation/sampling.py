@@ -51,7 +51,7 @@ class Neighbourhood:
     def place(self, entities: Tensor) -> Tensor:
         """Numbers here of entities of the graph, on their device; those outside get that of the node without facts."""
         nodes = self.nodes.to(entities.device)
-        place = torch.searchsorted(nodes, entities).clamp_max(max(len(nodes) - 1, 0))
+        place = torch.searchsorted(nodes, entities.contiguous()).clamp_max(max(len(nodes) - 1, 0))
         inside = (nodes[place] == entities) if len(nodes) else torch.zeros_like(entities, dtype=torch.bool)
         return torch.where(inside, place, len(nodes))
 
