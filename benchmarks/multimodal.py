@@ -2,8 +2,9 @@
 
 Quality, not speed: both begin with the weights of ``--model`` (ULTRA's), learn for ``--seconds`` from the training
 facts of ``--store`` in one process of one thread, and rank test triples; of a store of two graphs, those of the second,
-whose entities they have not met. The tokens of half of the entities, and of all, are then hidden. ``--folder`` keeps
-what is done: the same command goes on where it stopped.
+whose entities they have not met. The tokens of half of the entities, and of all, are then hidden. Without tokens TOFU
+reads prompts (without these too it is ULTRA), with all it reads texts, numbers and prompts. ``--folder`` keeps what is
+done: the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -70,9 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     ]
     variants = {
         "ULTRA": ["model.name=ultra", "model.options={}"],
-        "TOFU, no tokens": ["model.options={modalities: {}}"],
+        "TOFU, no tokens": ["model.options={modalities: {}, prompts: 5}"],
         **{f"TOFU, {kind}": [f"model.options={{modalities: {{{kind}: {width}}}}}"] for kind, width in WIDTHS.items()},
         "TOFU, text and numeric": [],
+        "TOFU, all": ["model.options.prompts=5"],
     }
     rows = rows_wanted(session, variants)
     runs = {

@@ -248,7 +248,7 @@ def test_multimodal_runs(tmp_path: Path, store: Path, ultra: Path) -> None:
     assert columns.pop("ULTRA") == columns.pop("TOFU, no tokens") == [*quality, *cost]
     assert columns == {
         f"TOFU, {kinds}": [*quality, "MRR, half hidden", "MRR, all hidden", *cost]
-        for kinds in ("text", "numeric", "text and numeric")
+        for kinds in ("text", "numeric", "text and numeric", "all")
     }
 
 
