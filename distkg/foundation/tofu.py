@@ -12,6 +12,8 @@ Structural tokens, an entity's distances from both ends of a fact, are those of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -23,7 +25,6 @@ from distkg.foundation.path_decoder import EntityDecoder, FactConvolution
 from distkg.foundation.prompts import PromptEncoder
 from distkg.foundation.tokens import TokenPool, Tokens
 from distkg.foundation.ultra import Ultra, UltraOptions
-from distkg.kernels.edge_products import edge_products
 from distkg.kernels.edges import Edges
 from distkg.kernels.layer_update import layer_update
 from distkg.kernels.message_passing import propagate
@@ -42,49 +43,16 @@ class TofuOptions(UltraOptions):
     prompt_fanout: int = Field(5, ge=1, description="Facts that are followed from each entity around an example.")
 
 
-class Fused:
-    """Tokens of a graph as a batch of queries sees them.
-
-    Attributes:
-        pooled: modality → float32 [B, N, t]; those that the graph lacks are not in it.
-        agreement: float32 [E], how much the tokens of an edge's two entities agree, in (0, 1).
-    """
-
-    def __init__(self, pooled: dict[str, Tensor], agreement: Tensor) -> None:
-        self.pooled, self.agreement = pooled, agreement
-
-
-class Fusion(nn.Module):
-    """From tokens to what layers read of them."""
-
-    def __init__(self, options: TofuOptions) -> None:
-        super().__init__()
-        self.pools = nn.ModuleDict(
-            {name: TokenPool(width, options.token_width, options.width) for name, width in options.modalities.items()}
-        )
-        self.agreement = nn.Linear(options.token_width, options.token_width, bias=False)
-
-    def forward(self, tokens: Tokens, query: Tensor, facts: Edges) -> Fused | None:
-        """Of the modalities in ``tokens``, for queries float32 [B, d]; None where there are none."""
-        if not tokens:
-            return None
-        pooled, means = {}, []
-        for name, own in tokens.items():
-            pool = self.pools[name]
-            assert isinstance(pool, TokenPool)
-            projected = pool.projected(own)
-            pooled[name] = pool(own, projected, query)
-            means.append(pool.mean(own, projected))
-        mean = torch.cat(means, dim=1)
-        compared = torch.cat([self.agreement(each) for each in means], dim=1)
-        return Fused(pooled, torch.sigmoid(edge_products(compared, mean, facts)))
+Pooled = Mapping[str, Tensor]
+"""Modality → a vector of each entity for each query, float32 [B, N, t]; those that the graph lacks are not in it."""
 
 
 class MixedConvolution(FactConvolution):
     """ULTRA's layer over facts, whose entities gather a mixture of messages.
 
-    An edge (u, k, v) brings x[v] w[k], as in ULTRA; for each modality D x[v] ⊙ tanh(A p[v]); and D x[v] ⊙ E w[k] times
-    the agreement of u and v. A gate of the query's and the edge's relation mixes them; what is not ULTRA's is narrow,
+    An edge (u, k, v) brings x[v] w[k], as in ULTRA; for each modality D x[v] ⊙ tanh(A p[v]); and a[u] ⊙ a[v] ⊙ D x[v]
+    ⊙ E w[k], which is large where the tokens of u and v agree: a is the sum of tanh(C p) over modalities. A gate of the
+    query's and the edge's relation mixes them. What is not ULTRA's is narrow, crosses the edges in the same pass,
     and is widened once it is gathered, at the start by zeros. Gates are a softmax times the number of kinds of messages
     that there are, so 1 at the start, when nothing but ULTRA's messages is heard: were ULTRA's share nearly all, as a
     warm start suggests, others would learn as slowly as their share is small.
@@ -100,7 +68,7 @@ class MixedConvolution(FactConvolution):
         nn.init.zeros_(self.gate.bias)
         self.narrowed = nn.Linear(width, narrow)
         self.of_relation = nn.Linear(width, narrow)
-        self.of_tokens = nn.ModuleDict({name: nn.Linear(options.token_width, narrow) for name in self.names})
+        self.of_tokens = nn.ModuleDict({name: nn.Linear(options.token_width, 2 * narrow) for name in self.names})
         self.widened = nn.Parameter(torch.zeros(width, (kinds - 1) * narrow))
 
     def mixed(
@@ -111,29 +79,32 @@ class MixedConvolution(FactConvolution):
         edges: Edges,
         boundary: Boundary,
         weight: Tensor | None,
-        fused: Fused,
+        pooled: Pooled,
     ) -> Tensor:
         """States float32 [B, n, d] after this layer; ``relations`` are the encoder's states, ``query`` [B, d]."""
-        vectors = self.vectors(relations)
-        gates = self.gates(relations, query, fused)
-        gathered = propagate(states, vectors * gates[..., :1], edges, weight)
-        small = self.narrowed(states)
-        alike = fused.agreement if weight is None else fused.agreement * weight
-        agreeing = propagate(small, self.of_relation(vectors) * gates[..., -1:], edges, alike)
-        there = [place for place, name in enumerate(self.names) if name in fused.pooled]
-        told = [self.of_tokens[self.names[place]](fused.pooled[self.names[place]]) for place in there]
-        given = torch.cat([small * torch.tanh(each) for each in told], dim=-1)
-        by = gates[..., [place + 1 for place in there]].repeat_interleave(small.shape[-1], dim=-1)
-        found = torch.cat([propagate(given, by, edges, weight), agreeing], dim=-1)
-        widened = self.widened.unflatten(1, (-1, small.shape[-1]))[:, [*there, -1]].flatten(1)
-        gathered = boundary.add_to(gathered + found @ widened.T)
+        there = [place for place, name in enumerate(self.names) if name in pooled]
+        told = [torch.tanh(self.of_tokens[self.names[place]](pooled[self.names[place]])) for place in there]
+        vectors, gates, small = self.vectors(relations), self.gates(relations, query, pooled), self.narrowed(states)
+        narrow = small.shape[-1]
+        agreeing = torch.stack([each[..., narrow:] for each in told]).sum(0)
+        given = [states, *(small * each[..., :narrow] for each in told), small * agreeing]
+        by = [
+            vectors * gates[..., :1],
+            *(gates[..., place + 1, None].expand(-1, -1, narrow) for place in there),
+            self.of_relation(vectors) * gates[..., -1:],
+        ]
+        found = propagate(torch.cat(given, dim=-1), torch.cat(by, dim=-1), edges, weight)
+        own, of_modalities, alike = found.split([states.shape[-1], narrow * len(there), narrow], dim=-1)
+        heard = torch.cat([of_modalities, alike * agreeing], dim=-1)
+        widened = self.widened.unflatten(1, (-1, narrow))[:, [*there, -1]].flatten(1)
+        gathered = boundary.add_to(own + heard @ widened.T)
         linear, norm = self.linear, self.layer_norm
         return layer_update(states, gathered, linear.weight, linear.bias, norm.weight, norm.bias)
 
-    def gates(self, relations: Tensor, query: Tensor, fused: Fused) -> Tensor:
+    def gates(self, relations: Tensor, query: Tensor, pooled: Pooled) -> Tensor:
         """Of the graph's messages, of each modality's, and of agreeing entities': float32 [B, 2R, 2 + M]."""
         both = torch.cat([query[:, None].expand_as(relations), relations], dim=-1)
-        lacking = [place for place, name in enumerate(self.names, start=1) if name not in fused.pooled]
+        lacking = [place for place, name in enumerate(self.names, start=1) if name not in pooled]
         logits = self.gate(both)
         logits[..., lacking] = -torch.inf
         return logits.softmax(-1) * (logits.shape[-1] - len(lacking))
@@ -150,7 +121,7 @@ class TokenReadOut(nn.Module):
         self.own = nn.ModuleDict({name: _silent(width, hidden) for name in options.modalities})
         self.like_anchor = nn.ModuleDict({name: _silent(width, hidden) for name in options.modalities})
 
-    def forward(self, pooled: dict[str, Tensor], anchors: dict[str, Tensor]) -> Tensor:
+    def forward(self, pooled: Pooled, anchors: Pooled) -> Tensor:
         """float32 [B, m, hidden] of pooled tokens of entities [B, m, t], and of anchors [B, 1, t]."""
         found = []
         for name, tokens in pooled.items():
@@ -175,7 +146,9 @@ class TokenDecoder(EntityDecoder):
     def __init__(self, options: TofuOptions) -> None:
         super().__init__(options.width, 0, options.hidden)
         self.layers = Layers(MixedConvolution(options) for _ in range(options.layers))
-        self.fusion = Fusion(options)
+        self.pools = nn.ModuleDict(
+            {name: TokenPool(width, options.token_width, options.width) for name, width in options.modalities.items()}
+        )
         self.token_mlp = TokenReadOut(options)
 
     def read(
@@ -190,16 +163,15 @@ class TokenDecoder(EntityDecoder):
     ) -> Tensor:
         """float32 [B, N] or [B, m], as ``EntityDecoder``, with the tokens of entities."""
         query = relations[torch.arange(len(relation), device=relation.device), relation]
-        fused = self.fusion(tokens, query, facts)
-        if fused is None:
+        if not tokens:
             found: Tensor = self(facts, relations, anchor, relation, weight, candidates)
             return found
+        pooled = {name: self.pools[name](own, query) for name, own in tokens.items()}
         boundary = Boundary(anchor, query)
         states = boundary.states(facts.nodes)
         for number, layer in enumerate(self.layers):
-            states = layer.mixed(states, relations, query, facts, boundary, of_layer(weight, number), fused)
-        anchors = {name: chosen(own, anchor[:, None]) for name, own in fused.pooled.items()}
-        pooled = fused.pooled
+            states = layer.mixed(states, relations, query, facts, boundary, of_layer(weight, number), pooled)
+        anchors = {name: chosen(own, anchor[:, None]) for name, own in pooled.items()}
         if candidates is not None:
             states, pooled = chosen(states, candidates), {name: chosen(own, candidates) for name, own in pooled.items()}
         scores: Tensor = self.mlp(states, query, self.token_mlp(pooled, anchors))

@@ -111,24 +111,14 @@ class TokenPool(nn.Module):
         self.query = nn.Linear(query_width, width)
         self.missing = nn.Parameter(torch.zeros(width))
 
-    def projected(self, tokens: EntityTokens) -> Tensor:
-        """What the other methods read of tokens, float32 [1 + V, width]: the vectors, after one of zeros that stands
-        where there is no token."""
-        found: Tensor = self.norm(self.projection(tokens.vectors))
-        return F.pad(found, (0, 0, 1, 0))
-
-    def forward(self, tokens: EntityTokens, projected: Tensor, query: Tensor) -> Tensor:
+    def forward(self, tokens: EntityTokens, query: Tensor) -> Tensor:
         """float32 [B, N, width] of queries float32 [B, query_width]."""
-        logits = projected @ (self.asked + self.query(query)).T / projected.shape[1] ** 0.5
+        # Before the tokens a row of zeros, which stands where there is none.
+        values = F.pad(self.norm(self.projection(tokens.vectors)), (0, 0, 1, 0))
+        logits = values @ (self.asked + self.query(query)).T / values.shape[1] ** 0.5
         places, absent = tokens.ids + 1, ~tokens.present[:, None, None]
         # [N, n, B]: of tokens that are not there, nothing; of entities without any, anything finite.
         hidden = (tokens.ids < 0)[..., None] & ~absent
         shares = F.embedding(places, logits).masked_fill(hidden, -torch.inf).softmax(1)
-        pooled = torch.einsum("nkb,nkw->bnw", shares, F.embedding(places, projected))
+        pooled = torch.einsum("nkb,nkw->bnw", shares, F.embedding(places, values))
         return torch.where(absent[:, 0], self.missing, pooled)
-
-    def mean(self, tokens: EntityTokens, projected: Tensor) -> Tensor:
-        """The same for all queries, tokens weighed alike: float32 [N, width]."""
-        count = (tokens.ids >= 0).sum(1, keepdim=True)
-        total = F.embedding(tokens.ids + 1, projected).sum(1)
-        return torch.where(count > 0, total / count.clamp_min(1), self.missing)

@@ -55,7 +55,7 @@ def propagate_moments(
     """
     edges = edges.to(states.device)
     weight = torch.ones(len(edges), device=states.device) if weight is None else weight.to(states.device)
-    passes = passes_for(states, relations, weight)
+    passes = _passes_for(states, relations, weight)
     if passes is None:
         return reference_moments(states, relations, edges, weight, message)
     return Moments(*_Moments.apply(states, relations, weight, edges, message, passes))
@@ -132,7 +132,7 @@ class _Moments(torch.autograd.Function):
         return to_states, shared(of_queries, relations), None, None, None, None
 
 
-def passes_for(*tensors: Tensor) -> MomentPasses | None:
+def _passes_for(*tensors: Tensor) -> MomentPasses | None:
     """The compiled passes for these tensors, or None where there are none."""
     if on_cpu(*tensors):
         return _ON_CPU if all(tensor.dtype == torch.float32 for tensor in tensors) else None

@@ -55,7 +55,7 @@ def propagate(
     """
     edges = edges.to(states.device)
     weight = torch.ones(len(edges), device=states.device) if weight is None else weight.to(states.device)
-    passes = passes_for(states, relations, weight)
+    passes = _passes_for(states, relations, weight)
     if passes is None:
         return reference_propagate(states, relations, edges, weight, message)
     found: Tensor = _Propagate.apply(states, relations, weight, edges, message, passes)
@@ -124,7 +124,7 @@ def shared(of_queries: Tensor, relations: Tensor) -> Tensor:
     return found.to(relations.dtype)
 
 
-def passes_for(*tensors: Tensor) -> Passes | None:
+def _passes_for(*tensors: Tensor) -> Passes | None:
     """The compiled passes for these tensors, or None where there are none."""
     if on_cpu(*tensors):
         return _ON_CPU if all(tensor.dtype == torch.float32 for tensor in tensors) else None

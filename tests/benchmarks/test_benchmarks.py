@@ -25,6 +25,7 @@ from benchmarks import (
     query_sampling,
     rooflines,
     sampled_reasoning,
+    token_steps,
     worker_scaling,
 )
 from benchmarks.common import BenchmarkError, Figures, Session, begin, finish, rows_wanted
@@ -250,6 +251,13 @@ def test_multimodal_runs(tmp_path: Path, store: Path, ultra: Path) -> None:
         f"TOFU, {kinds}": [*quality, "MRR, half hidden", "MRR, all hidden", *cost]
         for kinds in ("text", "numeric", "text and numeric", "all")
     }
+
+
+@pytest.mark.slow
+def test_token_steps_run(tmp_path: Path, store: Path) -> None:
+    content = run_quickly("token_steps", tmp_path, "--store", str(store))
+    assert columns_of(content) == {row: ["step ms", "× ULTRA"] for row in token_steps.ROWS}
+    assert content["figures"]["ULTRA"]["× ULTRA"]["repetitions"] == [1.0]
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ def test_pooled_tokens_are_a_softmax_over_those_that_are_there() -> None:
     torch.nn.init.normal_(pool.asked)
     torch.nn.init.normal_(pool.missing)
     query = torch.randn(3, 8)
-    found = pool(own, pool.projected(own), query)
+    found = pool(own, query)
     for b in range(3):
         asked = pool.asked + pool.query(query[b])
         for e, ids in enumerate(own.ids.tolist()):
@@ -125,16 +125,20 @@ def test_a_layer_gathers_the_mixture_edge_by_edge() -> None:
     whole, (anchor, relation) = graph(**tokens()), ASKED
     relations = model.relation_states(whole, anchor, relation)
     query = relations[torch.arange(2), relation]
-    decoder = model.entity_model
-    fused = decoder.fusion(whole.tokens, query, whole.facts)  # type: ignore[operator]
-    layer: MixedConvolution = decoder.layers[0]  # type: ignore[assignment]
-    states, edges = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1)), whole.facts
+    layer: MixedConvolution = model.entity_model.layers[0]  # type: ignore[assignment]
+    generator = torch.Generator().manual_seed(1)
+    states, edges = torch.randn(2, 5, 8, generator=generator), whole.facts
+    pooled = {name: torch.randn(2, 5, 6, generator=generator) for name in WIDTHS}
     weight = torch.ones(len(edges))
     weight[3] = 0
-    found = layer.mixed(states, relations, query, edges, Boundary(anchor, query), weight, fused)
+    found = layer.mixed(states, relations, query, edges, Boundary(anchor, query), weight, pooled)
     for b in range(2):
         gathered = torch.zeros(5, 8)
         gathered[anchor[b]] += query[b]
+
+        def told(entity: int, half: int, b: int = b) -> list[torch.Tensor]:
+            return [torch.tanh(layer.of_tokens[name](pooled[name][b, entity])).chunk(2)[half] for name in WIDTHS]
+
         for e in range(len(edges)):
             if e == 3:
                 continue
@@ -142,10 +146,9 @@ def test_a_layer_gathers_the_mixture_edge_by_edge() -> None:
             gate = 4 * layer.gate(torch.cat([query[b], relations[b, k]])).softmax(0)
             vector = layer.relation_projection(relations[b, k])
             small = layer.narrowed(states[b, v])
-            parts = []
-            for place, name in enumerate(WIDTHS, start=1):
-                parts.append(gate[place] * small * torch.tanh(layer.of_tokens[name](fused.pooled[name][b, v])))
-            parts.append(gate[-1] * fused.agreement[e] * small * layer.of_relation(vector))
+            parts = [gate[place] * small * each for place, each in enumerate(told(v, 0), start=1)]
+            agreement = sum(told(u, 1)) * sum(told(v, 1))
+            parts.append(gate[-1] * agreement * small * layer.of_relation(vector))
             gathered[u] = gathered[u] + gate[0] * states[b, v] * vector + layer.widened @ torch.cat(parts)
         linear = layer.linear(torch.cat([states[b], gathered], dim=-1))
         expected = states[b] + torch.relu(layer.layer_norm(linear))
@@ -175,9 +178,8 @@ def test_a_modality_that_the_graph_lacks_has_no_share() -> None:
     whole = graph(text=tokens()["text"])
     relations = model.relation_states(whole, *ASKED)
     query = relations[torch.arange(2), ASKED[1]]
-    fused = model.entity_model.fusion(whole.tokens, query, whole.facts)  # type: ignore[operator]
     layer: MixedConvolution = model.entity_model.layers[0]  # type: ignore[assignment]
-    gates = layer.gates(relations, query, fused)
+    gates = layer.gates(relations, query, {"text": torch.zeros(2, 5, 6)})
     assert gates[..., 2].abs().max() == 0
     torch.testing.assert_close(gates.sum(-1), torch.full((2, 4), 3.0))
 

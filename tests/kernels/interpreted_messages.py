@@ -22,7 +22,7 @@ from distkg.kernels.messages import REFERENCES, Message
 distkg.kernels.edges.PIECE = 4
 PASSES: dict[Any, Any] = {message_passing: message_passing_triton, message_moments: message_moments_triton}
 for module, passes in PASSES.items():
-    module.passes_for = lambda *_, passes=passes: passes
+    module._passes_for = lambda *_, passes=passes: passes
 
 Sizes = tuple[int, int, int, int]
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from distkg.kernels.edge_products import edge_products, reference_edge_products
 from distkg.kernels.edges import Edges
 from distkg.kernels.message_moments import propagate_moments, reference_moments
 from distkg.kernels.message_passing import propagate, reference_propagate
@@ -51,19 +50,6 @@ def test_sums_and_gradients(message: Message, width: int, shared: bool) -> None:
         results.append([out, *torch.autograd.grad((out * weigh.to(THERE, dtype)).sum(), there)])
     for found, again, expected in zip(*results, strict=True):
         assert torch.equal(found, again)
-        near(found, expected)
-
-
-@WIDTHS
-def test_products_along_edges_and_gradients(width: int) -> None:
-    edges, ((left, *_), *_) = problem(width, shared=False)
-    right, weigh = torch.randn(NODES, width), torch.randn(EDGES)
-    results = []
-    for form, dtype in ((edge_products, torch.float32), (reference_edge_products, torch.float64)):
-        there = [leaf.to(THERE, dtype).requires_grad_() for leaf in (left, right)]
-        out = form(*there, edges.to(torch.device(THERE)))
-        results.append([out, *torch.autograd.grad((out * weigh.to(THERE, dtype)).sum(), there)])
-    for found, expected in zip(*results, strict=True):
         near(found, expected)
 
 
