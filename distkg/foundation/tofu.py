@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -36,7 +37,7 @@ class TofuOptions(UltraOptions):
         description="Tokens that are read, by their name in the store, and the width of their codebook's vectors.",
     )
     token_width: int = Field(32, ge=1, description="Numbers of an entity's pooled tokens, and of a prompt's states.")
-    message_width: int = Field(16, ge=1, description="Numbers of a modality's message.")
+    message_width: int = Field(8, ge=1, description="Numbers of a modality's message.")
     dropout: float = Field(0.3, ge=0, lt=1, description="Chance that a step does without a modality.")
     prompts: int = Field(0, ge=0, description="Example facts of its relation that each query is given; 5 as published.")
     prompt_hops: int = Field(3, ge=1, description="Steps from the ends of an example that are looked at.")
@@ -47,13 +48,25 @@ Pooled = Mapping[str, Tensor]
 """Modality → a vector of each entity for each query, float32 [B, N, t]; those that the graph lacks are not in it."""
 
 
+class Told:
+    """What tokens put into messages; the same in all layers, so that it is made once.
+
+    Attributes:
+        given: modality → float32 [B, N, w], by which what an entity gives is multiplied.
+        agreeing: float32 [B, N, w], where what is gathered is multiplied too.
+    """
+
+    def __init__(self, given: Mapping[str, Tensor], agreeing: Tensor) -> None:
+        self.given, self.agreeing = given, agreeing
+
+
 class MixedConvolution(FactConvolution):
     """ULTRA's layer over facts, whose entities gather a mixture of messages.
 
     An edge (u, k, v) brings x[v] w[k], as in ULTRA; for each modality D x[v] ⊙ tanh(A p[v]); and a[u] ⊙ a[v] ⊙ D x[v]
     ⊙ E w[k], which is large where the tokens of u and v agree: a is the sum of tanh(C p) over modalities. A gate of the
-    query's and the edge's relation mixes them. What is not ULTRA's is narrow, crosses the edges in the same pass,
-    and is widened once it is gathered, at the start by zeros. Gates are a softmax times the number of kinds of messages
+    query's and the edge's relation mixes them. What is not ULTRA's is narrow, crosses the edges in the same pass, and
+    is widened once it is gathered, at the start by zeros. Gates are a softmax times the number of kinds of messages
     that there are, so 1 at the start, when nothing but ULTRA's messages is heard: were ULTRA's share nearly all, as a
     warm start suggests, others would learn as slowly as their share is small.
     """
@@ -68,7 +81,6 @@ class MixedConvolution(FactConvolution):
         nn.init.zeros_(self.gate.bias)
         self.narrowed = nn.Linear(width, narrow)
         self.of_relation = nn.Linear(width, narrow)
-        self.of_tokens = nn.ModuleDict({name: nn.Linear(options.token_width, 2 * narrow) for name in self.names})
         self.widened = nn.Parameter(torch.zeros(width, (kinds - 1) * narrow))
 
     def mixed(
@@ -79,32 +91,33 @@ class MixedConvolution(FactConvolution):
         edges: Edges,
         boundary: Boundary,
         weight: Tensor | None,
-        pooled: Pooled,
+        told: Told,
     ) -> Tensor:
-        """States float32 [B, n, d] after this layer; ``relations`` are the encoder's states, ``query`` [B, d]."""
-        there = [place for place, name in enumerate(self.names) if name in pooled]
-        told = [torch.tanh(self.of_tokens[self.names[place]](pooled[self.names[place]])) for place in there]
-        vectors, gates, small = self.vectors(relations), self.gates(relations, query, pooled), self.narrowed(states)
+        """States float32 [B, n, d] after this layer; ``relations`` are the encoder's states, ``query`` [B, d], and the
+        vectors of ``boundary`` are d + w for each kind of message but ULTRA's."""
+        there = [place for place, name in enumerate(self.names) if name in told.given]
+        vectors, gates, small = self.vectors(relations), self.gates(relations, query, told), self.narrowed(states)
         narrow = small.shape[-1]
-        agreeing = torch.stack([each[..., narrow:] for each in told]).sum(0)
-        given = [states, *(small * each[..., :narrow] for each in told), small * agreeing]
+        given = [states, *(small * each for each in told.given.values()), small * told.agreeing]
         by = [
             vectors * gates[..., :1],
             *(gates[..., place + 1, None].expand(-1, -1, narrow) for place in there),
             self.of_relation(vectors) * gates[..., -1:],
         ]
-        found = propagate(torch.cat(given, dim=-1), torch.cat(by, dim=-1), edges, weight)
-        own, of_modalities, alike = found.split([states.shape[-1], narrow * len(there), narrow], dim=-1)
-        heard = torch.cat([of_modalities, alike * agreeing], dim=-1)
-        widened = self.widened.unflatten(1, (-1, narrow))[:, [*there, -1]].flatten(1)
-        gathered = boundary.add_to(own + heard @ widened.T)
+        gathered = boundary.add_to(propagate(torch.cat(given, dim=-1), torch.cat(by, dim=-1), edges, weight))
+        gathered[..., -narrow:] *= told.agreeing
         linear, norm = self.linear, self.layer_norm
-        return layer_update(states, gathered, linear.weight, linear.bias, norm.weight, norm.bias)
+        # Widened and then seen by the layer's own map: one map of what is narrow.
+        seen = linear.weight[:, -states.shape[-1] :] @ self.widened.unflatten(1, (-1, narrow))[:, [*there, -1]].flatten(
+            1
+        )
+        maps = torch.cat([linear.weight, seen], dim=1)
+        return layer_update(states, gathered, maps, linear.bias, norm.weight, norm.bias)
 
-    def gates(self, relations: Tensor, query: Tensor, pooled: Pooled) -> Tensor:
+    def gates(self, relations: Tensor, query: Tensor, told: Told) -> Tensor:
         """Of the graph's messages, of each modality's, and of agreeing entities': float32 [B, 2R, 2 + M]."""
         both = torch.cat([query[:, None].expand_as(relations), relations], dim=-1)
-        lacking = [place for place, name in enumerate(self.names, start=1) if name not in pooled]
+        lacking = [place for place, name in enumerate(self.names, start=1) if name not in told.given]
         logits = self.gate(both)
         logits[..., lacking] = -torch.inf
         return logits.softmax(-1) * (logits.shape[-1] - len(lacking))
@@ -149,7 +162,16 @@ class TokenDecoder(EntityDecoder):
         self.pools = nn.ModuleDict(
             {name: TokenPool(width, options.token_width, options.width) for name, width in options.modalities.items()}
         )
+        self.of_tokens = nn.ModuleDict(
+            {name: nn.Linear(options.token_width, 2 * options.message_width) for name in options.modalities}
+        )
         self.token_mlp = TokenReadOut(options)
+
+    def told(self, pooled: Pooled) -> Told:
+        """What layers hear of tokens [B, N, t]."""
+        found = {name: torch.tanh(self.of_tokens[name](own)).chunk(2, dim=-1) for name, own in pooled.items()}
+        given = {name: own.contiguous() for name, (own, _) in found.items()}
+        return Told(given, torch.stack([agreeing for _, agreeing in found.values()]).sum(0))
 
     def read(
         self,
@@ -167,10 +189,10 @@ class TokenDecoder(EntityDecoder):
             found: Tensor = self(facts, relations, anchor, relation, weight, candidates)
             return found
         pooled = {name: self.pools[name](own, query) for name, own in tokens.items()}
-        boundary = Boundary(anchor, query)
-        states = boundary.states(facts.nodes)
+        told, states = self.told(pooled), Boundary(anchor, query).states(facts.nodes)
+        boundary = Boundary(anchor, F.pad(query, (0, told.agreeing.shape[-1] * (len(pooled) + 1))))
         for number, layer in enumerate(self.layers):
-            states = layer.mixed(states, relations, query, facts, boundary, of_layer(weight, number), pooled)
+            states = layer.mixed(states, relations, query, facts, boundary, of_layer(weight, number), told)
         anchors = {name: chosen(own, anchor[:, None]) for name, own in pooled.items()}
         if candidates is not None:
             states, pooled = chosen(states, candidates), {name: chosen(own, candidates) for name, own in pooled.items()}

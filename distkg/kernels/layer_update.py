@@ -29,8 +29,8 @@ def layer_update(
     """States after a layer: float32 [..., d]; differentiable in all tensors.
 
     Args:
-        states, gathered: x and a, float32 [..., d].
-        weight, bias: W [d, 2d] and b [d].
+        states, gathered: x and a, float32 [..., d] and [..., g].
+        weight, bias: W [d, d + g] and b [d].
         scale, shift: of the layer norm, [d].
         residual: add the states; else the update alone.
     """
@@ -54,8 +54,8 @@ class _LayerUpdate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states, gathered, weight, bias, scale, shift, residual):  # type: ignore[no-untyped-def]
         width = states.shape[-1]
-        x, a = states.reshape(-1, width), gathered.reshape(-1, width)
-        of_states, of_gathered = (half.contiguous() for half in weight.split(width, dim=1))
+        x, a = states.reshape(-1, width), gathered.reshape(-1, gathered.shape[-1])
+        of_states, of_gathered = (part.contiguous() for part in weight.tensor_split([width], dim=1))
         kept = any(ctx.needs_input_grad)
         out, deviation = torch.empty_like(x), x.new_empty(len(x))
         normal = torch.empty_like(x) if kept else x
@@ -64,7 +64,7 @@ class _LayerUpdate(torch.autograd.Function):
             rows = x[here], linear, bias, scale, shift, out[here], normal[here] if kept else linear, deviation[here]
             _run(_normalise, rows, residual)
         ctx.save_for_backward(x, a, of_states, of_gathered, scale, shift, normal, deviation)
-        ctx.shape, ctx.residual = states.shape, residual
+        ctx.shapes, ctx.residual = (states.shape, gathered.shape), residual
         return out.view(states.shape)
 
     @staticmethod
@@ -73,7 +73,7 @@ class _LayerUpdate(torch.autograd.Function):
         g = gradient.reshape(x.shape).contiguous()
         back_to_states, back_to_gathered = of_states.T.contiguous(), of_gathered.T.contiguous()
         to_x, to_a = torch.empty_like(x), torch.empty_like(a)
-        to_weight, to_vectors = x.new_zeros(len(scale), 2 * len(scale)), x.new_zeros(3, len(scale))
+        to_weight, to_vectors = x.new_zeros(len(scale), x.shape[1] + a.shape[1]), x.new_zeros(3, len(scale))
         for here in _blocks(len(x)):
             linear = torch.empty_like(g[here])
             sums = x.new_zeros(_parts(len(linear)), 3, len(scale))
@@ -83,7 +83,7 @@ class _LayerUpdate(torch.autograd.Function):
             to_x[here] = back.add_(g[here]) if ctx.residual else back
             to_a[here] = product(linear, back_to_gathered)
             to_weight += torch.cat([linear.T @ x[here], linear.T @ a[here]], dim=1)
-        return to_x.view(ctx.shape), to_a.view(ctx.shape), to_weight, *to_vectors, None
+        return to_x.view(ctx.shapes[0]), to_a.view(ctx.shapes[1]), to_weight, *to_vectors, None
 
 
 def _blocks(rows: int) -> Iterator[slice]:

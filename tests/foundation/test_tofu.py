@@ -7,7 +7,7 @@ import torch
 
 from distkg.foundation import FoundationModel, GraphMismatchError, KnowledgeGraph, make_model
 from distkg.foundation.layers import Boundary
-from distkg.foundation.tofu import MixedConvolution, Tofu, TofuOptions, TokenReadOut
+from distkg.foundation.tofu import MixedConvolution, Tofu, TofuOptions, TokenDecoder, TokenReadOut, Told
 from distkg.foundation.tokens import EntityTokens, TokenPool
 
 FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
@@ -129,15 +129,18 @@ def test_a_layer_gathers_the_mixture_edge_by_edge() -> None:
     generator = torch.Generator().manual_seed(1)
     states, edges = torch.randn(2, 5, 8, generator=generator), whole.facts
     pooled = {name: torch.randn(2, 5, 6, generator=generator) for name in WIDTHS}
+    decoder = model.entity_model
+    assert isinstance(decoder, TokenDecoder)
     weight = torch.ones(len(edges))
     weight[3] = 0
-    found = layer.mixed(states, relations, query, edges, Boundary(anchor, query), weight, pooled)
+    boundary = Boundary(anchor, torch.nn.functional.pad(query, (0, 3 * 4)))
+    found = layer.mixed(states, relations, query, edges, boundary, weight, decoder.told(pooled))
     for b in range(2):
         gathered = torch.zeros(5, 8)
         gathered[anchor[b]] += query[b]
 
         def told(entity: int, half: int, b: int = b) -> list[torch.Tensor]:
-            return [torch.tanh(layer.of_tokens[name](pooled[name][b, entity])).chunk(2)[half] for name in WIDTHS]
+            return [torch.tanh(decoder.of_tokens[name](pooled[name][b, entity])).chunk(2)[half] for name in WIDTHS]
 
         for e in range(len(edges)):
             if e == 3:
@@ -179,7 +182,7 @@ def test_a_modality_that_the_graph_lacks_has_no_share() -> None:
     relations = model.relation_states(whole, *ASKED)
     query = relations[torch.arange(2), ASKED[1]]
     layer: MixedConvolution = model.entity_model.layers[0]  # type: ignore[assignment]
-    gates = layer.gates(relations, query, {"text": torch.zeros(2, 5, 6)})
+    gates = layer.gates(relations, query, Told({"text": torch.zeros(2, 5, 4)}, torch.zeros(2, 5, 4)))
     assert gates[..., 2].abs().max() == 0
     torch.testing.assert_close(gates.sum(-1), torch.full((2, 4), 3.0))
 
