@@ -12,7 +12,7 @@ Structural tokens, an entity's distances from both ends of a fact, are those of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,8 @@ from distkg.foundation.ultra import Ultra, UltraOptions
 from distkg.kernels.edges import Edges
 from distkg.kernels.layer_update import layer_update
 from distkg.kernels.message_passing import propagate
+
+AT_ONCE = 16  # numbers; a pass over edges takes twice as long where a row ends in fewer
 
 
 class TofuOptions(UltraOptions):
@@ -97,21 +99,22 @@ class MixedConvolution(FactConvolution):
         vectors of ``boundary`` are d + w for each kind of message but ULTRA's."""
         there = [place for place, name in enumerate(self.names) if name in told.given]
         vectors, gates, small = self.vectors(relations), self.gates(relations, query, told), self.narrowed(states)
-        narrow = small.shape[-1]
+        narrow, width = small.shape[-1], states.shape[-1]
         given = [states, *(small * each for each in told.given.values()), small * told.agreeing]
         by = [
             vectors * gates[..., :1],
             *(gates[..., place + 1, None].expand(-1, -1, narrow) for place in there),
             self.of_relation(vectors) * gates[..., -1:],
         ]
-        gathered = boundary.add_to(propagate(torch.cat(given, dim=-1), torch.cat(by, dim=-1), edges, weight))
-        gathered[..., -narrow:] *= told.agreeing
+        found = propagate(_filled_up(given), _filled_up(by), edges, weight)
+        own, of_tokens, alike = found[..., : len(given) * narrow + width - narrow].split(
+            [width, len(there) * narrow, narrow], dim=-1
+        )
+        gathered = boundary.add_to(torch.cat([own, of_tokens, alike * told.agreeing], dim=-1))
         linear, norm = self.linear, self.layer_norm
         # Widened and then seen by the layer's own map: one map of what is narrow.
-        seen = linear.weight[:, -states.shape[-1] :] @ self.widened.unflatten(1, (-1, narrow))[:, [*there, -1]].flatten(
-            1
-        )
-        maps = torch.cat([linear.weight, seen], dim=1)
+        widened = self.widened.unflatten(1, (-1, narrow))[:, [*there, -1]].flatten(1)
+        maps = torch.cat([linear.weight, linear.weight[:, width:] @ widened], dim=1)
         return layer_update(states, gathered, maps, linear.bias, norm.weight, norm.bias)
 
     def gates(self, relations: Tensor, query: Tensor, told: Told) -> Tensor:
@@ -121,6 +124,13 @@ class MixedConvolution(FactConvolution):
         logits = self.gate(both)
         logits[..., lacking] = -torch.inf
         return logits.softmax(-1) * (logits.shape[-1] - len(lacking))
+
+
+def _filled_up(parts: Sequence[Tensor]) -> Tensor:
+    """Side by side, with zeros up to the next multiple of what a CPU adds at once."""
+    lacking = -sum(part.shape[-1] for part in parts) % AT_ONCE
+    zeros = parts[0].new_zeros(()).expand(*parts[0].shape[:-1], lacking)
+    return torch.cat([*parts, zeros], dim=-1)
 
 
 class TokenReadOut(nn.Module):

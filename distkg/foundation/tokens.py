@@ -113,12 +113,10 @@ class TokenPool(nn.Module):
 
     def forward(self, tokens: EntityTokens, query: Tensor) -> Tensor:
         """float32 [B, N, width] of queries float32 [B, query_width]."""
-        # Before the tokens a row of zeros, which stands where there is none.
-        values = F.pad(self.norm(self.projection(tokens.vectors)), (0, 0, 1, 0))
+        # Before the tokens' values that of none, which an entity without any has as its only one.
+        values = torch.cat([self.missing[None], self.norm(self.projection(tokens.vectors))])
         logits = values @ (self.asked + self.query(query)).T / values.shape[1] ** 0.5
-        places, absent = tokens.ids + 1, ~tokens.present[:, None, None]
-        # [N, n, B]: of tokens that are not there, nothing; of entities without any, anything finite.
-        hidden = (tokens.ids < 0)[..., None] & ~absent
-        shares = F.embedding(places, logits).masked_fill(hidden, -torch.inf).softmax(1)
-        pooled = torch.einsum("nkb,nkw->bnw", shares, F.embedding(places, values))
-        return torch.where(absent[:, 0], self.missing, pooled)
+        places, hidden = tokens.ids + 1, tokens.ids < 0
+        hidden[:, 0] &= tokens.present
+        shares = F.embedding(places, logits).masked_fill(hidden[..., None], -torch.inf).softmax(1)  # [N, n, B]
+        return torch.einsum("nkb,nkw->bnw", shares, F.embedding(places, values))
