@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -61,6 +60,11 @@ class Told:
     def __init__(self, given: Mapping[str, Tensor], agreeing: Tensor) -> None:
         self.given, self.agreeing = given, agreeing
 
+    @property
+    def width(self) -> int:
+        """Of all messages but ULTRA's: w for each modality, and w."""
+        return self.agreeing.shape[-1] * (len(self.given) + 1)
+
 
 class MixedConvolution(FactConvolution):
     """ULTRA's layer over facts, whose entities gather a mixture of messages.
@@ -96,7 +100,7 @@ class MixedConvolution(FactConvolution):
         told: Told,
     ) -> Tensor:
         """States float32 [B, n, d] after this layer; ``relations`` are the encoder's states, ``query`` [B, d], and the
-        vectors of ``boundary`` are d + w for each kind of message but ULTRA's."""
+        vectors of ``boundary`` have zeros for the messages that are not ULTRA's."""
         there = [place for place, name in enumerate(self.names) if name in told.given]
         vectors, gates, small = self.vectors(relations), self.gates(relations, query, told), self.narrowed(states)
         narrow, width = small.shape[-1], states.shape[-1]
@@ -106,15 +110,14 @@ class MixedConvolution(FactConvolution):
             *(gates[..., place + 1, None].expand(-1, -1, narrow) for place in there),
             self.of_relation(vectors) * gates[..., -1:],
         ]
-        found = propagate(_filled_up(given), _filled_up(by), edges, weight)
-        own, of_tokens, alike = found[..., : len(given) * narrow + width - narrow].split(
-            [width, len(there) * narrow, narrow], dim=-1
-        )
-        gathered = boundary.add_to(torch.cat([own, of_tokens, alike * told.agreeing], dim=-1))
+        found = boundary.add_to(propagate(_filled_up(given), _filled_up(by), edges, weight))
+        sizes = width, narrow * len(there), narrow
+        own, of_tokens, alike, _ = found.split([*sizes, found.shape[-1] - sum(sizes)], dim=-1)
         linear, norm = self.linear, self.layer_norm
         # Widened and then seen by the layer's own map: one map of what is narrow.
         widened = self.widened.unflatten(1, (-1, narrow))[:, [*there, -1]].flatten(1)
         maps = torch.cat([linear.weight, linear.weight[:, width:] @ widened], dim=1)
+        gathered = own, of_tokens, alike * told.agreeing
         return layer_update(states, gathered, maps, linear.bias, norm.weight, norm.bias)
 
     def gates(self, relations: Tensor, query: Tensor, told: Told) -> Tensor:
@@ -200,7 +203,7 @@ class TokenDecoder(EntityDecoder):
             return found
         pooled = {name: self.pools[name](own, query) for name, own in tokens.items()}
         told, states = self.told(pooled), Boundary(anchor, query).states(facts.nodes)
-        boundary = Boundary(anchor, F.pad(query, (0, told.agreeing.shape[-1] * (len(pooled) + 1))))
+        boundary = Boundary(anchor, _filled_up([query, query.new_zeros(len(query), told.width)]))
         for number, layer in enumerate(self.layers):
             states = layer.mixed(states, relations, query, facts, boundary, of_layer(weight, number), told)
         anchors = {name: chosen(own, anchor[:, None]) for name, own in pooled.items()}

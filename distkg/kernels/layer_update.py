@@ -1,8 +1,8 @@
 """The update of a message-passing layer in one pass: x + ReLU(LayerNorm(W [x, a] + b)).
 
 Of a graph of many entities the states of a batch do not fit into a cache; written as separate operations, each reads
-and writes all of them. Here blocks of rows go through all operations while they are in the cache, and the two halves of
-W are applied apart, so that x and a are never joined. For the backward pass only the normalised rows are kept.
+and writes all of them. Here blocks of rows go through all operations while they are in the cache, and the parts of W
+are applied apart, so that x and a are never joined. For the backward pass only the normalised rows are kept.
 """
 
 from __future__ import annotations
@@ -24,66 +24,84 @@ _PART = 512  # rows of a block that a thread takes at a time
 
 
 def layer_update(
-    states: Tensor, gathered: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, residual: bool = True
+    states: Tensor,
+    gathered: Tensor | Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    residual: bool = True,
 ) -> Tensor:
     """States after a layer: float32 [..., d]; differentiable in all tensors.
 
     Args:
-        states, gathered: x and a, float32 [..., d] and [..., g].
+        states, gathered: x and a, float32 [..., d] and [..., g]; a may lie apart, [..., g'], [..., g''], …
         weight, bias: W [d, d + g] and b [d].
         scale, shift: of the layer norm, [d].
         residual: add the states; else the update alone.
     """
-    tensors = states, gathered, weight, bias, scale, shift
-    if states.dtype != torch.float32 or not on_cpu(*tensors) or torch.is_autocast_enabled("cpu"):
-        return reference_layer_update(*tensors, residual)
-    found: Tensor = _LayerUpdate.apply(*tensors, residual)
+    seen = states, *([gathered] if isinstance(gathered, Tensor) else gathered)
+    vectors = bias, scale, shift
+    if states.dtype != torch.float32 or not on_cpu(*seen, weight, *vectors) or torch.is_autocast_enabled("cpu"):
+        return reference_layer_update(states, gathered, weight, *vectors, residual)
+    found: Tensor = _LayerUpdate.apply(residual, weight, *vectors, *seen)
     return found
 
 
 def reference_layer_update(
-    states: Tensor, gathered: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, residual: bool = True
+    states: Tensor,
+    gathered: Tensor | Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    residual: bool = True,
 ) -> Tensor:
     """``layer_update`` in plain torch, on any device."""
-    linear = F.linear(torch.cat([states, gathered], dim=-1), weight, bias)
+    parts = [gathered] if isinstance(gathered, Tensor) else gathered
+    linear = F.linear(torch.cat([states, *parts], dim=-1), weight, bias)
     update = F.relu(F.layer_norm(linear, scale.shape, scale, shift, EPSILON))
     return states + update if residual else update
 
 
 class _LayerUpdate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states, gathered, weight, bias, scale, shift, residual):  # type: ignore[no-untyped-def]
-        width = states.shape[-1]
-        x, a = states.reshape(-1, width), gathered.reshape(-1, gathered.shape[-1])
-        of_states, of_gathered = (part.contiguous() for part in weight.tensor_split([width], dim=1))
-        kept = any(ctx.needs_input_grad)
-        out, deviation = torch.empty_like(x), x.new_empty(len(x))
-        normal = torch.empty_like(x) if kept else x
+    def forward(ctx, residual, weight, bias, scale, shift, *seen):  # type: ignore[no-untyped-def]
+        rows = [each.reshape(-1, each.shape[-1]) for each in seen]
+        maps = [part.contiguous() for part in weight.split([each.shape[1] for each in rows], dim=1)]
+        x, kept = rows[0], any(ctx.needs_input_grad)
+        out, deviation = x.new_empty(x.shape), x.new_empty(len(x))
+        normal = torch.empty_like(out) if kept else x
         for here in _blocks(len(x)):
-            linear = product_plus(a[here], of_gathered, product(x[here], of_states))
-            rows = x[here], linear, bias, scale, shift, out[here], normal[here] if kept else linear, deviation[here]
-            _run(_normalise, rows, residual)
-        ctx.save_for_backward(x, a, of_states, of_gathered, scale, shift, normal, deviation)
-        ctx.shapes, ctx.residual = (states.shape, gathered.shape), residual
-        return out.view(states.shape)
+            linear = product(x[here], maps[0])
+            for each, own in zip(rows[1:], maps[1:], strict=True):
+                linear = product_plus(each[here], own, linear)
+            parts = x[here], linear, bias, scale, shift, out[here], normal[here] if kept else linear, deviation[here]
+            _run(_normalise, parts, residual)
+        ctx.save_for_backward(scale, shift, normal, deviation, *rows, *maps)
+        ctx.shapes, ctx.residual = [each.shape for each in seen], residual
+        return out.view(seen[0].shape)
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        x, a, of_states, of_gathered, scale, shift, normal, deviation = ctx.saved_tensors
-        g = gradient.reshape(x.shape).contiguous()
-        back_to_states, back_to_gathered = of_states.T.contiguous(), of_gathered.T.contiguous()
-        to_x, to_a = torch.empty_like(x), torch.empty_like(a)
-        to_weight, to_vectors = x.new_zeros(len(scale), x.shape[1] + a.shape[1]), x.new_zeros(3, len(scale))
-        for here in _blocks(len(x)):
+        scale, shift, normal, deviation, *seen = ctx.saved_tensors
+        rows, maps = seen[: len(ctx.shapes)], seen[len(ctx.shapes) :]
+        g = gradient.reshape(normal.shape).contiguous()
+        backs = [own.T.contiguous() for own in maps]
+        to_rows = [each.new_empty(each.shape) for each in rows]
+        to_maps, to_vectors = [torch.zeros_like(own) for own in maps], g.new_zeros(3, len(scale))
+        for here in _blocks(len(g)):
             linear = torch.empty_like(g[here])
-            sums = x.new_zeros(_parts(len(linear)), 3, len(scale))
+            sums = g.new_zeros(_parts(len(linear)), 3, len(scale))
             _run(_normalise_back, (g[here], normal[here], deviation[here], scale, shift, linear, sums))
             to_vectors += sums.sum(0)
-            back = product(linear, back_to_states)
-            to_x[here] = back.add_(g[here]) if ctx.residual else back
-            to_a[here] = product(linear, back_to_gathered)
-            to_weight += torch.cat([linear.T @ x[here], linear.T @ a[here]], dim=1)
-        return to_x.view(ctx.shapes[0]), to_a.view(ctx.shapes[1]), to_weight, *to_vectors, None
+            for each, back, to_row, to_map in zip(rows, backs, to_rows, to_maps, strict=True):
+                to_row[here] = product(linear, back)
+                to_map += linear.T @ each[here]
+            if ctx.residual:
+                to_rows[0][here] += g[here]
+        shaped = [to_row.view(shape) for to_row, shape in zip(to_rows, ctx.shapes, strict=True)]
+        return None, torch.cat(to_maps, dim=1), *to_vectors, *shaped
 
 
 def _blocks(rows: int) -> Iterator[slice]:

@@ -133,7 +133,7 @@ def test_a_layer_gathers_the_mixture_edge_by_edge() -> None:
     assert isinstance(decoder, TokenDecoder)
     weight = torch.ones(len(edges))
     weight[3] = 0
-    boundary = Boundary(anchor, torch.nn.functional.pad(query, (0, 3 * 4)))
+    boundary = Boundary(anchor, torch.nn.functional.pad(query, (0, 3 * 4 + 12)))
     found = layer.mixed(states, relations, query, edges, boundary, weight, decoder.told(pooled))
     for b in range(2):
         gathered = torch.zeros(5, 8)
