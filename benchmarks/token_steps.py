@@ -18,6 +18,7 @@ from distkg.config import load_config
 from distkg.data.store import Store
 from distkg.sharding.ranks import Ranks
 from distkg.training.foundation import FoundationLearner
+from distkg.training.memory import keep_freed_memory
 from distkg.training.schedule import Schedule
 
 STEPS = 3  # of a repetition
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     """Every row in turn, after a first time that compiles."""
     session = begin(__file__, str(__doc__), arguments, "store", repetitions=5)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a run does
     trainings = {row: Steps(session.store, changes, session.quick) for row, changes in ROWS.items()}
     figures = Figures()
     for repetition in range(-1, len(session.repetitions)):
