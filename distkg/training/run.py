@@ -92,7 +92,7 @@ class Training:
         self.loop = self.learner.loop
         self.checkpoints = Checkpoints(folder.checkpoints, ranks, config.checkpoint.keep)
         self._started = self._reported = time.perf_counter()
-        self._steps_reported = 0
+        self._steps_reported, self._loss = 0, 0.0
 
     def train(self) -> None:
         """Epochs until the last, the time limit, or no gain for ``train.patience`` evaluations."""
@@ -159,13 +159,14 @@ class Training:
             )
         now = time.perf_counter()
         steps = self.loop.steps - self._steps_reported
+        self._loss = loss if steps else self._loss  # a line may come right after another one
         phases = self.loop.clock.lap()
         epoch = self.progress.epoch + (self.progress.step if step is None else step) / self.learner.steps_per_epoch
         line: Record = {
             "time": round(self._seconds(), 3),
             "epoch": round(epoch, 4),
             "step": self.progress.steps if step is None else self.progress.steps + step - self.progress.step,
-            "loss": loss,
+            "loss": self._loss,
             "learning_rate": self.config.optimizer.learning_rate * self.schedule.factor(epoch),
             "triples_per_second": round(
                 steps * self.learner.triples_per_epoch / self.learner.steps_per_epoch / max(sum(phases.values()), 1e-9),
