@@ -12,7 +12,7 @@ Structural tokens, an entity's distances from both ends of a fact, are those of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from pydantic import Field
@@ -21,15 +21,12 @@ from torch import Tensor, nn
 from distkg.foundation.base import MODELS, GraphMismatchError, ModelOptions
 from distkg.foundation.graph import Facts, KnowledgeGraph
 from distkg.foundation.layers import Boundary, Layers, of_layer
-from distkg.foundation.path_decoder import EntityDecoder, FactConvolution
+from distkg.foundation.mixed_messages import MixedConvolution, Told, filled_up
+from distkg.foundation.path_decoder import EntityDecoder
 from distkg.foundation.prompts import PromptEncoder
 from distkg.foundation.tokens import TokenPool, Tokens
 from distkg.foundation.ultra import Ultra, UltraOptions
 from distkg.kernels.edges import Edges
-from distkg.kernels.layer_update import layer_update
-from distkg.kernels.message_passing import propagate
-
-AT_ONCE = 16  # numbers; a pass over edges takes twice as long where a row ends in fewer
 
 
 class TofuOptions(UltraOptions):
@@ -47,93 +44,6 @@ class TofuOptions(UltraOptions):
 
 Pooled = Mapping[str, Tensor]
 """Modality → a vector of each entity for each query, float32 [B, N, t]; those that the graph lacks are not in it."""
-
-
-class Told:
-    """What tokens put into messages; the same in all layers, so that it is made once.
-
-    Attributes:
-        given: modality → float32 [B, N, w], by which what an entity gives is multiplied.
-        agreeing: float32 [B, N, w], where what is gathered is multiplied too.
-    """
-
-    def __init__(self, given: Mapping[str, Tensor], agreeing: Tensor) -> None:
-        self.given, self.agreeing = given, agreeing
-
-    @property
-    def width(self) -> int:
-        """Of all messages but ULTRA's: w for each modality, and w."""
-        return self.agreeing.shape[-1] * (len(self.given) + 1)
-
-
-class MixedConvolution(FactConvolution):
-    """ULTRA's layer over facts, whose entities gather a mixture of messages.
-
-    An edge (u, k, v) brings x[v] w[k], as in ULTRA; for each modality D x[v] ⊙ tanh(A p[v]); and a[u] ⊙ a[v] ⊙ D x[v]
-    ⊙ E w[k], which is large where the tokens of u and v agree: a is the sum of tanh(C p) over modalities. A gate of the
-    query's and the edge's relation mixes them. What is not ULTRA's is narrow, crosses the edges in the same pass, and
-    is widened once it is gathered, at the start by zeros. Gates are a softmax times the number of kinds of messages
-    that there are, so 1 at the start, when nothing but ULTRA's messages is heard: were ULTRA's share nearly all, as a
-    warm start suggests, others would learn as slowly as their share is small.
-    """
-
-    def __init__(self, options: TofuOptions) -> None:
-        width, narrow = options.width, options.message_width
-        super().__init__(width, width)
-        self.names = list(options.modalities)
-        kinds = 2 + len(self.names)
-        self.gate = nn.Linear(2 * width, kinds)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
-        self.narrowed = nn.Linear(width, narrow)
-        self.of_relation = nn.Linear(width, narrow)
-        self.widened = nn.Parameter(torch.zeros(width, (kinds - 1) * narrow))
-
-    def mixed(
-        self,
-        states: Tensor,
-        relations: Tensor,
-        query: Tensor,
-        edges: Edges,
-        boundary: Boundary,
-        weight: Tensor | None,
-        told: Told,
-    ) -> Tensor:
-        """States float32 [B, n, d] after this layer; ``relations`` are the encoder's states, ``query`` [B, d], and the
-        vectors of ``boundary`` have zeros for the messages that are not ULTRA's."""
-        there = [place for place, name in enumerate(self.names) if name in told.given]
-        vectors, gates, small = self.vectors(relations), self.gates(relations, query, told), self.narrowed(states)
-        narrow, width = small.shape[-1], states.shape[-1]
-        given = [states, *(small * each for each in told.given.values()), small * told.agreeing]
-        by = [
-            vectors * gates[..., :1],
-            *(gates[..., place + 1, None].expand(-1, -1, narrow) for place in there),
-            self.of_relation(vectors) * gates[..., -1:],
-        ]
-        found = boundary.add_to(propagate(_filled_up(given), _filled_up(by), edges, weight))
-        sizes = width, narrow * len(there), narrow
-        own, of_tokens, alike, _ = found.split([*sizes, found.shape[-1] - sum(sizes)], dim=-1)
-        linear, norm = self.linear, self.layer_norm
-        # Widened and then seen by the layer's own map: one map of what is narrow.
-        widened = self.widened.unflatten(1, (-1, narrow))[:, [*there, -1]].flatten(1)
-        maps = torch.cat([linear.weight, linear.weight[:, width:] @ widened], dim=1)
-        gathered = own, of_tokens, alike * told.agreeing
-        return layer_update(states, gathered, maps, linear.bias, norm.weight, norm.bias)
-
-    def gates(self, relations: Tensor, query: Tensor, told: Told) -> Tensor:
-        """Of the graph's messages, of each modality's, and of agreeing entities': float32 [B, 2R, 2 + M]."""
-        both = torch.cat([query[:, None].expand_as(relations), relations], dim=-1)
-        lacking = [place for place, name in enumerate(self.names, start=1) if name not in told.given]
-        logits = self.gate(both)
-        logits[..., lacking] = -torch.inf
-        return logits.softmax(-1) * (logits.shape[-1] - len(lacking))
-
-
-def _filled_up(parts: Sequence[Tensor]) -> Tensor:
-    """Side by side, with zeros up to the next multiple of what a CPU adds at once."""
-    lacking = -sum(part.shape[-1] for part in parts) % AT_ONCE
-    zeros = parts[0].new_zeros(()).expand(*parts[0].shape[:-1], lacking)
-    return torch.cat([*parts, zeros], dim=-1)
 
 
 class TokenReadOut(nn.Module):
@@ -171,7 +81,8 @@ class TokenDecoder(EntityDecoder):
 
     def __init__(self, options: TofuOptions) -> None:
         super().__init__(options.width, 0, options.hidden)
-        self.layers = Layers(MixedConvolution(options) for _ in range(options.layers))
+        sizes = options.width, options.message_width, list(options.modalities)
+        self.layers = Layers(MixedConvolution(*sizes) for _ in range(options.layers))
         self.pools = nn.ModuleDict(
             {name: TokenPool(width, options.token_width, options.width) for name, width in options.modalities.items()}
         )
@@ -203,7 +114,7 @@ class TokenDecoder(EntityDecoder):
             return found
         pooled = {name: self.pools[name](own, query) for name, own in tokens.items()}
         told, states = self.told(pooled), Boundary(anchor, query).states(facts.nodes)
-        boundary = Boundary(anchor, _filled_up([query, query.new_zeros(len(query), told.width)]))
+        boundary = Boundary(anchor, filled_up([query, query.new_zeros(len(query), told.width)]))
         for number, layer in enumerate(self.layers):
             states = layer.mixed(states, relations, query, facts, boundary, of_layer(weight, number), told)
         anchors = {name: chosen(own, anchor[:, None]) for name, own in pooled.items()}

@@ -7,7 +7,8 @@ import torch
 
 from distkg.foundation import FoundationModel, GraphMismatchError, KnowledgeGraph, make_model
 from distkg.foundation.layers import Boundary
-from distkg.foundation.tofu import MixedConvolution, Tofu, TofuOptions, TokenDecoder, TokenReadOut, Told
+from distkg.foundation.mixed_messages import MixedConvolution, Told
+from distkg.foundation.tofu import Tofu, TofuOptions, TokenDecoder, TokenReadOut
 from distkg.foundation.tokens import EntityTokens, TokenPool
 
 FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
