@@ -175,8 +175,10 @@ def test_replies_of_wrong_shape_and_of_not_a_number_are_counted(store: Path, tmp
 
     result = run_on_workers(train, run_config(store, seconds=None, epochs=30, timeout=5.0), tmp_path / "run")
     lines = lines_of(tmp_path / "run")
-    queries = 2 * 4000 * result["train"]["epochs"]
-    assert total(lines, "broken") == pytest.approx(queries * 2 / 3, rel=0.1)
+    # Two thirds of what came; on a busy machine some does not come, and is counted otherwise.
+    came = 2 * 4000 * result["train"]["epochs"] - sum(total(lines, why) for why in ("late", "old", "refused"))
+    assert came > 40_000
+    assert total(lines, "broken") == pytest.approx(came * 2 / 3, rel=0.1)
     assert math.isfinite(result["metrics"]["test"]["mrr"])
 
 
