@@ -13,7 +13,7 @@ from distkg.kernels.edges import Edges
 from distkg.kernels.layer_update import layer_update
 from distkg.kernels.message_passing import propagate
 
-AT_ONCE = 16  # numbers; a pass over edges takes twice as long where a row ends in fewer
+AT_ONCE = 16  # numbers; a pass over edges takes half as long again where a row ends in fewer
 
 
 class Told:

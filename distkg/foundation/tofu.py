@@ -147,7 +147,7 @@ class PromptStates(nn.Module):
 
 @MODELS.register("tofu")
 class Tofu(Ultra):
-    """ULTRA and tokens; about 0.23 million parameters with text, numbers and images, as published.
+    """ULTRA and tokens; 244,377 parameters with text and images, near the published quarter of a million.
 
     While it learns, a step does without each modality at a chance of ``dropout``, so that it also learns to do without.
     With ``prompts``, states of relations are told by examples too, and so depend on facts.

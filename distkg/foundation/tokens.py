@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
@@ -62,24 +62,31 @@ Tokens = Mapping[str, EntityTokens]
 
 
 class TokensOnDemand(Tokens):
-    """Tokens that are made when they are first asked for: most models never do."""
+    """Tokens that are made when they are first asked for: most models never do. What there is, is asked once."""
 
     def __init__(self, names: Callable[[], Iterable[str]], make: Callable[[str], EntityTokens]) -> None:
         self._names, self._make = names, make
         self._made: dict[str, EntityTokens] = {}
 
+    @cached_property
+    def _known(self) -> tuple[str, ...]:
+        return tuple(self._names())
+
     def __getitem__(self, name: str) -> EntityTokens:
         if name not in self._made:
-            if name not in self._names():
+            if name not in self._known:
                 raise KeyError(name)
             self._made[name] = self._make(name)
         return self._made[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names())
+        return iter(self._known)
 
     def __len__(self) -> int:
-        return len(list(self._names()))
+        return len(self._known)
 
 
 def tokens_of_store(store: Store) -> Tokens:

@@ -9,7 +9,7 @@ from distkg.foundation import FoundationModel, GraphMismatchError, KnowledgeGrap
 from distkg.foundation.layers import Boundary
 from distkg.foundation.mixed_messages import MixedConvolution, Told
 from distkg.foundation.tofu import Tofu, TofuOptions, TokenDecoder, TokenReadOut
-from distkg.foundation.tokens import EntityTokens, TokenPool
+from distkg.foundation.tokens import EntityTokens, TokenPool, TokensOnDemand
 
 FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
 SMALL = {"width": 8, "layers": 2, "hidden": 8, "token_width": 6, "message_width": 4}
@@ -218,6 +218,25 @@ def test_a_codebook_of_another_width_is_refused() -> None:
     wrong = EntityTokens.of(tokens()["text"].ids, torch.zeros(5, 9))
     with pytest.raises(GraphMismatchError, match=r"text tokens have vectors of 9 numbers, and this model takes 5"):
         made()(graph(text=wrong), *ASKED)
+
+
+def test_what_tokens_there_are_is_asked_once_and_only_those_wanted_are_made() -> None:
+    asked, made_of = [], []
+
+    def names() -> list[str]:
+        asked.append(1)
+        return list(tokens())
+
+    def make(name: str) -> EntityTokens:
+        made_of.append(name)
+        return tokens()[name]
+
+    own = TokensOnDemand(names, make)
+    assert ("text" in own, "numeric" in own, len(own), list(own)) == (True, False, 2, ["text", "image"])
+    assert made_of == []
+    assert own["image"] is own["image"]
+    assert own.get("numeric") is None
+    assert (len(asked), made_of) == (1, ["image"])
 
 
 def test_options_are_checked() -> None:
