@@ -57,6 +57,6 @@ def show_plan(plan: Plan) -> None:
     from distkg.reporting.tables import graphs_table, plan_summary, plan_table
 
     if plan.graphs:
-        show_table(graphs_table(plan.graphs))
+        show_table(graphs_table(plan.graphs, plan.reads))
     show_table(plan_table(plan))
     typer.echo(plan_summary(plan))

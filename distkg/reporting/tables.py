@@ -49,30 +49,45 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
-def graphs_table(graphs: Sequence[GraphSize]) -> Table:
-    """Graphs that a foundation model learns from, their share of the steps, and what they take on a node."""
+def graphs_table(graphs: Sequence[GraphSize], reads: Sequence[str] = ()) -> Table:
+    """Graphs that a foundation model learns from, their share of the steps, and what they take on a node; for a model
+    that reads tokens also which of those they have."""
     table, facts = _table("Graphs, once on each node"), sum(graph.facts for graph in graphs)
     table.add_column("store", overflow="fold")
     for name in ("entities", "relations", "facts", "of steps", "bytes"):
         table.add_column(name, justify="right")
+    if reads:
+        table.add_column("tokens")
     for graph in graphs:
         counts = (f"{count:,}" for count in (graph.entities, graph.relations, graph.facts))
-        table.add_row(Text(graph.address), *counts, f"{graph.facts / facts:.1%}", size(graph.bytes))
+        tokens = [", ".join(graph.tokens) or "none"] if reads else []
+        table.add_row(Text(graph.address), *counts, f"{graph.facts / facts:.1%}", size(graph.bytes), *tokens)
     return table
 
 
 def plan_summary(plan: Plan) -> str:
-    """Parameters, steps, the estimate of time and its limit, in one line."""
-    text = f"{compact(plan.parameters)} parameters, {plan.steps:,} steps per epoch"
-    limit = "" if plan.time_limit is None else f"; stopped after {duration(plan.time_limit)} (train.time_limit_seconds)"
+    """Parameters, steps, the estimate of time and its limit, in one line; a second one where a model that reads tokens
+    will not meet any."""
+    text = f"{compact(plan.parameters)} parameters, {plan.steps:,} steps per epoch{_times(plan)}"
+    if plan.time_limit is not None:
+        text += f"; stopped after {duration(plan.time_limit)} (train.time_limit_seconds)"
+    if plan.reads and not any(graph.tokens for graph in plan.graphs):
+        text += (
+            f"\nwarning: the model reads tokens of {', '.join(plan.reads)}, and no graph has them, so it learns from "
+            "facts alone; `distkg tokens` makes them"
+        )
+    return text
+
+
+def _times(plan: Plan) -> str:
     if plan.seconds is None or plan.seconds_per_epoch is None:
-        return text + limit
+        return ""
     uses = ", ".join(f"{use} {duration(value)}" for use, value in plan.seconds.items() if value >= 0.001)
-    text += f", about {duration(plan.seconds_per_epoch)} per epoch ({uses})"
-    if plan.epochs is not None:
-        epochs = "1 epoch" if plan.epochs == 1 else f"{plan.epochs:,} epochs"
-        text += f", {duration(plan.epochs * plan.seconds_per_epoch)} for {epochs}"
-    return text + limit
+    text = f", about {duration(plan.seconds_per_epoch)} per epoch ({uses})"
+    if plan.epochs is None:
+        return text
+    epochs = "1 epoch" if plan.epochs == 1 else f"{plan.epochs:,} epochs"
+    return f"{text}, {duration(plan.epochs * plan.seconds_per_epoch)} for {epochs}"
 
 
 def counts_table(rows: Iterable[tuple[str, int]], title: str = "") -> Table:

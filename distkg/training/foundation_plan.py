@@ -10,6 +10,7 @@ from typing import Any
 
 from distkg.config import RunConfig
 from distkg.data.store import Store
+from distkg.data.tokens import read_modalities
 from distkg.foundation import FoundationModel
 from distkg.sharding.packed import packed
 from distkg.training.footprint import BASE_PROCESS, CATEGORY_BYTES, FLOAT, INDEX, READ_BATCH, READ_BYTES
@@ -57,7 +58,7 @@ def _planned(config: RunConfig, available: int | None, workers_of_node: int, slo
     stores = [Store.open(address) for address in graphs_of(config)]
     found = _without_graphs(config, stores, available)
     _refuse_too_large(config, stores, found)
-    sizes = [_size(store, _bytes_of(store.address, _what_is_made(config))) for store in stores]
+    sizes = [_size(store, _bytes_of(store.address, _what_is_made(config)), found.reads) for store in stores]
     shared = -(-sum(size.bytes for size in sizes) // workers_of_node)
     edges = 0 if config.data.fanouts else EDGE_SHARE * max(size.bytes for size in sizes)
     found = replace(found, graphs=tuple(sizes), memory={**found.memory, GRAPHS: shared, EDGES: edges})
@@ -81,6 +82,7 @@ def _without_graphs(config: RunConfig, stores: Sequence[Store], available: int |
         seconds=None,
         parameters=parameters,
         graphs=tuple(_size(store, 0) for store in stores),
+        reads=tuple(model.reads),
         epochs=config.train.epochs,
         time_limit=config.train.time_limit_seconds,
     )
@@ -136,9 +138,10 @@ def _known(store: Store) -> int:
     return 2 * everything * 12 + min(everything, READ_BATCH) * READ_BYTES + train * CATEGORY_BYTES + queries * 8 * INDEX
 
 
-def _size(store: Store, count: int) -> GraphSize:
-    triples = store.manifest.triples["train"]
-    return GraphSize(store.address, store.num_entities, store.num_relations, triples, count)
+def _size(store: Store, count: int, reads: Sequence[str] = ()) -> GraphSize:
+    triples, tokens = store.manifest.triples["train"], read_modalities(store) if reads else {}
+    found = tuple(name for name in reads if name in tokens)
+    return GraphSize(store.address, store.num_entities, store.num_relations, triples, count, found)
 
 
 def _what_is_made(config: RunConfig) -> str:

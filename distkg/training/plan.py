@@ -58,6 +58,7 @@ class GraphSize:
         address: of its store.
         entities, relations, facts: how many, relations without inverses, facts for training.
         bytes: of what is made of it.
+        tokens: those that its entities have, of the kinds that the model reads.
     """
 
     address: str
@@ -65,6 +66,7 @@ class GraphSize:
     relations: int
     facts: int
     bytes: int
+    tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Plan:
         seconds: estimated seconds per epoch, by use; None where no machine was measured.
         parameters: floats of the model over all workers.
         graphs: of a foundation model.
+        reads: kinds of tokens that it reads where entities have them.
         epochs: how many the run has; None where that is not known.
         time_limit: seconds after which it stops; None where it does not.
     """
@@ -97,6 +100,7 @@ class Plan:
     seconds: dict[str, float] | None
     parameters: int
     graphs: tuple[GraphSize, ...] = ()
+    reads: tuple[str, ...] = ()
     epochs: int | None = None
     time_limit: float | None = None
 

@@ -91,6 +91,18 @@ def test_a_plan_of_a_foundation_model_lists_its_graphs() -> None:
     assert rows[0] == ["Memory", "per", "worker", "(2)"]
 
 
+def test_a_plan_of_a_model_that_reads_tokens_says_which_graphs_have_them() -> None:
+    graphs = (GraphSize("a", 9, 2, 50, 1 << 20, ("text", "numeric")), GraphSize("b", 9, 2, 50, 1 << 20))
+    reads = ("text", "numeric")
+    assert [row[7:] for row in shown(graphs_table(graphs, reads))[2:]] == [["text,", "numeric"], ["none"]]
+    found = replace(PLAN, graphs=graphs, reads=reads)
+    assert "\n" not in plan_summary(found)
+    assert plan_summary(replace(found, graphs=graphs[1:])).splitlines()[1] == (
+        "warning: the model reads tokens of text, numeric, and no graph has them, so it learns from facts alone; "
+        "`distkg tokens` makes them"
+    )
+
+
 def test_predictions_point_at_the_answer_that_was_held_out() -> None:
     answers = [Prediction(1, 7, "Rome", 2.5, False), Prediction(2, 8, "Oslo", 1.25, True)]
     rows = shown(predictions_table(answers, "(x, born_in, ?)", right=7))

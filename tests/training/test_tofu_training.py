@@ -107,3 +107,9 @@ def test_a_plan_counts_what_tokens_take(stores: list[str]) -> None:
     options = {"width": 8, "layers": 2, "hidden": 8, "modalities": {}}
     untold = plan_foundation(config(stores[:1], model={"name": "tofu", "options": options}), None)
     assert told > 1.2 * untold.memory["states of a batch"]
+
+
+def test_a_plan_says_which_graphs_have_what_the_model_reads(stores: list[str]) -> None:
+    found = plan_foundation(config(stores), None)
+    assert found.reads == ("text",)
+    assert [graph.tokens for graph in found.graphs] == [("text",), ()]
