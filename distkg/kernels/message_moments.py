@@ -20,6 +20,7 @@ from distkg.kernels.jit import kernel, on_cpu, part_of_kernel
 from distkg.kernels.message_passing import AHEAD, for_each, on_gpu, shared
 from distkg.kernels.messages import (
     REFERENCES,
+    Given,
     Message,
     add_first,
     add_product,
@@ -75,25 +76,6 @@ def reference_moments(states: Tensor, relations: Tensor, edges: Edges, weight: T
     return Moments(total, squares, largest, smallest)
 
 
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-"""Of the four moments, float32 [B, n, d] each; None for zeros."""
-
-
-class Given(NamedTuple):
-    """What messages are made of; tensors are contiguous and on one device.
-
-    Attributes:
-        weight: [E].
-        states, relations: [B, n, d] and [B or 1, kinds, d].
-    """
-
-    edges: Edges
-    weight: Tensor
-    states: Tensor
-    relations: Tensor
-    message: Message
-
-
 class MomentPasses(Protocol):
     """Passes over edges on one kind of device."""
 
@@ -102,9 +84,10 @@ class MomentPasses(Protocol):
         or ``NOBODY``, into ``whose`` int32 [2, B, n, d]."""
 
     def gather_back(
-        self, given: Given, gradients: Gradients, whose: Tensor, to_states: Tensor, to_relations: Tensor
+        self, given: Given, gradients: Sequence[Tensor | None], whose: Tensor, to_states: Tensor, to_relations: Tensor
     ) -> object:
-        """Gradients into ``to_states`` [B, n, d] and ``to_relations`` float32 [B, kinds, d]."""
+        """Gradients into ``to_states`` [B, n, d] and ``to_relations`` float32 [B, kinds, d], by those of the four
+        moments, float32 [B, n, d] each, None for zeros."""
 
 
 class _Moments(torch.autograd.Function):
@@ -150,7 +133,7 @@ class _OnCpu:
         _for_each_query(KERNELS[given.message][0], given, (*found, *whose))
 
     def gather_back(
-        self, given: Given, gradients: Gradients, whose: Tensor, to_states: Tensor, to_relations: Tensor
+        self, given: Given, gradients: Sequence[Tensor | None], whose: Tensor, to_states: Tensor, to_relations: Tensor
     ) -> None:
         filled = (torch.zeros_like(given.states) if gradient is None else gradient for gradient in gradients)
         outs = to_states.zero_(), to_relations.zero_()

@@ -6,14 +6,15 @@ piece of one giver or one kind what the moments of each edge's gatherer pull at 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from distkg.kernels.message_moments import Given, Gradients
 from distkg.kernels.message_passing_triton import columns, combined, join, message, read, strides, tile_of, write
-from distkg.kernels.messages import BACK, MESSAGE
+from distkg.kernels.messages import BACK, MESSAGE, Given
 
 _TILE = 256  # numbers of a tile, fewer than of a sum's as more is kept of each
 _NOBODY: tl.constexpr = tl.constexpr(-1)
@@ -40,7 +41,9 @@ def gather(given: Given, found: Tensor, whose: Tensor) -> None:
             )
 
 
-def gather_back(given: Given, gradients: Gradients, whose: Tensor, to_states: Tensor, to_relations: Tensor) -> None:
+def gather_back(
+    given: Given, gradients: Sequence[Tensor | None], whose: Tensor, to_states: Tensor, to_relations: Tensor
+) -> None:
     """As ``MomentPasses.gather_back``."""
     edges, weight, states, relations, how = given
     for rows, out, of_relations in ((edges.by_giver, to_states, False), (edges.by_kind, to_relations, True)):

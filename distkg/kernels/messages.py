@@ -7,12 +7,13 @@ or backward, is the same sum in another order of the edges.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from distkg.kernels.edges import Edges
 from distkg.kernels.jit import part_of_kernel
 
 Message = Literal["distmult", "transe", "rotate"]
@@ -22,6 +23,21 @@ MESSAGE: dict[Message, Combination] = {"distmult": "product", "transe": "sum", "
 """Of a state and a relation."""
 BACK: dict[Message, Combination] = {"distmult": "product", "transe": "first", "rotate": "turned back"}
 """A message's gradient with its relation, to its state; with its state, to its relation."""
+
+
+class Given(NamedTuple):
+    """What messages are made of; tensors are contiguous and on one device.
+
+    Attributes:
+        weight: [E].
+        states, relations: [B, n, d] and [B or 1, kinds, d].
+    """
+
+    edges: Edges
+    weight: Tensor
+    states: Tensor
+    relations: Tensor
+    message: Message
 
 
 def _complex_product(left: Tensor, right: Tensor) -> Tensor:
