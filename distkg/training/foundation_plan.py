@@ -58,7 +58,7 @@ def _planned(config: RunConfig, available: int | None, workers_of_node: int, slo
     stores = [Store.open(address) for address in graphs_of(config)]
     found = _without_graphs(config, stores, available)
     _refuse_too_large(config, stores, found)
-    sizes = [_size(store, _bytes_of(store.address, _what_is_made(config)), found.reads) for store in stores]
+    sizes = [replace(graph, bytes=_bytes_of(graph.address, _what_is_made(config))) for graph in found.graphs]
     shared = -(-sum(size.bytes for size in sizes) // workers_of_node)
     edges = 0 if config.data.fanouts else EDGE_SHARE * max(size.bytes for size in sizes)
     found = replace(found, graphs=tuple(sizes), memory={**found.memory, GRAPHS: shared, EDGES: edges})
@@ -81,7 +81,7 @@ def _without_graphs(config: RunConfig, stores: Sequence[Store], available: int |
         steps=steps_of_epoch(config, sum(store.manifest.triples["train"] for store in stores), config.train.workers),
         seconds=None,
         parameters=parameters,
-        graphs=tuple(_size(store, 0) for store in stores),
+        graphs=tuple(_not_made(store, tuple(model.reads)) for store in stores),
         reads=tuple(model.reads),
         epochs=config.train.epochs,
         time_limit=config.train.time_limit_seconds,
@@ -138,10 +138,11 @@ def _known(store: Store) -> int:
     return 2 * everything * 12 + min(everything, READ_BATCH) * READ_BYTES + train * CATEGORY_BYTES + queries * 8 * INDEX
 
 
-def _size(store: Store, count: int, reads: Sequence[str] = ()) -> GraphSize:
+def _not_made(store: Store, reads: Sequence[str]) -> GraphSize:
+    """A graph of which nothing is made yet, with the tokens that it has of those a model reads."""
     triples, tokens = store.manifest.triples["train"], read_modalities(store) if reads else {}
     found = tuple(name for name in reads if name in tokens)
-    return GraphSize(store.address, store.num_entities, store.num_relations, triples, count, found)
+    return GraphSize(store.address, store.num_entities, store.num_relations, triples, 0, found)
 
 
 def _what_is_made(config: RunConfig) -> str:
