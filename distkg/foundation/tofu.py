@@ -44,33 +44,41 @@ class TofuOptions(UltraOptions):
 
 Pooled = Mapping[str, Tensor]
 """Modality → a vector of each entity for each query, float32 [B, N, t]; those that the graph lacks are not in it."""
+Likeness = Mapping[str, Tensor]
+"""Modality → how alike each entity and the anchor are by their tokens, float32 [B, N]."""
 
 
 class TokenReadOut(nn.Module):
     """What the tokens of an entity, and how they are like the anchor's, add to its score before the ReLU of the
-    read-out; nothing at the start."""
+    read-out; nothing at the start.
+
+    How alike two entities are is measured in the frozen vectors of their tokens, and what that tells about an answer is
+    learned for each query: a likeness that is itself learned knows the entities that it was learned from too well.
+    """
 
     def __init__(self, options: TofuOptions) -> None:
         super().__init__()
         width, hidden = options.token_width, options.hidden
         self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name in options.modalities})
         self.own = nn.ModuleDict({name: _silent(width, hidden) for name in options.modalities})
-        self.like_anchor = nn.ModuleDict({name: _silent(width, hidden) for name in options.modalities})
+        self.like_anchor = nn.ModuleDict(
+            {name: _silent(options.width, hidden, bias=True) for name in options.modalities}
+        )
 
-    def forward(self, pooled: Pooled, anchors: Pooled) -> Tensor:
-        """float32 [B, m, hidden] of pooled tokens of entities [B, m, t], and of anchors [B, 1, t]."""
+    def forward(self, pooled: Pooled, likeness: Likeness, query: Tensor) -> Tensor:
+        """float32 [B, m, hidden] of pooled tokens [B, m, t], likeness [B, m] and queries [B, d]."""
         found = []
         for name, tokens in pooled.items():
-            own, anchor, likeness = self.norms[name](tokens), self.norms[name](anchors[name]), self.like_anchor[name]
-            assert isinstance(likeness, nn.Linear)
-            found.append(self.own[name](own) + own @ (anchor * likeness.weight).mT)
+            by_likeness = likeness[name][..., None] * self.like_anchor[name](query)[:, None]
+            found.append(self.own[name](self.norms[name](tokens)) + by_likeness)
         return torch.stack(found).sum(0)
 
 
-def _silent(width: int, out: int) -> nn.Linear:
+def _silent(width: int, out: int, bias: bool = False) -> nn.Linear:
     """A linear map that begins with zeros."""
-    linear = nn.Linear(width, out, bias=False)
-    nn.init.zeros_(linear.weight)
+    linear = nn.Linear(width, out, bias)
+    for parameter in linear.parameters():
+        nn.init.zeros_(parameter)
     return linear
 
 
@@ -117,10 +125,11 @@ class TokenDecoder(EntityDecoder):
         boundary = Boundary(anchor, filled_up([query, query.new_zeros(len(query), told.width)]))
         for number, layer in enumerate(self.layers):
             states = layer.mixed(states, relations, query, facts, boundary, of_layer(weight, number), told)
-        anchors = {name: chosen(own, anchor[:, None]) for name, own in pooled.items()}
+        alike = {name: own.likeness(anchor) for name, own in tokens.items()}
         if candidates is not None:
             states, pooled = chosen(states, candidates), {name: chosen(own, candidates) for name, own in pooled.items()}
-        scores: Tensor = self.mlp(states, query, self.token_mlp(pooled, anchors))
+            alike = {name: own.gather(1, candidates) for name, own in alike.items()}
+        scores: Tensor = self.mlp(states, query, self.token_mlp(pooled, alike, query))
         return scores
 
 
@@ -147,7 +156,7 @@ class PromptStates(nn.Module):
 
 @MODELS.register("tofu")
 class Tofu(Ultra):
-    """ULTRA and tokens; 244,377 parameters with text and images, near the published quarter of a million.
+    """ULTRA and tokens; 231,065 parameters with text and images, near the published quarter of a million.
 
     While it learns, a step does without each modality at a chance of ``dropout``, so that it also learns to do without.
     With ``prompts``, states of relations are told by examples too, and so depend on facts.

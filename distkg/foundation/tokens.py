@@ -13,6 +13,41 @@ from torch import Tensor, nn
 from distkg.data.store import Store
 from distkg.data.tokens import read_modalities, read_modality
 
+SOME = 8192  # entities, by which it is judged how alike those of a graph are
+TOO_ALIKE = 1e-3  # of the spread of cosines: there is nothing to tell apart
+
+
+@dataclass(frozen=True, eq=False)
+class LikenessScale:
+    """What the entities of a graph share, and how much their likeness varies.
+
+    Attributes:
+        shared: float32 [c], the mean direction of entities.
+        spread: root mean square of the cosines of pairs of entities, without what they share.
+    """
+
+    shared: Tensor
+    spread: float
+
+    @classmethod
+    def of(cls, directions: Tensor) -> LikenessScale:
+        """Of unit vectors float32 [n, c]; zero rows are of entities without tokens."""
+        there = directions[directions.any(1)]
+        shared = there.mean(0) if len(there) else directions.new_zeros(directions.shape[1])
+        rest = F.normalize(there - shared, dim=1)
+        # Over ordered pairs, without those of an entity and itself, whose cosines are 1.
+        squares, pairs = float((rest.T @ rest).square().sum()), len(there) ** 2
+        spread = ((squares - len(there)) / max(pairs - len(there), 1)) ** 0.5 if squares > len(there) else 0.0
+        return cls(shared, spread if spread > TOO_ALIKE else 1.0)
+
+    def profiles(self, directions: Tensor) -> Tensor:
+        """Vectors float32 [n, c] whose products are cosines in units of their spread; zero where directions are."""
+        there = directions.any(1, keepdim=True)
+        return torch.where(there, F.normalize(directions - self.shared, dim=1) / self.spread**0.5, 0.0)
+
+    def to(self, device: torch.device) -> LikenessScale:
+        return LikenessScale(self.shared.to(device), self.spread)
+
 
 @dataclass(frozen=True, eq=False)
 class EntityTokens:
@@ -21,17 +56,18 @@ class EntityTokens:
     Attributes:
         ids: int32 [N, n], rows of ``vectors``; -1 where an entity has fewer than n.
         vectors: float32 [V, c], frozen, of those tokens that some entity has.
+        scale: by which likeness is measured: of the whole graph, where these are a part's; None for their own.
     """
 
     ids: Tensor
     vectors: Tensor
+    scale: LikenessScale | None = None
     _elsewhere: dict[torch.device, EntityTokens] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, ids: Tensor, codebook: Tensor) -> EntityTokens:
         """Tokens integer [N, n] of a codebook [V, c], -1 for none."""
-        used, places = torch.unique(torch.cat([ids.new_full((1,), -1), ids.flatten()]), return_inverse=True)
-        return cls((places[1:] - 1).view_as(ids).int(), codebook[used[1:].long()].float())
+        return cls(*_used(ids, codebook))
 
     @property
     def present(self) -> Tensor:
@@ -43,18 +79,51 @@ class EntityTokens:
         """Of the vectors: c."""
         return self.vectors.shape[1]
 
+    def likeness(self, anchor: Tensor) -> Tensor:
+        """How alike all entities and anchors int64 [B] are: float32 [B, N].
+
+        The cosine of their tokens' mean vectors, without what all entities of the graph share, in units of its root
+        mean square over pairs of entities; 0 where one has no tokens, and of the anchor and itself.
+        """
+        found = self._profiles[anchor] @ self._profiles.T
+        return found.scatter_(1, anchor[:, None], 0.0)
+
+    @cached_property
+    def _profiles(self) -> Tensor:
+        """What the tokens of an entity mean together: float32 [N, c], zeros for an entity without any."""
+        return self._scale.profiles(self._directions(slice(None)))
+
+    @cached_property
+    def _scale(self) -> LikenessScale:
+        if self.scale is not None:
+            return self.scale
+        step = -(-len(self.ids) // SOME)
+        return LikenessScale.of(self._directions(slice(None, None, step)))
+
+    def _directions(self, entities: slice) -> Tensor:
+        """Of the sums of tokens' vectors: float32 [n, c] of length 1, or 0 where there are no tokens."""
+        values = torch.cat([self.vectors.new_zeros(1, self.width), self.vectors])
+        return F.normalize(F.embedding_bag(self.ids[entities] + 1, values, mode="sum"), dim=1)
+
     def to(self, device: torch.device) -> EntityTokens:
         """The same tokens there; a copy is made once for each device."""
         if device == self.ids.device:
             return self
         if device not in self._elsewhere:
-            self._elsewhere[device] = EntityTokens(self.ids.to(device), self.vectors.to(device))
+            moved = self.ids.to(device), self.vectors.to(device), self._scale.to(device)
+            self._elsewhere[device] = EntityTokens(*moved)
         return self._elsewhere[device]
 
     def part(self, entities: Tensor, strangers: int = 0) -> EntityTokens:
         """Those of entities int64 [m], and of so many more that have none."""
         none = self.ids.new_full((strangers, self.ids.shape[1]), -1)
-        return EntityTokens.of(torch.cat([self.ids[entities], none]), self.vectors)
+        return EntityTokens(*_used(torch.cat([self.ids[entities], none]), self.vectors), self._scale)
+
+
+def _used(ids: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens integer [N, n] as places in the vectors of those that some entity has, and these; -1 for none."""
+    used, places = torch.unique(torch.cat([ids.new_full((1,), -1), ids.flatten()]), return_inverse=True)
+    return (places[1:] - 1).view_as(ids).int(), codebook[used[1:].long()].float()
 
 
 Tokens = Mapping[str, EntityTokens]

@@ -159,21 +159,56 @@ def test_a_layer_gathers_the_mixture_edge_by_edge() -> None:
         torch.testing.assert_close(found[b], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_read_out_sees_tokens_beside_those_of_the_anchor() -> None:
-    read_out = TokenReadOut(TofuOptions.model_validate({"modalities": WIDTHS, "token_width": 6, "hidden": 8}))
+def test_the_read_out_sees_tokens_and_how_they_are_like_the_anchors() -> None:
+    options = {"modalities": WIDTHS, "token_width": 6, "hidden": 8, "width": 4}
+    read_out = TokenReadOut(TofuOptions.model_validate(options))
     generator = torch.Generator().manual_seed(0)
     for parameter in read_out.parameters():
         torch.nn.init.normal_(parameter, generator=generator)
     pooled = {name: torch.randn(2, 5, 6, generator=generator) for name in WIDTHS}
-    anchors = {name: own[:, 3:4] for name, own in pooled.items()}
-    found = read_out(pooled, anchors)
+    alike = {name: torch.randn(2, 5, generator=generator) for name in WIDTHS}
+    query = torch.randn(2, 4, generator=generator)
+    found = read_out(pooled, alike, query)
     for b in range(2):
         for e in range(5):
             expected = torch.zeros(8)
             for name in WIDTHS:
-                own, anchor = (read_out.norms[name](pooled[name][b, place]) for place in (e, 3))
-                expected += read_out.own[name].weight @ own + read_out.like_anchor[name].weight @ (own * anchor)
+                own, likeness = read_out.norms[name](pooled[name][b, e]), read_out.like_anchor[name]
+                expected += read_out.own[name].weight @ own
+                expected += alike[name][b, e] * (likeness.weight @ query[b] + likeness.bias)
             torch.testing.assert_close(found[b, e], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_likeness_is_a_cosine_without_what_all_entities_share() -> None:
+    # The fourth entity has no tokens; directions of the sums of the others are below.
+    book = torch.tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 1.0]])
+    own = EntityTokens.of(torch.tensor([[0, -1], [1, 1], [1, 0], [-1, -1], [0, 2]]), book)
+    directions = [[0.0, 1.0], [1.0, 0.0], [2 / 5**0.5, 1 / 5**0.5], [1 / 5**0.5, 2 / 5**0.5]]
+    shared = [sum(each[place] for each in directions) / 4 for place in range(2)]
+    rest = [[each[place] - shared[place] for place in range(2)] for each in directions]
+    unit = [[part / (x**2 + y**2) ** 0.5 for part in (x, y)] for x, y in rest]
+    cosines = [[sum(a * b for a, b in zip(u, v, strict=True)) for v in unit] for u in unit]
+    pairs = [cosines[i][j] ** 2 for i in range(4) for j in range(4) if i != j]
+    spread = (sum(pairs) / len(pairs)) ** 0.5
+    found = own.likeness(torch.arange(5))
+    there = [0, 1, 2, 4]
+    expected = (torch.tensor(cosines) / spread).fill_diagonal_(0.0)
+    torch.testing.assert_close(found[there][:, there], expected)
+    assert not found[3].any()
+    assert not found[:, 3].any()
+
+
+def test_likeness_in_a_part_is_that_in_the_whole() -> None:
+    own, entities = tokens()["text"], torch.tensor([4, 0, 3])
+    part = own.part(entities, strangers=2).likeness(torch.arange(3))
+    torch.testing.assert_close(part[:, :3], own.likeness(entities)[:, entities])
+    assert not part[:, 3:].any()
+
+
+@pytest.mark.parametrize("ids", [[[-1], [-1]], [[0], [0]], [[0], [-1]]])
+def test_where_there_is_nothing_to_tell_apart_likeness_is_finite(ids: list[list[int]]) -> None:
+    found = EntityTokens.of(torch.tensor(ids), torch.tensor([[1.0, 2.0]])).likeness(torch.tensor([0, 1]))
+    assert not found.any()
 
 
 def test_a_modality_that_the_graph_lacks_has_no_share() -> None:
