@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distkg.foundation.layers import Boundary
 from distkg.foundation.path_decoder import FactConvolution
+from distkg.kernels.beside import beside
 from distkg.kernels.edges import Edges
 from distkg.kernels.layer_update import layer_update
 from distkg.kernels.message_passing import propagate
@@ -68,23 +69,30 @@ class MixedConvolution(FactConvolution):
         """States float32 [B, n, d] after this layer; ``relations`` are the encoder's states, ``query`` [B, d], and the
         vectors of ``boundary`` have zeros for the messages that are not ULTRA's."""
         there = [place for place, name in enumerate(self.names) if name in told.given]
-        vectors, gates, small = self.vectors(relations), self.gates(relations, query, told), self.narrowed(states)
-        narrow, width = small.shape[-1], states.shape[-1]
-        given = [states, *(small * each for each in told.given.values()), small * told.agreeing]
+        vectors, gates = self.vectors(relations), self.gates(relations, query, told)
+        narrow, width = told.agreeing.shape[-1], states.shape[-1]
+        whole = filled_up(width + told.width)
+        given = beside(states, self.narrowed.weight, self.narrowed.bias, [*told.given.values(), told.agreeing], whole)
+        nothing = gates.new_zeros(()).expand(*gates.shape[:-1], whole - width - told.width)
         by = [
             vectors * gates[..., :1],
             *(gates[..., place + 1, None].expand(-1, -1, narrow) for place in there),
+            nothing,
             self.of_relation(vectors) * gates[..., -1:],
         ]
-        found = boundary.add_to(propagate(filled_up(given), filled_up(by), edges, weight))
-        sizes = width, narrow * len(there), narrow
-        own, of_tokens, alike, _ = found.split([*sizes, found.shape[-1] - sum(sizes)], dim=-1)
+        found = boundary.add_to(propagate(given, torch.cat(by, dim=-1), edges, weight))
         linear, norm = self.linear, self.layer_norm
         # Widened and then seen by the layer's own map: one map of what is narrow.
-        widened = self.widened.unflatten(1, (-1, narrow))[:, [*there, -1]].flatten(1)
-        maps = torch.cat([linear.weight, linear.weight[:, width:] @ widened], dim=1)
-        gathered = own, of_tokens, alike * told.agreeing
-        return layer_update(states, gathered, maps, linear.bias, norm.weight, norm.bias)
+        widened = linear.weight[:, width:] @ self.widened
+        *of_tokens, alike = widened.split(narrow, dim=1)
+        maps = [
+            linear.weight,
+            *(of_tokens[place] for place in there),
+            widened.new_zeros(width, nothing.shape[-1]),
+            alike,
+        ]
+        vectors_of_layer = linear.bias, norm.weight, norm.bias
+        return layer_update(states, found, torch.cat(maps, dim=1), *vectors_of_layer, factor=told.agreeing)
 
     def gates(self, relations: Tensor, query: Tensor, told: Told) -> Tensor:
         """Of the graph's messages, of each modality's, and of agreeing entities': float32 [B, 2R, 2 + M]."""
@@ -95,8 +103,6 @@ class MixedConvolution(FactConvolution):
         return logits.softmax(-1) * (logits.shape[-1] - len(lacking))
 
 
-def filled_up(parts: Sequence[Tensor]) -> Tensor:
-    """Side by side, with zeros up to the next multiple of what a CPU adds at once."""
-    lacking = -sum(part.shape[-1] for part in parts) % AT_ONCE
-    zeros = parts[0].new_zeros(()).expand(*parts[0].shape[:-1], lacking)
-    return torch.cat([*parts, zeros], dim=-1)
+def filled_up(width: int) -> int:
+    """The next multiple of what a CPU adds at once."""
+    return -(-width // AT_ONCE) * AT_ONCE

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -122,7 +123,8 @@ class TokenDecoder(EntityDecoder):
             return found
         pooled = {name: self.pools[name](own, query) for name, own in tokens.items()}
         told, states = self.told(pooled), Boundary(anchor, query).states(facts.nodes)
-        boundary = Boundary(anchor, filled_up([query, query.new_zeros(len(query), told.width)]))
+        width = query.shape[1]
+        boundary = Boundary(anchor, F.pad(query, (0, filled_up(width + told.width) - width)))
         for number, layer in enumerate(self.layers):
             states = layer.mixed(states, relations, query, facts, boundary, of_layer(weight, number), told)
         alike = {name: own.likeness(anchor) for name, own in tokens.items()}

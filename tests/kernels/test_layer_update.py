@@ -54,6 +54,27 @@ def test_what_is_gathered_may_be_wider_and_lie_apart() -> None:
             assert (gradient - exact).abs().max() < 1e-5 * exact.abs().max() + 1e-4
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_last_of_what_is_gathered_may_be_multiplied_first(apart: bool) -> None:
+    own = case(2, 5000, 8)
+    generator = torch.Generator().manual_seed(2)
+    factor = torch.randn(2, 5000, 3, generator=generator).requires_grad_()
+
+    def parts(of: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
+        return of[1].split([4, 4], dim=-1) if apart else of[1]
+
+    found = layer_update(own[0], parts(own), *own[2:], factor=factor)
+    exact = [part.detach().double().requires_grad_() for part in [*own, factor]]
+    ones = torch.ones(2, 5000, 5, dtype=torch.float64)
+    by_hand = [exact[0], exact[1] * torch.cat([ones, exact[-1]], dim=-1), *exact[2:-1]]
+    for expected in (reference_layer_update(*by_hand), reference_layer_update(*exact[:-1], factor=exact[-1])):
+        torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=1e-5)
+    back = torch.randn(2, 5000, 8, generator=generator)
+    gradients = torch.autograd.grad(found, [*own, factor], back)
+    for gradient, right in zip(gradients, torch.autograd.grad(expected, exact, back.double()), strict=True):
+        assert (gradient.double() - right).abs().max() < 1e-5 * right.abs().max() + 1e-5
+
+
 def test_threads_change_no_bit() -> None:
     before = torch.get_num_threads()
     results = []

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distkg.kernels import products
-from distkg.kernels.products import half_where_fast, product, products_in
+from distkg.kernels.products import half_where_fast, product, product_over_rows, products_in
 
 SHAPES = [(1, 1, 1), (3, 5, 2), (1, 2000, 40), (41, 40, 40), (257, 129, 33), (100, 1, 1000), (64, 1024, 200)]
 
@@ -113,3 +113,22 @@ def test_layers_multiply_in_bfloat16_where_the_machine_can(can: bool, monkeypatc
     assert found.dtype == (torch.bfloat16 if can else torch.float32)
     assert found.item() == (1.0 if can else 1 + 1 / 512)
     assert layer(between).dtype == torch.float32
+
+
+@pytest.mark.parametrize("onednn", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "left", "right"), [(1, 1, 1), (4096, 64, 96), (4096, 8, 64), (3000, 64, 8), (7, 3, 33)]
+)
+def test_products_over_rows(rows: int, left: int, right: int, onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_ONEDNN", onednn and products._ONEDNN)
+    one, other = operands(left, right, rows)
+    for first, second in ((one.T, other.T), (one.T.contiguous(), other.T.contiguous()), (one.T, wider(other.T))):
+        got, expected = product_over_rows(first, second), one.double() @ other.double().T
+        assert got.shape == (left, right)
+        room = 1e-5 * (expected.abs() + one.double().norm(dim=1)[:, None] * other.double().norm(dim=1))
+        assert ((got.double() - expected).abs() <= room).all()
+
+
+def wider(rows: Tensor) -> Tensor:
+    """The same numbers as columns of a wider tensor."""
+    return torch.cat([rows, rows], dim=1)[:, : rows.shape[1]]
