@@ -88,8 +88,9 @@ class LearnedGraph:
 
     def make_all(self, model: FoundationModel) -> None:
         """Make now what ``model`` reads of the graph in training and validation, by a step that asks one fact."""
-        _ = [self.facts.tokens.get(name) for name in model.reads]
         head, relation, tail = self.facts.triples[:1].T
+        for tokens in (self.facts.tokens[name] for name in model.reads if name in self.facts.tokens):
+            _ = tokens.likeness(head) if self.surroundings is None else tokens.part(head)
         weight = self.facts.mask_without(head, relation, tail)
         if model.ranks == "relations":
             found = model.relation_scores(self.facts, head, tail, weight)

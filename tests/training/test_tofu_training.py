@@ -16,6 +16,7 @@ from distkg.data.tokens import write_modality
 from distkg.foundation import KnowledgeGraph, load_model, make_model, save_model
 from distkg.foundation.reasoner import Reasoner
 from distkg.foundation.sampling import Surroundings
+from distkg.foundation.tokens import LikenessScale
 from distkg.sharding.packed import packed, unpacked
 from distkg.sharding.ranks import Ranks
 from distkg.training.foundation import FoundationLearner
@@ -100,6 +101,21 @@ def test_what_workers_share_holds_the_tokens(stores: list[str]) -> None:
     assert graph.facts.tokens["text"].ids.shape == (ENTITIES, 4)
     alone = packed(LearnedGraph.open(stores[0], settings).facts.tokens).nbytes
     assert packed(graph.facts.tokens).nbytes - alone >= 4 * ENTITIES * 4  # they were read before they were shared
+
+
+def test_workers_do_not_make_again_what_likeness_is_measured_by(
+    stores: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = KnowledgeGraph.of_store(Store.open(stores[0])).tokens["text"].likeness(torch.tensor([3]))
+    shared = {
+        fanouts: packed(made_graph(stores[0], config(stores[:1], data={"fanouts": fanouts})))
+        for fanouts in ((), (5, 5))
+    }
+    monkeypatch.delattr(LikenessScale, "of")
+    whole, sampled = (unpacked(graph).facts.tokens["text"] for graph in shared.values())
+    torch.testing.assert_close(sampled.part(torch.arange(ENTITIES)).likeness(torch.tensor([3])), expected)
+    monkeypatch.delattr(LikenessScale, "profiles")
+    torch.testing.assert_close(whole.likeness(torch.tensor([3])), expected)
 
 
 def test_a_plan_counts_what_tokens_take(stores: list[str]) -> None:
