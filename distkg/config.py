@@ -83,6 +83,9 @@ class ModelConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="Embedding dropout on the anchor and relation vectors.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Storage of the entity table.")
     start: str = Field("", description="Folder of a foundation model to go on from; empty: begin with random weights.")
+    keep_start: bool = Field(
+        False, description="Leave the weights of `start` as they are; what the model has besides learns alone."
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the scorer, such as {norm: l1} for transe."
     )

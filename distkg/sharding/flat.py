@@ -9,14 +9,15 @@ from distkg.sharding.optimizers import RowOptimizer
 
 
 class FlatParameters:
-    """Values and gradients of a module's parameters, laid into one buffer each; the parameters become views of them.
+    """Values and gradients of the parameters of a module that learn, laid into one buffer each; the parameters become
+    views of them.
 
     Attributes:
         values, gradients: float32 [1, n], parameter after parameter.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        parameters = list(module.parameters())
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         with torch.no_grad():
             self.values = torch.cat([parameter.flatten() for parameter in parameters])[None]
         self.gradients: Tensor = torch.zeros_like(self.values)

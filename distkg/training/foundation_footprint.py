@@ -102,10 +102,16 @@ def training_step(negatives: int) -> Work:
         else:
             candidates = torch.zeros(len(anchor), 1 + negatives, dtype=torch.int64)
             scores = model(graph, anchor, relation, weight, candidates)
-        F.softplus(scores).mean().backward()
-        model.zero_grad(set_to_none=True)
+        _learn(model, scores)
 
     return work
+
+
+def _learn(model: FoundationModel, scores: Tensor) -> None:
+    loss = F.softplus(scores).mean()
+    if loss.requires_grad:
+        loss.backward()
+    model.zero_grad(set_to_none=True)
 
 
 def ranking(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor) -> Tensor:
@@ -125,8 +131,7 @@ def sampled_step(negatives: int, surroundings: Surroundings) -> Work:
         states = model.relation_states(graph, anchor, relation)
         weight = torch.ones(len(part.facts))
         scores = model.scores(part, states, part.place(anchor), relation, weight, part.place(candidates))
-        F.softplus(scores).mean().backward()
-        model.zero_grad(set_to_none=True)
+        _learn(model, scores)
 
     return work
 

@@ -68,7 +68,8 @@ class FoundationLoop:
         with self.clock("compute"):
             seed_dropout(self._ranks.device, mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
             loss = self.loss(asked, moment)
-            (loss / self._ranks.size).backward()
+            if loss.requires_grad:  # it does not where all that the step looked at is kept as it is
+                (loss / self._ranks.size).backward()
             self._loss += loss.detach() / self._ranks.size
             self._losses += 1
         with self.clock("exchange"):

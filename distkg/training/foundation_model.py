@@ -101,6 +101,8 @@ def start_of(config: RunConfig, sizes: Sequence[Manifest]) -> FoundationModel:
         ModelFileError: there is none to go on from.
     """
     name, options = config.model.name, dict(config.model.options)
+    if config.model.keep_start and not config.model.start:
+        raise ConfigError("model.keep_start: there is no model.start whose weights are to be kept")
     if MODELS[name].knows_relations:
         if len(sizes) > 1:
             raise ConfigError(f"data.graphs: {name} has vectors for the relations of one graph; {len(sizes)} are given")
@@ -109,7 +111,18 @@ def start_of(config: RunConfig, sizes: Sequence[Manifest]) -> FoundationModel:
             options["entities"] = sizes[0].entities
     if not config.model.start:
         return make_model(name, options)
-    return _gone_on(load_model(Path(config.model.start)), config, options)
+    start = load_model(Path(config.model.start))
+    if config.model.keep_start and start.name == name:
+        raise ConfigError(
+            f"model.keep_start: {config.model.start} is {name} itself, so that nothing would learn; it is for a model "
+            "that grows from another one, such as tofu from ultra"
+        )
+    model = _gone_on(start, config, options)
+    if config.model.keep_start:
+        kept = start.state_dict()
+        for key, parameter in model.named_parameters():
+            parameter.requires_grad_(key not in kept)
+    return model
 
 
 def _gone_on(start: FoundationModel, config: RunConfig, options: Mapping[str, Any]) -> FoundationModel:

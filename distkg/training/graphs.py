@@ -98,7 +98,8 @@ class LearnedGraph:
             found = model(self.facts, head, relation, weight)
         else:
             found = model.relation_states(self.facts, head, relation, weight)
-        found.sum().backward()
+        if found.requires_grad:
+            found.sum().backward()
         model.zero_grad(set_to_none=True)
         if model.ranks == "entities":
             with torch.no_grad():

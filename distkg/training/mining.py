@@ -23,6 +23,8 @@ def encoder_parameters(model: FoundationModel, graph: LearnedGraph) -> dict[str,
     """Those of the model that its relation states are made of: what they have a gradient of."""
     head, relation, _ = graph.facts.triples[:1].T
     states = model.relation_states(graph.facts, head, relation)
+    if not states.requires_grad:
+        return {}
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     found = torch.autograd.grad(states.sum(), list(named.values()), allow_unused=True)
     return {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from distkg.config import RunConfig
+from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
 from distkg.data.store import Store
 from distkg.data.tokens import write_modality
@@ -77,6 +77,38 @@ def test_without_tokens_it_learns_what_ultra_learns(stores: list[str], tmp_path:
         settings = config(plain, model={"name": name, "start": start, "options": options})
         found.append(train_on_rank(settings, tmp_path / name, Ranks.single())["metrics"])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("graphs", [slice(None), slice(1, None)], ids=["some with tokens", "none with tokens"])
+def test_what_it_grew_from_can_be_kept(stores: list[str], tmp_path: Path, graphs: slice) -> None:
+    save_model(make_model("ultra", {"width": 8, "layers": 2, "hidden": 8}), tmp_path / "start")
+    kept = {"name": "tofu", "start": str(tmp_path / "start"), "keep_start": True}
+    settings = config(stores[graphs], model={**kept, "options": {"modalities": {"text": WIDTH}, "dropout": 0.3}})
+    train_on_rank(settings, tmp_path / "run", Ranks.single())
+    start, model = load_model(tmp_path / "start"), load_model(tmp_path / "run")
+    found = model.state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in start.state_dict().items())
+    learned = any(bool(weight.any()) for name, weight in found.items() if "like_anchor" in name)
+    assert learned == (graphs.start is None)
+    plain, asked = KnowledgeGraph.of_store(Store.open(stores[1])), np.array([[0, 0], [5, 4]])
+    assert torch.equal(Reasoner(model, plain).scores(asked), Reasoner(start, plain).scores(asked))
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "message"),
+    [
+        ("tofu", "", r"model.keep_start: there is no model.start whose weights are to be kept"),
+        ("ultra", "start", r"model.keep_start: .*start is ultra itself, so that nothing would learn"),
+    ],
+)
+def test_keeping_what_is_not_there_is_refused(
+    stores: list[str], tmp_path: Path, name: str, start: str, message: str
+) -> None:
+    save_model(make_model("ultra", {"width": 8, "layers": 2, "hidden": 8}), tmp_path / "start")
+    address = str(tmp_path / start) if start else ""
+    settings = config(stores, model={"name": name, "start": address, "keep_start": True, "options": {}})
+    with pytest.raises(ConfigError, match=message):
+        train_on_rank(settings, tmp_path / "run", Ranks.single())
 
 
 def test_a_part_with_room_for_all_facts_gives_the_scores_of_the_whole(stores: list[str]) -> None:
