@@ -3,8 +3,8 @@
 The paper (arXiv 2602.15896) is known by its abstract: discrete tokens of each modality, a hierarchy that fuses them,
 and mixtures of messages. What is between is this module's: tokens of an entity are pooled for each query; every layer
 mixes the messages of ULTRA with messages of modalities and with messages between entities whose tokens agree, by a gate
-of query and relation; the read-out sees the pooled tokens again, beside those of the anchor. A graph without tokens is
-read as ULTRA reads it, bit for bit, by the parameters that both have under the same names.
+of query and relation; the read-out sees the pooled tokens again, and how alike entity and anchor are. A graph without
+tokens is read as ULTRA reads it, bit for bit, by the parameters that both have under the same names.
 
 Structural tokens, an entity's distances from both ends of a fact, are those of example facts of the query's relation
 (``distkg.foundation.prompts``): those of the query's own answer would give it away.
