@@ -32,6 +32,8 @@ def check_settings(config: RunConfig) -> None:
             f"objective.name: {config.objective.name} is for embeddings; {config.model.name} learns from negatives: "
             f"{', '.join(SAMPLED)}"
         )
+    if config.model.keep_start and not config.model.start:
+        raise ConfigError("model.keep_start: there is no model.start whose weights are to be kept")
     chosen, model = config.negatives, config.model.name
     for name in source_names(chosen.source, chosen.options):
         _check_vectors(config, name)
@@ -101,8 +103,6 @@ def start_of(config: RunConfig, sizes: Sequence[Manifest]) -> FoundationModel:
         ModelFileError: there is none to go on from.
     """
     name, options = config.model.name, dict(config.model.options)
-    if config.model.keep_start and not config.model.start:
-        raise ConfigError("model.keep_start: there is no model.start whose weights are to be kept")
     if MODELS[name].knows_relations:
         if len(sizes) > 1:
             raise ConfigError(f"data.graphs: {name} has vectors for the relations of one graph; {len(sizes)} are given")

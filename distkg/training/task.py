@@ -34,6 +34,11 @@ def check_objective(config: RunConfig) -> None:
     known = [*SAMPLED, *ALL_ENTITIES, QUERY_SAMPLING, NON_NEGATIVE]
     if name not in known:
         raise UnknownNameError(f"objective.name: there is no objective named {name!r}. Known: {', '.join(known)}")
+    if config.model.start or config.model.keep_start:
+        raise ConfigError(
+            f"model.start and model.keep_start are for foundation models; {config.model.name} embeds the entities of "
+            "one graph. To go on with a run, use --resume"
+        )
     _check_negatives(config)
     with torch.device("meta"):
         products = make_hardness(config, make_scorer(config.model), relations=1).similarity is DOT

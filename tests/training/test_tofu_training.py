@@ -25,6 +25,7 @@ from distkg.training.foundation_plan import plan_foundation
 from distkg.training.graphs import LearnedGraph
 from distkg.training.run import train_on_rank
 from distkg.training.schedule import Schedule
+from distkg.training.task import check_objective
 
 ENTITIES, VOCABULARY, WIDTH = 60, 30, 6
 
@@ -109,6 +110,12 @@ def test_keeping_what_is_not_there_is_refused(
     settings = config(stores, model={"name": name, "start": address, "keep_start": True, "options": {}})
     with pytest.raises(ConfigError, match=message):
         train_on_rank(settings, tmp_path / "run", Ranks.single())
+
+
+def test_an_embedding_goes_on_from_no_foundation_model(stores: list[str]) -> None:
+    settings = RunConfig.model_validate({"data": {"store": stores[0]}, "model": {"start": "models/ultra_3g"}})
+    with pytest.raises(ConfigError, match=r"model\.start .* are for foundation models; complex embeds"):
+        check_objective(settings)
 
 
 def test_a_part_with_room_for_all_facts_gives_the_scores_of_the_whole(stores: list[str]) -> None:
