@@ -68,7 +68,8 @@ def graphs_table(graphs: Sequence[GraphSize], reads: Sequence[str] = ()) -> Tabl
 def plan_summary(plan: Plan) -> str:
     """Parameters, steps, the estimate of time and its limit, in one line; a second one where a model that reads tokens
     will not meet any."""
-    text = f"{compact(plan.parameters)} parameters, {plan.steps:,} steps per epoch{_times(plan)}"
+    learning = f" ({compact(plan.parameters - plan.kept)} of them learn)" if plan.kept else ""
+    text = f"{compact(plan.parameters)} parameters{learning}, {plan.steps:,} steps per epoch{_times(plan)}"
     if plan.time_limit is not None:
         text += f"; stopped after {duration(plan.time_limit)} (train.time_limit_seconds)"
     if plan.reads and not any(graph.tokens for graph in plan.graphs):

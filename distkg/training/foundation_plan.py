@@ -71,16 +71,18 @@ def _planned(config: RunConfig, available: int | None, workers_of_node: int, slo
 def _without_graphs(config: RunConfig, stores: Sequence[Store], available: int | None) -> Plan:
     model = start_of(config, [store.manifest for store in stores])
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    kept = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
     return Plan(
         workers=config.train.workers,
         rows_per_worker=0,
-        memory=_memory(config, stores, model, parameters),
+        memory=_memory(config, stores, model, parameters, kept),
         gpu_memory={},
         available=available,
         gpu_available=None,
         steps=steps_of_epoch(config, sum(store.manifest.triples["train"] for store in stores), config.train.workers),
         seconds=None,
         parameters=parameters,
+        kept=kept,
         graphs=tuple(_not_made(store, tuple(model.reads)) for store in stores),
         reads=tuple(model.reads),
         epochs=config.train.epochs,
@@ -88,7 +90,9 @@ def _without_graphs(config: RunConfig, stores: Sequence[Store], available: int |
     )
 
 
-def _memory(config: RunConfig, stores: Sequence[Store], model: FoundationModel, parameters: int) -> dict[str, int]:
+def _memory(
+    config: RunConfig, stores: Sequence[Store], model: FoundationModel, parameters: int, kept: int
+) -> dict[str, int]:
     """Bytes of the fullest worker, by use; the largest graph decides, as only one is asked at a time."""
     own = queries_of_rank(config, with_fewest_workers(config).train.workers)
     sizes = (
@@ -107,8 +111,9 @@ def _memory(config: RunConfig, stores: Sequence[Store], model: FoundationModel, 
     accumulators = 2 if config.optimizer.name == "adam" else 1
     return {
         "base process": BASE_PROCESS,
-        # Value and gradient besides; the values and the optimizer's once more, while a checkpoint is written.
-        "model and optimizer": parameters * FLOAT * (2 + accumulators + 1 + accumulators),
+        # Values, and what learns has a gradient and the optimizer's; all but gradients once more while a checkpoint is
+        # written.
+        "model and optimizer": FLOAT * (2 * parameters + (parameters - kept) * (1 + 2 * accumulators)),
         "states of a batch": int(HEAP * trained),
         # Which takes the place of the states of a batch.
         "evaluation": int(HEAP * max(0, evaluated - trained)) + max(map(_known, stores)),

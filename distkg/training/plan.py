@@ -84,6 +84,7 @@ class Plan:
         steps: steps per epoch.
         seconds: estimated seconds per epoch, by use; None where no machine was measured.
         parameters: floats of the model over all workers.
+        kept: those of them that do not learn.
         graphs: of a foundation model.
         reads: kinds of tokens that it reads where entities have them.
         epochs: how many the run has; None where that is not known.
@@ -99,6 +100,7 @@ class Plan:
     steps: int
     seconds: dict[str, float] | None
     parameters: int
+    kept: int = 0
     graphs: tuple[GraphSize, ...] = ()
     reads: tuple[str, ...] = ()
     epochs: int | None = None

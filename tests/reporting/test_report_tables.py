@@ -81,6 +81,11 @@ def test_a_plan_in_one_line() -> None:
     )
 
 
+def test_a_plan_says_how_many_parameters_learn() -> None:
+    found = plan_summary(replace(PLAN, parameters=231_577, kept=168_705, seconds=None))
+    assert found == "232 k parameters (62.9 k of them learn), 1,200 steps per epoch"
+
+
 def test_a_plan_of_a_foundation_model_lists_its_graphs() -> None:
     graphs = (GraphSize("stores/umls", 135, 46, 5216, 3 << 20), GraphSize("stores/fb", 14541, 237, 15648, 5 << 20))
     assert shown(graphs_table(graphs))[2:] == [
