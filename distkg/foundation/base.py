@@ -108,6 +108,13 @@ class FoundationModel(nn.Module, ABC):
             candidates: int64 [B, m], the entities to be scored; None for all.
         """
 
+    def penalty(self, graph: Facts, states: Tensor, relation: Tensor) -> Tensor | None:
+        """What training is to keep small besides the loss of scores: float32 []; None for nothing.
+
+        Arguments as of ``scores``.
+        """
+        return None
+
     def relation_scores(
         self, graph: KnowledgeGraph, head: Tensor, tail: Tensor, weight: Tensor | None = None
     ) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ class MixedConvolution(FactConvolution):
         """States float32 [B, n, d] after this layer; ``relations`` are the encoder's states, ``query`` [B, d], and the
         vectors of ``boundary`` have zeros for the messages that are not ULTRA's."""
         there = [place for place, name in enumerate(self.names) if name in told.given]
-        vectors, gates = self.vectors(relations), self.gates(relations, query, told)
+        vectors, gates = self.vectors(relations), self.gates(relations, query, told.given)
         narrow, width = told.agreeing.shape[-1], states.shape[-1]
         whole = filled_up(width + told.width)
         given = beside(states, self.narrowed.weight, self.narrowed.bias, [*told.given.values(), told.agreeing], whole)
@@ -94,13 +94,24 @@ class MixedConvolution(FactConvolution):
         vectors_of_layer = linear.bias, norm.weight, norm.bias
         return layer_update(states, found, torch.cat(maps, dim=1), *vectors_of_layer, factor=told.agreeing)
 
-    def gates(self, relations: Tensor, query: Tensor, told: Told) -> Tensor:
-        """Of the graph's messages, of each modality's, and of agreeing entities': float32 [B, 2R, 2 + M]."""
+    def gates(self, relations: Tensor, query: Tensor, told: Collection[str]) -> Tensor:
+        """Of the graph's messages, of each modality's, and of agreeing entities': float32 [B, 2R, 2 + M], where those
+        of modalities that are not ``told`` are 0."""
         both = torch.cat([query[:, None].expand_as(relations), relations], dim=-1)
-        lacking = [place for place, name in enumerate(self.names, start=1) if name not in told.given]
+        lacking = [place for place, name in enumerate(self.names, start=1) if name not in told]
         logits = self.gate(both)
         logits[..., lacking] = -torch.inf
         return logits.softmax(-1) * (logits.shape[-1] - len(lacking))
+
+    def imbalance(self, relations: Tensor, query: Tensor, told: Collection[str]) -> Tensor:
+        """How far the gates are, on average over queries and relations, from hearing all kinds of messages alike.
+
+        The divergence (Kullback and Leibler) of their mean from equal shares: float32 [], 0 at the start, and the
+        logarithm of the number of kinds where only one is heard.
+        """
+        mean = self.gates(relations, query, told).mean((0, 1))
+        heard = mean[[0, *(place for place, name in enumerate(self.names, start=1) if name in told), -1]]
+        return (heard * heard.log()).mean()
 
 
 def filled_up(width: int) -> int:

@@ -38,6 +38,9 @@ class TofuOptions(UltraOptions):
     token_width: int = Field(32, ge=1, description="Numbers of an entity's pooled tokens, and of a prompt's states.")
     message_width: int = Field(8, ge=1, description="Numbers of a modality's message.")
     dropout: float = Field(0.3, ge=0, lt=1, description="Chance that a step does without a modality.")
+    balance: float = Field(
+        0.0, ge=0, description="Weight in the loss of how far gates are from hearing all kinds of messages alike."
+    )
     prompts: int = Field(0, ge=0, description="Example facts of its relation that each query is given; 5 as published.")
     prompt_hops: int = Field(3, ge=1, description="Steps from the ends of an example that are looked at.")
     prompt_fanout: int = Field(5, ge=1, description="Facts that are followed from each entity around an example.")
@@ -171,7 +174,7 @@ class Tofu(Ultra):
     def __init__(self, options: ModelOptions) -> None:
         super().__init__(options)
         assert isinstance(options, TofuOptions)
-        self._reads, self._dropout = dict(options.modalities), options.dropout
+        self._reads, self._dropout, self._balance = dict(options.modalities), options.dropout, options.balance
         self.entity_model = TokenDecoder(options)
         self.relations_by_facts = options.prompts > 0
         if options.prompts:
@@ -199,6 +202,16 @@ class Tofu(Ultra):
         decoder = self.entity_model
         assert isinstance(decoder, TokenDecoder)
         return decoder.read(graph.facts, states, anchor, relation, weight, candidates, self._tokens(graph))
+
+    def penalty(self, graph: Facts, states: Tensor, relation: Tensor) -> Tensor | None:
+        """``options.balance`` times the mean of the layers' imbalance; nothing for a graph without tokens."""
+        told = [name for name in self._reads if name in graph.tokens]
+        if not told or not self._balance:
+            return None
+        query = states[torch.arange(len(relation), device=states.device), relation]
+        decoder = self.entity_model
+        assert isinstance(decoder, TokenDecoder)
+        return self._balance * torch.stack([layer.imbalance(states, query, told) for layer in decoder.layers]).mean()
 
     def _tokens(self, graph: Facts) -> Tokens:
         """Those of the graph that the model knows, without those that fall out in this step."""

@@ -84,7 +84,7 @@ class FoundationLoop:
         return Moment(done, min(1.0, progress), epoch * self._batches.steps + step)
 
     def loss(self, asked: Asked, moment: Moment) -> Tensor:
-        """Mean over the queries."""
+        """Mean over the queries, and what the model adds to it."""
         model, device, queries = self._model, self._ranks.device, asked.queries
         anchor, relation = queries.anchor.to(device), queries.relation.to(device)
         whole = asked.learned.surroundings is None
@@ -101,7 +101,8 @@ class FoundationLoop:
             assert isinstance(source, Kmas)
             assert negatives.left_out is not None
             self._telemetry.see(scores[:, 1 : 1 + count], negatives.left_out, source.hard(self._count))
-        return self._of_scores(scores, negatives)
+        loss, penalty = self._of_scores(scores, negatives), model.penalty(asked.graph, states, relation)
+        return loss if penalty is None else loss + penalty
 
     def _scores_nearby(self, asked: Asked, states: Tensor, candidates: Tensor) -> Tensor:
         """Of candidates int64 [b, m], from the facts around them and the anchors."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from distkg.foundation import FoundationModel, GraphMismatchError, KnowledgeGraph, make_model
 from distkg.foundation.layers import Boundary
-from distkg.foundation.mixed_messages import MixedConvolution, Told
+from distkg.foundation.mixed_messages import MixedConvolution
 from distkg.foundation.tofu import Tofu, TofuOptions, TokenDecoder, TokenReadOut
 from distkg.foundation.tokens import EntityTokens, TokenPool, TokensOnDemand
 
@@ -218,9 +220,24 @@ def test_a_modality_that_the_graph_lacks_has_no_share() -> None:
     relations = model.relation_states(whole, *ASKED)
     query = relations[torch.arange(2), ASKED[1]]
     layer: MixedConvolution = model.entity_model.layers[0]  # type: ignore[assignment]
-    gates = layer.gates(relations, query, Told({"text": torch.zeros(2, 5, 4)}, torch.zeros(2, 5, 4)))
+    gates = layer.gates(relations, query, ["text"])
     assert gates[..., 2].abs().max() == 0
     torch.testing.assert_close(gates.sum(-1), torch.full((2, 4), 3.0))
+
+
+def test_what_is_added_to_the_loss_is_how_unequal_the_gates_are() -> None:
+    whole = graph(text=tokens()["text"])
+    model = made(balance=0.5)
+    assert isinstance(model, Tofu)
+    decoder, states = model.entity_model, model.relation_states(whole, *ASKED)
+    assert isinstance(decoder, TokenDecoder)
+    for layer in decoder.layers:  # of the three kinds that are heard, shares of 1/2, 1/4 and 1/4
+        layer.gate.bias.data = torch.tensor([0.5, 0.25, 0.125, 0.25]).log()
+    found = model.penalty(whole, states, ASKED[1])
+    assert found is not None
+    assert found.item() == pytest.approx(0.5 * (math.log(3) - 1.5 * math.log(2)))
+    assert model.penalty(graph(), states, ASKED[1]) is None
+    assert made().penalty(whole, states, ASKED[1]) is None
 
 
 def test_tokens_count_once_it_has_learned() -> None:

@@ -16,6 +16,7 @@ from distkg.data.tokens import write_modality
 from distkg.foundation import KnowledgeGraph, load_model, make_model, save_model
 from distkg.foundation.reasoner import Reasoner
 from distkg.foundation.sampling import Surroundings
+from distkg.foundation.tofu import Tofu
 from distkg.foundation.tokens import LikenessScale
 from distkg.sharding.packed import packed, unpacked
 from distkg.sharding.ranks import Ranks
@@ -70,6 +71,21 @@ def test_it_learns_from_graphs_with_tokens_and_without(stores: list[str], tmp_pa
     assert not torch.allclose(Reasoner(model, graph).scores(asked), Reasoner(model, untold).scores(asked))
 
 
+def test_gates_stay_even_where_balance_is_asked_for(stores: list[str], tmp_path: Path) -> None:
+    found = []
+    for balance in (0.0, 100.0):
+        options = {"width": 8, "layers": 2, "hidden": 8, "modalities": {"text": WIDTH}, "dropout": 0.0}
+        settings = config(stores[:1], model={"name": "tofu", "options": {**options, "balance": balance}})
+        train_on_rank(settings, tmp_path / str(balance), Ranks.single())
+        model, graph = load_model(tmp_path / str(balance)), KnowledgeGraph.of_store(Store.open(stores[0]))
+        assert isinstance(model, Tofu)
+        relation = torch.arange(6)
+        states = model.relation_states(graph, torch.zeros(6, dtype=torch.int64), relation)
+        layers = model.entity_model.layers
+        found.append(max(layer.imbalance(states, states[relation, relation], ["text"]).item() for layer in layers))
+    assert found[1] < 0.1 * found[0]
+
+
 def test_without_tokens_it_learns_what_ultra_learns(stores: list[str], tmp_path: Path) -> None:
     save_model(make_model("ultra", {"width": 8, "layers": 2, "hidden": 8}), tmp_path / "start")
     start, plain = str(tmp_path / "start"), stores[1:]
@@ -93,6 +109,17 @@ def test_what_it_grew_from_can_be_kept(stores: list[str], tmp_path: Path, graphs
     assert learned == (graphs.start is None)
     plain, asked = KnowledgeGraph.of_store(Store.open(stores[1])), np.array([[0, 0], [5, 4]])
     assert torch.equal(Reasoner(model, plain).scores(asked), Reasoner(start, plain).scores(asked))
+
+
+def test_a_plan_knows_what_does_not_learn(stores: list[str], tmp_path: Path) -> None:
+    ultra = make_model("ultra", {"width": 8, "layers": 2, "hidden": 8})
+    save_model(ultra, tmp_path / "start")
+    model: dict[str, Any] = {"name": "tofu", "start": str(tmp_path / "start"), "options": {"modalities": {"text": 6}}}
+    free, kept = (plan_foundation(config(stores, model={**model, "keep_start": keep}), None) for keep in (False, True))
+    assert (free.kept, kept.kept) == (0, sum(parameter.numel() for parameter in ultra.parameters()))
+    assert free.parameters == kept.parameters
+    # A gradient, and the two moments of Adam in memory and in a checkpoint that is being written.
+    assert free.memory["model and optimizer"] - kept.memory["model and optimizer"] == 4 * 5 * kept.kept
 
 
 @pytest.mark.parametrize(
