@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from distkg.foundation.base import FoundationModel, GraphMismatchError, ModelOptions
 from distkg.foundation.graph import Facts, KnowledgeGraph
-from distkg.foundation.layers import of_layer
+from distkg.foundation.layers import of_layer, of_query
 from distkg.kernels.edges import Edges
 
 Decoder = Literal["distmult", "transe"]
@@ -82,7 +82,7 @@ class GraphConvolutionModel(FoundationModel):
                 "about the whole graph, or take ultra or trix"
             )
         entities = self.encoded(graph.facts, weight)
-        own = states[torch.arange(len(relation), device=relation.device), relation]
+        own = of_query(states, relation)
         if self._sizes.decoder == "transe":
             query = entities[anchor] + own
             if candidates is None:

@@ -57,6 +57,11 @@ class Convolution(nn.Module):
         return layer_update(states, gathered, linear.weight, linear.bias, norm.weight, norm.bias, residual)
 
 
+def of_query(states: Tensor, relation: Tensor) -> Tensor:
+    """Of states of relations in the light of each query, float32 [B, n, d], those of its own int64 [B]: [B, d]."""
+    return states[torch.arange(len(relation), device=relation.device), relation]
+
+
 def of_layer(weight: Tensor | None, layer: int) -> Tensor | None:
     """A layer's part of weights that differ from layer to layer."""
     return weight[layer] if weight is not None and weight.ndim == 2 else weight

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from distkg.foundation.base import MODELS, FoundationModel, GraphMismatchError, ModelOptions
 from distkg.foundation.graph import Facts, KnowledgeGraph
-from distkg.foundation.layers import Boundary, Layers, of_layer
+from distkg.foundation.layers import Boundary, Layers, of_layer, of_query
 from distkg.foundation.path_decoder import ReadOut
 from distkg.kernels.edges import Edges
 from distkg.kernels.message_moments import propagate_moments
@@ -126,7 +126,7 @@ class NBFNet(FoundationModel):
         weight: Tensor | None = None,
         candidates: Tensor | None = None,
     ) -> Tensor:
-        query = states[torch.arange(len(relation), device=relation.device), relation]
+        query = of_query(states, relation)
         boundary = Boundary(anchor, query)
         found = boundary.states(graph.entities)
         for number, layer in enumerate(self.layers):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph import Facts
-from distkg.foundation.layers import Boundary, Convolution, Layers, of_layer
+from distkg.foundation.layers import Boundary, Convolution, Layers, of_layer, of_query
 from distkg.kernels.edges import Edges
 
 
@@ -36,7 +36,7 @@ class EntityDecoder(nn.Module):
         self, facts: Edges, relations: Tensor, anchor: Tensor, relation: Tensor, weight: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Last states of all entities, float32 [B, N, d], and the vector of each query, float32 [B, d]."""
-        query = relations[torch.arange(len(relation), device=relation.device), relation]
+        query = of_query(relations, relation)
         boundary = Boundary(anchor, query)
         states = boundary.states(facts.nodes)
         for number, layer in enumerate(self.layers):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from distkg.foundation.base import MODELS, GraphMismatchError, ModelOptions
 from distkg.foundation.graph import Facts, KnowledgeGraph
-from distkg.foundation.layers import Boundary, Layers, of_layer
+from distkg.foundation.layers import Boundary, Layers, of_layer, of_query
 from distkg.foundation.mixed_messages import MixedConvolution, Told, filled_up
 from distkg.foundation.path_decoder import EntityDecoder
 from distkg.foundation.prompts import PromptEncoder
@@ -120,7 +120,7 @@ class TokenDecoder(EntityDecoder):
         tokens: Tokens,
     ) -> Tensor:
         """float32 [B, N] or [B, m], as ``EntityDecoder``, with the tokens of entities."""
-        query = relations[torch.arange(len(relation), device=relation.device), relation]
+        query = of_query(relations, relation)
         if not tokens:
             found: Tensor = self(facts, relations, anchor, relation, weight, candidates)
             return found
@@ -208,7 +208,7 @@ class Tofu(Ultra):
         told = [name for name in self._reads if name in graph.tokens]
         if not told or not self._balance:
             return None
-        query = states[torch.arange(len(relation), device=states.device), relation]
+        query = of_query(states, relation)
         decoder = self.entity_model
         assert isinstance(decoder, TokenDecoder)
         return self._balance * torch.stack([layer.imbalance(states, query, told) for layer in decoder.layers]).mean()

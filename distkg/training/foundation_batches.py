@@ -16,6 +16,7 @@ from torch import Tensor
 
 from distkg.config import RunConfig
 from distkg.foundation import KnowledgeGraph
+from distkg.foundation.layers import of_query
 from distkg.negatives import Moment, Negatives, Queries, known_facts
 from distkg.negatives.kmas import Kmas
 from distkg.sharding.ranks import Ranks
@@ -104,7 +105,7 @@ def similarity_to_own(states: Tensor, relation: Tensor) -> Tensor:
     relations int64 [b] in [0, 2R), all without inverses."""
     relations = states.shape[1] // 2
     directed = F.normalize(states.detach()[:, :relations], dim=-1)
-    own = directed[torch.arange(len(relation), device=relation.device), relation % relations]
+    own = of_query(directed, relation % relations)
     return torch.einsum("brd,bd->br", directed, own)
 
 
