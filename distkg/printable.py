@@ -1,0 +1,87 @@
+"""Text made safe to show: control, bidirectional and invisible characters become visible escapes, such as ``\\x1b``.
+
+Labels, paths and messages of libraries are data. Written raw, an escape sequence moves the cursor of a terminal, a
+newline forges a line of a log or a row of a TSV file, and a bidirectional mark turns the rest of a line around.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from typing import Any
+
+# Controls (C0, DEL, C1), format characters (soft hyphen, zero-width, bidirectional, byte order mark, annotations,
+# tags), separators of lines and paragraphs, letters and marks without a glyph, noncharacters, lone surrogates.
+# Variation selectors U+FE00 to U+FE0F stay: they choose between two visible forms of the character before them.
+_UNSAFE = (
+    "\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff\ud800-\udfff"
+)
+_UNSAFE_CHARACTER = re.compile(f"[{_UNSAFE}]")
+_UNSAFE_IN_LINES = re.compile(f"(?!\n)[{_UNSAFE}]")
+_ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+_BACKSLASH = "\\x5c"
+
+
+def is_printable(text: str) -> bool:
+    """Whether ``printable`` leaves a text as it is."""
+    return printable(text) == text
+
+
+def printable(text: str) -> str:
+    r"""The text with every unsafe character as an escape: ``\xHH``, ``\uHHHH`` or ``\UHHHHHHHH``.
+
+    Any other text, backslashes included, stays as it is, and ``from_printable`` gives the text back: a backslash that
+    would begin one of these escapes is itself written ``\x5c``.
+
+    >>> print(printable("a\tb\x1b[31m\u202e"), printable("C:\\new"), printable(r"\x1b"))
+    a\x09b\x1b[31m\u202e C:\new \x5cx1b
+    """
+    return _UNSAFE_CHARACTER.sub(_escaped, _guarded(text))
+
+
+def from_printable(text: str) -> str:
+    r"""The text of which ``printable`` made this one; escapes that ``printable`` does not write stay as they are.
+
+    >>> from_printable(r"a\x09b"), from_printable(r"caf\u00e9 C:\new")
+    ('a\tb', 'caf\\u00e9 C:\\new')
+    """
+    return _ESCAPE.sub(lambda match: _character(match[0]) or match[0], text)
+
+
+def printable_lines(text: str) -> str:
+    """A message as ``printable`` writes it, its line breaks kept."""
+    return _UNSAFE_IN_LINES.sub(_escaped, text.replace("\r\n", "\n"))
+
+
+def printable_html(text: str) -> str:
+    """A text as HTML shows it, inside an element or a quoted attribute."""
+    return html.escape(printable(text), quote=True)
+
+
+def printable_json(value: Any, **options: Any) -> str:
+    """JSON in printable ASCII; arguments as those of ``json.dumps``."""
+    return json.dumps(value, **options).replace("\x7f", "\\u007f")
+
+
+def _guarded(text: str) -> str:
+    """Backslashes that begin what reads as an escape, escaped."""
+    return _ESCAPE.sub(lambda match: _BACKSLASH + match[0][1:] if _character(match[0]) else match[0], text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return _escape(ord(match[0]))
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _character(escape: str) -> str | None:
+    """The character that ``printable`` writes as this escape; None where it writes it otherwise, or not at all."""
+    code = int(escape[2:], 16)
+    if code > 0x10FFFF or _escape(code) != escape:
+        return None
+    return chr(code) if code == ord("\\") or _UNSAFE_CHARACTER.match(chr(code)) else None
