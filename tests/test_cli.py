@@ -319,6 +319,43 @@ def test_predict_a_file_of_queries(trained: Path, fact: tuple[str, str, str], tm
     assert len(output.read_text().splitlines()) == 11
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--queries", "q.tsv", "--output", "a.tsv", "--anchor", "x"], "--anchor: for one query"),
+        (["--queries", "q.tsv", "--output", "a.tsv", "--inverse", "--json"], "--inverse, --json: for one query"),
+        (["--queries", "q.tsv", "--output", "a.tsv", "--explain", "2"], "--explain: for one query"),
+        (["--queries", "q.tsv", "--output", "a.csv"], "predictions are written as .tsv or .parquet"),
+        (["--anchor", "x", "--relation", "y", "--fanouts", "5"], "--fanouts: for foundation models"),
+        (["--anchor", "x", "--relation", "y", "--graph", "facts.tsv"], "--graph: for foundation models"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(trained: Path, options: list[str], message: str) -> None:
+    result = run_cli("predict", trained, *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_predict_warns_of_a_relation_that_was_never_trained(tmp_path: Path) -> None:
+    from distkg.training.run import train_on_rank
+
+    folder = tmp_path / "graph"
+    folder.mkdir()
+    (folder / "train.tsv").write_text("a\tr\tb\nb\tr\tc\n")
+    (folder / "test.tsv").write_text("c\tnever\ta\n")
+    assert run_cli("prepare", folder, "--store", tmp_path / "store").exit_code == 0
+    overrides = [f"data.store={tmp_path / 'store'}", "model.dim=4", "train.epochs=1", "train.workers=1"]
+    train_on_rank(load_config("preset:demo", overrides), tmp_path / "run", Ranks.single())
+    result = run_cli("predict", tmp_path / "run", "--anchor", "c", "--relation", "never", "--json")
+    assert result.exit_code == 0
+    assert "warning: relation 'never' occurs in no training fact" in result.stderr
+    json.loads(result.stdout)
+    plan = run_cli("plan", "preset:demo", "--set", f"data.store={tmp_path / 'store'}", "--set", "train.patience=2")
+    assert plan.exit_code == 0
+    assert "warning: valid holds no triples: nothing is validated" in plan.stdout
+    assert "; train.patience will do nothing" in plan.stdout
+
+
 def test_sources_of_negatives_are_listed_with_what_they_need() -> None:
     text = run_cli("negatives").stdout
     assert re.search(r"typed +Entities of the class.* classes, domain and range +integrate=False", text)

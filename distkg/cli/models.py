@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from enum import StrEnum
@@ -73,11 +73,12 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Rank a split exactly among all entities; show metrics by side, relation and category."""
-    from distkg.reporting.tables import metrics_table
+    from distkg.reporting.tables import metrics_table, relations_table
 
     if is_foundation_model(model):
         found = _evaluated_foundation(model, store, split, triples=triples, fanouts=_numbers(fanouts))
     else:
+        _refuse_fanouts(model, fanouts)
         found = _evaluated_run(model, store, split, triples)
     if as_json:
         typer.echo(json.dumps(found))
@@ -90,8 +91,7 @@ def evaluate(
         show_table(metrics_table(found["by_half_link"], seen))
     else:
         show_table(metrics_table({split.value: found["metrics"]}, "Filtered ranks among all relations"))
-    by_relation = sorted(found["by_relation"], key=lambda row: -row["queries"])
-    show_table(metrics_table({row["relation"]: row for row in by_relation}, "By relation"))
+    show_table(relations_table(found["by_relation"]))
 
 
 @app.command(epilog="Example: distkg predict runs/wn18rr --anchor 01984902 --relation _hypernym --top 5")
@@ -123,14 +123,27 @@ def predict(
         raise typer.BadParameter("give --anchor and --relation, or --queries and --output")
     if (queries is None) != (output is None):
         raise typer.BadParameter("--queries and --output belong together")
+    if queries is not None:
+        single = {
+            "--anchor": anchor,
+            "--relation": relation,
+            "--inverse": inverse,
+            "--explain": explain,
+            "--json": as_json,
+        }
+        if unused := [option for option, value in single.items() if value]:
+            raise typer.BadParameter(f"{', '.join(unused)}: for one query; a file of --queries says what to ask")
     from distkg.inference import predict as inference
 
+    if output is not None:
+        inference.check_output(output)
     with _answering(model, store, graph, _numbers(fanouts)) as (best, facts):
         if queries is not None and output is not None:
-            written = inference.predict_file_with(best, facts, queries, output, top, known.value)
+            written = inference.predict_file_with(best, facts, queries, output, top, known.value, warn=_warn)
             typer.echo(f"{written:,} answers: {output}")
             return
         query = facts.entity_id(str(anchor)), facts.relation_id(str(relation)) + inverse * facts.num_relations
+        _warn_untrained(facts, [query[0]], [query[1]])
         (found,) = inference.predict_with(best, facts, [query[0]], [query[1]], top, known.value)
         reasons = _reasons(model, facts, query, [answer.entity for answer in found], explain) if explain else []
     if as_json:
@@ -170,6 +183,7 @@ def predict_relation(
     loaded = load_model(model)
     with _facts_of(loaded, store, graph) as facts:
         ends = facts.entity_id(head), facts.entity_id(tail)
+        _warn_untrained(facts, ends, [])
         found = predict_relations(loaded, facts, *ends, top, known.value)
     if as_json:
         typer.echo(json.dumps([asdict(each) for each in found]))
@@ -210,6 +224,11 @@ def export(
     from distkg.sharding.ranks import Ranks
     from distkg.training.trained import load_run
 
+    if is_foundation_model(run):
+        raise typer.BadParameter(
+            f"{run} is a foundation model, which has no vectors of entities to export: its folder is all that "
+            "`distkg predict` and `distkg evaluate` need"
+        )
     model, store, config = load_run(run, Ranks.single())
     export_model(model, store, config.model, to, index=index)
     typer.echo(f"export: {to}")
@@ -226,7 +245,7 @@ def _evaluated_run(run: Path, store: str | None, split: Split, triples: int | No
     from distkg.training.metrics import evaluate_triples
     from distkg.training.trained import load_run
 
-    _refuse_other_graph(run, store)
+    _refuse_other_graph(run, store=store)
     model, own, config = load_run(run, Ranks.single())
     settings = config.evaluate
     sizes = {"batch_size": settings.batch_size, "memory_mb": settings.memory_mb}
@@ -245,6 +264,7 @@ def _evaluated_foundation(
         raise typer.BadParameter(f"{model} is a foundation model: give the graph to be asked about with --store")
     loaded, facts = load_model(model), Store.open_inference(store)
     if loaded.ranks == "relations":
+        _refuse_fanouts(model, ",".join(map(str, fanouts)))
         return evaluate_relations(loaded, facts, split.value, triples=triples)
     return evaluate_zero_shot(loaded, facts, split.value, fanouts=fanouts, triples=triples)
 
@@ -258,12 +278,29 @@ def _reasons(model: Path, facts: Store, query: tuple[int, int], answers: list[in
     return reasons_for(load_model(model), facts, *query, answers, top)
 
 
-def _refuse_other_graph(run: Path, graph: str | None) -> None:
-    if graph is not None:
+def _refuse_other_graph(run: Path, **given: str | None) -> None:
+    if options := " and ".join(f"--{name}" for name, value in given.items() if value is not None):
         raise typer.BadParameter(
-            f"{run} is a run: its vectors belong to the entities of its own store. --store and --graph are for "
-            "foundation models"
+            f"{options}: for foundation models; {run} is a run, whose vectors belong to the entities of its own store"
         )
+
+
+def _refuse_fanouts(model: Path, fanouts: str) -> None:
+    if fanouts:
+        raise typer.BadParameter(
+            f"--fanouts: for foundation models that rank entities, which reason along facts; {model} is none"
+        )
+
+
+def _warn_untrained(facts: Store, entities: Sequence[int], relations: Sequence[int]) -> None:
+    from distkg.inference.untrained import untrained_warnings
+
+    for warning in untrained_warnings(facts, entities, relations):
+        _warn(warning)
+
+
+def _warn(warning: str) -> None:
+    typer.echo(f"warning: {warning}", err=True)
 
 
 @contextmanager
@@ -275,7 +312,8 @@ def _answering(model: Path, store: str | None, graph: str | None, fanouts: list[
         from distkg.sharding.ranks import Ranks
         from distkg.training.trained import load_run
 
-        _refuse_other_graph(model, store or graph)
+        _refuse_other_graph(model, store=store, graph=graph)
+        _refuse_fanouts(model, ",".join(map(str, fanouts)))
         loaded, own, _ = load_run(model, Ranks.single())
         yield inference.best_of_model(loaded), own
         return

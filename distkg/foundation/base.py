@@ -133,6 +133,7 @@ class FoundationModel(nn.Module, ABC):
         others = ", ".join(name for name in MODELS if MODELS[name].ranks == what)
         return UnsupportedQuestionError(
             f"{self.name} ranks {self.ranks}, and was asked for {what}. Take a model that ranks those: {others}"
+            + ("; `distkg predict-relation` asks this one" if self.ranks == "relations" else "")
         )
 
     def forward(

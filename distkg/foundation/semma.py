@@ -78,7 +78,8 @@ class Semma(Ultra):
         if text.shape[1] != self._width:
             raise GraphMismatchError(
                 f"the graph's relations have text vectors of {text.shape[1]} numbers, and this model takes "
-                f"{self._width} (model.options.width): make the vectors anew, or take that width"
+                f"{self._width}: make vectors of that width (`distkg relation-text`), or train a model of the other "
+                "one (width in model.options)"
             )
         found: Tensor = self.combiner(by_graph, self.semantic_model(text, *graph.alike_in_text(self._alike)))
         return found

@@ -223,6 +223,7 @@ class Tofu(Ultra):
             if own.width != self._reads[name]:
                 raise GraphMismatchError(
                     f"the graph's {name} tokens have vectors of {own.width} numbers, and this model takes "
-                    f"{self._reads[name]} (model.options.modalities): make the tokens anew, or take that width"
+                    f"{self._reads[name]}: make tokens of that width (`distkg tokens`), or train a model of the other "
+                    "one (modalities in model.options)"
                 )
         return {name: own.to(self.device) for name, own in tokens.items()}

@@ -80,7 +80,8 @@ def entity_relation_graphs(
     if 4 * total > MOST_EDGES:
         raise TooManyRelationsError(
             f"relations meet {4 * total:,} times in single entities, {MOST_EDGES:,} at most are held: the entity with "
-            f"most relations has {counts.max():,}. Give a bound for each entity (model.options.most_per_entity)"
+            f"most relations has {counts.max():,}. Train a model whose configuration bounds the relations of an entity "
+            "(most_per_entity in model.options), or take ultra, which does not need this graph"
         )
     row, entity, column = (np.empty(total, np.int32) for _ in range(3))
     _fill_pairs(offsets, own, row, entity, column)

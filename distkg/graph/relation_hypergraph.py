@@ -66,7 +66,7 @@ def _refuse_too_many(pairs: np.ndarray, paths: int) -> None:
         by_kind = ", ".join(f"{count:,} {name}" for name, count in zip(KINDS, counts, strict=True))
         raise TooManyRelationsError(
             f"the hypergraph of relations would have {sum(counts):,} hyperedges ({by_kind}), {MOST_HYPEREDGES:,} at "
-            "most are held: motif is for graphs with few relations. Choose ultra or trix (model.name)"
+            "most are held: motif is for graphs with few relations. Take another model, such as ultra or trix"
         )
 
 

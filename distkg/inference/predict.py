@@ -11,18 +11,23 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
 from distkg.inference.queries import read_queries
 from distkg.inference.topk import TopAnswers, top_answers
+from distkg.inference.untrained import untrained_warnings
 from distkg.training.model import Model
 
 Known = Literal["exclude", "mark", "keep"]
 
 _ANSWERS_PER_WRITE = 1 << 20
+
+
+class OutputError(ValueError):
+    """A file of predictions that cannot be written; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +121,16 @@ def predict_file(
         queries: lines ``anchor<TAB>relation`` or ``anchor<TAB>relation<TAB>direction`` of labels, without a
             header; direction is ``forward`` (which tails?) or ``inverse`` (which heads?).
         output: ``.tsv`` or ``.parquet``; columns anchor, relation, direction, rank, entity, score and, unless
-            ``known`` is ``keep``, known. It appears when complete.
+            ``known`` is ``keep``, known. It appears when complete. TSV has no quotes, as `distkg prepare` and
+            ``queries`` read it.
 
     Returns:
         The number of answers written.
 
     Raises:
         QueryFileError: names file and line.
-        ValueError: the output's name ends otherwise, or ``top`` is below 1.
+        OutputError: the output's name ends otherwise, or it cannot be written there.
+        ValueError: ``top`` is below 1.
         ScoreError: a score is NaN or infinite.
     """
     best = best_of_model(model, batch_size, memory_mb)
@@ -139,11 +146,19 @@ def predict_file_with(
     known: Known = "exclude",
     *,
     writes: bool = True,
+    warn: Callable[[str], None] = lambda warning: None,
 ) -> int:
-    """As ``predict_file``, of whatever finds the best answers; ``writes`` says whether this process writes."""
-    asked = read_queries(queries, store)
+    """As ``predict_file``, of whatever finds the best answers.
+
+    Args:
+        writes: whether this process writes the file.
+        warn: called with a sentence for each reason why answers may mean nothing.
+    """
     output = Path(output)
-    _refuse_format(output)
+    check_output(output)
+    asked = read_queries(queries, store)
+    for warning in untrained_warnings(store, asked[:, 0], asked[:, 1]):
+        warn(warning)
     step = max(1, _ANSWERS_PER_WRITE // max(top, 1))
     parts = (asked[low : low + step] for low in range(0, len(asked), step))
     tables = (_table(store, part, *_answer(best, store, part, top=top, known=known)) for part in parts)
@@ -188,9 +203,21 @@ def _refuse_strangers(queries: np.ndarray, store: Store) -> None:
             )
 
 
-def _refuse_format(output: Path) -> None:
+def check_output(output: Path) -> None:
+    """Refuse a file that predictions could not be written to, before anything is computed.
+
+    Raises:
+        OutputError: its name ends otherwise than in ``.tsv`` or ``.parquet``, it is a folder, or its folder is not
+            there or may not be written to.
+    """
     if output.suffix not in (".tsv", ".parquet"):
-        raise ValueError(f"{output}: predictions are written as .tsv or .parquet; name the file so")
+        raise OutputError(f"{output}: predictions are written as .tsv or .parquet; name the file so")
+    if output.is_dir():
+        raise OutputError(f"{output} is a folder: name a file for the predictions")
+    if not output.parent.is_dir():
+        raise OutputError(f"{output}: there is no folder {output.parent}; make it, or name another file")
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{output}: folder {output.parent} may not be written to; name another file")
 
 
 def _table(store: Store, queries: np.ndarray, answers: TopAnswers, known: np.ndarray | None) -> pa.Table:
@@ -227,8 +254,21 @@ def _write(tables: Iterator[pa.Table], output: Path) -> int:
     return rows
 
 
-def _writer(path: Path, suffix: str, schema: pa.Schema) -> pq.ParquetWriter | pyarrow.csv.CSVWriter:
-    if suffix == ".parquet":
-        return pq.ParquetWriter(path, schema)
-    options = pyarrow.csv.WriteOptions(delimiter="\t", quoting_style="needed")
-    return pyarrow.csv.CSVWriter(path, schema, write_options=options)
+def _writer(path: Path, suffix: str, schema: pa.Schema) -> pq.ParquetWriter | TsvWriter:
+    return pq.ParquetWriter(path, schema) if suffix == ".parquet" else TsvWriter(path, schema)
+
+
+class TsvWriter:
+    """Writes tables as the TSV that distkg reads: a line of column names, no quotes, a row on each line."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="\n")
+        self._file.write("\t".join(schema.names) + "\n")
+
+    def write_table(self, table: pa.Table) -> None:
+        columns = [column.cast(pa.large_string()) for column in table.columns]
+        lines = pc.binary_join_element_wise(*columns, pa.scalar("\t", pa.large_string())).to_pylist()
+        self._file.writelines(f"{line}\n" for line in lines)
+
+    def close(self) -> None:
+        self._file.close()

@@ -19,6 +19,7 @@ from distkg.training.plan import GraphSize, Plan
 HITS = ("hits@1", "hits@3", "hits@10")
 METRIC_COLUMNS = ("MRR", "Hits@1", "Hits@3", "Hits@10", "mean\nrank", "MRR\noptim.", "MRR\npessim.", "queries")
 LOG_WIDTH = 160
+MOST_RELATIONS = 20
 
 
 def make_console() -> Console:
@@ -35,6 +36,13 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], title: str = "") -> 
     for name, values in metrics.items():
         table.add_row(Text(name), *_cells(values))
     return table
+
+
+def relations_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The relations with most queries, and in the title how many there are and where all of them are."""
+    most = sorted(rows, key=lambda row: -row["queries"])[:MOST_RELATIONS]
+    cut = f": the {len(most)} of {len(rows):,} with most queries; --json prints all" if len(most) < len(rows) else ""
+    return metrics_table({row["relation"]: row for row in most}, f"By relation{cut}")
 
 
 def plan_table(plan: Plan) -> Table:
@@ -66,18 +74,12 @@ def graphs_table(graphs: Sequence[GraphSize], reads: Sequence[str] = ()) -> Tabl
 
 
 def plan_summary(plan: Plan) -> str:
-    """Parameters, steps, the estimate of time and its limit, in one line; a second one where a model that reads tokens
-    will not meet any."""
+    """Parameters, steps, the estimate of time and its limit in one line, and a line for each warning."""
     learning = f" ({compact(plan.parameters - plan.kept)} of them learn)" if plan.kept else ""
     text = f"{compact(plan.parameters)} parameters{learning}, {plan.steps:,} steps per epoch{_times(plan)}"
     if plan.time_limit is not None:
         text += f"; stopped after {duration(plan.time_limit)} (train.time_limit_seconds)"
-    if plan.reads and not any(graph.tokens for graph in plan.graphs):
-        text += (
-            f"\nwarning: the model reads tokens of {', '.join(plan.reads)}, and no graph has them, so it learns from "
-            "facts alone; `distkg tokens` makes them"
-        )
-    return text
+    return "\n".join([text, *(f"warning: {warning}" for warning in plan.warnings)])
 
 
 def _times(plan: Plan) -> str:

@@ -89,6 +89,7 @@ class Plan:
         reads: kinds of tokens that it reads where entities have them.
         epochs: how many the run has; None where that is not known.
         time_limit: seconds after which it stops; None where it does not.
+        warnings: sentences on what the run will lack.
     """
 
     workers: int
@@ -105,6 +106,7 @@ class Plan:
     reads: tuple[str, ...] = ()
     epochs: int | None = None
     time_limit: float | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def total_bytes(self) -> int:

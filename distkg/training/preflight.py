@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -13,6 +14,7 @@ from distkg.data.store import Store
 from distkg.training.footprint import asks_distinct_queries
 from distkg.training.foundation_model import is_foundation
 from distkg.training.foundation_plan import plan_foundation
+from distkg.training.graphs import graphs_of
 from distkg.training.machine import Machine, measure, memory_limit
 from distkg.training.plan import Plan, count_distinct_queries, plan
 from distkg.training.task import check_objective, check_sources
@@ -31,16 +33,18 @@ def plan_run(config: RunConfig) -> Plan:
     """
     if is_foundation(config):
         with _threads(_worker_threads(config)):
-            return plan_foundation(
+            planned = plan_foundation(
                 config, memory_per_worker(config), workers_of_node=_workers_here(config), slowdown=_crowding(config)
             )
+        stores = [Store.open(address) for address in graphs_of(config)]
+        return replace(planned, warnings=(*_missing_tokens(planned), *_empty_splits(config, stores)))
     store = open_store(config)
     check_objective(config)
     check_sources(config, store)
     distinct = None
     if asks_distinct_queries(config) and store.manifest.triples.get("train", 0) <= COUNTED_TRIPLES:
         distinct = count_distinct_queries(store.iter_triples(["train"]), store.num_relations)
-    return plan(
+    planned = plan(
         config,
         store.manifest,
         memory_per_worker(config),
@@ -48,6 +52,7 @@ def plan_run(config: RunConfig) -> Plan:
         gpu_available=gpu_memory_per_worker(config),
         distinct_queries=distinct,
     )
+    return replace(planned, warnings=_empty_splits(config, [store]))
 
 
 def check_run(config: RunConfig, at_once: int = 1) -> None:
@@ -78,6 +83,37 @@ def open_store(config: RunConfig) -> Store:
     if not config.data.store:
         raise ConfigError("data.store is empty: name a store made by `distkg prepare`, as in --set data.store=stores/x")
     return Store.open(config.data.store)
+
+
+def _missing_tokens(planned: Plan) -> tuple[str, ...]:
+    if not planned.reads or any(graph.tokens for graph in planned.graphs):
+        return ()
+    return (
+        f"the model reads tokens of {', '.join(planned.reads)}, and no graph has them, so it learns from facts alone; "
+        "`distkg tokens` makes them",
+    )
+
+
+def _empty_splits(config: RunConfig, stores: Sequence[Store]) -> tuple[str, ...]:
+    """What a run misses whose graphs have no triples to rank."""
+    empty = [split for split in ("valid", "test") if not any(store.manifest.triples.get(split) for store in stores)]
+    warnings = []
+    if "valid" in empty:
+        idle = [
+            key
+            for key, acts in (
+                ("train.patience", config.train.patience is not None),
+                ("optimizer.schedule: plateau", config.optimizer.schedule == "plateau"),
+            )
+            if acts
+        ]
+        warnings.append(
+            "valid holds no triples: nothing is validated, and the newest checkpoint is kept, not the best"
+            + (f"; {' and '.join(idle)} will do nothing" if idle else "")
+        )
+    if "test" in empty:
+        warnings.append("test holds no triples: the run will end without test metrics")
+    return tuple(warnings)
 
 
 def memory_per_worker(config: RunConfig) -> int | None:

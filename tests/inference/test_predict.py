@@ -12,8 +12,16 @@ import torch
 from distributed import run_ranks
 from small_model import SmallModel
 
+from distkg.data.prepare import prepare
 from distkg.data.store import Store
-from distkg.inference.predict import predict, predict_file
+from distkg.inference.predict import (
+    OutputError,
+    best_of_model,
+    check_output,
+    predict,
+    predict_file,
+    predict_file_with,
+)
 from distkg.inference.queries import QueryFileError, read_queries
 from distkg.sharding.ranks import Ranks
 
@@ -101,6 +109,58 @@ def test_parquet_holds_the_same_as_tsv(store: Store, queries_file: Path, tmp_pat
     tsv = pyarrow.csv.read_csv(tmp_path / "a.tsv", parse_options=pyarrow.csv.ParseOptions(delimiter="\t"))
     assert pq.read_table(tmp_path / "a.parquet").to_pylist() == tsv.to_pylist()
     assert len(tsv) == 15
+
+
+ODD = ['say "hi"', '"quoted"', "it's", "comma, semicolon;", "Zürich", "back\\slash", " padded ", "#hash"]
+
+
+def test_what_is_written_reads_back_as_queries_and_as_a_graph(tmp_path: Path) -> None:
+    (tmp_path / "odd.tsv").write_text("".join(f'{label}\tnext "to"\t{ODD[0]}\n' for label in ODD))
+    prepare(str(tmp_path / "odd.tsv"), str(tmp_path / "odd"), split=(1.0, 0.0, 0.0))
+    store = Store.open(str(tmp_path / "odd"))
+    model = SmallModel(torch.ones(len(ODD), 1), torch.ones(2, 1))
+    (tmp_path / "q.tsv").write_text("".join(f'{label}\tnext "to"\n' for label in ODD))
+    predict_file(model, store, tmp_path / "q.tsv", tmp_path / "p.tsv", top=len(ODD), known="keep")
+    lines = [line.split("\t") for line in (tmp_path / "p.tsv").read_text().splitlines()]
+    assert lines[0] == ["anchor", "relation", "direction", "rank", "entity", "score"]
+    assert {line[0] for line in lines[1:]} == {line[4] for line in lines[1:]} == set(ODD)
+    (tmp_path / "back.tsv").write_text("".join(f"{line[0]}\t{line[1]}\n" for line in lines[1 :: len(ODD)]))
+    np.testing.assert_array_equal(read_queries(tmp_path / "back.tsv", store), read_queries(tmp_path / "q.tsv", store))
+    (tmp_path / "chosen.tsv").write_text("".join(f"{line[0]}\t{line[1]}\t{line[4]}\n" for line in lines[1:]))
+    prepare(str(tmp_path / "chosen.tsv"), str(tmp_path / "chosen"), split=(1.0, 0.0, 0.0))
+    again = Store.open(str(tmp_path / "chosen"))
+    assert set(again.entity_labels().to_pylist()) == set(ODD)
+    assert again.relation_labels().to_pylist() == ['next "to"']
+
+
+def test_untrained_queries_of_a_file_are_said(store: Store, queries_file: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    model, queries = people_model(store), tmp_path / "q.tsv"
+    best = best_of_model(model)  # type: ignore[arg-type]
+    predict_file_with(best, store, queries_file, tmp_path / "a.tsv", warn=said.append)
+    assert said == []
+    (tmp_path / "graph.tsv").write_text("a\tr\tb\n")
+    (tmp_path / "test.tsv").write_text("a\tnever\tb\n")
+    prepare(str(tmp_path / "graph.tsv"), str(tmp_path / "small"), test=str(tmp_path / "test.tsv"))
+    small = Store.open(str(tmp_path / "small"))
+    queries.write_text("a\tnever\na\tr\n")
+    best = best_of_model(SmallModel(torch.ones(2, 1), torch.ones(4, 1)))  # type: ignore[arg-type]
+    predict_file_with(best, small, queries, tmp_path / "b.tsv", warn=said.append)
+    assert said == ["relation 'never' occurs in no training fact, which a model learns from: the answers mean nothing"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("answers.csv", r"answers\.csv: predictions are written as \.tsv or \.parquet"),
+        ("folder.tsv", r"folder\.tsv is a folder: name a file"),
+        ("missing/a.tsv", r"there is no folder .*missing; make it"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_the_work(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "folder.tsv").mkdir()
+    with pytest.raises(OutputError, match=message):
+        check_output(tmp_path / name)
 
 
 def test_batches_of_a_file_follow_each_other(

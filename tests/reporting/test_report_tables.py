@@ -12,6 +12,7 @@ from distkg.reporting.tables import (
     plan_summary,
     plan_table,
     predictions_table,
+    relations_table,
     text_table,
 )
 from distkg.training.plan import GraphSize, Plan
@@ -102,10 +103,7 @@ def test_a_plan_of_a_model_that_reads_tokens_says_which_graphs_have_them() -> No
     assert [row[7:] for row in shown(graphs_table(graphs, reads))[2:]] == [["text,", "numeric"], ["none"]]
     found = replace(PLAN, graphs=graphs, reads=reads)
     assert "\n" not in plan_summary(found)
-    assert plan_summary(replace(found, graphs=graphs[1:])).splitlines()[1] == (
-        "warning: the model reads tokens of text, numeric, and no graph has them, so it learns from facts alone; "
-        "`distkg tokens` makes them"
-    )
+    assert plan_summary(replace(found, warnings=("one", "two"))).splitlines()[1:] == ["warning: one", "warning: two"]
 
 
 def test_predictions_point_at_the_answer_that_was_held_out() -> None:
@@ -137,3 +135,13 @@ def test_metrics_fit_a_terminal_of_eighty_columns() -> None:
 
 def test_counts_have_separators() -> None:
     assert shown(counts_table([("entities", 14541)]))[1] == ["entities", "14,541"]
+
+
+def test_the_twenty_relations_with_most_queries_are_shown() -> None:
+    rows = [{"relation": f"r{i}", "mrr": 0.5, "queries": i} for i in range(1, 23)]
+    table = relations_table(rows)
+    names = [line[0] for line in shown(table) if line[0].startswith("r")]
+    assert names == [f"r{i}" for i in range(22, 2, -1)]
+    assert str(table.title) == "By relation: the 20 of 22 with most queries; --json prints all"
+    few = relations_table(rows[:20])
+    assert (str(few.title), few.row_count) == ("By relation", 20)

@@ -39,6 +39,40 @@ def test_a_plan_counts_the_store_that_is_named(store: str) -> None:
     assert found.steps == 3  # five distinct queries, two a step: (a, r), (b, r⁻¹), (c, r⁻¹), (b, s), (c, s⁻¹)
 
 
+def test_splits_with_nothing_to_rank_are_said_before_training(store: str) -> None:
+    config = make_config(store)
+    no_validation = "valid holds no triples: nothing is validated, and the newest checkpoint is kept, not the best"
+    assert preflight.plan_run(config).warnings == (no_validation,)
+    config.train.patience, config.optimizer.schedule = 3, "plateau"
+    assert preflight.plan_run(config).warnings == (
+        f"{no_validation}; train.patience and optimizer.schedule: plateau will do nothing",
+    )
+
+
+def test_a_graph_with_all_splits_needs_no_warning(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.tsv").write_text("a\tr\tb\n" if split == "train" else "b\tr\ta\n")
+    assert preflight.plan_run(make_config(prepare(str(tmp_path), str(tmp_path / "store")).store)).warnings == ()
+
+
+def test_a_foundation_model_is_told_of_missing_tokens_and_splits(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("a\tr\tb\na\tr\tc\nb\ts\tc\n")
+    address = prepare(str(tmp_path), str(tmp_path / "store")).store
+    config = RunConfig.model_validate(
+        {
+            "data": {"graphs": [address]},
+            "model": {"name": "tofu", "options": {"width": 8, "layers": 2, "hidden": 8, "modalities": {"text": 4}}},
+            "objective": {"name": "self_adversarial"},
+        }
+    )
+    assert preflight.plan_run(config).warnings == (
+        "the model reads tokens of text, and no graph has them, so it learns from facts alone; `distkg tokens` makes "
+        "them",
+        "valid holds no triples: nothing is validated, and the newest checkpoint is kept, not the best",
+        "test holds no triples: the run will end without test metrics",
+    )
+
+
 def test_large_graphs_are_planned_without_counting_queries(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "COUNTED_TRIPLES", 2)
     assert preflight.plan_run(make_config(store)).steps == 3  # at most six
