@@ -19,6 +19,7 @@ from distkg.data.store import Store
 from distkg.inference.queries import read_queries
 from distkg.inference.topk import TopAnswers, top_answers
 from distkg.inference.untrained import untrained_warnings
+from distkg.printable import printable
 from distkg.training.model import Model
 
 Known = Literal["exclude", "mark", "keep"]
@@ -122,7 +123,8 @@ def predict_file(
             header; direction is ``forward`` (which tails?) or ``inverse`` (which heads?).
         output: ``.tsv`` or ``.parquet``; columns anchor, relation, direction, rank, entity, score and, unless
             ``known`` is ``keep``, known. It appears when complete. TSV has no quotes, as `distkg prepare` and
-            ``queries`` read it.
+            ``queries`` read it; control, bidirectional and invisible characters of labels are escapes there
+            (``distkg.printable``), which ``queries`` takes back and `distkg prepare` does not.
 
     Returns:
         The number of answers written.
@@ -163,7 +165,7 @@ def predict_file_with(
     parts = (asked[low : low + step] for low in range(0, len(asked), step))
     tables = (_table(store, part, *_answer(best, store, part, top=top, known=known)) for part in parts)
     if writes:
-        return _write(tables, output)
+        return _write(tables, output, warn)
     return sum(len(table) for table in tables)
 
 
@@ -238,7 +240,7 @@ def _table(store: Store, queries: np.ndarray, answers: TopAnswers, known: np.nda
     return pa.table(columns)
 
 
-def _write(tables: Iterator[pa.Table], output: Path) -> int:
+def _write(tables: Iterator[pa.Table], output: Path, warn: Callable[[str], None]) -> int:
     """Write tables one after the other into a file that takes its name when it is complete."""
     unfinished = output.with_name(f".{output.name}.unfinished")
     writer, rows = None, 0
@@ -251,6 +253,11 @@ def _write(tables: Iterator[pa.Table], output: Path) -> int:
         if writer:
             writer.close()
     os.replace(unfinished, output)
+    if isinstance(writer, TsvWriter) and writer.escaped:
+        warn(
+            "labels with control, bidirectional or invisible characters are written with escapes such as \\x09: "
+            "--queries takes them back, `distkg prepare` does not. A .parquet file keeps labels as they are"
+        )
     return rows
 
 
@@ -259,16 +266,31 @@ def _writer(path: Path, suffix: str, schema: pa.Schema) -> pq.ParquetWriter | Ts
 
 
 class TsvWriter:
-    """Writes tables as the TSV that distkg reads: a line of column names, no quotes, a row on each line."""
+    """Writes tables as the TSV that distkg reads: a line of column names, no quotes, a row on each line.
+
+    Attributes:
+        escaped: whether a label held characters that TSV cannot hold as they are.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.escaped = False
         self._file = path.open("w", encoding="utf-8", newline="\n")
         self._file.write("\t".join(schema.names) + "\n")
 
     def write_table(self, table: pa.Table) -> None:
-        columns = [column.cast(pa.large_string()) for column in table.columns]
+        columns = [self._as_text(column) for column in table.columns]
         lines = pc.binary_join_element_wise(*columns, pa.scalar("\t", pa.large_string())).to_pylist()
         self._file.writelines(f"{line}\n" for line in lines)
 
     def close(self) -> None:
         self._file.close()
+
+    def _as_text(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """A column as text; labels as ``printable`` writes them, which leaves nearly all as they are."""
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            return column.cast(pa.large_string())
+        labels = column.combine_chunks().dictionary_encode()
+        given = labels.dictionary.to_pylist()
+        shown = [printable(label) for label in given]
+        self.escaped |= shown != given
+        return pa.chunked_array([pa.array(shown, pa.large_string()).take(labels.indices)])

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from distkg.data.store import Store, StoreError
+from distkg.printable import from_printable
 
 DIRECTIONS = ("forward", "inverse")
 
@@ -21,8 +22,8 @@ class QueryFileError(ValueError):
 def read_queries(path: str | Path, store: Store) -> np.ndarray:
     """Queries int64 [q, 2] (anchor, relation in [0, 2R)) of lines ``anchor<TAB>relation[<TAB>direction]``.
 
-    Labels are taken as they stand; there is no header. Direction is ``forward`` (default: which tails?) or
-    ``inverse`` (which heads?); all lines have it or none.
+    Labels are taken as they stand, or with the escapes of ``distkg.printable``; there is no header. Direction is
+    ``forward`` (default: which tails?) or ``inverse`` (which heads?); all lines have it or none.
 
     Raises:
         QueryFileError: the file is empty, not UTF-8, a line has another number of columns, or a label or
@@ -79,6 +80,8 @@ def _count_columns(path: Path) -> int:
 def _ids(column: pa.ChunkedArray, labels: pa.Array, path: str | Path, explain) -> np.ndarray:  # type: ignore[no-untyped-def]
     """Positions of a column's labels among ``labels``: int64 [q]; ``explain(label)`` raises for one that is absent."""
     found = pc.index_in(column.cast(labels.type), value_set=labels)
+    if pc.any(pc.match_substring(column, "\\")).as_py():
+        found = _with_escapes(column, found, labels, path)
     if found.null_count:
         line = pc.index(pc.is_null(found), True).as_py()
         try:
@@ -86,6 +89,24 @@ def _ids(column: pa.ChunkedArray, labels: pa.Array, path: str | Path, explain) -
         except StoreError as error:
             raise QueryFileError(f"{path}:{line + 1}: {error}") from None
     return found.to_numpy().astype(np.int64)
+
+
+def _with_escapes(column: pa.ChunkedArray, found: pa.ChunkedArray, labels: pa.Array, path: str | Path) -> pa.Array:
+    """``found``, and where it is null the positions of labels that are written with escapes, as predictions are.
+
+    Raises:
+        QueryFileError: a text is a label as it stands, and another one when its escapes are taken back.
+    """
+    texts = [from_printable(text) for text in column.to_pylist()]
+    unescaped = pc.index_in(pa.array(texts, labels.type), value_set=labels)
+    found = found.combine_chunks()
+    twice = pc.and_(pc.is_valid(found), pc.and_(pc.is_valid(unescaped), pc.not_equal(found, unescaped)))
+    if (line := pc.index(twice, True).as_py()) >= 0:
+        raise QueryFileError(
+            f"{path}:{line + 1}: {column[line].as_py()} is the label of two: as it stands, and with its escapes read "
+            "as characters. Ask about them in Python, by their ids"
+        )
+    return pc.coalesce(found, unescaped)
 
 
 def _no_direction(label: str) -> None:

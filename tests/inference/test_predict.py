@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -23,6 +24,7 @@ from distkg.inference.predict import (
     predict_file_with,
 )
 from distkg.inference.queries import QueryFileError, read_queries
+from distkg.printable import printable
 from distkg.sharding.ranks import Ranks
 
 WORTH = {"anna": 1.0, "ben": 2.0, "carl": 3.0, "dora": 4.0, "emil": 5.0}
@@ -131,6 +133,51 @@ def test_what_is_written_reads_back_as_queries_and_as_a_graph(tmp_path: Path) ->
     again = Store.open(str(tmp_path / "chosen"))
     assert set(again.entity_labels().to_pylist()) == set(ODD)
     assert again.relation_labels().to_pylist() == ['next "to"']
+
+
+HOSTILE = ["tab\there", "line\nbreak", "\x1b[31mred", "\u202eturned", "C:\\x41", r"a\x09b", "plain"]
+
+
+def hostile_store(folder: Path, labels: list[str]) -> Store:
+    """Labels that no TSV can hold as they are, from Parquet."""
+    pq.write_table(pa.table({"head": labels, "relation": ["r\t"] * len(labels), "tail": labels}), folder / "h.parquet")
+    prepare(str(folder / "h.parquet"), str(folder / "hostile"), split=(1.0, 0.0, 0.0))
+    return Store.open(str(folder / "hostile"))
+
+
+def test_labels_that_tsv_cannot_hold_are_escaped_and_read_back(tmp_path: Path) -> None:
+    store = hostile_store(tmp_path, HOSTILE)
+    model = SmallModel(torch.ones(len(HOSTILE), 1), torch.ones(2, 1))
+    answers = predict(model, store, range(len(HOSTILE)), [0] * len(HOSTILE), top=1, known="keep")
+    assert len(answers) == len(HOSTILE)
+    shown = [printable(label) for label in HOSTILE]
+    (tmp_path / "q.tsv").write_text("".join(f"{label}\tr\\x09\n" for label in shown))
+    asked = read_queries(tmp_path / "q.tsv", store)
+    assert store.entity_labels_of(asked[:, 0]) == HOSTILE
+    said: list[str] = []
+    best = best_of_model(model)  # type: ignore[arg-type]
+    predict_file_with(best, store, tmp_path / "q.tsv", tmp_path / "p.tsv", top=1, known="keep", warn=said.append)
+    assert said[0].startswith("labels with control, bidirectional or invisible characters are written with escapes")
+    lines = [line.split("\t") for line in (tmp_path / "p.tsv").read_text().split("\n")[1:-1]]
+    assert [line[0] for line in lines] == [
+        r"tab\x09here",
+        r"line\x0abreak",
+        r"\x1b[31mred",
+        r"\u202eturned",
+        r"C:\x41",
+        r"a\x5cx09b",
+        "plain",
+    ]
+    assert {line[1] for line in lines} == {r"r\x09"}
+    (tmp_path / "back.tsv").write_text("".join(f"{line[0]}\t{line[1]}\n" for line in lines))
+    np.testing.assert_array_equal(read_queries(tmp_path / "back.tsv", store), asked)
+
+
+def test_a_text_that_is_two_labels_is_refused(tmp_path: Path) -> None:
+    store = hostile_store(tmp_path, ["a\tb", r"a\x09b"])
+    (tmp_path / "q.tsv").write_text("a\\x09b\tr\\x09\n")
+    with pytest.raises(QueryFileError, match=r"q\.tsv:1: a\\x09b is the label of two"):
+        read_queries(tmp_path / "q.tsv", store)
 
 
 def test_untrained_queries_of_a_file_are_said(store: Store, queries_file: Path, tmp_path: Path) -> None:
