@@ -58,122 +58,149 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
 
 
+Resume = Literal["fixed", "course", "free"]
+"""Whether a key may differ when a run is resumed.
+
+``fixed``: it gives stored tensors their meaning and never may. ``course``: it steers the course of training and may on
+request, which is recorded. ``free``: it decides how long, where and how fast, and may.
+"""
+
+
+def fixed(*default: Any, **settings: Any) -> Any:
+    """A field that is ``fixed`` on resume; arguments as of pydantic's ``Field``."""
+    return _field("fixed", *default, **settings)
+
+
+def course(*default: Any, **settings: Any) -> Any:
+    """A field that is ``course`` on resume; arguments as of pydantic's ``Field``."""
+    return _field("course", *default, **settings)
+
+
+def free(*default: Any, **settings: Any) -> Any:
+    """A field that is ``free`` on resume; arguments as of pydantic's ``Field``."""
+    return _field("free", *default, **settings)
+
+
+def _field(resume: Resume, *default: Any, **settings: Any) -> Any:
+    return Field(*default, json_schema_extra={"resume": resume}, **settings)
+
+
 class DataConfig(Section):
-    store: str = Field("", description="Folder (or address such as s3://…) of a store made by `distkg prepare`.")
-    graphs: list[str] = Field(
+    store: str = fixed("", description="Folder (or address such as s3://…) of a store made by `distkg prepare`.")
+    graphs: list[str] = fixed(
         default_factory=list, description="Several stores, for a foundation model, which learns from all at once."
     )
-    fanouts: list[int] = Field(
+    fanouts: list[int] = course(
         default_factory=list,
         description="For a foundation model on graphs too large to be looked at whole: facts of an entity that are "
         "followed at each step away from anchors and candidates, such as [10, 5, 5]. Empty for the whole graph.",
     )
-    sampler: Literal["compiled", "dgl"] = Field(
+    sampler: Literal["compiled", "dgl"] = course(
         "compiled", description="What follows them: own compiled code, or DGL; both draw alike."
     )
 
 
 class ModelConfig(Section):
-    name: str = Field("complex", description="Scorer; `distkg presets --scorers` lists them.")
-    dim: int = Field(256, ge=1, description="Real floats per entity (a complex number counts as two).")
-    inverse: Literal["learned", "tied"] = Field(
+    name: str = fixed("complex", description="Scorer; `distkg presets --scorers` lists them.")
+    dim: int = fixed(256, ge=1, description="Real floats per entity (a complex number counts as two).")
+    inverse: Literal["learned", "tied"] = fixed(
         "learned",
         description="Inverse relations r⁻¹: `learned` as relations of their own (reciprocal), or `tied` to r.",
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="Embedding dropout on the anchor and relation vectors.")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Storage of the entity table.")
-    start: str = Field("", description="Folder of a foundation model to go on from; empty: begin with random weights.")
-    keep_start: bool = Field(
+    dropout: float = course(0.0, ge=0, lt=1, description="Embedding dropout on the anchor and relation vectors.")
+    dtype: Literal["float32", "bfloat16"] = fixed("float32", description="Storage of the entity table.")
+    start: str = fixed("", description="Folder of a foundation model to go on from; empty: begin with random weights.")
+    keep_start: bool = fixed(
         False, description="Leave the weights of `start` as they are; what the model has besides learns alone."
     )
-    options: dict[str, Any] = Field(
+    options: dict[str, Any] = fixed(
         default_factory=dict, description="Options of the scorer, such as {norm: l1} for transe."
     )
 
 
 class ObjectiveConfig(Section):
-    name: str = Field(
+    name: str = course(
         "one_vs_all",
         description="With negatives: margin, logistic, self_adversarial, sampled_softmax; over all entities: "
         "one_vs_all, k_vs_all; over all entities for some queries: query_sampling (HaLE); without any: non_negative.",
     )
-    margin: float = Field(9.0, description="Margin γ of margin and self_adversarial (in units of the score).")
-    temperature: float = Field(
+    margin: float = course(9.0, description="Margin γ of margin and self_adversarial (in units of the score).")
+    temperature: float = course(
         1.0, ge=0, description="Sharpness of the weights of self_adversarial; 0: all negatives alike."
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of k_vs_all.")
-    group_answers: bool = Field(
+    label_smoothing: float = course(0.0, ge=0, lt=1, description="Label smoothing of k_vs_all.")
+    group_answers: bool = course(
         True,
         description="one_vs_all: ask each distinct query once with all its answers. Same objective, fewer products.",
     )
-    score_memory_mb: int = Field(
+    score_memory_mb: int = free(
         64, ge=1, description="Memory for one block of scores in objectives over all entities (MiB per worker)."
     )
-    query_share: float = Field(
+    query_share: float = course(
         0.1,
         gt=0,
         le=1,
         description="query_sampling: share α of the queries that all entities are kept away from.",
     )
-    uniformity: float = Field(
+    uniformity: float = course(
         1.0, ge=0, description="query_sampling: weight λ of keeping them away; non_negative: weight of the spread."
     )
-    radius: float = Field(
+    radius: float = course(
         1.0, gt=0, description="non_negative: distance from the centre of all entities that each is to keep."
     )
-    square_positives: bool = Field(True, description="query_sampling: square the activated distance of answers.")
-    activation: Literal["none", "hanon", "halin", "x_exp", "double", "artanh"] = Field(
+    square_positives: bool = course(True, description="query_sampling: square the activated distance of answers.")
+    activation: Literal["none", "hanon", "halin", "x_exp", "double", "artanh"] = fixed(
         "none",
         description="Hardness-aware activation of squared distances while training, with a learned factor for each "
         "relation (HaLE). For scorers that compare by squared L2 distance.",
     )
-    activation_limit: float = Field(10.0, gt=0, description="Upper bound γ of hanon and halin.")
-    activation_steepness: float | None = Field(
+    activation_limit: float = course(10.0, gt=0, description="Upper bound γ of hanon and halin.")
+    activation_steepness: float | None = course(
         None, gt=0, description="Steepness β of hanon (default 3) and halin (default 10)."
     )
-    relation_scale: bool = Field(True, description="Learn the factor of each relation; else it is 1.")
-    products: Literal["float32", "bfloat16"] = Field(
+    relation_scale: bool = fixed(True, description="Learn the factor of each relation; else it is 1.")
+    products: Literal["float32", "bfloat16"] = course(
         "float32", description="Precision of the matrix products over all entities (sums stay float32)."
     )
 
 
 class RegularizerConfig(Section):
-    name: Literal["none", "n3", "l2"] = Field("none", description="Penalty on the vectors that a batch uses.")
-    weight: float = Field(0.0, ge=0, description="Its weight on entity vectors.")
-    relation_weight: float | None = Field(None, ge=0, description="Its weight on relation vectors; default: weight.")
+    name: Literal["none", "n3", "l2"] = course("none", description="Penalty on the vectors that a batch uses.")
+    weight: float = course(0.0, ge=0, description="Its weight on entity vectors.")
+    relation_weight: float | None = course(None, ge=0, description="Its weight on relation vectors; default: weight.")
 
 
 class PoolConfig(Section):
-    actors: int = Field(
+    actors: int = course(
         0, ge=0, description="Ray actors that draw ahead of time what looks at queries; 0: drawn in the step."
     )
-    cpus_per_actor: float = Field(1.0, ge=0, description="CPUs reserved for each.")
-    gpus_per_actor: float = Field(0.0, ge=0, description="GPUs, or a share of one, reserved for each.")
-    placement: Literal["pack", "spread"] = Field(
+    cpus_per_actor: float = free(1.0, ge=0, description="CPUs reserved for each.")
+    gpus_per_actor: float = free(0.0, ge=0, description="GPUs, or a share of one, reserved for each.")
+    placement: Literal["pack", "spread"] = free(
         "pack", description="Actors on as few nodes as possible, or on as many as possible."
     )
-    depth: int = Field(16, ge=1, description="Steps ahead of the current one for which negatives are asked.")
-    max_age: int = Field(1000, ge=0, description="Steps after which the vectors that a draw looked at are too old.")
-    timeout: float = Field(0.05, ge=0, description="Seconds that a step waits at most; then it draws for itself.")
-    hung_after: float = Field(60.0, gt=0, description="Seconds after which an actor that owes a reply is restarted.")
-    fallback: str = Field("uniform", description="Source, drawn in the step, of what did not arrive.")
-    sync: bool = Field(False, description="Wait for every delivery: slower, and the same from run to run.")
+    depth: int = course(16, ge=1, description="Steps ahead of the current one for which negatives are asked.")
+    max_age: int = course(1000, ge=0, description="Steps after which the vectors that a draw looked at are too old.")
+    timeout: float = course(0.05, ge=0, description="Seconds that a step waits at most; then it draws for itself.")
+    hung_after: float = free(60.0, gt=0, description="Seconds after which an actor that owes a reply is restarted.")
+    fallback: str = course("uniform", description="Source, drawn in the step, of what did not arrive.")
+    sync: bool = course(False, description="Wait for every delivery: slower, and the same from run to run.")
 
 
 class NegativesConfig(Section):
-    source: str = Field(
+    source: str = course(
         "uniform", description="How wrong answers are drawn: `distkg negatives` lists the sources, and shows examples."
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the source, such as {hops: 3}.")
-    count: int = Field(128, ge=1, description="Negatives per query; a triple is two queries, so twice this per triple.")
-    shared: bool = Field(
+    options: dict[str, Any] = course(default_factory=dict, description="Options of the source, such as {hops: 3}.")
+    count: int = course(128, ge=1, description="Negatives per query; a triple is two queries, so twice this per triple.")
+    shared: bool = course(
         True,
         description="Share the negatives of a chunk of queries (fast), or draw for each query, as sources that look at "
         "the query always do.",
     )
-    chunk_size: int = Field(256, ge=1, description="Queries that share negatives.")
-    filter: bool = Field(False, description="Leave out negatives that are known training facts (exact).")
-    vectors: str = Field(
+    chunk_size: int = course(256, ge=1, description="Queries that share negatives.")
+    filter: bool = course(False, description="Leave out negatives that are known training facts (exact).")
+    vectors: str = course(
         "",
         description="For a foundation model, which has no vectors of entities: trained run of the same store whose "
         "vectors a source looks at that needs some, such as dans.",
@@ -182,52 +209,57 @@ class NegativesConfig(Section):
 
 
 class OptimizerConfig(Section):
-    name: Literal["rowwise_adagrad", "adagrad", "adam"] = Field(
+    name: Literal["rowwise_adagrad", "adagrad", "adam"] = fixed(
         "adagrad", description="rowwise_adagrad keeps one float per row; adam is lazy: rows without gradient rest."
     )
-    learning_rate: float = Field(0.1, gt=0, description="For entity vectors, and for the rest unless set apart.")
-    relation_learning_rate: float | None = Field(None, gt=0, description="For relations and small networks.")
-    schedule: Literal["constant", "linear", "cosine", "plateau"] = Field(
+    learning_rate: float = course(0.1, gt=0, description="For entity vectors, and for the rest unless set apart.")
+    relation_learning_rate: float | None = course(None, gt=0, description="For relations and small networks.")
+    schedule: Literal["constant", "linear", "cosine", "plateau"] = course(
         "constant",
         description="Learning rate over the run (by epochs or by the time limit, whichever is further); plateau halves "
         "it when validation MRR stops rising.",
     )
-    warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warm-up.")
-    weight_decay: float = Field(
+    warmup_epochs: float = course(0.0, ge=0, description="Epochs of linear warm-up.")
+    weight_decay: float = course(
         0.0, ge=0, description="Decoupled decay (AdamW) of relations and networks, times the learning rate."
     )
-    clip_norm: float | None = Field(None, gt=0, description="Gradient norm bound of dense parts.")
+    clip_norm: float | None = course(None, gt=0, description="Gradient norm bound of dense parts.")
 
 
 class TrainConfig(Section):
-    workers: int = Field(1, ge=1, description="Ray Train workers; each holds 1/workers of the entity table.")
-    epochs: int = Field(50, ge=1, description="Passes over the training triples.")
-    batch_size: int = Field(
+    workers: int = free(1, ge=1, description="Ray Train workers; each holds 1/workers of the entity table.")
+    epochs: int = free(
+        50,
+        ge=1,
+        description="Passes over the training triples. A resumed run may have another number; a linear or cosine "
+        "schedule then follows the curve of the new number from there on.",
+    )
+    batch_size: int = course(
         1024, ge=1, description="Triples (distinct queries, where grouped) per step, over all workers."
     )
-    steps_per_epoch: int | None = Field(
+    steps_per_epoch: int | None = course(
         None, ge=1, description="For a foundation model; default: as many as ask about every fact once."
     )
-    seed: int = Field(0, ge=0, description="Decides initial vectors, order, negatives and dropout.")
-    time_limit_seconds: float | None = Field(None, gt=0, description="Stop training after this wall time.")
-    patience: int | None = Field(None, ge=1, description="Stop after this many evaluations without a better valid MRR.")
-    overlap: bool = Field(
+    seed: int = course(0, ge=0, description="Decides initial vectors, order, negatives and dropout.")
+    time_limit_seconds: float | None = free(None, gt=0, description="Stop training after this wall time.")
+    patience: int | None = free(None, ge=1, description="Stop after this many evaluations without a better valid MRR.")
+    overlap: bool = course(
         False,
         description="Exchange rows while computing: the rows of a step may lack the two latest updates. Pays over a "
         "network.",
     )
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="Autocast of dense parts on GPU.")
-    compile: bool = Field(False, description="torch.compile the query transform.")
+    precision: Literal["float32", "bfloat16"] = course("float32", description="Autocast of dense parts on GPU.")
+    compile: bool = free(False, description="torch.compile the query transform.")
 
 
 class EvaluateConfig(Section):
-    every: int = Field(5, ge=1, description="Epochs between validations; the last epoch is always validated.")
-    batch_size: int = Field(256, ge=1, description="Queries ranked together; lowered to fit memory_mb.")
-    memory_mb: int = Field(256, ge=1, description="Memory for one block of scores (MiB per worker).")
-    max_valid_triples: int | None = Field(
+    every: int = free(5, ge=1, description="Epochs between validations; the last epoch is always validated.")
+    batch_size: int = free(256, ge=1, description="Queries ranked together; lowered to fit memory_mb.")
+    memory_mb: int = free(256, ge=1, description="Memory for one block of scores (MiB per worker).")
+    max_valid_triples: int | None = free(
         None, ge=1, description="Validate on a fixed random part of valid while training; result.json uses all of it."
     )
-    max_final_triples: int | None = Field(
+    max_final_triples: int | None = free(
         None,
         ge=1,
         description="Rank a fixed random part of valid and of test at the end, where all of them would take too long.",
@@ -235,23 +267,23 @@ class EvaluateConfig(Section):
 
 
 class CheckpointConfig(Section):
-    every: int = Field(1, ge=1, description="Epochs between checkpoints.")
-    every_steps: int | None = Field(None, ge=1, description="Steps between checkpoints within an epoch.")
-    keep: int = Field(2, ge=2, description="Checkpoints kept besides the best one.")
+    every: int = free(1, ge=1, description="Epochs between checkpoints.")
+    every_steps: int | None = free(None, ge=1, description="Steps between checkpoints within an epoch.")
+    keep: int = free(2, ge=2, description="Checkpoints kept besides the best one.")
 
 
 class ClusterConfig(Section):
-    address: str | None = Field(
+    address: str | None = free(
         None,
         description="Ray address: `auto` joins a running cluster, `local` starts one; default: auto in a job.",
     )
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that Ray reserves for a worker.")
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs that Ray reserves for a worker.")
-    min_workers: int | None = Field(
+    cpus_per_worker: float = free(1.0, gt=0, description="CPUs that Ray reserves for a worker.")
+    gpus_per_worker: float = free(0.0, ge=0, description="GPUs that Ray reserves for a worker.")
+    min_workers: int | None = free(
         None, ge=1, description="Elastic: go on with as few workers as this when nodes are lost."
     )
-    max_failures: int = Field(3, ge=0, description="Worker failures after which the run gives up.")
-    memory_per_worker_gb: float | None = Field(
+    max_failures: int = free(3, ge=0, description="Worker failures after which the run gives up.")
+    memory_per_worker_gb: float | None = free(
         None,
         gt=0,
         description="What the planner may count on for a worker; default: this node's memory / workers on it.",
@@ -281,6 +313,42 @@ class RunConfig(Section):
     def sha256(self) -> str:
         """Hash of the resolved configuration, as written to result.json."""
         return hashlib.sha256(self.to_yaml().encode()).hexdigest()
+
+
+def flatten(config: RunConfig) -> dict[str, Any]:
+    """Values by dotted key, such as model.dim; a mapping, such as model.options, has a key for each of its own."""
+    return flatten_tree(config.model_dump())
+
+
+def flatten_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """As ``flatten``, of nested mappings that need not be a valid configuration.
+
+    >>> flatten_tree({"model": {"dim": 8, "options": {"norm": "l1"}}, "negatives": {"options": {}}})
+    {'model.dim': 8, 'model.options.norm': 'l1'}
+    """
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{below}": each for below, each in flatten_tree(value).items()}
+        else:
+            found[key] = value
+    return found
+
+
+def resume_class(key: str) -> Resume | None:
+    """Class of a dotted key when a run is resumed; None where there is no such key."""
+    section: type[BaseModel] = RunConfig
+    for name in key.split("."):
+        field = section.model_fields.get(name)
+        if field is None:
+            return None
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            section = kind
+            continue
+        extra = field.json_schema_extra
+        return extra.get("resume") if isinstance(extra, dict) else None  # type: ignore[return-value]
+    return None
 
 
 def _documented(section: Section, indent: int) -> list[str]:

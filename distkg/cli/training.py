@@ -23,15 +23,25 @@ def train(
     changes: SetOption = None,
     workers: WorkersOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in RUN.")] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="With --resume: go on although settings that steer the course of training (seed, batch size, "
+            "objective, negatives, learning rates, …) are others than before. The result and the report list them.",
+        ),
+    ] = False,
 ) -> None:
     """Train a model, evaluate it on the test split and write a report."""
+    if accept_changes and not resume:
+        raise typer.BadParameter("--accept-changes belongs to --resume: a new run has nothing to change")
     settings = resolved(config, changes, workers)
     show_plan(planned(settings))
     from distkg.cluster.launch import launch_training
     from distkg.reporting.report import write_report
     from distkg.reporting.tables import metrics_table
 
-    result = launch_training(settings, run, resume=resume)
+    result = launch_training(settings, run, resume=resume, accept_changes=accept_changes)
     show_table(metrics_table(result["metrics"], "Filtered ranks among all entities"))
     typer.echo(f"report: {write_report(run)}")
 
@@ -92,8 +102,17 @@ def report(
             help="Page to write; default: report.html in the folder of one RUN, comparison.html here for several.",
         ),
     ] = None,
+    store: Annotated[
+        str, typer.Option(help="Store of the one RUN, or one of its stores, where another lies in its old place.")
+    ] = "",
 ) -> None:
     """Write one self-contained page from what a run has so far, or about several runs side by side."""
+    if store and len(runs) > 1:
+        raise typer.BadParameter("--store is that of one RUN, and several are given")
+    from distkg.training.provenance import check_run_store
+
+    for run in runs:
+        check_run_store(run, store)
     if len(runs) > 1:
         from distkg.reporting.comparison import write_comparison
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from distkg.cluster import run_folder
 from distkg.cluster.follow import Display, Follower, LineTail, Listener, Record, make_display
+from distkg.cluster.lease import Lease, check_lease, claimed
 from distkg.cluster.negative_pool import actors_of_worker, negative_actors
 from distkg.cluster.process_group import process_group
 from distkg.cluster.session import (
@@ -28,6 +30,8 @@ from distkg.cluster.session import (
 from distkg.cluster.shared_graphs import graphs_of_node, share_graphs
 from distkg.config import RunConfig, parse_config
 from distkg.sharding.ranks import Ranks
+from distkg.training.record import RunFolder
+from distkg.training.resume import check_resume, notices
 from distkg.training.services import Services
 
 # What a second attempt would only meet again. A lost peer raises RuntimeError, a full disk OSError.
@@ -54,7 +58,12 @@ class TrainingError(RuntimeError):
 
 
 def launch_training(
-    config: RunConfig, run: str | Path, *, resume: bool = False, listener: Listener | None = None
+    config: RunConfig,
+    run: str | Path,
+    *,
+    resume: bool = False,
+    accept_changes: bool = False,
+    listener: Listener | None = None,
 ) -> Record:
     """Train on ``config.train.workers`` Ray Train workers and return what result.json holds.
 
@@ -68,17 +77,22 @@ def launch_training(
         config: the run; a relative ``data.store`` is taken from the current directory.
         run: run folder, on storage that every node sees.
         resume: go on with the run in this folder; in an empty one, start afresh.
+        accept_changes: go on although settings that steer the course of training are others than before; the result
+            lists them.
         listener: called in this process with every new line of metrics.jsonl; by default the progress is
             shown, as a bar on a terminal and as lines elsewhere.
 
     Raises:
-        RunFolderError: the folder is not free and ``resume`` is not given, or is not a shared folder.
+        RunFolderError: the folder is not free and ``resume`` is not given, or is not a shared folder; as RunInUseError,
+            where another driver writes to it.
+        ResumeError, StoreMismatchError: the run cannot go on with this configuration or store; nothing has changed.
         ClusterError: no such cluster, or more than its configuration can mean.
         TrainingError: workers were lost too often.
     """
     from distkg.training.run import train_on_rank
 
-    return run_on_workers(train_on_rank, config, run, resume=resume, listener=listener)
+    train = partial(train_on_rank, accept_changes=accept_changes)
+    return run_on_workers(train, config, run, resume=resume, accept_changes=accept_changes, listener=listener)
 
 
 def run_on_workers(
@@ -87,13 +101,28 @@ def run_on_workers(
     run: str | Path,
     *,
     resume: bool = False,
+    accept_changes: bool = False,
     listener: Listener | None = None,
+    wait_seconds: float = 0,
 ) -> Record:
-    """`launch_training` with any training function; arguments and errors are the same."""
+    """`launch_training` with any training function; arguments and errors are the same.
+
+    Args:
+        wait_seconds: how long to wait for another driver of this run to end.
+    """
     check_scaling(config)
     folder = run_folder.absolute_run(run)
     config = run_folder.absolute_store(config)
-    run_folder.claim(folder, resume=resume)
+    with claimed(folder, resume=resume, wait_seconds=wait_seconds) as lease:
+        changes = check_resume(config, RunFolder(folder), accept_changes=accept_changes) if resume else []
+        for line in notices(changes, config):
+            print(line, flush=True)
+        return _launch(train, config, folder, lease, listener)
+
+
+def _launch(
+    train: TrainOnRank, config: RunConfig, folder: Path, lease: Lease, listener: Listener | None
+) -> Record:
     display = make_display(config.train.epochs)
     follower = Follower(
         [
@@ -106,7 +135,7 @@ def run_on_workers(
         if shortage:
             display.notice(shortage)
         with display, follower:
-            result = _fit_or_say_how_to_resume(train, config, folder, display)
+            result = _fit_or_say_how_to_resume(train, config, folder, lease, display)
     if follower.error is not None:
         raise follower.error
     return result
@@ -133,20 +162,22 @@ def describe_failure(record: Record) -> str:
     return f"worker {record['rank']} failed: {record['error']}. {outcome}"
 
 
-def _fit_or_say_how_to_resume(train: TrainOnRank, config: RunConfig, run: Path, display: Display) -> Record:
+def _fit_or_say_how_to_resume(
+    train: TrainOnRank, config: RunConfig, run: Path, lease: Lease, display: Display
+) -> Record:
     try:
-        return _fit(train, config, run)
+        return _fit(train, config, run, lease)
     except (KeyboardInterrupt, SystemExit):
         display.notice(f"stopped. Continue with the same command and --resume; the run is in {run}")
         raise
 
 
-def _fit(train: TrainOnRank, config: RunConfig, run: Path) -> Record:
+def _fit(train: TrainOnRank, config: RunConfig, run: Path, lease: Lease) -> Record:
     set_driver_environment()
     graphs = share_graphs(config)
     trainer = TorchTrainer(
         _train_loop(train),
-        train_loop_config={"config": config.model_dump(), "run": str(run), "graphs": graphs},
+        train_loop_config={"config": config.model_dump(), "run": str(run), "graphs": graphs, "lease": lease.token},
         torch_config=process_group(config.cluster.gpus_per_worker),
         scaling_config=scaling(config),
         run_config=_ray_run(config, run),
@@ -191,7 +222,9 @@ def _train_loop(train: TrainOnRank) -> Callable[[dict[str, Any]], Record]:
         run, ranks = settings["run"], Ranks.from_process_group(get_device())
         graphs = settings["graphs"]
         services = Services(
-            *actors_of_worker(config, run, ranks.rank, ranks.size, graphs), graph_of=graphs_of_node(graphs)
+            *actors_of_worker(config, run, ranks.rank, ranks.size, graphs),
+            graph_of=graphs_of_node(graphs),
+            check_writer=partial(check_lease, Path(run), settings["lease"]),
         )
         # A fresh launch starts in an empty folder: a checkpoint there means that this group is a replacement.
         return train(config, Path(run), ranks, resume=True, listener=None, services=services)

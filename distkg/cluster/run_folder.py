@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from distkg.config import RunConfig
+from distkg.training.record import LEASE
 
 METRICS = "metrics.jsonl"
 FAILURES = "failures.jsonl"
@@ -72,7 +73,8 @@ def claim(run: Path, *, resume: bool) -> None:
     if run.exists() and not run.is_dir():
         raise RunFolderError(f"run folder {run} is a file. Name a folder that is new or empty.")
     run.mkdir(parents=True, exist_ok=True)
-    found = sorted(entry.name for entry in run.iterdir() if entry.name not in (LAUNCH, FAILURES))
+    names = (entry.name for entry in run.iterdir())
+    found = sorted(name for name in names if name not in (LAUNCH, FAILURES) and LEASE not in name)
     if found and not resume:
         listed = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
         raise RunFolderError(

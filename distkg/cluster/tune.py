@@ -20,6 +20,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from distkg.cluster import run_folder
 from distkg.cluster.follow import Record
+from distkg.cluster.lease import STALE_SECONDS, claimed
 from distkg.cluster.launch import run_on_workers
 from distkg.cluster.session import describe_shortage, ray_session, set_driver_environment
 from distkg.cluster.study import distributions, make_sampler, quiet
@@ -28,6 +29,7 @@ from distkg.data.store import Store
 from distkg.training.foundation_model import is_foundation
 from distkg.training.graphs import graphs_of
 from distkg.training.preflight import check_run, open_store
+from distkg.training.provenance import provenance_of
 from distkg.training.run import train_on_rank
 from distkg.training.search_folder import (
     SearchError,
@@ -56,6 +58,9 @@ TUNE_SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
 }
+
+LOST_TRIAL_SECONDS = 2 * STALE_SECONDS
+"""How long a trial waits for the process that had it before, where that was lost with its node."""
 
 Ended = Callable[[Trial], None]
 
@@ -88,6 +93,7 @@ def launch_search(
 
     Raises:
         RunFolderError, SearchError: the folder is not free, or holds another search.
+        StoreMismatchError: the search in the folder was on another store; names the file that differs.
         SpaceError: some value of the space cannot be run.
         ConfigError, StoreError, PlanError: the configuration itself cannot be run.
         ClusterError: no such cluster.
@@ -95,14 +101,14 @@ def launch_search(
     folder = SearchFolder(run_folder.absolute_run(run))
     config = run_folder.absolute_store(config)
     check_search(config, space, max_concurrent)
-    run_folder.claim(folder.path, resume=resume)
-    folder.start(config, space)
-    shutil.rmtree(folder.path / run_folder.LAUNCH, ignore_errors=True)
-    left = trials - len(folder.ended())
-    if left > 0:
-        _search(config, space, folder, left, max_concurrent, ended or _silent)
-    folder.drop_checkpoints()
-    return folder.ended()
+    with claimed(folder.path, resume=resume):
+        folder.start(config, space, provenance_of(config, stores_of(config)))
+        shutil.rmtree(folder.path / run_folder.LAUNCH, ignore_errors=True)
+        left = trials - len(folder.ended())
+        if left > 0:
+            _search(config, space, folder, left, max_concurrent, ended or _silent)
+        folder.drop_checkpoints()
+        return folder.ended()
 
 
 def check_search(config: RunConfig, space: Space, max_concurrent: int = 1) -> None:
@@ -111,7 +117,7 @@ def check_search(config: RunConfig, space: Space, max_concurrent: int = 1) -> No
     Raises:
         ConfigError, StoreError, PlanError, SpaceError: as `launch_search`.
     """
-    stores = [Store.open(address) for address in graphs_of(config)] if is_foundation(config) else [open_store(config)]
+    stores = stores_of(config)
     if not any(store.manifest.triples.get("valid") for store in stores):
         listed = ", ".join(store.address for store in stores)
         raise SearchError(
@@ -120,6 +126,11 @@ def check_search(config: RunConfig, space: Space, max_concurrent: int = 1) -> No
         )
     check_run(config, max_concurrent)
     check_space(space, config, lambda changed: check_run(changed, max_concurrent), "the space")
+
+
+def stores_of(config: RunConfig) -> list[Store]:
+    """The stores that a run trains on; raises as ``Store.open``."""
+    return [Store.open(address) for address in graphs_of(config)] if is_foundation(config) else [open_store(config)]
 
 
 def _silent(trial: Trial) -> None:
@@ -189,7 +200,8 @@ def run_trial(folder: SearchFolder, number: int, max_concurrent: int = 1) -> Non
     try:
         config = with_parameters(folder.read_config(), folder.parameters(number))
         check_run(config, max_concurrent)
-        run_on_workers(train_on_rank, config, run, resume=True, listener=Reports(config, run))
+        listener = Reports(config, run)
+        run_on_workers(train_on_rank, config, run, resume=True, listener=listener, wait_seconds=LOST_TRIAL_SECONDS)
     except Exception as error:
         folder.note_failure(number, error)
         tune.report({MRR: 0.0, SHARE: 1.0})

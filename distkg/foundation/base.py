@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from distkg.config import parse_options
+from distkg.data.identity import LABELS, StoreIdentity, mismatch
+from distkg.data.store import Store
 from distkg.foundation.graph import Facts, KnowledgeGraph
 from distkg.registry import Registry
 
@@ -42,6 +44,9 @@ class FoundationModel(nn.Module, ABC):
         relations_by_facts: whether states of relations depend on single facts, so that hidden ones must be hidden from
             them.
         knows_entities: whether entities have too, so that ``options.entities`` is.
+        reads_relation_text: whether it reads what relations are called, where a store says so.
+        trained_on: the store whose entities or relations have vectors of their own in this model; None where there is
+            none, or a model of an earlier version does not say.
         grows_from: name of the model whose weights it can begin with, besides its own; none if empty.
     """
 
@@ -51,7 +56,9 @@ class FoundationModel(nn.Module, ABC):
     knows_relations: ClassVar[bool] = False
     relations_by_facts: bool = True
     knows_entities: ClassVar[bool] = False
+    reads_relation_text: ClassVar[bool] = False
     grows_from: ClassVar[str] = ""
+    trained_on: StoreIdentity | None = None
     options: ModelOptions
 
     @classmethod
@@ -66,6 +73,30 @@ class FoundationModel(nn.Module, ABC):
     def __init__(self, options: ModelOptions) -> None:
         super().__init__()
         self.options = options
+
+    def graph_of(self, store: Store) -> KnowledgeGraph:
+        """The training facts of a store, which the model may be asked about.
+
+        Raises:
+            StoreMismatchError: the model has vectors for the entities or relations of another store.
+            StoreError: as ``KnowledgeGraph.of_store``.
+        """
+        self.check_store(store)
+        return KnowledgeGraph.of_store(store)
+
+    def check_store(self, store: Store) -> None:
+        """Refuse a store whose ids stand for other entities or relations than those that the model has vectors for.
+
+        Raises:
+            StoreMismatchError: names the file that differs.
+        """
+        if self.trained_on is None:
+            return
+        here = StoreIdentity.of(store)
+        names = [name for name, known in zip(LABELS, (self.knows_entities, self.knows_relations), strict=True) if known]
+        for name in names:
+            if here.files.get(name) != self.trained_on.files.get(name):
+                raise mismatch(self.trained_on, store.address, name, f"this {self.name} model")
 
     @property
     def device(self) -> torch.device:

@@ -17,10 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from distkg.data.identity import StoreIdentity
+from distkg.data.location import Location
 from distkg.foundation.base import MODELS, FoundationModel
 from distkg.registry import UnknownNameError
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+TRAINED_ON = "store.json"  # of a model with vectors for the entities or relations of one store
 MODEL_FOLDER = "model"  # of a run
 FORMAT_VERSION = 1
 PublishedFormat = Literal["ultra", "trix", "trix_relations", "motif", "semma"]
@@ -61,6 +64,9 @@ def save_model(model: FoundationModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
+    (folder / TRAINED_ON).unlink(missing_ok=True)
+    if model.trained_on is not None:
+        (folder / TRAINED_ON).write_text(model.trained_on.model_dump_json(indent=1) + "\n", encoding="utf-8")
     described = {"format_version": FORMAT_VERSION, "model": model.name, "options": model.options.model_dump()}
     (folder / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n")
 
@@ -86,9 +92,26 @@ def load_model(folder: Path) -> FoundationModel:
             )
         model = make_model(described["model"], described["options"])
         weights = load_file(folder / WEIGHTS)
+        model.trained_on = _trained_on(folder)
     except (KeyError, TypeError, json.JSONDecodeError, SafetensorError, OSError, UnknownNameError) as error:
         raise ModelFileError(f"{folder}: the model cannot be read: {error}") from None
     return _filled(model, weights, folder / WEIGHTS)
+
+
+def _trained_on(folder: Path) -> StoreIdentity | None:
+    file = folder / TRAINED_ON
+    try:
+        return StoreIdentity.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except ValueError as error:
+        raise ModelFileError(f"{file} is damaged: {error}") from None
+
+
+def weights_sha256(path: Path) -> str | None:
+    """Checksum of the weights in the folder of a model, or of a run that trained one; None where there are none."""
+    folder = _place(path)
+    if folder is None or not (folder / WEIGHTS).is_file():
+        return None
+    return Location.of(str(folder / WEIGHTS)).sha256()
 
 
 def import_checkpoint(file: Path, format: PublishedFormat = "ultra") -> FoundationModel:

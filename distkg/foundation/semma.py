@@ -60,6 +60,7 @@ class Semma(Ultra):
 
     Options = SemmaOptions
     name = "semma"
+    reads_relation_text = True
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__(options)

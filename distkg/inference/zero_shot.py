@@ -14,7 +14,6 @@ from torch import Tensor
 from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
 from distkg.foundation.base import FoundationModel
-from distkg.foundation.graph import KnowledgeGraph
 from distkg.foundation.paths import edge_gradients, in_words, most_influential
 from distkg.foundation.reasoner import Reasoner
 from distkg.foundation.sampling import Surroundings
@@ -50,7 +49,7 @@ def reasoner_of(model: FoundationModel, store: Store, fanouts: Sequence[int] = (
     Args:
         fanouts: facts of an entity that are followed at each step away from the anchors; empty for the whole graph.
     """
-    graph = KnowledgeGraph.of_store(store)
+    graph = model.graph_of(store)
     return Reasoner(model, graph, Surroundings.where_wanted(graph, fanouts))
 
 
@@ -85,7 +84,7 @@ def reasons_for(
     model: FoundationModel, store: Store, anchor: int, relation: int, answers: Sequence[int], top: int = 3
 ) -> list[list[Reason]]:
     """The most influential paths to each answer, best first; none where no path of the model's depth leads there."""
-    graph = KnowledgeGraph.of_store(store)
+    graph = model.graph_of(store)
     relations = dict(enumerate(store.relation_labels().to_pylist()))
     found = []
     for answer in answers:

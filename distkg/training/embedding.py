@@ -16,6 +16,7 @@ from distkg.training.dense import DenseParameters
 from distkg.training.loop import Loop
 from distkg.training.metrics import evaluate_triples, known_answers_of, ranking_metrics, some_of
 from distkg.training.model import Model
+from distkg.training.provenance import Provenance, provenance_of
 from distkg.training.ranking import rank_answers
 from distkg.training.record import Record
 from distkg.training.schedule import Schedule
@@ -46,6 +47,9 @@ class EmbeddingLearner:
             overlap=config.train.overlap,
         )
         self._validation: tuple[np.ndarray, KnownAnswers] | None = None
+
+    def provenance(self) -> Provenance:
+        return provenance_of(self._config, [self.store])
 
     def _rate(self, epoch: int, step: int) -> float:
         return self._schedule.factor(epoch + step / self.steps_per_epoch)

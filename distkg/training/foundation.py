@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from distkg.config import ConfigError, RunConfig
+from distkg.data.identity import StoreIdentity
 from distkg.data.known import KnownAnswers
 from distkg.foundation import save_model
 from distkg.foundation.files import MODEL_FOLDER
@@ -29,6 +30,7 @@ from distkg.training.graphs import LearnedGraph, graphs_of
 from distkg.training.metrics import Metrics, evaluate_ranks, ranking_metrics
 from distkg.training.mining import encoder_parameters, weights_of
 from distkg.training.randomness import Purpose, stream
+from distkg.training.provenance import Provenance, provenance_of
 from distkg.training.ranking import rank_by_scores
 from distkg.training.record import Record
 from distkg.training.schedule import Schedule
@@ -50,6 +52,8 @@ class FoundationLearner:
             self.graphs[0].source.attach(view_of_run(Path(config.negatives.vectors), self.graphs[0].store))
         torch.manual_seed(stream(Purpose.NETWORK, config.train.seed).initial_seed())
         self.model = start_of(config, [graph.store.manifest for graph in self.graphs]).to(ranks.device)
+        if self.model.knows_relations:
+            self.model.trained_on = StoreIdentity.of(self.graphs[0].store)
         batches = FoundationBatches(self.graphs, config, ranks)
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
         self._dense = DenseParameters(self.model, config.optimizer, ranks)
@@ -68,6 +72,9 @@ class FoundationLearner:
             telemetry=self._telemetry,
             before_step=before_step,
         )
+
+    def provenance(self) -> Provenance:
+        return provenance_of(self._config, [graph.store for graph in self.graphs], self.model)
 
     def _mined(self, services: Services) -> tuple[Tables | None, Callable[[int], None]]:
         """Tables of relations that actors compare, where the run asks for them, and what keeps them young."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from distkg.config import ConfigError, RunConfig
 from distkg.data.manifest import Manifest
+from distkg.data.store import Store
 from distkg.foundation import MODELS, FoundationModel, load_model, make_model
 from distkg.negatives import SOURCES
 from distkg.negatives.ahead import source_names
@@ -101,6 +102,7 @@ def start_of(config: RunConfig, sizes: Sequence[Manifest]) -> FoundationModel:
         ConfigError: wrong options, or a model to go on from that is another one, or that they do not fit; several
             graphs for a model whose relations are those of one.
         ModelFileError: there is none to go on from.
+        StoreMismatchError: it has vectors for the entities or relations of another store.
     """
     name, options = config.model.name, dict(config.model.options)
     if MODELS[name].knows_relations:
@@ -112,6 +114,7 @@ def start_of(config: RunConfig, sizes: Sequence[Manifest]) -> FoundationModel:
     if not config.model.start:
         return make_model(name, options)
     start = load_model(Path(config.model.start))
+    _check_start(start, config)
     if config.model.keep_start and start.name == name:
         raise ConfigError(
             f"model.keep_start: {config.model.start} is {name} itself, so that nothing would learn; it is for a model "
@@ -123,6 +126,13 @@ def start_of(config: RunConfig, sizes: Sequence[Manifest]) -> FoundationModel:
         for key, parameter in model.named_parameters():
             parameter.requires_grad_(key not in kept)
     return model
+
+
+def _check_start(start: FoundationModel, config: RunConfig) -> None:
+    """Refuse to go on from vectors of entities or relations on a store where their ids stand for others."""
+    if start.trained_on is not None:
+        for address in graphs_of(config):
+            start.check_store(Store.open(address))
 
 
 def _gone_on(start: FoundationModel, config: RunConfig, options: Mapping[str, Any]) -> FoundationModel:

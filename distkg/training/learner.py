@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from distkg.training.checkpoint import State
 from distkg.training.clock import Clock
+from distkg.training.provenance import Provenance
 from distkg.training.record import Record
 
 
@@ -48,6 +49,10 @@ class Learner(Protocol):
     @property
     def loop(self) -> Steps:
         """Makes its steps."""
+        ...
+
+    def provenance(self) -> Provenance:
+        """What it learns from: stores by checksum, and the configuration; only this rank reads."""
         ...
 
     def model_state(self) -> State:

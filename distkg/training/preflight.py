@@ -17,6 +17,7 @@ from distkg.training.foundation_plan import plan_foundation
 from distkg.training.graphs import graphs_of
 from distkg.training.machine import Machine, measure, memory_limit
 from distkg.training.plan import Plan, count_distinct_queries, plan
+from distkg.training.provenance import open_named
 from distkg.training.task import check_objective, check_sources
 
 COUNTED_TRIPLES = 5_000_000  # above this, distinct queries are not counted, and the estimate of time is an upper bound
@@ -82,7 +83,7 @@ def open_store(config: RunConfig) -> Store:
     """
     if not config.data.store:
         raise ConfigError("data.store is empty: name a store made by `distkg prepare`, as in --set data.store=stores/x")
-    return Store.open(config.data.store)
+    return open_named(config.data.store)
 
 
 def _missing_tokens(planned: Plan) -> tuple[str, ...]:

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+from distkg.config import TrainConfig
+from distkg.training.resume import Change
+
+_FIELDS = ("epoch", "step", "steps", "seconds", "best_mrr", "evaluations_without_gain")
+
+
+class ProgressError(ValueError):
+    """Counters of a run that cannot be right."""
 
 
 @dataclass
@@ -17,7 +27,10 @@ class Progress:
         seconds: wall time of earlier processes of this run.
         best_mrr: best validation MRR so far.
         evaluations_without_gain: validations since then.
-        stopped: no further epoch is wanted.
+        stopped_by: key of ``train`` for whose sake no further epoch is wanted, such as patience; empty while training.
+        stopped_at: the value of that key.
+        accepted_changes: settings that were changed between two processes of this run, each with the step and the epoch
+            from which they hold.
     """
 
     epoch: int = 0
@@ -26,24 +39,72 @@ class Progress:
     seconds: float = 0.0
     best_mrr: float = -1.0
     evaluations_without_gain: int = 0
-    stopped: bool = False
+    stopped_by: str = ""
+    stopped_at: float = 0.0
+    accepted_changes: list[dict[str, Any]] = field(default_factory=list)
 
-    def saved(self, seconds: float, halvings: int, config_sha256: str, workers: int) -> dict[str, Any]:
+    @property
+    def stopped(self) -> bool:
+        """Whether no further epoch is wanted."""
+        return bool(self.stopped_by)
+
+    def stop(self, key: str, limit: float | None) -> None:
+        """Remember why the run stops, the first reason of several."""
+        if not self.stopped_by:
+            self.stopped_by, self.stopped_at = key, float(limit or 0)
+
+    def check(self, steps_per_epoch: int) -> None:
+        """Raise where the run is not within an epoch.
+
+        Raises:
+            ProgressError: names the counters.
+        """
+        if not 0 <= self.step < steps_per_epoch:
+            raise ProgressError(
+                f"step {self.step} of epoch {self.epoch} is none of its {steps_per_epoch}: the checkpoint that this "
+                "run goes on from was written with other settings. Resume with the settings of then"
+            )
+
+    def accept(self, changes: Sequence[Change], steps_per_epoch: int) -> None:
+        """Add the changes that steer the course of training, as of this step."""
+        epoch = round(self.epoch + self.step / steps_per_epoch, 4)
+        self.accepted_changes += [
+            {"step": self.steps, "epoch": epoch, "key": change.key, "before": change.before, "after": change.after}
+            for change in changes
+            if change.kind == "course"
+        ]
+
+    def saved(
+        self, seconds: float, halvings: int, config_sha256: str, workers: int, steps_per_epoch: int
+    ) -> dict[str, Any]:
         """As JSON for a checkpoint's manifest."""
         return {
-            "epoch": self.epoch,
-            "step": self.step,
-            "steps": self.steps,
+            **{name: getattr(self, name) for name in _FIELDS},
             "seconds": seconds,
-            "best_mrr": self.best_mrr,
-            "evaluations_without_gain": self.evaluations_without_gain,
+            "steps_per_epoch": steps_per_epoch,
+            "stopped_by": self.stopped_by,
+            "stopped_at": self.stopped_at,
+            "accepted_changes": self.accepted_changes,
             "halvings": halvings,
             "config_sha256": config_sha256,
             "workers": workers,
         }
 
     @classmethod
-    def restored(cls, saved: dict[str, Any]) -> Progress:
-        """From what ``saved`` gave."""
-        fields = ("epoch", "step", "steps", "seconds", "best_mrr", "evaluations_without_gain")
-        return cls(**{name: saved[name] for name in fields})
+    def restored(cls, saved: dict[str, Any], settings: TrainConfig, steps_per_epoch: int) -> Progress:
+        """From what ``saved`` gave, under settings that may be others.
+
+        A run that was stopped by a limit is stopped still, unless the limit was raised or lifted. Where an epoch has
+        another number of steps than it had, the run is where the same share of the epoch is done, rounded down: no
+        triple of the epoch is left out, and less than a batch of them is asked about again.
+        """
+        progress = cls(**{name: saved[name] for name in _FIELDS})
+        progress.accepted_changes = list(saved.get("accepted_changes", []))
+        if saved.get("stopped_by"):
+            limit = getattr(settings, saved["stopped_by"], None)
+            if limit is not None and limit <= saved["stopped_at"]:
+                progress.stop(saved["stopped_by"], saved["stopped_at"])
+        before = saved.get("steps_per_epoch", steps_per_epoch)
+        if before != steps_per_epoch:
+            progress.step = progress.step * steps_per_epoch // before
+        return progress

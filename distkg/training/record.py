@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: config.yaml, metrics.jsonl, result.json."""
+"""What a run leaves in its folder: config.yaml, provenance.json, metrics.jsonl, result.json."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from distkg.config import ConfigError, RunConfig, load_config
 
 Record = dict[str, Any]
 
+LEASE = "lease.json"
+"""Names the driver that writes to a run folder or search, while there is one; see ``distkg.cluster.lease``."""
+
 _LIBRARIES = ("torch", "numpy", "numba", "pyarrow", "ray", "dgl")
 
 
@@ -26,6 +29,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.result = path / "result.json"
         self.checkpoints = path / "checkpoints"
+        self.provenance = path / "provenance.json"
 
     def write_config(self, config: RunConfig) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distkg.data.known_relations import KnownRelations
 from distkg.data.store import Store, StoreError
-from distkg.foundation import FoundationModel, KnowledgeGraph
+from distkg.foundation import FoundationModel
 from distkg.foundation.reasoner import Reasoner
 from distkg.sharding.ranks import Ranks
 from distkg.training.blocks import ScoreError
@@ -110,7 +110,7 @@ def evaluate_relations(
         raise StoreError(f"split {split!r} of {store.address} holds no triples. Splits: {store.manifest.triples}")
     asked = some_of(asked, triples, seed=0)
     known = known_relations_of(store, asked) if filtered else None
-    reasoner = Reasoner(model, KnowledgeGraph.of_store(store))
+    reasoner = Reasoner(model, model.graph_of(store))
     ranking = rank_relations(reasoner.relation_scores, asked, known, batch_size=batch_size)
     return {"split": split, "metrics": ranking_metrics(ranking), "by_relation": _by_relation(ranking, store)}
 

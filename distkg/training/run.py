@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,12 +19,16 @@ from distkg.training.foundation_model import is_foundation
 from distkg.training.learner import Learner
 from distkg.training.memory import keep_freed_memory
 from distkg.training.progress import Progress
+from distkg.training.provenance import KEY as PROVENANCE
+from distkg.training.provenance import recorded_in, write_provenance
 from distkg.training.record import Record, RunFolder, versions
 from distkg.training.relation_prediction import RelationLearner, ranks_relations
+from distkg.training.resume import Change, check_resume, compare
 from distkg.training.schedule import Schedule
 from distkg.training.services import ALONE, Services
 
 REPORT_SECONDS = 10.0
+VALIDATED = "evaluate.max_valid_triples"
 
 Listener = Callable[[Record], None]
 
@@ -39,6 +43,7 @@ def train_on_rank(
     ranks: Ranks,
     *,
     resume: bool = False,
+    accept_changes: bool = False,
     listener: Listener | None = None,
     services: Services = ALONE,
 ) -> Record:
@@ -46,9 +51,11 @@ def train_on_rank(
 
     Args:
         config: the run.
-        run: its folder, seen by all ranks; rank 0 writes config.yaml, metrics.jsonl and result.json there.
+        run: its folder, seen by all ranks; rank 0 writes config.yaml, provenance.json, metrics.jsonl and result.json
+            there.
         ranks: this process's place among the workers.
         resume: go on from the newest valid checkpoint in the folder, if there is one.
+        accept_changes: go on although settings that steer the course of training have changed; the result lists them.
         listener: called on rank 0 with every line of metrics.jsonl.
         services: what others do for this rank.
 
@@ -57,13 +64,19 @@ def train_on_rank(
 
     Raises:
         DivergedError: the loss became infinite or NaN.
+        ResumeError, StoreMismatchError: the folder holds a run that cannot go on with this configuration or store;
+            nothing in it has changed.
     """
     keep_freed_memory()
     folder = RunFolder(run)
+    if resume:
+        check_resume(config, folder, accept_changes=accept_changes)
     training = Training(config, folder, ranks, listener, services)
     if resume:
-        training.restore()
+        training.restore(accept_changes=accept_changes)
     if ranks.first:
+        services.check_writer()
+        write_provenance(folder.path, training.provenance)
         folder.write_config(config)
         folder.forget_after(training.progress.steps)
     ranks.barrier()
@@ -90,6 +103,8 @@ class Training:
         self.schedule = Schedule(config.optimizer, config.train.epochs)
         self.learner = make_learner(config, ranks, self.schedule, services)
         self.loop = self.learner.loop
+        self.provenance = self.learner.provenance()
+        self._check_writer = services.check_writer
         self.checkpoints = Checkpoints(folder.checkpoints, ranks, config.checkpoint.keep)
         self._started = self._reported = time.perf_counter()
         self._steps_reported, self._loss = 0, 0.0
@@ -98,12 +113,15 @@ class Training:
         """Epochs until the last, the time limit, or no gain for ``train.patience`` evaluations."""
         progress = self.progress
         while progress.epoch < self.config.train.epochs and not progress.stopped:
+            # Each turn so makes a step or is stopped by the limit, which is looked at before steps are made.
+            progress.check(self.learner.steps_per_epoch)
             every = self.config.checkpoint.every_steps or self.learner.steps_per_epoch
             last = min(self.learner.steps_per_epoch, (progress.step // every + 1) * every)
             before = progress.step
             progress.step = self.loop.run(progress.epoch, before, last, self._go_on)
             progress.steps += progress.step - before
-            progress.stopped |= progress.step < last
+            if progress.step < last:
+                self._stop("time_limit_seconds")
             if progress.step == self.learner.steps_per_epoch:
                 progress.epoch, progress.step = progress.epoch + 1, 0
                 self._after_epoch()
@@ -114,13 +132,17 @@ class Training:
 
     def _after_epoch(self) -> None:
         config, epoch = self.config, self.progress.epoch
-        self.progress.stopped |= not self._go_on(0)
+        if not self._go_on(0):
+            self._stop("time_limit_seconds")
         if epoch % config.evaluate.every == 0 or epoch == config.train.epochs or self.progress.stopped:
             self._validate_and_save()
         else:
             self._report()
             if epoch % config.checkpoint.every == 0:
                 self._save(best=False)
+
+    def _stop(self, key: str) -> None:
+        self.progress.stop(key, getattr(self.config.train, key))
 
     def _validate_and_save(self) -> None:
         metrics = self.learner.validate()
@@ -131,7 +153,8 @@ class Training:
             progress.best_mrr = max(progress.best_mrr, metrics["mrr"])
             self.schedule.after_evaluation(progress.evaluations_without_gain)
         patience = self.config.train.patience
-        progress.stopped |= patience is not None and progress.evaluations_without_gain >= patience
+        if patience is not None and progress.evaluations_without_gain >= patience:
+            self._stop("patience")
         self._report(metrics)
         self._save(best=gained)
 
@@ -181,6 +204,7 @@ class Training:
             line["valid"] = valid
         self._reported, self._steps_reported = now, self.loop.steps
         if self.ranks.first:
+            self._check_writer()
             self.folder.report(line)
             if self.listener is not None:
                 self.listener(line)
@@ -193,17 +217,52 @@ class Training:
         return self.loop.bytes_exchanged // max(1, self.loop.steps)
 
     def _save(self, *, best: bool) -> None:
-        progress = self.progress.saved(self._seconds(), self.schedule.halvings, self.config.sha256(), self.ranks.size)
+        if self.ranks.first:
+            self._check_writer()
+        counters = self._seconds(), self.schedule.halvings, self.config.sha256(), self.ranks.size
+        progress = self.progress.saved(*counters, self.learner.steps_per_epoch)
+        progress[PROVENANCE] = self.provenance.to_json()
         self.checkpoints.save(f"step-{self.progress.steps:09d}", self.learner.state(), progress, best=best)
 
-    def restore(self) -> None:
-        """Go on from the newest valid checkpoint, if there is one; collective."""
+    def restore(self, *, accept_changes: bool = False) -> None:
+        """Go on from the newest valid checkpoint, if there is one; collective.
+
+        Raises:
+            ResumeError, StoreMismatchError: it was trained with other settings, or on another store.
+        """
         name = self.checkpoints.newest()
         if name is None:
             return
+        changes = self._changes_since(name, accept_changes)
+        best_mrr = self._best_mrr_measured_now(changes)
         saved = self.checkpoints.load(name, self.learner.state())
-        self.progress = Progress.restored(saved)
+        steps_per_epoch = self.learner.steps_per_epoch
+        self.progress = Progress.restored(saved, self.config.train, steps_per_epoch)
+        self.progress.accept(changes, steps_per_epoch)
+        if best_mrr is not None:
+            self.progress.best_mrr = best_mrr
         self.schedule.halvings = int(saved["halvings"])
+
+    def _changes_since(self, checkpoint: str, accept_changes: bool) -> list[Change]:
+        """Settings that are not those of a checkpoint."""
+        recorded = recorded_in(self.checkpoints.describe(checkpoint).progress, f"the manifest of {checkpoint}")
+        if recorded is None:  # of an earlier version
+            return check_resume(self.config, self.folder, accept_changes=accept_changes)
+        return compare(recorded, self.provenance, self.folder, accept_changes=accept_changes)
+
+    def _best_mrr_measured_now(self, changes: Sequence[Change]) -> float | None:
+        """Validation MRR of the best checkpoint on other triples than it was validated on, as later ones are compared
+        with it; None where they are the same, or there is no such checkpoint. Overwrites the model."""
+        changed = {change.key for change in changes}
+        some = self.config.evaluate.max_valid_triples is not None
+        if VALIDATED not in changed and not (some and "train.seed" in changed):
+            return None
+        best = self.checkpoints.best()
+        if best is None:
+            return None
+        self.checkpoints.load(best, self.learner.model_state())
+        metrics = self.learner.validate()
+        return None if metrics is None else metrics["mrr"]
 
     def finish(self) -> Record:
         """Evaluate the best model on valid and test, write and return the result; collective."""
@@ -229,10 +288,13 @@ class Training:
             "versions": versions(),
             "config_sha256": self.config.sha256(),
             "best_checkpoint": best,
+            "accepted_changes": self.progress.accepted_changes,
+            "graphs": [graph.model_dump() for graph in self.provenance.graphs],
             **{key: value for key, value in evaluated.get("test", {}).items() if key.startswith("by_")},
             "graph": self.learner.describe(),
         }
         if self.ranks.first:
+            self._check_writer()
             self.learner.leave_model(self.folder.path)
             self.folder.write_result(result)
         return result

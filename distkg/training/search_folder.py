@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distkg.config import RunConfig, load_config
+from distkg.data.identity import LABELS, mismatch
+from distkg.training.provenance import Provenance, read_provenance, warn_unrecorded, write_provenance
+from distkg.training.record import LEASE
 from distkg.training.space import Parameters, Space, read_space, space_yaml, with_parameters
 
 State = Literal["finished", "pruned", "failed"]
@@ -83,37 +86,71 @@ class SearchFolder:
         self.best = path / "best.yaml"
         self.trials = path / "trials"
 
-    def start(self, config: RunConfig, space: Space) -> None:
+    def start(self, config: RunConfig, space: Space, record: Provenance | None = None) -> None:
         """Write what is searched, or hold it against what was searched here before.
+
+        Args:
+            record: of the stores that trials train on; a store may have moved since.
 
         Raises:
             SearchError: the folder holds something that is no search, or a search of something else.
+            StoreMismatchError: the search was on another store.
         """
         if not self.space.exists():
-            if any(entry.name != ".launch" for entry in self.path.iterdir()):
+            if any(not _is_driver_file(entry.name) for entry in self.path.iterdir()):
                 raise SearchError(
                     f"{self.path} is no search: it holds no space.yaml. Name a folder that is new or empty."
                 )
+            if record is not None:
+                write_provenance(self.path, record)
             _write(self.config, config.to_yaml(help_text=True))
             _write(self.space, space_yaml(space))
             return
-        self._check_same(config, space)
+        self._check_same(config, space, record)
+        if record is not None:
+            write_provenance(self.path, record)
         _write(self.config, config.to_yaml(help_text=True))
+        self.write_best(self.ended())  # of a store that has moved
 
-    def _check_same(self, config: RunConfig, space: Space) -> None:
+    def _check_same(self, config: RunConfig, space: Space, record: Provenance | None) -> None:
         if read_space(str(self.space)) != space:
             raise SearchError(
                 f"the search in {self.path} has another space than this one. Give it its own "
                 f"({self.space}), or name another folder for a new search."
             )
         # Where it runs may change; a search that was stopped may go on elsewhere.
+        moved = self._check_stores(record)
         there, here = flat(self.read_config()), flat(config)
-        changed = [key for key in here if there.get(key) != here[key] and not key.startswith("cluster.")]
+        changed = [
+            key
+            for key in here
+            if there.get(key) != here[key]
+            and not key.startswith("cluster.")
+            and not (moved and key in ("data.store", "data.graphs"))
+        ]
         if changed:
             raise SearchError(
                 f"the search in {self.path} has another configuration than this one: {', '.join(changed)} differ. "
                 f"Give it its own ({self.config}), or name another folder for a new search."
             )
+
+    def _check_stores(self, record: Provenance | None) -> bool:
+        """Whether stores may lie elsewhere than before, as those of the search are known by their checksums."""
+        before = read_provenance(self.path)
+        if before is None or record is None:
+            for graph in record.graphs if record is not None else []:
+                warn_unrecorded(self.path, graph.address)
+            return False
+        if len(before.graphs) != len(record.graphs):
+            raise SearchError(
+                f"the search in {self.path} is on {len(before.graphs)} stores, this one on {len(record.graphs)}. Name "
+                "those that it has, or another folder for a new search."
+            )
+        for old, new in zip(before.graphs, record.graphs, strict=True):
+            name = old.difference(new, "everything")
+            if name is not None:
+                raise mismatch(old, new.address, name, f"the search in {self.path}")
+        return True
 
     def read_config(self) -> RunConfig:
         """The configuration that trials change."""
@@ -146,9 +183,17 @@ class SearchFolder:
         """best.yaml: the configuration of the best trial, ready for `distkg train`."""
         best = best_trial(trials)
         if best is not None:
-            lead = f"# Trial {best.number} of the search: validation MRR {best.value:.4f}.\n"
+            lead = f"# Trial {best.number} of the search: validation MRR {best.value:.4f}.\n" + self._searched_on()
             config = with_parameters(self.read_config(), best.parameters)
             _write(self.best, lead + config.to_yaml(help_text=True))
+
+    def _searched_on(self) -> str:
+        """Lines that tell the stores of the search."""
+        record = read_provenance(self.path)
+        return "".join(
+            f"# Searched on the store whose {LABELS[0]} has SHA-256 {graph.files[LABELS[0]]}.\n"
+            for graph in (record.graphs if record else [])
+        )
 
     def begin(self, parameters: Parameters) -> int:
         """Make the folder of a new trial and return its number."""
@@ -257,6 +302,11 @@ def differences(base: RunConfig, other: RunConfig) -> list[tuple[str, Any, Any]]
     """Dotted keys whose values differ, with both values."""
     before, after = flat(base), flat(other)
     return [(key, before[key], after[key]) for key in after if before[key] != after[key]]
+
+
+def _is_driver_file(name: str) -> bool:
+    """Whether a file of the folder is a driver's, and none of a search."""
+    return name == ".launch" or LEASE in name
 
 
 def _write(path: Path, text: str) -> None:

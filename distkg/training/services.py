@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from distkg.negatives.ahead import PoolOf
 from distkg.negatives.mined import MinerOf
 from distkg.training.graphs import GraphOf
+
+
+def _nobody_else_writes() -> None:
+    """Of a rank without a launch: whoever calls it sees to that."""
 
 
 @dataclass(frozen=True)
@@ -17,11 +22,13 @@ class Services:
         pool_of: to those who draw negatives ahead of time, where ``negatives.pool`` asks for them.
         miner_of: to those who compare relations for kmas, likewise.
         graph_of: to graphs that the processes of a node share.
+        check_writer: raises where another driver has taken over the run folder; asked before each write into it.
     """
 
     pool_of: PoolOf | None = None
     miner_of: MinerOf | None = None
     graph_of: GraphOf | None = None
+    check_writer: Callable[[], None] = _nobody_else_writes
 
 
 ALONE = Services()

@@ -5,43 +5,56 @@ from __future__ import annotations
 from pathlib import Path
 
 from distkg.config import ConfigError, RunConfig
+from distkg.data.identity import Scope, StoreIdentity, check_store
 from distkg.data.store import Store
+from distkg.foundation import MODELS
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint import CheckpointError, Checkpoints
 from distkg.training.embedding import model_state
 from distkg.training.live import ModelView
 from distkg.training.model import Model
+from distkg.training.provenance import open_store_of_run, provenance_of_run, read_provenance, recorded_in
 from distkg.training.record import RunFolder
 
 
-def load_run(run: Path, ranks: Ranks) -> tuple[Model, Store, RunConfig]:
+def load_run(run: Path, ranks: Ranks, store: str = "", scope: Scope = "graph") -> tuple[Model, Store, RunConfig]:
     """The best model of a run (the newest where none was validated), its store and configuration; collective.
 
+    Args:
+        store: address of the run's store, where it has moved; by default the one of its configuration.
+        scope: files of the store that must be those of the run.
+
     Raises:
-        ConfigError: the folder holds no run.
+        ConfigError: the folder holds no run of embeddings.
         CheckpointError: it holds no valid checkpoint.
+        StoreError: its store cannot be opened.
+        StoreMismatchError: the store is not the one that the model was trained on; names the file that differs.
     """
     folder = RunFolder(run)
     config = folder.read_config()
-    store = Store.open(config.data.store)
-    model = Model(config, store.num_entities, store.num_relations, ranks, train=False)
+    if config.model.name in MODELS:
+        raise ConfigError(f"{run} is a run of {config.model.name}, which has no vectors of entities of one store")
     checkpoints = Checkpoints(folder.checkpoints, ranks, config.checkpoint.keep)
     name = checkpoints.best() or checkpoints.newest()
     if name is None:
         raise CheckpointError(f"{folder.checkpoints} holds no valid checkpoint: train the run first")
+    source = f"the manifest of {folder.checkpoints / name}"
+    record = recorded_in(checkpoints.describe(name).progress, source) or read_provenance(run)
+    opened = open_store_of_run(run, config, record, scope, store)
+    model = Model(config, opened.num_entities, opened.num_relations, ranks, train=False)
     checkpoints.load(name, model_state(model))
-    return model, store, config
+    return model, opened, config
 
 
 def view_of_run(run: Path, store: Store) -> ModelView:
     """The trained model of a run folder, to be looked at with the ids of a store.
 
     Raises:
-        ConfigError: the run was trained on another graph.
+        ConfigError, CheckpointError: as ``load_run``.
+        StoreMismatchError: the run was trained on another store; names the file that differs.
     """
-    model, own, _ = load_run(run, Ranks.single())
-    if own.manifest.files["entities.parquet"] != store.manifest.files["entities.parquet"]:
-        raise ConfigError(
-            f"{run} was trained on {own.address}, whose entities are others than those of {store.address}"
-        )
+    # A run that says what it was trained on is held against this store, wherever its own lies now.
+    recorded = provenance_of_run(run) is not None
+    model, own, _ = load_run(run, Ranks.single(), store.address if recorded else "", "labels")
+    check_store(StoreIdentity.of(own), store, "labels", f"run {run}")
     return ModelView(model)

@@ -1,0 +1,239 @@
+"""Whether a run may go on: the configuration and stores at hand against those that it was made from.
+
+Keys are of three classes, which ``distkg.config`` states for each: fixed ones give stored tensors their meaning and may
+never differ, those of the course of training may on request and are recorded, the rest is free.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distkg.config import Resume, RunConfig, flatten, resume_class
+from distkg.data.identity import StoreIdentity, mismatch
+from distkg.data.relation_text import RELATION_TEXT
+from distkg.data.store import Store
+from distkg.foundation import MODELS
+from distkg.training.graphs import graphs_of
+from distkg.training.provenance import (
+    Provenance,
+    config_of_run,
+    open_named,
+    provenance_of,
+    provenance_of_run,
+    recorded_config,
+    warn_unrecorded,
+)
+from distkg.training.record import RunFolder
+
+SHAPED_BY_EPOCHS = ("linear", "cosine")
+_log = logging.getLogger(__name__)
+
+
+class ResumeError(ValueError):
+    """A run that cannot go on with this configuration; the message names each key with both values."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key whose value is not the one that the run was trained with so far.
+
+    Attributes:
+        key: dotted; of a file of a store, ``data.store`` with the file in parentheses.
+        before, after: the value so far, and now.
+        kind: class of the key.
+    """
+
+    key: str
+    before: Any
+    after: Any
+    kind: Resume
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_shown(self.before)} in the run, {_shown(self.after)} now"
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def check_resume(config: RunConfig, run: RunFolder, *, accept_changes: bool) -> list[Change]:
+    """Hold a configuration against what a run folder says that its run was made from, before anything starts.
+
+    A folder that holds neither a checkpoint nor a configuration is that of a fresh start.
+
+    Returns:
+        Every key that differs: accepted ones, and free ones.
+
+    Raises:
+        ResumeError: names the keys that may not differ, with both values.
+        StoreMismatchError: names the file of a store that is not the one of the run.
+        StoreError: a store cannot be opened.
+        ConfigError, ProvenanceError: the run's own files cannot be read.
+    """
+    record = provenance_of_run(run.path)
+    written = None if record is not None else config_of_run(run.path)
+    if record is None and written is None:
+        return []
+    stores = [open_named(address) for address in _addresses(config)]
+    if record is not None:
+        now = provenance_of(config, stores)
+        return compare(record, now, run, accept_changes=accept_changes, manifests_only=True)
+    assert written is not None
+    values, unknown = written
+    if unknown:
+        _log.warning(
+            "%s was written by another version of distkg and has keys that this one does not: %s",
+            run.config,
+            ", ".join(unknown),
+        )
+    for store in stores:
+        warn_unrecorded(run.path, store.address)
+    return _judged(_differing(values, recorded_config(config)), run, accept_changes)
+
+
+def compare(
+    record: Provenance, now: Provenance, run: RunFolder, *, accept_changes: bool, manifests_only: bool = False
+) -> list[Change]:
+    """Hold what a run is to be made from against what it was made from so far.
+
+    Args:
+        manifests_only: leave out files that are beside the manifest of a store, such as tokens: only who has the model
+            knows which of them it reads.
+
+    Raises:
+        ResumeError, StoreMismatchError: as ``check_resume``.
+    """
+    changes = _differing(record.config, now.config, record.inputs, now.inputs)
+    # What is trained comes first: a run of several graphs and one of a single graph have no stores to compare.
+    _refuse([change for change in changes if change.kind == "fixed"], run)
+    changes += _differing_graphs(record.graphs, now.graphs, run, manifests_only)
+    return _judged(changes, run, accept_changes)
+
+
+def _addresses(config: RunConfig) -> list[str]:
+    if config.model.name in MODELS:
+        return graphs_of(config)
+    return [config.data.store] if config.data.store else []
+
+
+def _differing(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    inputs_before: Mapping[str, str] | None = None,
+    inputs_after: Mapping[str, str] | None = None,
+) -> list[Change]:
+    """Keys whose values differ. One that only this version knows had its default; one that it does not know steers the
+    course, for all that can be told."""
+    default = recorded_config(RunConfig())
+    found = []
+    for key in dict.fromkeys([*after, *before]):
+        old, new = before.get(key, default.get(key)), after.get(key)
+        kind = resume_class(key) or "course"
+        if _equal(old, new) or (resume_class(key) is None and not key_was_set(old)):
+            continue
+        found.append(Change(key, old, new, kind))
+    return _by_content(found, before, after, inputs_before or {}, inputs_after or {})
+
+
+def key_was_set(value: Any) -> bool:
+    """Whether a key that is no longer known had a value that could have done something."""
+    return value not in (None, False, "", [], {})
+
+
+def _by_content(
+    changes: list[Change],
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    inputs_before: Mapping[str, str],
+    inputs_after: Mapping[str, str],
+) -> list[Change]:
+    """Without models that have only moved, and with a run whose vectors are others than they were."""
+    same = {key for key, checksum in inputs_before.items() if inputs_after.get(key) == checksum}
+    found = [change for change in changes if change.key not in same]
+    vectors = "negatives.vectors"
+    old, new = inputs_before.get(vectors), inputs_after.get(vectors)
+    if old and new and old != new and all(change.key != vectors for change in found):
+        states = [f"{values[vectors]} (checkpoint {sha[:12]}…)" for values, sha in ((before, old), (after, new))]
+        found.append(Change(vectors, *states, "course"))
+    return found
+
+
+def _equal(old: Any, new: Any) -> bool:
+    return old == new and isinstance(old, bool) == isinstance(new, bool)
+
+
+def _differing_graphs(
+    before: Sequence[StoreIdentity], after: Sequence[StoreIdentity], run: RunFolder, manifests_only: bool
+) -> list[Change]:
+    """Files of stores that differ and are neither labels nor triples.
+
+    Raises:
+        ResumeError: another number of stores.
+        StoreMismatchError: labels or triples differ.
+    """
+    if not before:
+        return []
+    key = "data.graphs" if len(before) > 1 or len(after) > 1 else "data.store"
+    if len(before) != len(after):
+        addresses = [[graph.address for graph in graphs] for graphs in (before, after)]
+        _refuse([Change("data.graphs", *addresses, "fixed")], run)
+    found = []
+    for old, new in zip(before, after, strict=True):
+        name = old.difference(new, "graph")
+        if name is not None:
+            if {graph.files.get(name) for graph in before} == {graph.files.get(name) for graph in after}:
+                listed = [[graph.address for graph in graphs] for graphs in (before, after)]
+                _refuse([Change(f"{key} (order)", *listed, "fixed")], run)
+            raise mismatch(old, new.address, name, f"run {run.path}")
+        for name in old.only_differs_beside(new):
+            if not (manifests_only and _is_beside_manifest(name)):
+                found.append(Change(f"{key} ({name})", _state(old, name), _state(new, name), "course"))
+    return found
+
+
+def _is_beside_manifest(name: str) -> bool:
+    return "/" in name or name == RELATION_TEXT
+
+
+def _state(graph: StoreIdentity, name: str) -> str:
+    checksum = graph.files.get(name)
+    return f"SHA-256 {checksum[:12]}…" if checksum else "no such file"
+
+
+def _judged(changes: list[Change], run: RunFolder, accept_changes: bool) -> list[Change]:
+    _refuse([change for change in changes if change.kind == "fixed"], run)
+    steering = [change for change in changes if change.kind == "course"]
+    if steering and not accept_changes:
+        listed = "\n".join(f"  {change}" for change in steering)
+        raise ResumeError(
+            f"the run in {run.path} was trained with other settings, and these would change its course:\n{listed}\n"
+            "Give the values that it has, or add --accept-changes to go on with the new ones; the result and the "
+            "report then list each change."
+        )
+    return changes
+
+
+def _refuse(changes: Sequence[Change], run: RunFolder) -> None:
+    if changes:
+        listed = "\n".join(f"  {change}" for change in changes)
+        raise ResumeError(
+            f"the run in {run.path} cannot go on with these settings: they would give its stored vectors another "
+            f"meaning.\n{listed}\nGive the values that it has, or train into another folder."
+        )
+
+
+def notices(changes: Sequence[Change], config: RunConfig) -> list[str]:
+    """Lines for the operator about a run that goes on with other settings than before."""
+    accepted = [str(change) for change in changes if change.kind == "course"]
+    others = [str(change) for change in changes if change.kind == "free"]
+    lines = [f"going on with changed settings: {'; '.join(accepted)}"] if accepted else []
+    if others:
+        lines.append(f"going on with {'; '.join(others)}")
+    shape = config.optimizer.schedule
+    if shape in SHAPED_BY_EPOCHS and any(change.key == "train.epochs" for change in changes):
+        lines.append(f"the {shape} schedule is that of {config.train.epochs} epochs from here on")
+    return lines
