@@ -192,7 +192,9 @@ class NegativesConfig(Section):
         "uniform", description="How wrong answers are drawn: `distkg negatives` lists the sources, and shows examples."
     )
     options: dict[str, Any] = course(default_factory=dict, description="Options of the source, such as {hops: 3}.")
-    count: int = course(128, ge=1, description="Negatives per query; a triple is two queries, so twice this per triple.")
+    count: int = course(
+        128, ge=1, description="Negatives per query; a triple is two queries, so twice this per triple."
+    )
     shared: bool = course(
         True,
         description="Share the negatives of a chunk of queries (fast), or draw for each query, as sources that look at "

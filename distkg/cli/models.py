@@ -57,7 +57,12 @@ GraphOption = Annotated[
     ),
 ]
 StoreOfModelOption = Annotated[
-    str | None, typer.Option("--store", help="Whose training facts a foundation model reasons from.")
+    str | None,
+    typer.Option(
+        "--store",
+        help="Whose training facts a foundation model reasons from; of a run of embeddings, its own store, where that "
+        "has moved.",
+    ),
 ]
 
 
@@ -218,6 +223,7 @@ def export(
     run: RunArgument,
     to: Annotated[Path, typer.Option(help="Folder for vectors, labels and model.json.")],
     index: Annotated[bool, typer.Option("--index", help="Also write a FAISS index of the entities.")] = False,
+    store: Annotated[str, typer.Option(help="Store of the run, where it has moved.")] = "",
 ) -> None:
     """Write vectors and labels as safetensors and Parquet, so that NumPy alone can recompute a score."""
     from distkg.inference.export import export_model
@@ -229,8 +235,8 @@ def export(
             f"{run} is a foundation model, which has no vectors of entities to export: its folder is all that "
             "`distkg predict` and `distkg evaluate` need"
         )
-    model, store, config = load_run(run, Ranks.single())
-    export_model(model, store, config.model, to, index=index)
+    model, own, config = load_run(run, Ranks.single(), store, scope="labels")
+    export_model(model, own, config.model, to, index=index)
     typer.echo(f"export: {to}")
 
 
@@ -245,8 +251,7 @@ def _evaluated_run(run: Path, store: str | None, split: Split, triples: int | No
     from distkg.training.metrics import evaluate_triples
     from distkg.training.trained import load_run
 
-    _refuse_other_graph(run, store=store)
-    model, own, config = load_run(run, Ranks.single())
+    model, own, config = load_run(run, Ranks.single(), store or "")
     settings = config.evaluate
     sizes = {"batch_size": settings.batch_size, "memory_mb": settings.memory_mb}
     return evaluate_triples(model, own, split.value, triples, **sizes)
@@ -312,9 +317,9 @@ def _answering(model: Path, store: str | None, graph: str | None, fanouts: list[
         from distkg.sharding.ranks import Ranks
         from distkg.training.trained import load_run
 
-        _refuse_other_graph(model, store=store, graph=graph)
+        _refuse_other_graph(model, graph=graph)
         _refuse_fanouts(model, ",".join(map(str, fanouts)))
-        loaded, own, _ = load_run(model, Ranks.single())
+        loaded, own, _ = load_run(model, Ranks.single(), store or "")
         yield inference.best_of_model(loaded), own
         return
     from distkg.foundation import load_model

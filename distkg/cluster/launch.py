@@ -103,26 +103,19 @@ def run_on_workers(
     resume: bool = False,
     accept_changes: bool = False,
     listener: Listener | None = None,
-    wait_seconds: float = 0,
 ) -> Record:
-    """`launch_training` with any training function; arguments and errors are the same.
-
-    Args:
-        wait_seconds: how long to wait for another driver of this run to end.
-    """
+    """`launch_training` with any training function; arguments and errors are the same."""
     check_scaling(config)
     folder = run_folder.absolute_run(run)
     config = run_folder.absolute_store(config)
-    with claimed(folder, resume=resume, wait_seconds=wait_seconds) as lease:
+    with claimed(folder, resume=resume) as lease:
         changes = check_resume(config, RunFolder(folder), accept_changes=accept_changes) if resume else []
         for line in notices(changes, config):
             print(line, flush=True)
         return _launch(train, config, folder, lease, listener)
 
 
-def _launch(
-    train: TrainOnRank, config: RunConfig, folder: Path, lease: Lease, listener: Listener | None
-) -> Record:
+def _launch(train: TrainOnRank, config: RunConfig, folder: Path, lease: Lease, listener: Listener | None) -> Record:
     display = make_display(config.train.epochs)
     follower = Follower(
         [

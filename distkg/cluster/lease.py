@@ -2,8 +2,8 @@
 
 The lease is a file that takes its name by a hard link, which is atomic on local and network file systems alike (locks
 such as ``flock`` are local to a machine on some of them), or is created exclusively where there are no links. Its
-holder touches it every ``REFRESH_SECONDS``. A lease is taken over where its holder is gone: on the holder's own machine
-as soon as its process is, from elsewhere when it has not been touched for ``STALE_SECONDS``, by the file system's clock.
+holder touches it every ``REFRESH_SECONDS``. A lease is taken over where its holder is gone: on the holder's machine as
+soon as its process has ended, from elsewhere when it was not touched for ``STALE_SECONDS`` by the file system's clock.
 """
 
 from __future__ import annotations
@@ -141,18 +141,17 @@ class Lease:
 
 
 @contextmanager
-def hold_lease(run: Path, *, wait_seconds: float = 0, notice: Callable[[str], None] = print) -> Iterator[Lease]:
+def hold_lease(run: Path, notice: Callable[[str], None] = print) -> Iterator[Lease]:
     """Be the only driver that writes to a run folder, which exists.
 
     Args:
-        wait_seconds: how long to wait for another holder to end.
         notice: hears where the lease was taken over from a driver that is gone.
 
     Raises:
         RunInUseError: another driver holds it.
     """
     holder = Holder.this_process()
-    before = _acquire_in_time(run / LEASE, holder, wait_seconds)
+    before = _acquire(run / LEASE, holder)
     lease = Lease(run, holder)
     try:
         if before is not None:
@@ -173,18 +172,35 @@ def refuse_if_held(run: Path) -> None:
         raise _in_use(run / LEASE, found)
 
 
+def wait_until_free(run: Path, seconds: float) -> None:
+    """Wait until no other driver writes to the folder, at most so long.
+
+    Raises:
+        RunInUseError: one does still.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            refuse_if_held(run)
+        except RunInUseError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(POLL_SECONDS)
+        else:
+            return
+
+
 @contextmanager
-def claimed(run: Path, *, resume: bool, wait_seconds: float = 0) -> Iterator[Lease]:
+def claimed(run: Path, *, resume: bool) -> Iterator[Lease]:
     """Make the run folder or accept the one that is there, as ``run_folder.claim``, and be its only writer.
 
     Raises:
         RunFolderError: as ``run_folder.claim``.
         RunInUseError: another driver writes to it.
     """
-    if not wait_seconds:
-        refuse_if_held(run)
+    refuse_if_held(run)
     claim(run, resume=resume)
-    with hold_lease(run, wait_seconds=wait_seconds) as lease:
+    with hold_lease(run) as lease:
         claim(run, resume=resume)  # again: another driver may have begun and ended in between
         yield lease
 
@@ -199,17 +215,6 @@ def check_lease(run: Path, token: str) -> None:
     if found is None or found.token != token:
         now = "its lease was deleted" if found is None else f"it is now held by {found}"
         raise RunTakenOverError(f"run folder {run} was taken over while this run was not heard of: {now}. It ends here")
-
-
-def _acquire_in_time(file: Path, holder: Holder, wait_seconds: float) -> _Found | None:
-    end = time.monotonic() + wait_seconds
-    while True:
-        try:
-            return _acquire(file, holder)
-        except RunInUseError:
-            if time.monotonic() >= end:
-                raise
-            time.sleep(POLL_SECONDS)
 
 
 def _acquire(file: Path, holder: Holder, depth: int = 0) -> _Found | None:

@@ -20,8 +20,8 @@ from ray.tune.search.optuna import OptunaSearch
 
 from distkg.cluster import run_folder
 from distkg.cluster.follow import Record
-from distkg.cluster.lease import STALE_SECONDS, claimed
 from distkg.cluster.launch import run_on_workers
+from distkg.cluster.lease import STALE_SECONDS, claimed, wait_until_free
 from distkg.cluster.session import describe_shortage, ray_session, set_driver_environment
 from distkg.cluster.study import distributions, make_sampler, quiet
 from distkg.config import ConfigError, RunConfig
@@ -200,8 +200,8 @@ def run_trial(folder: SearchFolder, number: int, max_concurrent: int = 1) -> Non
     try:
         config = with_parameters(folder.read_config(), folder.parameters(number))
         check_run(config, max_concurrent)
-        listener = Reports(config, run)
-        run_on_workers(train_on_rank, config, run, resume=True, listener=listener, wait_seconds=LOST_TRIAL_SECONDS)
+        wait_until_free(run, LOST_TRIAL_SECONDS)
+        run_on_workers(train_on_rank, config, run, resume=True, listener=Reports(config, run))
     except Exception as error:
         folder.note_failure(number, error)
         tune.report({MRR: 0.0, SHARE: 1.0})

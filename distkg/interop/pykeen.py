@@ -44,6 +44,7 @@ class SourceSampler(NegativeSampler):
         options: Mapping[str, Any] | None = None,
         classes: str | Path | None = None,
         run: str | Path | None = None,
+        store: str | Path = "",
         entity_to_id: Mapping[str, int] | None = None,
         relation_to_id: Mapping[str, int] | None = None,
         **others: Any,
@@ -54,6 +55,7 @@ class SourceSampler(NegativeSampler):
             options: of the source, as ``negatives.options``.
             classes: folder with ``entity_types.tsv`` and ``relation_domain_range.tsv``, for sources that need them.
             run: folder of a distkg run, for sources that look at the vectors of a model: it stays as it is.
+            store: of the run, where it has moved.
             entity_to_id, relation_to_id: those of the triples factory; needed with ``classes`` or ``run``.
             others: arguments of PyKEEN's ``NegativeSampler``.
 
@@ -70,7 +72,7 @@ class SourceSampler(NegativeSampler):
         graph = TrainingGraph.of_triples(mapped_triples.numpy(), self.num_entities, self.num_relations, known)
         self.source: NegativeSource = make_source(self.source_name, options or {}, graph)
         if run:
-            self.source.attach(RelabelledModel(Path(run), *ids))
+            self.source.attach(RelabelledModel(Path(run), *ids, store=str(store)))
         self._generator = torch.Generator().manual_seed(int(torch.randint(1 << 31, (1,))))
 
     def sample(self, positive_batch: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -132,17 +134,23 @@ def _with_made(drawn: Negatives) -> Negatives:
 class RelabelledModel:
     """The model of a run, entities and relations numbered otherwise; a ``LiveModel``."""
 
-    def __init__(self, run: Path, entity_to_id: Mapping[str, int], relation_to_id: Mapping[str, int]) -> None:
+    def __init__(
+        self, run: Path, entity_to_id: Mapping[str, int], relation_to_id: Mapping[str, int], store: str = ""
+    ) -> None:
         """
+        Args:
+            store: address of the run's store, where it has moved.
+
         Raises:
+            StoreMismatchError: the store is not the one that the run was trained on.
             StoreError: the run's graph has no entity or relation of some label.
         """
-        model, store, _ = load_run(run, Ranks.single())
+        model, own, _ = load_run(run, Ranks.single(), store, scope="labels")
         self._view = ModelView(model)
         self.similarity: Similarity = self._view.similarity
-        self._relations, self._theirs = store.num_relations, len(relation_to_id)
-        self._entity = _places(entity_to_id, store.entity_id)
-        self._relation = _places(relation_to_id, store.relation_id)
+        self._relations, self._theirs = own.num_relations, len(relation_to_id)
+        self._entity = _places(entity_to_id, own.entity_id)
+        self._relation = _places(relation_to_id, own.relation_id)
         self.ranks = Ranks.single()
         self.entities, self.first = len(self._entity), 0
 

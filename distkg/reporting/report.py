@@ -53,6 +53,7 @@ def _grid(run: RunRecord) -> str:
         sections.throughput,
         sections.memory,
         sections.graph,
+        sections.accepted_changes,
         sections.configuration,
     )
     return html.grid(part(run) for part in parts)

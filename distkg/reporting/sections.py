@@ -232,6 +232,18 @@ def memory(run: RunRecord) -> str:
     return html.card("Memory per worker", line + html.bars(rows[:SHOWN_WORKERS]))
 
 
+def accepted_changes(run: RunRecord) -> str:
+    """Settings that were changed while the run was interrupted, with the step from which they hold."""
+    changes = run.result.get("accepted_changes")
+    if not isinstance(changes, list) or not changes:
+        return ""
+    keys = ("step", "epoch", "key", "before", "after")
+    rows = [[as_text(change.get(key)) for key in keys] for change in changes if isinstance(change, dict)]
+    note = "The run went on with these settings on request (--accept-changes); earlier steps were made without them."
+    table = html.table(["Step", "Epoch", "Key", "Before", "From then on"], rows, classes="mono")
+    return html.card("Accepted changes", table, note, wide=True)
+
+
 def configuration(run: RunRecord) -> str:
     """Every key of the run, by section, and the versions it ran with."""
     sections = "".join(html.folded(name, html.definitions(_flat(part))) for name, part in run.config.items())

@@ -29,8 +29,8 @@ from distkg.training.foundation_telemetry import KmasTelemetry
 from distkg.training.graphs import LearnedGraph, graphs_of
 from distkg.training.metrics import Metrics, evaluate_ranks, ranking_metrics
 from distkg.training.mining import encoder_parameters, weights_of
-from distkg.training.randomness import Purpose, stream
 from distkg.training.provenance import Provenance, provenance_of
+from distkg.training.randomness import Purpose, stream
 from distkg.training.ranking import rank_by_scores
 from distkg.training.record import Record
 from distkg.training.schedule import Schedule

@@ -256,7 +256,9 @@ def _open_own(run: Path, address: str) -> Store:
     try:
         return open_named(address)
     except StoreError as error:
-        raise StoreError(f"the store of run {run} cannot be opened: {error}. If it has moved, name its new place with --store") from None
+        raise StoreError(
+            f"the store of run {run} cannot be opened: {error}. If it has moved, name its new place with --store"
+        ) from None
 
 
 def open_named(address: str) -> Store:

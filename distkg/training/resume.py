@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distkg.config import Resume, RunConfig, flatten, resume_class
+from distkg.config import Resume, RunConfig, resume_class
 from distkg.data.identity import StoreIdentity, mismatch
 from distkg.data.relation_text import RELATION_TEXT
-from distkg.data.store import Store
 from distkg.foundation import MODELS
 from distkg.training.graphs import graphs_of
 from distkg.training.provenance import (
@@ -157,8 +156,8 @@ def _by_content(
     vectors = "negatives.vectors"
     old, new = inputs_before.get(vectors), inputs_after.get(vectors)
     if old and new and old != new and all(change.key != vectors for change in found):
-        states = [f"{values[vectors]} (checkpoint {sha[:12]}…)" for values, sha in ((before, old), (after, new))]
-        found.append(Change(vectors, *states, "course"))
+        was, is_now = (f"{values[vectors]} ({sha[:12]}…)" for values, sha in ((before, old), (after, new)))
+        found.append(Change(vectors, was, is_now, "course"))
     return found
 
 
@@ -179,20 +178,22 @@ def _differing_graphs(
         return []
     key = "data.graphs" if len(before) > 1 or len(after) > 1 else "data.store"
     if len(before) != len(after):
-        addresses = [[graph.address for graph in graphs] for graphs in (before, after)]
-        _refuse([Change("data.graphs", *addresses, "fixed")], run)
+        _refuse([Change("data.graphs", _addresses_in(before), _addresses_in(after), "fixed")], run)
     found = []
     for old, new in zip(before, after, strict=True):
         name = old.difference(new, "graph")
         if name is not None:
             if {graph.files.get(name) for graph in before} == {graph.files.get(name) for graph in after}:
-                listed = [[graph.address for graph in graphs] for graphs in (before, after)]
-                _refuse([Change(f"{key} (order)", *listed, "fixed")], run)
+                _refuse([Change(f"{key} (order)", _addresses_in(before), _addresses_in(after), "fixed")], run)
             raise mismatch(old, new.address, name, f"run {run.path}")
         for name in old.only_differs_beside(new):
             if not (manifests_only and _is_beside_manifest(name)):
                 found.append(Change(f"{key} ({name})", _state(old, name), _state(new, name), "course"))
     return found
+
+
+def _addresses_in(graphs: Sequence[StoreIdentity]) -> list[str]:
+    return [graph.address for graph in graphs]
 
 
 def _is_beside_manifest(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from pykeen.sampling import negative_sampler_resolver
 from pykeen.triples import TriplesFactory
 
 from distkg.config import ConfigError, parse_config
+from distkg.data.identity import StoreMismatchError
 from distkg.data.prepare import prepare
 from distkg.interop.pykeen import SAMPLERS, SourceSampler
 from distkg.negatives import SOURCES, Negatives, SourceError
@@ -144,6 +146,17 @@ def test_near_misses_are_those_of_a_run_whatever_the_ids(tmp_path: Path) -> None
         best = (query @ rows_of.T).topk(6).indices[0].tolist()
         tails = {tail for _, _, tail in drawn if tail != positive[2]}
         assert tails <= {number[entity] for entity in best}
+
+
+def test_vectors_of_a_run_whose_store_was_replaced_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    made = factory()
+    ids = {"entity_to_id": made.entity_to_id, "relation_to_id": made.relation_to_id}
+    shutil.move(tmp_path / "store", tmp_path / "moved")
+    prepare(str(tmp_path / "graph"), str(tmp_path / "store"), seed=1)
+    with pytest.raises(StoreMismatchError, match=r"^entities\.parquet of store .* differs from the one that run"):
+        sampler("distkg_near_miss", num_negs_per_pos=4, run=run, **ids)
+    sampler("distkg_near_miss", num_negs_per_pos=4, run=run, store=tmp_path / "moved", **ids)
 
 
 def test_what_a_source_makes_besides_takes_the_first_places(tmp_path: Path) -> None:

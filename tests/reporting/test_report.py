@@ -30,6 +30,16 @@ def test_a_finished_run_shows_every_part(tmp_path: Path) -> None:
     assert "the largest holds 1.500 × the mean" in page.text
 
 
+def test_accepted_changes_have_a_row_each(tmp_path: Path) -> None:
+    changes = [{"step": 321, "epoch": 4.5, "key": "train.seed", "before": 7, "after": 8}]
+    text = page_of(make_run(tmp_path / "a", lines=metric_lines(), result={**RESULT, "accepted_changes": changes})).text
+    row = text[text.index("Accepted changes") :]
+    assert [part for part in ("321", "4.5", "train.seed", "7", "8", "--accept-changes") if part not in row] == []
+    for result in (RESULT, {**RESULT, "accepted_changes": []}):
+        page = page_of(make_run(tmp_path / f"b{len(result)}", lines=metric_lines(), result=result))
+        assert "Accepted changes" not in page.text
+
+
 def test_where_the_time_goes_adds_up(tmp_path: Path) -> None:
     # 20 reports of 1 + 2 + 6 + 1 seconds.
     page = page_of(make_run(tmp_path, lines=metric_lines(), result=RESULT))

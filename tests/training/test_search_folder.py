@@ -1,12 +1,16 @@
 """The folder of a search: records of trials, the best one, and what a search that goes on finds."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distkg.config import RunConfig, load_config
+from distkg.data.generate import generate
+from distkg.data.identity import StoreMismatchError
+from distkg.data.store import Store
 from distkg.training.search_folder import (
     SearchError,
     SearchFolder,
@@ -16,6 +20,7 @@ from distkg.training.search_folder import (
     differences,
     validations,
 )
+from distkg.training.provenance import provenance_of
 from distkg.training.space import parse_space
 
 SPACE = parse_space({"model.dim": {"choice": [32, 64]}, "optimizer.learning_rate": {"uniform": [0.01, 1]}}, "s")
@@ -160,3 +165,37 @@ def test_the_share_of_the_budget_is_that_of_the_epochs_or_of_the_time() -> None:
 def test_validations_give_the_best_mrr_so_far() -> None:
     lines = [{"epoch": 1, "valid": {"mrr": m}} for m in (0.25, 0.5, float("nan"), 0.125)]
     assert [best for _, best in validations([{"epoch": 0.5}, *lines])] == [0.25, 0.5, 0.5]
+
+
+def started(folder: Path, store: str) -> SearchFolder:
+    folder.mkdir(exist_ok=True)
+    found = SearchFolder(folder)
+    config = RunConfig.model_validate({"data": {"store": store}})
+    found.start(config, SPACE, provenance_of(config, [Store.open(store)]))
+    return found
+
+
+def test_a_search_goes_on_where_its_store_is_now(tmp_path: Path) -> None:
+    generate(str(tmp_path / "store"), entities=40, relations=3, triples=300, seed=1)
+    folder = started(tmp_path / "search", str(tmp_path / "store"))
+    folder.append(trial(folder.begin({"model.dim": 64}), "finished", 0.5))
+    checksum = Store.open(str(tmp_path / "store")).manifest.files["entities.parquet"].sha256
+    assert f"# Searched on the store whose entities.parquet has SHA-256 {checksum}.\n" in folder.best.read_text()
+    shutil.move(tmp_path / "store", tmp_path / "moved")
+    started(tmp_path / "search", str(tmp_path / "moved"))
+    assert folder.read_config().data.store == str(tmp_path / "moved")
+    assert load_config(str(folder.best)).data.store == str(tmp_path / "moved")
+
+
+def test_a_search_on_another_store_is_refused_and_stays_as_it_was(tmp_path: Path) -> None:
+    for name, seed in (("store", 1), ("again", 2)):
+        generate(str(tmp_path / name), entities=40, relations=3, triples=300, seed=seed)
+    started(tmp_path / "search", str(tmp_path / "store"))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "search").iterdir()}
+    with pytest.raises(StoreMismatchError, match=r"again differs from the one that the search in .* was trained on"):
+        started(tmp_path / "search", str(tmp_path / "again"))
+    shutil.rmtree(tmp_path / "store")
+    shutil.move(tmp_path / "again", tmp_path / "store")
+    with pytest.raises(StoreMismatchError):
+        started(tmp_path / "search", str(tmp_path / "store"))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "search").iterdir()} == before
