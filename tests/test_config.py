@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,17 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from distkg.config import ConfigError, PoolConfig, RunConfig, Section, load_config, parse_config, preset_names
+from distkg.config import (
+    ConfigError,
+    PoolConfig,
+    RunConfig,
+    Section,
+    flatten,
+    load_config,
+    parse_config,
+    preset_names,
+    resume_class,
+)
 
 
 def write(folder: Path, text: str) -> str:
@@ -125,3 +136,75 @@ def test_the_hash_follows_the_content() -> None:
 def test_assignment_is_validated_too() -> None:
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         RunConfig().train.epochs = 0
+
+
+def keys() -> list[str]:
+    """Every key of the schema, dotted."""
+    found = []
+    for name, section in sections():
+        found += [f"{name}.{key}" for key in section.model_fields if f"{name}.{key}" != "negatives.pool"]
+    return found
+
+
+FIXED = {
+    *("data.store", "data.graphs"),
+    *("model.name", "model.dim", "model.inverse", "model.dtype", "model.start", "model.keep_start", "model.options"),
+    *("objective.activation", "objective.relation_scale", "optimizer.name"),
+}
+
+
+@pytest.mark.parametrize("key", keys())
+def test_every_key_says_whether_a_resumed_run_may_change_it(key: str) -> None:
+    assert resume_class(key) in ("fixed", "course", "free")
+
+
+def test_what_gives_stored_tensors_their_meaning_is_fixed() -> None:
+    assert {key for key in keys() if resume_class(key) == "fixed"} == FIXED
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("train.seed", "course"),
+        ("train.batch_size", "course"),
+        ("objective.name", "course"),
+        ("negatives.source", "course"),
+        ("negatives.options.hops", "course"),
+        ("regularizer.weight", "course"),
+        ("optimizer.learning_rate", "course"),
+        ("optimizer.schedule", "course"),
+        ("model.dropout", "course"),
+        ("train.epochs", "free"),
+        ("train.time_limit_seconds", "free"),
+        ("train.patience", "free"),
+        ("train.workers", "free"),
+        ("cluster.address", "free"),
+        ("evaluate.every", "free"),
+        ("checkpoint.every_steps", "free"),
+        ("model.options.norm", "fixed"),
+        ("model.dimm", None),
+        ("nothing", None),
+        ("train", None),
+    ],
+)
+def test_the_class_of_a_key(key: str, kind: str | None) -> None:
+    assert resume_class(key) == kind
+
+
+def test_a_flat_configuration_has_every_key_with_its_value() -> None:
+    config = parse_config({"model": {"options": {"norm": "l1"}}, "negatives": {"pool": {"actors": 3}}}, "test")
+    found = flatten(config)
+    assert found["model.options.norm"] == "l1"
+    assert found["negatives.pool.actors"] == 3
+    assert set(found) == {*keys(), "model.options.norm"} - {"model.options", "negatives.options"}
+
+
+def test_the_documentation_names_every_key_that_a_resumed_run_may_not_change_freely() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "operations.md").read_text(encoding="utf-8")
+    rows = {
+        kind: next(line for line in page.splitlines() if line.startswith(f"| {kind} |")) for kind in ("fixed", "course")
+    }
+    for kind, row in rows.items():
+        named = set(re.findall(r"`([a-z_.]+(?:\.\*)?)`", row))
+        for key in (key for key in keys() if resume_class(key) == kind):
+            assert key in named or any(name.endswith(".*") and key.startswith(name[:-1]) for name in named), key

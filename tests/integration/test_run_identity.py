@@ -151,7 +151,15 @@ def test_accept_changes_belongs_to_resume(tmp_path: Path) -> None:
 
 def test_another_scorer_is_refused_on_the_command_line(run: Path, tmp_path: Path) -> None:
     before, expected = contents(run), mrr(run=run)
-    base: list[Any] = ["train", tmp_path / "tiny.yaml", "--run", run, "--resume", "--set", f"data.store={tmp_path / 's'}"]
+    base: list[Any] = [
+        "train",
+        tmp_path / "tiny.yaml",
+        "--run",
+        run,
+        "--resume",
+        "--set",
+        f"data.store={tmp_path / 's'}",
+    ]
     for more in (["--set", "model.name=complex"], ["--set", "model.name=complex", "--set", "train.epochs=10"]):
         result = run_cli(*base, *more, "--accept-changes")
         assert result.exit_code == 2

@@ -17,9 +17,12 @@ import ray
 import torch
 
 from distkg.cluster.launch import launch_training, run_on_workers
+from distkg.cluster.lease import Holder, RunTakenOverError
 from distkg.cluster.run_folder import RunFolderError
+from distkg.cluster.session import ray_session
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
+from distkg.training.run import train_on_rank
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -181,3 +184,32 @@ def test_two_workers_train_a_graph_and_a_finished_run_is_not_written_over(tmp_pa
     with pytest.raises(RunFolderError, match="--resume, or name another folder"):
         launch_training(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == saved
+
+
+def test_a_run_goes_on_with_accepted_changes_and_ends_where_it_is_taken_over(tmp_path: Path) -> None:
+    generate(str(tmp_path / "store"), entities=300, relations=6, triples=3000, seed=1)
+    config = run_config(tmp_path / "store", workers=2)
+    run = tmp_path / "run"
+
+    def taken_over(config: Any, run: Path, ranks: Any, **options: Any) -> dict[str, Any]:
+        other = Holder.this_process().model_copy(update={"machine": "elsewhere", "host": "node7", "pid": 4711})
+        if ranks.first:
+            (run / "lease.json").write_text(other.model_dump_json())
+        ranks.barrier()
+        return train_on_rank(config, run, ranks, **options)
+
+    with ray_session(config):
+        launch_training(config, run, listener=lambda line: None)
+        assert not (run / "lease.json").exists()
+        changed = run_config(tmp_path / "store", workers=2, epochs=5, seed=1)
+        result = launch_training(changed, run, resume=True, accept_changes=True, listener=lambda line: None)
+        assert [(change["key"], change["epoch"]) for change in result["accepted_changes"]] == [("train.seed", 3.0)]
+        assert result["train"]["epochs"] == 5
+        before = {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()}
+        result_before = (run / "result.json").read_bytes()
+        longer = run_config(tmp_path / "store", workers=2, epochs=7, seed=1)
+        with pytest.raises(RunTakenOverError, match="now held by process 4711 on node7"):
+            run_on_workers(taken_over, longer, run, resume=True)
+    assert {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()} == before
+    assert (run / "result.json").read_bytes() == result_before
+    assert json.loads((run / "lease.json").read_text())["host"] == "node7"

@@ -237,7 +237,9 @@ def test_a_model_to_go_on_from_may_move(stores: list[str], tmp_path: Path) -> No
     model = {"name": "ultra", "start": str(tmp_path / "start"), "options": options}
     train(foundation("ultra", stores[:1], model=model), tmp_path / "run")
     shutil.copytree(tmp_path / "start", tmp_path / "moved")
-    train(foundation("ultra", stores[:1], model=model | {"start": str(tmp_path / "moved")}), tmp_path / "run", resume=True)
+    train(
+        foundation("ultra", stores[:1], model=model | {"start": str(tmp_path / "moved")}), tmp_path / "run", resume=True
+    )
     train(foundation("ultra", stores[:1], train={"epochs": 1, "seed": 5}), tmp_path / "other")
     with pytest.raises(ResumeError, match=r"model\.start: .*start in the run, .*other now"):
         train(

@@ -157,7 +157,11 @@ def test_all_changes_are_listed_at_once(small_store: str, trained: Path) -> None
     with pytest.raises(ResumeError) as caught:
         check_resume(other, RunFolder(trained), accept_changes=False)
     text = str(caught.value)
-    for line in ("train.seed: 0 in the run, 7 now", "train.batch_size: 64 in the run, 32 now", "regularizer.name: none"):
+    for line in (
+        "train.seed: 0 in the run, 7 now",
+        "train.batch_size: 64 in the run, 32 now",
+        "regularizer.name: none",
+    ):
         assert line in text
 
 
@@ -416,7 +420,8 @@ def test_a_rank_whose_folder_was_taken_over_writes_nothing(small_store: str, run
         if allowed == 0:
             assert contents(run) == before
         else:
-            assert contents(run / "checkpoints") == contents(run / "checkpoints")
+            after = {name: content for name, content in contents(run).items() if name.startswith("checkpoints")}
+            assert after == {name: content for name, content in before.items() if name.startswith("checkpoints")}
             assert max(line["step"] for line in lines(run)) == 48
 
 

@@ -11,6 +11,7 @@ from distkg.config import RunConfig, load_config
 from distkg.data.generate import generate
 from distkg.data.identity import StoreMismatchError
 from distkg.data.store import Store
+from distkg.training.provenance import provenance_of
 from distkg.training.search_folder import (
     SearchError,
     SearchFolder,
@@ -20,7 +21,6 @@ from distkg.training.search_folder import (
     differences,
     validations,
 )
-from distkg.training.provenance import provenance_of
 from distkg.training.space import parse_space
 
 SPACE = parse_space({"model.dim": {"choice": [32, 64]}, "optimizer.learning_rate": {"uniform": [0.01, 1]}}, "s")
