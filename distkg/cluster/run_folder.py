@@ -42,8 +42,13 @@ def absolute_store(config: RunConfig) -> RunConfig:
     graphs = [absolute(address, "store", "data.graphs") for address in config.data.graphs]
     data = {"store": absolute(config.data.store, "store", "data.store"), "graphs": graphs}
     model = {"start": absolute(config.model.start, "model", "model.start")}
+    negatives = {"vectors": absolute(config.negatives.vectors, "run", "negatives.vectors")}
     return config.model_copy(
-        update={"data": config.data.model_copy(update=data), "model": config.model.model_copy(update=model)}
+        update={
+            "data": config.data.model_copy(update=data),
+            "model": config.model.model_copy(update=model),
+            "negatives": config.negatives.model_copy(update=negatives),
+        }
     )
 
 

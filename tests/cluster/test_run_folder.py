@@ -40,6 +40,12 @@ def test_what_a_launch_that_never_trained_left_behind_is_no_run(tmp_path: Path) 
     claim(tmp_path, resume=False)
 
 
+def test_the_lease_of_a_driver_is_no_run(tmp_path: Path) -> None:
+    for name in ("lease.json", ".lease.json.0a1b", "lease.json.takeover"):
+        (tmp_path / name).write_text("{}")
+    claim(tmp_path, resume=False)
+
+
 def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(RunFolderError, match="is a file"):
@@ -53,8 +59,12 @@ def test_a_run_in_an_object_store_is_refused() -> None:
 
 def test_relative_paths_are_taken_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = RunConfig.model_validate({"data": {"store": "stores/wn18rr"}})
+    config = RunConfig.model_validate(
+        {"data": {"store": "stores/wn18rr"}, "model": {"start": "models/u"}, "negatives": {"vectors": "runs/b"}}
+    )
     assert absolute_run("runs/a") == tmp_path / "runs" / "a"
+    assert absolute_store(config).model.start == str(tmp_path / "models" / "u")
+    assert absolute_store(config).negatives.vectors == str(tmp_path / "runs" / "b")
     assert absolute_store(config).data.store == str(tmp_path / "stores" / "wn18rr")
     assert config.data.store == "stores/wn18rr"
 
