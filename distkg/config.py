@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -184,7 +184,20 @@ class PoolConfig(Section):
     timeout: float = course(0.05, ge=0, description="Seconds that a step waits at most; then it draws for itself.")
     hung_after: float = free(60.0, gt=0, description="Seconds after which an actor that owes a reply is restarted.")
     fallback: str = course("uniform", description="Source, drawn in the step, of what did not arrive.")
+    on_error: Literal["fail", "fallback"] = course(
+        "fail",
+        description="What follows where a source raises in an actor, or returns something else than was requested: "
+        "fail ends the run; fallback warns once, counts, and draws with pool.fallback. Default: fail, or fallback "
+        "where pool.fallback is set and this is not.",
+    )
     sync: bool = course(False, description="Wait for every delivery: slower, and the same from run to run.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fallback_was_chosen(cls, data: object) -> object:
+        # Who names a source to stand in wants the run to go on with it.
+        chosen = isinstance(data, dict) and "fallback" in data and "on_error" not in data
+        return {**data, "on_error": "fallback"} if chosen and isinstance(data, dict) else data
 
 
 class NegativesConfig(Section):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from distkg.negatives.alike import RelationTable
 from distkg.negatives.mined import Mine, Weights
+from distkg.negatives.pool_events import PoolEvent
 
 
 @dataclass
@@ -20,15 +21,24 @@ class InProcessMiner:
     late: int | None = 0
     spoil: Callable[[RelationTable], RelationTable] = lambda table: table
     restarts: int = 0
+    hung: int = 0
+    events: list[PoolEvent] = field(default_factory=list)
     asked: list[tuple[int, Weights]] = field(default_factory=list)
     under_way: dict[str, RelationTable] | None = None
     patience: int | None = 0
+
+    def take_events(self) -> Sequence[PoolEvent]:
+        taken, self.events = self.events, []
+        return taken
 
     def ask(self, version: int, weights: Weights) -> bool:
         if self.under_way is not None:
             return False
         self.asked.append((version, weights))
-        self.under_way = {graph: self.spoil(table) for graph, table in self.mine(version, weights).items()}
+        try:
+            self.under_way = {graph: self.spoil(table) for graph, table in self.mine(version, weights).items()}
+        except Exception as error:
+            self.events.append(PoolEvent.of_error(error, f"comparing relations for step {version}"))
         self.patience = self.late
         return True
 

@@ -14,6 +14,7 @@ from distkg.negatives import TrainingGraph
 from distkg.negatives.ahead import PoolOf, hosted_parts
 from distkg.negatives.host import SourceHost
 from distkg.negatives.messages import Reply, Request
+from distkg.negatives.pool_events import Missing, PoolEvent
 
 
 @dataclass
@@ -24,22 +25,31 @@ class InProcessPool:
     most: int = 1000
     spoil: Callable[[Reply], Reply | None] = lambda reply: reply
     restarts: int = 0
+    hung: int = 0
+    events: list[PoolEvent] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     published: list[int] = field(default_factory=list)
-    under_way: dict[int, Reply | None] = field(default_factory=dict)
+    under_way: dict[int, Reply | PoolEvent | None] = field(default_factory=dict)
+
+    def take_events(self) -> Sequence[PoolEvent]:
+        taken, self.events = self.events, []
+        return taken
 
     def ask(self, requests: Sequence[Request]) -> int:
         accepted = requests[: max(0, self.most - len(self.under_way))]
         for request in accepted:
             self.requests.append(request)
-            self.under_way[request.number] = self.host.draw(request)
+            self.under_way[request.number] = self.host.answer(request)
         return len(accepted)
 
     def room(self) -> int:
         return max(0, self.most - len(self.under_way))
 
-    def take(self, number: int, timeout: float | None) -> Reply | None:
+    def take(self, number: int, timeout: float | None) -> Reply | Missing | None:
         reply = self.under_way.pop(number)
+        if isinstance(reply, PoolEvent):
+            self.events.append(reply)
+            return "broken" if reply.kind == "broken" else "failed"
         return None if reply is None else self.spoil(reply)
 
     def forget(self, number: int) -> None:

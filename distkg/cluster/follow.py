@@ -127,6 +127,17 @@ def describe(record: Record) -> str:
     return "  ".join(parts)
 
 
+def with_warnings(listener: Listener, display: Display) -> Listener:
+    """A listener for lines of metrics.jsonl that also shows their warnings."""
+
+    def heard(record: Record) -> None:
+        for text in (record.get("negatives") or {}).get("warnings", ()):
+            display.notice(f"WARNING: {text}")
+        listener(record)
+
+    return heard
+
+
 class PlainDisplay:
     """A line for each report: job logs, pipes, CI."""
 

@@ -14,7 +14,7 @@ import torch
 from ray.train.torch import TorchTrainer, get_device
 
 from distkg.cluster import run_folder
-from distkg.cluster.follow import Display, Follower, LineTail, Listener, Record, make_display
+from distkg.cluster.follow import Display, Follower, LineTail, Listener, Record, make_display, with_warnings
 from distkg.cluster.lease import Lease, check_lease, claimed
 from distkg.cluster.negative_pool import actors_of_worker, negative_actors
 from distkg.cluster.process_group import process_group
@@ -119,7 +119,7 @@ def _launch(train: TrainOnRank, config: RunConfig, folder: Path, lease: Lease, l
     display = make_display(config.train.epochs)
     follower = Follower(
         [
-            (LineTail(folder / run_folder.METRICS), listener or display.metrics),
+            (LineTail(folder / run_folder.METRICS), with_warnings(listener or display.metrics, display)),
             (LineTail(folder / run_folder.FAILURES), lambda record: display.notice(describe_failure(record))),
         ]
     )
@@ -215,7 +215,7 @@ def _train_loop(train: TrainOnRank) -> Callable[[dict[str, Any]], Record]:
         run, ranks = settings["run"], Ranks.from_process_group(get_device())
         graphs = settings["graphs"]
         services = Services(
-            *actors_of_worker(config, run, ranks.rank, ranks.size, graphs),
+            *actors_of_worker(config, run, ranks, graphs),
             graph_of=graphs_of_node(graphs),
             check_writer=partial(check_lease, Path(run), settings["lease"]),
         )

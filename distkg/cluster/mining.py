@@ -1,18 +1,18 @@
 """Actors that compare relations for kmas, as workers ask them and as they do it.
 
 Every worker sends the same weights at the same step and gets its own reply, so none depends on another; an actor
-compares once for all of them. One that dies is restarted by Ray and asked again; meanwhile workers compare in the step.
+compares once for all of them. One that dies is restarted by Ray and asked again, one that hangs is killed; meanwhile
+workers compare in the step. What a comparison raises is an event.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import ray
 
+from distkg.cluster.actor_link import ActorLink, Call, NoReply, take_events
 from distkg.cluster.shared_graphs import Graphs, graphs_of_node
 from distkg.config import RunConfig
 from distkg.data.store import Store
@@ -21,10 +21,9 @@ from distkg.negatives.ahead import ONLY_SOURCE, hosted_parts
 from distkg.negatives.alike import AlikeOptions, RelationTable
 from distkg.negatives.base import parse_source_options
 from distkg.negatives.mined import Mine, VectorMiner, Weights
+from distkg.negatives.pool_events import PoolEvent
 from distkg.training.foundation_model import is_foundation
 from distkg.training.mining import EncoderMiner
-
-RESTARTING = 0.2  # seconds between attempts to reach an actor that is being restarted, where tables are waited for
 
 
 def mines_of(config: RunConfig, graphs: Graphs, place: int) -> dict[str, Mine]:
@@ -67,15 +66,26 @@ def _equal(left: Weights, right: Weights) -> bool:
 class ActorMiner:
     """One worker's way to the actors that compare relations; a ``negatives.mined.Miner``."""
 
-    def __init__(self, actors: Sequence[Any], key: str, graphs: Graphs) -> None:
-        self.restarts = 0
-        self._actors, self._key, self._graphs = actors, key, graphs
-        self._under_way: dict[int, ray.ObjectRef] = {}  # by actor: who owes takes nothing from the others
+    def __init__(self, links: Sequence[ActorLink], key: str, graphs: Graphs) -> None:
+        self._links, self._key, self._graphs = links, key, graphs
+        self._under_way: dict[int, Call] = {}  # by actor: who owes takes nothing from the others
+        self._lost: set[int] = set()  # actors whose successors are to be asked again
         self._sent: tuple[int, ray.ObjectRef] | None = None
-        self._processes: dict[int, Any] = {}
+
+    @property
+    def restarts(self) -> int:
+        return sum(link.restarts for link in self._links)
+
+    @property
+    def hung(self) -> int:
+        return sum(link.hung for link in self._links)
+
+    def take_events(self) -> Sequence[PoolEvent]:
+        return take_events(self._links)
 
     def ask(self, version: int, weights: Weights) -> bool:
-        free = [actor for actor in range(len(self._actors)) if actor not in self._under_way]
+        busy = {*self._under_way, *self._lost}
+        free = [actor for actor, link in enumerate(self._links) if actor not in busy and link.look_after()]
         if free:
             self._sent = version, ray.put(dict(weights))
         for actor in free:
@@ -83,36 +93,32 @@ class ActorMiner:
         return bool(free)
 
     def take(self, *, wait: bool) -> Mapping[str, RelationTable]:
-        found = self._arrived(None if wait else 0)
-        while wait and self._under_way:
-            time.sleep(RESTARTING)
-            found |= self._arrived(None)
+        found = self._arrived(wait=wait)
+        while wait and (self._under_way or self._lost):
+            found |= self._arrived(wait=True)
         return found
 
     def _send(self, actor: int) -> None:
         assert self._sent is not None
         # Graphs travel with every message: what an actor was made with is lost to its successor.
-        self._under_way[actor] = self._actors[actor].mine.remote(self._key, *self._sent, self._graphs)
+        self._under_way[actor] = self._links[actor].call("mine", self._key, *self._sent, self._graphs)
 
-    def _arrived(self, timeout: float | None) -> dict[str, RelationTable]:
-        """Tables that have come; who was lost with its tables is asked again."""
-        if not self._under_way:
-            return {}
-        ready, _ = ray.wait(list(self._under_way.values()), num_returns=len(self._under_way), timeout=timeout)
+    def _arrived(self, *, wait: bool) -> dict[str, RelationTable]:
+        """Tables that have come; the successor of an actor that was lost with its tables is asked again."""
+        for actor in sorted(self._lost):
+            link = self._links[actor]
+            if link.wait_until_ready() if wait else link.look_after():
+                self._send(actor)
+            if link.ready or link.gone:
+                self._lost.remove(actor)
         found: dict[str, RelationTable] = {}
-        for actor in [actor for actor, arrival in self._under_way.items() if arrival in ready]:
-            found |= self._received(self._under_way.pop(actor), actor)
+        for actor, call in list(self._under_way.items()):
+            if self._links[actor].is_over(call, None if wait else 0):
+                found |= self._received(self._under_way.pop(actor), actor)
         return found
 
-    def _received(self, arrival: ray.ObjectRef, actor: int) -> Mapping[str, RelationTable]:
-        try:
-            process, tables = ray.get(arrival)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except ray.exceptions.RayError:
-            self._send(actor)
-            return {}
-        if self._processes.setdefault(actor, process) != process:
-            self._processes[actor] = process
-            self.restarts += 1
-        return dict(tables)
+    def _received(self, call: Call, actor: int) -> Mapping[str, RelationTable]:
+        tables = self._links[actor].outcome(call)
+        if tables is NoReply.LOST:
+            self._lost.add(actor)
+        return {} if isinstance(tables, NoReply) else dict(tables)

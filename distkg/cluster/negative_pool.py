@@ -2,31 +2,33 @@
 
 Actors host the sources (``negatives.host``); each worker asks them through ``ActorPool``, and never waits longer than
 it wants. An actor that dies is restarted by Ray, one that hangs is killed, and what they owed is drawn by the worker
-itself. Nothing grows: a worker has so many requests under way and no more, fewer where actors are slow, and one
-published set of vectors.
+itself; what a source raises comes back as an event (``cluster.actor_link`` tells these apart). Nothing grows: a worker
+has so many requests under way and no more, fewer where actors are slow, and one published set of vectors.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
+from uuid import uuid4
 
 import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
 from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from distkg.cluster.actor_link import ActorLink, Call, NoReply, Process, take_events
 from distkg.cluster.mining import ActorMiner, mines_of
+from distkg.cluster.remote_errors import describe_remote_error, is_loss
 from distkg.cluster.session import actor_resources
 from distkg.cluster.shared_graphs import Graphs
 from distkg.config import PoolConfig, RunConfig, parse_config
@@ -37,36 +39,41 @@ from distkg.negatives.alike import RelationTable
 from distkg.negatives.host import SourceHost
 from distkg.negatives.messages import Reply, Request
 from distkg.negatives.mined import Mine, MinerOf, Weights
+from distkg.negatives.pool_events import Missing, NegativePoolError, PoolEvent
 from distkg.negatives.window import Patience, RequestWindow
 from distkg.scoring import make_scorer
+from distkg.sharding.ranks import Ranks
 from distkg.training.foundation_model import is_foundation
+
+Result = TypeVar("Result")
 
 BLEND_EVERY = 32  # draws
 
 
-class Process(NamedTuple):
-    """Where an actor lives; another one after a restart."""
-
-    node: str
-    pid: int
-    born: int
-
-
 class NegativeActor:
-    """Hosts the sources of a run, and compares relations for it; becomes a Ray actor."""
+    """Hosts the sources of a run, and compares relations for it; becomes a Ray actor.
+
+    Methods that workers call return where this actor lives, and their result or what went wrong: Ray hands on what a
+    method raises only where both processes can unpickle it.
+    """
 
     def __init__(self, config: dict[str, Any], peer: str | None, place: int) -> None:
         """``peer`` is the actor that hears of what sources have learned here; None for none."""
-        self._peer, self._place = peer, place
+        # Nothing that may fail: Ray does not restart an actor whose constructor has raised.
+        self._config, self._peer, self._place = config, peer, place
         self._draws: dict[str, int] = {}
         self._mines: dict[str, Mine] | None = None
-        self._settings = parse_config(config, "the launched run")
-        torch.set_num_threads(actor_threads(self._settings.negatives.pool))
+        self._blending: ray.ObjectRef | None = None
         self._process = Process(ray.get_runtime_context().get_node_id(), os.getpid(), time.time_ns())
 
     @cached_property
+    def _settings(self) -> RunConfig:
+        settings = parse_config(self._config, "the launched run")
+        torch.set_num_threads(actor_threads(settings.negatives.pool))
+        return settings
+
+    @cached_property
     def _hosts(self) -> dict[str, SourceHost]:
-        # Not made in __init__: Ray hands on what a method raises, but of that only the text.
         chosen = self._settings.negatives
         parts = hosted_parts(chosen.source, chosen.options)
         drawn = {key: part for key, part in parts.items() if SOURCES[part[0]].looks_at != "relations"}
@@ -78,46 +85,83 @@ class NegativeActor:
         device = "cuda" if chosen.pool.gpus_per_actor and torch.cuda.is_available() else "cpu"
         return {key: SourceHost(graph, *part, similarity, device) for key, part in drawn.items()}
 
-    def ready(self, graphs: Graphs) -> list[str]:
-        """Keys of what it hosts and compares for, once that is made; raises what making it raised."""
-        return [*self._hosts, *self._mines_of(graphs)]
+    def ready(self, graphs: Graphs) -> tuple[Process, list[str] | PoolEvent]:
+        """Keys of what it hosts and compares for, once that is made."""
+        name = self._config["negatives"]["source"]
+        return self._answer(f"making source {name}", lambda: [*self._hosts, *self._mines_of(graphs)])
 
     def mine(
         self, key: str, version: int, weights: Weights, graphs: Graphs
-    ) -> tuple[Process, dict[str, RelationTable]]:
-        """Where this actor lives, and tables as of ``Mine``."""
-        return self._process, dict(self._mines_of(graphs)[key](version, weights))
+    ) -> tuple[Process, dict[str, RelationTable] | PoolEvent]:
+        """Tables as of ``Mine``."""
+        action = f"comparing relations for step {version}"
+        return self._answer(action, lambda: dict(self._mines_of(graphs)[key](version, weights)))
 
     def _mines_of(self, graphs: Graphs) -> dict[str, Mine]:
         if self._mines is None:
             self._mines = mines_of(self._settings, graphs, self._place)
         return self._mines
 
-    def publish(self, key: str, version: int, rank: int, ranks: int, first: int, rows: NDArray[np.float32]) -> None:
+    def publish(
+        self,
+        key: str,
+        incarnation: str,
+        version: int,
+        rank: int,
+        ranks: int,
+        first: int,
+        rows: NDArray[np.float32],
+    ) -> tuple[Process, PoolEvent | None]:
         """As ``SourceHost.publish``."""
-        self._hosts[key].publish(version, rank, ranks, first, rows)
+        action = f"taking over the vectors of step {version} from worker {rank}"
+        return self._answer(action, lambda: self._hosts[key].publish(version, rank, ranks, first, rows, incarnation))
 
-    def draw(self, key: str, requests: Sequence[Request]) -> tuple[Process, list[Reply | None]]:
-        """Where this actor lives, and the replies as of ``SourceHost.draw``."""
-        return self._process, [self._draw(key, request) for request in requests]
+    def draw(
+        self, key: str, incarnation: str, requests: Sequence[Request]
+    ) -> tuple[Process, list[Reply | PoolEvent | None] | PoolEvent]:
+        """The replies as of ``SourceHost.answer``."""
+        return self._answer("drawing negatives", lambda: [self._draw(key, incarnation, each) for each in requests])
 
-    def _draw(self, key: str, request: Request) -> Reply | None:
-        reply = self._hosts[key].draw(request)
+    def _draw(self, key: str, incarnation: str, request: Request) -> Reply | PoolEvent | None:
+        reply = self._hosts[key].answer(request, incarnation)
         self._draws[key] = self._draws.get(key, 0) + 1
         if self._peer is not None and self._draws[key] % BLEND_EVERY == 0:
             self._tell_peer(self._peer, key)
         return reply
 
-    def blend(self, key: str, weights: dict[str, NDArray[np.float32]]) -> None:
+    def blend(self, key: str, weights: dict[str, NDArray[np.float32]]) -> tuple[Process, PoolEvent | None]:
         """As ``SourceHost.blend``."""
-        self._hosts[key].blend(weights)
+        return self._answer("taking over what another actor has learned", lambda: self._hosts[key].blend(weights))
 
     def _tell_peer(self, peer: str, key: str) -> None:
-        """Round a ring of actors, so that all come to the same mean; nobody waits for it."""
+        """Round a ring of actors, so that all come to the same mean; nobody waits for it.
+
+        What the peer raised the last time is raised here, as it has nobody else to tell it to.
+        """
+        if self._blending is not None and ray.wait([self._blending], timeout=0)[0]:
+            blending, self._blending = self._blending, None
+            _raise_unless_lost(blending)
         weights = self._hosts[key].weights()
-        if weights:
+        if weights and self._blending is None:
             with suppress(ValueError):  # it is being restarted
-                ray.get_actor(peer).blend.remote(key, weights)
+                self._blending = ray.get_actor(peer).blend.remote(key, weights)
+
+    def _answer(self, action: str, work: Callable[[], Result]) -> tuple[Process, Result | PoolEvent]:
+        try:
+            return self._process, work()
+        except Exception as error:
+            return self._process, PoolEvent.of_error(error, action)
+
+
+def _raise_unless_lost(call: ray.ObjectRef) -> None:
+    try:
+        _, event = ray.get(call)
+    except ray.exceptions.RayError as error:
+        if is_loss(error) or isinstance(error, ray.exceptions.ActorDiedError):
+            return  # its workers look after it
+        raise NegativePoolError(describe_remote_error(error)) from None
+    if event is not None:
+        raise NegativePoolError(event.text)
 
 
 @dataclass
@@ -126,48 +170,65 @@ class _Message:
 
     Attributes:
         numbers: of the requests, rising.
-        here: whether the replies have come, or are lost.
+        here: whether the replies have come, or never will.
         replies: by number, once they are here.
+        missing: why there are none.
     """
 
-    arrival: ray.ObjectRef
+    call: Call
     actor: int
     numbers: list[int]
-    since: float = field(default_factory=time.monotonic)
     here: bool = False
-    replies: dict[int, Reply | None] = field(default_factory=dict)
+    replies: dict[int, Reply | Missing | None] = field(default_factory=dict)
+    missing: Missing | None = None
 
 
 class ActorPool:
     """One worker's way to the actors, for one hosted source; a ``negatives.ahead.Pool``."""
 
-    def __init__(self, actors: list[Any], key: str, rank: int, ranks: int, how: PoolConfig) -> None:
-        self.restarts = 0
-        self._actors, self._key, self._rank, self._ranks = actors, key, rank, ranks
+    def __init__(
+        self, links: Sequence[ActorLink], key: str, rank: int, ranks: int, how: PoolConfig, incarnation: str = ""
+    ) -> None:
+        """``incarnation`` names the group of workers, as of ``SourceHost``."""
+        self._links, self._key, self._rank, self._ranks, self._incarnation = links, key, rank, ranks, incarnation
         # One for each actor: what one owes takes nothing from the others.
-        self._windows = [RequestWindow(-(-2 * how.depth // len(actors))) for _ in actors]
-        self._patience, self._hung_after = Patience(), how.hung_after
+        self._windows = [RequestWindow(-(-2 * how.depth // len(links))) for _ in links]
+        self._patience, self._sync = Patience(), how.sync
         self._under_way: dict[int, _Message] = {}
         self._abandoned: list[_Message] = []
         self._next = rank  # actor to be asked
-        self._lost: set[int] = set()
-        self._processes: dict[int, Process] = {}
+        self._generations = [link.generation for link in links]
         self._published: tuple[int, int, ray.ObjectRef] | None = None
+        self._publishing: list[tuple[int, Call]] = []
+
+    @property
+    def restarts(self) -> int:
+        return sum(link.restarts for link in self._links)
+
+    @property
+    def hung(self) -> int:
+        return sum(link.hung for link in self._links)
+
+    def take_events(self) -> Sequence[PoolEvent]:
+        return take_events(self._links)
 
     def room(self) -> int:
-        self._look_after_abandoned()
+        self._look_after_actors()
         return sum(self._room_of_each())
 
     def _room_of_each(self) -> list[int]:
         owed = Counter(message.actor for message in self._under_way.values())
         for message in self._abandoned:
             owed[message.actor] += len(message.numbers)
-        return [max(0, len(window) - owed[actor]) for actor, window in enumerate(self._windows)]
+        return [
+            max(0, len(window) - owed[actor]) if link.ready else 0
+            for actor, (window, link) in enumerate(zip(self._windows, self._links, strict=True))
+        ]
 
     def ask(self, requests: Sequence[Request]) -> int:
         left, room = list(requests), self._room_of_each()
-        for _ in self._actors:
-            actor, self._next = self._next % len(self._actors), self._next + 1
+        for _ in self._links:
+            actor, self._next = self._next % len(self._links), self._next + 1
             sent = left[: room[actor]]
             left = left[len(sent) :]
             if sent:
@@ -178,11 +239,11 @@ class ActorPool:
 
     def _send(self, actor: int, requests: list[Request]) -> None:
         numbers = [request.number for request in requests]
-        message = _Message(self._actors[actor].draw.remote(self._key, requests), actor, numbers)
-        self._under_way |= dict.fromkeys(numbers, message)
+        call = self._links[actor].call("draw", self._key, self._incarnation, requests)
+        self._under_way |= dict.fromkeys(numbers, _Message(call, actor, numbers))
         self._windows[actor].asked(numbers[-1])
 
-    def take(self, number: int, timeout: float | None) -> Reply | None:
+    def take(self, number: int, timeout: float | None) -> Reply | Missing | None:
         message = self._under_way.pop(number, None)
         if message is None:
             return None
@@ -203,76 +264,74 @@ class ActorPool:
             self._is_here(message, 0)
             self._reply_or_abandon(message, number)
 
-    def _reply_or_abandon(self, message: _Message, number: int) -> Reply | None:
+    def _reply_or_abandon(self, message: _Message, number: int) -> Reply | Missing | None:
         """The reply where it is here; a message of which nothing more is wanted is looked after until it is."""
         if message.here:
-            return message.replies.pop(number, None)
+            return message.replies.pop(number, message.missing)
         if number == message.numbers[-1]:
             self._abandoned.append(message)
         return None
 
     def publish(self, version: int, first: int, rows: NDArray[np.float32], *, wait: bool) -> None:
         self._published = version, first, ray.put(rows)
-        sent = [self._send_published(actor) for actor in range(len(self._actors))]
-        if wait:
-            ray.get([arrival for arrival in sent if arrival is not None])
+        for actor, link in enumerate(self._links):
+            if link.ready:  # else once its successor is
+                self._publish_to(actor)
+        while wait and (self._publishing or not all(link.ready or link.gone for link in self._links)):
+            for actor, call in self._publishing:
+                self._links[actor].is_over(call, None)
+            self._look_after_actors()
 
     def _is_here(self, message: _Message, timeout: float | None) -> bool:
         """Whether the replies have come, or never will; they are then in the message."""
-        while not message.here:
-            ready, _ = ray.wait([message.arrival], timeout=self._hung_after if timeout is None else timeout)
-            if ready:
-                message.here, message.replies = True, self._received(message)
-            elif timeout is None:
-                self._restart_if_hung(message)
-            else:
-                return False
-        return True
+        if not message.here and self._links[message.actor].is_over(message.call, timeout):
+            message.here = True
+            self._receive(message)
+        return message.here
 
-    def _received(self, message: _Message) -> dict[int, Reply | None]:
-        try:
-            process, replies = ray.get(message.arrival)
-        except ray.exceptions.RayError:
-            self._lost.add(message.actor)
-            return {}
-        self._lost.discard(message.actor)
-        if self._processes.setdefault(message.actor, process) != process:
-            # A successor begins with nothing: it needs the vectors again.
-            self._processes[message.actor] = process
-            self.restarts += 1
-            self._send_published(message.actor)
-        return dict(zip(message.numbers, replies, strict=True))
+    def _receive(self, message: _Message) -> None:
+        link = self._links[message.actor]
+        replies = link.outcome(message.call)
+        if isinstance(replies, NoReply):
+            message.missing = replies.value
+        elif not isinstance(replies, list) or len(replies) != len(message.numbers):
+            message.missing = "broken"
+            link.report(PoolEvent("broken", f"it did not reply to {len(message.numbers)} requests one by one"))
+        else:
+            message.replies = dict(zip(message.numbers, map(self._reply_of(link), replies), strict=True))
 
-    def _send_published(self, actor: int) -> ray.ObjectRef | None:
-        if self._published is None:
-            return None
-        version, first, rows = self._published
-        arrival: ray.ObjectRef = self._actors[actor].publish.remote(
-            self._key, version, self._rank, self._ranks, first, rows
-        )
-        return arrival
+    @staticmethod
+    def _reply_of(link: ActorLink) -> Callable[[Reply | PoolEvent | None], Reply | Missing | None]:
+        def reply_of(answer: Reply | PoolEvent | None) -> Reply | Missing | None:
+            if not isinstance(answer, PoolEvent):
+                return answer
+            link.report(answer)
+            return "broken" if answer.kind == "broken" else "failed"
 
-    def _look_after_abandoned(self) -> None:
-        """Forget late replies as they come in; restart who owes one for too long."""
+        return reply_of
+
+    def _publish_to(self, actor: int) -> None:
+        if self._published is not None:
+            version, *piece = self._published
+            place = self._key, self._incarnation, version, self._rank, self._ranks
+            self._publishing.append((actor, self._links[actor].call("publish", *place, *piece)))
+
+    def _look_after_actors(self) -> None:
+        """Forget late replies as they come in, read what became of publications, and give successors their vectors."""
         self._abandoned = [message for message in self._abandoned if not self._is_here(message, 0)]
-        for message in self._abandoned:
-            self._restart_if_hung(message)
-
-    def _restart_if_hung(self, message: _Message) -> None:
-        """One that was killed already owes nothing: it is on its way back, and its replies fail."""
-        actor = message.actor
-        hung = actor not in self._lost and time.monotonic() - message.since > self._hung_after
-        if hung and actor in self._processes:
-            self._lost.add(actor)
-            process = self._processes[actor]
-            there = NodeAffinitySchedulingStrategy(process.node, soft=False)
-            _kill.options(scheduling_strategy=there).remote(process.pid)
-
-
-@ray.remote(num_cpus=0)
-def _kill(pid: int) -> None:
-    """For ``ray.kill`` asks the process itself, which one that is stopped does not hear."""
-    os.kill(pid, signal.SIGKILL)
+        under_way, self._publishing = self._publishing, []
+        for actor, call in under_way:
+            if self._links[actor].is_over(call, 0):
+                self._links[actor].outcome(call)  # that is None, or an event of the link
+            else:
+                self._publishing.append((actor, call))
+        for actor, link in enumerate(self._links):
+            ready = link.wait_until_ready() if self._sync else link.look_after()
+            if ready and link.generation != self._generations[actor]:
+                self._generations[actor] = link.generation
+                self._windows[actor].reset()
+                self._patience.reset()
+                self._publish_to(actor)
 
 
 def actor_threads(pool: PoolConfig) -> int:
@@ -292,7 +351,7 @@ def negative_actors(config: RunConfig, run: str, graphs: Graphs) -> Iterator[Non
     ``graphs`` are those of a foundation model, as of ``share_graphs``.
 
     Raises:
-        SourceError: the graph lacks what a source needs.
+        NegativePoolError: an actor cannot be made, or dies whenever it is.
     """
     names, pool = actor_names(config, run), config.negatives.pool
     if not names:
@@ -302,13 +361,26 @@ def negative_actors(config: RunConfig, run: str, graphs: Graphs) -> Iterator[Non
     group = placement_group([actor_resources(pool)] * len(names), strategy=pool.placement.upper())
     try:
         made = [_start_actor(config, names, group, place) for place in range(len(names))]
-        try:
-            ray.get([actor.ready.remote(graphs) for actor in made])
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+        _wait_until_made([ActorLink(actor, place, math.inf, graphs) for place, actor in enumerate(made)])
         yield
     finally:
         remove_placement_group(group)
+
+
+def _wait_until_made(links: Sequence[ActorLink]) -> None:
+    """
+    Raises:
+        NegativePoolError: one of them cannot be made.
+    """
+    for link in links:
+        link.greet()
+    for link in links:
+        link.wait_until_ready()
+        mistake = next((event for event in link.take_events() if event.kind == "failed"), None)
+        if mistake is not None:
+            error = NegativePoolError(mistake.text)
+            error.add_note(mistake.trace)
+            raise error
 
 
 def _start_actor(config: RunConfig, names: list[str], group: Any, place: int) -> Any:
@@ -327,14 +399,27 @@ def _start_actor(config: RunConfig, names: list[str], group: Any, place: int) ->
     return options.remote(config.model_dump(), peer, place)
 
 
-def actors_of_worker(
-    config: RunConfig, run: str, rank: int, ranks: int, graphs: Graphs
-) -> tuple[PoolOf | None, MinerOf | None]:
-    """Key of a hosted source → this worker's ways to its actors; None where nothing is drawn ahead of time."""
-    actors = [ray.get_actor(name) for name in actor_names(config, run)]
+def actors_of_worker(config: RunConfig, run: str, ranks: Ranks, graphs: Graphs) -> tuple[PoolOf | None, MinerOf | None]:
+    """Key of a hosted source → this worker's ways to its actors; None where nothing is drawn ahead of time.
+
+    Collective: the workers agree on a name for their group, which tells what they send from what a former group sent.
+    """
+    pool = config.negatives.pool
+    actors = [_find_actor(name) for name in actor_names(config, run)]
     if not actors:
         return None, None
+    incarnation = str(ranks.broadcast_object(uuid4().hex))
+    links = [ActorLink(actor, place, pool.hung_after, graphs) for place, actor in enumerate(actors)]
     # The relations of one graph are compared by one actor, those of several by all.
-    miners = actors if is_foundation(config) else actors[:1]
-    pool = config.negatives.pool
-    return lambda key: ActorPool(actors, key, rank, ranks, pool), lambda key: ActorMiner(miners, key, graphs)
+    miners = links if is_foundation(config) else links[:1]
+    return (
+        lambda key: ActorPool(links, key, ranks.rank, ranks.size, pool, incarnation),
+        lambda key: ActorMiner(miners, key, graphs),
+    )
+
+
+def _find_actor(name: str) -> Any | None:
+    try:
+        return ray.get_actor(name)
+    except ValueError:  # dead for good, for Ray finds one that is being restarted
+        return None

@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from distkg.cluster.remote_errors import get_or_explain
 from distkg.cluster.session import worker_environment
 from distkg.config import RunConfig, parse_config
 from distkg.sharding.packed import Packed, packed, unpacked
@@ -30,6 +31,7 @@ def share_graphs(config: RunConfig) -> Graphs:
 
     Raises:
         StoreError, ConfigError, SourceError: as ``made_graph``.
+        RemoteTaskError: making a graph failed otherwise, or its process died every time that Ray tried.
     """
     if not is_foundation(config):
         return {}
@@ -45,10 +47,10 @@ def share_graphs(config: RunConfig) -> Graphs:
     for address in dict.fromkeys(graphs_of(config)):
         if len(under_way) == MADE_AT_ONCE:
             done, under_way = ray.wait(under_way)
-            _check(done)
+            get_or_explain(done, "making the graphs of the run")
         made, graphs[address] = make.remote(config.model_dump(), address)
         under_way.append(made)
-    _check(under_way)
+    get_or_explain(under_way, "making the graphs of the run")
     return graphs
 
 
@@ -63,13 +65,6 @@ def graphs_of_node(graphs: Graphs) -> GraphOf | None:
 def _mapped(graphs: Graphs, address: str) -> LearnedGraph:
     graph: LearnedGraph = unpacked(ray.get(graphs[address]))
     return graph
-
-
-def _check(made: list[ray.ObjectRef]) -> None:
-    try:
-        ray.get(made)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
 
 
 @ray.remote

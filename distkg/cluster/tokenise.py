@@ -12,6 +12,7 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
+from distkg.cluster.remote_errors import mistake_of
 from distkg.cluster.session import ray_session, worker_environment
 from distkg.config import RunConfig
 from distkg.data.errors import StoreError
@@ -29,6 +30,7 @@ def tokenising_on_ray(tasks: int) -> Iterator[Mapped]:
 
     Raises:
         ClusterError: no such cluster.
+        StoreError, RemoteTaskError: raised while the results are read: what a task raised.
     """
     config = RunConfig.model_validate({"train": {"workers": tasks}})
     environment = worker_environment(config.cluster) | {"TOKENIZERS_PARALLELISM": "false"}
@@ -58,10 +60,11 @@ def _mapped(
         for table in made.iter_batches(batch_format="pyarrow", batch_size=None):
             ids = table.column("ids").combine_chunks()
             yield ids.flatten().to_numpy().reshape(len(ids), -1)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, StoreError):
-            raise StoreError(str(error.cause).splitlines()[0]) from None  # Ray adds lines of its own
-        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        mistake = mistake_of(error, "tokenising")
+        if isinstance(mistake, StoreError):
+            raise StoreError(str(mistake).splitlines()[0]) from None  # Ray adds lines of its own
+        raise mistake from None
 
 
 def _rows(function: Callable[[pa.Array], Rows], table: pa.Table) -> pa.Table:

@@ -1,7 +1,9 @@
 """Negatives drawn ahead of time by others: asked for some steps before they are needed, taken when they are there.
 
 What is not there in time, too old or broken is drawn here instead, and counted, so a step never waits longer than
-``timeout`` and never sees what it should not. Nothing here knows who draws: ``distkg.cluster`` has actors do it.
+``timeout`` and never sees what it should not. A source that raises, or that returns something else than was requested,
+ends the run, or is a warning and a count where ``on_error`` says so. Nothing here knows who draws: ``distkg.cluster``
+has actors do it.
 """
 
 from __future__ import annotations
@@ -31,19 +33,28 @@ from distkg.negatives.live import LiveModel
 from distkg.negatives.messages import Reply, Request
 from distkg.negatives.mined import MinerOf, Tables
 from distkg.negatives.mixture import Mixture, MixtureOptions, Part, parts_of
+from distkg.negatives.pool_events import Missing, PoolEvent, PoolEventLog
 from distkg.negatives.training_graph import TrainingGraph
 
 PUBLISH_EPOCHS = 1.0  # or sooner, where the source asks the model again sooner
 
 
 class Pool(Protocol):
-    """Draws for this rank, elsewhere.
+    """Draws for this rank, elsewhere."""
 
-    Attributes:
-        restarts: how often one who draws was lost and replaced.
-    """
+    @property
+    def restarts(self) -> int:
+        """How often one who draws was lost and replaced."""
+        ...
 
-    restarts: int
+    @property
+    def hung(self) -> int:
+        """How often this rank had one who draws killed because it did not answer."""
+        ...
+
+    def take_events(self) -> Sequence[PoolEvent]:
+        """What happened since the last call: failed sources, lost and hung actors."""
+        ...
 
     def ask(self, requests: Sequence[Request]) -> int:
         """Hand over requests, their numbers rising, without waiting: how many of them, from the first. The others are
@@ -54,9 +65,9 @@ class Pool(Protocol):
         """How many requests it would take up now."""
         ...
 
-    def take(self, number: int, timeout: float | None) -> Reply | None:
-        """The reply to a request, which is then forgotten; None where it is not there after ``timeout`` seconds, was
-        lost or was never asked. Without a timeout it waits as long as there is hope."""
+    def take(self, number: int, timeout: float | None) -> Reply | Missing | None:
+        """The reply to a request, which is then forgotten, or why there never will be one; None where it is not there
+        after ``timeout`` seconds or was never asked. Without a timeout it waits as long as there is hope."""
         ...
 
     def forget(self, number: int) -> None:
@@ -92,11 +103,17 @@ class AheadSource(NegativeSource):
         self._latest = -1
         self._version, self._published = -1, -1.0
         self.deliveries = Deliveries()
+        self.log = PoolEventLog(how.on_error)
 
     @property
     def restarts(self) -> int:
         """How often one who draws was lost and replaced, as this rank has seen it."""
         return self._pool.restarts
+
+    @property
+    def hung(self) -> int:
+        """How often this rank had one who draws killed because it did not answer."""
+        return self._pool.hung
 
     @classmethod
     def depends_on_query(cls, options: Any) -> bool:
@@ -107,6 +124,7 @@ class AheadSource(NegativeSource):
 
     def advance(self, moment: Moment) -> None:
         self._now = moment
+        self.log.heed(self._pool.take_events())
         # A part of a mixture is not asked to draw once its weight has fallen to 0, which by the time limit may be
         # sooner than it was announced.
         for step in [asked for asked in self._asked if asked < moment.step]:
@@ -149,14 +167,17 @@ class AheadSource(NegativeSource):
             return None
         count = self._asked.pop(step)
         reply = self._pool.take(step, None if self._how.sync else self._how.timeout)
-        if reply is None:
-            came.late += len(queries)
+        self.log.heed(self._pool.take_events())
+        if reply is None or isinstance(reply, str):
+            came.add(reply or "late", len(queries))
             return None
-        if not reply.sound(len(queries), count, self.entities):
+        fault = reply.fault(len(queries), count, self.entities)
+        if fault is not None:
             came.broken += len(queries)
+            self.log.warn(PoolEvent("broken", f"the reply to the request of step {step} cannot be used: {fault}"))
             return None
         age = step - reply.version if self._version >= 0 else 0  # else nobody looks at vectors
-        if age > self._how.max_age:
+        if not 0 <= age <= self._how.max_age:
             came.old += len(queries)
             return None
         came.delivered += len(queries)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distkg.kernels.similarity import Similarity
-from distkg.negatives.base import SOURCES, NegativeSource, Queries, make_source
+from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, make_source
 from distkg.negatives.messages import Reply, Request
+from distkg.negatives.pool_events import BrokenDrawError, PoolEvent
 from distkg.negatives.training_graph import TrainingGraph
 from distkg.sharding.ranks import Ranks
 
@@ -35,10 +36,22 @@ class PublishedModel:
         self._brought = torch.empty(0)
 
     def publish(self, version: int, shards: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
-        """Take over the vectors of all entities: pieces (first entity, float32 [rows, C]) in any order."""
-        in_order = [rows for _, rows in sorted(shards, key=lambda shard: shard[0])]
-        self._rows = torch.from_numpy(np.concatenate(in_order)).to(self.ranks.device)
+        """Take over the vectors of all entities: pieces (first entity, float32 [rows, C]) in any order.
+
+        Raises:
+            ValueError: pieces that are not those of all entities, each once.
+        """
+        in_order = sorted(shards, key=lambda shard: shard[0])
+        ends = np.cumsum([0, *(len(rows) for _, rows in in_order)])
+        if [first for first, _ in in_order] != ends[:-1].tolist() or ends[-1] != self.entities:
+            held = ", ".join(f"{first} to {first + len(rows) - 1}" for first, rows in in_order)
+            raise ValueError(f"published vectors are of the entities {held}; expected are 0 to {self.entities - 1}")
+        self._rows = torch.from_numpy(np.concatenate([rows for _, rows in in_order])).to(self.ranks.device)
         self.version = version
+
+    def forget(self) -> None:
+        """Hold no vectors, as at the start."""
+        self._rows, self.version = torch.empty(0), -1
 
     def bring(self, request: Request, queries: Queries) -> None:
         """Take the vectors that a request brought: those of its queries, for ``query``, and of its answers, which are
@@ -72,6 +85,11 @@ class SourceHost:
 
     What a source remembers, it remembers for each worker apart, so that a worker's negatives do not depend on when
     the others ask.
+
+    Messages name the group of workers that sends them, its ``incarnation``. When Ray Train replaces a group, the next
+    one may stand at an earlier step and have another number of workers: nothing of the former one is kept, and what
+    still arrives from it is dropped. The order of arrival tells them apart: a group sends nothing after its successor
+    has begun, so an incarnation that was left once never returns.
     """
 
     def __init__(
@@ -83,30 +101,68 @@ class SourceHost:
         device: str = "cpu",
     ) -> None:
         """Raises as ``make_source``."""
+        self.name = name
         self._make = partial(make_source, name, options, graph)
         self._looks_at_vectors = SOURCES[name].looks_at != "nothing"
         self._model = PublishedModel(similarity, graph.entities, graph.relations, device)
         self._sources = {0: self._make()}
-        self._arriving: dict[int, dict[int, tuple[int, NDArray[np.float32]]]] = {}
+        self._arriving: dict[tuple[int, int], dict[int, tuple[int, NDArray[np.float32]]]] = {}
+        self._incarnation: str | None = None
+        self._former: set[str] = set()
 
-    def publish(self, version: int, rank: int, ranks: int, first: int, rows: NDArray[np.float32]) -> None:
+    def publish(
+        self, version: int, rank: int, ranks: int, first: int, rows: NDArray[np.float32], incarnation: str = ""
+    ) -> None:
         """One worker's shard of the vectors of step ``version``; they count once all workers' are here."""
-        pieces = self._arriving.setdefault(version, {})
+        if not self._serves(incarnation):
+            return
+        pieces = self._arriving.setdefault((version, ranks), {})
         pieces[rank] = first, rows
         if len(pieces) == ranks:
+            self._arriving = {key: held for key, held in self._arriving.items() if key[0] > version}
             self._model.publish(version, list(pieces.values()))
-            self._arriving = {later: held for later, held in self._arriving.items() if later > version}
 
-    def draw(self, request: Request) -> Reply | None:
-        """Negatives; None where no vectors were published yet and the source needs them."""
-        if self._looks_at_vectors and self._model.version < 0:
+    def answer(self, request: Request, incarnation: str = "") -> Reply | PoolEvent | None:
+        """As ``draw``; what that raises is returned."""
+        try:
+            return self.draw(request, incarnation)
+        except Exception as error:
+            return PoolEvent.of_error(error, f"source {self.name}, drawing negatives for step {request.number}")
+
+    def draw(self, request: Request, incarnation: str = "") -> Reply | None:
+        """Negatives; None where no vectors were published yet and the source needs them, or for a former group of
+        workers.
+
+        Raises:
+            BrokenDrawError: the source returned something else than the negatives that were requested.
+        """
+        if not self._serves(incarnation) or (self._looks_at_vectors and self._model.version < 0):
             return None
         queries = Queries(*torch.from_numpy(np.array(request.queries)).T.contiguous())
         self._model.bring(request, queries)
         source = self._source_of(request.rank)
         source.advance(request.moment)
         drawn = source.draw(queries, request.count, torch.Generator().manual_seed(request.seed))
-        return Reply.of(drawn, self._model.version if self._looks_at_vectors else request.version)
+        if not isinstance(drawn, Negatives) or not isinstance(drawn.entities, Tensor):
+            raise BrokenDrawError(f"it returned {type(drawn).__name__}, where Negatives with a tensor were expected")
+        reply = Reply.of(drawn, self._model.version if self._looks_at_vectors else request.version)
+        fault = reply.fault(len(queries), request.count, self._model.entities)
+        if fault is not None:
+            raise BrokenDrawError(fault)
+        return reply
+
+    def _serves(self, incarnation: str) -> bool:
+        """Whether a message is of the present group of workers; the first one of a new group makes it the present."""
+        if incarnation == self._incarnation:
+            return True
+        if incarnation in self._former:
+            return False
+        if self._incarnation is not None:
+            self._former.add(self._incarnation)
+            self._model.forget()
+            self._arriving, self._sources = {}, {0: self._make()}
+        self._incarnation = incarnation
+        return True
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """What its sources have learned, on average; empty where they learn nothing."""

@@ -74,7 +74,7 @@ class Reply:
         """Of negatives as the source has drawn them."""
         left_out = None if drawn.left_out is None else drawn.left_out.numpy()
         made = None if drawn.made is None else SentMade.of(drawn.made)
-        return cls(drawn.entities.numpy().astype(np.int32), left_out, version, made)
+        return cls(_as_sent(drawn.entities), left_out, version, made)
 
     def negatives(self, count: int) -> Negatives:
         """The first ``count`` of each query: a mixture asks for as many as it can need, and needs one less at times."""
@@ -82,15 +82,14 @@ class Reply:
         made = None if self.made is None else self.made.received()
         return Negatives(torch.from_numpy(np.array(self.entities[:, :count], dtype=np.int64)), left_out, made)
 
-    def sound(self, queries: int, count: int, entities: int) -> bool:
-        """Whether it is what was asked for: shapes, types, entities that exist, numbers that are finite."""
+    def fault(self, queries: int, count: int, entities: int) -> str | None:
+        """How it differs from what was asked for: shapes, types, entities that exist, numbers that are finite; None
+        where it does not."""
         shape = queries, count
-        marked = self.left_out is None or _are(self.left_out, shape, "b")
-        return (
-            marked
-            and _name(self.entities, shape, entities)
-            and (self.made is None or self.made.sound(queries, entities))
-        )
+        found = _fault_of_ids(self.entities, shape, entities)
+        if found is None and self.left_out is not None:
+            found = _fault_of(self.left_out, shape, "b", "left_out")
+        return found or (None if self.made is None else self.made.fault(queries, entities))
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class SentMade:
 
     @classmethod
     def of(cls, made: Made) -> SentMade:
-        entities = None if made.entities is None else made.entities.numpy().astype(np.int32)
+        entities = None if made.entities is None else _as_sent(made.entities)
         vectors = None if made.vectors is None else made.vectors.numpy()
         left_out, band, growth = (part.numpy() for part in (made.left_out, made.band, made.growth))
         return cls(entities, vectors, left_out, band, growth, made.weight)
@@ -118,29 +117,56 @@ class SentMade:
         left_out, band, growth = (torch.from_numpy(np.array(part)) for part in parts)
         return Made(entities, vectors, left_out, band, growth, self.weight)
 
-    def sound(self, queries: int, entities: int) -> bool:
-        """As ``Reply.sound``."""
-        each = _are(self.growth, (queries,), "f") and _are(self.band, (queries,), "iu")
-        if not each or not isinstance(self.left_out, np.ndarray):
-            return False
-        shape = self.left_out.shape
-        if len(shape) != 2 or not _are(self.left_out, (queries, shape[1]), "b"):
-            return False
+    def fault(self, queries: int, entities: int) -> str | None:
+        """As ``Reply.fault``."""
+        width = self.left_out.shape[-1] if isinstance(self.left_out, np.ndarray) and self.left_out.ndim else 0
+        shape = queries, width
+        found = (
+            _fault_of(self.growth, (queries,), "f", "made.growth")
+            or _fault_of(self.band, (queries,), "iu", "made.band")
+            or _fault_of(self.left_out, shape, "b", "made.left_out")
+            or (None if np.isfinite(self.weight) else "made.weight is not finite")
+        )
+        if found is not None:
+            return found
         if self.entities is not None:
-            return _name(self.entities, shape, entities)
+            return _fault_of_ids(self.entities, shape, entities)
         vectors = self.vectors
-        return isinstance(vectors, np.ndarray) and _are(vectors, (*shape, vectors.shape[-1]), "f")
+        size = vectors.shape[-1] if isinstance(vectors, np.ndarray) and vectors.ndim else 0
+        return _fault_of(vectors, (*shape, size), "f", "made.vectors")
 
 
-def _are(values: object, shape: tuple[int, ...], kind: str) -> bool:
-    """Whether values are an array of this shape and kind of number, finite where they are floats."""
-    if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype.kind not in kind:
-        return False
-    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+def _as_sent(entities: torch.Tensor) -> np.ndarray:
+    """As int32, half the bytes, where nothing is lost; others stay, so that ``fault`` sees them."""
+    ids = entities.numpy()
+    if ids.dtype.kind not in "iu":
+        return ids
+    narrow = ids.astype(np.int32)
+    return narrow if np.array_equal(narrow, ids) else ids
 
 
-def _name(values: object, shape: tuple[int, ...], entities: int) -> bool:
-    """Whether values are an array of entities of this shape."""
-    if not isinstance(values, np.ndarray) or not _are(values, shape, "iu"):
-        return False
-    return not values.size or (int(values.min()) >= 0 and int(values.max()) < entities)
+KINDS = {"b": "booleans", "f": "floats", "iu": "integers"}
+
+
+def _fault_of(values: object, shape: tuple[int, ...], kind: str, name: str) -> str | None:
+    """Why values are no array of this shape and kind of number, finite where they are floats; None where they are."""
+    if not isinstance(values, np.ndarray):
+        return f"{name} is a {type(values).__name__}, where an array was expected"
+    if values.shape != shape:
+        return f"{name} has the shape {values.shape}, where {shape} was requested"
+    if values.dtype.kind not in kind:
+        return f"{name} holds {values.dtype}, where {KINDS[kind]} were expected"
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        return f"{name} holds NaN or infinite numbers"
+    return None
+
+
+def _fault_of_ids(values: object, shape: tuple[int, ...], entities: int) -> str | None:
+    """Why values are no array of entities of this shape; None where they are."""
+    found = _fault_of(values, shape, "iu", "entities")
+    if found is not None or not isinstance(values, np.ndarray) or not values.size:
+        return found
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= entities:
+        return f"entities holds {low if low < 0 else high}, where the graph has the entities 0 to {entities - 1}"
+    return None

@@ -6,7 +6,7 @@ that is counted. Nothing here knows who compares: ``distkg.cluster`` has actors 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from distkg.config import PoolConfig
 from distkg.negatives.alike import Alike, AlikeOptions, RelationTable, table_of
 from distkg.negatives.deliveries import Deliveries
+from distkg.negatives.pool_events import PoolEvent, PoolEventLog
 from distkg.negatives.training_graph import TrainingGraph
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -28,13 +29,21 @@ VECTORS, ONLY_GRAPH = "relations", ""
 
 
 class Miner(Protocol):
-    """Compares relations for this rank, elsewhere.
+    """Compares relations for this rank, elsewhere."""
 
-    Attributes:
-        restarts: how often one who compares was lost and replaced.
-    """
+    @property
+    def restarts(self) -> int:
+        """How often one who compares was lost and replaced."""
+        ...
 
-    restarts: int
+    @property
+    def hung(self) -> int:
+        """How often this rank had one who compares killed because it did not answer."""
+        ...
+
+    def take_events(self) -> Sequence[PoolEvent]:
+        """What happened since the last call: comparisons that raised, lost and hung actors."""
+        ...
 
     def ask(self, version: int, weights: Weights) -> bool:
         """Hand over weights without waiting; False, and nothing is done, while earlier ones are under way."""
@@ -60,36 +69,52 @@ class Tables:
         self._miner, self._how, self._refresh_steps = miner, how, refresh_steps
         self._asked: int | None = None
         self._tables: dict[str, tuple[RelationTable, Alike | None]] = {}
+        self._failing = False
         self.deliveries = Deliveries()
+        self.log = PoolEventLog(how.on_error)
 
     @property
     def restarts(self) -> int:
         """How often one who compares was lost and replaced, as this rank has seen it."""
         return self._miner.restarts
 
+    @property
+    def hung(self) -> int:
+        """How often this rank had one who compares killed because it did not answer."""
+        return self._miner.hung
+
     def refresh(self, step: int, weights: Callable[[], Weights]) -> None:
-        """Take what has come, and where it is time, have relations compared by the weights of this step."""
+        """Take what has come, and where it is time, have relations compared by the weights of this step.
+
+        Raises:
+            NegativePoolError: a comparison raised, and ``negatives.pool.on_error`` is ``fail``.
+        """
         due = self._asked is None or not 0 <= step - self._asked < self._refresh_steps
         if due and self._miner.ask(step, weights()):
             self._asked = step
-        for graph, table in self._miner.take(wait=self._how.sync).items():
+        arrived = self._miner.take(wait=self._how.sync)
+        events = self._miner.take_events()
+        self.log.heed(events)
+        self._failing = not arrived and (self._failing or any(event.kind == "failed" for event in events))
+        for graph, table in arrived.items():
             self._tables[graph] = table, None
 
     def latest(self, graph: str, relations: int, step: int, queries: int) -> Alike | None:
         """For each of a graph's relations those like it; None where no table can be used. Either way it is counted."""
         came = self.deliveries
         if graph not in self._tables:
-            came.late += queries
+            came.add("failed" if self._failing else "late", queries)
             return None
         table, alike = self._tables[graph]
         if alike is None:
             if not table.sound(relations):
                 came.broken += queries
+                self.log.warn(PoolEvent("broken", f"the table of similar relations of step {table.version} is broken"))
                 return None
             alike = table.alike()
             self._tables[graph] = table, alike
         if not 0 <= step - table.version <= self._how.max_age:
-            came.old += queries
+            came.add("failed" if self._failing else "old", queries)
             return None
         came.delivered += queries
         came.ages.append(step - table.version)

@@ -19,6 +19,11 @@ class RequestWindow:
     def __len__(self) -> int:
         return int(self._size)
 
+    def reset(self) -> None:
+        """Start anew with a successor: what was asked before, and comes late, says nothing about it."""
+        self._size = float(self._most)
+        self._halved_at = self._latest
+
     def asked(self, number: int) -> None:
         """A request, their numbers rising, is on its way."""
         self._latest = number
@@ -40,6 +45,10 @@ class Patience:
     RETRY, MEMORY = 16, 0.75
 
     def __init__(self) -> None:
+        self._worth, self._passed = 1.0, 0
+
+    def reset(self) -> None:
+        """Start anew with a successor, of which nothing is known."""
         self._worth, self._passed = 1.0, 0
 
     def waits(self) -> bool:

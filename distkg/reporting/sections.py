@@ -15,7 +15,7 @@ HITS = ("hits@1", "hits@3", "hits@10")
 PARTS = ("data", "exchange", "compute", "optimizer")
 BANDS = ("hardest", "hard", "easy", "easiest")
 KMAS_SHARES = {"hard_share": "hard", "rejected": "rejected", "hard_among_top": "among the ten"}
-FILLED_IN = ("late", "old", "broken", "refused")
+FILLED_IN = ("late", "old", "broken", "refused", "failed", "lost")
 SHOWN_WORKERS, SHOWN_GRAPHS = 64, 4
 
 
@@ -136,18 +136,28 @@ def negatives(run: RunRecord) -> str:
     age = [Series(name, run.column(key, "epoch")) for name, key in ages.items()]
     filled_in = ", ".join(f"{_total(run, f'negatives.{way}'):,} {way}" for way in FILLED_IN)
     restarts = max((count for _, count in run.column("negatives.restarts", "epoch")), default=0)
-    came = f"Queries whose negatives were drawn in the step instead: {filled_in}. Actors restarted: {restarts:.0f}."
+    hung = max((count for _, count in run.column("negatives.hung", "epoch")), default=0)
+    came = f"Queries whose negatives were drawn in the step instead: {filled_in}. Actors restarted: {restarts:.0f}"
+    came += f", of these killed because they did not answer: {hung:.0f}." if hung else "."
+    warned = "".join(f"<p>{html.escape(text)}</p>" for text in _pool_warnings(run))
     shares = [Series(name, run.column(f"negatives.{key}", "epoch")) for key, name in KMAS_SHARES.items()]
     of_kmas = (
         "Hard: of all negatives at that moment. Rejected: hard ones that were known answers and drawn again. Among the "
         "ten: hard ones among the ten negatives of a query that weigh most; above the share of hard ones they are hard."
     )
     return (
-        html.card("Mean score of negatives", line_chart(hardness, EPOCH, Axis("score")), note)
+        html.card("Warnings of the negative pool", warned, wide=True)
+        + html.card("Mean score of negatives", line_chart(hardness, EPOCH, Axis("score")), note)
         + html.card("Hard negatives by relations", line_chart(shares, EPOCH, Axis("share", zero=True)), of_kmas)
         + html.card("Delivered by actors", line_chart(share, EPOCH, Axis("share of queries", zero=True)), came)
         + html.card("Age of what was delivered", line_chart(age, EPOCH, Axis("steps", zero=True)))
     )
+
+
+def _pool_warnings(run: RunRecord) -> list[str]:
+    """Warnings of metrics.jsonl about actors that draw negatives, each once."""
+    found = [line["negatives"].get("warnings") for line in run.lines if isinstance(line.get("negatives"), dict)]
+    return list(dict.fromkeys(str(text) for texts in found if isinstance(texts, list) for text in texts))
 
 
 def _total(run: RunRecord, key: str) -> int:

@@ -15,12 +15,21 @@ from distkg.negatives.dans.curriculum import BAND_NAMES
 from distkg.negatives.deliveries import Deliveries
 from distkg.negatives.kmas import Kmas
 from distkg.negatives.mixture import parts_of
+from distkg.negatives.pool_events import EventKind, PoolEvent, PoolEventLog
 from distkg.sharding.ranks import Ranks
 from distkg.training.batches import Batches, SampledBatches
 from distkg.training.live import ModelView
 from distkg.training.model import Model
 from distkg.training.record import Record
 
+COUNTED = ("delivered", "late", "old", "broken", "refused", "failed", "lost")
+CONSEQUENCES: dict[EventKind, str] = {
+    "failed": "negatives.pool.fallback draws instead; `failed` in metrics.jsonl counts the queries",
+    "broken": "negatives.pool.fallback draws instead; `broken` in metrics.jsonl counts the queries",
+    "lost": "It is being replaced, and negatives.pool.fallback draws what it owes; `lost` and `restarts` in "
+    "metrics.jsonl count",
+    "hung": "It was killed and is being replaced; `hung` and `restarts` in metrics.jsonl count",
+}
 PROBED = 64  # queries and negatives of each, for their mean scores
 QUANTILES = 33  # of each worker's ages, for the median over all
 
@@ -49,9 +58,9 @@ class NegativeTelemetry:
         - of kmas ``hard_share``, that of hard negatives at the end, and ``rejected``, the share of hard ones that were
           known answers and so drawn again;
         - ``false_negatives_removed``: drawn and left out as known facts, where ``negatives.filter`` looks for them;
-        - where a pool draws them: ``delivered`` (share of queries), ``late``, ``old``, ``broken``, ``refused``
-          (queries for which the source that stands in drew), ``age_median``, ``age_max`` (steps; None where nothing
-          was delivered) and ``restarts`` (so far).
+        - where a pool draws them: ``delivered`` (share of queries), ``late``, ``old``, ``broken``, ``refused``,
+          ``failed``, ``lost`` (queries for which the source that stands in drew), ``age_median``, ``age_max`` (steps;
+          None where nothing was delivered), ``restarts`` and ``hung`` (so far), and ``warnings`` where there are some.
         """
         line: Record = {**self._scores(), "false_negatives_removed": self._removed()}
         line |= kmas_report(self._kmas, self._batches.count, self._ranks) if self._kmas else {}
@@ -110,25 +119,47 @@ class Counts(Protocol):
 
     Attributes:
         restarts: how often one of the others was lost and replaced.
+        hung: how often this rank had one of the others killed because it did not answer.
+        log: of what happened to them.
     """
+
+    log: PoolEventLog
 
     @property
     def restarts(self) -> int: ...
+
+    @property
+    def hung(self) -> int: ...
 
     def take_deliveries(self) -> Deliveries: ...
 
 
 def delivery_report(counted: Sequence[Counts], ranks: Ranks) -> Record:
-    """Keys ``delivered`` … ``restarts`` of ``NegativeTelemetry.report``; collective."""
+    """Keys ``delivered`` … ``warnings`` of ``NegativeTelemetry.report``; collective."""
     taken = [each.take_deliveries() for each in counted]
-    names = ("delivered", "late", "old", "broken", "refused")
-    counts = sum_over(ranks, [sum(getattr(each, name) for each in taken) for name in names])
+    warnings = [event for each in counted for event in each.log.take_warnings()]
+    own = [sum(getattr(each, name) for each in taken) for name in COUNTED]
+    *counts, hung, warned = sum_over(ranks, [*own, max(each.hung for each in counted), len(warnings)])
     median, oldest = _ages(taken, ranks)
     restarts = torch.tensor([max(each.restarts for each in counted)], device=ranks.device)
     ranks.all_reduce(restarts, "max")
-    filled_in = {name: int(count) for name, count in zip(names[1:], counts[1:], strict=True)}
-    share = ratio(counts[0], sum(counts))
-    return {"delivered": share, **filled_in, "age_median": median, "age_max": oldest, "restarts": int(restarts)}
+    filled_in = {name: int(count) for name, count in zip(COUNTED[1:], counts[1:], strict=True)}
+    line: Record = {"delivered": ratio(counts[0], sum(counts)), **filled_in, "age_median": median, "age_max": oldest}
+    line |= {"restarts": int(restarts), "hung": int(hung)}
+    return line | ({"warnings": _warnings_of_all(warnings, counted, ranks)} if warned else {})
+
+
+def _warnings_of_all(own: Sequence[PoolEvent], counted: Sequence[Counts], ranks: Ranks) -> list[str]:
+    """Texts of the first warning of each kind, of which no rank warns again; collective."""
+    first: dict[EventKind, str] = {}
+    for rank in range(ranks.size):
+        said = ranks.broadcast_object([(event.kind, event.text) for event in own], rank)
+        assert isinstance(said, list)
+        for kind, text in said:
+            first.setdefault(kind, text)
+    for each in counted:
+        each.log.mark_said(list(first))
+    return [f"{text}. {CONSEQUENCES[kind]}" for kind, text in first.items()]
 
 
 def kmas_report(sources: Sequence[Kmas], count: int, ranks: Ranks) -> Record:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distkg.cluster import negative_pool
-from distkg.cluster.negative_pool import ActorPool, Process
+from distkg.cluster import actor_link
+from distkg.cluster.actor_link import ActorLink, Process
+from distkg.cluster.negative_pool import ActorPool
 from distkg.config import PoolConfig
 from distkg.negatives import Moment
 from distkg.negatives.messages import Reply, Request
@@ -21,14 +22,12 @@ PROCESS = Process("node", 1, 1)
 class FakeRay:
     """An actor whose replies arrive when the test says so."""
 
-    exceptions = SimpleNamespace(RayError=RuntimeError)
-
     def __init__(self) -> None:
         self.sent: list[list[int]] = []
         self.arrived: set[int] = set()
         self.actor = SimpleNamespace(draw=SimpleNamespace(remote=self._draw))
 
-    def _draw(self, key: str, requests: Sequence[Request]) -> int:
+    def _draw(self, key: str, incarnation: str, requests: Sequence[Request]) -> int:
         self.sent.append([request.number for request in requests])
         return len(self.sent) - 1
 
@@ -43,12 +42,12 @@ class FakeRay:
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     fake = FakeRay()
-    monkeypatch.setattr(negative_pool, "ray", fake)
+    monkeypatch.setattr(actor_link, "ray", fake)
     return fake
 
 
 def pool(ray: FakeRay) -> ActorPool:
-    return ActorPool([ray.actor], "0", 0, 1, PoolConfig(actors=1, depth=2))  # four places
+    return ActorPool([ActorLink(ray.actor, 0, 60.0, {})], "0", 0, 1, PoolConfig(actors=1, depth=2))  # four places
 
 
 def request(number: int) -> Request:
