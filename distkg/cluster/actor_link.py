@@ -23,8 +23,8 @@ from distkg.cluster.remote_errors import describe_remote_error, is_loss
 from distkg.cluster.shared_graphs import Graphs
 from distkg.negatives.pool_events import PoolEvent
 
-WAIT_SECONDS = 0.2  # between looks at an actor that is being replaced, where it is waited for
-MOST_DEATHS = 10  # in a row, without a reply between them
+WAIT_SECONDS = 0.2  # before an actor that was lost is greeted again, and between looks where it is waited for
+MOST_RESTARTS = 10  # in a row, without a reply between them
 MAKING = 10  # times as long as a draw, before a successor that is still making its sources counts as hung
 
 
@@ -73,10 +73,12 @@ class ActorLink:
         self.gone = actor is None
         self._actor, self._name, self._hung_after, self._graphs = actor, f"negative actor {place}", hung_after, graphs
         self._greeting: Call | None = None
+        self._greet_at: float | None = None
         self._kill: ray.ObjectRef | None = None
         self._process: Process | None = None
         self._former: Process | None = None
-        self._heard, self._deaths = time.monotonic(), 0
+        self._heard, self._died = time.monotonic(), False
+        self._restarts_before: int | None = None  # at the first loss since the latest reply, as Ray counts them
         self._events: list[PoolEvent] = []
         if self.gone:
             self.report(PoolEvent("failed", "it could not be started again for a former group of workers"))
@@ -84,7 +86,7 @@ class ActorLink:
     @property
     def ready(self) -> bool:
         """Whether calls may be sent."""
-        return self._greeting is None and not self.gone
+        return self._greeting is None and self._greet_at is None and not self.gone
 
     def take_events(self) -> list[PoolEvent]:
         """What happened since the last call."""
@@ -126,7 +128,7 @@ class ActorLink:
             self.report(value)
             return NoReply.FAILED
         if call.method not in ("ready", "publish"):
-            self._deaths = 0
+            self._restarts_before = None
         return value
 
     def report(self, event: PoolEvent) -> None:
@@ -135,10 +137,12 @@ class ActorLink:
 
     def greet(self) -> None:
         """Send no calls until the actor has made its sources."""
-        self._greeting = self.call("ready", self._graphs)
+        self._greeting, self._greet_at = self.call("ready", self._graphs), None
 
     def look_after(self) -> bool:
         """Whether calls may be sent; notes whether one who was greeted is ready, or must be greeted again."""
+        if self._greet_at is not None and time.monotonic() >= self._greet_at:
+            self.greet()
         greeting = self._greeting
         if greeting is None or not self.is_over(greeting, 0):
             return self.ready
@@ -150,13 +154,16 @@ class ActorLink:
     def wait_until_ready(self) -> bool:
         """As ``look_after``, once the actor is ready or gone."""
         while not self.look_after() and not self.gone:
-            assert self._greeting is not None
-            self.is_over(self._greeting, WAIT_SECONDS)
+            if self._greeting is None:
+                time.sleep(WAIT_SECONDS)
+            else:
+                self.is_over(self._greeting, WAIT_SECONDS)
         return self.ready
 
     def _learn(self, process: Process) -> None:
         if self._process is None:  # the first one, or the first since a death
-            self.restarts += self._former is not None and self._former != process
+            self.restarts += self._died and self._former != process
+            self._died = False
         elif self._process != process:  # it died while it owed nothing
             self.restarts += 1
             self.generation += 1
@@ -166,18 +173,18 @@ class ActorLink:
         """Others that were under way with the same process tell nothing new."""
         if not self.ready or call.generation != self.generation:
             return
-        self._deaths += 1
         self.generation += 1
-        self._process = None
-        if self._deaths >= MOST_DEATHS:
+        self._process, self._died = None, True
+        restarts = int(self._known_to_ray().get("NumRestarts", 0))
+        self._restarts_before = restarts if self._restarts_before is None else self._restarts_before
+        if restarts - self._restarts_before >= MOST_RESTARTS:
             self.gone = True
-            text = (
-                f"it died {self._deaths} times in a row without a reply (killed, out of memory, or ended by its source)"
-            )
-            self.report(PoolEvent("failed", text))
+            text = "without a reply between them (killed, out of memory, or ended by its source)"
+            self.report(PoolEvent("failed", f"it was restarted {MOST_RESTARTS} times, {text}"))
             return
         self.report(PoolEvent("lost", "it died (killed, out of memory, ended by its source, or its node was lost)"))
-        self.greet()
+        # Not at once: until Ray has seen that the process is gone, a greeting would be lost as well.
+        self._greet_at = time.monotonic() + WAIT_SECONDS
 
     def _fail(self, call: Call, error: errors.RayError) -> None:
         if isinstance(error, errors.ActorDiedError):
@@ -186,7 +193,10 @@ class ActorLink:
             self.gone = True
             self.report(PoolEvent("failed", f"it cannot be started: {describe_remote_error(error)}", str(error)))
             return
-        text = f"{call.method} failed: {describe_remote_error(error)}"
+        reason = "cannot be made" if call.method == "ready" else f"failed in {call.method}"
+        if isinstance(error, errors.RaySystemError):
+            reason = f"gave a reply to {call.method} that cannot be deserialised"
+        text = f"it {reason}: {describe_remote_error(error)}"
         self.report(PoolEvent("failed", text, str(error)))
 
     def _kill_if_hung(self, call: Call) -> None:
@@ -204,10 +214,14 @@ class ActorLink:
             self._kill = _kill_actor.options(scheduling_strategy=there).remote(pid)
 
     def _living_process(self) -> tuple[str, int] | None:
-        """Node and process of the actor as Ray knows them; None while it has none. The public API for this needs Ray's
-        dashboard."""
-        known = ray._private.state.actors(self._actor._actor_id.hex())
+        """Node and process of the actor; None while it has none."""
+        known = self._known_to_ray()
         return (known["Address"]["NodeID"], known["Pid"]) if known.get("State") == "ALIVE" else None
+
+    def _known_to_ray(self) -> dict[str, Any]:
+        """The actor's row in Ray's table of actors; its public API needs the dashboard, which a private Ray lacks."""
+        assert self._actor is not None
+        return dict(ray._private.state.actors(self._actor._actor_id.hex()) or {})
 
     def _read_kill(self) -> None:
         if self._kill is None or not ray.wait([self._kill], timeout=0)[0]:

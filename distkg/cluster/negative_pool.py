@@ -113,7 +113,8 @@ class NegativeActor:
         rows: NDArray[np.float32],
     ) -> tuple[Process, PoolEvent | None]:
         """As ``SourceHost.publish``."""
-        action = f"taking over the vectors of step {version} from worker {rank}"
+        name = hosted_parts(self._config["negatives"]["source"], self._config["negatives"]["options"])[key][0]
+        action = f"source {name}, taking over the vectors of step {version} from worker {rank}"
         return self._answer(action, lambda: self._hosts[key].publish(version, rank, ranks, first, rows, incarnation))
 
     def draw(
@@ -359,11 +360,15 @@ def negative_actors(config: RunConfig, run: str, graphs: Graphs) -> Iterator[Non
         return
     # A group of their own: Ray Train makes that of its workers itself, and lets nothing else in.
     group = placement_group([actor_resources(pool)] * len(names), strategy=pool.placement.upper())
+    made: list[Any] = []
     try:
-        made = [_start_actor(config, names, group, place) for place in range(len(names))]
+        for place in range(len(names)):
+            made.append(_start_actor(config, names, group, place))
         _wait_until_made([ActorLink(actor, place, math.inf, graphs) for place, actor in enumerate(made)])
         yield
     finally:
+        for actor in made:
+            ray.kill(actor)  # gives its name back, which that of its group would not
         remove_placement_group(group)
 
 

@@ -144,7 +144,7 @@ class SourceHost:
         source.advance(request.moment)
         drawn = source.draw(queries, request.count, torch.Generator().manual_seed(request.seed))
         if not isinstance(drawn, Negatives) or not isinstance(drawn.entities, Tensor):
-            raise BrokenDrawError(f"it returned {type(drawn).__name__}, where Negatives with a tensor were expected")
+            raise BrokenDrawError(f"a {type(drawn).__name__} was returned, where Negatives with a tensor were expected")
         reply = Reply.of(drawn, self._model.version if self._looks_at_vectors else request.version)
         fault = reply.fault(len(queries), request.count, self._model.entities)
         if fault is not None:

@@ -44,9 +44,9 @@ class PoolEvent:
     @classmethod
     def of_error(cls, error: BaseException, action: str) -> PoolEvent:
         """The event that an exception is, raised during ``action`` (such as "source cached drawing for step 3")."""
-        kind: EventKind = "broken" if isinstance(error, BrokenDrawError) else "failed"
-        trace = "".join(traceback.format_exception(error))
-        return cls(kind, f"{action}: {describe_error(error)}", trace)
+        if isinstance(error, BrokenDrawError):
+            return cls("broken", f"{action}: {error}")
+        return cls("failed", f"{action}: {describe_error(error)}", "".join(traceback.format_exception(error)))
 
     def at(self, place: str) -> PoolEvent:
         """The same event with the place where it happened in front of its text."""
