@@ -25,6 +25,7 @@ from distkg.negatives.pool_events import PoolEvent
 
 WAIT_SECONDS = 0.2  # before an actor that was lost is greeted again, and between looks where it is waited for
 MOST_RESTARTS = 10  # in a row, without a reply between them
+SECOND_LOOK = 1.0  # seconds for a reply that is overdue, before the actor is killed
 MAKING = 10  # times as long as a draw, before a successor that is still making its sources counts as hung
 
 
@@ -206,6 +207,8 @@ class ActorLink:
         if time.monotonic() - max(call.since, self._heard) <= patience or self._kill is not None:
             return
         self._heard = time.monotonic()  # and is looked at again as long from now
+        if ray.wait([call.reply], timeout=SECOND_LOOK)[0]:
+            return  # it had come while nobody looked, and only had to be fetched
         process = self._process if self.ready else None
         node_and_pid = (process.node, process.pid) if process is not None else self._living_process()
         if node_and_pid is not None:

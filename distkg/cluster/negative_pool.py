@@ -367,9 +367,10 @@ def negative_actors(config: RunConfig, run: str, graphs: Graphs) -> Iterator[Non
         _wait_until_made([ActorLink(actor, place, math.inf, graphs) for place, actor in enumerate(made)])
         yield
     finally:
-        for actor in made:
-            ray.kill(actor)  # gives its name back, which that of its group would not
-        remove_placement_group(group)
+        with suppress(ray.exceptions.RayError):  # where Ray itself is gone, so are they
+            for actor in made:
+                ray.kill(actor)  # gives its name back, which the end of its group would not
+            remove_placement_group(group)
 
 
 def _wait_until_made(links: Sequence[ActorLink]) -> None:

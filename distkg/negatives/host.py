@@ -143,8 +143,10 @@ class SourceHost:
         source = self._source_of(request.rank)
         source.advance(request.moment)
         drawn = source.draw(queries, request.count, torch.Generator().manual_seed(request.seed))
-        if not isinstance(drawn, Negatives) or not isinstance(drawn.entities, Tensor):
-            raise BrokenDrawError(f"a {type(drawn).__name__} was returned, where Negatives with a tensor were expected")
+        if not isinstance(drawn, Negatives):
+            raise BrokenDrawError(f"a {type(drawn).__name__} was returned, where Negatives were expected")
+        if not isinstance(drawn.entities, Tensor):
+            raise BrokenDrawError(f"entities is a {type(drawn.entities).__name__}, where a tensor was expected")
         reply = Reply.of(drawn, self._model.version if self._looks_at_vectors else request.version)
         fault = reply.fault(len(queries), request.count, self._model.entities)
         if fault is not None:

@@ -1,4 +1,4 @@
-"""Negative actors with one fault each, in place of ``negative_pool.NegativeActor``; Ray's workers import this module."""
+"""Negative actors with one fault each, in place of ``NegativeActor``; Ray's workers import this module."""
 
 from __future__ import annotations
 
@@ -121,10 +121,10 @@ class DiesOnceInPublication(NegativeActor):
         mark = f"{config['data']['store']}.died-{place}"
 
         def dying_once(real: Method, *arguments: Any) -> Any:
-            if os.path.exists(mark):
-                return real(*arguments)
-            with open(mark, "w"):
-                os._exit(3)
+            if not os.path.exists(mark):
+                with open(mark, "w"):
+                    os._exit(3)
+            return real(*arguments)
 
         replace_method(SourceHost, "publish", dying_once)
         super().__init__(config, peer, place)
@@ -135,10 +135,10 @@ class HangsInFirstDraw(NegativeActor):
         mark = f"{config['data']['store']}.hung-{place}"
 
         def hanging_once(real: Method, *arguments: Any) -> Any:
-            if os.path.exists(mark):
-                return real(*arguments)
-            with open(mark, "w"):
-                time.sleep(3600)
+            if not os.path.exists(mark):
+                with open(mark, "w"):
+                    time.sleep(3600)
+            return real(*arguments)
 
         replace_method(SOURCES[SOURCE], "draw", hanging_once)
         super().__init__(config, peer, place)

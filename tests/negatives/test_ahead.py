@@ -13,10 +13,20 @@ from torch import Tensor
 
 from distkg.config import PoolConfig
 from distkg.kernels.similarity import DOT
-from distkg.negatives import Coming, Moment, Negatives, NegativeSource, Queries, TrainingGraph, make_source
+from distkg.negatives import (
+    SOURCES,
+    Coming,
+    Moment,
+    Negatives,
+    NegativeSource,
+    Queries,
+    TrainingGraph,
+    make_source,
+)
 from distkg.negatives.ahead import AheadSource, ahead_sources, hosted_parts, make_hosted_source
 from distkg.negatives.host import SourceHost
 from distkg.negatives.messages import Reply
+from distkg.negatives.pool_events import NegativePoolError
 from distkg.sharding.ranks import Ranks
 
 ENTITIES, RELATIONS, COUNT = 40, 3, 5
@@ -168,6 +178,66 @@ def test_a_broken_reply_is_replaced_and_counted(fault: str) -> None:
     assert torch.equal(drawn.entities, expected.entities)
     deliveries = only_ahead(source).take_deliveries()
     assert (deliveries.broken, deliveries.delivered) == (12, 0)
+
+
+def test_a_broken_reply_is_warned_of_once() -> None:
+    source, _ = ahead("relational", spoil=BROKEN["one column short"])
+    for step in range(3):
+        ask_and_draw(source, step)
+    (warning,) = only_ahead(source).log.take_warnings()
+    assert warning.text == (
+        "the reply to the request of step 0 cannot be used: entities has the shape (12, 4), where (12, 5) was requested"
+    )
+
+
+def raising_from(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have ``relational`` raise from a step on, where a pool draws."""
+    draw = SOURCES["relational"].draw
+
+    def unlucky(self: NegativeSource, queries: Queries, *given: Any) -> Negatives:
+        if torch.equal(queries.anchor, some_queries(step).anchor):
+            raise RuntimeError("no luck today")
+        return draw(self, queries, *given)
+
+    monkeypatch.setattr(SOURCES["relational"], "draw", unlucky)
+
+
+def test_a_source_that_raises_in_a_pool_ends_the_run_with_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    raising_from(2, monkeypatch)
+    source, _ = ahead("relational")
+    for step in range(2):
+        ask_and_draw(source, step)
+    with pytest.raises(
+        NegativePoolError, match=r"source relational, drawing .* for step 2: RuntimeError: no luck today"
+    ):
+        ask_and_draw(source, 2)
+    assert only_ahead(source).take_deliveries().late == 0
+
+
+def test_a_source_that_raises_where_the_fallback_was_chosen_is_counted_and_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raising_from(2, monkeypatch)
+    source, _ = ahead("relational", pool={"fallback": "corrupt"})
+    for step in range(2):
+        ask_and_draw(source, step)
+    drawn = ask_and_draw(source, 2)
+    expected = make_source("corrupt", {}, graph()).draw(some_queries(2), COUNT, torch.Generator().manual_seed(7))
+    assert torch.equal(drawn.entities, expected.entities)
+    for _ in range(2):  # again and again the queries of step 2
+        source.expect([Coming(moment(3), some_queries(2), COUNT, 103)])
+    source.advance(moment(3))
+    source.draw(some_queries(2), COUNT, torch.Generator())
+    counts = only_ahead(source).take_deliveries()
+    assert (counts.delivered, counts.failed, counts.late) == (24, 24, 0)
+    assert [event.kind for event in only_ahead(source).log.take_warnings()] == ["failed"]
+
+
+def test_an_age_below_zero_is_not_used() -> None:
+    source, _ = ahead("near_miss", spoil=lambda reply: Reply(reply.entities, reply.left_out, version=9))
+    ask_and_draw(source, 0)
+    counts = only_ahead(source).take_deliveries()
+    assert (counts.delivered, counts.old) == (0, 12)
 
 
 def test_a_late_reply_is_drawn_by_the_source_that_stands_in() -> None:

@@ -14,8 +14,9 @@ from in_process_pool import in_process
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
 from distkg.data.store import Store
-from distkg.negatives import TrainingGraph
+from distkg.negatives import SOURCES, Negatives, TrainingGraph
 from distkg.negatives.messages import Reply
+from distkg.negatives.pool_events import NegativePoolError
 from distkg.sharding.ranks import Ranks
 from distkg.training.batches import SampledBatches
 from distkg.training.model import Model
@@ -82,6 +83,42 @@ def test_replies_of_not_a_number_are_counted_and_do_not_reach_the_loss(store: Pa
     lines = train(run_config(store), tmp_path / "run", spoil=spoil)
     assert all(line["negatives"]["broken"] > 0 and line["negatives"]["delivered"] == 0 for line in lines)
     assert all(math.isfinite(line["loss"]) for line in lines)
+
+
+def raise_in_pool(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    """Have the source of the run raise from its ``first`` draw on."""
+    draw, calls = SOURCES["near_miss"].draw, 0
+
+    def unlucky(*given: Any) -> Negatives:
+        nonlocal calls
+        calls += 1
+        if calls >= first:
+            raise RuntimeError("no luck today")
+        return draw(*given)
+
+    monkeypatch.setattr(SOURCES["near_miss"], "draw", unlucky)
+
+
+def test_a_source_that_raises_ends_the_run(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raise_in_pool(monkeypatch, first=15)
+    with pytest.raises(NegativePoolError, match=r"source near_miss.* step 14: RuntimeError: no luck today"):
+        train(run_config(store), tmp_path / "run")
+
+
+@pytest.mark.parametrize("pool", [{"fallback": "uniform"}, {"on_error": "fallback"}])
+def test_a_source_that_raises_is_counted_where_the_fallback_was_chosen(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: dict[str, Any]
+) -> None:
+    raise_in_pool(monkeypatch, first=12)  # an epoch has 11 steps
+    lines = [line["negatives"] for line in train(run_config(store, pool={"actors": 1, **pool}), tmp_path / "run")]
+    triples = Store.open(str(store)).manifest.triples["train"]
+    assert [line["failed"] for line in lines] == [0, 2 * triples, 2 * triples]
+    assert [line["delivered"] for line in lines] == [1.0, 0.0, 0.0]
+    assert [line["late"] + line["broken"] + line["lost"] for line in lines] == [0] * 3
+    # Draws are requested ahead, so the first report may hear of what raises in the next epoch.
+    (warning,) = [text for line in lines for text in line.get("warnings", [])]
+    assert "near_miss, drawing negatives for step 11: RuntimeError: no luck today" in warning
+    assert warning.endswith("negatives.pool.fallback draws instead; `failed` in metrics.jsonl counts the queries")
 
 
 def test_a_source_that_remembers_nothing_trains_as_in_the_step(store: Path, tmp_path: Path) -> None:

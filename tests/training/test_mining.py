@@ -18,6 +18,7 @@ from distkg.data.generate import generate
 from distkg.foundation import MODELS
 from distkg.negatives.alike import RelationTable
 from distkg.negatives.mined import VectorMiner
+from distkg.negatives.pool_events import NegativePoolError
 from distkg.sharding.ranks import Ranks
 from distkg.training.foundation_model import check_foundation, made_graph, start_of
 from distkg.training.graphs import LearnedGraph
@@ -177,6 +178,35 @@ def test_broken_tables_are_counted_and_do_not_reach_the_loss(stores: list[str], 
     found = train(settings, tmp_path / "run", miner_for(settings, spoil=spoil))
     assert sum(line["negatives"]["broken"] for line in found) == 2 * 10 * 8
     assert all(math.isfinite(line["loss"]) for line in found)
+
+
+def raising_from(mine: Any, version: int) -> Any:
+    def unlucky(step: int, weights: Any) -> Any:
+        if step >= version:
+            raise RuntimeError("no luck today")
+        return mine(step, weights)
+
+    return unlucky
+
+
+def test_a_comparison_that_raises_ends_the_run(stores: list[str], tmp_path: Path) -> None:
+    settings = config(stores)
+    miner = miner_for(settings)
+    miner.mine = raising_from(miner.mine, 8)
+    with pytest.raises(NegativePoolError, match="comparing relations for step 8: RuntimeError: no luck today"):
+        train(settings, tmp_path / "run", miner)
+
+
+def test_a_comparison_that_raises_is_counted_where_the_fallback_was_chosen(stores: list[str], tmp_path: Path) -> None:
+    settings = config(stores, negatives={"pool": {"actors": 1, "max_age": 9, "fallback": "uniform"}})
+    miner = miner_for(settings)
+    miner.mine = raising_from(miner.mine, 8)
+    found = [line["negatives"] for line in train(settings, tmp_path / "run", miner)]
+    # Tables of step 4 serve until step 13; 16 queries a step.
+    assert [line["failed"] for line in found] == [0, 6 * 8]
+    assert [line["old"] + line["late"] for line in found] == [0, 0]
+    assert [len(line.get("warnings", [])) for line in found] == [1, 0]
+    assert "comparing relations for step 8: RuntimeError: no luck today" in found[0]["warnings"][0]
 
 
 def test_a_resumed_run_has_relations_compared_at_once(stores: list[str], tmp_path: Path) -> None:
