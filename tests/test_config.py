@@ -208,3 +208,23 @@ def test_the_documentation_names_every_key_that_a_resumed_run_may_not_change_fre
         named = set(re.findall(r"`([a-z_.]+(?:\.\*)?)`", row))
         for key in (key for key in keys() if resume_class(key) == kind):
             assert key in named or any(name.endswith(".*") and key.startswith(name[:-1]) for name in named), key
+
+
+@pytest.mark.parametrize(
+    ("pool", "on_error"),
+    [
+        ({}, "fail"),
+        ({"actors": 2}, "fail"),
+        ({"fallback": "uniform"}, "fallback"),
+        ({"fallback": "degree", "on_error": "fail"}, "fail"),
+        ({"on_error": "fallback"}, "fallback"),
+    ],
+)
+def test_who_names_a_source_to_stand_in_wants_the_run_to_go_on(pool: dict[str, Any], on_error: str) -> None:
+    config = parse_config({"negatives": {"pool": pool}}, "test")
+    assert config.negatives.pool.on_error == on_error
+    # On its way to the workers, and read back from a run folder, every key is set.
+    again = parse_config(yaml.safe_load(config.to_yaml()), "test")
+    assert again == config
+    again.negatives.pool.actors = 3
+    assert again.negatives.pool.on_error == on_error

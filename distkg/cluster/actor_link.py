@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from distkg.negatives.pool_events import PoolEvent
 WAIT_SECONDS = 0.2  # before an actor that was lost is greeted again, and between looks where it is waited for
 MOST_RESTARTS = 10  # in a row, without a reply between them
 SECOND_LOOK = 1.0  # seconds for a reply that is overdue, before the actor is killed
+DEATH = PoolEvent("lost", "it died (killed, out of memory, ended by its source, or its node was lost)")
 MAKING = 10  # times as long as a draw, before a successor that is still making its sources counts as hung
 
 
@@ -55,7 +56,7 @@ class Call:
     reply: ray.ObjectRef
     method: str
     generation: int
-    since: float = field(default_factory=time.monotonic)
+    since: float
 
 
 class ActorLink:
@@ -96,7 +97,7 @@ class ActorLink:
 
     def call(self, method: str, *arguments: Any) -> Call:
         """Send a call without waiting."""
-        return Call(getattr(self._actor, method).remote(*arguments), method, self.generation)
+        return Call(getattr(self._actor, method).remote(*arguments), method, self.generation, time.monotonic())
 
     def is_over(self, call: Call, timeout: float | None) -> bool:
         """Whether a call has come to an end; waits so many seconds for it, or for as long as it takes."""
@@ -168,6 +169,7 @@ class ActorLink:
         elif self._process != process:  # it died while it owed nothing
             self.restarts += 1
             self.generation += 1
+            self.report(DEATH)
         self._process = self._former = process
 
     def _lose(self, call: Call) -> None:
@@ -183,7 +185,7 @@ class ActorLink:
             text = "without a reply between them (killed, out of memory, or ended by its source)"
             self.report(PoolEvent("failed", f"it was restarted {MOST_RESTARTS} times, {text}"))
             return
-        self.report(PoolEvent("lost", "it died (killed, out of memory, ended by its source, or its node was lost)"))
+        self.report(DEATH)
         # Not at once: until Ray has seen that the process is gone, a greeting would be lost as well.
         self._greet_at = time.monotonic() + WAIT_SECONDS
 

@@ -15,7 +15,8 @@ HITS = ("hits@1", "hits@3", "hits@10")
 PARTS = ("data", "exchange", "compute", "optimizer")
 BANDS = ("hardest", "hard", "easy", "easiest")
 KMAS_SHARES = {"hard_share": "hard", "rejected": "rejected", "hard_among_top": "among the ten"}
-FILLED_IN = ("late", "old", "broken", "refused", "failed", "lost")
+FILLED_IN = ("late", "old", "broken", "refused")
+FAILURES = {"failed": "failed in an actor", "lost": "lost with an actor"}
 SHOWN_WORKERS, SHOWN_GRAPHS = 64, 4
 
 
@@ -135,6 +136,8 @@ def negatives(run: RunRecord) -> str:
     ages = {"median": "negatives.age_median", "oldest": "negatives.age_max"}
     age = [Series(name, run.column(key, "epoch")) for name, key in ages.items()]
     filled_in = ", ".join(f"{_total(run, f'negatives.{way}'):,} {way}" for way in FILLED_IN)
+    counts = {word: _total(run, f"negatives.{way}") for way, word in FAILURES.items()}
+    filled_in += "".join(f", {count:,} {word}" for word, count in counts.items() if count)
     restarts = max((count for _, count in run.column("negatives.restarts", "epoch")), default=0)
     hung = max((count for _, count in run.column("negatives.hung", "epoch")), default=0)
     came = f"Queries whose negatives were drawn in the step instead: {filled_in}. Actors restarted: {restarts:.0f}"

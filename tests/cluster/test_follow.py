@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from distkg.cluster.follow import BarDisplay, Follower, LineTail, PlainDisplay, Record, describe
+from distkg.cluster.follow import BarDisplay, Follower, LineTail, PlainDisplay, Record, describe, with_warnings
 
 
 def write(path: Path, *numbers: int, mode: str = "w") -> None:
@@ -120,6 +120,16 @@ def test_plain_lines_for_logs(capsys: pytest.CaptureFixture[str]) -> None:
         display.metrics({"time": 12.34, "epoch": 2.0, "loss": 1.0})
         display.notice("worker 1 failed")
     assert capsys.readouterr().out == "[    12.3 s] epoch 2  loss 1.0000\nworker 1 failed\n"
+
+
+def test_warnings_of_a_line_are_shown_beside_a_listener_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    heard: list[dict[str, object]] = []
+    listener = with_warnings(heard.append, PlainDisplay())
+    lines: list[dict[str, object]] = [{"epoch": 1.0}, {"negatives": {"warnings": ["no luck"]}}, {"negatives": {}}]
+    for line in lines:
+        listener(line)
+    assert heard == lines
+    assert capsys.readouterr().out == "WARNING: no luck\n"
 
 
 def test_the_bar_keeps_the_latest_validation() -> None:

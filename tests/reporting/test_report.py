@@ -204,6 +204,18 @@ def test_negatives_are_shown_with_what_became_of_them(tmp_path: Path) -> None:
     assert "Hard negatives by relations" not in page.words
 
 
+def test_failures_of_actors_are_shown_with_their_warnings(tmp_path: Path) -> None:
+    came = {"delivered": 0.5, "late": 1, "old": 0, "broken": 0, "refused": 0, "failed": 700, "lost": 4}
+    reported = {**came, "restarts": 3, "hung": 2, "warnings": ["source <b>cached</b>: no luck"]}
+    page = page_of(make_run(tmp_path / "pool", lines=[{**line, "negatives": reported} for line in metric_lines(2)]))
+    assert (
+        "2 late, 0 old, 0 broken, 0 refused, 1,400 failed in an actor, 8 lost with an actor. Actors restarted: 3, of "
+        "these killed because they did not answer: 2."
+    ) in page.text
+    assert "Warnings of the negative pool" in page.words
+    assert page.text.count("source <b>cached</b>: no luck") == 1
+
+
 def test_hard_negatives_of_kmas_are_shown(tmp_path: Path) -> None:
     shares = {"hard_share": 0.25, "rejected": 0.125, "hard_among_top": None}
     reported = {"score": 1.5, "uniform_score": -4.0, "delivered": None, **shares}

@@ -1,0 +1,415 @@
+"""Replies, mistakes, deaths and hangs of an actor, told apart; Ray itself is not started here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_ray import FakeActor, FakeRay, ProcessEnds
+from ray import exceptions as errors
+
+from distkg.cluster.actor_link import ActorLink, NoReply
+from distkg.cluster.mining import ActorMiner
+from distkg.cluster.negative_pool import ActorPool
+from distkg.config import PoolConfig
+from distkg.kernels.similarity import DOT
+from distkg.negatives import Coming, Moment, Queries, TrainingGraph
+from distkg.negatives.ahead import AheadSource
+from distkg.negatives.alike import RelationTable
+from distkg.negatives.host import SourceHost
+from distkg.negatives.pool_events import NegativePoolError, PoolEvent
+from distkg.negatives.window import RequestWindow
+from distkg.sharding.ranks import Ranks
+
+ENTITIES, STEP_SECONDS, STEPS_PER_EPOCH, DEPTH = 40, 0.1, 20, 16
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    return FakeRay.installed(monkeypatch)
+
+
+class Echo:
+    """What an actor holds that says what it is asked."""
+
+    def draw(self, value: Any) -> Any:
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+
+def link_to(actor: FakeActor, hung_after: float = 10.0) -> ActorLink:
+    return ActorLink(actor, 3, hung_after, {})
+
+
+def ask(link: ActorLink, value: Any, method: str = "draw") -> Any:
+    call = link.call(method, value)
+    link.is_over(call, None)
+    return link.outcome(call)
+
+
+def kinds(link: ActorLink) -> list[str]:
+    return [event.kind for event in link.take_events()]
+
+
+def test_a_reply_is_a_reply(ray: FakeRay) -> None:
+    link = link_to(ray.actor(Echo))
+    assert ask(link, 7) == 7
+    assert (link.ready, link.gone, link.restarts, kinds(link)) == (True, False, 0, [])
+
+
+def test_a_mistake_is_an_event_and_nothing_is_restarted(ray: FakeRay) -> None:
+    link = link_to(ray.actor(Echo))
+    assert ask(link, PoolEvent("failed", "no luck")) is NoReply.FAILED
+    assert link.take_events() == [PoolEvent("failed", "negative actor 3: no luck")]
+    assert ask(link, errors.RaySystemError(ValueError("not to be read"), "trace")) is NoReply.FAILED
+    (event,) = link.take_events()
+    assert event.text == (
+        "negative actor 3: it gave a reply to draw that cannot be deserialised: ValueError: not to be read"
+    )
+    assert ask(link, errors.RayTaskError("draw", "Traceback\n", KeyError("k"))) is NoReply.FAILED
+    (event,) = link.take_events()
+    assert event.text == "negative actor 3: it failed in draw: KeyError: 'k'"
+    assert (link.ready, link.restarts) == (True, 0)
+
+
+@pytest.mark.parametrize("heard_before", [False, True])
+def test_a_death_is_counted_once_and_its_successor_is_greeted(ray: FakeRay, heard_before: bool) -> None:
+    actor = ray.actor(Echo, seconds=0.5)
+    link = link_to(actor)
+    if heard_before:
+        ask(link, 1)
+    calls = [link.call("draw", number) for number in range(3)]
+    actor.die()
+    for call in calls:
+        assert link.is_over(call, None)
+        assert link.outcome(call) is NoReply.LOST
+    assert kinds(link) == ["lost"]
+    assert not link.look_after()
+    ray.sleep(1.0)
+    assert not link.look_after(), "it is back after 5 s"
+    ray.sleep(5.0)
+    assert link.look_after()
+    assert (link.restarts, link.generation, kinds(link)) == (1, 1, [])
+    assert ask(link, 8) == 8
+
+
+def test_a_death_that_nobody_was_owed_anything_at_shows_in_the_next_reply(ray: FakeRay) -> None:
+    actor = ray.actor(Echo)
+    link = link_to(actor)
+    ask(link, 1)
+    actor.die()
+    ray.sleep(10)
+    assert ask(link, 2) == 2
+    assert (link.restarts, link.generation, kinds(link)) == (1, 1, ["lost"])
+
+
+def test_a_greeting_that_is_lost_because_ray_has_not_noticed_is_no_death(ray: FakeRay) -> None:
+    actor = ray.actor(Echo)
+    link = link_to(actor)
+    ask(link, 1)
+    for _ in range(30):
+        refused = errors.ActorUnavailableError("RPC error", b"1" * 16)
+        assert ask(link, refused) is NoReply.LOST
+        assert link.wait_until_ready(), "the process lives"
+    assert (link.restarts, link.gone) == (0, False)
+
+
+def test_an_actor_that_dies_again_and_again_without_a_reply_has_failed(ray: FakeRay) -> None:
+    actor = ray.actor(Echo)
+    link = link_to(actor)
+    for deaths in range(1, 12):
+        assert not link.gone, deaths
+        assert ask(link, ProcessEnds()) is NoReply.LOST
+        link.wait_until_ready()
+    assert link.gone
+    assert kinds(link) == ["lost"] * 10 + ["failed"]
+    fresh = link_to(ray.actor(Echo))
+    for _ in range(30):
+        assert ask(fresh, ProcessEnds()) is NoReply.LOST
+        fresh.wait_until_ready()
+        assert ask(fresh, 1) == 1
+    assert (fresh.restarts, fresh.gone) == (30, False)
+
+
+def test_an_actor_that_ray_gives_up_has_failed_and_is_asked_no_more(ray: FakeRay) -> None:
+    actor = ray.actor(Echo)
+    link = link_to(actor)
+    actor.die(for_good=True)
+    for _ in range(2):
+        assert ask(link, 1) is NoReply.FAILED
+    assert kinds(link) == ["failed"]
+    assert (link.ready, link.gone, link.wait_until_ready()) == (False, True, False)
+    assert ActorLink(None, 0, 10.0, {}).take_events()[0].kind == "failed"
+
+
+@pytest.mark.parametrize("heard_before", [False, True])
+def test_one_that_owes_and_says_nothing_is_killed_once(ray: FakeRay, heard_before: bool) -> None:
+    actor = ray.actor(Echo)
+    link, other = link_to(actor), link_to(actor)
+    if heard_before:
+        ask(link, 1), ask(other, 1)
+    actor.hung = True
+    calls = [each.call("draw", 2) for each in (link, other)]
+    ray.sleep(9.0)
+    assert not any(each.is_over(call, 0) for each, call in zip((link, other), calls, strict=True))
+    assert ray.killed == []
+    ray.sleep(2.0)
+    for each, call in zip((link, other), calls, strict=True):
+        each.is_over(call, 0)
+    assert ray.killed == [100]
+    ray.sleep(20.0)
+    for each, call in zip((link, other), calls, strict=True):
+        assert each.is_over(call, 0)
+        assert each.outcome(call) is NoReply.LOST
+        assert each.wait_until_ready()
+    assert ray.killed == [100]
+    assert (link.hung + other.hung, link.restarts, other.restarts) == (1, 1, 1)
+    assert sorted(kinds(link) + kinds(other)) == ["hung", "lost", "lost"]
+
+
+def test_one_that_is_slow_but_answers_is_not_killed(ray: FakeRay) -> None:
+    actor = ray.actor(Echo, seconds=6.0)
+    link = link_to(actor)
+    calls = [link.call("draw", number) for number in range(5)]
+    for number, call in enumerate(calls):
+        assert link.is_over(call, None)
+        assert link.outcome(call) == number
+    assert ray.killed == []
+
+
+def test_one_that_waits_for_a_place_in_the_cluster_is_not_killed(ray: FakeRay) -> None:
+    actor = ray.actor(Echo, restart=5000.0)
+    link = link_to(actor)
+    call = link.call("draw", 1)
+    actor.die()
+    link.is_over(call, None)
+    link.outcome(call)
+    for _ in range(400):
+        ray.sleep(10.0)
+        link.look_after()
+    assert ray.killed == []
+    ray.sleep(2000.0)
+    assert link.look_after()
+
+
+# The pool: sources behind actors that die.
+
+
+def graph() -> TrainingGraph:
+    rows = np.random.default_rng(0).integers(0, [ENTITIES, 3, ENTITIES], (150, 3))
+    return TrainingGraph.of_triples(np.unique(rows, axis=0), ENTITIES, 3)
+
+
+class Hosting:
+    """A ``NegativeActor`` with one source; ``publish`` and ``draw`` have its arguments."""
+
+    def __init__(self) -> None:
+        self.host = SourceHost(graph(), "near_miss", {"neighbours": 4}, DOT)
+
+    def publish(self, key: str, incarnation: str, *piece: Any) -> None:
+        self.host.publish(*piece, incarnation)
+
+    def draw(self, key: str, incarnation: str, requests: list[Any]) -> list[Any]:
+        return [self.host.answer(request, incarnation) for request in requests]
+
+
+class TableModel:
+    """Vectors of all entities in one table; a query is its anchor's."""
+
+    def __init__(self) -> None:
+        self.table = torch.randn(ENTITIES, 6, generator=torch.Generator().manual_seed(4))
+        self.ranks, self.similarity, self.entities, self.first = Ranks.single(), DOT, ENTITIES, 0
+
+    def query(self, anchor: torch.Tensor, relation: torch.Tensor) -> torch.Tensor:
+        return self.table[anchor]
+
+    def candidates(self, entities: torch.Tensor) -> torch.Tensor:
+        return self.table[entities]
+
+    def own_candidates(self) -> torch.Tensor:
+        return self.table
+
+
+def queries() -> Queries:
+    return Queries(*torch.from_numpy(graph().queries()[:8]).T.contiguous())
+
+
+def moment(step: int) -> Moment:
+    return Moment(step / STEPS_PER_EPOCH, step / 1000, step)
+
+
+class Run:
+    """Steps of a fake training: announced eight at a time and ``DEPTH`` ahead, as ``training.batches`` does it."""
+
+    def __init__(self, ray: FakeRay, actors: list[FakeActor], **how: Any) -> None:
+        self.ray, self.step = ray, 0
+        config = PoolConfig(actors=len(actors), depth=DEPTH, timeout=0.05, max_age=10_000, hung_after=30.0, **how)
+        links = [ActorLink(actor, place, config.hung_after, {}) for place, actor in enumerate(actors)]
+        self.pool = ActorPool(links, "0", 0, 1, config, "group")
+        self.source = AheadSource(graph(), "near_miss", {"neighbours": 4}, self.pool, config)
+        self.source.attach(TableModel())  # type: ignore[arg-type]
+
+    def epoch(self) -> float:
+        """Share of an epoch's queries that was delivered."""
+        for _ in range(STEPS_PER_EPOCH):
+            if self.step % 8 == 0:
+                ahead = range(self.step, self.step + DEPTH + 8)
+                self.source.expect([Coming(moment(step), queries(), 3, step) for step in ahead])
+            self.source.advance(moment(self.step))
+            self.source.draw(queries(), 3, torch.Generator().manual_seed(self.step))
+            self.ray.sleep(STEP_SECONDS)
+            self.step += 1
+        self.counts = self.source.take_deliveries()
+        total = sum(
+            getattr(self.counts, n) for n in ("delivered", "late", "old", "broken", "refused", "failed", "lost")
+        )
+        assert total == 8 * STEPS_PER_EPOCH
+        return self.counts.delivered / total
+
+
+def test_after_all_actors_died_delivery_is_what_it_was_within_two_epochs(ray: FakeRay) -> None:
+    actors = [ray.actor(Hosting, seconds=0.04, restart=6.0) for _ in range(2)]
+    run = Run(ray, actors)
+    assert [run.epoch() for _ in range(4)][1:] == [1.0, 1.0, 1.0]
+    for actor in actors:
+        actor.die()
+    shares = [run.epoch() for _ in range(3)]  # an epoch takes 2 s, a restart 6 s
+    assert shares[-1] == 0.0
+    assert run.counts.refused == 160
+    run.epoch(), run.epoch()
+    assert [run.epoch() for _ in range(4)] == [1.0] * 4
+    assert run.source.restarts == 2
+    assert [event.kind for event in run.source.log.take_warnings()] == ["lost"]
+
+
+def test_actors_that_were_slow_before_they_died_are_asked_for_everything_again(
+    ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recovered() -> float:
+        actor = ray.actor(Hosting, seconds=0.04, restart=6.0)
+        run = Run(ray, [actor])
+        run.epoch(), run.epoch()
+        actor.seconds = 3.0  # for some epochs it is late with everything, and then it dies
+        run.epoch(), run.epoch(), run.epoch(), run.epoch()
+        actor.seconds = 0.04
+        actor.die()
+        for _ in range(5):
+            run.epoch()
+        return run.epoch()
+
+    assert recovered() == 1.0
+    monkeypatch.setattr(RequestWindow, "reset", lambda self: None)
+    assert recovered() < 0.7, "what was learned of the dead is held against their successors"
+
+
+def test_what_the_dead_owed_is_lost_and_not_late(ray: FakeRay) -> None:
+    actor = ray.actor(Hosting, seconds=0.5, restart=6.0)
+    run = Run(ray, [actor])
+    run.source.expect([Coming(moment(step), queries(), 3, step) for step in range(4)])
+    actor.die()
+    ray.sleep(2.0)
+    for step in range(4):
+        run.source.advance(moment(step))
+        run.source.draw(queries(), 3, torch.Generator())
+    counts = run.source.take_deliveries()
+    assert (counts.lost, counts.late, counts.delivered) == (32, 0, 0)
+
+
+class DiesInPublication(Hosting):
+    deaths = 0
+
+    def publish(self, key: str, incarnation: str, *piece: Any) -> None:
+        type(self).deaths -= 1
+        if self.deaths >= 0:
+            raise ProcessEnds
+        super().publish(key, incarnation, *piece)
+
+
+@pytest.mark.parametrize("deaths", [1, 3])
+def test_in_sync_an_actor_that_dies_in_a_publication_is_replaced_and_published_to_again(
+    ray: FakeRay, monkeypatch: pytest.MonkeyPatch, deaths: int
+) -> None:
+    monkeypatch.setattr(DiesInPublication, "deaths", deaths)
+    actor = ray.actor(DiesInPublication)
+    run = Run(ray, [actor], sync=True)
+    assert run.epoch() == 1.0
+    assert actor.restarts == deaths
+    assert actor.calls.count("publish") == deaths + 2, "20 steps publish twice"
+
+
+def test_what_a_publication_raises_is_read(ray: FakeRay) -> None:
+    class Refuses(Hosting):
+        def publish(self, key: str, incarnation: str, *piece: Any) -> Any:
+            return PoolEvent("failed", "no room for vectors")
+
+    run = Run(ray, [ray.actor(Refuses)])
+    with pytest.raises(NegativePoolError, match="negative actor 0: no room for vectors"):
+        run.epoch()
+    run = Run(ray, [ray.actor(Refuses)], fallback="uniform")
+    assert run.epoch() == 0.0
+    assert [event.text for event in run.source.log.take_warnings()] == ["negative actor 0: no room for vectors"]
+
+
+def test_replies_that_do_not_match_their_requests_are_broken(ray: FakeRay) -> None:
+    class Forgets(Hosting):
+        def draw(self, *arguments: Any) -> list[Any]:
+            return super().draw(*arguments)[1:]
+
+    with pytest.raises(NegativePoolError, match=r"it did not reply to .* requests one by one"):
+        Run(ray, [ray.actor(Forgets)]).epoch()
+    run = Run(ray, [ray.actor(Forgets)], on_error="fallback")
+    assert run.epoch() == 0.0
+    assert run.counts.broken > 0
+
+
+# The miner.
+
+
+class Mining:
+    def mine(self, key: str, version: int, weights: Any, graphs: Any) -> Any:
+        return {"g": RelationTable(version, np.zeros((1, 1), np.int32), np.ones((1, 1), np.float32))}
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_an_actor_that_is_lost_with_its_table_is_asked_again(ray: FakeRay, wait: bool) -> None:
+    actor = ray.actor(Mining, seconds=1.0)
+    miner = ActorMiner([link_to(actor)], "0", {})
+    assert miner.ask(7, {})
+    assert not miner.ask(8, {})
+    actor.die()
+    found: dict[str, RelationTable] = {}
+    for _ in range(100):
+        found |= miner.take(wait=wait)
+        ray.sleep(0.2)
+    assert found["g"].version == 7
+    assert (miner.restarts, [event.kind for event in miner.take_events()]) == (1, ["lost"])
+    assert miner.ask(9, {})
+
+
+def test_a_comparison_that_hangs_is_killed(ray: FakeRay) -> None:
+    actor = ray.actor(Mining)
+    miner = ActorMiner([link_to(actor)], "0", {})
+    actor.hung = True
+    miner.ask(7, {})
+    assert miner.take(wait=True)["g"].version == 7, "by its successor"
+    assert (miner.hung, miner.restarts) == (1, 1)
+
+
+def test_a_comparison_that_raises_is_an_event_and_is_not_waited_for(ray: FakeRay) -> None:
+    class Raises(Mining):
+        def mine(self, *arguments: Any) -> Any:
+            return PoolEvent("failed", "no luck")
+
+    miner = ActorMiner([link_to(ray.actor(Raises))], "0", {})
+    miner.ask(7, {})
+    assert miner.take(wait=True) == {}
+    assert [event.text for event in miner.take_events()] == ["negative actor 3: no luck"]
+    gone = ray.actor(Mining)
+    miner = ActorMiner([link_to(gone)], "0", {})
+    gone.die(for_good=True)
+    miner.ask(7, {})
+    assert miner.take(wait=True) == {}
+    assert not miner.ask(8, {})
