@@ -143,6 +143,7 @@ class ActorLink:
 
     def look_after(self) -> bool:
         """Whether calls may be sent; notes whether one who was greeted is ready, or must be greeted again."""
+        self._read_kill()
         if self._greet_at is not None and time.monotonic() >= self._greet_at:
             self.greet()
         greeting = self._greeting

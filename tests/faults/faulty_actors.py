@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from distkg.cluster.negative_pool import NegativeActor
-from distkg.negatives import SOURCES, Negatives
-from distkg.negatives.host import PublishedModel, SourceHost
+from distkg.negatives import SOURCES
+from distkg.negatives.host import SourceHost
 
 SOURCE = "near_miss"
 Method = Callable[..., Any]
@@ -37,14 +37,6 @@ def dying(real: Method, *arguments: Any) -> Any:
     os._exit(3)
 
 
-def hanging(real: Method, *arguments: Any) -> Any:
-    time.sleep(3600)
-
-
-def too_few(real: Method, *arguments: Any) -> Negatives:
-    return Negatives(real(*arguments).entities[:, 1:])
-
-
 def unreadable(real: Method, *arguments: Any) -> NotToBeRead:
     return NotToBeRead()
 
@@ -64,18 +56,6 @@ def replace_method(owner: type, name: str, fault: Callable[..., Any], first: int
 class RaisesInDraw(NegativeActor):
     def __init__(self, *arguments: Any) -> None:
         replace_method(SOURCES[SOURCE], "draw", raising, first=5)
-        super().__init__(*arguments)
-
-
-class ReturnsTooFew(NegativeActor):
-    def __init__(self, *arguments: Any) -> None:
-        replace_method(SOURCES[SOURCE], "draw", too_few, first=5)
-        super().__init__(*arguments)
-
-
-class RaisesInPublication(NegativeActor):
-    def __init__(self, *arguments: Any) -> None:
-        replace_method(PublishedModel, "publish", raising)
         super().__init__(*arguments)
 
 
@@ -100,18 +80,6 @@ class DiesInMaking(NegativeActor):
 class RaisesInConstructor(NegativeActor):
     def __init__(self, *arguments: Any) -> None:
         raise UserError(7, "no luck today")
-
-
-class DiesInDraw(NegativeActor):
-    def __init__(self, *arguments: Any) -> None:
-        replace_method(SOURCES[SOURCE], "draw", dying, first=40)
-        super().__init__(*arguments)
-
-
-class DiesInEveryDraw(NegativeActor):
-    def __init__(self, *arguments: Any) -> None:
-        replace_method(SOURCES[SOURCE], "draw", dying)
-        super().__init__(*arguments)
 
 
 class DiesOnceInPublication(NegativeActor):

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import faulty_actors
 import numpy as np
 import psutil
 import pytest
 import torch
 
+from distkg.cluster import negative_pool
 from distkg.cluster.launch import TrainOnRank, launch_training, run_on_workers
+from distkg.cluster.session import ray_session
 from distkg.config import RunConfig
 from distkg.data.generate import generate
 from distkg.negatives.messages import Reply
+from distkg.negatives.pool_events import NegativePoolError
 from distkg.training.run import train_on_rank
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -138,7 +144,10 @@ def test_killed_actors_come_back_and_the_run_goes_on(store: Path, tmp_path: Path
     lines = lines_of(run)
     assert len(kill.pids) == victims
     assert lines[-1]["restarts"] == victims
-    assert total(lines, "late") + total(lines, "refused") > 0, "what the dead owed was not counted"
+    counted = sum(total(lines, why) for why in ("late", "refused", "lost"))
+    assert counted > 0, "what the dead owed was not counted"
+    (warning,) = [text for line in lines for text in line.get("warnings", []) if "it died" in text]
+    assert "It is being replaced" in warning
     assert (run / ENOUGH).exists(), "the successors do not deliver"
     assert math.isfinite(result["metrics"]["test"]["mrr"])
     _, alive = psutil.wait_procs(actor_processes(), timeout=30)
@@ -150,8 +159,9 @@ def test_an_actor_that_hangs_is_restarted(store: Path, tmp_path: Path) -> None:
     stop = Disturbance(run, lambda process: process.send_signal(signal.SIGSTOP), victims=1)
     run_on_workers(training_until_enough(), run_config(store, hung_after=2.0), run, listener=stop)
     lines = lines_of(run)
-    assert lines[-1]["restarts"] == 1
+    assert (lines[-1]["restarts"], lines[-1]["hung"]) == (1, 1)
     assert total(lines, "late") > 0
+    assert any("it did not answer for 2 s" in text for line in lines for text in line.get("warnings", []))
     assert (run / ENOUGH).exists(), "the successor does not deliver"
 
 
@@ -197,3 +207,79 @@ def test_a_store_without_what_a_source_needs_ends_the_run_with_the_reason(store:
     settings["negatives"] |= {"source": "typed", "options": {}}
     with pytest.raises(ValueError, match="entity_types"):
         launch_training(RunConfig.model_validate(settings), tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def ray_for_faulty_actors() -> Iterator[None]:
+    """One Ray for the runs below, whose actors can import their faults."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        with ray_session(RunConfig.model_validate({"train": {"workers": 8}})):
+            yield
+
+
+MISTAKES = {
+    "RaisesInDraw": r"source near_miss, drawing negatives for step \d+: UserError: error 7: no luck today",
+    "RepliesUnreadably": r"gave a reply to draw that cannot be deserialised: ValueError: invalid literal",
+    "RaisesInMaking": r"making source near_miss: UserError: error 7: no luck today",
+    "RaisesInConstructor": r"cannot be made: .*error 7: no luck today",
+    "DiesInMaking": r"it was restarted 10 times, without a reply between them",
+}
+
+
+@pytest.mark.usefixtures("ray_for_faulty_actors")
+@pytest.mark.parametrize("fault", MISTAKES)
+def test_a_mistake_of_a_source_ends_the_run_with_its_message(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(negative_pool, "NegativeActor", getattr(faulty_actors, fault))
+    with pytest.raises(NegativePoolError, match=rf"negative actor [01]: .*{MISTAKES[fault]}"):
+        launch_training(run_config(store, seconds=None, epochs=100), tmp_path / "run")
+    failures = tmp_path / "run" / "failures.jsonl"
+    assert not failures.exists() or '"restart": true' not in failures.read_text()
+
+
+@pytest.mark.usefixtures("ray_for_faulty_actors")
+def test_a_mistake_is_one_warning_and_a_count_where_the_fallback_was_chosen(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(negative_pool, "NegativeActor", faulty_actors.RaisesInDraw)
+    result = launch_training(run_config(store, seconds=None, epochs=10, fallback="uniform"), tmp_path / "run")
+    lines = lines_of(tmp_path / "run")
+    assert total(lines, "failed") > 0
+    assert {line["restarts"] for line in lines} == {0}
+    assert math.isfinite(result["metrics"]["test"]["mrr"])
+    output = capsys.readouterr().out
+    assert output.count("WARNING: ") == 1
+    assert "UserError: error 7: no luck today" in output
+
+
+def marked(store: Path, tmp_path: Path) -> Path:
+    """A copy of the store, beside which the actors of one test leave their marks."""
+    return Path(shutil.copytree(store, tmp_path / "store"))
+
+
+@pytest.mark.usefixtures("ray_for_faulty_actors")
+def test_in_sync_an_actor_that_dies_in_a_publication_does_not_end_the_group(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(negative_pool, "NegativeActor", faulty_actors.DiesOnceInPublication)
+    launch_training(run_config(marked(store, tmp_path), seconds=None, epochs=6, sync=True), tmp_path / "run")
+    assert not (tmp_path / "run" / "failures.jsonl").exists()
+    lines = lines_of(tmp_path / "run")
+    assert lines[-1]["restarts"] == ACTORS
+    assert [line["delivered"] for line in lines[2:]] == [1.0] * 4
+
+
+@pytest.mark.usefixtures("ray_for_faulty_actors")
+def test_an_actor_that_hangs_in_its_first_draw_is_killed(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(negative_pool, "NegativeActor", faulty_actors.HangsInFirstDraw)
+    # In sync, so that the run cannot end before the actors are back.
+    config = run_config(marked(store, tmp_path), seconds=None, epochs=6, sync=True, hung_after=10.0)
+    launch_training(config, tmp_path / "run")
+    lines = lines_of(tmp_path / "run")
+    assert lines[-1]["hung"] >= ACTORS
+    assert lines[-1]["delivered"] == 1.0
