@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from distkg.printable import printable
+
 EventKind = Literal["failed", "broken", "lost", "hung"]
 Missing = Literal["failed", "broken", "lost"]
 """Why a pool has no reply to a request: its source raised, its source returned something else than what was requested,
@@ -67,8 +69,7 @@ def describe_error(error: BaseException) -> str:
 def one_line(text: str) -> str:
     """Printable text of bounded length without line breaks."""
     words = " ".join(text.split())
-    printable = "".join(character for character in words if character.isprintable())
-    return printable if len(printable) <= LONGEST else printable[:LONGEST] + " …"
+    return printable(words if len(words) <= LONGEST else words[:LONGEST] + " …")
 
 
 class PoolEventLog:

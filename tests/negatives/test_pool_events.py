@@ -26,7 +26,7 @@ def raised(error: Exception) -> Exception:
 def test_an_error_is_described_by_type_message_and_place_on_one_line() -> None:
     text = describe_error(raised(KeyError("a\nb")))
     assert text.startswith(r"KeyError: 'a\nb' (test_pool_events.py, line ")
-    assert describe_error(RuntimeError("two\nlines\x1b[31m")) == "RuntimeError: two lines[31m"
+    assert describe_error(RuntimeError("two\nlines\x1b[31m")) == r"RuntimeError: two lines\x1b[31m"
 
 
 def test_long_texts_are_cut() -> None:
