@@ -7,6 +7,7 @@ forgotten: whoever calls reads the outcome.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -63,6 +64,7 @@ class ActorLink:
     """One process's connection to an actor.
 
     Attributes:
+        name: of the actor, in messages.
         generation: rises with every successor that is ready, which holds nothing that its predecessors were sent.
         restarts: how often the actor was replaced.
         hung: how often it was killed from here because it did not answer.
@@ -73,7 +75,7 @@ class ActorLink:
         """``actor`` is its handle; None where it is gone already."""
         self.generation = self.restarts = self.hung = 0
         self.gone = actor is None
-        self._actor, self._name, self._hung_after, self._graphs = actor, f"negative actor {place}", hung_after, graphs
+        self._actor, self.name, self._hung_after, self._graphs = actor, f"negative actor {place}", hung_after, graphs
         self._greeting: Call | None = None
         self._greet_at: float | None = None
         self._kill: ray.ObjectRef | None = None
@@ -135,7 +137,7 @@ class ActorLink:
 
     def report(self, event: PoolEvent) -> None:
         """Note something that went wrong in the actor."""
-        self._events.append(event.at(self._name))
+        self._events.append(event.at(self.name))
 
     def greet(self) -> None:
         """Send no calls until the actor has made its sources."""
@@ -154,9 +156,10 @@ class ActorLink:
             self.gone = True
         return self.ready
 
-    def wait_until_ready(self) -> bool:
-        """As ``look_after``, once the actor is ready or gone."""
-        while not self.look_after() and not self.gone:
+    def wait_until_ready(self, seconds: float = math.inf) -> bool:
+        """As ``look_after``, once the actor is ready or gone, or after so many seconds."""
+        end = time.monotonic() + seconds
+        while not self.look_after() and not self.gone and time.monotonic() < end:
             if self._greeting is None:
                 time.sleep(WAIT_SECONDS)
             else:

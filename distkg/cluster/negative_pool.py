@@ -8,6 +8,7 @@ has so many requests under way and no more, fewer where actors are slow, and one
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -47,7 +48,10 @@ from distkg.training.foundation_model import is_foundation
 
 Result = TypeVar("Result")
 
+logger = logging.getLogger(__name__)
+
 BLEND_EVERY = 32  # draws
+NOTICE_SECONDS = 60.0
 
 
 class NegativeActor:
@@ -381,7 +385,10 @@ def _wait_until_made(links: Sequence[ActorLink]) -> None:
     for link in links:
         link.greet()
     for link in links:
-        link.wait_until_ready()
+        while not link.wait_until_ready(NOTICE_SECONDS) and not link.gone:
+            logger.warning(
+                "still waiting for %s, which makes its sources or has no place in the cluster yet", link.name
+            )
         mistake = next((event for event in link.take_events() if event.kind == "failed"), None)
         if mistake is not None:
             error = NegativePoolError(mistake.text)

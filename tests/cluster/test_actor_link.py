@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from fake_ray import FakeActor, FakeRay, ProcessEnds
 from ray import exceptions as errors
 
+from distkg.cluster import negative_pool
 from distkg.cluster.actor_link import ActorLink, NoReply
 from distkg.cluster.mining import ActorMiner
 from distkg.cluster.negative_pool import ActorPool
@@ -193,6 +195,21 @@ def test_one_that_waits_for_a_place_in_the_cluster_is_not_killed(ray: FakeRay) -
     assert ray.killed == []
     ray.sleep(2000.0)
     assert link.look_after()
+
+
+def test_the_driver_says_whom_it_waits_for(ray: FakeRay, caplog: pytest.LogCaptureFixture) -> None:
+    quick, slow = ray.actor(Echo), ray.actor(Echo, seconds=150.0)
+    negative_pool._wait_until_made([ActorLink(each, place, math.inf, {}) for place, each in enumerate((quick, slow))])
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "still waiting for negative actor 1"
+    ] * 2
+
+
+def test_the_driver_raises_what_keeps_an_actor_from_being_made(ray: FakeRay) -> None:
+    gone = ray.actor(Echo)
+    gone.die(for_good=True)
+    with pytest.raises(NegativePoolError, match="negative actor 0: it cannot be started"):
+        negative_pool._wait_until_made([ActorLink(gone, 0, math.inf, {})])
 
 
 # The pool: sources behind actors that die.
