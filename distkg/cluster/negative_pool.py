@@ -386,9 +386,7 @@ def _wait_until_made(links: Sequence[ActorLink]) -> None:
         link.greet()
     for link in links:
         while not link.wait_until_ready(NOTICE_SECONDS) and not link.gone:
-            logger.warning(
-                "still waiting for %s, which makes its sources or has no place in the cluster yet", link.name
-            )
+            logger.warning("still waiting for %s: it makes its sources, or has no place in the cluster yet", link.name)
         mistake = next((event for event in link.take_events() if event.kind == "failed"), None)
         if mistake is not None:
             error = NegativePoolError(mistake.text)
