@@ -17,7 +17,9 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from distkg.cli import app
 from distkg.cluster import negative_pool
 from distkg.cluster.launch import TrainOnRank, launch_training, run_on_workers
 from distkg.cluster.session import ray_session
@@ -238,6 +240,18 @@ def test_a_mistake_of_a_source_ends_the_run_with_its_message(
         launch_training(run_config(store, seconds=None, epochs=100), tmp_path / "run")
     failures = tmp_path / "run" / "failures.jsonl"
     assert not failures.exists() or '"restart": true' not in failures.read_text()
+
+
+@pytest.mark.usefixtures("ray_for_faulty_actors")
+def test_the_command_ends_with_that_message_and_exit_code_2(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(negative_pool, "NegativeActor", faulty_actors.RaisesInMaking)
+    (tmp_path / "run.yaml").write_text(run_config(store, fallback="uniform").to_yaml())
+    result = CliRunner().invoke(app, ["train", str(tmp_path / "run.yaml"), "--run", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert "error: negative actor 0: making source near_miss: UserError: error 7: no luck today" in result.stderr
+    assert "Traceback" not in result.output
 
 
 @pytest.mark.usefixtures("ray_for_faulty_actors")
