@@ -108,5 +108,5 @@ def test_what_entities_and_relations_are_called_does_not_matter() -> None:
 
 def test_a_graph_with_too_many_hyperedges_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hypergraph_module, "MOST_HYPEREDGES", 10)
-    with pytest.raises(TooManyRelationsError, match=r"hyperedges.*Choose ultra or trix"):
+    with pytest.raises(TooManyRelationsError, match=r"hyperedges.*such as ultra or trix"):
         small()(graph(), torch.tensor([0]), torch.tensor([1]))
