@@ -121,6 +121,7 @@ def _launch(train: TrainOnRank, config: RunConfig, folder: Path, lease: Lease, l
         [
             (LineTail(folder / run_folder.METRICS), with_warnings(listener or display.metrics, display)),
             (LineTail(folder / run_folder.FAILURES), lambda record: display.notice(describe_failure(record))),
+            (LineTail(folder / run_folder.NOTICES), lambda record: display.notice(record["notice"])),
         ]
     )
     with ray_session(config):

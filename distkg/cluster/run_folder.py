@@ -11,6 +11,7 @@ from distkg.training.record import LEASE
 
 METRICS = "metrics.jsonl"
 FAILURES = "failures.jsonl"
+NOTICES = "notices.jsonl"
 LAUNCH = ".launch"
 """Ray Train's own notes; holds nothing that a run needs."""
 

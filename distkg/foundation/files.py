@@ -7,24 +7,30 @@ tensors, which refuses anything else.
 from __future__ import annotations
 
 import json
-import pickle
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from distkg.data.identity import StoreIdentity
 from distkg.data.location import Location
+from distkg.data.tensor_files import TensorFileError, TensorHeader, read_header
+from distkg.data.torch_files import TorchFileError, is_plain, read_torch_file
 from distkg.foundation.base import MODELS, FoundationModel
-from distkg.registry import UnknownNameError
+from distkg.kernels.finite import non_finite
+from distkg.strict_json import JsonError, read_json
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 TRAINED_ON = "store.json"  # of a model with vectors for the entities or relations of one store
 MODEL_FOLDER = "model"  # of a run
+MADE_FOR_EACH = 4  # parameters while a model is made, for each that it has in the end: some parts are made anew
 FORMAT_VERSION = 1
 PublishedFormat = Literal["ultra", "trix", "trix_relations", "motif", "semma"]
 
@@ -56,23 +62,49 @@ def is_model(path: Path) -> bool:
 
 
 def _place(path: Path) -> Path | None:
-    return next((folder for folder in (path, path / MODEL_FOLDER) if (folder / DESCRIPTION).is_file()), None)
+    return next((folder for folder in (path, path / MODEL_FOLDER) if _holds_model(folder)), None)
+
+
+def _holds_model(folder: Path) -> bool:
+    """An export of embeddings has a ``model.json`` too, but its vectors lie in files of other names."""
+    weights, vectors = folder / WEIGHTS, folder / "entities.safetensors"
+    return os.path.lexists(folder / DESCRIPTION) and (os.path.lexists(weights) or not vectors.exists())
+
+
+class Description(BaseModel):
+    """``model.json``: which model the weights belong to."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format_version: int = Field(ge=1)
+    model: str
+    options: dict[str, JsonValue]
 
 
 def save_model(model: FoundationModel, folder: Path) -> None:
-    """Write a model; its description comes last, so that a folder with one is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a model; its description comes last, so that a folder with one is complete.
+
+    Raises:
+        ModelFileError: a weight is NaN or infinite; nothing is written.
+    """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    _refuse_non_finite(weights, f"the {model.name} model for {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DESCRIPTION).unlink(missing_ok=True)
     save_file(weights, folder / WEIGHTS)
     (folder / TRAINED_ON).unlink(missing_ok=True)
     if model.trained_on is not None:
         (folder / TRAINED_ON).write_text(model.trained_on.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    described = {"format_version": FORMAT_VERSION, "model": model.name, "options": model.options.model_dump()}
-    (folder / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n")
+    described = Description(format_version=FORMAT_VERSION, model=model.name, options=model.options.model_dump())
+    unnamed = folder / f".{DESCRIPTION}.tmp"
+    unnamed.write_text(json.dumps(described.model_dump(), indent=2) + "\n")
+    os.replace(unnamed, folder / DESCRIPTION)
 
 
 def load_model(folder: Path) -> FoundationModel:
     """The model of a folder, in evaluation mode.
+
+    The description is held against the header of the weights before a model of that size is made.
 
     Raises:
         ModelFileError: no model there, or one that does not fit its description.
@@ -82,28 +114,76 @@ def load_model(folder: Path) -> FoundationModel:
         raise ModelFileError(
             f"{folder} holds no foundation model ({DESCRIPTION} is missing). Make one with `distkg import-checkpoint`"
         )
-    folder = found
+    described, file = _description(found / DESCRIPTION), found / WEIGHTS
     try:
-        described = json.loads((folder / DESCRIPTION).read_text())
-        if described["format_version"] > FORMAT_VERSION:
+        header = read_header(file)
+    except TensorFileError as error:
+        raise ModelFileError(f"{file}: the model cannot be read: {error}") from None
+    skeleton = _skeleton(described, len(header), found / DESCRIPTION)
+    _check_fit(skeleton, header, file)
+    model = make_model(described.model, described.options)
+    model.trained_on = _trained_on(found)
+    return _filled(model, load_file(file), file)
+
+
+def _description(file: Path) -> Description:
+    try:
+        tree = read_json(file)
+        version = tree.get("format_version") if isinstance(tree, dict) else None
+        if type(version) is int and version > FORMAT_VERSION:
             raise ModelFileError(
-                f"{folder / DESCRIPTION} has format version {described['format_version']}; this distkg reads up to "
-                f"{FORMAT_VERSION}. Upgrade distkg"
+                f"{file} has format version {version}; this distkg reads up to {FORMAT_VERSION}. Upgrade distkg"
             )
-        model = make_model(described["model"], described["options"])
-        weights = load_file(folder / WEIGHTS)
-        model.trained_on = _trained_on(folder)
-    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError, OSError, UnknownNameError) as error:
-        raise ModelFileError(f"{folder}: the model cannot be read: {error}") from None
-    return _filled(model, weights, folder / WEIGHTS)
+        return Description.model_validate(tree)
+    except (JsonError, ValidationError) as error:
+        raise ModelFileError(f"{file}: the model cannot be read: {_first_problem(error)}") from None
+
+
+def _first_problem(error: JsonError | ValidationError) -> str:
+    if isinstance(error, JsonError):
+        return str(error)
+    problem = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(ascii(part).strip("'") for part in problem["loc"])
+    return f"{place}: {problem['msg']}"
+
+
+def _skeleton(described: Description, tensors: int, file: Path) -> FoundationModel:
+    """The described model without memory for its weights; given up where it has more of them than ``tensors``."""
+    try:
+        with torch.device("meta"), _at_most(MADE_FOR_EACH * tensors):
+            return make_model(described.model, described.options)
+    except Exception as error:  # whatever options of a stranger make of a model
+        lines = str(error).splitlines()
+        raise ModelFileError(
+            f"{file}: the model cannot be made: {lines[0][:300] if lines else type(error).__name__}"
+        ) from None
+
+
+@contextmanager
+def _at_most(parameters: int) -> Iterator[None]:
+    """Modules that are made meanwhile must not have more parameters than this together: options may ask for a billion
+    layers."""
+    left = iter(range(parameters))
+
+    def count(module: nn.Module, name: str, parameter: Any) -> None:
+        if next(left, None) is None:
+            raise ModelFileError(f"its options ask for far more tensors than {WEIGHTS} has")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _trained_on(folder: Path) -> StoreIdentity | None:
     file = folder / TRAINED_ON
+    if not os.path.lexists(file):
+        return None
     try:
-        return StoreIdentity.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
-    except ValueError as error:
-        raise ModelFileError(f"{file} is damaged: {error}") from None
+        return StoreIdentity.model_validate(read_json(file))
+    except (JsonError, ValidationError) as error:
+        raise ModelFileError(f"{file} is damaged: {_first_problem(error)}") from None
 
 
 def weights_sha256(path: Path) -> str | None:
@@ -124,11 +204,11 @@ def import_checkpoint(file: Path, format: PublishedFormat = "ultra") -> Foundati
         ModelFileError: not such a file; names missing and extra keys.
     """
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelFileError(f"{file} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from None
+        content = read_torch_file(file)
+    except TorchFileError as error:
+        raise ModelFileError(f"{file} cannot be read as a checkpoint: {error}") from None
     weights = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(isinstance(name, str) and is_plain(weights[name]) for name in weights):
         raise ModelFileError(f"{file} holds no weights: a dictionary of tensors, or one under `model`, is expected")
     weights = {_renamed(name, RENAMED.get(format, {})): tensor for name, tensor in weights.items()}
     return _filled(make_model(format, {}), weights, file)
@@ -142,6 +222,13 @@ def _renamed(name: str, beginnings: Mapping[str, str]) -> str:
 
 
 def _filled(model: FoundationModel, weights: Mapping[str, Tensor], file: Path) -> FoundationModel:
+    _check_fit(model, {name: TensorHeader.of(tensor) for name, tensor in weights.items()}, file)
+    _refuse_non_finite(weights, str(file))
+    model.load_state_dict(dict(weights))
+    return model.eval()
+
+
+def _check_fit(model: FoundationModel, weights: Mapping[str, TensorHeader], file: Path) -> None:
     own = model.state_dict()
     problems = [
         f"missing: {_listed(own.keys() - weights.keys())}" if own.keys() - weights.keys() else "",
@@ -151,14 +238,23 @@ def _filled(model: FoundationModel, weights: Mapping[str, Tensor], file: Path) -
             for name, tensor in own.items()
             if name in weights and weights[name].shape != tensor.shape
         ),
+        *(
+            f"{name} is {weights[name]} instead of {tensor.dtype}"
+            for name, tensor in own.items()
+            if name in weights and weights[name].dtype.is_floating_point != tensor.dtype.is_floating_point
+        ),
     ]
     problems = [problem for problem in problems if problem]
     if problems:
         raise ModelFileError(f"{file} does not fit {model.name}: {'; '.join(problems)}")
-    model.load_state_dict(dict(weights))
-    return model.eval()
+
+
+def _refuse_non_finite(weights: Mapping[str, Tensor], what: str) -> None:
+    broken = non_finite(weights)
+    if broken:
+        raise ModelFileError(f"{what} holds NaN or infinity in {_listed(set(broken))}: its training had diverged")
 
 
 def _listed(names: set[str]) -> str:
-    ordered = sorted(names)
+    ordered = [ascii(name)[1:-1][:100] for name in sorted(names)]
     return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")

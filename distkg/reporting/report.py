@@ -30,7 +30,7 @@ def render(run: RunRecord) -> str:
 
 
 def _warnings(run: RunRecord) -> list[str]:
-    texts = sections.damage(run)
+    texts = [*sections.damage(run), *run.notices]
     if run.finished:
         return texts
     unfinished = (

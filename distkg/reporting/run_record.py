@@ -26,6 +26,7 @@ class RunRecord:
             are replaced by the later ones, and ``time`` goes on from where it stood.
         result: result.json; empty where the run has not finished.
         damaged_lines: lines of metrics.jsonl that are no JSON objects; a run killed while writing leaves one.
+        notices: what the run had to tell, such as a damaged checkpoint that it skipped.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class RunRecord:
     lines: list[dict[str, Any]] = field(default_factory=list)
     result: dict[str, Any] = field(default_factory=dict)
     damaged_lines: int = 0
+    notices: list[str] = field(default_factory=list)
 
     @property
     def finished(self) -> bool:
@@ -66,7 +68,8 @@ def read_run(folder: Path) -> RunRecord:
         )
     lines, damaged = _read_lines(folder / "metrics.jsonl")
     config, result = _read_config(folder / "config.yaml"), _read_result(folder / "result.json")
-    return RunRecord(folder, config, continued(lines), result, damaged)
+    notices = [str(line["notice"]) for line in _read_lines(folder / "notices.jsonl")[0] if "notice" in line]
+    return RunRecord(folder, config, continued(lines), result, damaged, notices)
 
 
 def as_text(value: Any) -> str:

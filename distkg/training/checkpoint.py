@@ -8,10 +8,12 @@ about as long as the synchronous save.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,30 +26,40 @@ import torch.distributed as dist
 from pydantic import JsonValue
 from torch import Tensor
 
+from distkg.data.tensor_files import DTYPES
+from distkg.kernels.finite import non_finite
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 from distkg.training.checkpoint_files import (
     CheckpointError,
     FileEntry,
+    LaterFormatError,
     Manifest,
     TensorEntry,
+    begin,
+    check_file,
     copy_rows,
     copy_whole,
     difference,
     file_name,
     is_committed,
+    is_unfinished,
     read_manifest,
     remove,
     write_file,
     write_manifest,
 )
 
-__all__ = ["CheckpointError", "Checkpoints", "Manifest", "State"]
+__all__ = ["CheckpointError", "Checkpoints", "Manifest", "NonFiniteError", "State"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _SET_ASIDE = ".replaced"
+
+
+class NonFiniteError(CheckpointError):
+    """A state that was to be saved holds NaN or infinity; no file was written, and none was deleted."""
 
 
 @dataclass(frozen=True)
@@ -91,23 +103,39 @@ class Checkpoints:
         folder: on storage that every rank sees; made by the first ``save``.
         ranks: who writes and reads.
         keep: how many of the newest checkpoints stay, beside the newest one marked best.
+        notice: told on the first rank of each damaged checkpoint that is skipped; default: a warning in the log.
+        on_commit: told on the first rank, from the background, the name of each checkpoint that was committed.
+
+    Attributes:
+        last: name of the last checkpoint that this process saved to the end or loaded; None before the first.
     """
 
-    def __init__(self, folder: Path, ranks: Ranks, keep: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ranks: Ranks,
+        keep: int,
+        *,
+        notice: Callable[[str], None] = _log.warning,
+        on_commit: Callable[[str], None] = lambda name: None,
+    ) -> None:
         if keep < 1:
             raise CheckpointError(f"keep is {keep}: at least one checkpoint must stay")
         self._folder, self._ranks, self._keep = Path(folder), ranks, keep
         self._group = _own_group(ranks)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
-        self._damaged: set[str] = set()
+        self._notice, self._on_commit = notice, on_commit
+        self._damaged: dict[str, str] = {}  # name → what is wrong; the same on every rank
+        self.last: str | None = None
 
     def save(self, name: str, state: State, progress: Mapping[str, JsonValue], *, best: bool = False) -> None:
         """Copy the tensors and write them in the background; an earlier save under way is awaited first.
 
         The caller may change its tensors on return. Until the files are written the copy costs the memory of the
         local state once more (page-locked where it comes from a GPU). A checkpoint of the same name is replaced,
-        and stays readable until the new one is committed.
+        and stays readable until the new one is committed. A state with NaN or infinity on any rank is not saved:
+        the next collective call raises NonFiniteError on all of them.
 
         Args:
             name: of the sub-folder: letters, digits, ``-`` and ``_``.
@@ -139,12 +167,22 @@ class Checkpoints:
             writing.result()
 
     def newest(self) -> str | None:
-        """Name of the newest checkpoint whose files are as they were written, None where there is none.
+        """Name of the newest checkpoint whose files are as they were written, None where there are no checkpoints.
 
-        The files are read in full, each by one rank. A damaged checkpoint is skipped with a warning that names the
+        The files are read in full, each by one rank. A damaged checkpoint is skipped with a notice that names the
         file, and deleted when the next save is committed.
+
+        Raises:
+            CheckpointError: there are checkpoints, and all of them are damaged; names each and what is wrong with it.
         """
-        return self._newest(lambda manifest: True)
+        name = self._newest(lambda manifest: True)
+        if name is None and self._damaged:
+            listed = "\n".join(f"  {one}: {problem}" for one, problem in sorted(self._damaged.items()))
+            raise CheckpointError(
+                f"every checkpoint in {self._folder} is damaged:\n{listed}\nNothing was deleted. Put back a sound copy "
+                "of one of them, or train anew in another run folder"
+            )
+        return name
 
     def best(self) -> str | None:
         """Name of the newest undamaged checkpoint that is marked best, None where there is none."""
@@ -164,7 +202,9 @@ class Checkpoints:
         """
         self.wait()
         self._together(lambda: self._check_fit(name, state))
-        return self._together(lambda: self._load(name, state))[self._ranks.rank]
+        progress = self._together(lambda: self._load(name, state))[self._ranks.rank]
+        self.last = name
+        return progress
 
     def describe(self, name: str) -> Manifest:
         """Tensors, rows and progress of a checkpoint.
@@ -187,7 +227,8 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint {name} in {self._folder} has no rows of {tensor!r}; it has {held}")
         if not 0 <= low <= high <= entry.shape[0]:
             raise CheckpointError(f"rows {low} to {high} of {tensor} in checkpoint {name}: it has {entry.shape[0]}")
-        out = torch.empty(high - low, *entry.shape[1:], dtype=getattr(torch, entry.dtype))
+        self._check_files(name, manifest, low, high if entry.sharded else low)
+        out = torch.empty(high - low, *entry.shape[1:], dtype=entry.torch_dtype)
         copy_rows(self._folder / name, manifest, tensor, low, out)
         return out
 
@@ -205,91 +246,119 @@ class Checkpoints:
     def _write(self, name: str, tensors: dict[str, Tensor], draft: Manifest) -> None:
         """Runs in the background on every rank."""
         folder = self._folder / name
-        self._on_first(partial(self._prepare, folder))
-        files = self._together(partial(self._write_own, folder, tensors, draft.rows))
-        tensors.clear()  # the executor holds its arguments for a while after the work is done
-        self._on_first(partial(self._commit, folder, draft, files))
+        try:
+            self._refuse_non_finite(name, tensors)
+            replaced = self._on_first(partial(self._prepare, folder))
+            files = self._together(partial(self._write_own, folder, tensors, draft.rows))
+        finally:
+            tensors.clear()  # the executor holds its arguments for a while after the work is done
+        self._on_first(partial(self._commit, folder, draft, files, replaced))
+        self._damaged.pop(name, None)
+        self.last = name
 
-    def _prepare(self, folder: Path) -> None:
-        """Clear away what earlier processes left unfinished."""
+    def _refuse_non_finite(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """Looked for in the copies, so that no step waits for it; every rank hears of the tensors of all."""
+        broken = [
+            f"{tensor} (rank {rank})"
+            for rank, names in enumerate(self._together(partial(non_finite, tensors)))
+            for tensor in names
+        ]
+        if broken:
+            raise NonFiniteError(f"{name} is not saved: its state holds NaN or infinity in {', '.join(broken)}")
+
+    def _prepare(self, folder: Path) -> Path | None:
+        """Clear away what earlier processes left unfinished; returns where a checkpoint of that name went."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for other in self._folders():
-            if not is_committed(other):
+            if is_unfinished(other):
                 remove(other)
-        if is_committed(folder):
-            aside = _aside(folder)
-            if aside.exists():
-                remove(aside)
-            folder.rename(aside)
+        replaced = _aside(folder) if is_committed(folder) or folder.is_symlink() else None
+        if replaced is not None:
+            folder.rename(replaced)
+        begin(folder)
+        return replaced
 
     def _write_own(self, folder: Path, tensors: dict[str, Tensor], rows: int) -> FileEntry:
         folder.mkdir(exist_ok=True)
         low, high = Shards(rows, self._ranks.size).range(self._ranks.rank)
         return write_file(folder / file_name(self._ranks.rank, self._ranks.size), tensors, low, high)
 
-    def _commit(self, folder: Path, draft: Manifest, files: list[FileEntry]) -> None:
-        serial = 1 + max((manifest.serial for _, manifest in self._readable()), default=0)
+    def _commit(self, folder: Path, draft: Manifest, files: list[FileEntry], replaced: Path | None) -> None:
+        readable, _ = self._manifests()
+        serial = 1 + max((manifest.serial for manifest in readable.values()), default=0)
         write_manifest(folder, draft.model_copy(update={"serial": serial, "files": files}))
-        self._damaged.discard(folder.name)
+        self._on_commit(folder.name)
         try:
-            self._retire(_aside(folder))
+            self._retire(folder.name, replaced)
         except OSError as error:
             _log.warning("old checkpoints in %s could not be deleted: %s", self._folder, error)
 
-    def _retire(self, replaced: Path) -> None:
-        """Delete the checkpoints that nobody needs any more."""
-        if replaced.exists():
-            remove(replaced)
-        found = list(self._readable())
-        sound = sorted((pair for pair in found if pair[0] not in self._damaged), key=lambda pair: -pair[1].serial)
-        kept = {name for name, _ in sound[: self._keep]} | set([name for name, manifest in sound if manifest.best][:1])
-        for name, _ in found:
-            if name not in kept:
-                remove(self._folder / name)
+    def _retire(self, newest: str, replaced: Path | None) -> None:
+        """Delete the checkpoints that nobody needs any more; a later distkg's are not ours to judge."""
+        readable, unreadable = self._manifests()
+        worthless = (self._damaged.keys() - {newest}) | ({replaced.name} if replaced else set())
+        sound = sorted(readable.keys() - worthless, key=lambda name: -readable[name].serial)
+        kept = set(sound[: self._keep]) | set([name for name in sound if readable[name].best][:1])
+        later = {name for name, error in unreadable.items() if isinstance(error, LaterFormatError)}
+        for name in (readable.keys() - kept) | (worthless & unreadable.keys() - later):
+            remove(self._folder / name)
 
     def _newest(self, wanted: Callable[[Manifest], bool]) -> str | None:
         self.wait()
-        for name in self._on_first(partial(self._candidates, wanted)):
+        candidates, unreadable = self._on_first(partial(self._candidates, wanted))
+        for name, problem in unreadable.items():
+            self._skip(name, problem)
+        for name in candidates:
             problems = [text for found in self._together(partial(self._problems, name)) for text in found]
             if not problems:
                 return name
-            self._damaged.add(name)
-            self._warn(f"checkpoint {name} is skipped for the one before it: {'; '.join(problems)}")
+            self._skip(name, "; ".join(problems))
         return None
 
-    def _candidates(self, wanted: Callable[[Manifest], bool]) -> list[str]:
-        """Names of committed checkpoints, the newest first; warns of those whose manifest cannot be read."""
-        found = sorted(self._readable(warn=self._warn), key=lambda pair: -pair[1].serial)
-        return [name for name, manifest in found if wanted(manifest)]
+    def _skip(self, name: str, problem: str) -> None:
+        """Note a damaged checkpoint, and say so once."""
+        if name not in self._damaged and self._ranks.first:
+            self._notice(f"{self._folder}: checkpoint {name} is skipped for the one before it: {problem}")
+        self._damaged[name] = problem
+
+    def _candidates(self, wanted: Callable[[Manifest], bool]) -> tuple[list[str], dict[str, str]]:
+        """Names of committed checkpoints, the newest first; and those whose manifest cannot be read, with the cause."""
+        readable, unreadable = self._manifests()
+        names = sorted(readable, key=lambda name: -readable[name].serial)
+        return [name for name in names if wanted(readable[name])], {name: str(e) for name, e in unreadable.items()}
 
     def _problems(self, name: str) -> list[str]:
         """What is wrong with this rank's part of a checkpoint's files."""
         try:
-            files = self.describe(name).files
+            manifest = self.describe(name)
         except CheckpointError as error:
             return [f"{error} (as rank {self._ranks.rank} sees it)"]
-        mine = files[self._ranks.rank :: self._ranks.size]
-        return [text for file in mine if (text := difference(self._folder / name, file)) is not None]
+        mine = range(self._ranks.rank, len(manifest.files), self._ranks.size)
+        found = (difference(self._folder / name, manifest, index) for index in mine)
+        return [text for text in found if text is not None]
 
-    def _warn(self, text: str) -> None:
-        if self._ranks.first:
-            _log.warning("%s: %s", self._folder, text)
-
-    def _readable(self, warn: Callable[[str], None] = lambda text: None) -> Iterator[tuple[str, Manifest]]:
+    def _manifests(self) -> tuple[dict[str, Manifest], dict[str, CheckpointError]]:
+        """Name → manifest of each committed checkpoint, and name → what keeps its manifest from being read."""
+        readable, unreadable = {}, {}
         for folder in self._folders():
-            if is_committed(folder):
-                try:
-                    yield folder.name, read_manifest(folder)
-                except CheckpointError as error:
-                    warn(f"checkpoint {folder.name} is skipped for the one before it: {error}")
+            try:
+                if folder.is_symlink():
+                    raise CheckpointError(f"{folder} is a link; put the folder itself there")
+                readable[folder.name] = read_manifest(folder)
+            except CheckpointError as error:
+                unreadable[folder.name] = error
+        return readable, unreadable
 
     def _folders(self) -> list[Path]:
+        """Folders of checkpoints, finished or not."""
         if not self._folder.is_dir():
             return []
-        return sorted(path for path in self._folder.iterdir() if path.is_dir() and not path.is_symlink())
+        found = sorted(path for path in self._folder.iterdir() if path.is_dir())
+        return [path for path in found if is_committed(path) or is_unfinished(path)]
 
     def _check_fit(self, name: str, state: State) -> None:
-        held = self.describe(name).tensors
+        manifest = self.describe(name)
+        held = manifest.tensors
         self._check_shards(state)
         wrong = [
             f"{tensor} is {held.get(tensor, 'missing')} in the checkpoint, {entry} here"
@@ -301,6 +370,13 @@ class Checkpoints:
                 f"checkpoint {name} in {self._folder} does not fit this model: {'; '.join(wrong)}. Use the "
                 "configuration and the store that it was trained with"
             )
+        self._check_files(name, manifest, *Shards(state.rows, self._ranks.size).range(self._ranks.rank))
+
+    def _check_files(self, name: str, manifest: Manifest, low: int, high: int) -> None:
+        """Hold the headers of the files with rows ``low`` to ``high``, and of the first, against the manifest."""
+        for index, file in enumerate(manifest.files):
+            if index == 0 or (file.low < high and low < file.high):
+                check_file(self._folder / name, manifest, index)
 
     def _load(self, name: str, state: State) -> dict[str, Any]:
         manifest, folder = self.describe(name), self._folder / name
@@ -353,6 +429,8 @@ def _own_group(ranks: Ranks) -> dist.ProcessGroup | None:
 
 
 def _entry(tensor: Tensor, shape: list[int], sharded: bool) -> TensorEntry:
+    if tensor.dtype not in DTYPES.values():
+        raise CheckpointError(f"a checkpoint cannot hold {tensor.dtype}; it can hold {', '.join(map(str, DTYPES.values()))}")
     return TensorEntry(dtype=str(tensor.dtype).removeprefix("torch."), shape=shape, sharded=sharded)
 
 
@@ -380,4 +458,6 @@ def _as_json(progress: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def _aside(folder: Path) -> Path:
-    return folder.with_name(folder.name + _SET_ASIDE)
+    """A free name beside a checkpoint: what lies under an earlier one may be all that is sound."""
+    names = (f"{folder.name}{_SET_ASIDE}{number or ''}" for number in itertools.count())
+    return next(path for path in map(folder.with_name, names) if not os.path.lexists(path))

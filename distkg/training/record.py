@@ -1,10 +1,12 @@
-"""What a run leaves in its folder: config.yaml, provenance.json, metrics.jsonl, result.json."""
+"""What a run leaves in its folder: its configuration, provenance, metrics, checkpoints, notices and result."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ Record = dict[str, Any]
 
 LEASE = "lease.json"
 """Names the driver that writes to a run folder or search, while there is one; see ``distkg.cluster.lease``."""
+_log = logging.getLogger(__name__)
 
 _LIBRARIES = ("torch", "numpy", "numba", "pyarrow", "ray", "dgl")
 
@@ -30,6 +33,8 @@ class RunFolder:
         self.result = path / "result.json"
         self.checkpoints = path / "checkpoints"
         self.provenance = path / "provenance.json"
+        self.saved = path / "checkpoints.jsonl"
+        self.notices = path / "notices.jsonl"
 
     def write_config(self, config: RunConfig) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -49,8 +54,28 @@ class RunFolder:
 
     def report(self, line: Record) -> None:
         """Append a line to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        _append(self.metrics, line)
+
+    def note_checkpoint(self, name: str) -> None:
+        """Append a checkpoint that was committed to checkpoints.jsonl; the line outlives the checkpoint."""
+        _append(self.saved, {"time": round(time.time(), 3), "checkpoint": name})
+
+    def last_checkpoint(self) -> str | None:
+        """Name of the last checkpoint that was ever committed; None where there was none."""
+        return next((str(line["checkpoint"]) for line in reversed(_lines(self.saved)) if "checkpoint" in line), None)
+
+    def last_step(self) -> int:
+        """The last step that metrics.jsonl reports; 0 where it has no line."""
+        return max((line["step"] for line in _lines(self.metrics) if isinstance(line.get("step"), int)), default=0)
+
+    def notice(self, text: str) -> None:
+        """Append what the user must know to notices.jsonl, from where the driver and the report show it."""
+        _log.warning("%s", text)
+        _append(self.notices, {"time": round(time.time(), 3), "notice": text})
+
+    def read_notices(self) -> list[str]:
+        """The texts of notices.jsonl."""
+        return [str(line["notice"]) for line in _lines(self.notices) if "notice" in line]
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that a resumed run takes again, and the result that it will replace."""
@@ -79,6 +104,24 @@ def versions(*more: str) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _append(path: Path, line: Record) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _lines(path: Path) -> list[Record]:
+    """The JSON objects of a file of lines; a line torn by a crash is left out."""
+    if not path.exists():
+        return []
+    found = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            found.append(json.loads(text))
+        except ValueError:
+            continue
+    return [line for line in found if isinstance(line, dict)]
 
 
 def _step(line: str) -> int:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 
 from distkg.config import RunConfig
 from distkg.sharding.ranks import Ranks
-from distkg.training.checkpoint import Checkpoints
+from distkg.training.blocks import ScoreError
+from distkg.training.checkpoint import CheckpointError, Checkpoints, NonFiniteError
 from distkg.training.embedding import EmbeddingLearner
 from distkg.training.foundation import FoundationLearner
 from distkg.training.foundation_model import is_foundation
@@ -34,7 +37,7 @@ Listener = Callable[[Record], None]
 
 
 class DivergedError(ValueError):
-    """The loss is no longer a finite number."""
+    """The loss, a score or the state is no longer finite; the message names the last sound checkpoint."""
 
 
 def train_on_rank(
@@ -63,7 +66,8 @@ def train_on_rank(
         What result.json holds.
 
     Raises:
-        DivergedError: the loss became infinite or NaN.
+        DivergedError: the loss, a score or the state became infinite or NaN; checkpoints hold what was before.
+        CheckpointError: every checkpoint to resume from is damaged, or those that the run had are gone.
         ResumeError, StoreMismatchError: the folder holds a run that cannot go on with this configuration or store;
             nothing in it has changed.
     """
@@ -105,7 +109,13 @@ class Training:
         self.loop = self.learner.loop
         self.provenance = self.learner.provenance()
         self._check_writer = services.check_writer
-        self.checkpoints = Checkpoints(folder.checkpoints, ranks, config.checkpoint.keep)
+        self.checkpoints = Checkpoints(
+            folder.checkpoints,
+            ranks,
+            config.checkpoint.keep,
+            notice=folder.notice,
+            on_commit=folder.note_checkpoint,
+        )
         self._started = self._reported = time.perf_counter()
         self._steps_reported, self._loss = 0, 0.0
 
@@ -145,7 +155,8 @@ class Training:
         self.progress.stop(key, getattr(self.config.train, key))
 
     def _validate_and_save(self) -> None:
-        metrics = self.learner.validate()
+        with self._divergence_explained():
+            metrics = self.learner.validate()
         progress = self.progress
         gained = metrics is None or metrics["mrr"] > progress.best_mrr
         if metrics is not None:
@@ -176,10 +187,7 @@ class Training:
         """One line of metrics.jsonl; collective."""
         loss = self.loop.take_loss()
         if not math.isfinite(loss):
-            raise DivergedError(
-                f"the loss is {loss} in epoch {self.progress.epoch}: lower optimizer.learning_rate, or raise "
-                "regularizer.weight"
-            )
+            raise self._diverged(f"the loss is {loss}")
         now = time.perf_counter()
         steps = self.loop.steps - self._steps_reported
         self._loss = loss if steps else self._loss  # a line may come right after another one
@@ -222,26 +230,94 @@ class Training:
         counters = self._seconds(), self.schedule.halvings, self.config.sha256(), self.ranks.size
         progress = self.progress.saved(*counters, self.learner.steps_per_epoch)
         progress[PROVENANCE] = self.provenance.to_json()
-        self.checkpoints.save(f"step-{self.progress.steps:09d}", self.learner.state(), progress, best=best)
+        with self._divergence_explained():
+            self.checkpoints.save(f"step-{self.progress.steps:09d}", self.learner.state(), progress, best=best)
+
+    @contextmanager
+    def _divergence_explained(self) -> Iterator[None]:
+        """Numbers that are not finite end the run with where to go on from."""
+        try:
+            yield
+        except (NonFiniteError, ScoreError) as error:
+            raise self._diverged(str(error)) from error
+
+    def _diverged(self, what: str) -> DivergedError:
+        with suppress(NonFiniteError):
+            self.checkpoints.wait()  # the last save may be under way, and is the one to go on from
+        sound, remedy = self.checkpoints.last, "lower optimizer.learning_rate, or raise regularizer.weight, and"
+        if sound is None:
+            way_out = f"No checkpoint had been saved: {remedy} train anew"
+        else:
+            way_out = (
+                f"Checkpoint {sound} in {self.folder.checkpoints} holds the last sound state: {remedy} go on from it "
+                "with --resume --accept-changes, or train anew in another run folder"
+            )
+        return DivergedError(f"training has diverged in epoch {self.progress.epoch}: {what}. {way_out}")
 
     def restore(self, *, accept_changes: bool = False) -> None:
-        """Go on from the newest valid checkpoint, if there is one; collective.
+        """Go on from the newest sound checkpoint; collective.
+
+        A run that has none yet starts from its first step.
 
         Raises:
+            CheckpointError: it has none any more, or every one is damaged.
             ResumeError, StoreMismatchError: it was trained with other settings, or on another store.
         """
         name = self.checkpoints.newest()
         if name is None:
+            self._start_afresh()
             return
         changes = self._changes_since(name, accept_changes)
         best_mrr = self._best_mrr_measured_now(changes)
         saved = self.checkpoints.load(name, self.learner.state())
-        steps_per_epoch = self.learner.steps_per_epoch
-        self.progress = Progress.restored(saved, self.config.train, steps_per_epoch)
-        self.progress.accept(changes, steps_per_epoch)
+        self.progress = self._restored(saved)
+        self.progress.accept(changes, self.learner.steps_per_epoch)
+        self._forget_lost_best(name)
         if best_mrr is not None:
             self.progress.best_mrr = best_mrr
         self.schedule.halvings = int(saved["halvings"])
+
+    def _restored(self, saved: dict[str, JsonValue]) -> Progress:
+        return Progress.restored(saved, self.config.train, self.learner.steps_per_epoch)
+
+    def _start_afresh(self) -> None:
+        """Only where the run cannot have had a checkpoint: it would train again what it had trained."""
+        problem = self._lost_checkpoints() if self.ranks.first else None
+        lost = torch.tensor([problem is not None], dtype=torch.float32)
+        if self.ranks.broadcast(lost.to(self.ranks.device)).item():
+            raise CheckpointError(problem or "the checkpoints of this run are gone; the first rank says which")
+        if self.ranks.first and self.folder.last_step():
+            self.folder.notice(
+                f"{self.folder.path} had stopped before its first checkpoint was saved: it starts from the first step"
+            )
+
+    def _lost_checkpoints(self) -> str | None:
+        """What shows that the run had checkpoints, of which there are none; None where nothing does."""
+        folder, config, steps = self.folder, self.config.checkpoint, self.learner.steps_per_epoch
+        epochs = min(config.every, self.config.evaluate.every, self.config.train.epochs)
+        within = config.every_steps if (config.every_steps or steps) < steps else None
+        second = 2 * (within or epochs * steps)  # by then the first save had ended
+        last, name = folder.last_step(), folder.last_checkpoint()
+        if name is None and last <= second and not folder.result.exists():
+            return None
+        known = f"{folder.saved.name} names {name}" if name else f"{folder.metrics.name} goes to step {last}"
+        return (
+            f"{folder.checkpoints} holds no checkpoint, and this run had some ({known}). Put the folder back from a "
+            "copy, or train anew in another run folder"
+        )
+
+    def _forget_lost_best(self, newest: str) -> None:
+        """The best MRR is that of a model that can be had: one whose checkpoint is lost is no measure for others."""
+        if self.checkpoints.describe(newest).best:
+            return
+        best = self.checkpoints.best()
+        held = -1.0 if best is None else self._restored(self.checkpoints.describe(best).progress).best_mrr
+        if held < self.progress.best_mrr and self.ranks.first:
+            self.folder.notice(
+                f"the checkpoint of the best model so far (validation MRR {self.progress.best_mrr:.4f}) is lost; "
+                + ("the next validated model counts as the best" if best is None else f"{best} takes its place")
+            )
+        self.progress.best_mrr = held
 
     def _changes_since(self, checkpoint: str, accept_changes: bool) -> list[Change]:
         """Settings that are not those of a checkpoint."""
@@ -267,7 +343,8 @@ class Training:
     def finish(self) -> Record:
         """Evaluate the best model on valid and test, write and return the result; collective."""
         seconds = self._seconds()
-        self.checkpoints.wait()
+        with self._divergence_explained():
+            self.checkpoints.wait()
         best = self.checkpoints.best()
         if best is not None:
             self.checkpoints.load(best, self.learner.model_state())
@@ -288,6 +365,7 @@ class Training:
             "versions": versions(),
             "config_sha256": self.config.sha256(),
             "best_checkpoint": best,
+            "notices": self.folder.read_notices(),
             "accepted_changes": self.progress.accepted_changes,
             "graphs": [graph.model_dump() for graph in self.provenance.graphs],
             **{key: value for key, value in evaluated.get("test", {}).items() if key.startswith("by_")},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from distkg.config import ConfigError, RunConfig
@@ -17,16 +19,28 @@ from distkg.training.provenance import open_store_of_run, provenance_of_run, rea
 from distkg.training.record import RunFolder
 
 
-def load_run(run: Path, ranks: Ranks, store: str = "", scope: Scope = "graph") -> tuple[Model, Store, RunConfig]:
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def load_run(
+    run: Path,
+    ranks: Ranks,
+    store: str = "",
+    scope: Scope = "graph",
+    *,
+    notice: Callable[[str], None] = _to_stderr,
+) -> tuple[Model, Store, RunConfig]:
     """The best model of a run (the newest where none was validated), its store and configuration; collective.
 
     Args:
         store: address of the run's store, where it has moved; by default the one of its configuration.
         scope: files of the store that must be those of the run.
+        notice: told on the first rank of damaged checkpoints that are skipped.
 
     Raises:
         ConfigError: the folder holds no run of embeddings.
-        CheckpointError: it holds no valid checkpoint.
+        CheckpointError: it holds no checkpoint, or every one is damaged.
         StoreError: its store cannot be opened.
         StoreMismatchError: the store is not the one that the model was trained on; names the file that differs.
     """
@@ -34,15 +48,17 @@ def load_run(run: Path, ranks: Ranks, store: str = "", scope: Scope = "graph") -
     config = folder.read_config()
     if config.model.name in MODELS:
         raise ConfigError(f"{run} is a run of {config.model.name}, which has no vectors of entities of one store")
-    checkpoints = Checkpoints(folder.checkpoints, ranks, config.checkpoint.keep)
-    name = checkpoints.best() or checkpoints.newest()
+    checkpoints = Checkpoints(folder.checkpoints, ranks, config.checkpoint.keep, notice=notice)
+    name = checkpoints.best_or_newest()
     if name is None:
-        raise CheckpointError(f"{folder.checkpoints} holds no valid checkpoint: train the run first")
-    source = f"the manifest of {folder.checkpoints / name}"
-    record = recorded_in(checkpoints.describe(name).progress, source) or read_provenance(run)
+        raise CheckpointError(f"{folder.checkpoints} holds no checkpoint: train the run first")
+    manifest = checkpoints.describe(name)
+    record = recorded_in(manifest.progress, f"the manifest of {folder.checkpoints / name}") or read_provenance(run)
     opened = open_store_of_run(run, config, record, scope, store)
     model = Model(config, opened.num_entities, opened.num_relations, ranks, train=False)
     checkpoints.load(name, model_state(model))
+    if ranks.first and not manifest.best and manifest.progress.get("best_mrr", -1.0) != -1.0:
+        notice(f"{folder.checkpoints}: the checkpoint of the best model is lost; {name}, the newest, is used")
     return model, opened, config
 
 

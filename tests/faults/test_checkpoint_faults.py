@@ -214,10 +214,23 @@ def test_without_its_manifest_a_checkpoint_does_not_exist(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["step-1", "step-3"]
 
 
-def test_where_all_are_damaged_there_is_none(folder: Path) -> None:
-    for step in ("step-1", "step-2"):
-        flip_last_byte(folder / step / FIRST)
-    assert Checkpoints(folder, Ranks.single(), keep=2).newest() is None
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_where_all_are_damaged_each_is_named_and_none_is_deleted(folder: Path) -> None:
+    flip_last_byte(folder / "step-1" / FIRST)
+    (folder / "step-2" / "manifest.json").write_bytes(b"[" * 200_000)
+    before = files_below(folder)
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoints(folder, Ranks.single(), keep=2).newest()
+    message = str(caught.value)
+    assert message.startswith(f"every checkpoint in {folder} is damaged:")
+    assert f"step-1: {FIRST} has SHA-256" in message
+    assert "step-2: " in message
+    assert "manifest.json is damaged (its brackets are nested too deeply)" in message
+    assert "Nothing was deleted." in message
+    assert files_below(folder) == before
 
 
 def test_a_damaged_checkpoint_takes_no_place_among_those_kept(folder: Path) -> None:
@@ -387,7 +400,7 @@ def test_a_pickle_in_place_of_a_file_is_refused_even_with_a_forged_manifest(fold
 
     forge(vouch)(folder / "step-2" / "manifest.json")
     checkpoints = Checkpoints(folder, Ranks.single(), keep=2)
-    assert checkpoints.newest() == "step-2"
+    assert checkpoints.newest() == "step-1"
     with pytest.raises(CheckpointError, match=f"{FIRST} is damaged"):
         checkpoints.load("step-2", state_with(0.0, Ranks.single()))
     with pytest.raises(CheckpointError, match=f"{FIRST} is damaged"):

@@ -1,0 +1,93 @@
+"""JSON that was written by distkg or claims so: read with bounds, and refused where two readers could differ on it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import stat
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 16 << 20
+
+
+class JsonError(ValueError):
+    """Bytes that are no JSON value, or one that distkg would not write; the message says why."""
+
+
+def parse_json(content: bytes) -> Any:
+    """The value of a JSON text in UTF-8.
+
+    NaN, Infinity, numbers beyond the range of a double, and keys that occur twice in one object are refused.
+
+    Raises:
+        JsonError: no such text, one longer than 16 MiB, or one nested deeper than Python can read.
+    """
+    if len(content) > MAX_BYTES:
+        raise JsonError(f"it has {len(content):,} bytes; at most {MAX_BYTES:,} are read")
+    try:
+        return json.loads(
+            content.decode(),
+            object_pairs_hook=_without_repetition,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
+    except RecursionError:
+        raise JsonError("its brackets are nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise JsonError(f"it is not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise JsonError(f"it is no JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except JsonError:
+        raise
+    except ValueError as error:  # an integer of thousands of digits
+        raise JsonError(str(error)) from None
+
+
+def read_json(path: Path) -> Any:
+    """The value in a regular file; a link, a pipe or a folder in its place is refused unopened.
+
+    Raises:
+        JsonError: as ``parse_json``, or the file is missing or cannot be read.
+    """
+    try:
+        check_regular(path)
+        with path.open("rb") as file:
+            return parse_json(file.read(MAX_BYTES + 1))
+    except OSError as error:
+        raise JsonError(f"it cannot be read: {error.strerror or error}") from None
+
+
+def check_regular(path: Path) -> int:
+    """The size of a regular file.
+
+    Raises:
+        OSError: it is missing, a link (which could lead anywhere), a folder, a pipe or a device.
+    """
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.ELOOP, "it is a link; put the file itself there", str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return status.st_size
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) != len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise JsonError(f"key {ascii(name)[:80]} occurs twice")
+    return tree
+
+
+def _refuse_constant(name: str) -> float:
+    raise JsonError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise JsonError(f"the number {text[:40]} is too large")
+    return value
