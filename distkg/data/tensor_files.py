@@ -84,7 +84,9 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
         raise TensorFileError(f"it cannot be read: {error.strerror or error}") from None
     if not isinstance(tree, dict):
         raise TensorFileError("its header is no JSON object")
-    tree.pop("__metadata__", None)
+    notes = tree.pop("__metadata__", {})
+    if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
+        raise TensorFileError("its __metadata__ is no object of texts")
     entries = {name: _entry(name, entry) for name, entry in tree.items()}
     _check_filled([place for _, place in entries.values()], size - _LENGTH - length)
     return {name: header for name, (header, _) in entries.items()}

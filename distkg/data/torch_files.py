@@ -1,7 +1,7 @@
 """Files of ``torch.save``, read as data of strangers: plain tensors and containers, no code, no more than they hold.
 
-torch's loader of plain tensors runs no code, but it believes what a file says of its own sizes. Files of today's form
-are therefore mapped into memory, where every tensor is held against the bytes that are there.
+torch's loader of plain tensors runs no code. Files of today's form are mapped into memory, so that tensors which nobody
+asks for cost nothing, and none is larger than its file.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -121,9 +122,13 @@ def load_model(folder: Path) -> FoundationModel:
         raise ModelFileError(f"{file}: the model cannot be read: {error}") from None
     skeleton = _skeleton(described, len(header), found / DESCRIPTION)
     _check_fit(skeleton, header, file)
+    try:
+        weights = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{file}: the model cannot be read: {error}") from None
     model = make_model(described.model, described.options)
     model.trained_on = _trained_on(found)
-    return _filled(model, load_file(file), file)
+    return _filled(model, weights, file)
 
 
 def _description(file: Path) -> Description:

@@ -127,6 +127,7 @@ class Checkpoints:
         self._writing: Future[None] | None = None
         self._notice, self._on_commit = notice, on_commit
         self._damaged: dict[str, str] = {}  # name → what is wrong; the same on every rank
+        self._untold: list[str] = []
         self.last: str | None = None
 
     def save(self, name: str, state: State, progress: Mapping[str, JsonValue], *, best: bool = False) -> None:
@@ -182,11 +183,22 @@ class Checkpoints:
                 f"every checkpoint in {self._folder} is damaged:\n{listed}\nNothing was deleted. Put back a sound copy "
                 "of one of them, or train anew in another run folder"
             )
+        self._tell()
         return name
 
     def best(self) -> str | None:
         """Name of the newest undamaged checkpoint that is marked best, None where there is none."""
-        return self._newest(lambda manifest: manifest.best)
+        name = self._newest(lambda manifest: manifest.best)
+        self._tell()
+        return name
+
+    def best_or_newest(self) -> str | None:
+        """``best``, or where there is none ``newest``, which see."""
+        name = self._newest(lambda manifest: manifest.best)
+        if name is None:
+            return self.newest()
+        self._tell()
+        return name
 
     def load(self, name: str, state: State) -> dict[str, Any]:
         """Overwrite the tensors of ``state`` with those of a checkpoint written by any number of ranks.
@@ -316,10 +328,15 @@ class Checkpoints:
         return None
 
     def _skip(self, name: str, problem: str) -> None:
-        """Note a damaged checkpoint, and say so once."""
-        if name not in self._damaged and self._ranks.first:
-            self._notice(f"{self._folder}: checkpoint {name} is skipped for the one before it: {problem}")
+        if name not in self._damaged:
+            self._untold.append(f"{self._folder}: checkpoint {name} is skipped for the one before it: {problem}")
         self._damaged[name] = problem
+
+    def _tell(self) -> None:
+        """Say once what was skipped; where all were, it is an error's to say."""
+        texts, self._untold = self._untold, []
+        for text in texts if self._ranks.first else []:
+            self._notice(text)
 
     def _candidates(self, wanted: Callable[[Manifest], bool]) -> tuple[list[str], dict[str, str]]:
         """Names of committed checkpoints, the newest first; and those whose manifest cannot be read, with the cause."""
@@ -430,7 +447,9 @@ def _own_group(ranks: Ranks) -> dist.ProcessGroup | None:
 
 def _entry(tensor: Tensor, shape: list[int], sharded: bool) -> TensorEntry:
     if tensor.dtype not in DTYPES.values():
-        raise CheckpointError(f"a checkpoint cannot hold {tensor.dtype}; it can hold {', '.join(map(str, DTYPES.values()))}")
+        raise CheckpointError(
+            f"a checkpoint cannot hold {tensor.dtype}; it can hold {', '.join(map(str, DTYPES.values()))}"
+        )
     return TensorEntry(dtype=str(tensor.dtype).removeprefix("torch."), shape=shape, sharded=sharded)
 
 

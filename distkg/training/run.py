@@ -6,7 +6,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -239,11 +239,13 @@ class Training:
         try:
             yield
         except (NonFiniteError, ScoreError) as error:
-            raise self._diverged(str(error)) from error
+            raise self._diverged(str(error).partition(". ")[0]) from error
 
     def _diverged(self, what: str) -> DivergedError:
-        with suppress(NonFiniteError):
-            self.checkpoints.wait()  # the last save may be under way, and is the one to go on from
+        try:
+            self.checkpoints.wait()  # the last save may be under way: it is the one to go on from, or the first to tell
+        except NonFiniteError as error:
+            what = str(error)
         sound, remedy = self.checkpoints.last, "lower optimizer.learning_rate, or raise regularizer.weight, and"
         if sound is None:
             way_out = f"No checkpoint had been saved: {remedy} train anew"
