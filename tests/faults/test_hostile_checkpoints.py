@@ -1,7 +1,7 @@
-"""Checkpoints as a stranger's input: whatever is in the folder, tensors come back as they were saved, or CheckpointError.
+"""Checkpoints as a stranger's input: tensors come back as they were saved, or CheckpointError, whatever is there.
 
-Two kinds of strangers: one who changes bytes and files (``damage``), whom checksums find; and one who knows how checksums
-are made (``forge``), whose checkpoint must still agree with itself before anything is allocated for it.
+Two kinds of strangers: one who changes bytes and files, whom checksums find; and one who knows how checksums are made,
+whose checkpoint must still agree with itself before anything is allocated for it.
 """
 
 from __future__ import annotations

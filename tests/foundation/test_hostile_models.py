@@ -234,7 +234,7 @@ def test_whatever_bytes_are_there_no_other_error_comes(
 )
 def test_published_files_that_hold_no_weights_are_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "x.pth")
-    with bounded_memory(), pytest.raises(ModelFileError, match="x.pth"):
+    with bounded_memory(), pytest.raises(ModelFileError, match=r"x\.pth"):
         import_checkpoint(tmp_path / "x.pth")
 
 
