@@ -357,7 +357,7 @@ class Checkpoints:
     def _manifests(self) -> tuple[dict[str, Manifest], dict[str, CheckpointError]]:
         """Name → manifest of each committed checkpoint, and name → what keeps its manifest from being read."""
         readable, unreadable = {}, {}
-        for folder in self._folders():
+        for folder in filter(is_committed, self._folders()):
             try:
                 if folder.is_symlink():
                     raise CheckpointError(f"{folder} is a link; put the folder itself there")

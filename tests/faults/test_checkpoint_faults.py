@@ -286,11 +286,19 @@ def test_killed_between_files_and_manifest(folder: Path) -> None:
         run_ranks(1, die_at_rename, folder)
     left = {path.name for path in (folder / "step-3").iterdir()}
     assert left == {"rank-00000-of-00001.safetensors", "manifest.json.part"}
-    checkpoints = Checkpoints(folder, Ranks.single(), keep=2)
+    notices: list[str] = []
+    checkpoints = Checkpoints(folder, Ranks.single(), keep=2, notice=notices.append)
     assert checkpoints.newest() == "step-2"
     checkpoints.save("step-4", state_with(4.0, Ranks.single()), {"epoch": 4})
     assert checkpoints.newest() == "step-4"
     assert sorted(path.name for path in folder.iterdir()) == ["step-2", "step-4"]
+    assert notices == []
+
+
+def test_a_first_checkpoint_that_was_never_finished_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ProcessExitedException, match="SIGKILL"):
+        run_ranks(1, die_at_rename, tmp_path)
+    assert Checkpoints(tmp_path, Ranks.single(), keep=2).newest() is None
 
 
 def die_in_the_middle_of_a_file(ranks: Ranks, folder: Path) -> None:
