@@ -260,11 +260,11 @@ class Checkpoints:
         folder = self._folder / name
         try:
             self._refuse_non_finite(name, tensors)
-            replaced = self._on_first(partial(self._prepare, folder))
+            replaced = self.on_first(partial(self._prepare, folder))
             files = self._together(partial(self._write_own, folder, tensors, draft.rows))
         finally:
             tensors.clear()  # the executor holds its arguments for a while after the work is done
-        self._on_first(partial(self._commit, folder, draft, files, replaced))
+        self.on_first(partial(self._commit, folder, draft, files, replaced))
         self._damaged.pop(name, None)
         self.last = name
 
@@ -317,7 +317,7 @@ class Checkpoints:
 
     def _newest(self, wanted: Callable[[Manifest], bool]) -> str | None:
         self.wait()
-        candidates, unreadable = self._on_first(partial(self._candidates, wanted))
+        candidates, unreadable = self.on_first(partial(self._candidates, wanted))
         for name, problem in unreadable.items():
             self._skip(name, problem)
         for name in candidates:
@@ -404,7 +404,7 @@ class Checkpoints:
             copy_whole(folder, manifest, tensor, values.detach())
         return manifest.progress
 
-    def _on_first(self, work: Callable[[], T]) -> T:
+    def on_first(self, work: Callable[[], T]) -> T:
         """``work`` on the first rank; its value on every rank."""
         return self._together(lambda: work() if self._ranks.first else None)[0]  # type: ignore[return-value]
 

@@ -284,10 +284,9 @@ class Training:
 
     def _start_afresh(self) -> None:
         """Only where the run cannot have had a checkpoint: it would train again what it had trained."""
-        problem = self._lost_checkpoints() if self.ranks.first else None
-        lost = torch.tensor([problem is not None], dtype=torch.float32)
-        if self.ranks.broadcast(lost.to(self.ranks.device)).item():
-            raise CheckpointError(problem or "the checkpoints of this run are gone; the first rank says which")
+        problem = self.checkpoints.on_first(self._lost_checkpoints)
+        if problem is not None:
+            raise CheckpointError(problem)
         if self.ranks.first and self.folder.last_step():
             self.folder.notice(
                 f"{self.folder.path} had stopped before its first checkpoint was saved: it starts from the first step"
