@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distkg.config import TrainConfig
 from distkg.training.resume import Change
@@ -14,6 +16,28 @@ _FIELDS = ("epoch", "step", "steps", "seconds", "best_mrr", "evaluations_without
 
 class ProgressError(ValueError):
     """Counters of a run that cannot be right."""
+
+
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+class _Saved(BaseModel):
+    """What is read of the progress in a checkpoint, which may be a stranger's."""
+
+    model_config = ConfigDict(strict=True)
+
+    epoch: Count
+    step: Count
+    steps: Count
+    seconds: float = Field(ge=0)
+    best_mrr: float = Field(ge=-1, le=1)
+    evaluations_without_gain: Count
+    halvings: Count
+    validated: int = Field(-1, ge=-1)
+    steps_per_epoch: int | None = Field(None, ge=1)
+    stopped_by: Literal["", "patience", "time_limit_seconds"] = ""
+    stopped_at: float = 0.0
+    accepted_changes: list[dict[str, Any]] = Field(default_factory=list)
 
 
 @dataclass
@@ -27,6 +51,7 @@ class Progress:
         seconds: wall time of earlier processes of this run.
         best_mrr: best validation MRR so far.
         evaluations_without_gain: validations since then.
+        validated: steps done when the model was last validated; -1 before the first time.
         stopped_by: key of ``train`` for whose sake no further epoch is wanted, such as patience; empty while training.
         stopped_at: the value of that key.
         accepted_changes: settings that were changed between two processes of this run, each with the step and the epoch
@@ -39,6 +64,7 @@ class Progress:
     seconds: float = 0.0
     best_mrr: float = -1.0
     evaluations_without_gain: int = 0
+    validated: int = -1
     stopped_by: str = ""
     stopped_at: float = 0.0
     accepted_changes: list[dict[str, Any]] = field(default_factory=list)
@@ -81,6 +107,7 @@ class Progress:
         return {
             **{name: getattr(self, name) for name in _FIELDS},
             "seconds": seconds,
+            "validated": self.validated,
             "steps_per_epoch": steps_per_epoch,
             "stopped_by": self.stopped_by,
             "stopped_at": self.stopped_at,
@@ -97,14 +124,23 @@ class Progress:
         A run that was stopped by a limit is stopped still, unless the limit was raised or lifted. Where an epoch has
         another number of steps than it had, the run is where the same share of the epoch is done, rounded down: no
         triple of the epoch is left out, and less than a batch of them is asked about again.
+
+        Raises:
+            ProgressError: counters are missing, or cannot be right.
         """
-        progress = cls(**{name: saved[name] for name in _FIELDS})
-        progress.accepted_changes = list(saved.get("accepted_changes", []))
-        if saved.get("stopped_by"):
-            limit = getattr(settings, saved["stopped_by"], None)
-            if limit is not None and limit <= saved["stopped_at"]:
-                progress.stop(saved["stopped_by"], saved["stopped_at"])
-        before = saved.get("steps_per_epoch", steps_per_epoch)
+        try:
+            found = _Saved.model_validate(saved)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(ascii, problem["loc"]))
+            raise ProgressError(f"the progress in a checkpoint is damaged: {place}: {problem['msg']}") from None
+        progress = cls(**{name: getattr(found, name) for name in (*_FIELDS, "validated")})
+        progress.accepted_changes = found.accepted_changes
+        if found.stopped_by:
+            limit = getattr(settings, found.stopped_by)
+            if limit is not None and limit <= found.stopped_at:
+                progress.stop(found.stopped_by, found.stopped_at)
+        before = found.steps_per_epoch or steps_per_epoch
         if before != steps_per_epoch:
             progress.step = progress.step * steps_per_epoch // before
         return progress

@@ -116,6 +116,7 @@ class Training:
             notice=folder.notice,
             on_commit=folder.note_checkpoint,
         )
+        self._best_at = -1  # steps of the checkpoint that is marked best
         self._started = self._reported = time.perf_counter()
         self._steps_reported, self._loss = 0, 0.0
 
@@ -155,11 +156,15 @@ class Training:
         self.progress.stop(key, getattr(self.config.train, key))
 
     def _validate_and_save(self) -> None:
+        progress = self.progress
+        if progress.validated == progress.steps:  # stopped where it began: to count it again would spend patience
+            self._save(best=False)
+            return
         with self._divergence_explained():
             metrics = self.learner.validate()
-        progress = self.progress
         gained = metrics is None or metrics["mrr"] > progress.best_mrr
         if metrics is not None:
+            progress.validated = progress.steps
             progress.evaluations_without_gain = 0 if gained else progress.evaluations_without_gain + 1
             progress.best_mrr = max(progress.best_mrr, metrics["mrr"])
             self.schedule.after_evaluation(progress.evaluations_without_gain)
@@ -227,9 +232,12 @@ class Training:
     def _save(self, *, best: bool) -> None:
         if self.ranks.first:
             self._check_writer()
+        if best:
+            self._best_at = self.progress.steps
         counters = self._seconds(), self.schedule.halvings, self.config.sha256(), self.ranks.size
         progress = self.progress.saved(*counters, self.learner.steps_per_epoch)
         progress[PROVENANCE] = self.provenance.to_json()
+        best |= self._best_at == self.progress.steps  # it replaces the best one, and is the same model
         with self._divergence_explained():
             self.checkpoints.save(f"step-{self.progress.steps:09d}", self.learner.state(), progress, best=best)
 
@@ -310,6 +318,7 @@ class Training:
     def _forget_lost_best(self, newest: str) -> None:
         """The best MRR is that of a model that can be had: one whose checkpoint is lost is no measure for others."""
         if self.checkpoints.describe(newest).best:
+            self._best_at = self.progress.steps
             return
         best = self.checkpoints.best()
         held = -1.0 if best is None else self._restored(self.checkpoints.describe(best).progress).best_mrr

@@ -200,7 +200,9 @@ class References:
 def names_of(run: Path) -> list[str]:
     """Checkpoints of a run by name, sound or not."""
     folder = run / "checkpoints"
-    return sorted(path.name for path in folder.iterdir() if checkpoint_files.is_committed(path)) if folder.is_dir() else []
+    return (
+        sorted(path.name for path in folder.iterdir() if checkpoint_files.is_committed(path)) if folder.is_dir() else []
+    )
 
 
 def step_of(name: str) -> int:
@@ -351,7 +353,9 @@ class Lifecycle:
             return lambda message: all(f"model.{key}" in message for key in fixed)
         if before - {course} and not accept:
             keys = {"optimizer.learning_rate": "learning_rate", "train.seed": "seed"}
-            differing = [k for k, name in keys.items() if any(getattr(o, name) != getattr(course, name) for o in before)]
+            differing = [
+                k for k, name in keys.items() if any(getattr(o, name) != getattr(course, name) for o in before)
+            ]
             return lambda message: "--accept-changes" in message and any(key in message for key in differing)
         if self.names and self.newest_sound is None:
             names = self.names

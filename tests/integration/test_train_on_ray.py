@@ -22,6 +22,7 @@ from distkg.cluster.run_folder import RunFolderError
 from distkg.cluster.session import ray_session
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
+from distkg.training.record import RunFolder
 from distkg.training.run import train_on_rank
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -43,13 +44,16 @@ def run_config(store: Path | None = None, **train: Any) -> RunConfig:
     )
 
 
-def test_four_workers_meet_on_this_machine_whatever_its_cores(tmp_path: Path) -> None:
+def test_four_workers_meet_on_this_machine_whatever_its_cores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, services: Any) -> dict[str, Any]:
         total = torch.tensor([ranks.rank + 1])
         ranks.all_reduce(total)
         if ranks.first:
             with (run / "metrics.jsonl").open("a") as file:
                 file.writelines(json.dumps({"epoch": epoch}) + "\n" for epoch in (1, 2))
+            RunFolder(run).notice("checkpoint step-1 is skipped")
         names = ("THP_MEM_ALLOC_ENABLE", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GLOO_SOCKET_IFNAME")
         return {
             "total": int(total),
@@ -77,7 +81,8 @@ def test_four_workers_meet_on_this_machine_whatever_its_cores(tmp_path: Path) ->
         "OMP_WAIT_POLICY": "passive",
     }
     assert heard == [{"epoch": 1}, {"epoch": 2}]
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.jsonl"]
+    assert "checkpoint step-1 is skipped" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.jsonl", "notices.jsonl"]
     assert not ray.is_initialized()
 
 

@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from distkg.cli import app
-from distkg.config import RunConfig, parse_config
+from distkg.config import RunConfig, TrainConfig, parse_config
 from distkg.data.generate import generate
 from distkg.reporting.report import write_report
 from distkg.sharding.ranks import Ranks
@@ -22,6 +22,7 @@ from distkg.training import run as run_module
 from distkg.training.checkpoint import CheckpointError, Checkpoints
 from distkg.training.embedding import EmbeddingLearner
 from distkg.training.foundation import FoundationLearner
+from distkg.training.progress import Progress, ProgressError
 from distkg.training.run import DivergedError, train_on_rank
 from tests.distributed import run_ranks
 
@@ -169,6 +170,32 @@ def test_a_best_model_that_is_lost_is_no_measure(
     lost = [text for text in result["notices"] if "the checkpoint of the best model so far" in text]
     assert len(lost) == (held < 0)
     assert len(result["notices"]) == len(damaged) + len(lost)
+
+
+def test_a_run_that_stops_where_it_went_on_keeps_its_best(
+    small_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saves the same step again, and its best model is that of this step: it was overwritten as one that is not."""
+    run = tmp_path / "run"
+    monkeypatch.setattr(EmbeddingLearner, "validate", validating(0.3, 0.5))
+    train(config(small_store, train={"epochs": 2}), run)
+    stopped = config(small_store, train={"epochs": 4, "time_limit_seconds": 1e-9})
+    result = train(stopped, run, resume=True)  # and it is not validated again, which would spend patience
+    assert result["best_checkpoint"] == "step-000000006"
+    assert result["notices"] == []
+    monkeypatch.setattr(EmbeddingLearner, "validate", validating(0.4, 0.4))
+    assert train(config(small_store), run, resume=True)["best_checkpoint"] == "step-000000006"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epoch", -1), ("step", True), ("steps", "3"), ("best_mrr", None), ("best_mrr", 7.0), ("stopped_by", "__class__")],
+)
+def test_progress_that_cannot_be_is_refused(key: str, value: Any) -> None:
+    """As a stranger may forge it, with a checksum that is right."""
+    saved = Progress().saved(1.0, 0, "x", 1, 3) | {key: value}
+    with pytest.raises(ProgressError, match=f"the progress in a checkpoint is damaged: '{key}'"):
+        Progress.restored(saved, TrainConfig(), 3)
 
 
 def test_the_best_model_that_is_left_takes_its_place(
