@@ -1,9 +1,9 @@
-"""Runs in any order of what can happen to them: a run ends with the metrics of one that was left alone, or says why not.
+"""Runs in any order of what can happen to them: they end with the metrics of one left alone, or say why not.
 
-A lifecycle is one run folder and one store. It is trained, killed at any point, stopped in mid-epoch, resumed with other
-settings, moved, damaged, evaluated and exported in random order. Whatever happens, each checkpoint and each validation
-equals, bit for bit, that of a run which took the same settings at the same steps without disturbance; or the command is
-refused, names the cause, and leaves every file as it was.
+A lifecycle is one run folder and one store. The run is trained, killed at any point, stopped in mid-epoch, resumed with
+other settings, moved, damaged, evaluated and exported in random order. Whatever happens, each checkpoint and each
+validation equals, bit for bit, that of a run which took the same settings at the same steps without disturbance; or the
+command is refused, names the cause, and leaves every file as it was.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ class Course:
 
     learning_rate: float = 0.1
     seed: int = 5
+
+
+KEYS = {"learning_rate": "optimizer.learning_rate", "seed": "train.seed"}
 
 
 @dataclass(frozen=True)
@@ -301,7 +304,7 @@ class Lifecycle:
         return Course(values["optimizer.learning_rate"], values["train.seed"])
 
     def _courses_so_far(self) -> set[Course]:
-        """Those that a resumed run is held against: of the newest checkpoint with a manifest, and of the newest sound."""
+        """Those that a resumed run is held against: of the newest checkpoint with a manifest, and the newest sound."""
         readable = [name for name in self.names if self._is_readable(name)]
         newest = max(readable, key=lambda name: self._manifest(name)["serial"], default=None)
         found = {self._course_of(name) for name in (newest, self.newest_sound) if name is not None}
@@ -325,19 +328,14 @@ class Lifecycle:
         cause = self._reason_to_refuse(course, accept, fixed)
         before, begun = everything(self.folder), self.newest_sound
         self.ranks.barrier()
-        try:
-            with process(kill, self.ranks.rank):
-                result = train_on_rank(config, self.run, self.ranks, resume=True, accept_changes=accept)
-        except (ResumeError, CheckpointError) as error:
-            assert cause is not None, f"refused without a cause: {error}"
-            assert cause(str(error)), f"refused for another cause: {error}"
-            self.ranks.barrier()
+        result, refusal = self._process(config, kill, accept)
+        self.ranks.barrier()
+        if refusal is not None:
+            assert cause is not None, f"refused without a cause: {refusal}"
+            assert cause(refusal), f"refused for another cause: {refusal}"
             assert everything(self.folder) == before, "a refused command has changed files"
             self.refused += 1
             return None
-        except (Killed, OSError):
-            assert kill is not None
-            result = None
         assert cause is None, "should have been refused"
         self.ranks.barrier()
         self._remember(course, begun)
@@ -345,6 +343,18 @@ class Lifecycle:
         if result is not None:
             self._check_result(result, free)
         return result
+
+    def _process(self, config: RunConfig, kill: Kill | None, accept: bool) -> tuple[dict[str, Any] | None, str | None]:
+        """The result, or the refusal; neither where the process died."""
+        try:
+            with process(kill, self.ranks.rank):
+                return train_on_rank(config, self.run, self.ranks, resume=True, accept_changes=accept), None
+        except (ResumeError, CheckpointError) as error:
+            return None, str(error)
+        except (Killed, OSError):
+            if kill is None:
+                raise
+            return None, None
 
     def _reason_to_refuse(self, course: Course, accept: bool, fixed: dict[str, Any]) -> Callable[[str], bool] | None:
         """What the message must say; None where the run may go on."""
@@ -419,7 +429,7 @@ class Lifecycle:
         self.store = target
 
     def meet_another_store(self) -> None:
-        """Another graph at the address of the store: every command refuses it and names the file; then it is put back."""
+        """Another graph at the address of the store: commands refuse it and name the file; then it is put back."""
         if self.recorded is None:
             return
         aside = self.folder / "store-aside"
@@ -495,9 +505,23 @@ class Lifecycle:
             assert result["metrics"]["valid"]["mrr"] == max(curve.values())
         if free.limit is None and free.patience is None:
             assert result["train"]["epochs"] >= free.epochs
-        changes = [entry["step"] for entry in result["accepted_changes"]]
-        assert set(changes) <= {step for step, _ in self.history}
-        assert len(set(changes)) == len(self.history) - 1
+        assert self._told_by(result["accepted_changes"]) == self.history
+
+    def _told_by(self, changes: list[dict[str, Any]]) -> History:
+        """The course of the run by the changes that its result lists; those that undo each other leave none."""
+        courses = {0: self.history[0][1]}
+        for change in changes:
+            name = {key: name for name, key in KEYS.items()}[change["key"]]
+            before = courses[max(step for step in courses if step <= change["step"])]
+            assert change["before"] == getattr(before, name)
+            courses[change["step"]] = replace(before, **{name: change["after"]})
+        steps = sorted(courses)
+        kept = [
+            step
+            for last, step in zip([None, *steps], steps, strict=False)
+            if last is None or courses[last] != courses[step]
+        ]
+        return tuple((step, courses[step]) for step in kept)
 
 
 frees = st.builds(
