@@ -6,6 +6,7 @@ asks for cost nothing, and none is larger than its file.
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ def read_torch_file(file: Path) -> Any:
         mapped = zipfile.is_zipfile(file)
         if mapped:
             _refuse_compressed(file)
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped or None)
+        with warnings.catch_warnings(action="ignore"):  # that a pickle is of another protocol than torch writes
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped or None)
     except Exception as error:  # whatever a stranger's bytes make of a loader
         lines = str(error).strip().splitlines()
         raise TorchFileError(lines[0][:300] if lines else type(error).__name__) from None
