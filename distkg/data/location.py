@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from distkg.data.errors import StoreError
+from distkg.redaction import redact, redact_address
 
 PIECE_BYTES = 1 << 22
 
@@ -40,8 +41,9 @@ class Location:
             return cls(fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(address)))
         try:
             filesystem, path = fs.FileSystem.from_uri(address)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise StoreError(f"{without_secrets(address)} is not an address that pyarrow can open: {error}") from None
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = redact(str(error).replace(address, without_secrets(address)))
+            raise StoreError(f"{without_secrets(address)} is not an address that pyarrow can open: {reason}") from None
         return cls(filesystem, path.rstrip("/"))
 
     @property
@@ -88,11 +90,8 @@ class Location:
 
 
 def without_secrets(address: str) -> str:
-    """The address as it may be printed and stored: without user, password and query values."""
-    if "://" not in address:
-        return address
-    parts = urlsplit(address)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    """The address as it is printed and stored: without user name, password and query (`distkg.redaction`)."""
+    return redact_address(address)
 
 
 def address_within(address: str, name: str) -> str:
