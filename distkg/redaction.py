@@ -10,15 +10,37 @@ from urllib.parse import quote, unquote
 MASK = "***"
 
 OPTIONS = frozenset(
-    "region scheme endpoint_override anonymous allow_bucket_creation allow_bucket_deletion allow_delayed_open "
-    "background_writes check_directory_existence_before_creation force_virtual_addressing smart_defaults "
-    "tls_ca_file_path tls_ca_dir_path tls_verify_certificates retry_limit_seconds replication buffer_size "
-    "default_block_size blob_storage_authority dfs_storage_authority blob_storage_scheme dfs_storage_scheme enable_tls "
-    "credential_kind use_mmap".split()
+    [
+        "region",
+        "scheme",
+        "endpoint_override",
+        "anonymous",
+        "allow_bucket_creation",
+        "allow_bucket_deletion",
+        "allow_delayed_open",
+        "background_writes",
+        "check_directory_existence_before_creation",
+        "force_virtual_addressing",
+        "smart_defaults",
+        "tls_ca_file_path",
+        "tls_ca_dir_path",
+        "tls_verify_certificates",
+        "retry_limit_seconds",
+        "replication",
+        "buffer_size",
+        "default_block_size",
+        "blob_storage_authority",
+        "dfs_storage_authority",
+        "blob_storage_scheme",
+        "dfs_storage_scheme",
+        "enable_tls",
+        "credential_kind",
+        "use_mmap",
+    ]
 )
 """Options of pyarrow's file systems that are needed to reach a place and identify nobody."""
 
-_WITHOUT_PORT = frozenset("s3 s3a s3n gs gcs abfs abfss wasb wasbs".split())
+_WITHOUT_PORT = frozenset(["s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "wasb", "wasbs"])
 _AZURE_HOST = re.compile(r"[\w-]+\.(?:dfs|blob)\.core\.", re.IGNORECASE)
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?:\\?/){2}")
@@ -116,7 +138,7 @@ def _scheme(text: str) -> str:
 
 def _addresses_redacted(text: str, options: bool) -> str:
     parts, position = [], 0
-    starts = [found.start() for found in _SCHEME.finditer(text)]
+    starts = [found.start() for found in _SCHEME.finditer(text) if not text.endswith("//", 0, found.start())]
     for start, following in pairwise([*starts, len(text)]):
         if start < position:
             continue  # it stood inside the password of the address before
@@ -183,13 +205,15 @@ def _needed_user(scheme: str, user: str, place: str) -> str:
 
 
 def _harmless(query: str) -> str:
+    """The options of a query that are no secrets, as they were written."""
     pairs = [pair.partition("=") for pair in re.split(r"[&;]", query)]
-    kept = [(unquote(key).strip(), value) for key, _, value in pairs]
-    return "&".join(f"{key}={_without_nested(value)}" for key, value in kept if key.lower() in OPTIONS)
+    named = [(unquote(key).strip(), value) for key, _, value in pairs]
+    return "&".join(f"{key}={_without_owner(key, value)}" for key, value in named if key.lower() in OPTIONS)
 
 
-def _without_nested(value: str) -> str:
-    """The value of an option, which may be an address that names a user itself."""
-    address = unquote(value)
-    place = redact_address(address, options=True) if "://" in address else address.rpartition("@")[2]
-    return value if place == address else quote(place, safe="")
+def _without_owner(key: str, value: str) -> str:
+    """The value of an option; that of ``endpoint_override`` may name a user and a password itself."""
+    plain = unquote(value)
+    if "@" not in plain or key.lower().endswith("_path"):
+        return value
+    return quote(_scheme(plain) + plain.rpartition("@")[2], safe="")

@@ -1,3 +1,4 @@
+import re
 from urllib.parse import quote
 
 import pytest
@@ -103,7 +104,8 @@ def test_what_is_private() -> None:
 part = st.text(st.sampled_from("aZ0%/+=@:.-_~!'()*$,;&?# "), max_size=6)
 word = st.builds(lambda before, after: before + CANARY + after, part, part)
 quoted = word.map(lambda text: quote(text, safe=""))
-raw = word.filter(lambda text: not set(text) & set(" '"))
+# Of a password with @ and one of /?#, or with //, not encoded, nobody can tell where the bucket begins.
+raw = word.filter(lambda text: not re.search(r"[ ']|//|@.*[/?#]|[/?#].*@", text))
 place = st.sampled_from(["bucket/x", "b/y@2/z", "b"])
 scheme = st.sampled_from(["s3", "S3", "gs", "hdfs", "https", "abfss", "ray", "x+y-z.1"])
 key = st.sampled_from(["secret_key", "X-Amz-Signature", "sig", "access_key", "user", "x", "%72egion2"])
