@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from distkg.redaction import is_remote, redact_tree
+
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -320,10 +322,21 @@ class RunConfig(Section):
     cluster: ClusterConfig = Field(default_factory=ClusterConfig, description="Where it runs.")
 
     def to_yaml(self, *, help_text: bool = False) -> str:
-        """YAML with every key; with ``help_text``, each key's help above it as a comment."""
+        """YAML with every key, addresses without secrets; with ``help_text``, each key's help above it as a comment."""
+        shown = self.redacted()
         if not help_text:
-            return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
-        return "\n".join(_documented(self, indent=0)) + "\n"
+            return yaml.safe_dump(shown.model_dump(), sort_keys=False, allow_unicode=True)
+        return "\n".join(_documented(shown, indent=0)) + "\n"
+
+    def redacted(self) -> RunConfig:
+        """The configuration as it is written and shown: without the secrets of its addresses (`distkg.redaction`)."""
+        return RunConfig.model_validate(redact_tree(self.model_dump()))
+
+    @property
+    def private(self) -> bool:
+        """Whether what it reads lies where one needs permission, so that what is made of it is for its owner alone."""
+        addresses = [self.data.store, *self.data.graphs, self.model.start, self.negatives.vectors]
+        return any(map(is_remote, addresses))
 
     def sha256(self) -> str:
         """Hash of the resolved configuration, as written to result.json."""

@@ -62,8 +62,8 @@ def printable_html(text: str) -> str:
 
 
 def printable_json(value: Any, **options: Any) -> str:
-    """JSON in printable ASCII; arguments as those of ``json.dumps``."""
-    return json.dumps(value, **options).replace("\x7f", "\\u007f")
+    """JSON in printable characters; arguments as those of ``json.dumps``."""
+    return _UNSAFE_IN_LINES.sub(_json_escaped, json.dumps(value, **options))
 
 
 def _guarded(text: str) -> str:
@@ -73,6 +73,10 @@ def _guarded(text: str) -> str:
 
 def _escaped(match: re.Match[str]) -> str:
     return _escape(ord(match[0]))
+
+
+def _json_escaped(match: re.Match[str]) -> str:
+    return json.dumps(match[0]).strip('"') if match[0] != "\x7f" else "\\u007f"
 
 
 def _escape(code: int) -> str:

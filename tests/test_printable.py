@@ -74,8 +74,16 @@ def test_html_neither_opens_tags_nor_leaves_attributes() -> None:
     assert printable_html("</script><b a='\"\x1b'>&") == "&lt;/script&gt;&lt;b a=&#x27;&quot;\\x1b&#x27;&gt;&amp;"
 
 
-@given(st.lists(text))
-def test_json_is_printable_and_holds_the_value(labels: list[str]) -> None:
-    written = printable_json(labels)
+@given(st.lists(text), st.booleans())
+def test_json_is_printable_and_holds_the_value(labels: list[str], ascii_only: bool) -> None:
+    written = printable_json(labels, ensure_ascii=ascii_only, indent=1)
     assert json.loads(written) == labels
-    assert all(" " <= character <= "~" for character in written)
+    assert all(is_printable(line) or "\\" in line for line in written.split("\n"))
+    assert not any(unicodedata.category(c) in UNSAFE and ord(c) not in VISIBLE for c in written.replace("\n", ""))
+    assert not ascii_only or written.isascii()
+
+
+def test_json_keeps_letters_where_the_output_can_hold_them() -> None:
+    assert printable_json("é\u202e\x7f\U000e0041\ud800", ensure_ascii=False) == (
+        '"é\\u202e\\u007f\\udb40\\udc41\\ud800"'
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
@@ -58,6 +59,22 @@ class Location:
     def child(self, name: str) -> Location:
         return Location(self.filesystem, f"{self.path}/{name}")
 
+    def inside(self, name: str) -> Location:
+        """A file of this folder that is to be read.
+
+        Raises:
+            StoreError: on this machine, it is a link that leads out of the folder, or no plain file, such as a pipe.
+        """
+        file = self.child(name)
+        if not self.local or not os.path.lexists(file.path):
+            return file
+        target = os.path.realpath(file.path)
+        if not target.startswith(os.path.join(os.path.realpath(self.path), "")):
+            raise StoreError(f"{file.path} is a link that leads out of its folder. Put the file itself there")
+        if os.path.lexists(target) and not stat.S_ISREG(os.lstat(target).st_mode):
+            raise StoreError(f"{file.path} cannot be read: it is not a plain file")
+        return file
+
     def is_file(self) -> bool:
         return self.filesystem.get_file_info(self.path).type == fs.FileType.File
 
@@ -69,9 +86,10 @@ class Location:
         selector = fs.FileSelector(self.path, allow_not_found=True)
         return {info.base_name for info in self.filesystem.get_file_info(selector)}
 
-    def read_bytes(self) -> bytes:
+    def read_bytes(self, most: int | None = None) -> bytes:
+        """Content of a file; at most its first ``most`` bytes."""
         with self.filesystem.open_input_stream(self.path, compression=None) as stream:
-            return stream.read()
+            return stream.read(most)
 
     def sha256(self) -> str:
         """Checksum of a file, in hexadecimal; its bytes pass by in pieces."""

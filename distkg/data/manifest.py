@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import json
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distkg.data.errors import StoreError
+from distkg.printable import printable
+from distkg.strict_json import JsonError, parse_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 MARKER = ".incomplete"
+MOST_IDS = 2**31 - 1
+"""Ids are int32."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
+"""A file or a split: one component of a path, which leads nowhere else."""
 
 
 class FileEntry(BaseModel):
     """One file of the store."""
 
-    sha256: str = Field(description="Checksum of its bytes.")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{2,64}$", description="Checksum of its bytes.")
     bytes: int = Field(ge=0, description="Its size.")
     rows: int = Field(ge=0, description="Triples, labels or rejects in it.")
 
@@ -27,13 +36,13 @@ class Manifest(BaseModel):
     ``partition_offsets`` holds P+1 entity ids: partition p is the range [offsets[p], offsets[p+1]).
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    schema_version: int = SCHEMA_VERSION
-    entities: int = Field(ge=0)
-    relations: int = Field(ge=0)
-    triples: dict[str, int] = Field(description="Split → triples.")
-    files: dict[str, FileEntry] = Field(description="File name → size and checksum.")
+    schema_version: int = Field(SCHEMA_VERSION, ge=1)
+    entities: int = Field(ge=0, le=MOST_IDS)
+    relations: int = Field(ge=0, le=MOST_IDS // 2, description="Without inverses, which have ids of their own.")
+    triples: dict[Name, Annotated[int, Field(ge=0)]] = Field(description="Split → triples.")
+    files: dict[Name, FileEntry] = Field(description="File name → size and checksum.")
     partitioner: str = Field(description="random, metis or ldg (where DGL is absent).")
     partition_offsets: list[int]
     warnings: dict[str, int] = Field(default_factory=dict, description="What was counted while reading.")
@@ -49,20 +58,27 @@ def parse_manifest(content: bytes, address: str) -> Manifest:
         StoreError: not a manifest, or one of a later schema.
     """
     try:
-        tree = json.loads(content)
+        tree = parse_json(content)
         version = tree["schema_version"]
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise StoreError(
                 f"store {address} has schema version {version}; this distkg reads up to {SCHEMA_VERSION}. "
                 "Upgrade distkg, or make the store again with `distkg prepare`"
             )
-        return Manifest.model_validate(tree)
+        manifest = Manifest.model_validate(tree)
     except ValidationError as error:
         problem = error.errors()[0]
-        raise _damaged(address, f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise _damaged(address, f"{type(error).__name__}: {error}") from None
+        raise damaged(address, printable(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")) from None
+    except JsonError as error:
+        raise damaged(address, str(error)) from None
+    except (KeyError, TypeError):
+        raise damaged(address, "it is no object with a schema_version") from None
+    offsets = manifest.partition_offsets
+    if len(offsets) < 2 or offsets != sorted(offsets) or (offsets[0], offsets[-1]) != (0, manifest.entities):
+        raise damaged(address, f"partition_offsets do not rise from 0 to {manifest.entities}, its entities")
+    return manifest
 
 
-def _damaged(address: str, why: str) -> StoreError:
+def damaged(address: str, why: str) -> StoreError:
+    """The error of a manifest that cannot be used."""
     return StoreError(f"{MANIFEST} of store {address} is damaged ({why}). Make the store again with `distkg prepare`")
