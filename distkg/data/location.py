@@ -59,19 +59,25 @@ class Location:
     def child(self, name: str) -> Location:
         return Location(self.filesystem, f"{self.path}/{name}")
 
-    def inside(self, name: str) -> Location:
-        """A file of this folder that is to be read.
+    def within(self, name: str) -> Location:
+        """A file or folder of this folder that is to be read.
 
         Raises:
-            StoreError: on this machine, it is a link that leads out of the folder, or no plain file, such as a pipe.
+            StoreError: on this machine, it is a link that leads out of the folder.
         """
-        file = self.child(name)
-        if not self.local or not os.path.lexists(file.path):
-            return file
-        target = os.path.realpath(file.path)
-        if not target.startswith(os.path.join(os.path.realpath(self.path), "")):
-            raise StoreError(f"{file.path} is a link that leads out of its folder. Put the file itself there")
-        if os.path.lexists(target) and not stat.S_ISREG(os.lstat(target).st_mode):
+        child = self.child(name)
+        if self.local and not os.path.realpath(child.path).startswith(os.path.join(os.path.realpath(self.path), "")):
+            raise StoreError(f"{child.path} is a link that leads out of its folder. Put what it leads to there")
+        return child
+
+    def file_within(self, name: str) -> Location:
+        """As ``within``, of a file.
+
+        Raises:
+            StoreError: as ``within``, or it is no plain file, such as a pipe.
+        """
+        file = self.within(name)
+        if self.local and os.path.exists(file.path) and not stat.S_ISREG(os.stat(file.path).st_mode):
             raise StoreError(f"{file.path} cannot be read: it is not a plain file")
         return file
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distkg.data.errors import StoreError
-from distkg.data.location import Location
+from distkg.data.location import Location, without_secrets
 
 if TYPE_CHECKING:
     from distkg.data.store import Store
@@ -115,16 +115,18 @@ def read_relation_text(store: Store, address: str = "") -> NDArray[np.float32] |
     Raises:
         StoreError: no such file, a damaged one, or one that lacks a relation of the store.
     """
-    file = Location.of(address) if address else Location.of(store.address).child(RELATION_TEXT)
+    file = Location.of(address) if address else Location.of(store.address).file_within(RELATION_TEXT)
     if not file.is_file():
         if not address:
             return None
-        raise StoreError(f"there is no file of relation vectors at {address}. Make one with make_relation_text")
+        raise StoreError(f"there is no file of relation vectors at {without_secrets(address)}. Make one with make_relation_text")
     try:
         columns = pq.read_table(file.path, filesystem=file.filesystem).to_pydict()
         sides = [np.array(columns[side], np.float32) for side in ("forward", "inverse")]
         place = {label: row for row, label in enumerate(columns["label"])}
-    except (OSError, KeyError, ValueError) as error:
+        if sides[0].shape != sides[1].shape or sides[0].ndim != 2 or not np.isfinite(sides).all():
+            raise ValueError("its vectors are not finite numbers of one width")
+    except (OSError, KeyError, TypeError, ValueError, OverflowError, pa.ArrowException) as error:
         raise StoreError(f"{file.path} cannot be read as relation vectors: {error}. Make it again") from None
     labels = store.relation_labels().to_pylist()
     missing = [label for label in labels if label not in place]

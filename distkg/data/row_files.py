@@ -16,6 +16,8 @@ from distkg.data.errors import StoreError
 from distkg.data.location import Location
 from distkg.data.manifest import FileEntry
 from distkg.data.writer import HashingFile
+from distkg.printable import printable
+from distkg.strict_json import parse_json
 
 TENSOR = "ids"
 ROW_TYPE = np.dtype("<i4")
@@ -68,13 +70,15 @@ class RowFile:
                 length = int.from_bytes(stream.read(8), "little")
                 if length > LONGEST_HEADER:
                     raise ValueError("its header is too long")
-                tensor = json.loads(stream.read(length))[TENSOR]
-                rows, width = map(int, tensor["shape"])
+                tensor = parse_json(stream.read(length))[TENSOR]
+                rows, width = tensor["shape"]
+                if type(rows) is not int or type(width) is not int or rows < 0 or width < 1:
+                    raise ValueError(f"its shape is {tensor['shape']}")
                 expected = 8 + length + rows * width * ROW_TYPE.itemsize
                 if tensor["dtype"] != "I32" or stream.size() != expected:
                     raise ValueError(f"{stream.size():,} bytes instead of {expected:,} of int32")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{file.path} cannot be read: {error}. Make it again") from None
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise StoreError(f"{file.path} cannot be read: {printable(str(error))[:200]}. Make it again") from None
         return cls(file, rows, width, 8 + length)
 
     def read(self, low: int, high: int) -> NDArray[np.int32]:

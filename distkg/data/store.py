@@ -66,7 +66,7 @@ class Store:
         try:
             names = location.names()
             if MANIFEST in names:
-                content = location.inside(MANIFEST).read_bytes(MAX_BYTES + 1)
+                content = location.file_within(MANIFEST).read_bytes(MAX_BYTES + 1)
         except (OSError, pa.ArrowException) as error:
             raise StoreError(f"store {shown} cannot be read: {redact(str(error))}{_how_to_sign_in(address)}") from None
         if MANIFEST in names:
@@ -235,7 +235,7 @@ class Store:
             StoreError: it cannot be read, or has other rows or columns.
         """
         try:
-            file = self._location.inside(name)
+            file = self._location.file_within(name)
             with file.filesystem.open_input_file(file.path) as source, pq.ParquetFile(source) as parquet:
                 self._check_header(name, parquet, rows, columns)
                 yield parquet
@@ -330,8 +330,8 @@ def _how_to_sign_in(address: str) -> str:
     if not is_remote(address):
         return ""
     return (
-        ". Credentials are taken from the environment (such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or from the "
-        "address; a run records the address without them"
+        ". Credentials are taken from the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from "
+        "the address; a run records the address without them"
     )
 
 

@@ -14,6 +14,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ from distkg.data.location import Location
 from distkg.data.manifest import FileEntry
 from distkg.data.row_files import RowFile, write_rows
 from distkg.data.store import Store
+from distkg.printable import printable
+from distkg.strict_json import MAX_BYTES, JsonError, parse_json
 
 FOLDER, CODEBOOKS = "tokens", "codebooks"
 FORMAT_VERSION = 1
@@ -35,7 +38,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 class Description(BaseModel):
     """What ``NAME.json`` says."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format_version: int = FORMAT_VERSION
     source: str = Field(description="What the tokens were made from, and how.")
@@ -96,10 +99,13 @@ class Modality:
         Raises:
             StoreError: a missing or damaged file.
         """
-        file = RowFile.open(self._folder.child(f"{self.name}.safetensors"))
+        file = RowFile.open(self._folder.file_within(f"{self.name}.safetensors"))
         if (file.rows, file.width) != (self.entities, self.tokens):
             raise self._damaged(file.file, f"{file.rows} × {file.width} instead of {self.entities} × {self.tokens}")
-        return file.read(low, self.entities if high is None else high)
+        found = file.read(low, self.entities if high is None else high)
+        if found.size and not -1 <= int(found.min()) <= int(found.max()) < self.vocabulary:
+            raise self._damaged(file.file, f"it holds tokens that are not from -1 to {self.vocabulary - 1}")
+        return found
 
     def codebook(self) -> NDArray[np.float16]:
         """The vectors of tokens: float16 [V, d].
@@ -109,11 +115,17 @@ class Modality:
         """
         file = self._codebook_file
         try:
-            vectors: NDArray[np.float16] = load(file.read_bytes())["codebook"]
-        except (OSError, KeyError, SafetensorError) as error:
+            content = file.read_bytes(self.description.codebook.bytes + 1)
+            if len(content) != self.description.codebook.bytes:
+                raise self._damaged(file, f"its size is not that of {self.name}.json")
+            vectors: NDArray[np.float16] = load(content)["codebook"]
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise self._damaged(file, str(error)) from None
-        if vectors.shape != (self.vocabulary, self.width):
-            raise self._damaged(file, f"shape {vectors.shape} instead of {(self.vocabulary, self.width)}")
+        if vectors.shape != (self.vocabulary, self.width) or vectors.dtype != np.float16:
+            found = f"{vectors.dtype} {list(vectors.shape)}"
+            raise self._damaged(file, f"{found} instead of float16 {[self.vocabulary, self.width]}")
+        if not np.isfinite(vectors).all():
+            raise self._damaged(file, "a number of it is not finite")
         return vectors
 
     def verify(self) -> None:
@@ -122,7 +134,7 @@ class Modality:
         Raises:
             StoreError: names the file that is missing or differs.
         """
-        ids = self._folder.child(f"{self.name}.safetensors")
+        ids = self._folder.file_within(f"{self.name}.safetensors")
         for file, entry in ((ids, self.description.ids), (self._codebook_file, self.description.codebook)):
             try:
                 found = file.sha256()
@@ -145,9 +157,9 @@ def read_modalities(store: Store) -> dict[str, Modality]:
     Raises:
         StoreError: a description that cannot be read, or tokens that were made for another order of entities.
     """
-    folder = Location.of(store.address).child(FOLDER)
+    folder = Location.of(store.address).within(FOLDER)
     names = sorted(name.removesuffix(".json") for name in folder.names() if name.endswith(".json"))
-    return {name: _read(store, folder, name) for name in names}
+    return {name: _read(store, folder, name) for name in names if _NAME.fullmatch(name)}
 
 
 def read_modality(store: Store, name: str) -> Modality:
@@ -159,7 +171,7 @@ def read_modality(store: Store, name: str) -> Modality:
     found = read_modalities(store)
     if name not in found:
         known = f"it has {', '.join(found)}" if found else "it has none"
-        raise StoreError(f"store {store.address} has no tokens {name!r}; {known}. Make them with `distkg tokens`")
+        raise StoreError(f"store {store.shown} has no tokens {name!r}; {known}. Make them with `distkg tokens`")
     return found[name]
 
 
@@ -223,19 +235,34 @@ class _Covered:
 
 
 def _read(store: Store, folder: Location, name: str) -> Modality:
-    file = folder.child(f"{name}.json")
+    file = folder.file_within(f"{name}.json")
     try:
-        description = Description.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise StoreError(f"{file.path} cannot be read: {error}. Make it again with `distkg tokens`") from None
-    if description.format_version > FORMAT_VERSION:
-        raise StoreError(f"{file.path} has format version {description.format_version}. Upgrade distkg")
+        description = _described(parse_json(file.read_bytes(MAX_BYTES + 1)), file)
+    except (OSError, JsonError) as error:
+        raise _not_described(file, str(error)) from None
     if description.entities != store.manifest.files["entities.parquet"].sha256:
         raise StoreError(
-            f"tokens {name!r} of store {store.address} were made for other entities, or for another order of them: "
+            f"tokens {name!r} of store {store.shown} were made for other entities, or for another order of them: "
             "the store has been made again since. Make them again with `distkg tokens`"
         )
+    if description.ids.rows != store.num_entities:
+        raise _not_described(file, f"it is of {description.ids.rows:,} entities; the store has {store.num_entities:,}")
     return Modality(name, description, folder)
+
+
+def _described(tree: Any, file: Location) -> Description:
+    version = tree.get("format_version", FORMAT_VERSION) if isinstance(tree, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise StoreError(f"{file.path} has format version {version}. Upgrade distkg")
+    try:
+        return Description.model_validate(tree)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise _not_described(file, f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+
+
+def _not_described(file: Location, why: str) -> StoreError:
+    return StoreError(f"{file.path} cannot be read: {printable(why)}. Make it again with `distkg tokens`")
 
 
 def _half(codebook: np.ndarray) -> NDArray[np.float16]:
@@ -248,4 +275,4 @@ def _half(codebook: np.ndarray) -> NDArray[np.float16]:
 
 
 def _codebook_file(folder: Location, checksum: str) -> Location:
-    return folder.child(CODEBOOKS).child(f"{checksum[:32]}.safetensors")
+    return folder.file_within(f"{CODEBOOKS}/{checksum[:32]}.safetensors")
