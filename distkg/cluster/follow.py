@@ -17,6 +17,9 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from distkg.printable import printable_lines
+from distkg.redaction import redact
+
 Record = dict[str, Any]
 Listener = Callable[[Record], None]
 
@@ -145,7 +148,7 @@ class PlainDisplay:
         print(f"[{record.get('time', 0):8.1f} s] {describe(record)}", flush=True)
 
     def notice(self, text: str) -> None:
-        print(text, flush=True)
+        print(printable_lines(redact(text)), flush=True)
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -176,7 +179,7 @@ class BarDisplay:
         self._progress.update(self._task, completed=record.get("epoch", 0), numbers=numbers)
 
     def notice(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False, markup=False)
+        self._progress.console.print(printable_lines(redact(text)), highlight=False, markup=False)
 
     def __enter__(self) -> BarDisplay:
         self._progress.start()

@@ -108,7 +108,7 @@ def run_on_workers(
     check_scaling(config)
     folder = run_folder.absolute_run(run)
     config = run_folder.absolute_store(config)
-    with claimed(folder, resume=resume) as lease:
+    with claimed(folder, resume=resume, private=config.private) as lease:
         changes = check_resume(config, RunFolder(folder), accept_changes=accept_changes) if resume else []
         for line in notices(changes, config):
             print(line, flush=True)

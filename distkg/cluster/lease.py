@@ -191,7 +191,7 @@ def wait_until_free(run: Path, seconds: float) -> None:
 
 
 @contextmanager
-def claimed(run: Path, *, resume: bool) -> Iterator[Lease]:
+def claimed(run: Path, *, resume: bool, private: bool = False) -> Iterator[Lease]:
     """Make the run folder or accept the one that is there, as ``run_folder.claim``, and be its only writer.
 
     Raises:
@@ -199,7 +199,7 @@ def claimed(run: Path, *, resume: bool) -> Iterator[Lease]:
         RunInUseError: another driver writes to it.
     """
     refuse_if_held(run)
-    claim(run, resume=resume)
+    claim(run, resume=resume, private=private)
     with hold_lease(run) as lease:
         claim(run, resume=resume)  # again: another driver may have begun and ended in between
         yield lease

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 from distkg.config import RunConfig
+from distkg.data.location import make_folder
+from distkg.redaction import redact
 from distkg.training.record import LEASE
 
 METRICS = "metrics.jsonl"
@@ -68,8 +70,8 @@ def in_uploaded_folder(folder: Path) -> bool:
     return "working_dir_files" in folder.parts
 
 
-def claim(run: Path, *, resume: bool) -> None:
-    """Make the run folder, or accept an existing one that may be written to.
+def claim(run: Path, *, resume: bool, private: bool = False) -> None:
+    """Make the run folder, or accept an existing one that may be written to; a ``private`` one is its owner's alone.
 
     With ``resume`` an empty or missing folder is a fresh start: one command can be repeated until it ends.
 
@@ -78,7 +80,7 @@ def claim(run: Path, *, resume: bool) -> None:
     """
     if run.exists() and not run.is_dir():
         raise RunFolderError(f"run folder {run} is a file. Name a folder that is new or empty.")
-    run.mkdir(parents=True, exist_ok=True)
+    make_folder(run, private=private)
     names = (entry.name for entry in run.iterdir())
     found = sorted(name for name in names if name not in (LAUNCH, FAILURES) and LEASE not in name)
     if found and not resume:
@@ -91,6 +93,6 @@ def claim(run: Path, *, resume: bool) -> None:
 
 def append_failure(run: Path, rank: int, error: str, *, restart: bool) -> None:
     """Note a lost worker in failures.jsonl: when (Unix time), who, why, and whether the run goes on."""
-    record = {"time": round(time.time(), 3), "rank": rank, "error": error, "restart": restart}
+    record = {"time": round(time.time(), 3), "rank": rank, "error": redact(error), "restart": restart}
     with (run / FAILURES).open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")

@@ -24,7 +24,7 @@ from distkg.cluster.launch import run_on_workers
 from distkg.cluster.lease import STALE_SECONDS, claimed, wait_until_free
 from distkg.cluster.session import describe_shortage, ray_session, set_driver_environment
 from distkg.cluster.study import distributions, make_sampler, quiet
-from distkg.config import ConfigError, RunConfig
+from distkg.config import ConfigError, RunConfig, parse_config
 from distkg.data.store import Store
 from distkg.training.foundation_model import is_foundation
 from distkg.training.graphs import graphs_of
@@ -101,7 +101,7 @@ def launch_search(
     folder = SearchFolder(run_folder.absolute_run(run))
     config = run_folder.absolute_store(config)
     check_search(config, space, max_concurrent)
-    with claimed(folder.path, resume=resume):
+    with claimed(folder.path, resume=resume, private=config.private):
         folder.start(config, space, provenance_of(config, stores_of(config)))
         shutil.rmtree(folder.path / run_folder.LAUNCH, ignore_errors=True)
         left = trials - len(folder.ended())
@@ -119,7 +119,7 @@ def check_search(config: RunConfig, space: Space, max_concurrent: int = 1) -> No
     """
     stores = stores_of(config)
     if not any(store.manifest.triples.get("valid") for store in stores):
-        listed = ", ".join(store.address for store in stores)
+        listed = ", ".join(store.shown for store in stores)
         raise SearchError(
             f"a search is led by validation MRR, and there is no valid split in {listed}. "
             "Prepare one with `distkg prepare --split` or `--valid`."
@@ -168,9 +168,12 @@ def _tuner(
 ) -> tune.Tuner:
     path = str(folder.path)
 
-    def trial(settings: dict[str, Any]) -> None:
-        run_trial(SearchFolder(Path(path)), int(settings["number"]), max_concurrent)
+    def trial(settings: dict[str, Any], tree: dict[str, Any]) -> None:
+        config = parse_config(tree, "the launched search")
+        run_trial(SearchFolder(Path(path)), int(settings["number"]), max_concurrent, config)
 
+    # As a parameter it travels through Ray's object store: what Tune writes into its folder holds no address.
+    trial = tune.with_parameters(trial, tree=config.model_dump())
     return tune.Tuner(
         tune.with_resources(trial, tune.PlacementGroupFactory(DRIVER)),
         tune_config=tune.TuneConfig(
@@ -190,15 +193,16 @@ def _tuner(
     )
 
 
-def run_trial(folder: SearchFolder, number: int, max_concurrent: int = 1) -> None:
+def run_trial(folder: SearchFolder, number: int, max_concurrent: int = 1, base: RunConfig | None = None) -> None:
     """One trial, in a process of its own: a run, whose validations are reported to Tune as they come.
 
-    A failure is left in error.txt and reported as an MRR of 0.
+    ``base`` is what all trials share, with the secrets of addresses that the folder of the search lacks; default: that
+    of the folder. A failure is left in error.txt and reported as an MRR of 0.
     """
     run = folder.trial(number)
     (run / "error.txt").unlink(missing_ok=True)
     try:
-        config = with_parameters(folder.read_config(), folder.parameters(number))
+        config = with_parameters(base or folder.read_config(), folder.parameters(number))
         check_run(config, max_concurrent)
         wait_until_free(run, LOST_TRIAL_SECONDS)
         run_on_workers(train_on_rank, config, run, resume=True, listener=Reports(config, run))

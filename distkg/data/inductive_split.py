@@ -34,6 +34,7 @@ from distkg.data.store import Store
 from distkg.data.tokens import read_modalities, write_modality
 from distkg.data.writer import StoreWriter
 from distkg.graph.growth import grow_two_sides, largest_component
+from distkg.redaction import is_remote
 
 Kind = Literal["entities", "entities-and-relations"]
 
@@ -163,7 +164,7 @@ def _write(
     entities, ends = np.unique(facts[:, [0, 2]], return_inverse=True)
     relations, kinds = np.unique(facts[:, 1], return_inverse=True)
     ends = ends.reshape(-1, 2)
-    with StoreWriter(address) as writer:
+    with StoreWriter(address, private=is_remote(store.address)) as writer:
         spool = Spool(writer.scratch / "all", plan.source)
         spool.append(np.stack([ends[:, 0], kinds, ends[:, 1]], axis=1).astype(np.int32))
         spool.finish()

@@ -113,6 +113,17 @@ class Location:
         self.filesystem.move(half, self.path)
 
 
+def make_folder(path: str | os.PathLike[str], *, private: bool) -> None:
+    """Make a folder and those on the way to it; a ``private`` one is readable by its owner alone (mode 700).
+
+    A folder that exists keeps its mode.
+    """
+    if parent := os.path.dirname(os.fspath(path)):
+        os.makedirs(parent, exist_ok=True)
+    if not os.path.isdir(path):
+        os.makedirs(path, mode=0o700 if private else 0o777, exist_ok=True)
+
+
 def without_secrets(address: str) -> str:
     """The address as it is printed and stored: without user name, password and query (`distkg.redaction`)."""
     return redact_address(address)

@@ -162,7 +162,7 @@ def make_tokens(store: Store, name: str, source: TokenSource, most: int = 8, map
     labels = store.entity_labels_of(np.array(list(seen.examples), np.int64))
     shown = [[source.name_of(token) for token in tokens] for tokens in seen.examples.values()]
     return TokenReport(
-        store=store.address,
+        store=store.shown,
         name=name,
         entities=modality.entities,
         covered=modality.covered,

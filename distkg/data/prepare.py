@@ -34,7 +34,7 @@ from distkg.data.duplicates import find_repeats
 from distkg.data.errors import IngestError
 from distkg.data.holdout import split_part
 from distkg.data.inductive import INFERENCE, TRAINING, Graphs, inductive_graphs
-from distkg.data.location import Location, without_secrets
+from distkg.data.location import Location, address_within, without_secrets
 from distkg.data.manifest import Manifest
 from distkg.data.ntriples import read_ntriples
 from distkg.data.problems import OnError, Problems
@@ -43,6 +43,7 @@ from distkg.data.spool import Spool
 from distkg.data.tables import read_parquet
 from distkg.data.vocabulary import Vocabulary
 from distkg.data.writer import StoreWriter
+from distkg.redaction import is_remote
 
 Reader = Callable[[SourceFile, Problems], Iterator[LabelBatch]]
 READERS: dict[str, Reader] = {"tsv": read_delimited, "parquet": read_parquet, "nt": read_ntriples}
@@ -124,7 +125,7 @@ def _each_alone(sources: Mapping[str, SourceFile]) -> dict[str, list[SourceFile]
 
 def _make_both(graphs: Graphs, store: str, ways: _Ways, declared: Declared | None) -> PrepareReport:
     """A store for each graph, in folders named after them; the report is that of the graph for inference."""
-    made = {name: _make(sources, f"{store.rstrip('/')}/{name}", ways, declared) for name, sources in graphs.items()}
+    made = {name: _make(sources, address_within(store, name), ways, declared) for name, sources in graphs.items()}
     return replace(made[INFERENCE], beside=made[TRAINING])
 
 
@@ -136,7 +137,7 @@ def _make(
     shares: tuple[float, float, float] | None = None,
 ) -> PrepareReport:
     started = time.perf_counter()
-    with StoreWriter(store) as writer:
+    with StoreWriter(store, private=is_remote(ways.plan.source)) as writer:
         problems = Problems(ways.on_error, writer.open_rejects)
         ingest = _Ingest(writer, problems, ways.progress)
         parts = ingest.read(sources)
@@ -217,7 +218,7 @@ def _check_choice(name: str, value: str, choices: object) -> None:
 
 def report(store: str, manifest: Manifest, seconds: float) -> PrepareReport:
     """The report of a committed store."""
-    rejects = f"{store.rstrip('/')}/rejects.tsv" if "rejects.tsv" in manifest.files else None
+    rejects = address_within(store, "rejects.tsv") if "rejects.tsv" in manifest.files else None
     return PrepareReport(
         store=store,
         entities=manifest.entities,

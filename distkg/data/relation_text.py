@@ -119,7 +119,8 @@ def read_relation_text(store: Store, address: str = "") -> NDArray[np.float32] |
     if not file.is_file():
         if not address:
             return None
-        raise StoreError(f"there is no file of relation vectors at {without_secrets(address)}. Make one with make_relation_text")
+        shown = without_secrets(address)
+        raise StoreError(f"there is no file of relation vectors at {shown}. Make one with make_relation_text")
     try:
         columns = pq.read_table(file.path, filesystem=file.filesystem).to_pydict()
         sides = [np.array(columns[side], np.float32) for side in ("forward", "inverse")]

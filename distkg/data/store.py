@@ -276,7 +276,7 @@ class Store:
         """
         if column.null_count:
             raise self._unreadable(name, "a row lacks a value")
-        ids: NDArray[np.int32] = np.from_dlpack(column)
+        ids: NDArray[np.int32] = np.from_dlpack(column).astype(np.int32, copy=False)
         if len(ids) and (int(ids.min()) < least or int(ids.max()) >= most):
             wrong = ids[(ids < least) | (ids >= most)][0]
             raise self._unreadable(name, f"it holds id {wrong}, and ids go from {least} to {most - 1}")

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from distkg.data.classes import Classes
 from distkg.data.errors import StoreError
-from distkg.data.location import Location, without_secrets
+from distkg.data.location import Location, make_folder, without_secrets
 from distkg.data.manifest import MANIFEST, MARKER, FileEntry, Manifest
+from distkg.redaction import redact
 
 ROW_GROUP = 1 << 19
 TRIPLE_SCHEMA = pa.schema([("head", pa.int32()), ("relation", pa.int32()), ("tail", pa.int32())])
@@ -60,6 +61,7 @@ class StoreWriter:
 
     Args:
         address: new folder, empty folder, or a store that was left half-written (it is replaced).
+        private: what it is made from is not open to everybody: a new folder is its owner's alone.
 
     Attributes:
         scratch: local folder for temporary files; gone at the end.
@@ -68,14 +70,15 @@ class StoreWriter:
         StoreError: a finished store or other files are there already, or the system refuses a write.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, private: bool = False) -> None:
         self.address = address
+        self.private = private
         self.location = Location.of(address)
         self.files: dict[str, FileEntry] = {}
         self._open: dict[str, HashingFile] = {}
 
     def __enter__(self) -> StoreWriter:
-        _claim(self.location, without_secrets(self.address))
+        _claim(self.location, without_secrets(self.address), private=self.private)
         # Beside the data where that is a local disk: /tmp may be small, or memory.
         beside = self.location.path if self.location.local else None
         self.scratch = Path(tempfile.mkdtemp(prefix=".scratch-", dir=beside))
@@ -90,7 +93,8 @@ class StoreWriter:
                 file.close()
             self.location.filesystem.delete_dir(self.location.path)
         if isinstance(error, OSError):
-            raise StoreError(f"store {without_secrets(self.address)} could not be written: {error}") from error
+            reason = redact(str(error))
+            raise StoreError(f"store {without_secrets(self.address)} could not be written: {reason}") from error
 
     def open(self, name: str) -> HashingFile:
         """A new file of the store; close it, then name its rows with ``record``."""
@@ -166,7 +170,7 @@ class TripleSink:
             self._writer.record(self._name, self.rows)
 
 
-def _claim(location: Location, shown: str) -> None:
+def _claim(location: Location, shown: str, *, private: bool) -> None:
     """Make sure that the folder is ours to fill, and mark it as half-written."""
     try:
         if location.is_file():
@@ -179,7 +183,10 @@ def _claim(location: Location, shown: str) -> None:
             raise StoreError(f"{shown} holds other files ({some}). Name a new or empty folder")
         if names:
             location.filesystem.delete_dir_contents(location.path)
-        location.filesystem.create_dir(location.path, recursive=True)
+        if location.local:
+            make_folder(location.path, private=private)
+        else:
+            location.filesystem.create_dir(location.path, recursive=True)
         location.child(MARKER).write_bytes(b"a writer is at work here, or was interrupted\n")
     except OSError as error:
-        raise StoreError(f"no store can be written to {shown}: {error}") from None
+        raise StoreError(f"no store can be written to {shown}: {redact(str(error))}") from None

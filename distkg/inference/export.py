@@ -19,8 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distkg.config import ModelConfig
+from distkg.data.location import make_folder
 from distkg.data.store import Store
 from distkg.inference.ann import INDEX, write_index
+from distkg.redaction import is_remote
 from distkg.scoring.base import Scorer
 from distkg.training.blocks import evaluating
 from distkg.training.model import Model
@@ -86,7 +88,7 @@ def export(
         entities: ranges (first id, float [n, entity_width]) that together hold each row once, in any order.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, private=is_remote(store.address))
     (folder / INDEX).unlink(missing_ok=True)
     write_rows(folder / ENTITIES, (store.num_entities, scorer.entity_width), entities)
     layers = {name: tensor.detach().cpu().contiguous() for name, tensor in scorer.state_dict().items()}

@@ -58,7 +58,10 @@ def _planned(config: RunConfig, available: int | None, workers_of_node: int, slo
     stores = [Store.open(address) for address in graphs_of(config)]
     found = _without_graphs(config, stores, available)
     _refuse_too_large(config, stores, found)
-    sizes = [replace(graph, bytes=_bytes_of(graph.address, _what_is_made(config))) for graph in found.graphs]
+    sizes = [
+        replace(graph, bytes=_bytes_of(store.address, _what_is_made(config)))
+        for graph, store in zip(found.graphs, stores, strict=True)
+    ]
     shared = -(-sum(size.bytes for size in sizes) // workers_of_node)
     edges = 0 if config.data.fanouts else EDGE_SHARE * max(size.bytes for size in sizes)
     found = replace(found, graphs=tuple(sizes), memory={**found.memory, GRAPHS: shared, EDGES: edges})
@@ -147,7 +150,7 @@ def _not_made(store: Store, reads: Sequence[str]) -> GraphSize:
     """A graph of which nothing is made yet, with the tokens that it has of those a model reads."""
     triples, tokens = store.manifest.triples["train"], read_modalities(store) if reads else {}
     found = tuple(name for name in reads if name in tokens)
-    return GraphSize(store.address, store.num_entities, store.num_relations, triples, 0, found)
+    return GraphSize(store.shown, store.num_entities, store.num_relations, triples, 0, found)
 
 
 def _what_is_made(config: RunConfig) -> str:

@@ -61,7 +61,7 @@ class LearnedGraph:
     @property
     def name(self) -> str:
         """Of the store's folder, for reports."""
-        return "/".join(Path(self.store.address.rstrip("/")).parts[-2:])
+        return "/".join(Path(self.store.shown.rstrip("/")).parts[-2:])
 
     @cached_property
     def facts(self) -> KnowledgeGraph:

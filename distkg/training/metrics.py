@@ -126,7 +126,7 @@ def evaluate_ranks(store: Store, split: str, rank: Rank, limit: int | None = Non
     """
     triples = store.triples(split)
     if not len(triples):
-        raise StoreError(f"split {split!r} of {store.address} holds no triples. Splits: {store.manifest.triples}")
+        raise StoreError(f"split {split!r} of {store.shown} holds no triples. Splits: {store.manifest.triples}")
     triples = some_of(triples, limit, seed)
     ranking = rank(triples, known_answers_of(store, triples))
     facts = store.triples("train")

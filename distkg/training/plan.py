@@ -55,7 +55,7 @@ class GraphSize:
     """A graph that a foundation model learns from.
 
     Attributes:
-        address: of its store.
+        address: of its store, without secrets.
         entities, relations, facts: how many, relations without inverses, facts for training.
         bytes: of what is made of it.
         tokens: those that its entities have, of the kinds that the model reads.

@@ -13,6 +13,7 @@ from typing import Any
 
 from distkg import __version__
 from distkg.config import ConfigError, RunConfig, load_config
+from distkg.data.location import make_folder
 
 Record = dict[str, Any]
 
@@ -37,7 +38,7 @@ class RunFolder:
         self.notices = path / "notices.jsonl"
 
     def write_config(self, config: RunConfig) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path, private=config.private)
         _write(self.config, config.to_yaml(help_text=True))
 
     def read_config(self) -> RunConfig:

@@ -107,7 +107,7 @@ def evaluate_relations(
     """
     asked = store.triples(split)
     if not len(asked):
-        raise StoreError(f"split {split!r} of {store.address} holds no triples. Splits: {store.manifest.triples}")
+        raise StoreError(f"split {split!r} of {store.shown} holds no triples. Splits: {store.manifest.triples}")
     asked = some_of(asked, triples, seed=0)
     known = known_relations_of(store, asked) if filtered else None
     reasoner = Reasoner(model, model.graph_of(store))

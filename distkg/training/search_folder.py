@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 from distkg.config import RunConfig, load_config
 from distkg.data.identity import LABELS, mismatch
+from distkg.printable import printable
+from distkg.redaction import redact
 from distkg.training.provenance import Provenance, read_provenance, warn_unrecorded, write_provenance
 from distkg.training.record import LEASE
 from distkg.training.space import Parameters, Space, read_space, space_yaml, with_parameters
@@ -120,7 +122,7 @@ class SearchFolder:
             )
         # Where it runs may change; a search that was stopped may go on elsewhere.
         moved = self._check_stores(record)
-        there, here = flat(self.read_config()), flat(config)
+        there, here = flat(self.read_config()), flat(config.redacted())
         changed = [
             key
             for key in here
@@ -220,7 +222,8 @@ class SearchFolder:
     def note_failure(self, number: int, error: BaseException) -> None:
         """Leave the reason of a failure in the trial's folder."""
         lines = str(error).strip().splitlines() or [""]
-        _write(self.trial(number) / "error.txt", f"{type(error).__name__}: {lines[0]}"[:500] + "\n")
+        reason = redact(f"{type(error).__name__}: {lines[0]}")[:500]
+        _write(self.trial(number) / "error.txt", printable(reason) + "\n")
 
     def outcome(self, number: int, state: State) -> Trial:
         """A trial that ended, from what its run left.

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from distkg.config import PRESETS, ConfigError, RunConfig, Section, parse_config
+from distkg.redaction import redact_tree
 
 Value = bool | int | float | str | None
 Parameters = dict[str, Value]
@@ -124,6 +125,8 @@ def parse_space(tree: Any, source: str) -> Space:
     """A space from a mapping of keys to distributions; ``source`` names it in errors, as in `read_space`."""
     if not isinstance(tree, dict) or not tree:
         raise SpaceError(f"{source} must map keys of a run to distributions, with lines such as {_example()}")
+    if redact_tree(tree) != tree:
+        raise SpaceError(f"{source} holds the credentials of an address, which trials would record. Leave them out")
     space: Space = {}
     for key, form in tree.items():
         where = f"{source}: {key}"
