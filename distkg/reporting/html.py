@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 
+from distkg.printable import printable_html as escape
 from distkg.reporting.svg import STYLES, swatch
 
 GAP = "–"

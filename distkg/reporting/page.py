@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from distkg.printable import printable_html as escape
 from distkg.reporting.run_record import RunError
 
 # Sorts the table whose heading was clicked; numbers by their full value, text by its letters.

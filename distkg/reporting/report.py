@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
+from distkg.printable import printable_html as escape
 from distkg.reporting import html, sections
 from distkg.reporting.page import page, write_page
 from distkg.reporting.run_record import RunRecord, read_run

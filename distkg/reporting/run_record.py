@@ -10,6 +10,9 @@ from typing import Any
 
 import yaml
 
+from distkg.printable import printable_lines
+from distkg.redaction import redact_tree
+
 
 class RunError(ValueError):
     """A folder that is not a run, or a file of a run that cannot be read; the message says which."""
@@ -17,11 +20,11 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The files of a run folder.
+    """The files of a run folder, which may be somebody else's: values are of any type, and sizes of any magnitude.
 
     Attributes:
         folder: the run folder.
-        config: config.yaml as a nested dict; empty where it is missing.
+        config: config.yaml as a nested dict, without the secrets of addresses; empty where it is missing.
         lines: the lines of metrics.jsonl in order of step; after a restart, the lines that the run repeated
             are replaced by the later ones, and ``time`` goes on from where it stood.
         result: result.json; empty where the run has not finished.
@@ -47,8 +50,7 @@ class RunRecord:
 
     def peak_memory(self) -> list[float]:
         """Peak resident bytes that the result names: of each worker, or of the largest alone; empty without one."""
-        train = self.result.get("train")
-        peaks = train.get("peak_rss_mb_per_worker") if isinstance(train, dict) else None
+        peaks = section(self.result, "train").get("peak_rss_mb_per_worker")
         values = [number(peak) for peak in (peaks if isinstance(peaks, list) else [peaks])]
         return [value * 1e6 for value in values if value is not None]
 
@@ -83,6 +85,12 @@ def as_text(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).replace("...", "").strip()
 
 
+def section(tree: dict[str, Any], key: str) -> dict[str, Any]:
+    """The dict at a key; empty where there is none, or something else."""
+    found = tree.get(key)
+    return found if isinstance(found, dict) else {}
+
+
 def reach(tree: Any, dotted: str) -> float | None:
     """The finite number at a dotted path of nested dicts, or None."""
     for key in dotted.split("."):
@@ -92,9 +100,12 @@ def reach(tree: Any, dotted: str) -> float | None:
 
 def number(value: Any) -> float | None:
     """``value`` as a float where it is a finite number; None otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond the range of floats
+        return None
 
 
 def continued(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -116,9 +127,7 @@ def continued(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    if not path.exists():
-        return [], 0
-    parsed = [_object(text) for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if text]
+    parsed = [_object(line) for line in _text(path).split("\n") if line]
     good = [line for line in parsed if line is not None]
     return good, len(parsed) - len(good)
 
@@ -126,27 +135,37 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 def _object(text: str) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise RunError(f"{path} is not valid YAML: {error}") from None
+        found = yaml.safe_load(_text(path)) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} is not valid YAML: {printable_lines(str(error))}") from None
     if not isinstance(found, dict):
         raise RunError(f"{path} is no mapping of sections: it is not the configuration that `distkg train` wrote")
-    return found
+    config: dict[str, Any] = redact_tree({str(name): part for name, part in found.items()})
+    return config
 
 
 def _read_result(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
+    text = _text(path)
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        found = json.loads(text) if text else {}
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is not a JSON object: {error}") from None
+    if not isinstance(found, dict):
+        raise RunError(f"{path} is not a JSON object: it is a {type(found).__name__}")
+    return found
+
+
+def _text(path: Path) -> str:
+    """The text of a file; empty where there is none."""
+    if not path.exists():
+        return ""
+    if not path.is_file():
+        raise RunError(f"{path} is not a plain file: it is not what `distkg train` wrote")
+    return path.read_text(encoding="utf-8", errors="replace")

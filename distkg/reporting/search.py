@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import accumulate
 from pathlib import Path
 
 from rich.table import Table
 
 from distkg.config import RunConfig
+from distkg.printable import printable_html as escape
 from distkg.reporting import curves, html
 from distkg.reporting.html import GAP, Cell, Content
 from distkg.reporting.page import page, write_page

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from distkg.foundation import MODELS
+from distkg.redaction import redact_address
 from distkg.reporting import html
 from distkg.reporting.curves import EPOCH, LOSS, VALID_MRR, by_epoch, by_wall_time
 from distkg.reporting.quantities import compact, decimal_size, duration, score
-from distkg.reporting.run_record import RunRecord, as_text, number, reach
+from distkg.reporting.run_record import RunRecord, as_text, number, reach, section
 from distkg.reporting.svg import Axis, Series, column_chart, line_chart, scatter
 
 HITS = ("hits@1", "hits@3", "hits@10")
@@ -22,10 +23,10 @@ SHOWN_WORKERS, SHOWN_GRAPHS = 64, 4
 
 def subject(run: RunRecord) -> list[str]:
     """What was trained on what, as its configuration names it."""
-    model, data = run.config.get("model", {}), run.config.get("data", {})
-    dim = f"{model['dim']} dimensions" if "dim" in model and model.get("name") not in MODELS else None
+    model, data = section(run.config, "model"), section(run.config, "data")
+    dim = f"{model['dim']} dimensions" if "dim" in model and str(model.get("name")) not in MODELS else None
     graphs = graphs_named(data.get("store"), data.get("graphs"))
-    parts = (model.get("name"), dim, run.config.get("objective", {}).get("name"), graphs)
+    parts = (model.get("name"), dim, section(run.config, "objective").get("name"), graphs)
     return [str(part) for part in parts if part]
 
 
@@ -38,8 +39,8 @@ def graphs_named(store: Any, graphs: Any) -> str:
     '5 graphs'
     """
     if not isinstance(graphs, list) or not graphs:
-        return str(store or "")
-    names = [str(address).rstrip("/").rsplit("/", 1)[-1] for address in graphs]
+        return redact_address(str(store or ""))
+    names = [redact_address(str(address)).rstrip("/").rsplit("/", 1)[-1] for address in graphs]
     return ", ".join(names) if len(names) <= SHOWN_GRAPHS else f"{len(names)} graphs"
 
 
@@ -55,8 +56,9 @@ def headline(run: RunRecord) -> str:
     metrics, split = _best_metrics(run)
     if not metrics:
         return ""
-    items = [("MRR", score(metrics["mrr"]), f"{split}, filtered")] if number(metrics.get("mrr")) is not None else []
-    items += [(k.capitalize(), score(metrics[k]), split) for k in HITS if number(metrics.get(k)) is not None]
+    found = {key: value for key in ("mrr", *HITS) if (value := number(metrics.get(key))) is not None}
+    items = [("MRR", score(found["mrr"]), f"{split}, filtered")] if "mrr" in found else []
+    items += [(key.capitalize(), score(found[key]), split) for key in HITS if key in found]
     rate = reach(run.result, "train.triples_per_second")
     seconds = reach(run.result, "train.seconds")
     if rate is not None:
@@ -68,7 +70,7 @@ def headline(run: RunRecord) -> str:
 
 def metrics_table(run: RunRecord) -> str:
     """All metrics of every split, with the three ways to rank ties."""
-    splits = {k: v for k, v in run.result.get("metrics", {}).items() if isinstance(v, dict)}
+    splits = {k: v for k, v in section(run.result, "metrics").items() if isinstance(v, dict)}
     keys = ("mrr", *HITS, "mrr_optimistic", "mrr_pessimistic", "mean_rank", "queries")
     names = (
         "MRR",
@@ -169,23 +171,25 @@ def _total(run: RunRecord, key: str) -> int:
 
 def by_graph(run: RunRecord) -> str:
     """One row a graph that a foundation model learned from; a click on a heading sorts."""
-    found = run.result.get("graph")
-    sizes = {row["graph"]: row for row in _rows(found.get("graphs") if isinstance(found, dict) else None, "graph")}
+    found = section(run.result, "graph")
+    sizes = {row["graph"]: row for row in _rows(found.get("graphs"), "graph")}
     metrics = {row["graph"]: row for row in _rows(run.result.get("by_graph"), "graph")}
     counted, keys = ("entities", "relations", "facts"), ("queries", "mrr", *HITS)
     rows = [
-        [str(name), *(_value(sizes.get(name, {}).get(key)) for key in counted)]
+        [name, *(_value(sizes.get(name, {}).get(key)) for key in counted)]
         + [_value(metrics.get(name, {}).get(key)) for key in keys]
         for name in {**sizes, **metrics}
     ]
     header = ["Graph", "Entities", "Relations", "Facts", "Queries", "MRR", *(key.capitalize() for key in HITS)]
-    whole = counts(found) if isinstance(found, dict) else ""
+    whole = counts(found) if found else ""
     note = f"Ranks on the test split, of which the metrics above are means over graphs. {whole}"
     return html.card("By graph", html.table(header, rows, sortable=True), note, wide=True)
 
 
 def _rows(rows: Any, key: str) -> list[dict[str, Any]]:
-    return [row for row in rows if isinstance(row, dict) and key in row] if isinstance(rows, list) else []
+    """The dicts of a list that have a key, which names the row."""
+    named = [row for row in rows if isinstance(row, dict) and key in row] if isinstance(rows, list) else []
+    return [{**row, key: str(row[key])} for row in named]
 
 
 def by_relation(run: RunRecord) -> str:
@@ -195,7 +199,7 @@ def by_relation(run: RunRecord) -> str:
     numbers = {"queries": "Queries", "mrr": "MRR", "mrr_tail": "tails", "mrr_head": "heads", "hits@10": "Hits@10"}
     shown = {key: name for key, name in numbers.items() if any(key in row for row in rows)}
     cells = [
-        [str(row["relation"]), str(row.get("category") or ""), *(_value(row.get(key)) for key in shown)] for row in rows
+        [row["relation"], str(row.get("category") or ""), *(_value(row.get(key)) for key in shown)] for row in rows
     ]
     note = f"{len(rows)} rows, most frequent first. Click a heading to sort."
     return html.card(
@@ -216,10 +220,12 @@ def by_group(run: RunRecord) -> str:
 
 def graph(run: RunRecord) -> str:
     """Size of the graph, its degrees, and how evenly rows are spread."""
-    found = run.result.get("graph")
-    if not isinstance(found, dict):
+    found = section(run.result, "graph")
+    if not found:
         return ""
-    histogram = [(float(d), float(n)) for d, n in found.get("degree_histogram", [])]
+    pairs = [pair for pair in _list(found.get("degree_histogram")) if isinstance(pair, list) and len(pair) == 2]
+    numbers = [(number(degree), number(entities)) for degree, entities in pairs]
+    histogram = [(degree, entities) for degree, entities in numbers if degree is not None and entities is not None]
     degrees = scatter(histogram, Axis("degree", log=True), Axis("entities", log=True))
     return (
         html.card("Degrees", degrees, counts(found))
@@ -230,8 +236,9 @@ def graph(run: RunRecord) -> str:
 
 def counts(found: dict[str, Any]) -> str:
     """Size of a graph as result.json describes it, in a sentence."""
-    triples = ", ".join(f"{v:,} {k}" for k, v in found.get("triples", {}).items())
-    return f"{found.get('entities', 0):,} entities, {found.get('relations', 0):,} relations; triples: {triples}."
+    triples = ", ".join(f"{_whole(count)} {split}" for split, count in section(found, "triples").items())
+    entities, relations = _whole(found.get("entities", 0)), _whole(found.get("relations", 0))
+    return f"{entities} entities, {relations} relations; triples: {triples}."
 
 
 def memory(run: RunRecord) -> str:
@@ -239,7 +246,7 @@ def memory(run: RunRecord) -> str:
     points = [(x, y / 1000) for x, y in run.column("peak_rss_mb", "epoch")]
     line = line_chart([Series("peak", points)], EPOCH, Axis("peak memory (GB)", zero=True))
     values = run.peak_memory()
-    each = isinstance(run.result.get("train", {}).get("peak_rss_mb_per_worker"), list)
+    each = isinstance(section(run.result, "train").get("peak_rss_mb_per_worker"), list)
     names = [f"worker {i}" for i in range(len(values))] if each else ["largest worker"]
     rows = [(name, value, decimal_size(value)) for name, value in zip(names, values, strict=False)]
     return html.card("Memory per worker", line + html.bars(rows[:SHOWN_WORKERS]))
@@ -260,16 +267,16 @@ def accepted_changes(run: RunRecord) -> str:
 def configuration(run: RunRecord) -> str:
     """Every key of the run, by section, and the versions it ran with."""
     sections = "".join(html.folded(name, html.definitions(_flat(part))) for name, part in run.config.items())
-    versions = [(k, as_text(v)) for k, v in run.result.get("versions", {}).items()]
+    versions = [(k, as_text(v)) for k, v in section(run.result, "versions").items()]
     digest = run.result.get("config_sha256")
     note = f"sha256 {digest}" if digest else ""
     return html.card("Configuration", sections, note) + html.card("Versions", html.definitions(versions))
 
 
 def _best_metrics(run: RunRecord) -> tuple[dict[str, Any], str]:
-    metrics = run.result.get("metrics", {})
+    metrics = section(run.result, "metrics")
     for split in ("test", "valid"):
-        if metrics.get(split):
+        if section(metrics, split):
             return metrics[split], split
     seen = [line["valid"] for line in run.lines if isinstance(line.get("valid"), dict)]
     return (seen[-1], "latest validation") if seen else ({}, "")
@@ -277,7 +284,7 @@ def _best_metrics(run: RunRecord) -> tuple[dict[str, Any], str]:
 
 def _time_columns(run: RunRecord) -> list[tuple[str, list[float]]]:
     return [
-        (f"{line.get('epoch', ''):.3g}", [reach(line, f"seconds.{part}") or 0.0 for part in PARTS])
+        (f"{number(line['epoch']):.3g}", [reach(line, f"seconds.{part}") or 0.0 for part in PARTS])
         for line in run.lines
         if isinstance(line.get("seconds"), dict) and number(line.get("epoch")) is not None
     ]
@@ -299,23 +306,33 @@ def _group_bars(groups: Any) -> list[tuple[str, float, str]]:
     return rows
 
 
-def _balance(title: str, unit: str, rows: Any) -> str:
+def _balance(title: str, unit: str, counts: Any) -> str:
+    rows = [count for each in _list(counts) if (count := number(each)) is not None]
     if not rows:
         return ""
     mean = sum(rows) / len(rows) or 1.0
-    columns = [(str(i), [float(value)]) for i, value in enumerate(rows)]
+    columns = [(str(i), [value]) for i, value in enumerate(rows)]
     chart = column_chart(["rows"], columns, unit, Axis("rows", zero=True), merge="max")
     return html.card(title, chart, f"{len(rows)} in all; the largest holds {max(rows) / mean:.3f} × the mean.")
 
 
 def _workers(run: RunRecord) -> str:
-    return as_text(run.result.get("train", {}).get("workers"))
+    return as_text(section(run.result, "train").get("workers"))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _whole(value: Any) -> str:
+    """A count with separators; what is none, as it is written."""
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else as_text(value)
 
 
 def _flat(part: Any) -> list[tuple[str, str]]:
     if not isinstance(part, dict):
         return [("value", as_text(part))]
-    return [(key, as_text(value)) for key, value in part.items()]
+    return [(str(key), as_text(value)) for key, value in part.items()]
 
 
 def _value(found: Any) -> float | str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 
+from distkg.printable import printable_html as escape
 from distkg.reporting.quantities import compact
 
 WIDTH, HEIGHT = 440, 250
@@ -22,6 +22,8 @@ MAX_COLUMNS = 64
 MAX_MARKS = 40
 WIDEST_COLUMN = 48.0
 STYLES = 6
+LARGEST = 1e100
+"""What is larger, or no number at all, is left out of a chart."""
 
 Format = Callable[[float], str]
 
@@ -170,7 +172,7 @@ def column_chart(
 
 def _plottable(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> list[tuple[float, float]]:
     def usable(value: float, axis: Axis) -> bool:
-        return math.isfinite(value) and (value > 0 or not axis.log)
+        return abs(value) < LARGEST and (value > 0 or not axis.log)
 
     return [(a, b) for a, b in points if usable(a, x) and usable(b, y)]
 
@@ -182,7 +184,7 @@ def _scale(axis: Axis, values: Sequence[float], start: float, end: float) -> Sca
         return Scale(low, max(high, low + 1), start, end, log=True)
     low = min(low, 0.0) if axis.zero else low
     high = high if axis.top is None else max(axis.top, high)
-    if high <= low:
+    if high - low <= 1e-12 * max(abs(low), abs(high)):
         high = low + (abs(low) or 1.0)
     return Scale(low, high, start, end, log=False)
 
