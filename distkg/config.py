@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from distkg.printable import printable_lines
 from distkg.redaction import is_remote, redact_tree
 
 PRESETS = Path(__file__).parent / "presets"
@@ -325,7 +326,7 @@ class RunConfig(Section):
         """YAML with every key, addresses without secrets; with ``help_text``, each key's help above it as a comment."""
         shown = self.redacted()
         if not help_text:
-            return yaml.safe_dump(shown.model_dump(), sort_keys=False, allow_unicode=True)
+            return _yaml(shown.model_dump(), sort_keys=False)
         return "\n".join(_documented(shown, indent=0)) + "\n"
 
     def redacted(self) -> RunConfig:
@@ -379,6 +380,12 @@ def resume_class(key: str) -> Resume | None:
     return None
 
 
+def _yaml(value: Any, **options: Any) -> str:
+    """A value as YAML that can be printed: letters as they are, unless something is unprintable among them."""
+    text: str = yaml.safe_dump(value, allow_unicode=True, **options)
+    return text if printable_lines(text) == text else yaml.safe_dump(value, **options)
+
+
 def _documented(section: Section, indent: int) -> list[str]:
     pad, lines = "  " * indent, []
     for key, field in type(section).model_fields.items():
@@ -388,7 +395,7 @@ def _documented(section: Section, indent: int) -> list[str]:
             lines.append(f"{pad}{key}:")
             lines.extend(_documented(value, indent + 1))
         else:
-            text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
+            text = _yaml(value, default_flow_style=True, width=1000)
             lines.append(f"{pad}{key}: " + text.removesuffix("...\n").strip())
     return lines
 

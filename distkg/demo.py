@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 
 from distkg.cluster.launch import launch_training
 from distkg.config import RunConfig, load_config
 from distkg.data.generate import generate
 from distkg.data.store import Store
 from distkg.inference.predict import predict
+from distkg.printable import printable
 from distkg.reporting.report import write_report
 from distkg.reporting.tables import make_console, metrics_table, plan_summary, predictions_table
 from distkg.sharding.ranks import Ranks
@@ -40,7 +42,7 @@ def run_demo(folder: Path | None, workers: int, console: Console | None = None) 
     console = console or make_console()
     folder = folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     store, run = folder / "store", folder / "run"
-    console.print(f"[bold]1. Graph[/] with known logical rules, in {store}")
+    console.print(f"[bold]1. Graph[/] with known logical rules, in {escape(printable(str(store)))}")
     made = generate(str(store), entities=ENTITIES, relations=RELATIONS, triples=TRIPLES, seed=SEED, partitions=workers)
     console.print(
         f"   {made.entities:,} entities, {made.relations} relations, {made.triples['train']:,} training triples"
@@ -49,7 +51,7 @@ def run_demo(folder: Path | None, workers: int, console: Console | None = None) 
     _train(config, run, console)
     _show_examples(run, console)
     report = write_report(run)
-    console.print(f"[bold]Report:[/] {report}", soft_wrap=True)
+    console.print(f"[bold]Report:[/] {escape(printable(str(report)))}", soft_wrap=True)
     return report
 
 

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from distkg.printable import printable_json, printable_lines
+from distkg.redaction import redact
+
 if TYPE_CHECKING:
     from distkg.config import RunConfig
 
@@ -33,7 +36,7 @@ class Commands(TyperGroup):
         except Exception as error:
             if _debugging(ctx) or not _is_message(error):
                 raise
-            typer.echo(f"error: {error}", err=True)
+            say(redact(f"error: {error}"), err=True)
             raise SystemExit(_exit_code(error)) from None
 
 
@@ -91,6 +94,16 @@ def resolved(config: str, changes: list[str] | None, workers: int | None) -> Run
     from distkg.config import load_config
 
     return load_config(config, [*(changes or []), *([f"train.workers={workers}"] if workers else [])])
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Print lines that may hold labels, paths or messages of libraries: what is unprintable in them is escaped."""
+    typer.echo(printable_lines(str(text)), err=err)
+
+
+def say_json(value: Any) -> None:
+    """Print a value as JSON, for scripts, in printable characters."""
+    typer.echo(printable_json(value))
 
 
 def show_table(table: Any) -> None:

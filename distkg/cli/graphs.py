@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distkg.cli.app import JsonOption, StoreOption, app, show_table
+from distkg.cli.app import JsonOption, StoreOption, app, say, say_json, show_table
+from distkg.printable import printable
+from distkg.redaction import redact_address
 
 if TYPE_CHECKING:
     from distkg.data.prepare import PrepareReport
@@ -124,11 +125,11 @@ def inductive_split(
     made = split_in_two(store, to, kind=kind.value, seed=seed, share=share, split=_shares(split))
     for report, connected in zip((made.training, made.inference), made.connected, strict=True):
         _print_store(report)
-        typer.echo(f"entities in the largest connected part: {connected:.1%}")
-    typer.echo(f"in both: {made.shared_entities:,} entities, {made.shared_relations:,} relations")
-    typer.echo(f"in neither: {made.left_out:,} facts")
+        say(f"entities in the largest connected part: {connected:.1%}")
+    say(f"in both: {made.shared_entities:,} entities, {made.shared_relations:,} relations")
+    say(f"in neither: {made.left_out:,} facts")
     if made.carried:
-        typer.echo(f"taken along: {', '.join(made.carried)}")
+        say(f"taken along: {', '.join(made.carried)}")
 
 
 @app.command(epilog="Example: distkg negatives stores/fb15k237 --source relational --show 5")
@@ -167,7 +168,7 @@ def negatives(
         model = view_of_run(run, graph)
     found = examine(graph, source, chosen, sample=sample, count=count, show=show, seed=seed, model=model)
     if as_json:
-        typer.echo(json.dumps(asdict(found), ensure_ascii=False))
+        say_json(asdict(found))
         return
     show_table(examples_table(found))
     show_table(examination_table(found))
@@ -186,7 +187,7 @@ def relation_text(
     from distkg.data.store import Store
 
     told = None if descriptions is None else read_descriptions(descriptions)
-    typer.echo(make_relation_text(Store.open(store), wordllama_encoder(), told))
+    say(make_relation_text(Store.open(store), wordllama_encoder(), told))
 
 
 def _shares(text: str) -> tuple[float, float, float]:
@@ -205,9 +206,9 @@ def _print_store(report: PrepareReport) -> None:
     if report.beside is not None:
         _print_store(report.beside)
     rows = [("entities", report.entities), ("relations", report.relations), *report.triples.items()]
-    show_table(counts_table(rows, f"{report.store} ({duration(report.seconds)})"))
+    show_table(counts_table(rows, f"{redact_address(report.store)} ({duration(report.seconds)})"))
     for warning, count in report.warnings.items():
         where = report.examples.get(warning)
-        typer.echo(f"warning: {warning}: {count:,}" + (f", first at {where}" if where else ""), err=True)
+        say(f"warning: {warning}: {count:,}" + (f", first at {printable(where)}" if where else ""), err=True)
     if report.rejects:
-        typer.echo(f"rejected lines: {report.rejects}", err=True)
+        say(f"rejected lines: {redact_address(report.rejects)}", err=True)

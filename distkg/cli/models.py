@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distkg.cli.app import JsonOption, RunArgument, Split, app, show_table
+from distkg.cli.app import JsonOption, RunArgument, Split, app, say, say_json, show_table
+from distkg.printable import printable
 
 if TYPE_CHECKING:
     from distkg.data.store import Store
@@ -86,7 +86,7 @@ def evaluate(
         _refuse_fanouts(model, fanouts)
         found = _evaluated_run(model, store, split, triples)
     if as_json:
-        typer.echo(json.dumps(found))
+        say_json(found)
         return
     if "by_side" in found:
         whole = {split.value: found["metrics"], **found["by_side"]}
@@ -145,7 +145,7 @@ def predict(
     with _answering(model, store, graph, _numbers(fanouts)) as (best, facts):
         if queries is not None and output is not None:
             written = inference.predict_file_with(best, facts, queries, output, top, known.value, warn=_warn)
-            typer.echo(f"{written:,} answers: {output}")
+            say(f"{written:,} answers: {output}")
             return
         query = facts.entity_id(str(anchor)), facts.relation_id(str(relation)) + inverse * facts.num_relations
         _warn_untrained(facts, [query[0]], [query[1]])
@@ -155,15 +155,15 @@ def predict(
         rows = [asdict(answer) for answer in found]
         for row, paths in zip(rows, reasons, strict=False):
             row["reasons"] = [asdict(path) for path in paths]
-        typer.echo(json.dumps(rows))
+        say_json(rows)
         return
     from distkg.reporting.tables import predictions_table
 
     show_table(predictions_table(found))
     for answer, paths in zip(found, reasons, strict=False):
-        typer.echo(f"{answer.label}:" + ("" if paths else " no path of facts leads there"))
+        say(f"{printable(answer.label)}:" + ("" if paths else " no path of facts leads there"))
         for path in paths:
-            typer.echo(f"  {path.importance:+.3f}  {path.path}")
+            say(f"  {path.importance:+.3f}  {printable(path.path)}")
 
 
 @app.command(
@@ -191,7 +191,7 @@ def predict_relation(
         _warn_untrained(facts, ends, [])
         found = predict_relations(loaded, facts, *ends, top, known.value)
     if as_json:
-        typer.echo(json.dumps([asdict(each) for each in found]))
+        say_json([asdict(each) for each in found])
         return
     marked = known is Known.mark
     rows = [
@@ -215,7 +215,7 @@ def import_checkpoint(
 
     model = foundation.import_checkpoint(file, format.value)
     foundation.save_model(model, to)
-    typer.echo(f"{model.name}, {sum(part.numel() for part in model.parameters()):,} parameters: {to}")
+    say(f"{model.name}, {sum(part.numel() for part in model.parameters()):,} parameters: {to}")
 
 
 @app.command(epilog="Example: distkg export runs/wn18rr --to exports/wn18rr")
@@ -237,7 +237,7 @@ def export(
         )
     model, own, config = load_run(run, Ranks.single(), store, scope="labels")
     export_model(model, own, config.model, to, index=index)
-    typer.echo(f"export: {to}")
+    say(f"export: {to}")
 
 
 def is_foundation_model(model: Path) -> bool:
@@ -305,7 +305,7 @@ def _warn_untrained(facts: Store, entities: Sequence[int], relations: Sequence[i
 
 
 def _warn(warning: str) -> None:
-    typer.echo(f"warning: {warning}", err=True)
+    say(f"warning: {warning}", err=True)
 
 
 @contextmanager

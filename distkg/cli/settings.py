@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distkg.cli.app import ConfigArgument, JsonOption, SetOption, WorkersOption, app, resolved, show_table
+from distkg.cli.app import (
+    ConfigArgument,
+    JsonOption,
+    SetOption,
+    WorkersOption,
+    app,
+    resolved,
+    say,
+    say_json,
+    show_table,
+)
 
 if TYPE_CHECKING:
     from distkg.config import RunConfig
@@ -21,7 +30,7 @@ def plan(
     """Count the memory of a worker and estimate the time of an epoch; refuse a run that cannot fit."""
     found = planned(resolved(config, changes, workers))
     if as_json:
-        typer.echo(json.dumps(found.to_dict()))
+        say_json(found.to_dict())
     else:
         show_plan(found)
 
@@ -44,7 +53,14 @@ def presets(
 @app.command(epilog="Example: distkg config preset:complex_wn18rr --set model.dim=128 > my.yaml")
 def config(config: ConfigArgument, changes: SetOption = None, workers: WorkersOption = None) -> None:
     """Print the resolved configuration as YAML, with every key's help as a comment."""
-    typer.echo(resolved(config, changes, workers).to_yaml(help_text=True), nl=False)
+    found = resolved(config, changes, workers)
+    say(found.to_yaml(help_text=True).removesuffix("\n"))
+    if found != found.redacted():
+        say(
+            "warning: credentials in addresses are left out. Give them in the environment, or with --set where the "
+            "configuration is used",
+            err=True,
+        )
 
 
 def planned(config: RunConfig) -> Plan:
@@ -59,4 +75,4 @@ def show_plan(plan: Plan) -> None:
     if plan.graphs:
         show_table(graphs_table(plan.graphs, plan.reads))
     show_table(plan_table(plan))
-    typer.echo(plan_summary(plan))
+    say(plan_summary(plan))

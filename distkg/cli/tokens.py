@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from distkg.cli.app import JsonOption, app, show_table
+from distkg.cli.app import JsonOption, app, say, say_json, show_table
 
 if TYPE_CHECKING:
     from distkg.data.entity_values import Keys
@@ -132,7 +131,7 @@ def _print_tokens(report: TokenReport, as_json: bool) -> None:
     from distkg.reporting.tables import text_table
 
     if as_json:
-        typer.echo(json.dumps(asdict(report), ensure_ascii=False))
+        say_json(asdict(report))
         return
     share = report.covered / max(report.entities, 1)
     rows = [
@@ -143,4 +142,4 @@ def _print_tokens(report: TokenReport, as_json: bool) -> None:
     show_table(text_table(["", ""], rows, f"{report.store}: {report.name} ({duration(report.seconds)})"))
     show_table(text_table(["entity", "tokens"], [(label, "  ".join(each)) for label, each in report.shown.items()]))
     if report.unknown:
-        typer.echo(f"warning: entries of no entity: {report.unknown:,}, first {report.example!r}", err=True)
+        say(f"warning: entries of no entity: {report.unknown:,}, first {report.example!r}", err=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distkg.cli.app import ConfigArgument, SetOption, WorkersOption, app, resolved, show_table
+from distkg.cli.app import ConfigArgument, SetOption, WorkersOption, app, resolved, say, show_table
 from distkg.cli.settings import planned, show_plan
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def train(
 
     result = launch_training(settings, run, resume=resume, accept_changes=accept_changes)
     show_table(metrics_table(result["metrics"], "Filtered ranks among all entities"))
-    typer.echo(f"report: {write_report(run)}")
+    say(f"report: {write_report(run)}")
 
 
 @app.command(
@@ -76,17 +76,17 @@ def tune(
     from distkg.reporting.search import changes_table, read_search, trial_line, write_search_report
 
     def ended(trial: Trial) -> None:
-        typer.echo(trial_line(trial, trials, read_search(run).trials))
+        say(trial_line(trial, trials, read_search(run).trials))
         write_search_report(run)
 
     launch_search(settings, found, run, trials=trials, max_concurrent=max_concurrent, resume=resume, ended=ended)
     record = read_search(run)
-    typer.echo(f"report: {write_search_report(run)}")
+    say(f"report: {write_search_report(run)}")
     if record.best is None:
-        typer.echo("error: no trial has finished, so there is no best configuration; the report says why", err=True)
+        say("error: no trial has finished, so there is no best configuration; the report says why", err=True)
         raise typer.Exit(1)
     show_table(changes_table(record))
-    typer.echo(f"best configuration: {run / 'best.yaml'}")
+    say(f"best configuration: {run / 'best.yaml'}")
 
 
 @app.command(epilog="Example: distkg report runs/wn18rr runs/wn18rr-rotate --to comparison.html")
@@ -116,12 +116,12 @@ def report(
     if len(runs) > 1:
         from distkg.reporting.comparison import write_comparison
 
-        typer.echo(write_comparison(runs, to))
+        say(write_comparison(runs, to))
         return
     from distkg.reporting.report import write_report
     from distkg.reporting.search import is_search, write_search_report
 
-    typer.echo((write_search_report if is_search(runs[0]) else write_report)(runs[0], to))
+    say((write_search_report if is_search(runs[0]) else write_report)(runs[0], to))
 
 
 @app.command(epilog="Example: distkg demo --folder runs/demo")

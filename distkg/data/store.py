@@ -24,6 +24,7 @@ from distkg.data.errors import StoreError
 from distkg.data.inductive import INFERENCE, TRAINING
 from distkg.data.location import Location, address_within, without_secrets
 from distkg.data.manifest import MANIFEST, MARKER, Manifest, damaged, parse_manifest
+from distkg.printable import from_printable
 from distkg.redaction import is_remote, redact
 from distkg.strict_json import MAX_BYTES
 
@@ -163,7 +164,7 @@ class Store:
         return self._relations
 
     def entity_id(self, label: str) -> int:
-        """Id of an entity.
+        """Id of an entity; of a label that holds unprintable characters, also as tables show it (`printable`).
 
         Raises:
             StoreError: no such label; names close ones.
@@ -293,9 +294,10 @@ class Store:
         return column.combine_chunks()
 
     def _id(self, label: str, labels: pa.Array, kind: str) -> int:
-        found = pc.index(labels, pa.scalar(label, labels.type)).as_py()
-        if found >= 0:
-            return found
+        for meant in dict.fromkeys((label, from_printable(label))):
+            found: int = pc.index(labels, pa.scalar(meant, labels.type)).as_py()
+            if found >= 0:
+                return found
         close = ", ".join(repr(other) for other in _close_labels(label, labels))
         hint = f" Close: {close}." if close else ""
         raise StoreError(f"store {self.shown} has no {kind} labelled {label!r}.{hint}")

@@ -82,7 +82,7 @@ def as_text(value: Any) -> str:
     """
     if isinstance(value, str):
         return value
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).replace("...", "").strip()
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
 
 
 def section(tree: dict[str, Any], key: str) -> dict[str, Any]:

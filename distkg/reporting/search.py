@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from distkg.config import RunConfig
+from distkg.printable import printable
 from distkg.printable import printable_html as escape
 from distkg.reporting import curves, html
 from distkg.reporting.html import GAP, Cell, Content
@@ -74,7 +75,7 @@ def read_search(folder: Path) -> SearchRecord:
     if not is_search(files.path):
         raise RunError(f"{str(folder)!r} is no search: it holds no space.yaml. Give the folder named by `distkg tune`.")
     trials = sorted(files.ended(), key=lambda trial: trial.number)
-    return SearchRecord(files.path, files.read_config(), files.read_space(), trials)
+    return SearchRecord(files.path, files.read_config().redacted(), files.read_space(), trials)
 
 
 def write_search_report(folder: Path, to: Path | None = None) -> Path:
@@ -124,7 +125,7 @@ def trial_line(trial: Trial, total: int, trials: Sequence[Trial]) -> str:
     held = f"  best {score(best.value)} (trial {best.number})" if best is not None else ""
     spent = f"{trial.epochs:.3g} epochs, {duration(trial.seconds)}"
     text = f"{len(trials)}/{total}  trial {trial.number} {trial.state:<8}  valid MRR {figure}  {spent}{held}"
-    return f"{text}\n      {describe_parameters(trial.parameters)}" + (f"\n      {trial.error}" if trial.error else "")
+    return f"{text}\n      {printable(describe_parameters(trial.parameters))}" + (f"\n      {printable(trial.error)}" if trial.error else "")
 
 
 def changes_table(record: SearchRecord) -> Table:
@@ -191,7 +192,9 @@ def _slice(trials: Sequence[Trial], key: str, distribution: Distribution) -> str
     """Every validated trial by its value of one key."""
     place, axis = _axis(key, distribution)
     points = [
-        (place(t.parameters[key]), t.valid_mrr) for t in trials if t.valid_mrr is not None and key in t.parameters
+        (place(t.parameters[key]), t.valid_mrr)
+        for t in trials
+        if t.valid_mrr is not None and key in t.parameters and distribution.holds(t.parameters[key])
     ]
     return html.card(key, scatter(points, axis, VALID_MRR))
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from distkg.inference.predict import Prediction
 from distkg.negatives.examination import Examination
+from distkg.printable import printable
 from distkg.reporting.quantities import compact, duration, score, size
 from distkg.training.plan import GraphSize, Plan
 
@@ -34,7 +35,7 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], title: str = "") -> 
     for name in METRIC_COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     for name, values in metrics.items():
-        table.add_row(Text(name), *_cells(values))
+        table.add_row(_text(name), *_cells(values))
     return table
 
 
@@ -69,7 +70,8 @@ def graphs_table(graphs: Sequence[GraphSize], reads: Sequence[str] = ()) -> Tabl
     for graph in graphs:
         counts = (f"{count:,}" for count in (graph.entities, graph.relations, graph.facts))
         tokens = [", ".join(graph.tokens) or "none"] if reads else []
-        table.add_row(Text(graph.address), *counts, f"{graph.facts / facts:.1%}", size(graph.bytes), *tokens)
+        share = f"{graph.facts / max(facts, 1):.1%}"
+        table.add_row(_text(graph.address), *counts, share, size(graph.bytes), *map(_text, tokens))
     return table
 
 
@@ -99,7 +101,7 @@ def counts_table(rows: Iterable[tuple[str, int]], title: str = "") -> Table:
     table.add_column("")
     table.add_column("count", justify="right")
     for name, count in rows:
-        table.add_row(name, f"{count:,}")
+        table.add_row(_text(name), f"{count:,}")
     return table
 
 
@@ -138,9 +140,9 @@ def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str 
     """Cells of text; labels are shown as they are, brackets and all."""
     table = _table(title)
     for name in header:
-        table.add_column(name, overflow="fold")
+        table.add_column(_text(name), overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(_text, row))
     return table
 
 
@@ -153,9 +155,14 @@ def _add_uses(table: Table, where: str, uses: Mapping[str, int], available: int 
     table.add_section()
 
 
+def _text(text: str) -> Text:
+    """A label, a path or a title as a terminal may get it: no markup is read in it, and nothing unprintable is left."""
+    return Text(printable(text))
+
+
 def _table(title: str) -> Table:
     # A title may be wider than its table; it stays on one line.
-    heading = Text(title, style="bold", no_wrap=True, overflow="ignore") if title else None
+    heading = Text(printable(title), style="bold", no_wrap=True, overflow="ignore") if title else None
     return Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1), collapse_padding=True)
 
 

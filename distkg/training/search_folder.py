@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from distkg.config import RunConfig, load_config
 from distkg.data.identity import LABELS, mismatch
 from distkg.printable import printable
@@ -60,6 +62,9 @@ class Trial:
     def value(self) -> float:
         """What the sampler learns from it: a failed trial counts as an MRR of 0, so that its like is avoided."""
         return self.valid_mrr if self.state != "failed" and self.valid_mrr is not None else 0.0
+
+
+_TRIAL = TypeAdapter(Trial)
 
 
 def trial_name(number: int) -> str:
@@ -169,8 +174,8 @@ class SearchFolder:
         trials = []
         for line in self.log.read_text(encoding="utf-8").splitlines():
             try:
-                trials.append(Trial(**json.loads(line)))
-            except (ValueError, TypeError):
+                trials.append(_TRIAL.validate_json(line))
+            except ValidationError:
                 continue
         return trials
 
