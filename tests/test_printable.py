@@ -5,11 +5,10 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unsafe_text import VISIBLE
 
 from distkg.printable import from_printable, is_printable, printable, printable_html, printable_json, printable_lines
 
-# Format characters with a glyph: signs that stand over the Arabic, Syriac or Kaithi number behind them.
-VISIBLE = {0x600, 0x601, 0x602, 0x603, 0x604, 0x605, 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 text = st.text(st.characters() | st.sampled_from("\\xuU05c1b9\x1b\n\t\u202e\u200b\U000e0041\ud800"))

@@ -142,7 +142,7 @@ def _object(text: str) -> dict[str, Any] | None:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(_text(path)) or {}
+        found = yaml.load(_text(path), _WithoutAliases) or {}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is not valid YAML: {printable_lines(str(error))}") from None
     if not isinstance(found, dict):
@@ -160,6 +160,15 @@ def _read_result(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RunError(f"{path} is not a JSON object: it is a {type(found).__name__}")
     return found
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    """Refuses aliases, of which a few lines make a tree without end; no configuration that distkg writes has one."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*name), which distkg does not write")
+        return super().compose_node(parent, index)
 
 
 def _text(path: Path) -> str:
