@@ -43,8 +43,10 @@ OPTIONS = frozenset(
 _WITHOUT_PORT = frozenset(["s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "wasb", "wasbs"])
 _AZURE_HOST = re.compile(r"[\w-]+\.(?:dfs|blob)\.core\.", re.IGNORECASE)
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?:\\?/){2}")
-_ADDRESS = re.compile(rf"{_SCHEME.pattern}[^\s'\"<>]*")
+# One slash is what is left of two where an address was taken for a path.
+_COLLAPSED = r"(?<![A-Za-z0-9])(?i:s3[an]?|gc?s|hdfs|viewfs|abfss?|wasbs?|https?|ftp|ray|rediss?):/"
+_SCHEME = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*:(?:\\?/){{2}}|{_COLLAPSED}")
+_ADDRESS = re.compile(rf"(?:{_SCHEME.pattern})[^\s'\"<>]*")
 _HOST_AND_PORT = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::\d*)?\W*")
 _CLOSING = re.compile(r"['\"`)\]},.:;>]*\Z")
 

@@ -22,6 +22,8 @@ CANARY = "c4n4ry"
         ("s3://key:a%40b%2Fc@bucket/x", "s3://bucket/x"),
         ("s3://key:a word@bucket/x", "s3://bucket/x"),
         ("s3://token@bucket/x#access_token=a", "s3://bucket/x"),
+        ("s3:/key:word@bucket/x?a=b", "s3:/bucket/x"),
+        ("files3:/a@b/c?d", "files3:/a@b/c?d"),
         ("hdfs://ada@host:8020/x?user=ada", "hdfs://host:8020/x"),
         ("https://host/x.tsv?X-Amz-Signature=a&X-Amz-Credential=b", "https://host/x.tsv"),
         ("https://account.blob.core.windows.net/x?sp=r&sig=a%3D", "https://account.blob.core.windows.net/x"),
@@ -47,6 +49,7 @@ def test_an_address_keeps_only_what_names_the_place(address: str, shown: str) ->
     [
         ("no file 's3://k:s@b/x', sorry", "no file 's3://b/x', sorry"),
         ("(see https://h/x?sig=a&b=c).", "(see https://h/x?***)."),
+        ("run folder 's3:/k:s@b/x' is", "run folder 's3:/b/x' is"),
         ("['s3://a:b@x','s3://c:d@y/z']", "['s3://x','s3://y/z']"),
         ('{"store": "s3:\\/\\/k:s@b\\/x"}', '{"store": "s3:\\/\\/b\\/x"}'),
         ("store: s3://k:a word@b/x\nseed: 0", "store: s3://b/x\nseed: 0"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -68,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     Exits with 0 on success, 2 after a mistake that the user can mend, 3 where a plan refuses the run, and 1
     otherwise.
     """
+    sys.excepthook = show_traceback
     app(args=None if argv is None else list(argv), prog_name="distkg")
     sys.exit(0)
 
@@ -94,6 +97,11 @@ def resolved(config: str, changes: list[str] | None, workers: int | None) -> Run
     from distkg.config import load_config
 
     return load_config(config, [*(changes or []), *([f"train.workers={workers}"] if workers else [])])
+
+
+def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback as Python does, without the secrets of addresses, in printable characters."""
+    sys.stderr.write(printable_lines(redact("".join(traceback.format_exception(kind, error, trace)))))
 
 
 def say(text: object, *, err: bool = False) -> None:

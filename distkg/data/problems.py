@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import BinaryIO, Literal
 
 from distkg.data.errors import IngestError
+from distkg.printable import printable_lines
 
 OnError = Literal["fail", "skip"]
 SHOWN_TEXT = 200
@@ -66,4 +67,4 @@ class Problems:
 def _escape(field: str) -> str:
     """Keep the rejects file at one line and four columns per reject, whatever the text holds."""
     escaped = field.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-    return escaped.encode("utf-8", "backslashreplace").decode()
+    return printable_lines(escaped)

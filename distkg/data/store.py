@@ -240,7 +240,9 @@ class Store:
             with file.filesystem.open_input_file(file.path) as source, pq.ParquetFile(source) as parquet:
                 self._check_header(name, parquet, rows, columns)
                 yield parquet
-        except (OSError, pa.ArrowException) as error:
+        except StoreError:
+            raise
+        except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: names of columns that are no UTF-8
             raise self._unreadable(name, redact(str(error))) from None
 
     def _check_header(self, name: str, parquet: pq.ParquetFile, rows: int, columns: Mapping[str, pa.DataType]) -> None:

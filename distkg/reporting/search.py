@@ -125,7 +125,8 @@ def trial_line(trial: Trial, total: int, trials: Sequence[Trial]) -> str:
     held = f"  best {score(best.value)} (trial {best.number})" if best is not None else ""
     spent = f"{trial.epochs:.3g} epochs, {duration(trial.seconds)}"
     text = f"{len(trials)}/{total}  trial {trial.number} {trial.state:<8}  valid MRR {figure}  {spent}{held}"
-    return f"{text}\n      {printable(describe_parameters(trial.parameters))}" + (f"\n      {printable(trial.error)}" if trial.error else "")
+    details = [describe_parameters(trial.parameters), *([trial.error] if trial.error else [])]
+    return "\n      ".join([text, *map(printable, details)])
 
 
 def changes_table(record: SearchRecord) -> Table:
