@@ -454,7 +454,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
             raise ConfigError(f"override {override!r}: {key!r} is a value, not a section")
-    node[keys[-1]] = yaml.safe_load(text)
+    try:
+        node[keys[-1]] = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"override {override!r} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _explain(error: ValidationError, source: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 MISTAKE, REFUSED = 2, 3
 
+# typer brings its own click, or takes the installed one: the common base of usage errors is found, not imported.
+USAGE_ERROR: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
 
 class Split(StrEnum):
     train = "train"
@@ -32,14 +36,29 @@ class Split(StrEnum):
 class Commands(TyperGroup):
     """Says in one message what a user can mend; everything else keeps its traceback."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with printable_usage_errors():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with printable_usage_errors():
+                return super().invoke(ctx)
         except Exception as error:
             if _debugging(ctx) or not _is_message(error):
                 raise
             say(redact(f"error: {error}"), err=True)
             raise SystemExit(_exit_code(error)) from None
+
+
+@contextmanager
+def printable_usage_errors() -> Iterator[None]:
+    """Have errors about options and arguments printed without secrets, in printable characters."""
+    try:
+        yield
+    except USAGE_ERROR as error:
+        error.message = printable_lines(redact(error.message))
+        raise
 
 
 app = typer.Typer(
