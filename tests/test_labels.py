@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 from unsafe_text import LABELS, unsafe_characters
 
 from distkg.cli import app
+from distkg.cli.app import PrintableFormatter
 from distkg.config import load_config
 from distkg.data.store import Store
+from distkg.reporting.stages import show_stages
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
 
@@ -147,6 +152,19 @@ def test_paths_and_options_are_escaped_in_errors(label: str, tmp_path: Path) -> 
         ("predict", tmp_path, "--anchor", label, "--relation", label),
     ):
         assert run_cli(*arguments).exit_code != 0
+
+
+def test_warnings_of_libraries_are_escaped() -> None:
+    record = logging.LogRecord("x", logging.WARNING, "x.py", 1, "%s at s3://k:s@b", ("\x1b[2J\u202e",), None)
+    assert PrintableFormatter().format(record) == "\\x1b[2J\\u202e at s3://b"
+
+
+def test_progress_shows_names_of_files_as_they_are() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    with show_stages(console) as progress:
+        progress("reading [red]\x1b]0;x\x07[/red]", 3)
+    assert isinstance(console.file, io.StringIO)
+    assert "]0;x" not in console.file.getvalue().replace("\\x1b]0;x", "")
 
 
 def test_rejected_lines_are_written_and_named_escaped(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -90,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     otherwise.
     """
     sys.excepthook = show_traceback
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PrintableFormatter())
     app(args=None if argv is None else list(argv), prog_name="distkg")
     sys.exit(0)
 
@@ -116,6 +119,13 @@ def resolved(config: str, changes: list[str] | None, workers: int | None) -> Run
     from distkg.config import load_config
 
     return load_config(config, [*(changes or []), *([f"train.workers={workers}"] if workers else [])])
+
+
+class PrintableFormatter(logging.Formatter):
+    """Warnings of distkg and its libraries, without the secrets of addresses, in printable characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(redact(super().format(record)))
 
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -140,7 +140,7 @@ def image_source(store: Store, folder: Path, function: str, codebook: Path, keys
     """
     load_function(function)  # a mistake in the name is said before anything is read
     vectors = read_codebook(codebook)
-    told = f"{folder}, {function}, codebook {codebook.name}"
+    told = f"{without_secrets(str(folder))}, {function}, codebook {codebook.name}"
     return TokenSource(find_images(store, folder, keys), vectors, told, ImageTokenizer(function, len(vectors)))
 
 

@@ -50,7 +50,7 @@ class Store:
     def __init__(self, address: str, location: Location, manifest: Manifest, called: str | None = None) -> None:
         self.address = address
         self.manifest = manifest
-        self.shown = called or without_secrets(address)
+        self.shown = without_secrets(called or address)
         self._location = location
 
     @classmethod

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from distkg.printable import printable
+
 
 @contextmanager
 def show_stages(console: Console | None = None) -> Iterator[Callable[[str, int], None]]:
     """A callable (stage, triples done) that shows the latest call on standard error; silent off a terminal."""
     console = console or Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("opening files")
-        yield lambda stage, done: progress.update(task, description=f"{stage}: {done:,} triples")
+        yield lambda stage, done: progress.update(task, description=f"{printable(stage)}: {done:,} triples")

@@ -31,8 +31,10 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1", **keys).create_bucket(Bucket="g")
-    address = f"s3://c4n4ry-key:c4n4ry%2F@g/x?endpoint_override=http%3A%2F%2F{host}%3A{port}&region=us-east-1"
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1", **keys).create_bucket(
+        Bucket="graphs"
+    )
+    address = f"s3://c4n4ry-key:c4n4ry%2F@graphs/x?endpoint_override=http%3A%2F%2F{host}%3A{port}&region=us-east-1"
     generate(address, entities=60, relations=3, triples=500, seed=1)
     yield address
     server.stop()
@@ -51,14 +53,8 @@ def files_with_the_canary(folder: Path) -> list[Path]:
 
 @pytest.mark.cluster
 def test_a_search_leaves_no_credentials_behind(store: str, tmp_path: Path) -> None:
-    settings = [
-        "train.epochs=1",
-        "model.dim=8",
-        "objective.name=one_vs_all",
-        "train.workers=1",
-        "cluster.address=local",
-    ]
-    config = load_config("preset:demo", [f"data.store={store}", *settings])
+    training = ["train.epochs=1", "model.dim=8", "objective.name=one_vs_all", "train.workers=1"]
+    config = load_config("preset:demo", [f"data.store={store}", "cluster.address=local", *training])
     space = parse_space({"optimizer.learning_rate": {"choice": [0.1, 0.2]}}, "a test")
     seen: list[list[Path]] = []
 
