@@ -51,6 +51,7 @@ def files_with_the_canary(folder: Path) -> list[Path]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_search_leaves_no_credentials_behind(store: str, tmp_path: Path) -> None:
     training = ["train.epochs=1", "model.dim=8", "objective.name=one_vs_all", "train.workers=1"]
