@@ -29,6 +29,8 @@ from distkg.cluster.session import (
 )
 from distkg.cluster.shared_graphs import graphs_of_node, share_graphs
 from distkg.config import RunConfig, parse_config
+from distkg.printable import printable_lines
+from distkg.redaction import redact
 from distkg.sharding.ranks import Ranks
 from distkg.training.record import RunFolder
 from distkg.training.resume import check_resume, notices
@@ -111,7 +113,7 @@ def run_on_workers(
     with claimed(folder, resume=resume, private=config.private) as lease:
         changes = check_resume(config, RunFolder(folder), accept_changes=accept_changes) if resume else []
         for line in notices(changes, config):
-            print(line, flush=True)
+            print(printable_lines(redact(line)), flush=True)
         return _launch(train, config, folder, lease, listener)
 
 

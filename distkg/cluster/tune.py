@@ -26,6 +26,7 @@ from distkg.cluster.session import describe_shortage, ray_session, set_driver_en
 from distkg.cluster.study import distributions, make_sampler, quiet
 from distkg.config import ConfigError, RunConfig, parse_config
 from distkg.data.store import Store
+from distkg.printable import printable
 from distkg.training.foundation_model import is_foundation
 from distkg.training.graphs import graphs_of
 from distkg.training.preflight import check_run, open_store
@@ -153,7 +154,8 @@ def _search(config: RunConfig, space: Space, folder: SearchFolder, left: int, at
         try:
             _tuner(config, folder, proposals, scheduler, left, at_once).fit()
         except (KeyboardInterrupt, SystemExit):
-            print(f"stopped. Continue with the same command and --resume; the search is in {folder.path}", flush=True)
+            place = printable(str(folder.path))
+            print(f"stopped. Continue with the same command and --resume; the search is in {place}", flush=True)
             raise
     shutil.rmtree(folder.path / run_folder.LAUNCH, ignore_errors=True)
 

@@ -25,6 +25,7 @@ from distkg.data.tokens import FOLDER as TOKENS
 from distkg.foundation import MODELS, FoundationModel
 from distkg.foundation.files import weights_sha256
 from distkg.negatives import SOURCES
+from distkg.redaction import redact_tree
 from distkg.registry import Registry, UnknownNameError
 from distkg.scoring import SCORERS
 from distkg.training.checkpoint_files import MANIFEST, CheckpointError, Manifest, is_committed, read_manifest
@@ -91,10 +92,8 @@ def _all_options(key: str, kinds: Registry[Any], name: str, given: dict[str, Any
 
 
 def _plain(value: Any) -> JsonValue:
-    """As JSON gives it back."""
-    if isinstance(value, str):
-        return without_secrets(value)
-    plain: JsonValue = json.loads(json.dumps(value, default=str))
+    """As JSON gives it back, addresses without secrets."""
+    plain: JsonValue = redact_tree(json.loads(json.dumps(value, default=str)))
     return plain
 
 
