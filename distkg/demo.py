@@ -13,6 +13,7 @@ from rich.markup import escape
 from distkg.cluster.launch import launch_training
 from distkg.config import RunConfig, load_config
 from distkg.data.generate import generate
+from distkg.data.local_path import local_path
 from distkg.data.store import Store
 from distkg.inference.predict import predict
 from distkg.printable import printable
@@ -40,7 +41,7 @@ def run_demo(folder: Path | None, workers: int, console: Console | None = None) 
         StoreError, RunFolderError: ``folder`` holds a demonstration already.
     """
     console = console or make_console()
-    folder = folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
+    folder = local_path(folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S"), "demonstration folder")
     store, run = folder / "store", folder / "run"
     console.print(f"[bold]1. Graph[/] with known logical rules, in {escape(printable(str(store)))}")
     made = generate(str(store), entities=ENTITIES, relations=RELATIONS, triples=TRIPLES, seed=SEED, partitions=workers)

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from distkg.printable import printable_json, printable_lines
 from distkg.redaction import redact
+from distkg.termination import run_until_signal
 
 if TYPE_CHECKING:
     from distkg.config import RunConfig
@@ -32,6 +33,29 @@ class Split(StrEnum):
     train = "train"
     valid = "valid"
     test = "test"
+
+
+def folder_path(text: str) -> Path:
+    """Parse an option or argument that names a folder; an address such as ``s3://…`` is refused before anything starts.
+
+    Every parameter that takes a path is parsed here or by `file_path`: :class:`pathlib.Path` alone makes ``s3:/…`` of
+    an address, which is a local folder.
+    """
+    return _local_path(text, "folder")
+
+
+def file_path(text: str) -> Path:
+    """Parse an option or argument that names a file, as `folder_path` does."""
+    return _local_path(text, "file")
+
+
+def _local_path(text: str, kind: str) -> Path:
+    from distkg.data.local_path import NotLocalError, local_path
+
+    try:
+        return local_path(text, kind=kind)
+    except NotLocalError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 class Commands(TyperGroup):
@@ -75,7 +99,9 @@ app = typer.Typer(
 )
 
 StoreOption = Annotated[str, typer.Option("--store", help="Folder of the store to make, or an address (s3://…).")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that `distkg train` wrote.")]
+RunArgument = Annotated[
+    Path, typer.Argument(parser=folder_path, metavar="RUN", help="Run folder that `distkg train` wrote.")
+]
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or preset:NAME.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may be repeated.")
@@ -87,13 +113,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for script
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run ``distkg`` with these arguments (default: those of the process) and exit.
 
-    Exits with 0 on success, 2 after a mistake that the user can mend, 3 where a plan refuses the run, and 1
-    otherwise.
+    Exits with 0 on success, 2 after a mistake that the user can mend, 3 where a plan refuses the run, 1 otherwise, and
+    after a signal with 128 and its number (130 for Ctrl-C, 143 for SIGTERM).
     """
     sys.excepthook = show_traceback
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(PrintableFormatter())
-    app(args=None if argv is None else list(argv), prog_name="distkg")
+    run_until_signal(lambda: app(args=None if argv is None else list(argv), prog_name="distkg"))
     sys.exit(0)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distkg.cli.app import JsonOption, StoreOption, app, say, say_json, show_table
+from distkg.cli.app import JsonOption, StoreOption, app, file_path, folder_path, say, say_json, show_table
 from distkg.printable import printable
 from distkg.redaction import redact_address
 
@@ -141,7 +141,10 @@ def negatives(
     source: Annotated[str, typer.Option(help="Name of the source, as negatives.source.")] = "uniform",
     options: Annotated[str, typer.Option(help="Its options as YAML, such as '{integrate: true}'.")] = "{}",
     run: Annotated[
-        Path | None, typer.Option(help="Trained run of the same store, for sources that look at a model's vectors.")
+        Path | None,
+        typer.Option(
+            parser=folder_path, help="Trained run of the same store, for sources that look at a model's vectors."
+        ),
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="Queries to show with their negatives.")] = 5,
     count: Annotated[int, typer.Option(min=1, help="Negatives per query.")] = 10,
@@ -179,7 +182,10 @@ def relation_text(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Store made by `distkg prepare`.")],
     descriptions: Annotated[
         Path | None,
-        typer.Option(help="TSV file without a header: label of a relation, what it says, and what its inverse says."),
+        typer.Option(
+            parser=file_path,
+            help="TSV file without a header: label of a relation, what it says, and what its inverse says.",
+        ),
     ] = None,
 ) -> None:
     """Make vectors of what relations are called, which SEMMA reads."""

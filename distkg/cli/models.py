@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distkg.cli.app import JsonOption, RunArgument, Split, app, say, say_json, show_table
+from distkg.cli.app import JsonOption, RunArgument, Split, app, file_path, folder_path, say, say_json, show_table
 from distkg.printable import printable
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ class PublishedFormat(StrEnum):
 ModelArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="MODEL", help="Run folder that `distkg train` wrote, or folder of a foundation model, with --store."
+        parser=folder_path,
+        metavar="MODEL",
+        help="Run folder that `distkg train` wrote, or folder of a foundation model, with --store.",
     ),
 ]
 FanoutsOption = Annotated[
@@ -112,9 +114,10 @@ def predict(
         Known, typer.Option(help="Facts of the store: leave out, mark, or keep unmarked.")
     ] = Known.exclude,
     queries: Annotated[
-        Path | None, typer.Option(help="Batch: lines ANCHOR<TAB>RELATION[<TAB>forward|inverse].")
+        Path | None,
+        typer.Option(parser=file_path, help="Batch: lines ANCHOR<TAB>RELATION[<TAB>forward|inverse]."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Batch: .tsv or .parquet to write.")] = None,
+    output: Annotated[Path | None, typer.Option(parser=file_path, help="Batch: .tsv or .parquet to write.")] = None,
     store: StoreOfModelOption = None,
     graph: GraphOption = None,
     explain: Annotated[
@@ -206,8 +209,10 @@ def predict_relation(
     epilog="Example: distkg import-checkpoint ultra_3g.pth --format ultra --to models/ultra_3g",
 )
 def import_checkpoint(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Published checkpoint, such as ultra_3g.pth.")],
-    to: Annotated[Path, typer.Option(metavar="MODEL", help="New folder for the model.")],
+    file: Annotated[
+        Path, typer.Argument(parser=file_path, metavar="FILE", help="Published checkpoint, such as ultra_3g.pth.")
+    ],
+    to: Annotated[Path, typer.Option(parser=folder_path, metavar="MODEL", help="New folder for the model.")],
     format: Annotated[PublishedFormat, typer.Option(help="Whose checkpoint it is.")] = PublishedFormat.ultra,
 ) -> None:
     """Make a model folder of a published checkpoint of a foundation model."""
@@ -221,7 +226,7 @@ def import_checkpoint(
 @app.command(epilog="Example: distkg export runs/wn18rr --to exports/wn18rr")
 def export(
     run: RunArgument,
-    to: Annotated[Path, typer.Option(help="Folder for vectors, labels and model.json.")],
+    to: Annotated[Path, typer.Option(parser=folder_path, help="Folder for vectors, labels and model.json.")],
     index: Annotated[bool, typer.Option("--index", help="Also write a FAISS index of the entities.")] = False,
     store: Annotated[str, typer.Option(help="Store of the run, where it has moved.")] = "",
 ) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from distkg.cli.app import JsonOption, app, say, say_json, show_table
+from distkg.cli.app import JsonOption, app, file_path, folder_path, say, say_json, show_table
 
 if TYPE_CHECKING:
     from distkg.data.entity_values import Keys
@@ -78,14 +78,23 @@ def tokens(
     mygo: Annotated[str | None, typer.Option(help="JSON {label: [token, …]}; needs --codebook and --name.")] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of LABEL.jpg or LABEL/*.jpg (any ending); needs --codebook and --tokenizer."),
+        typer.Option(
+            parser=folder_path,
+            help="Folder of LABEL.jpg or LABEL/*.jpg (any ending); needs --codebook and --tokenizer.",
+        ),
     ] = None,
-    codebook: Annotated[Path | None, typer.Option(help="Vectors of the tokens: .pth, .safetensors or .npy.")] = None,
+    codebook: Annotated[
+        Path | None, typer.Option(parser=file_path, help="Vectors of the tokens: .pth, .safetensors or .npy.")
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(metavar="MODULE:FUNCTION", help="Your function from an image's path to its tokens.")
     ] = None,
     vocabulary: Annotated[
-        Path | None, typer.Option(help="Folder with a language model's tokenizer.json and model.safetensors, for text.")
+        Path | None,
+        typer.Option(
+            parser=folder_path,
+            help="Folder with a language model's tokenizer.json and model.safetensors, for text.",
+        ),
     ] = None,
     ids: Annotated[str | None, typer.Option(help="File of lines KEY<TAB>LABEL, where files do not say labels.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call the tokens; default: text, numeric or image.")] = None,

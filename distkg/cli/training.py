@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distkg.cli.app import ConfigArgument, SetOption, WorkersOption, app, resolved, say, show_table
+from distkg.cli.app import (
+    ConfigArgument,
+    SetOption,
+    WorkersOption,
+    app,
+    file_path,
+    folder_path,
+    resolved,
+    say,
+    show_table,
+)
 from distkg.cli.settings import planned, show_plan
 
 if TYPE_CHECKING:
@@ -19,7 +29,9 @@ if TYPE_CHECKING:
 )
 def train(
     config: ConfigArgument,
-    run: Annotated[Path, typer.Option(help="Folder for configuration, metrics, checkpoints and report.")],
+    run: Annotated[
+        Path, typer.Option(parser=folder_path, help="Folder for configuration, metrics, checkpoints and report.")
+    ],
     changes: SetOption = None,
     workers: WorkersOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in RUN.")] = False,
@@ -59,7 +71,7 @@ def tune(
             help="YAML file of keys to vary (optimizer.learning_rate: {log_uniform: [1e-4, 1]}), or preset:NAME.",
         ),
     ],
-    run: Annotated[Path, typer.Option(help="Folder for trials, log, best.yaml and report.")],
+    run: Annotated[Path, typer.Option(parser=folder_path, help="Folder for trials, log, best.yaml and report.")],
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of an earlier launch included.")] = 20,
     max_concurrent: Annotated[int, typer.Option(min=1, help="Trials at once, each on train.workers workers.")] = 1,
     changes: SetOption = None,
@@ -93,11 +105,16 @@ def tune(
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN", help="Run folders that `distkg train` wrote; several are compared."),
+        typer.Argument(
+            parser=folder_path,
+            metavar="RUN",
+            help="Run folders that `distkg train` wrote; several are compared.",
+        ),
     ],
     to: Annotated[
         Path | None,
         typer.Option(
+            parser=file_path,
             metavar="FILE.html",
             help="Page to write; default: report.html in the folder of one RUN, comparison.html here for several.",
         ),
@@ -127,7 +144,8 @@ def report(
 @app.command(epilog="Example: distkg demo --folder runs/demo")
 def demo(
     folder: Annotated[
-        Path | None, typer.Option(help="Where to put the graph and the run; default: a new folder in runs/.")
+        Path | None,
+        typer.Option(parser=folder_path, help="Where to put the graph and the run; default: a new folder in runs/."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Ray Train workers on this machine.")] = 2,
 ) -> None:

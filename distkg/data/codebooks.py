@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from distkg.data.errors import IngestError
+from distkg.data.local_path import local_path
 
 WORD_VECTORS = ("word_embeddings.weight", "embed_tokens.weight", "wte.weight", "tok_embeddings.weight")
 
@@ -25,6 +26,7 @@ def read_codebook(file: Path) -> NDArray[np.float32]:
     Raises:
         IngestError: no such file, or none of these.
     """
+    file = local_path(file, "codebook", "file")
     readers = {".npy": _numpy, ".safetensors": _safetensors, ".pth": _torch, ".pt": _torch}
     if file.suffix not in readers:
         raise IngestError(f"codebook {file} ends with none of {', '.join(readers)}")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from distkg.data.blocks import read_blocks
 from distkg.data.errors import IngestError
+from distkg.data.local_path import local_path
 from distkg.data.location import Location
 from distkg.data.relation_text import words_of
 from distkg.data.sources import SourceFile
@@ -205,6 +206,7 @@ def find_images(store: Store, folder: Path, keys: Keys | None = None) -> EntityV
     Raises:
         IngestError: no such folder, or no entity of the store in it.
     """
+    folder = local_path(folder, "folder of images")
     if not folder.is_dir():
         raise IngestError(f"there is no folder of images {folder}")
     known = Known(store, keys)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distkg.data.errors import StoreError
+from distkg.data.local_path import local_path
 from distkg.data.location import Location, without_secrets
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def read_descriptions(file: Path) -> Descriptions:
     Raises:
         StoreError: a line has other fields; names file and line.
     """
+    file = local_path(file, "descriptions", "file")
     found = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         fields = line.split("\t")

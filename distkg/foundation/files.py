@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from distkg.data.identity import StoreIdentity
+from distkg.data.local_path import local_path
 from distkg.data.location import Location
 from distkg.data.tensor_files import TensorFileError, TensorHeader, read_header
 from distkg.data.torch_files import TorchFileError, is_plain, read_torch_file
@@ -59,7 +60,7 @@ def make_model(name: str, options: Mapping[str, Any]) -> FoundationModel:
 
 def is_model(path: Path) -> bool:
     """Whether a folder is that of a model, or of a run that trained one."""
-    return _place(path) is not None
+    return _place(local_path(path, "model folder")) is not None
 
 
 def _place(path: Path) -> Path | None:
@@ -88,6 +89,7 @@ def save_model(model: FoundationModel, folder: Path) -> None:
     Raises:
         ModelFileError: a weight is NaN or infinite; nothing is written.
     """
+    folder = local_path(folder, "model folder")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     _refuse_non_finite(weights, f"the {model.name} model for {folder}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,6 +112,7 @@ def load_model(folder: Path) -> FoundationModel:
     Raises:
         ModelFileError: no model there, or one that does not fit its description.
     """
+    folder = local_path(folder, "model folder")
     found = _place(folder)
     if found is None:
         raise ModelFileError(
@@ -208,6 +211,7 @@ def import_checkpoint(file: Path, format: PublishedFormat = "ultra") -> Foundati
     Raises:
         ModelFileError: not such a file; names missing and extra keys.
     """
+    file = local_path(file, "checkpoint", "file")
     try:
         content = read_torch_file(file)
     except TorchFileError as error:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distkg.config import ModelConfig
+from distkg.data.local_path import local_path
 from distkg.data.location import make_folder
 from distkg.data.store import Store
 from distkg.inference.ann import INDEX, write_index
@@ -87,7 +88,7 @@ def export(
         relations: float [2R or R, relation_width].
         entities: ranges (first id, float [n, entity_width]) that together hold each row once, in any order.
     """
-    folder = Path(folder)
+    folder = local_path(folder, "export folder")
     make_folder(folder, private=is_remote(store.address))
     (folder / INDEX).unlink(missing_ok=True)
     write_rows(folder / ENTITIES, (store.num_entities, scorer.entity_width), entities)

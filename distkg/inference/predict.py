@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distkg.data.known import KnownAnswers
+from distkg.data.local_path import local_path
 from distkg.data.store import Store
 from distkg.inference.queries import read_queries
 from distkg.inference.topk import TopAnswers, top_answers
@@ -156,7 +157,7 @@ def predict_file_with(
         writes: whether this process writes the file.
         warn: called with a sentence for each reason why answers may mean nothing.
     """
-    output = Path(output)
+    output = local_path(output, "output", "file")
     check_output(output)
     asked = read_queries(queries, store)
     for warning in untrained_warnings(store, asked[:, 0], asked[:, 1]):

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from distkg.data.local_path import local_path
 from distkg.data.store import Store, StoreError
 from distkg.printable import from_printable
 
@@ -29,7 +30,7 @@ def read_queries(path: str | Path, store: Store) -> np.ndarray:
         QueryFileError: the file is empty, not UTF-8, a line has another number of columns, or a label or
             direction is unknown.
     """
-    columns = _read_columns(Path(path))
+    columns = _read_columns(local_path(path, "queries", "file"))
     anchor = _ids(columns[0], store.entity_labels(), path, store.entity_id)
     relation = _ids(columns[1], store.relation_labels(), path, store.relation_id)
     if len(columns) == 3:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
+from distkg.data.local_path import local_path
 from distkg.printable import printable_html as escape
 from distkg.reporting.run_record import RunError
 
@@ -53,6 +54,7 @@ def write_page(path: Path, text: str) -> Path:
     Raises:
         RunError: ``path`` is a folder.
     """
+    path = local_path(path, "page", "file")
     if path.is_dir():
         raise RunError(f"{str(path)!r} is a folder: name the file to write, such as {str(path / 'report.html')!r}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from distkg.data.local_path import local_path
 from distkg.printable import printable_lines
 from distkg.redaction import redact_tree
 
@@ -61,6 +62,7 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         RunError: no such folder, none of the three files in it, or a file that cannot be parsed.
     """
+    folder = local_path(folder, "run folder")
     if not folder.is_dir():
         raise RunError(f"there is no run folder {str(folder)!r}; give the folder named by `distkg train --run`")
     if not any((folder / name).exists() for name in ("config.yaml", "metrics.jsonl", "result.json")):

@@ -13,6 +13,7 @@ from typing import Any
 
 from distkg import __version__
 from distkg.config import ConfigError, RunConfig, load_config
+from distkg.data.local_path import local_path
 from distkg.data.location import make_folder
 
 Record = dict[str, Any]
@@ -28,7 +29,7 @@ class RunFolder:
     """Paths and atomic writes; only the first rank writes."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path = local_path(path, "run folder")
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
         self.result = path / "result.json"

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from distkg.config import RunConfig, load_config
 from distkg.data.identity import LABELS, mismatch
+from distkg.data.local_path import local_path
 from distkg.printable import printable
 from distkg.redaction import redact
 from distkg.training.provenance import Provenance, read_provenance, warn_unrecorded, write_provenance
@@ -86,7 +87,7 @@ class SearchFolder:
     """Paths, and everything that is read and written in them; only the driver writes, except in a trial's folder."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path = local_path(path, "search folder")
         self.config = path / "config.yaml"
         self.space = path / "space.yaml"
         self.log = path / "search.jsonl"
