@@ -29,7 +29,7 @@ class EmbeddingLearner:
     """A ``Learner``: the model of one store's graph, and all that trains it."""
 
     def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services) -> None:
-        self._config, self._schedule = config, schedule
+        self._config, self._schedule, self._stop = config, schedule, services.stop
         self.store = Store.open(config.data.store)
         self.model = Model(config, self.store.num_entities, self.store.num_relations, ranks)
         batches, step = make_task(config, self.store, self.model, services, lambda: schedule.time_gone)
@@ -79,7 +79,11 @@ class EmbeddingLearner:
         self.model.average_buffers()
         settings = self._config.evaluate
         ranking = rank_answers(
-            self.model, *self._validation, batch_size=settings.batch_size, memory_mb=settings.memory_mb
+            self.model,
+            *self._validation,
+            batch_size=settings.batch_size,
+            memory_mb=settings.memory_mb,
+            hurries=self._stop.hurries,
         )
         return ranking_metrics(ranking)
 

@@ -45,7 +45,7 @@ class FoundationLearner:
 
     def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services = ALONE) -> None:
         check_settings(config)
-        self._config, self._ranks, self._schedule = config, ranks, schedule
+        self._config, self._ranks, self._schedule, self._stop = config, ranks, schedule, services.stop
         graph_of = services.graph_of or partial(LearnedGraph.open, config=config)
         self.graphs = [graph_of(address) for address in graphs_of(config)]
         if config.negatives.vectors:
@@ -135,7 +135,15 @@ class FoundationLearner:
     def _rank(self, graph: LearnedGraph, triples: np.ndarray, known: KnownAnswers) -> Any:
         reasoner = Reasoner(self.model, graph.facts, graph.surroundings)
         relations, batch_size = graph.store.num_relations, self._config.evaluate.batch_size
-        return rank_by_scores(reasoner.scores, triples, known, relations, batch_size=batch_size, ranks=self._ranks)
+        return rank_by_scores(
+            reasoner.scores,
+            triples,
+            known,
+            relations,
+            batch_size=batch_size,
+            ranks=self._ranks,
+            hurries=self._stop.hurries,
+        )
 
     def leave_model(self, folder: Path) -> None:
         save_model(self.model, folder / MODEL_FOLDER)

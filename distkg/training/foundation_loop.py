@@ -19,7 +19,7 @@ from distkg.training.foundation_batches import Asked, FoundationBatches, negativ
 from distkg.training.foundation_telemetry import KmasTelemetry
 from distkg.training.randomness import Purpose, mixed_seed, seed_dropout
 
-WINDOW = 8  # steps between questions whether to go on
+WINDOW = 8  # steps between questions whether to go on, at most
 
 
 class FoundationLoop:
@@ -42,6 +42,7 @@ class FoundationLoop:
         that is gone, the same on every rank; ``before_step`` hears the number of each step over all epochs."""
         self.clock = Clock()
         self.bytes_exchanged = self.steps = 0
+        self.window = WINDOW
         self._model, self._batches, self._dense, self._ranks = model, batches, dense, ranks
         self._objective = SAMPLED[config.objective.name](config.objective)
         self._rate, self._seed, self._count = rate, config.train.seed, config.negatives.count
@@ -52,10 +53,13 @@ class FoundationLoop:
     def run(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> int:
         before = self._ranks.traffic.bytes
         self._model.train()
+        asked = first
         for step in range(first, last):
-            if (step - first) % WINDOW == 0 and not go_on(step):
-                last = step
-                break
+            if step == asked:
+                if not go_on(step):
+                    last = step
+                    break
+                asked += self.window
             self._step(epoch, step)
         self.bytes_exchanged += self._ranks.traffic.bytes - before
         return last

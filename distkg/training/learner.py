@@ -19,11 +19,13 @@ class Steps(Protocol):
         clock: seconds by phase.
         bytes_exchanged: bytes that this rank sent to and received from others.
         steps: steps done.
+        window: steps between two questions whether to go on; the same on all ranks.
     """
 
     clock: Clock
     bytes_exchanged: int
     steps: int
+    window: int
 
     def run(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> int:
         """Steps first … last-1 of an epoch. ``go_on(step)`` is asked now and then; where it says no, the steps end

@@ -22,7 +22,7 @@ from distkg.training.model import Model
 from distkg.training.randomness import Purpose, mixed_seed, seed_dropout
 from distkg.training.steps import Computed, Step
 
-WINDOW = 8  # steps whose ids are exchanged together
+WINDOW = 8  # steps whose ids are exchanged together, at most
 
 Routed = tuple[int, Batch, Route]
 
@@ -34,6 +34,7 @@ class Loop:
         clock: seconds by phase.
         bytes_exchanged: bytes that this rank sent to and received from others, estimated for reductions.
         steps: steps done.
+        window: steps between two questions whether to go on; the same on all ranks.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Loop:
         self.clock = Clock()
         self.bytes_exchanged = 0
         self.steps = 0
+        self.window = WINDOW
         self._model, self._table, self._ranks = model, model.entities, model.ranks
         self._batches, self._step, self._dense = batches, step, dense
         self._table_rate, self._rate = table_rate, rate
@@ -83,16 +85,17 @@ class Loop:
         return float(total)
 
     def _routed(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> Iterator[Routed]:
-        for low in range(first, last, WINDOW):
+        low = first
+        while low < last:
             if not go_on(low):
                 return
-            high = min(low + WINDOW, last)
+            high = min(low + self.window, last)
             with self.clock("data"):
                 batches = self._batches.window(epoch, low, high)
             with self.clock("exchange"):
                 routes = plan_routes([batch.ids for batch in batches], self._table.shards, self._ranks)
             yield from zip(range(low, high), batches, routes, strict=True)
-            self._next = high
+            low = self._next = high
 
     def _one_after_the_other(self, epoch: int, routed: Iterator[Routed]) -> None:
         for step, batch, route in routed:

@@ -85,7 +85,7 @@ class Progress:
         Raises:
             ProgressError: names the counters.
         """
-        if not 0 <= self.step < steps_per_epoch:
+        if not 0 <= self.step <= steps_per_epoch:  # at its end, an epoch may have yet to be validated
             raise ProgressError(
                 f"step {self.step} of epoch {self.epoch} is none of its {steps_per_epoch}: the checkpoint that this "
                 "run goes on from was written with other settings. Resume with the settings of then"

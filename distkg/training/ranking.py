@@ -57,6 +57,11 @@ class Ranking:
         return (self.optimistic + self.pessimistic) / 2
 
 
+def never() -> bool:
+    """Nothing is cut short."""
+    return False
+
+
 def both_queries(triples: np.ndarray, num_relations: int) -> tuple[np.ndarray, np.ndarray]:
     """Triples [n, 3] as queries: int32 [2n, 2] (h, r) then (t, r + R), and their answers int32 [2n]."""
     head, relation, tail = triples.astype(np.int32, copy=False).T
@@ -72,6 +77,7 @@ def rank_answers(
     *,
     batch_size: int = 256,
     memory_mb: int = 256,
+    hurries: Callable[[], bool] = never,
 ) -> Ranking:
     """Rank tails and heads of triples among all entities, filtered by ``known``. Collective.
 
@@ -81,6 +87,7 @@ def rank_answers(
         known: answers that are facts, of any split: they do not compete. Queries it lacks have none.
         batch_size: queries scored together.
         memory_mb: MiB per rank for query vectors and a block of scores; batches shrink to fit.
+        hurries: asked before each block: scores are left out from then on, and the result means nothing.
 
     Returns:
         The full result, on every rank. Equal for any number of ranks up to the rounding of scores: entities
@@ -95,7 +102,7 @@ def rank_answers(
     blocks = Blocks(model, batch_size, memory_mb << 20)
     with evaluating(model):
         for low in range(0, len(unique), blocks.round_size):
-            _rank_round(blocks, unique[low : low + blocks.round_size], low, tally)
+            _rank_round(blocks, unique[low : low + blocks.round_size], low, tally, hurries)
     greater, equal = np.empty_like(tally.greater), np.empty_like(tally.equal)
     greater[order], equal[order] = tally.greater, tally.equal
     return Ranking(queries, answers, greater, equal)
@@ -113,6 +120,7 @@ def rank_by_scores(
     *,
     batch_size: int = 64,
     ranks: Ranks | None = None,
+    hurries: Callable[[], bool] = never,
 ) -> Ranking:
     """As ``rank_answers``, of what scores all entities at once; queries of one relation come together.
 
@@ -127,6 +135,8 @@ def rank_by_scores(
     tally = _start_tally(unique, answers[order], starts, known)
     first, size = (0, 1) if ranks is None else (ranks.rank, ranks.size)
     for low in range(first * batch_size, len(unique), size * batch_size):
+        if hurries():
+            break
         _count_scores(score(unique[low : low + batch_size]), low, tally)
     if ranks is not None:
         _share(ranks, tally.greater, tally.equal, tally.broken)
@@ -159,16 +169,17 @@ def _start_tally(unique: np.ndarray, answers: np.ndarray, starts: np.ndarray, kn
     return Tally.start(known.answers, known_starts, known_ends, starts, answers)
 
 
-def _rank_round(blocks: Blocks, queries: np.ndarray, first: int, tally: Tally) -> None:
+def _rank_round(blocks: Blocks, queries: np.ndarray, first: int, tally: Tally, hurries: Callable[[], bool]) -> None:
     """Rank queries ``first …`` of the tally and leave the counts of all ranks in it."""
     ranks = blocks.model.ranks
     vectors = query_vectors(blocks.model, queries, blocks.batch_size)
     batches = [(low, vectors[low : low + blocks.batch_size]) for low in range(0, len(vectors), blocks.batch_size)]
     part = _part(tally, first, first + len(queries))
     for low, batch in batches:
-        _score_answers(blocks, low, batch, part)
+        if not hurries():
+            _score_answers(blocks, low, batch, part)
     _share(ranks, part.thresholds)
-    _count(blocks, batches, part)
+    _count(blocks, batches, part, hurries)
     _share(ranks, part.broken, part.found)
     refuse_broken(queries, part.broken, blocks.model.num_relations)
     again = [(low, batch) for low, batch in batches if _rounded_otherwise(low, len(batch), part)]
@@ -176,7 +187,7 @@ def _rank_round(blocks: Blocks, queries: np.ndarray, first: int, tally: Tally) -
         inside = _answers_of(low, len(batch), part)
         part.thresholds[inside] = part.found[inside]
         part.greater[inside], part.equal[inside] = 0, 0
-    _count(blocks, again, part)
+    _count(blocks, again, part, hurries)
     _share(ranks, part.greater, part.equal)
 
 
@@ -210,11 +221,13 @@ def _score_answers(blocks: Blocks, low: int, batch: Tensor, part: Tally) -> None
         part.thresholds[inside][chunk] = own.cpu().numpy()
 
 
-def _count(blocks: Blocks, batches: list[tuple[int, Tensor]], part: Tally) -> None:
+def _count(blocks: Blocks, batches: list[tuple[int, Tensor]], part: Tally, hurries: Callable[[], bool]) -> None:
     similarity = blocks.model.scorer.similarity
     if not batches:
         return
     for low, candidates in blocks.candidates():
+        if hurries():
+            break
         for first, batch in batches:
             count_block(similarity.scores(batch, candidates), low, first, part)
 

@@ -78,4 +78,7 @@ class RelationLearner(FoundationLearner):
         reasoner = Reasoner(self.model, graph.facts)
         size = self._config.evaluate.batch_size
         facts = known_relations_of(graph.store, triples)
-        return rank_relations(reasoner.relation_scores, triples, facts, batch_size=size, ranks=self._ranks)
+        hurries = self._stop.hurries
+        return rank_relations(
+            reasoner.relation_scores, triples, facts, batch_size=size, ranks=self._ranks, hurries=hurries
+        )

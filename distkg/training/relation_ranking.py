@@ -16,7 +16,7 @@ from distkg.foundation.reasoner import Reasoner
 from distkg.sharding.ranks import Ranks
 from distkg.training.blocks import ScoreError
 from distkg.training.metrics import Metrics, ranking_metrics, some_of
-from distkg.training.ranking import Ranking
+from distkg.training.ranking import Ranking, never
 
 BATCH_SIZE = 16  # pairs; a question looks at the whole graph
 
@@ -31,6 +31,7 @@ def rank_relations(
     *,
     batch_size: int = BATCH_SIZE,
     ranks: Ranks | None = None,
+    hurries: Callable[[], bool] = never,
 ) -> Ranking:
     """Rank the relations of triples int [n, 3]; every distinct pair is asked once.
 
@@ -39,6 +40,7 @@ def rank_relations(
             published figures of TRIX do.
         batch_size: pairs scored together.
         ranks: share the pairs, in turns of a batch; collective among them, and every rank gets the result.
+        hurries: asked before each batch: scores are left out from then on, and the result means nothing.
 
     Returns:
         Ranks whose ``queries`` are pairs (head, tail) and whose ``answers`` are relations.
@@ -52,6 +54,8 @@ def rank_relations(
     counts = np.zeros((3, len(triples)), np.int64)  # greater, equal, broken
     first, size = (0, 1) if ranks is None else (ranks.rank, ranks.size)
     for low in range(first * batch_size, len(pairs), size * batch_size):
+        if hurries():
+            break
         asked = pairs[low : low + batch_size]
         mine = order[ends[low] : ends[min(low + batch_size, len(pairs))]]
         counts[:, mine] = _counted(score(asked).cpu(), own.ravel()[mine] - low, triples[mine], known)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from pydantic import JsonValue
@@ -20,6 +21,7 @@ from distkg.training.embedding import EmbeddingLearner
 from distkg.training.foundation import FoundationLearner
 from distkg.training.foundation_model import is_foundation
 from distkg.training.learner import Learner
+from distkg.training.loop import WINDOW
 from distkg.training.memory import keep_freed_memory
 from distkg.training.progress import Progress
 from distkg.training.provenance import KEY as PROVENANCE
@@ -29,9 +31,11 @@ from distkg.training.relation_prediction import RelationLearner, ranks_relations
 from distkg.training.resume import Change, check_resume, compare
 from distkg.training.schedule import Schedule
 from distkg.training.services import ALONE, Services
+from distkg.training.stopping import StopAsked
 
 REPORT_SECONDS = 10.0
 VALIDATED = "evaluate.max_valid_triples"
+WINDOW_SECONDS = 0.5
 
 Listener = Callable[[Record], None]
 
@@ -63,7 +67,7 @@ def train_on_rank(
         services: what others do for this rank.
 
     Returns:
-        What result.json holds.
+        What result.json holds; ``{"stopped": steps}`` where ``services.stop`` asked for a stop.
 
     Raises:
         DivergedError: the loss, a score or the state became infinite or NaN; checkpoints hold what was before.
@@ -84,8 +88,11 @@ def train_on_rank(
         folder.write_config(config)
         folder.forget_after(training.progress.steps)
     ranks.barrier()
-    training.train()
-    return training.finish()
+    try:
+        training.train()
+        return training.finish()
+    except StopAsked:
+        return {"stopped": training.progress.steps}
 
 
 def make_learner(config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services) -> Learner:
@@ -119,18 +126,28 @@ class Training:
         self._best_at = -1  # steps of the checkpoint that is marked best
         self._started = self._reported = time.perf_counter()
         self._steps_reported, self._loss = 0, 0.0
+        self.stop, self._stopping = services.stop, False
+        self._saved: tuple[int, int] | None = None  # epoch and step of the newest checkpoint
+        self._asked_at = self._started, 0
 
     def train(self) -> None:
-        """Epochs until the last, the time limit, or no gain for ``train.patience`` evaluations."""
+        """Epochs until the last, the time limit, or no gain for ``train.patience`` evaluations.
+
+        Raises:
+            StopAsked: on every rank, after a checkpoint.
+        """
         progress = self.progress
+        self.stop.unsaved = True
         while progress.epoch < self.config.train.epochs and not progress.stopped:
-            # Each turn so makes a step or is stopped by the limit, which is looked at before steps are made.
+            # Each turn so makes a step, ends an epoch, or is stopped by the limit, which is looked at before steps.
             progress.check(self.learner.steps_per_epoch)
             every = self.config.checkpoint.every_steps or self.learner.steps_per_epoch
             last = min(self.learner.steps_per_epoch, (progress.step // every + 1) * every)
             before = progress.step
             progress.step = self.loop.run(progress.epoch, before, last, self._go_on)
             progress.steps += progress.step - before
+            if self._stopping:
+                self._save_and_leave()
             if progress.step < last:
                 self._stop("time_limit_seconds")
             if progress.step == self.learner.steps_per_epoch:
@@ -143,7 +160,10 @@ class Training:
 
     def _after_epoch(self) -> None:
         config, epoch = self.config, self.progress.epoch
-        if not self._go_on(0):
+        go_on = self._go_on(0)
+        if self._stopping:
+            self._save_and_leave(before_validation=True)
+        if not go_on:
             self._stop("time_limit_seconds")
         if epoch % config.evaluate.every == 0 or epoch == config.train.epochs or self.progress.stopped:
             self._validate_and_save()
@@ -162,6 +182,8 @@ class Training:
             return
         with self._divergence_explained():
             metrics = self.learner.validate()
+        if self._any_rank_is_asked():
+            self._save_and_leave(before_validation=True)
         gained = metrics is None or metrics["mrr"] > progress.best_mrr
         if metrics is not None:
             progress.validated = progress.steps
@@ -179,11 +201,40 @@ class Training:
         due = step > 0 and time.perf_counter() - self._reported > REPORT_SECONDS
         limit = self.config.train.time_limit_seconds
         # Decided by the first rank's clock: ranks that disagreed would wait for each other forever.
-        decided = torch.tensor([self._seconds() / limit if limit else 0.0, due], dtype=torch.float32)
-        self.schedule.time_gone, report = self.ranks.broadcast(decided.to(self.ranks.device)).tolist()
-        if report:
+        gone = self._seconds() / limit if limit else 0.0
+        decided = torch.tensor([gone, due, self.stop.asked, self._window()], dtype=torch.float32)
+        self.schedule.time_gone, report, asked, window = self.ranks.broadcast(decided.to(self.ranks.device)).tolist()
+        self._stopping, self.loop.window = bool(asked), int(window)
+        if report and not asked:
             self._report(step=step)
-        return self.schedule.time_gone < 1
+        return self.schedule.time_gone < 1 and not asked
+
+    def _window(self) -> int:
+        """Steps until the next question: few where they are slow, so that a stop is heard in time."""
+        now, steps = time.perf_counter(), self.loop.steps
+        before, self._asked_at = self._asked_at, (now, steps)
+        if self.config.negatives.pool.actors:
+            return WINDOW  # what is announced together is drawn by the same vectors: no matter of time
+        done = steps - before[1]
+        return max(1, min(WINDOW, int(WINDOW_SECONDS * done / (now - before[0])))) if done else self.loop.window
+
+    def _any_rank_is_asked(self) -> bool:
+        """Whether some rank has heard of a stop, and may have left out what it was to compute; collective."""
+        asked = torch.tensor([float(self.stop.asked)], device=self.ranks.device)
+        self.ranks.all_reduce(asked, "max")
+        return bool(asked)
+
+    def _save_and_leave(self, *, before_validation: bool = False) -> NoReturn:
+        """Put a checkpoint on the disk and raise StopAsked; collective."""
+        progress = self.progress
+        if before_validation:
+            progress.stopped_by, progress.stopped_at = "", 0.0
+            if progress.step == 0:  # the epoch has yet to be validated: a resumed run begins at its end
+                progress.epoch, progress.step = progress.epoch - 1, self.learner.steps_per_epoch
+        if (progress.epoch, progress.step) != self._saved:
+            self._save(best=False)
+        self.checkpoints.wait()
+        raise StopAsked
 
     def _seconds(self) -> float:
         return self.progress.seconds + time.perf_counter() - self._started
@@ -240,6 +291,7 @@ class Training:
         best |= self._best_at == self.progress.steps  # it replaces the best one, and is the same model
         with self._divergence_explained():
             self.checkpoints.save(f"step-{self.progress.steps:09d}", self.learner.state(), progress, best=best)
+        self._saved = self.progress.epoch, self.progress.step
 
     @contextmanager
     def _divergence_explained(self) -> Iterator[None]:
@@ -286,6 +338,7 @@ class Training:
         if best_mrr is not None:
             self.progress.best_mrr = best_mrr
         self.schedule.halvings = int(saved["halvings"])
+        self._saved = self.progress.epoch, self.progress.step
 
     def _restored(self, saved: dict[str, JsonValue]) -> Progress:
         return Progress.restored(saved, self.config.train, self.learner.steps_per_epoch)
@@ -351,14 +404,21 @@ class Training:
         return None if metrics is None else metrics["mrr"]
 
     def finish(self) -> Record:
-        """Evaluate the best model on valid and test, write and return the result; collective."""
+        """Evaluate the best model on valid and test, write and return the result; collective.
+
+        Raises:
+            StopAsked: on every rank.
+        """
         seconds = self._seconds()
         with self._divergence_explained():
             self.checkpoints.wait()
+        self.stop.unsaved = False
         best = self.checkpoints.best()
         if best is not None:
             self.checkpoints.load(best, self.learner.model_state())
         evaluated = self.learner.evaluate()
+        if self._any_rank_is_asked():
+            raise StopAsked
         peaks = self.ranks.all_gather(torch.tensor([peak_rss_mb()], device=self.ranks.device)).tolist()
         done = self.progress.steps
         result: Record = {

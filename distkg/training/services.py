@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distkg.negatives.ahead import PoolOf
 from distkg.negatives.mined import MinerOf
 from distkg.training.graphs import GraphOf
+from distkg.training.stopping import StopRequest
 
 
 def _nobody_else_writes() -> None:
@@ -23,12 +24,14 @@ class Services:
         miner_of: to those who compare relations for kmas, likewise.
         graph_of: to graphs that the processes of a node share.
         check_writer: raises where another driver has taken over the run folder; asked before each write into it.
+        stop: says when the run is to stop.
     """
 
     pool_of: PoolOf | None = None
     miner_of: MinerOf | None = None
     graph_of: GraphOf | None = None
     check_writer: Callable[[], None] = _nobody_else_writes
+    stop: StopRequest = field(default_factory=StopRequest)
 
 
 ALONE = Services()
