@@ -1,0 +1,128 @@
+"""The address of a Ray cluster, tried before Ray itself tries it: Ray repeats an attempt at a wrong port for ever."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import grpc
+
+ANSWER_SECONDS = 15.0
+CONNECT_SECONDS = 10.0
+RAY_PORT, DASHBOARD_PORT = 6379, 8265
+
+# A method of Ray's control service (GCS), which takes an empty request and changes nothing.
+_METHOD = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+_REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+
+
+class ClusterError(ValueError):
+    """A cluster that cannot carry the run; the message says what is missing and what to do."""
+
+
+def refuse_gateway(target: str) -> None:
+    """Refuse a Ray Client or dashboard address, from which a run cannot be driven.
+
+    Raises:
+        ClusterError: with the way to submit the run as a job.
+    """
+    if "://" in target:
+        raise ClusterError(
+            f"cluster address {target!r} is a gateway, not a cluster that this process can join. Submit the "
+            "run instead: ray job submit --working-dir . -- python jobs/train.py CONFIG.yaml --run RUN"
+        )
+
+
+def check_cluster(target: str, *, automatic: bool = False) -> None:
+    """Return where a Ray cluster answers at ``HOST:PORT`` and admits this process.
+
+    Takes at most 40 seconds, whatever listens there. ``automatic`` says that Ray has found the address itself: it then
+    shows a token without being told to.
+
+    Raises:
+        ClusterError: the address is malformed; nothing listens; something else listens; the token is refused.
+    """
+    host, port = split_address(target)
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise not_there(target, error) from None
+    code = _status(target, None)
+    if code in _REFUSED:
+        token = ray_token(os.environ, automatic=automatic)
+        if token is None:
+            raise _refused(target)
+        code = _status(target, token)
+        if code in _REFUSED:
+            raise _refused(target)
+    if code is not grpc.StatusCode.OK:
+        raise ClusterError(
+            f"something answers at {target}, but it is no Ray cluster ({DASHBOARD_PORT} is the dashboard; the "
+            f"cluster's port is {RAY_PORT}). Correct RAY_ADDRESS or cluster.address"
+        )
+
+
+def split_address(target: str) -> tuple[str, int]:
+    """Host and port of an address; an IPv6 host stands in brackets.
+
+    Raises:
+        ClusterError: it is no ``HOST:PORT``.
+
+    >>> split_address("[::1]:6379")
+    ('::1', 6379)
+    """
+    host, _, port = target.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536 or (":" in host and not bracketed):
+        raise ClusterError(
+            f"cluster address {target!r} must read HOST:PORT, such as head:{RAY_PORT} or [fd00::1]:{RAY_PORT}; `auto` "
+            "joins the cluster of this machine, `local` starts one"
+        )
+    return host.strip("[]"), int(port)
+
+
+def not_there(target: str, error: Exception) -> ClusterError:
+    """The error for an address where nothing listens."""
+    return ClusterError(
+        f"no Ray cluster answers at {target or 'this machine'} ({error}). Start one with `ray start --head`, "
+        "or set cluster.address=local to run on this machine."
+    )
+
+
+def ray_token(environment: Mapping[str, str], *, automatic: bool = False) -> str | None:
+    """The token that Ray shows: of RAY_AUTH_TOKEN, of the file RAY_AUTH_TOKEN_PATH, or of ~/.ray/auth_token.
+
+    None where there is none, and where RAY_AUTH_MODE does not ask for one.
+    """
+    if environment.get("RAY_AUTH_MODE", "token" if automatic else "").lower() != "token":
+        return None
+    if environment.get("RAY_AUTH_TOKEN"):
+        return environment["RAY_AUTH_TOKEN"].strip()
+    file = Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        return file.read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _refused(target: str) -> ClusterError:
+    way = "set RAY_AUTH_MODE=token"
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
+        way = "put the cluster's token into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
+    return ClusterError(f"the cluster at {target} refuses this process: {way} (docs/operations.md)")
+
+
+def _status(target: str, token: str | None) -> grpc.StatusCode:
+    """How a Ray head answers; UNAVAILABLE or DEADLINE_EXCEEDED where what listens there does not speak gRPC."""
+    # A proxy for the web is not the way to a cluster.
+    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        call = channel.unary_unary(_METHOD, request_serializer=bytes, response_deserializer=bytes)
+        metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        try:
+            call(b"", timeout=ANSWER_SECONDS, metadata=metadata)
+        except grpc.RpcError as error:
+            code: grpc.StatusCode = error.code()
+            return code
+    return grpc.StatusCode.OK
