@@ -301,6 +301,12 @@ class ClusterConfig(Section):
         None, ge=1, description="Elastic: go on with as few workers as this when nodes are lost."
     )
     max_failures: int = free(3, ge=0, description="Worker failures after which the run gives up.")
+    hung_after: float = free(
+        120.0, gt=0, description="Seconds without a sign of life after which a worker is killed and replaced."
+    )
+    wait_seconds: float | None = free(
+        None, gt=0, description="Seconds to wait for nodes or free resources before giving up; default: without end."
+    )
     memory_per_worker_gb: float | None = free(
         None,
         gt=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,20 +19,24 @@ from distkg.cluster.follow import Display, Follower, LineTail, Listener, Record,
 from distkg.cluster.lease import Lease, check_lease, claimed
 from distkg.cluster.negative_pool import actors_of_worker, negative_actors
 from distkg.cluster.process_group import process_group
+from distkg.cluster.run_watch import Supervisor, signs_of_life
 from distkg.cluster.session import (
     ClusterError,
-    describe_shortage,
+    LostClusterError,
+    Session,
     ray_session,
     set_driver_environment,
     worker_environment,
     worker_resources,
     worker_threads,
 )
-from distkg.cluster.shared_graphs import graphs_of_node, share_graphs
+from distkg.cluster.shared_graphs import Graphs, graphs_of_node, share_graphs
+from distkg.cluster.waiting import wait_for_room
 from distkg.config import RunConfig, parse_config
-from distkg.printable import printable_lines
+from distkg.printable import printable, printable_lines
 from distkg.redaction import redact
 from distkg.sharding.ranks import Ranks
+from distkg.termination import Terminated
 from distkg.training.record import RunFolder
 from distkg.training.resume import check_resume, notices
 from distkg.training.services import Services
@@ -90,6 +95,8 @@ def launch_training(
         ResumeError, StoreMismatchError: the run cannot go on with this configuration or store; nothing has changed.
         ClusterError: no such cluster, or more than its configuration can mean.
         TrainingError: workers were lost too often.
+        LostClusterError: the cluster died.
+        KeyboardInterrupt, Terminated: a signal has ended the run, once a checkpoint was on the disk.
     """
     from distkg.training.run import train_on_rank
 
@@ -126,12 +133,8 @@ def _launch(train: TrainOnRank, config: RunConfig, folder: Path, lease: Lease, l
             (LineTail(folder / run_folder.NOTICES), lambda record: display.notice(record["notice"])),
         ]
     )
-    with ray_session(config):
-        shortage = describe_shortage(config)
-        if shortage:
-            display.notice(shortage)
-        with display, follower:
-            result = _fit_or_say_how_to_resume(train, config, folder, lease, display)
+    with ray_session(config) as session, display, follower:
+        result = _fit(train, config, folder, display, session, lease)
     if follower.error is not None:
         raise follower.error
     return result
@@ -158,35 +161,76 @@ def describe_failure(record: Record) -> str:
     return f"worker {record['rank']} failed: {record['error']}. {outcome}"
 
 
-def _fit_or_say_how_to_resume(
-    train: TrainOnRank, config: RunConfig, run: Path, lease: Lease, display: Display
+def _fit(train: TrainOnRank, config: RunConfig, run: Path, display: Display, session: Session, lease: Lease) -> Record:
+    try:
+        wait_for_room(config, display.notice, nodes_may_come=session.private is None)
+        set_driver_environment()
+        graphs = share_graphs(config)
+        trainer = _trainer(train, config, run, graphs, lease)
+        with (
+            negative_actors(config, str(run), graphs),
+            Supervisor(config, run, display.notice, session.give_up) as supervisor,
+        ):
+            result = _fit_or_stop(trainer, run, supervisor, session, display)
+    except (KeyboardInterrupt, SystemExit):
+        _report_stop(run, display, session)
+        raise
+    except ray.train.ControllerError as error:
+        raise error.controller_failure from error
+    except ray.train.WorkerGroupError as error:
+        raise _too_many_failures(config, run, error) from error
+    except ray.exceptions.RayActorError:
+        raise TrainingError(f"Ray Train's controller has died. {how_to_resume(run)}") from None
+    shutil.rmtree(run / run_folder.LAUNCH, ignore_errors=True)
+    return result
+
+
+def _fit_or_stop(
+    trainer: TorchTrainer, run: Path, supervisor: Supervisor, session: Session, display: Display
 ) -> Record:
     try:
-        return _fit(train, config, run, lease)
+        result = dict(session.run(trainer.fit).return_value)
     except (KeyboardInterrupt, SystemExit):
-        display.notice(f"stopped. Continue with the same command and --resume; the run is in {run}")
+        # Here, and not further out: workers may need the actors of the run until they have stopped.
+        supervisor.stop()
+        _report_stop(run, display, session)
         raise
+    except LostClusterError as error:
+        lost = LostClusterError(f"the Ray cluster is lost: {error}. {how_to_resume(run)}")
+        display.__exit__()
+        session.signals.end_command(f"error: {lost}", 1)
+        raise lost from None
+    if "stopped" in result:  # whoever asked for that ends this process
+        raise Terminated(signal.SIGTERM)
+    return result
 
 
-def _fit(train: TrainOnRank, config: RunConfig, run: Path, lease: Lease) -> Record:
-    set_driver_environment()
-    graphs = share_graphs(config)
-    trainer = TorchTrainer(
+def _report_stop(run: Path, display: Display, session: Session) -> None:
+    if not session.signals.reported:
+        session.signals.reported = True
+        display.notice(describe_stop(run, session.signals.name))
+
+
+def describe_stop(run: Path, by: str) -> str:
+    """What the operator reads last where a signal has ended a run."""
+    step = run_folder.newest_step(run)
+    how = "before the first checkpoint" if step is None else f"with a checkpoint at step {step:,}"
+    return f"stopped by {by}, {how}. {how_to_resume(run)}"
+
+
+def how_to_resume(run: Path) -> str:
+    """The way on with a run that has ended early."""
+    return f"Continue with the same command and --resume; the run is in {printable(str(run))}"
+
+
+def _trainer(train: TrainOnRank, config: RunConfig, run: Path, graphs: Graphs, lease: Lease) -> TorchTrainer:
+    return TorchTrainer(
         _train_loop(train),
         train_loop_config={"config": config.model_dump(), "run": str(run), "graphs": graphs, "lease": lease.token},
         torch_config=process_group(config.cluster.gpus_per_worker),
         scaling_config=scaling(config),
         run_config=_ray_run(config, run),
     )
-    try:
-        with negative_actors(config, str(run), graphs):
-            result = trainer.fit()
-    except ray.train.ControllerError as error:
-        raise error.controller_failure from error
-    except ray.train.WorkerGroupError as error:
-        raise _too_many_failures(config, run, error) from error
-    shutil.rmtree(run / run_folder.LAUNCH, ignore_errors=True)
-    return dict(result.return_value)
 
 
 def scaling(config: RunConfig) -> ray.train.ScalingConfig:
@@ -215,15 +259,14 @@ def _train_loop(train: TrainOnRank) -> Callable[[dict[str, Any]], Record]:
     def loop(settings: dict[str, Any]) -> Record:
         config = parse_config(settings["config"], "the launched run")
         torch.set_num_threads(worker_threads(config.cluster))
-        run, ranks = settings["run"], Ranks.from_process_group(get_device())
-        graphs = settings["graphs"]
-        services = Services(
-            *actors_of_worker(config, run, ranks, graphs),
-            graph_of=graphs_of_node(graphs),
-            check_writer=partial(check_lease, Path(run), settings["lease"]),
-        )
-        # A fresh launch starts in an empty folder: a checkpoint there means that this group is a replacement.
-        return train(config, Path(run), ranks, resume=True, listener=None, services=services)
+        run, graphs = settings["run"], settings["graphs"]
+        with signs_of_life(run, ray.train.get_context().get_world_rank()) as stop:
+            ranks = Ranks.from_process_group(get_device())
+            actors = actors_of_worker(config, run, ranks, graphs)
+            check_writer = partial(check_lease, Path(run), settings["lease"])
+            services = Services(*actors, graph_of=graphs_of_node(graphs), check_writer=check_writer, stop=stop)
+            # A fresh launch starts in an empty folder: a checkpoint there means that this group is a replacement.
+            return train(config, Path(run), ranks, resume=True, listener=None, services=services)
 
     return loop
 
@@ -240,7 +283,8 @@ class FailureNotes(ray.train.UserCallback):
         mistake = next((cause for cause in causes.values() if isinstance(cause, MISTAKES)), None)
         restart = mistake is None and self._restarts_left > 0
         for rank, cause in sorted(causes.items()):
-            run_folder.append_failure(self._run, rank, _in_short(cause), restart=restart)
+            error = run_folder.take_hung(self._run, rank) or _in_short(cause)
+            run_folder.append_failure(self._run, rank, error, restart=restart)
         self._restarts_left -= 1
         if mistake is not None:
             # Raising here is what tells Ray Train's controller not to try again.

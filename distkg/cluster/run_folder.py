@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from distkg.config import RunConfig
+from distkg.data.local_path import NotLocalError, local_path
 from distkg.data.location import make_folder
 from distkg.redaction import redact
 from distkg.training.record import LEASE
@@ -28,12 +29,11 @@ def absolute_run(run: str | Path) -> Path:
     Raises:
         RunFolderError: an object-store address, or a relative path inside a Ray job.
     """
-    if "://" in str(run):
-        raise RunFolderError(
-            f"run folder {str(run)!r} must be a folder, not an object store: checkpoints are committed by an "
-            "atomic rename. Use a shared file system."
-        )
-    return _absolute(Path(run), f"run folder {str(run)!r}", "--run")
+    try:
+        path = local_path(run, "run folder")
+    except NotLocalError as error:
+        raise RunFolderError(f"{error}. Checkpoints are committed by an atomic rename") from None
+    return _absolute(path, f"run folder {str(run)!r}", "--run")
 
 
 def absolute_store(config: RunConfig) -> RunConfig:
@@ -91,8 +91,32 @@ def claim(run: Path, *, resume: bool, private: bool = False) -> None:
         )
 
 
+def newest_step(run: Path) -> int | None:
+    """Steps done at the newest checkpoint of a run; None where there is none."""
+    names = [manifest.parent.name for manifest in run.glob("checkpoints/step-*/manifest.json")]
+    return max((int(name[5:]) for name in names if name[5:].isdecimal()), default=None)
+
+
 def append_failure(run: Path, rank: int, error: str, *, restart: bool) -> None:
     """Note a lost worker in failures.jsonl: when (Unix time), who, why, and whether the run goes on."""
     record = {"time": round(time.time(), 3), "rank": rank, "error": redact(error), "restart": restart}
     with (run / FAILURES).open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def note_hung(run: Path, rank: int, reason: str) -> None:
+    """Leave word that a worker is killed because it hangs, for whoever writes its death down."""
+    folder = run / LAUNCH
+    folder.mkdir(exist_ok=True)
+    (folder / f"hung-{rank}").write_text(reason, encoding="utf-8")
+
+
+def take_hung(run: Path, rank: int) -> str | None:
+    """Why a worker was killed, once; None where it was not."""
+    note = run / LAUNCH / f"hung-{rank}"
+    try:
+        reason = note.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    note.unlink()
+    return reason

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, TypeVar
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 
+from distkg.cluster.address import ClusterError, check_cluster, not_there, refuse_gateway
+from distkg.cluster.lost_cluster import ClusterWatch, LostClusterError
+from distkg.cluster.private_ray import PrivateRay, private_ray
 from distkg.config import ClusterConfig, PoolConfig, RunConfig
+from distkg.termination import SignalHandling, ending_on_signals
 from distkg.training.foundation_model import is_foundation
 from distkg.training.machine import memory_limit
 
@@ -23,11 +33,9 @@ promised to workers that can then never start. A resource of their own makes the
 """
 
 OBJECT_STORE_BYTES = 256 * 2**20
-PROBE_SECONDS = 10
+NOTICE_SECONDS = 1.0
 
-
-class ClusterError(ValueError):
-    """A cluster that cannot carry the run; the message says what is missing and what to do."""
+T = TypeVar("T")
 
 
 def worker_threads(cluster: ClusterConfig) -> int:
@@ -87,6 +95,8 @@ def set_driver_environment() -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "86400",
+        "RAY_SCHEDULER_EVENTS": "0",
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
@@ -101,55 +111,120 @@ def resolve_address(cluster: ClusterConfig) -> str:
     Raises:
         ClusterError: a Ray Client address, from which a run cannot be driven.
     """
-    address = cluster.address or ("auto" if os.environ.get("RAY_ADDRESS") else "local")
-    target = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
-    if target.startswith(("ray://", "http://", "https://")):
-        raise ClusterError(
-            f"cluster address {target!r} is a gateway, not a cluster that this process can join. Submit the "
-            "run instead: ray job submit --working-dir . -- python jobs/train.py CONFIG.yaml --run RUN"
-        )
+    named = os.environ.get("RAY_ADDRESS", "")
+    address = cluster.address or ("auto" if named and named != "local" else "local")
+    refuse_gateway(named if address == "auto" else address)
     return address
 
 
+class Session:
+    """A connection to Ray, for as long as it lasts.
+
+    Attributes:
+        signals: what has become of the signals to this process.
+        private: the processes of a Ray of our own; None on a cluster.
+    """
+
+    def __init__(self, signals: SignalHandling, private: PrivateRay | None = None) -> None:
+        self.signals, self.private = signals, private
+        self._under_way: Future[Any] | None = None
+        self._watch = ClusterWatch(self._fail)
+
+    @property
+    def lost(self) -> bool:
+        """Whether Ray in this process cannot be used any more."""
+        return self._watch.reason is not None
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Return what work on the cluster returns. It runs in a thread of its own, so that this one hears of signals.
+
+        Raises:
+            LostClusterError: the cluster died meanwhile.
+        """
+        self._under_way = future = Future[T]()
+        threading.Thread(target=_fulfil, args=(future, work), name="on-cluster", daemon=True).start()
+        try:
+            return future.result()
+        except ray.exceptions.RayError:
+            time.sleep(NOTICE_SECONDS)  # what killed the work may be what is about to be noticed
+            if self._watch.reason is not None:
+                raise LostClusterError(self._watch.reason) from None
+            raise
+
+    def give_up(self, error: Exception) -> None:
+        """Have :meth:`run` raise an error, whatever the work is doing."""
+        if self._under_way is not None:
+            with suppress(InvalidStateError):
+                self._under_way.set_exception(error)
+
+    def _fail(self, reason: str) -> None:
+        if self.private is not None:
+            self.private.lost = True
+        self.give_up(LostClusterError(reason))
+
+    def close(self) -> None:
+        self._watch.stop()
+
+
+def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
+    try:
+        value = work()
+    except BaseException as error:
+        outcome: Callable[[], None] = partial(future.set_exception, error)
+    else:
+        outcome = partial(future.set_result, value)
+    with suppress(InvalidStateError):  # given up in the meantime
+        outcome()
+
+
 @contextmanager
-def ray_session(config: RunConfig, runs: int = 1, *, dashboard: bool = False) -> Iterator[None]:
+def ray_session(config: RunConfig, runs: int = 1, *, dashboard: bool = False) -> Iterator[Session]:
     """Join or start Ray for ``runs`` runs at once, and leave or stop it after; a connection of the caller's is kept.
 
     A Ray that is started here has a ``dashboard`` only where one is asked for; it costs memory and seconds.
+
+    Raises:
+        ClusterError: no such cluster, or one that this process cannot join.
     """
+    with ending_on_signals() as signals, _connected(config, runs, dashboard, signals) as private:
+        session = Session(signals, private)
+        try:
+            yield session
+        finally:
+            session.close()
+            if session.lost:
+                # What Ray still does in this process would end it with a dump of its own.
+                atexit.unregister(ray.shutdown)
+
+
+@contextmanager
+def _connected(config: RunConfig, runs: int, dashboard: bool, signals: SignalHandling) -> Iterator[PrivateRay | None]:
     if ray.is_initialized():
-        yield
+        yield None
         return
-    _connect(config, runs, dashboard)
+    address = resolve_address(config.cluster)
+    set_driver_environment()
+    if address == "local":
+        with private_ray(signals, **_local_options(config, runs, dashboard)) as private:
+            yield private
+        return
+    _join(address)
+    signals.install()  # Ray has set a handler of its own
     try:
-        yield
+        yield None
     finally:
         ray.shutdown()
 
 
-def _connect(config: RunConfig, runs: int, dashboard: bool) -> None:
-    address = resolve_address(config.cluster)
-    set_driver_environment()
-    if address == "local":
-        _start_local(config, runs, dashboard)
-    else:
-        _join(address)
-
-
-def _start_local(config: RunConfig, runs: int, dashboard: bool) -> None:
+def _local_options(config: RunConfig, runs: int, dashboard: bool) -> dict[str, Any]:
     # Ray counts CPUs, it does not pin them: more workers than cores is slower, not impossible.
     cpus = max(os.cpu_count() or 1, math.ceil(runs * run_resources(config, config.train.workers)["CPU"]))
-    # It would say, for every run, that access to the private cluster needs a token that is already in place.
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        resources={TRAIN_SLOT: runs * config.train.workers},
-        object_store_memory=object_store_bytes(config),
-        include_dashboard=dashboard,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+    return {
+        "num_cpus": cpus,
+        "resources": {TRAIN_SLOT: runs * config.train.workers},
+        "object_store_memory": object_store_bytes(config),
+        "include_dashboard": dashboard,
+    }
 
 
 def object_store_bytes(config: RunConfig) -> int:
@@ -158,22 +233,22 @@ def object_store_bytes(config: RunConfig) -> int:
 
 
 def _join(address: str) -> None:
-    target = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    named = os.environ.get("RAY_ADDRESS", "")
+    target = named if address == "auto" and named != "auto" else address
     try:
-        _probe(target)
+        if target == "auto":
+            target = canonicalize_bootstrap_address("auto") or ""
+        check_cluster(target, automatic=address == "auto" and not named)
         ray.init(address=address, logging_level=logging.WARNING)
     except OSError as error:
-        raise ClusterError(
-            f"no Ray cluster answers at {target or 'this machine'} ({error}). Start one with `ray start --head`, "
-            "or set cluster.address=local to run on this machine."
-        ) from None
+        raise not_there("" if target == "auto" else target, error) from None
+    except (RuntimeError, ray.exceptions.RayError) as error:
+        raise ClusterError(f"the cluster at {target} cannot be joined: {_in_one_line(error)}") from None
 
 
-def _probe(target: str) -> None:
-    """Fail within seconds where nothing listens; Ray itself would try for minutes."""
-    host, _, port = target.rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
+def _in_one_line(error: Exception) -> str:
+    """Ray's message, which may be a table over several lines, such as that of two versions."""
+    return " ".join(str(error).split())[:600]
 
 
 def describe_shortage(config: RunConfig, runs: int = 1) -> str | None:

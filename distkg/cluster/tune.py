@@ -22,8 +22,16 @@ from distkg.cluster import run_folder
 from distkg.cluster.follow import Record
 from distkg.cluster.launch import run_on_workers
 from distkg.cluster.lease import STALE_SECONDS, claimed, wait_until_free
-from distkg.cluster.session import describe_shortage, ray_session, set_driver_environment
+from distkg.cluster.run_watch import stop_runs
+from distkg.cluster.session import (
+    LostClusterError,
+    Session,
+    describe_shortage,
+    ray_session,
+    set_driver_environment,
+)
 from distkg.cluster.study import distributions, make_sampler, quiet
+from distkg.cluster.waiting import wait_for_room
 from distkg.config import ConfigError, RunConfig, parse_config
 from distkg.data.store import Store
 from distkg.printable import printable
@@ -147,17 +155,54 @@ def _search(config: RunConfig, space: Space, folder: SearchFolder, left: int, at
     scheduler.remember(folder)
     proposals = Proposals(config, space, folder, scheduler, left, at_once, ended)
     # Ray Train frees the places of a stopped trial's workers by asking Ray's state service, a part of the dashboard.
-    with ray_session(config, at_once, dashboard=True):
-        shortage = describe_shortage(config, at_once)
-        if shortage:
-            print(shortage, flush=True)
+    with ray_session(config, at_once, dashboard=True) as session:
         try:
-            _tuner(config, folder, proposals, scheduler, left, at_once).fit()
+            _run_trials(config, folder, proposals, scheduler, left, at_once, session)
         except (KeyboardInterrupt, SystemExit):
-            place = printable(str(folder.path))
-            print(f"stopped. Continue with the same command and --resume; the search is in {place}", flush=True)
+            _report_stop(folder, session)
             raise
     shutil.rmtree(folder.path / run_folder.LAUNCH, ignore_errors=True)
+
+
+def _run_trials(
+    config: RunConfig,
+    folder: SearchFolder,
+    proposals: Proposals,
+    scheduler: Scheduler,
+    left: int,
+    at_once: int,
+    session: Session,
+) -> None:
+    wait_for_room(config, _say, nodes_may_come=session.private is None)
+    shortage = describe_shortage(config, at_once)
+    if shortage:
+        _say(shortage)
+    tuner = _tuner(config, folder, proposals, scheduler, left, at_once)
+    try:
+        session.run(tuner.fit)
+    except (KeyboardInterrupt, SystemExit):
+        proposals.close()
+        stop_runs([str(folder.trial(number)) for number in folder.interrupted()])
+        _report_stop(folder, session)
+        raise
+    except LostClusterError as error:
+        lost = LostClusterError(f"the Ray cluster is lost: {error}. {_how_to_resume(folder)}")
+        session.signals.end_command(f"error: {lost}", 1)
+        raise lost from None
+
+
+def _report_stop(folder: SearchFolder, session: Session) -> None:
+    if not session.signals.reported:
+        session.signals.reported = True
+        _say(f"stopped by {session.signals.name}. {_how_to_resume(folder)}")
+
+
+def _how_to_resume(folder: SearchFolder) -> str:
+    return f"Continue with the same command and --resume; the search is in {printable(str(folder.path))}"
+
+
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)
 
 
 def _tuner(
@@ -310,6 +355,7 @@ class Proposals(OptunaSearch):
             self.add_evaluated_point(trial.parameters, trial.value)
         self._folder, self._scheduler, self._ended = folder, scheduler, ended
         self._numbers: dict[str, int] = {}
+        self._closed = False
 
     def suggest(self, trial_id: str) -> dict[str, int]:
         """The number of the next trial."""
@@ -321,7 +367,7 @@ class Proposals(OptunaSearch):
     def on_trial_complete(self, trial_id: str, result: Record | None = None, error: bool = False) -> None:
         """Tell Optuna, write the trial into the log, and call the listener."""
         number = self._numbers.pop(trial_id, None)
-        if number is None:
+        if number is None or self._closed:
             return
         pruned = trial_id in self._scheduler.stopped
         trial = self._folder.outcome(number, "failed" if error or not pruned else "pruned")
@@ -330,6 +376,10 @@ class Proposals(OptunaSearch):
         self._folder.drop_checkpoints()
         self._folder.append(trial)
         self._ended(trial)
+
+    def close(self) -> None:
+        """Take no further outcome: trials that end from now on are interrupted, and go on when the search does."""
+        self._closed = True
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the log is the state."""

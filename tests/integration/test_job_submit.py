@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -22,6 +23,7 @@ import requests
 import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from distkg.cluster.run_folder import newest_step
 from distkg.data.generate import generate
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -217,6 +219,10 @@ def test_a_job_is_stopped_cleanly_and_can_be_resumed(head: Head, project: Path, 
     assert client.stop_job(job)
     assert wait_until_ended(client, job, 60) == JobStatus.STOPPED
     assert not (tmp_path / "run" / "result.json").exists()
+    log = client.get_job_logs(job)
+    last = re.search(r"stopped by SIGTERM, with a checkpoint at step ([\d,]+)\. Continue with the same command", log)
+    assert last is not None, f"no checkpoint within the grace of `ray job stop`:\n{log}"
+    assert int(last[1].replace(",", "")) == newest_step(tmp_path / "run")
     time.sleep(3)
     lines = metrics.read_text().count("\n")
     time.sleep(3)
