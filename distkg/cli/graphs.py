@@ -22,6 +22,12 @@ class Format(StrEnum):
     tsv = "tsv"
     parquet = "parquet"
     nt = "nt"
+    nq = "nq"
+    ttl = "ttl"
+    trig = "trig"
+    rdf = "rdf"
+    n3 = "n3"
+    jsonld = "jsonld"
 
 
 class Partitioner(StrEnum):
@@ -32,6 +38,11 @@ class Partitioner(StrEnum):
 class OnError(StrEnum):
     fail = "fail"
     skip = "skip"
+
+
+class Literals(StrEnum):
+    keep = "keep"
+    drop = "drop"
 
 
 class Kind(StrEnum):
@@ -45,12 +56,18 @@ def prepare(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A file of triples, or a folder with train|valid|test.{tsv,tsv.gz,txt,csv,parquet,nt,nt.gz}; with "
-            "inference.* beside them, two graphs and two stores.",
+            help="A file of triples, or a folder with files train, valid and test: .tsv, .csv, .txt, .parquet, .nt, "
+            ".nq, .ttl, .trig, .rdf, .owl, .xml, .n3, .jsonld; text also with .gz, .bz2, .xz, .zst, .lz4. With inference.* "
+            "beside them, two graphs and two stores.",
         ),
     ],
     store: StoreOption,
-    format: Annotated[Format, typer.Option(help="Format of the files; auto goes by their endings.")] = Format.auto,
+    format: Annotated[
+        Format,
+        typer.Option(
+            help="Format of the files; auto goes by their endings. tsv is any delimited text, rdf is RDF/XML."
+        ),
+    ] = Format.auto,
     valid: Annotated[str | None, typer.Option(help="File of the validation triples.")] = None,
     test: Annotated[str | None, typer.Option(help="File of the test triples.")] = None,
     split: Annotated[
@@ -64,8 +81,38 @@ def prepare(
         OnError, typer.Option(help="Stop at a bad line, or skip it and write it to rejects.tsv.")
     ] = OnError.fail,
     seed: Annotated[int, typer.Option(help="Decides the order of entities and the split.")] = 0,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEAD,RELATION,TAIL",
+            help="Columns of tables to read, by name or by number (from 1), such as subject,predicate,object or 2,3,4; "
+            "others are left out. Default: those that the header names, else the three there are.",
+        ),
+    ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option(
+            "--header/--no-header",
+            show_default=False,
+            help="Whether the first line of delimited text names the columns. Default: where its names are known ones.",
+        ),
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            help="Of delimited text: one character, or tab, comma, semicolon, pipe, space. Default: the one that gives "
+            "most lines the same number of columns."
+        ),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="Of text files, such as latin-1 or cp1252. Default: UTF-8, or what a byte order mark says."),
+    ] = None,
+    literals: Annotated[
+        Literals, typer.Option(help="RDF facts whose object is a literal: keep, or drop and count.")
+    ] = Literals.keep,
 ) -> None:
-    """Read a graph (TSV, CSV, Parquet or N-Triples) into a store."""
+    """Read a graph (delimited text, Parquet or RDF) into a store. docs/data.md explains formats and warnings."""
     from distkg.data import prepare as ingest
     from distkg.reporting.stages import show_stages
 
@@ -81,6 +128,11 @@ def prepare(
             partitioner=partitioner.value,
             on_error=on_error.value,
             seed=seed,
+            columns=columns,
+            header=header,
+            delimiter=delimiter,
+            encoding=encoding,
+            literals=literals.value,
             progress=progress,
         )
     _print_store(report)
@@ -205,6 +257,16 @@ def _shares(text: str) -> tuple[float, float, float]:
     return train, valid, test
 
 
+def _print_remarks(report: PrepareReport) -> None:
+    """How files were read, and what was counted while they were."""
+    from distkg.data.problems import warning_text
+
+    for note in report.notes:
+        say(printable(f"note: {note}"), err=True)
+    for warning, count in report.warnings.items():
+        say(printable(f"warning: {warning_text(warning, count, report.examples.get(warning))}"), err=True)
+
+
 def _print_store(report: PrepareReport) -> None:
     from distkg.reporting.quantities import duration
     from distkg.reporting.tables import counts_table
@@ -213,8 +275,6 @@ def _print_store(report: PrepareReport) -> None:
         _print_store(report.beside)
     rows = [("entities", report.entities), ("relations", report.relations), *report.triples.items()]
     show_table(counts_table(rows, f"{redact_address(report.store)} ({duration(report.seconds)})"))
-    for warning, count in report.warnings.items():
-        where = report.examples.get(warning)
-        say(f"warning: {warning}: {count:,}" + (f", first at {printable(where)}" if where else ""), err=True)
+    _print_remarks(report)
     if report.rejects:
         say(f"rejected lines: {redact_address(report.rejects)}", err=True)

@@ -34,6 +34,7 @@ class PrepareReport:
         rejects: address of the rejects file, where lines were set aside.
         seconds: wall time.
         examples: warning → where it was first met, ``file:line``.
+        notes: sentences about how files were read, where that is not the plainest way.
         beside: that of the training graph, where the source holds two.
     """
 
@@ -45,6 +46,7 @@ class PrepareReport:
     rejects: str | None
     seconds: float
     examples: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     beside: PrepareReport | None = None
 
 

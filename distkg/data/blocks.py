@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -11,10 +12,10 @@ from numpy.typing import NDArray
 
 from distkg.data.errors import IngestError
 from distkg.data.sources import SourceFile
+from distkg.data.text_stream import utf8_pieces
 
 LONGEST_LINE = 1 << 26
 PIECE_BYTES = 1 << 19
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class LabelBatch(NamedTuple):
@@ -30,60 +31,80 @@ class LabelBatch(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Whole lines of a file, and the number of the first of them (from 1)."""
+    """Whole lines of a file, the number of the first of them (from 1), and what ends them.
+
+    Lines end with ``\\n``, before which a ``\\r`` may stand; in a file that has ``\\r`` alone, with that.
+    """
 
     text: bytes
     first_line: int
+    line_end: bytes = b"\n"
 
     @property
     def line_count(self) -> int:
-        return self.text.count(b"\n") + (not self.text.endswith(b"\n"))
+        return self.text.count(self.line_end) + (not self.text.endswith(self.line_end))
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Line number and text of each line, without its end."""
-        texts = self.text.split(b"\n")
+        texts = self.text.split(self.line_end)
         if not texts[-1]:
             texts.pop()
         for offset, text in enumerate(texts):
+            if self.line_end == b"\r":
+                text = text.removeprefix(b"\n")  # from where on lines of such a file end otherwise
             yield self.first_line + offset, text.removesuffix(b"\r")
+
+    def after(self, lines: int) -> Block:
+        """The block without its first lines."""
+        text = self.text
+        for _ in range(lines):
+            text = text.partition(self.line_end)[2]
+        return Block(text, self.first_line + lines, self.line_end)
 
 
 def read_blocks(file: SourceFile, block_bytes: int = 1 << 23) -> Iterator[Block]:
-    """Stream a file, decompressing as it goes.
+    """Stream a file, decompressing and decoding as it goes.
 
     Raises:
         IngestError: an unreadable or truncated file (naming the last whole line), or an absurdly long line.
     """
-    line, pending = 1, b""
-    for piece in _read_pieces(file):
+    line, pending, line_end = 1, b"", b""
+    for piece in read_pieces(file):
         pending += piece
         if len(pending) < block_bytes:
             continue
-        text, newline, pending = pending.rpartition(b"\n")
+        line_end = line_end or _line_end(pending)
+        text, newline, pending = pending.rpartition(line_end or b"\n")
         if newline:
-            block = Block(text + newline, line)
+            block = Block(text + newline, line, line_end)
             line += block.line_count
             yield block
         if len(pending) > LONGEST_LINE:
             longest = f"{LONGEST_LINE >> 20} MiB"
             raise IngestError(f"{file.name}:{line}: a line longer than {longest}; is this a text file?")
     if pending:
-        yield Block(pending, line)
+        yield Block(pending, line, line_end or _line_end(pending) or b"\n")
 
 
-def _read_pieces(file: SourceFile) -> Iterator[bytes]:
-    """Small pieces, so that the place of damage is known to a few lines."""
+def _line_end(text: bytes) -> bytes:
+    """What ends the lines of a text; empty where it has no line end, or perhaps the half of one."""
+    if b"\n" in text:
+        return b"\n"
+    return b"\r" if b"\r" in text[:-1] else b""
+
+
+def read_pieces(file: SourceFile) -> Iterator[bytes]:
+    """A file's text as UTF-8, in small pieces, so that the place of damage is known to a few lines.
+
+    Raises:
+        IngestError: as ``read_blocks``.
+    """
     lines = 0
     try:
-        with file.location.filesystem.open_input_stream(
-            file.location.path, compression=file.compression, buffer_size=1 << 20
-        ) as stream:
-            piece = stream.read(PIECE_BYTES).removeprefix(BYTE_ORDER_MARK)
-            while piece:
-                yield piece
-                lines += piece.count(b"\n")
-                piece = stream.read(PIECE_BYTES)
-    except (OSError, pa.ArrowInvalid) as error:
+        for piece in utf8_pieces(file, PIECE_BYTES):
+            yield piece
+            lines += piece.count(b"\n")
+    except (OSError, pa.ArrowException, lzma.LZMAError) as error:
         raise IngestError(
             f"{file.name}:{lines + 1}: the file cannot be read from about this line on ({error}). "
             "It is damaged or cut off; fetch it again"

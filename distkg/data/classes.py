@@ -1,6 +1,6 @@
 """Classes of entities, and the classes that relations ask of their heads and tails.
 
-They come from files beside the triples, all optional, tab-separated, gzipped or not:
+They come from files beside the triples, all optional, tab-separated, compressed or not:
 
 - ``entity_types.tsv``: entity, class; several lines per entity, the most telling class first.
 - ``relation_domain_range.tsv``: relation, class of heads, class of tails; ``-`` or ``None`` where none is declared.
@@ -12,9 +12,8 @@ or from the JSON files of the PyKEEN negative-sampling extension (d'Amato et al.
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from distkg.data.errors import IngestError
 from distkg.data.location import Location
+from distkg.data.text_files import find_text_file, read_rows
 
 ENTITY_TYPES, DOMAIN_RANGE = "entity_types.tsv", "relation_domain_range.tsv"
 ENTITY_TYPES_JSON, DOMAIN_RANGE_JSON = "entity_classes.json", "relation_domain_range.json"
@@ -73,15 +73,23 @@ class Declared:
     relation_classes: list[tuple[str, str, str]]
 
 
-def read_declared(folder: Location) -> Declared | None:
+def read_declared(folder: Location, encoding: str = "") -> Declared | None:
     """What the files of a folder say of classes; None where there is no such file.
+
+    Args:
+        encoding: of the tab-separated files, where it is not UTF-8.
 
     Raises:
         IngestError: a line with another number of columns, or JSON of another form; says where.
     """
     names = set(folder.names())
-    pairs = [(entity, kind) for entity, kind in _rows(folder, ENTITY_TYPES, names, 2)]
-    triples = [(relation, head, tail) for relation, head, tail in _rows(folder, DOMAIN_RANGE, names, 3)]
+    types, ranges = (find_text_file(folder, names, name, encoding) for name in (ENTITY_TYPES, DOMAIN_RANGE))
+    pairs, triples = list[tuple[str, str]](), list[tuple[str, str, str]]()
+    if types is not None:
+        pairs += [(entity, kind) for _, (entity, kind) in read_rows(types, 2, "entity, class")]
+    if ranges is not None:
+        expected = "relation, class of heads, class of tails"
+        triples += [(relation, head, tail) for _, (relation, head, tail) in read_rows(ranges, 3, expected)]
     if "metadata" in names:
         metadata = folder.child("metadata")
         inside = set(metadata.names())
@@ -130,25 +138,13 @@ def _places(labels: pa.Array) -> dict[str, int]:
     return {label: i for i, label in enumerate(labels.to_pylist())}
 
 
-def _rows(folder: Location, name: str, names: set[str], columns: int) -> Iterator[list[str]]:
-    found = name if name in names else f"{name}.gz" if f"{name}.gz" in names else None
-    if found is None:
-        return
-    content = folder.child(found).read_bytes()
-    text = gzip.decompress(content) if found.endswith(".gz") else content
-    for number, line in enumerate(text.decode("utf-8").splitlines(), 1):
-        fields = line.split("\t")
-        if not line.strip():
-            continue
-        if len(fields) != columns:
-            raise IngestError(f"{found}:{number}: {len(fields)} columns where {columns} are expected, tab-separated")
-        yield fields
-
-
 def _json(folder: Location, name: str, names: Iterable[str]) -> dict[str, object]:
     if name not in names:
         return {}
-    tree = json.loads(folder.child(name).read_bytes())
+    try:
+        tree = json.loads(folder.child(name).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise IngestError(f"metadata/{name} is not JSON: {error}") from None
     if not isinstance(tree, dict):
         raise IngestError(f"metadata/{name}: an object by label is expected")
     return tree

@@ -9,6 +9,7 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -16,16 +17,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distkg.data.blocks import read_blocks
 from distkg.data.errors import IngestError
 from distkg.data.local_path import local_path
-from distkg.data.location import Location
 from distkg.data.relation_text import words_of
 from distkg.data.sources import SourceFile
 from distkg.data.store import Store
+from distkg.data.text_files import read_lines, text_file
+from distkg.data.text_stream import read_bytes
 from distkg.data.vocabulary import Vocabulary
 
 LABELS_AT_ONCE = 1 << 20
+LINES_AT_ONCE = 1 << 17
 
 Keys = Mapping[str, str]
 """Key of a file → label in the store."""
@@ -107,14 +109,14 @@ def read_keys(address: str) -> Keys:
     Raises:
         IngestError: a line of other form; names file and line.
     """
-    keys = {}
-    for rows in _lines(_file(address)):
+    file, keys = text_file(address), {}
+    for rows in _lines(file):
         for line, text in rows:
             fields = text.split("\t") if "\t" in text else text.rsplit(" ", 1)
             if line == 1 and len(fields) == 1 and text.strip().isdigit():
                 continue
             if len(fields) != 2:
-                raise IngestError(f"{_file(address).name}:{line}: a key, a tab and a label are expected: {text[:80]!r}")
+                raise IngestError(f"{file.name}:{line}: a key, a tab and a label are expected: {text[:80]!r}")
             keys[fields[0]] = fields[1].strip()
     return keys
 
@@ -125,7 +127,7 @@ def read_texts(store: Store, address: str, keys: Keys | None = None) -> EntityVa
     Raises:
         IngestError: no such file, a line without a tab (named), or no entity of the store in it.
     """
-    file, known = _file(address), Known(store, keys)
+    file, known = text_file(address), Known(store, keys)
     ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
     texts = []
     for rows in _lines(file):
@@ -153,7 +155,7 @@ def read_numbers(store: Store, address: str, keys: Keys | None = None) -> Number
         IngestError: no such file, a line of other form or with a value that is no finite number (named), or no entity
             of the store in it.
     """
-    file, known, place = _file(address), Known(store, keys), dict[str, int]()
+    file, known, place = text_file(address), Known(store, keys), dict[str, int]()
     ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
     attributes, values = [], []
     for rows in _lines(file):
@@ -229,25 +231,10 @@ def _gathered(entity: NDArray[np.int32], values: pa.Array, known: Known, name: s
     )
 
 
-def _file(address: str) -> SourceFile:
-    location = Location.of(address)
-    if not location.is_file():
-        raise IngestError(f"there is no file {address}")
-    return SourceFile(location, "tsv", location.name)
-
-
 def _lines(file: SourceFile) -> Iterator[list[tuple[int, str]]]:
-    """Line numbers and texts of lines that are not blank, block by block."""
-    for block in read_blocks(file):
-        rows = []
-        for line, text in block.lines():
-            try:
-                if text:
-                    rows.append((line, text.decode("utf-8")))
-            except UnicodeDecodeError as error:
-                raise IngestError(
-                    f"{file.name}:{line}: bytes that are not UTF-8 (byte {error.start + 1} of the line)"
-                ) from None
+    """Line numbers and texts of lines that are not blank, some at a time."""
+    lines = read_lines(file)
+    while rows := list(islice(lines, LINES_AT_ONCE)):
         yield rows
 
 
@@ -262,7 +249,7 @@ def _number(text: str, name: str, line: int) -> float:
 
 
 def _json(address: str) -> tuple[str, dict[str, object]]:
-    file = _file(address)
+    file = text_file(address)
     try:
         if file.name.endswith(".zip"):
             with (
@@ -274,8 +261,7 @@ def _json(address: str) -> tuple[str, dict[str, object]]:
                     raise IngestError(f"{file.name} holds {len(names)} files .json where one is expected")
                 content = zipped.read(names[0])
         else:
-            with file.location.filesystem.open_input_stream(file.location.path, compression=file.compression) as stream:
-                content = stream.read()
+            content = read_bytes(file)
         tree = json.loads(content)
     except json.JSONDecodeError as error:
         raise IngestError(f"{file.name}:{error.lineno}: this is not JSON: {error.msg}") from None

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from distkg.data.errors import IngestError
 from distkg.data.location import Location, without_secrets
-from distkg.data.sources import Format, SourceFile, files_in_folder
+from distkg.data.sources import Format, ReadOptions, SourceFile, files_in_folder
 
 TRAINING, INFERENCE = "training", "inference"
 NAMES = ("train", "valid", "test", "inference", "train_valid", "train_test")
@@ -24,13 +24,13 @@ Graphs = dict[str, dict[str, list[SourceFile]]]
 """``training`` and ``inference`` → split → files."""
 
 
-def inductive_graphs(folder: Location, format: Format) -> Graphs | None:
+def inductive_graphs(folder: Location, format: Format, options: ReadOptions | None = None) -> Graphs | None:
     """The two graphs of a folder; None where it holds one.
 
     Raises:
         IngestError: the folder lacks a file of its protocol.
     """
-    files = files_in_folder(folder, NAMES, format)
+    files = files_in_folder(folder, NAMES, format, options)
     if "inference" not in files:
         return None
     grail = "train_valid" in files or "train_test" in files

@@ -34,11 +34,24 @@ from distkg.data.duplicates import find_repeats
 from distkg.data.errors import IngestError
 from distkg.data.holdout import split_part
 from distkg.data.inductive import INFERENCE, TRAINING, Graphs, inductive_graphs
+from distkg.data.label_forms import warn_of_forms
+from distkg.data.leaks import report_leaks
 from distkg.data.location import Location, address_within, without_secrets
 from distkg.data.manifest import Manifest
 from distkg.data.ntriples import read_ntriples
 from distkg.data.problems import OnError, Problems
-from distkg.data.sources import SPLITS, Format, SourceFile, find_sources
+from distkg.data.rdf_documents import FORMATS as RDF_DOCUMENTS
+from distkg.data.rdf_documents import read_rdf_document
+from distkg.data.sources import (
+    SPLITS,
+    Format,
+    Literals,
+    ReadOptions,
+    SourceFile,
+    files_left_aside,
+    find_sources,
+    read_options,
+)
 from distkg.data.spool import Spool
 from distkg.data.tables import read_parquet
 from distkg.data.vocabulary import Vocabulary
@@ -46,7 +59,13 @@ from distkg.data.writer import StoreWriter
 from distkg.redaction import is_remote
 
 Reader = Callable[[SourceFile, Problems], Iterator[LabelBatch]]
-READERS: dict[str, Reader] = {"tsv": read_delimited, "parquet": read_parquet, "nt": read_ntriples}
+READERS: dict[str, Reader] = {
+    "tsv": read_delimited,
+    "parquet": read_parquet,
+    "nt": read_ntriples,
+    "nq": read_ntriples,
+    **dict.fromkeys(RDF_DOCUMENTS, read_rdf_document),
+}
 
 
 def prepare(
@@ -61,6 +80,11 @@ def prepare(
     partitioner: PartitionerName = "random",
     on_error: OnError = "fail",
     seed: int = 0,
+    columns: str | None = None,
+    header: bool | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    literals: Literals = "keep",
     progress: Progress | None = None,
 ) -> PrepareReport:
     """Make a store from files of triples.
@@ -80,12 +104,20 @@ def prepare(
         partitioner: which entities share a range.
         on_error: ``skip`` sets bad lines aside in rejects.tsv.
         seed: decides entity order and splits.
+        columns: names or numbers (from 1) of the columns of head, relation and tail in tables, such as ``x,r,y`` or
+            ``2,3,4``; other columns are left out. Default: by the header, or in this order.
+        header: whether the first line of delimited text names the columns; default: where its names are known.
+        delimiter: of text, one character; default: the one that gives most lines the same number of columns.
+        encoding: of text; default: UTF-8, or what a byte order mark says.
+        literals: whether RDF facts with a literal as their object are read.
         progress: called with a stage and how many triples it has done.
 
     Returns:
         Counts and warnings. Duplicates within a split are dropped and counted (``train_duplicates``); triples in
         two splits stay in both and are counted (``train_test_overlap``), as are valid and test triples with
-        entities or relations that train lacks (``test_unseen_entities``), rejected, blank and header lines.
+        entities or relations that train lacks (``test_unseen_entities``), those that train tells under another relation
+        (``train_test_inverses``), labels that differ in spaces only, rejected, blank and header lines. All are in
+        docs/data.md.
 
     Raises:
         IngestError: a source that cannot be used; names file and line.
@@ -94,21 +126,26 @@ def prepare(
     check_split(split)
     _check_choice("on_error", on_error, OnError)
     _check_choice("partitioner", partitioner, PartitionerName)
+    options = read_options(columns, header, delimiter, encoding, literals)
     ways = _Ways(Plan(without_secrets(source), seed, partitions, partitioner), on_error, progress or _silent)
     location = Location.of(source)
     if location.is_folder():
-        declared = read_declared(location)
-        graphs = inductive_graphs(location, format)
+        declared = read_declared(location, options.encoding)
+        graphs = inductive_graphs(location, format, options)
         if graphs is not None:
             if valid or test:
                 raise IngestError(
                     f"folder {without_secrets(source)} holds a graph for inference beside train, so --valid and --test "
                     "cannot be given: its files say what is asked of which graph"
                 )
+            _check_tables(options, [file for graph in graphs.values() for files in graph.values() for file in files])
             return _make_both(graphs, store, ways, declared)
-        sources = find_sources(source, format, valid, test)
-        return _make(_each_alone(sources), store, ways, declared)
-    sources = find_sources(source, format, valid, test)
+        sources = find_sources(source, format, valid, test, options)
+        _check_tables(options, list(sources.values()))
+        aside = files_left_aside(location, {file.name for file in sources.values()})
+        return _make(_each_alone(sources), store, ways, declared, notes=aside)
+    sources = find_sources(source, format, valid, test, options)
+    _check_tables(options, list(sources.values()))
     return _make(_each_alone(sources), store, ways, None, split if len(sources) == 1 else None)
 
 
@@ -135,10 +172,13 @@ def _make(
     ways: _Ways,
     declared: Declared | None,
     shares: tuple[float, float, float] | None = None,
+    notes: Sequence[str] = (),
 ) -> PrepareReport:
     started = time.perf_counter()
     with StoreWriter(store, private=is_remote(ways.plan.source)) as writer:
         problems = Problems(ways.on_error, writer.open_rejects)
+        for note in notes:
+            problems.tell(note)
         ingest = _Ingest(writer, problems, ways.progress)
         parts = ingest.read(sources)
         if shares:
@@ -146,8 +186,24 @@ def _make(
             parts = split_part(parts["train"], *sizes, shares, ways.plan.seed, writer.scratch, problems)
         graph = Graph(parts, ingest.entities.labels(), ingest.relations.labels(), declared)
         count_unseen(parts, len(graph.entities), len(graph.relations), problems)
+        report_leaks(parts, graph.relations, writer.scratch, problems)
+        for labels in (graph.entities, graph.relations):
+            warn_of_forms(labels, problems)
         manifest = assemble(writer, graph, ways.plan, problems, ingest.progress)
-    return report(store, manifest, time.perf_counter() - started)
+    return replace(report(store, manifest, time.perf_counter() - started), notes=tuple(problems.notes))
+
+
+def _check_tables(options: ReadOptions, files: Sequence[SourceFile]) -> None:
+    """Raise where options for tables are given, and no file is one."""
+    tables = any(file.format in ("tsv", "parquet") for file in files)
+    text = any(file.format == "tsv" for file in files)
+    for name, given, used in (
+        ("--columns", bool(options.columns), tables),
+        ("--header and --no-header", options.header is not None, text),
+        ("--delimiter", bool(options.delimiter), text),
+    ):
+        if given and not used:
+            raise IngestError(f"{name}: none of the files ({', '.join(file.name for file in files)}) has such a thing")
 
 
 class _Ingest:
@@ -163,16 +219,17 @@ class _Ingest:
     def read(self, sources: Mapping[str, Sequence[SourceFile]]) -> dict[str, Part]:
         """All splits without their duplicates; a split without files is empty."""
         spools = {split: self._spool(split, sources.get(split, ())) for split in SPLITS}
+        self._warn_of_headers(spools)
         self.progress("looking for duplicates", sum(len(spool) for spool in spools.values()))
         repeats = find_repeats(spools, self.scratch)
         repeats.report(spools, self.problems)
         return {split: Part(spool, repeats.dropped[split]) for split, spool in spools.items()}
 
     def _spool(self, split: str, files: Sequence[SourceFile]) -> Spool:
-        spool = Spool(self.scratch / split, files[0].name if files else "")
+        spool = Spool(self.scratch / split, files[0].name if files else "", files[0].unit if files else "")
         for place, file in enumerate(files):
             if place:
-                spool.begin(file.name)
+                spool.begin(file.name, file.unit)
             for columns, lines in READERS[file.format](file, self.problems):
                 spool.append(self._encode(columns), lines)
                 self.progress(f"reading {file.name}", len(spool))
@@ -180,6 +237,19 @@ class _Ingest:
             self._check_filled(split, spool)
         spool.finish()
         return spool
+
+    def _warn_of_headers(self, spools: Mapping[str, Spool]) -> None:
+        """Warn of first triples none of whose labels occurs in its column again, in any file."""
+        for name, line, labels in self.problems.possible_headers:
+            head, relation, tail = (pa.array([label], pa.utf8()) for label in labels)
+            first = self._encode((head, relation, tail))[0]
+            again = (
+                ((triples == first).any(axis=1) & ~(triples == first).all(axis=1)).any()
+                for spool in spools.values()
+                for _, triples in spool.chunks()
+            )
+            if not any(again):
+                self.problems.note("first_line_may_be_a_header", f"{name}:{line}")
 
     def _encode(self, columns: tuple[pa.Array, pa.Array, pa.Array]) -> NDArray[np.int32]:
         head, relation, tail = columns

@@ -23,12 +23,16 @@ class Problems:
     Attributes:
         counts: warning → how often.
         examples: warning → where it was first met, ``file:line``.
+        notes: sentences about how files were read.
+        possible_headers: file, line and labels of first triples none of whose labels occurs again in its column.
     """
 
     def __init__(self, on_error: OnError, open_rejects: Callable[[], BinaryIO]) -> None:
         self.on_error = on_error
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.possible_headers: list[tuple[str, int, tuple[str, str, str]]] = []
         self._open_rejects = open_rejects
         self._rejects: BinaryIO | None = None
 
@@ -38,8 +42,15 @@ class Problems:
             self.counts[warning] += count
             self.examples.setdefault(warning, where)
 
-    def reject(self, file: str, line: int, reason: str, text: str | bytes) -> None:
+    def tell(self, sentence: str) -> None:
+        """Say how a file was read, where that is not the plainest way."""
+        self.notes.append(sentence)
+
+    def reject(self, file: str, line: int, reason: str, text: str | bytes, hint: str = "") -> None:
         """Refuse one line of input.
+
+        Args:
+            hint: what else to do, a sentence that ends with a space.
 
         Raises:
             IngestError: where ``on_error`` is ``fail``.
@@ -47,7 +58,7 @@ class Problems:
         shown = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text
         if self.on_error == "fail":
             raise IngestError(
-                f"{file}:{line}: {reason}: {shown[:SHOWN_TEXT]!r}. "
+                f"{file}:{line}: {reason}: {shown[:SHOWN_TEXT]!r}. {hint}"
                 "Correct the line, or use --on-error skip to set such lines aside in rejects.tsv"
             )
         self.note("rejected_lines", f"{file}:{line}: {reason}")
@@ -62,6 +73,17 @@ class Problems:
             self._rejects = self._open_rejects()
             self._rejects.write(b"file\tline\treason\ttext\n")
         self._rejects.write(("\t".join(_escape(field) for field in fields) + "\n").encode())
+
+
+def warning_text(warning: str, count: int, example: str | None) -> str:
+    """A counted warning as a line for the user: its name, how often, and an example or the first place."""
+    if example is None:
+        return f"{warning}: {count:,}"
+    if warning.endswith(("_inverses", "_duplicates_by_relation")):
+        return f"{warning}: {count:,}, {example}"
+    if warning.startswith(("labels_that_differ", "columns_left_out")):
+        return f"{warning}: {count:,}, such as {example}"
+    return f"{warning}: {count:,}, first at {example}"
 
 
 def _escape(field: str) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from distkg.data.errors import StoreError
 from distkg.data.local_path import local_path
 from distkg.data.location import Location, without_secrets
+from distkg.data.text_files import read_rows, text_file
 
 if TYPE_CHECKING:
     from distkg.data.store import Store
@@ -93,19 +94,14 @@ def make_relation_text(store: Store, encode: Encode, descriptions: Descriptions 
 
 
 def read_descriptions(file: Path) -> Descriptions:
-    """Of lines LABEL<TAB>DESCRIPTION<TAB>DESCRIPTION OF THE INVERSE, UTF-8 without a header.
+    """Descriptions of lines LABEL<TAB>DESCRIPTION<TAB>DESCRIPTION OF THE INVERSE, without a header.
 
     Raises:
-        StoreError: a line has other fields; names file and line.
+        IngestError: no such file, or a line of other fields; names file and line.
     """
     file = local_path(file, "descriptions", "file")
-    found = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        fields = line.split("\t")
-        if len(fields) != 3:
-            raise StoreError(f"{file}:{number}: {len(fields)} fields instead of 3: label, description, inverse's")
-        found[fields[0]] = fields[1], fields[2]
-    return found
+    rows = read_rows(text_file(file, str(file)), 3, "label, description, description of the inverse")
+    return {label: (forward, inverse) for _, (label, forward, inverse) in rows}
 
 
 def read_relation_text(store: Store, address: str = "") -> NDArray[np.float32] | None:

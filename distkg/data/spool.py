@@ -18,11 +18,12 @@ class Spool:
     Args:
         path: file to make.
         name: the source file, for messages.
+        unit: what its places count, where that is not lines.
     """
 
-    def __init__(self, path: Path, name: str = "") -> None:
+    def __init__(self, path: Path, name: str = "", unit: str = "") -> None:
         self.path = path
-        self._files = [(0, name)]  # first row of each source file
+        self._files = [(0, name, unit)]  # first row of each source file
         self._rows = 0
         self._file = path.open("wb")
         # Row and line at which a run of consecutive lines begins; a fault in the source starts a new run.
@@ -38,9 +39,9 @@ class Spool:
         """Of the source file; of the first where there are several."""
         return self._files[0][1]
 
-    def begin(self, name: str) -> None:
+    def begin(self, name: str, unit: str = "") -> None:
         """What is appended from now on comes from another source file."""
-        self._files.append((self._rows, name))
+        self._files.append((self._rows, name, unit))
         self._next_line = -1
 
     def append(self, triples: NDArray[np.int32], lines: NDArray[np.int64] | None = None) -> None:
@@ -82,8 +83,8 @@ class Spool:
         starts = np.concatenate(self._run_rows)
         run = int(np.searchsorted(starts, row, side="right")) - 1
         line = int(np.concatenate(self._run_lines)[run]) + row - int(starts[run])
-        name = next(name for first, name in reversed(self._files) if first <= row)
-        return f"{name}:{line}"
+        name, unit = next((name, unit) for first, name, unit in reversed(self._files) if first <= row)
+        return f"{name}:{unit}{line}"
 
 
 def shuffled(source: Spool, path: Path, without: NDArray[np.int64], rng: np.random.Generator) -> Spool:

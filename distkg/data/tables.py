@@ -1,4 +1,5 @@
-"""Triples in Parquet: columns named head/relation/tail (or subject/predicate/object …), else the first three."""
+"""Triples in Parquet: the columns that are asked for, else those named head/relation/tail (or
+subject/predicate/object …), else the first three."""
 
 from __future__ import annotations
 
@@ -10,12 +11,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distkg.data.blocks import LabelBatch
-from distkg.data.delimited import column_order, has_empty
+from distkg.data.delimited import has_empty
 from distkg.data.errors import IngestError
+from distkg.data.headers import Ambiguous, columns_by_name
+from distkg.data.layout import choose_columns
 from distkg.data.problems import Problems
 from distkg.data.sources import SourceFile
 
 BATCH_ROWS = 1 << 17
+PANDAS_INDEX = "__index_level_0__"
 
 
 def read_parquet(file: SourceFile, problems: Problems) -> Iterator[LabelBatch]:
@@ -29,7 +33,7 @@ def read_parquet(file: SourceFile, problems: Problems) -> Iterator[LabelBatch]:
     row = 1
     try:
         with pq.ParquetFile(file.location.filesystem.open_input_file(file.location.path)) as table:
-            names = _columns(table.schema_arrow, file.name)
+            names = _columns(table.schema_arrow, file, problems)
             for batch in table.iter_batches(BATCH_ROWS, columns=names):
                 columns = [_as_labels(batch.column(name), file.name, name) for name in names]
                 yield _checked(columns, row, file.name, problems)
@@ -40,11 +44,23 @@ def read_parquet(file: SourceFile, problems: Problems) -> Iterator[LabelBatch]:
         ) from None
 
 
-def _columns(schema: pa.Schema, name: str) -> list[str]:
-    if len(schema.names) < 3:
-        raise IngestError(f"{name}: {len(schema.names)} column(s) ({', '.join(schema.names)}) where 3 are expected")
-    order = column_order(schema.names) or (0, 1, 2)
-    return [schema.names[column] for column in order]
+def _columns(schema: pa.Schema, file: SourceFile, problems: Problems) -> list[str]:
+    names = schema.names
+    if len(names) < 3:
+        raise IngestError(f"{file.name}: {len(names)} column(s) ({', '.join(names)}) where 3 are expected")
+    if file.options.columns:
+        order = choose_columns(file.options.columns, names, len(names), file.name)
+        return [names[column] for column in order]
+    found = columns_by_name(names)
+    if isinstance(found, Ambiguous):
+        raise IngestError(
+            f"{file.name} has several columns for {found.role} ({', '.join(found.names)}). Say which to read: "
+            f"--columns HEAD,RELATION,TAIL, of {', '.join(names)}; other columns are left out"
+        )
+    chosen = [names[column] for column in found or (0, 1, 2)]
+    left_out = [name for name in names if name not in chosen and name != PANDAS_INDEX]
+    problems.note("columns_left_out", f"{file.name}: {', '.join(left_out)}", len(left_out))
+    return chosen
 
 
 def _as_labels(column: pa.Array, file: str, name: str) -> pa.Array:
