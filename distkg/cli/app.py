@@ -22,6 +22,7 @@ from distkg.termination import run_until_signal
 
 if TYPE_CHECKING:
     from distkg.config import RunConfig
+    from distkg.data.assemble import PrepareReport
 
 MISTAKE, REFUSED = 2, 3
 
@@ -173,6 +174,17 @@ def show_table(table: Any) -> None:
     from distkg.reporting.tables import make_console
 
     make_console().print(table)
+
+
+def print_remarks(report: PrepareReport) -> None:
+    """Say how the files of a graph were read, and what was counted while they were."""
+    from distkg.data.problems import warning_text
+    from distkg.printable import printable
+
+    for note in report.notes:
+        typer.echo(f"note: {printable(note)}", err=True)
+    for warning, count in report.warnings.items():
+        typer.echo(f"warning: {printable(warning_text(warning, count, report.examples.get(warning)))}", err=True)
 
 
 def _debugging(ctx: Any) -> bool:

@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distkg.cli.app import JsonOption, StoreOption, app, file_path, folder_path, say, say_json, show_table
-from distkg.printable import printable
+from distkg.cli.app import (
+    JsonOption,
+    StoreOption,
+    app,
+    file_path,
+    folder_path,
+    print_remarks,
+    say,
+    say_json,
+    show_table,
+)
 from distkg.redaction import redact_address
 
 if TYPE_CHECKING:
@@ -57,8 +66,8 @@ def prepare(
         typer.Argument(
             metavar="SOURCE",
             help="A file of triples, or a folder with files train, valid and test: .tsv, .csv, .txt, .parquet, .nt, "
-            ".nq, .ttl, .trig, .rdf, .owl, .xml, .n3, .jsonld; text also with .gz, .bz2, .xz, .zst, .lz4. With inference.* "
-            "beside them, two graphs and two stores.",
+            ".nq, .ttl, .trig, .rdf, .owl, .xml, .n3, .jsonld; text also with .gz, .bz2, .xz, .zst, .lz4. With "
+            "inference.* beside them, two graphs and two stores.",
         ),
     ],
     store: StoreOption,
@@ -112,7 +121,7 @@ def prepare(
         Literals, typer.Option(help="RDF facts whose object is a literal: keep, or drop and count.")
     ] = Literals.keep,
 ) -> None:
-    """Read a graph (delimited text, Parquet or RDF) into a store. docs/data.md explains formats and warnings."""
+    """Read a graph (delimited text, Parquet or RDF) into a store; docs/data.md has formats and warnings."""
     from distkg.data import prepare as ingest
     from distkg.reporting.stages import show_stages
 
@@ -257,16 +266,6 @@ def _shares(text: str) -> tuple[float, float, float]:
     return train, valid, test
 
 
-def _print_remarks(report: PrepareReport) -> None:
-    """How files were read, and what was counted while they were."""
-    from distkg.data.problems import warning_text
-
-    for note in report.notes:
-        say(printable(f"note: {note}"), err=True)
-    for warning, count in report.warnings.items():
-        say(printable(f"warning: {warning_text(warning, count, report.examples.get(warning))}"), err=True)
-
-
 def _print_store(report: PrepareReport) -> None:
     from distkg.reporting.quantities import duration
     from distkg.reporting.tables import counts_table
@@ -275,6 +274,6 @@ def _print_store(report: PrepareReport) -> None:
         _print_store(report.beside)
     rows = [("entities", report.entities), ("relations", report.relations), *report.triples.items()]
     show_table(counts_table(rows, f"{redact_address(report.store)} ({duration(report.seconds)})"))
-    _print_remarks(report)
+    print_remarks(report)
     if report.rejects:
         say(f"rejected lines: {redact_address(report.rejects)}", err=True)

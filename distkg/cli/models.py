@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distkg.cli.app import JsonOption, RunArgument, Split, app, file_path, folder_path, say, say_json, show_table
+from distkg.cli.app import (
+    JsonOption,
+    RunArgument,
+    Split,
+    app,
+    file_path,
+    folder_path,
+    print_remarks,
+    say,
+    say_json,
+    show_table,
+)
 from distkg.printable import printable
 
 if TYPE_CHECKING:
@@ -344,7 +355,9 @@ def _facts_of(model: FoundationModel, store: str | None, graph: str | None) -> A
         raise typer.BadParameter(
             f"{model.name} is a foundation model: give the graph to reason from, --store or --graph"
         )
-    return nullcontext(Store.open_inference(store)) if store is not None else fresh_graph(str(graph), model.reads)
+    if store is not None:
+        return nullcontext(Store.open_inference(store))
+    return fresh_graph(str(graph), model.reads, print_remarks)
 
 
 def _numbers(text: str) -> list[int]:

@@ -26,6 +26,8 @@ from distkg.data.text_stream import undecodable
 
 __all__ = ["Layout", "column_order", "detect_layout", "has_empty", "read_delimited"]
 
+NAME_ENCODING = "If the file is in another encoding, name it, such as --encoding cp1252 (Windows) or latin-1. "
+
 Row = tuple[int, list[str]]
 """Line and labels of head, relation and tail."""
 
@@ -272,7 +274,7 @@ def _rows_within(text: bytes, layout: Layout, file: SourceFile) -> list[list[str
 
 def _reject(text: bytes, line: int, reason: str, line_end: bytes, file: SourceFile, problems: Problems) -> None:
     """Reject every line of a record."""
-    hint = undecodable(0, file)[1] if reason.startswith("bytes that are not") else ""
+    hint = NAME_ENCODING if reason.startswith("bytes that are not") else ""
     for place, part in enumerate(text.split(line_end)):
         said = f"part of the record that begins in line {line}: {reason}" if place else reason
         problems.reject(file.name, line + place, said, part.removesuffix(b"\r"), hint)
@@ -293,7 +295,7 @@ def _checked_row(text: bytes, layout: Layout, file: SourceFile) -> list[str] | s
         return f"{len(row)} column{'s' * (len(row) != 1)} (delimiter {shown}) where {layout.columns} are expected"
     labels = [row[column] for column in layout.order]
     if not decoded.isascii() and any("\udc80" <= character <= "\udcff" for label in labels for character in label):
-        return undecodable(start, file)[0]
+        return undecodable(start, file)
     return labels if all(labels) else "empty label"
 
 

@@ -15,7 +15,7 @@ from distkg.data.sources import ReadOptions
 
 DELIMITERS = ("\t", ",", ";", "|", " ")
 QUOTED = (",", ";")
-SAMPLE_LINES, SAMPLE_BYTES = 1000, 1 << 20
+SAMPLE_LINES, SAMPLE_BYTES = 300, 1 << 18
 TOLERANCE = 0.1
 AS_WRITTEN: Order = (0, 1, 2)
 NAMED = {"\t": "tab", " ": "space", ",": "comma", ";": "semicolon", "|": "pipe"}

@@ -116,10 +116,9 @@ def _shared(pair: NDArray[np.int64], code: NDArray[np.int32]) -> Counter[tuple[i
         place = place[place + step < len(pair)]
         place = place[pair[place] == pair[place + step]]
         loop = pair[place] >> 32 == pair[place] & 0xFFFFFFFF
-        both = np.stack([code[place], code[place + step]], 1)
-        for (first, second), times in zip(*_counted(both), strict=True):
+        for (first, second), times in _counted(code[place], code[place + step]):
             found[first, second] += times
-        for (first, second), times in zip(*_counted(both[loop]), strict=True):
+        for (first, second), times in _counted(code[place[loop]], code[place[loop] + step]):
             found[first, second ^ 1] += times  # a loop stands in both directions
         step += 1
     return found
@@ -183,10 +182,11 @@ def _count_facts(paths: list[Path], splits: list[str], near: _Near, relations: p
             fact, other = fact[of_train], other[of_train]
             for kind, chosen in near.kinds(records[fact], records[other]):
                 told[kind][fact[chosen]] = True
-                both = np.stack([records["code"][side[chosen]] >> 1 for side in (fact, other)], 1)
-                keys = np.concatenate([split[fact[chosen]][:, None], np.sort(both, 1)], 1)
-                for (place, low, high), times in zip(*_counted(keys), strict=True):
-                    pairs.setdefault((place, kind), Counter())[low, high] += times
+                own, told_by = (records["code"][side[chosen]] >> 1 for side in (fact, other))
+                for place in range(1, len(splits)):
+                    here = split[fact[chosen]] == place
+                    for (first, second), times in _counted(own[here], told_by[here]):
+                        pairs.setdefault((place, kind), Counter())[min(first, second), max(first, second)] += times
         for kind, rows in told.items():
             for place in range(1, len(splits)):
                 totals[place, kind] += int((rows & (split == place)).sum())
@@ -214,9 +214,11 @@ def _neighbours(records: NDArray[np.void]) -> Iterator[tuple[NDArray[np.int64], 
         step += 1
 
 
-def _counted(keys: NDArray[np.int32]) -> tuple[list[list[int]], list[int]]:
-    values, times = np.unique(keys, axis=0, return_counts=True)
-    return values.tolist(), times.tolist()
+def _counted(first: NDArray[np.int32], second: NDArray[np.int32]) -> Iterator[tuple[tuple[int, int], int]]:
+    """The different pairs of two columns [m], and how often each occurs."""
+    keys, times = np.unique(first.astype(np.int64) << 32 | second.astype(np.int64), return_counts=True)
+    for key, count in zip(keys.tolist(), times.tolist(), strict=True):
+        yield (key >> 32, key & 0xFFFFFFFF), count
 
 
 def _listed(pairs: Counter[tuple[int, int]], relations: pa.Array) -> str:

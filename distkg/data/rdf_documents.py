@@ -1,8 +1,8 @@
 """RDF documents through pyoxigraph: Turtle, TriG, RDF/XML, N3, JSON-LD; streamed (JSON-LD excepted).
 
 Labels are those of ``distkg.data.ntriples``. The graph of a quad is left out. Blank nodes keep the names that the
-document gives them; those that have none, such as ``[ … ]``, are numbered by file, ``_:train.ttl-1``, so that equal files
-make equal stores. Triples are counted instead of lines, as several triples may stand in a line and one triple in several.
+document gives them; those that have none, such as ``[ … ]``, are numbered by file, ``_:train.ttl-1``, so that equal
+files make equal stores. Triples are counted instead of lines, as several may stand in a line and one in several.
 """
 
 from __future__ import annotations
@@ -196,8 +196,8 @@ def _rejected(error: SyntaxError, stream: _Stream, file: SourceFile, problems: P
     if not recovers:
         where = f"{file.name}:{first}" if first else file.name
         raise IngestError(
-            f"{where}: {reason}. What follows cannot be told from it, so nothing is read; correct it, or convert the file "
-            "to N-Triples, of which bad lines can be skipped"
+            f"{where}: {reason}. What follows cannot be told from it, so nothing is read; correct it, or convert the "
+            "file to N-Triples, of which bad lines can be skipped"
         )
     assert first is not None
     for line in range(first, (last or first) + 1):

@@ -62,8 +62,10 @@ def read_lines(file: SourceFile) -> Iterator[tuple[int, str]]:
             try:
                 yield line, text.decode("utf-8")
             except UnicodeDecodeError as error:
-                reason, hint = undecodable(error.start, file)
-                raise IngestError(f"{file.name}:{line}: {reason}. {hint}") from None
+                raise IngestError(
+                    f"{file.name}:{line}: {undecodable(error.start, file)}. Convert the file, such as with "
+                    "iconv --from-code=CP1252 --to-code=UTF-8"
+                ) from None
 
 
 def read_rows(file: SourceFile, columns: int, expected: str) -> Iterator[tuple[int, list[str]]]:

@@ -90,17 +90,16 @@ def encoding_of(file: SourceFile) -> str:
     return next((name for mark, name in MARKS if head.startswith(mark)), file.options.encoding or "utf-8")
 
 
-def undecodable(start: int, file: SourceFile) -> tuple[str, str]:
-    """What is wrong with a line of which a byte cannot be decoded, and what to do.
+def undecodable(start: int, file: SourceFile) -> str:
+    """What is wrong with a line of which a byte cannot be decoded.
 
     Args:
         start: bytes of the line before that one.
     """
     encoding = encoding_of(file)
     if codecs.lookup(encoding).name != "utf-8":
-        return f"bytes that are not {encoding}", "Name another encoding with --encoding. "
-    hint = "If the file is in another encoding, name it: --encoding cp1252 (Windows) or latin-1. "
-    return f"bytes that are not UTF-8 (byte {start + 1} of the line)", hint
+        return f"bytes that are not {encoding}"
+    return f"bytes that are not UTF-8 (byte {start + 1} of the line)"
 
 
 def _cut(text: bytes, size: int) -> Iterator[bytes]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
+from distkg.data.errors import IngestError
 from distkg.data.local_path import local_path
 from distkg.data.store import Store, StoreError
+from distkg.data.text_files import read_lines, text_file
 from distkg.printable import from_printable
 
 DIRECTIONS = ("forward", "inverse")
+EXPECTED = "Write anchor<TAB>relation[<TAB>forward|inverse] on each line"
 
 
 class QueryFileError(ValueError):
@@ -27,72 +30,65 @@ def read_queries(path: str | Path, store: Store) -> np.ndarray:
     ``forward`` (default: which tails?) or ``inverse`` (which heads?); all lines have it or none.
 
     Raises:
-        QueryFileError: the file is empty, not UTF-8, a line has another number of columns, or a label or
-            direction is unknown.
+        QueryFileError: the file is not there, empty, damaged or not UTF-8, a line has another number of columns, or a
+            label or direction is unknown.
     """
-    columns = _read_columns(local_path(path, "queries", "file"))
-    anchor = _ids(columns[0], store.entity_labels(), path, store.entity_id)
-    relation = _ids(columns[1], store.relation_labels(), path, store.relation_id)
+    columns, lines = _read_columns(local_path(path, "queries", "file"))
+    anchor = _ids(columns[0], store.entity_labels(), path, lines, store.entity_id)
+    relation = _ids(columns[1], store.relation_labels(), path, lines, store.relation_id)
     if len(columns) == 3:
-        relation = relation + store.num_relations * _ids(columns[2], pa.array(DIRECTIONS), path, _no_direction)
+        relation = relation + store.num_relations * _ids(columns[2], pa.array(DIRECTIONS), path, lines, _no_direction)
     return np.stack([anchor, relation], 1)
 
 
-def _read_columns(path: Path) -> list[pa.ChunkedArray]:
-    names = [f"column {i + 1}" for i in range(_count_columns(path))]
-    invalid: list[pyarrow.csv.InvalidRow] = []
-
-    def refuse(row: pyarrow.csv.InvalidRow) -> str:
-        invalid.append(row)
-        return "error"
-
-    parsing = pyarrow.csv.ParseOptions(
-        delimiter="\t", quote_char=False, ignore_empty_lines=False, invalid_row_handler=refuse
-    )
-    reading = pyarrow.csv.ReadOptions(column_names=names, use_threads=False)  # threads would lose line numbers
-    converting = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string()))
+def _read_columns(path: str | Path) -> tuple[list[pa.Array], list[int]]:
+    """The columns of a file, and the line of each row; blank lines and comments (``#``, no tab) are passed over."""
+    rows: list[list[str]] = []
+    lines: list[int] = []
     try:
-        table = pyarrow.csv.read_csv(path, reading, parsing, converting)
-    except pa.ArrowInvalid as error:
-        raise QueryFileError(_explain_invalid(path, invalid) or f"{path}: {error}") from None
-    return table.columns
-
-
-def _explain_invalid(path: Path, rows: list[pyarrow.csv.InvalidRow]) -> str:
+        for line, text in read_lines(text_file(path, str(path))):
+            fields = text.split("\t")
+            if text.startswith("#") and len(fields) == 1:
+                continue
+            _check_columns(path, line, len(fields), len(rows[0]) if rows else 0)
+            rows.append(fields)
+            lines.append(line)
+    except IngestError as error:
+        raise QueryFileError(str(error)) from None
     if not rows:
-        return ""
-    row = rows[0]
-    return (
-        f"{path}:{row.number}: columns found: {row.actual_columns}, in the first line: {row.expected_columns}. "
-        "Write anchor<TAB>relation, or a third column forward|inverse on every line"
-    )
+        raise QueryFileError(f"{path}:1: it is empty. {EXPECTED}")
+    return [pa.array(column, pa.large_utf8()) for column in zip(*rows, strict=True)], lines
 
 
-def _count_columns(path: Path) -> int:
-    with path.open("rb") as file:
-        first = file.readline()
-    columns = first.count(b"\t") + 1
+def _check_columns(path: str | Path, line: int, columns: int, others: int) -> None:
+    if others and columns != others:
+        raise QueryFileError(
+            f"{path}:{line}: columns found: {columns}, in the first line: {others}. "
+            "Write anchor<TAB>relation, or a third column forward|inverse on every line"
+        )
     if columns not in (2, 3):
-        what = f"its first line has {columns} column{'s' * (columns > 1)}" if first else "it is empty"
-        raise QueryFileError(f"{path}:1: {what}. Write anchor<TAB>relation[<TAB>forward|inverse] on each line")
-    return columns
+        raise QueryFileError(f"{path}:{line}: its first line has {columns} column{'s' * (columns > 1)}. {EXPECTED}")
 
 
-def _ids(column: pa.ChunkedArray, labels: pa.Array, path: str | Path, explain) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _ids(  # type: ignore[no-untyped-def]
+    column: pa.Array, labels: pa.Array, path: str | Path, lines: Sequence[int], explain
+) -> np.ndarray:
     """Positions of a column's labels among ``labels``: int64 [q]; ``explain(label)`` raises for one that is absent."""
     found = pc.index_in(column.cast(labels.type), value_set=labels)
     if pc.any(pc.match_substring(column, "\\")).as_py():
-        found = _with_escapes(column, found, labels, path)
+        found = _with_escapes(column, found, labels, path, lines)
     if found.null_count:
-        line = pc.index(pc.is_null(found), True).as_py()
+        row = pc.index(pc.is_null(found), True).as_py()
         try:
-            explain(column[line].as_py())
+            explain(column[row].as_py())
         except StoreError as error:
-            raise QueryFileError(f"{path}:{line + 1}: {error}") from None
+            raise QueryFileError(f"{path}:{lines[row]}: {error}") from None
     return found.to_numpy().astype(np.int64)
 
 
-def _with_escapes(column: pa.ChunkedArray, found: pa.ChunkedArray, labels: pa.Array, path: str | Path) -> pa.Array:
+def _with_escapes(
+    column: pa.Array, found: pa.Array, labels: pa.Array, path: str | Path, lines: Sequence[int]
+) -> pa.Array:
     """``found``, and where it is null the positions of labels that are written with escapes, as predictions are.
 
     Raises:
@@ -100,11 +96,10 @@ def _with_escapes(column: pa.ChunkedArray, found: pa.ChunkedArray, labels: pa.Ar
     """
     texts = [from_printable(text) for text in column.to_pylist()]
     unescaped = pc.index_in(pa.array(texts, labels.type), value_set=labels)
-    found = found.combine_chunks()
     twice = pc.and_(pc.is_valid(found), pc.and_(pc.is_valid(unescaped), pc.not_equal(found, unescaped)))
-    if (line := pc.index(twice, True).as_py()) >= 0:
+    if (row := pc.index(twice, True).as_py()) >= 0:
         raise QueryFileError(
-            f"{path}:{line + 1}: {column[line].as_py()} is the label of two: as it stands, and with its escapes read "
+            f"{path}:{lines[row]}: {column[row].as_py()} is the label of two: as it stands, and with its escapes read "
             "as characters. Ask about them in Python, by their ids"
         )
     return pc.coalesce(found, unescaped)
