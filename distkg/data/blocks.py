@@ -88,9 +88,17 @@ def read_blocks(file: SourceFile, block_bytes: int = 1 << 23) -> Iterator[Block]
 
 def _line_end(text: bytes) -> bytes:
     """What ends the lines of a text; empty where it has no line end, or perhaps the half of one."""
-    if b"\n" in text:
-        return b"\n"
-    return b"\r" if b"\r" in text[:-1] else b""
+    if b"\n" not in text:
+        return b"\r" if b"\r" in text[:-1] else b""
+    lone = text.count(b"\r") > text.count(b"\r\n")
+    return b"\r" if lone and b'"' in text and _only_quoted(text) else b"\n"
+
+
+def _only_quoted(text: bytes) -> bool:
+    """Whether every ``\\n`` stands between quotes and some ``\\r`` does not, as in CSV from Excel on old Macs."""
+    data = np.frombuffer(text, np.uint8)
+    quoted = np.cumsum(data == ord('"')) & 1 == 1
+    return bool(quoted[data == ord("\n")].all() and not quoted[data == ord("\r")].all())
 
 
 def read_pieces(file: SourceFile) -> Iterator[bytes]:

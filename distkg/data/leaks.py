@@ -89,7 +89,9 @@ def _read_buckets(paths: list[Path]) -> Iterator[NDArray[np.void]]:
         pair, records = pair[order], records[order]
         again = pair[1:] == pair[:-1]
         # Only pairs of entities with several facts matter, and of those there are few.
-        several = np.concatenate([[False], again]) | np.concatenate([again, [False]])
+        several = np.zeros(len(pair), bool)
+        several[1:] |= again
+        several[:-1] |= again
         order = np.lexsort((records["code"][several], pair[several]))
         records[several] = records[several][order]
         yield records

@@ -1,29 +1,30 @@
 """Fixtures of the data tests."""
 
-import gzip
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import boto3
 import pytest
+from compressed import compress
 from kept_rejects import KeptRejects
 from moto.server import ThreadedMotoServer
 
 from distkg.data.location import Location
 from distkg.data.problems import OnError, Problems
-from distkg.data.sources import SourceFile, find_sources
+from distkg.data.sources import SourceFile, find_sources, read_options
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Callable[..., SourceFile]:
-    """Writes a file (gzipped where its name says so) and gives it as a source."""
+    """Writes a file (compressed as its name says) and gives it as a source; options are those of ``read_options``."""
 
-    def write(name: str, content: bytes | str) -> SourceFile:
+    def write(name: str, content: bytes | str, **options: Any) -> SourceFile:
         data = content.encode() if isinstance(content, str) else content
         path = tmp_path / name
-        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-        return find_sources(str(path), "auto", None, None)["train"]
+        path.write_bytes(compress(data, name))
+        return find_sources(str(path), "auto", None, None, read_options(**options))["train"]
 
     return write
 

@@ -135,7 +135,7 @@ def test_descriptions_are_read_from_a_file(tmp_path: Path) -> None:
     file.write_text("r\tis near\thas near it\ns\tlies in\tholds\n", encoding="utf-8")
     assert read_descriptions(file) == {"r": ("is near", "has near it"), "s": ("lies in", "holds")}
     file.write_text("r\tis near\n", encoding="utf-8")
-    with pytest.raises(StoreError, match=r"told.tsv:1: 2 fields instead of 3"):
+    with pytest.raises(StoreError, match=r"told.tsv:1: 2 columns where 3 are expected"):
         read_descriptions(file)
 
 

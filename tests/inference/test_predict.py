@@ -263,11 +263,12 @@ def test_two_columns_ask_forward(store: Store, tmp_path: Path) -> None:
         (b"", "q.tsv:1: it is empty"),
         (b"anna\n", "q.tsv:1: its first line has 1 column. Write anchor<TAB>relation"),
         (b"anna\tlikes\nanna\tlikes\tinverse\n", "q.tsv:2: columns found: 3, in the first line: 2"),
-        (b"anna\tlikes\n\nben\tlikes\n", "q.tsv:2: .*no entity labelled ''"),
+        (b"anna\tlikes\n\tlikes\n", "q.tsv:2: .*no entity labelled ''"),
+        (b"# asked\n\nanna\tlikes\nanne\tlikes\n", "q.tsv:4: .*no entity labelled 'anne'"),
         (b"anna\tlikes\nanne\tlikes\n", "q.tsv:2: .*no entity labelled 'anne'. Close: 'anna'"),
         (b"anna\tlikes\tforward\nben\tlike\tforward\n", "q.tsv:2: .*no relation labelled 'like'"),
         (b"anna\tlikes\tbackward\n", "q.tsv:1: direction 'backward' is neither forward nor inverse"),
-        (b"anna\tlikes\n\xff\tlikes\n", "q.tsv: .*UTF8"),
+        (b"anna\tlikes\n\xff\tlikes\n", r"q.tsv:2: bytes that are not UTF-8 \(byte 1"),
     ],
 )
 def test_bad_lines_are_named(store: Store, tmp_path: Path, content: bytes, message: str) -> None:
