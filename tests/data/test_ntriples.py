@@ -73,3 +73,33 @@ def test_skipping_sets_the_bad_line_aside(source: WriteSource, problems: MakePro
     assert lines == [1, 3]
     assert rejects.text.splitlines()[1].startswith("x.nt\t2\tnot N-Triples: ")
     assert rejects.text.splitlines()[1].endswith("\t<oops")
+
+
+def test_the_graph_of_a_quad_is_left_out(source: WriteSource, problems: MakeProblems) -> None:
+    quad = GOOD.replace(" .", " <http://x/g> .")
+    rows, lines = read(source("x.nq.bz2", quad + "# a comment\n\n" + GOOD.replace("/b", "/c")), problems("fail"))
+    assert rows == [("http://x/a", "http://x/p", "http://x/b"), ("http://x/a", "http://x/p", "http://x/c")]
+    assert lines == [1, 4]
+    with pytest.raises(IngestError, match=r"x\.nt:1: not N-Triples: a quad, .* --format nq"):
+        read(source("x.nt", quad), problems("fail"))
+
+
+def test_messages_have_one_line_number(source: WriteSource, problems: MakeProblems) -> None:
+    with pytest.raises(
+        IngestError, match=r"^x\.nt:2: not N-Triples: Invalid IRI code point ' ' \(columns 14 to 28\): "
+    ):
+        read(source("x.nt", GOOD + "<http://x/a> <http://x/p q> <http://x/b> .\n"), problems("fail"))
+
+
+def test_literals_are_dropped_and_counted(source: WriteSource, problems: MakeProblems) -> None:
+    text = (
+        GOOD + '<http://x/a> <http://x/p> "b" .\n' + '<http://x/a> <http://x/p> "c"@en-GB .\n_:a <http://x/p> _:b .\n'
+    )
+    kept = problems("fail")
+    rows, lines = read(source("x.nt", text, literals="drop"), kept)
+    assert rows == [("http://x/a", "http://x/p", "http://x/b"), ("_:a", "http://x/p", "_:b")]
+    assert lines == [1, 4]
+    assert (kept.counts, kept.examples) == ({"literals_dropped": 2}, {"literals_dropped": "x.nt:2"})
+    kept = problems("fail")
+    assert read(source("x.nt", text), kept)[0][2][2] == '"c"@en-gb'
+    assert kept.notes == ["x.nt: 2 facts have a literal as their tail; --literals drop leaves such out"]

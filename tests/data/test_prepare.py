@@ -13,7 +13,7 @@ from distkg.data.store import Store
 
 def folder_of(tmp_path: Path, **splits: str) -> str:
     folder = tmp_path / "files"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for split, text in splits.items():
         (folder / f"{split}.tsv").write_text(text)
     return str(folder)
@@ -215,3 +215,62 @@ def test_progress_tells_stages_and_counts(tmp_path: Path) -> None:
         ("writing train", 20),
         ("writing test", 1),
     ]
+
+
+def test_every_line_is_accounted_for(tmp_path: Path) -> None:
+    lines = ["# by hand", "", "head\trelation\ttail", "a\tr\tb", "bad", "a\tr\tb", "", "b\tr\t", "#note", "b\tr\tc"]
+    made = prepare(folder_of(tmp_path, train="\n".join(lines) + "\n"), str(tmp_path / "s"), on_error="skip")
+    assert made.warnings == {
+        "comment_lines": 2,
+        "blank_lines": 2,
+        "header_lines": 1,
+        "rejected_lines": 2,
+        "train_duplicates": 1,
+    }
+    assert sum(made.warnings.values()) + made.triples["train"] == len(lines)
+
+
+def test_each_file_may_have_a_header_or_not(tmp_path: Path) -> None:
+    facts = "a\tr\tb\nb\tr\tc\n"
+    source = folder_of(
+        tmp_path, train=facts + "c\tr\ta\n", valid="tail\trel\thead\na\tr\ta\n", test="one\ttwo\tthree\nb\tr\tb\n"
+    )
+    made = prepare(source, str(tmp_path / "s"))
+    assert made.triples == {"train": 3, "valid": 1, "test": 2}
+    assert made.warnings["header_lines"] == 1
+    assert made.warnings["first_line_may_be_a_header"] == 1
+    assert made.examples["first_line_may_be_a_header"] == "test.tsv:1"
+    assert prepare(source, str(tmp_path / "t"), header=True).triples == {"train": 2, "valid": 1, "test": 1}
+    made = prepare(source, str(tmp_path / "u"), header=False)
+    assert made.triples == {"train": 3, "valid": 2, "test": 2}
+    assert "first_line_may_be_a_header" not in made.warnings
+
+
+def test_a_first_line_whose_labels_other_files_have_is_a_fact(tmp_path: Path) -> None:
+    source = folder_of(tmp_path, train="a\tr\tb\nb\ts\tc\nc\ts\ta\n", test="a\tr\tc\nb\ts\ta\n")
+    assert prepare(source, str(tmp_path / "s")).warnings == {}
+    source = folder_of(tmp_path / "x", train="x\ty\tz\na\tr\tb\n", test="x\ty\tz\na\tr\tc\n")
+    warnings = prepare(source, str(tmp_path / "t")).warnings
+    assert warnings["first_line_may_be_a_header"] == 2
+
+
+def test_labels_that_are_one_are_told(tmp_path: Path) -> None:
+    made = prepare(folder_of(tmp_path, train="Paris\tin\tFrance\nParis \tin \tFrance\n"), str(tmp_path / "s"))
+    assert made.warnings == {"labels_that_differ_in_spaces_or_unicode_form": 2}
+    assert made.examples == {"labels_that_differ_in_spaces_or_unicode_form": "'Paris' and 'Paris '"}
+    assert (made.entities, made.relations) == (3, 2)
+
+
+def test_options_that_no_file_has_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.nt").write_text("<http://a> <http://b> <http://c> .\n")
+    with pytest.raises(IngestError, match=r"--columns: none of the files \(x\.nt\) has such a thing"):
+        prepare(str(tmp_path / "x.nt"), str(tmp_path / "s"), columns="1,2,3")
+
+
+def test_options_reach_both_graphs_of_an_inductive_folder(tmp_path: Path) -> None:
+    rows = "1\ta\tb\tr\n2\tb\tc\tr\n"
+    source = folder_of(tmp_path, train=rows, valid=rows, test=rows, inference=rows)
+    made = prepare(source, str(tmp_path / "s"), columns="2,4,3")
+    assert (made.entities, made.relations) == (3, 1)
+    assert made.beside is not None
+    assert made.beside.triples["train"] == 2

@@ -4,7 +4,7 @@ import pytest
 from kept_rejects import KeptRejects
 
 from distkg.data.errors import IngestError
-from distkg.data.problems import Problems
+from distkg.data.problems import Problems, warning_text
 
 
 def test_the_first_place_of_a_warning_is_its_example() -> None:
@@ -47,3 +47,16 @@ def test_a_surrogate_in_the_text_cannot_break_the_rejects_file(
     kept.reject("x.tsv", 1, "why", "\ud800")
     kept.close()
     assert rejects.text.splitlines()[1] == "x.tsv\t1\twhy\t\\ud800"
+
+
+@pytest.mark.parametrize(
+    ("warning", "example", "text"),
+    [
+        ("train_duplicates", "train.tsv:3", "train_duplicates: 1,234, first at train.tsv:3"),
+        ("train_test_inverses", "a and b", "train_test_inverses: 1,234, a and b"),
+        ("columns_left_out", "x.csv: weight", "columns_left_out: 1,234, such as x.csv: weight"),
+        ("held_out_short", None, "held_out_short: 1,234"),
+    ],
+)
+def test_warnings_in_words(warning: str, example: str | None, text: str) -> None:
+    assert warning_text(warning, 1234, example) == text

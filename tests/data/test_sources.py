@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from distkg.data.errors import IngestError
-from distkg.data.sources import find_sources
+from distkg.data.location import Location
+from distkg.data.sources import files_left_aside, find_sources, read_options
 
 
 def touch(folder: Path, *names: str) -> str:
@@ -62,3 +63,66 @@ def test_a_split_is_named_once(tmp_path: Path) -> None:
 def test_an_unknown_format_answers_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(IngestError, match=r"format 'xml' is unknown\. Known: auto, tsv, parquet, nt"):
         find_sources(touch(tmp_path, "train.tsv"), "xml", None, None)  # type: ignore[arg-type]
+
+
+def test_compressed_files_and_endings_in_capitals_are_found(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "train.nt.bz2", "VALID.CSV", "test.ttl.zst")
+    files = find_sources(folder, "auto", None, None)
+    assert {split: (file.name, file.format, file.compression) for split, file in files.items()} == {
+        "train": ("train.nt.bz2", "nt", "bz2"),
+        "valid": ("VALID.CSV", "tsv", None),
+        "test": ("test.ttl.zst", "ttl", "zstd"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("train.zip", "train.zip is there, but is not read: archives are not read; unpack it"),
+        ("train.tsv.tar", "train.tsv.tar is there, but is not read: archives are not read"),
+        ("train.parquet.gz", "train.parquet.gz is there, but is not read: Parquet is compressed inside"),
+        ("train.xlsx", "train.xlsx is there, but is not read: this format is not read"),
+        ("train.del", "train.del is there, but is not read: its ending is no known one"),
+        ("training.csv", "training.csv is not read; name it train.csv"),
+        ("train2id.txt", "train2id.txt is there: OpenKE's form.*--columns 1,3,2"),
+        ("facts.tsv", "It holds facts.tsv"),
+    ],
+)
+def test_what_is_there_instead_of_train_is_said(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(IngestError, match=f"holds no train file .*{reason}"):
+        find_sources(touch(tmp_path, name), "auto", None, None)
+
+
+def test_splits_by_other_names_are_told(tmp_path: Path) -> None:
+    folder = Location.of(touch(tmp_path, "train.tsv", "dev.tsv", "val_triples.csv", "test.zip", "notes.txt", "dev.md"))
+    assert files_left_aside(folder, ["train.tsv"]) == [
+        "dev.tsv is not read; name it valid.tsv if it is the valid split",
+        "test.zip is there, but is not read: archives are not read; unpack it, and give the file or the folder that "
+        "was in it",
+        "val_triples.csv is not read; name it valid.csv if it is the valid split",
+    ]
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tsv.7z"])
+def test_archives_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, name)
+    with pytest.raises(IngestError, match="archives are not read"):
+        find_sources(str(tmp_path / name), "tsv", None, None)
+
+
+@pytest.mark.parametrize("columns", ["a,b", "a,b,c,d", "a,,c", "a,b,a", ""])
+def test_columns_are_three(columns: str) -> None:
+    with pytest.raises(IngestError, match="must name three different columns"):
+        read_options(columns=columns)
+
+
+def test_delimiters_by_name_or_character() -> None:
+    assert [read_options(delimiter=given).delimiter for given in ("tab", "\\t", "\t", ";", "Pipe", "^")] == [
+        *"\t\t\t",
+        ";",
+        "|",
+        "^",
+    ]
+    for given in ("", "||", "a", "é", '"', "\n"):
+        with pytest.raises(IngestError, match="must be one ASCII character"):
+            read_options(delimiter=given)

@@ -8,7 +8,7 @@ import pytest
 from distkg.data import tables
 from distkg.data.errors import IngestError
 from distkg.data.problems import Problems
-from distkg.data.sources import SourceFile, find_sources
+from distkg.data.sources import SourceFile, find_sources, read_options
 from distkg.data.tables import read_parquet
 
 MakeProblems = Callable[[str], Problems]
@@ -85,3 +85,31 @@ def test_other_files_are_refused(tmp_path: Path, problems: MakeProblems, content
     path.write_bytes(content)
     with pytest.raises(IngestError, match=r"x\.parquet:1: cannot be read as Parquet"):
         read(find_sources(str(path), "auto", None, None)["train"], problems("fail"))
+
+
+def test_columns_left_out_are_counted_and_chosen_ones_read(tmp_path: Path, problems: MakeProblems) -> None:
+    columns = {"x_id": ["1"], "x_name": ["a"], "rel": ["r"], "y_id": ["2"], "y_name": ["b"]}
+    write(tmp_path / "x.parquet", {name: pa.array(value) for name, value in columns.items()})
+
+    def chosen(text: str) -> SourceFile:
+        return find_sources(str(tmp_path / "x.parquet"), "auto", None, None, read_options(columns=text))["train"]
+
+    kept = problems("fail")
+    assert read(chosen("x_name,rel,y_name"), kept) == ([("a", "r", "b")], [1])
+    assert not kept.counts
+    assert read(chosen("1,3,4"), problems("fail"))[0] == [("1", "r", "2")]
+    with pytest.raises(
+        IngestError, match=r"x\.parquet has several columns for head and tail .*x_id, x_name, y_id, y_name"
+    ):
+        read(find_sources(str(tmp_path / "x.parquet"), "auto", None, None)["train"], problems("fail"))
+    with pytest.raises(
+        IngestError, match=r"x\.parquet has no column 'z'\. Its columns: x_id, x_name, rel, y_id, y_name"
+    ):
+        read(chosen("x_name,z,y_name"), problems("fail"))
+
+
+def test_weights_are_not_left_out_in_silence(tmp_path: Path, problems: MakeProblems) -> None:
+    columns = {"h": pa.array(["a"]), "r": pa.array(["r"]), "t": pa.array(["b"]), "weight": pa.array([0.5])}
+    kept = problems("fail")
+    read(write(tmp_path / "x.parquet", {**columns, "__index_level_0__": pa.array([0])}), kept)
+    assert (kept.counts, kept.examples) == ({"columns_left_out": 1}, {"columns_left_out": "x.parquet: weight"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from distkg.cli import app
+from distkg.data.assemble import PrepareReport
 from distkg.data.errors import IngestError
 from distkg.data.tokens import read_modalities
 from distkg.foundation import make_model, save_model
@@ -73,3 +75,34 @@ def test_the_command_line_reads_descriptions(folder: Path, tmp_path: Path) -> No
     told_otherwise = answers()
     (folder / "descriptions.tsv").unlink()
     assert told != told_otherwise != answers()
+
+
+def test_a_file_is_read_as_prepare_reads_it(tmp_path: Path) -> None:
+    told: list[PrepareReport] = []
+    (tmp_path / "x.csv").write_text("tail;relation;head\nfrance;in;paris\nfrance;in;lyon\n")
+    with fresh_graph(str(tmp_path / "x.csv"), tell=told.append) as store:
+        assert store.entity_labels_of(store.triples("train")[:, 2]) == ["france", "france"]
+    assert told[0].warnings == {"header_lines": 1}
+    assert told[0].notes[0] == "x.csv: read as semicolon-separated, which its ending does not say"
+    (tmp_path / "x.csv").write_text("a,r,b,1\nb,r,c,2\n")
+    with pytest.raises(IngestError, match=r"--columns 1,2,3 .*make a store with it, and give that with --store"):
+        fresh_graph(str(tmp_path / "x.csv")).__enter__()
+
+
+def test_what_is_said_may_be_compressed_in_any_way(folder: Path) -> None:
+    (folder / "descriptions.tsv").unlink()
+    (folder / "descriptions.tsv.bz2").write_bytes(bz2.compress("\ufeffparis\ta large city\r\n".encode()))
+    with fresh_graph(str(folder), reads=["text"]) as store:
+        assert read_modalities(store)["text"].covered == 1
+
+
+def test_the_command_line_says_how_a_graph_was_read(tmp_path: Path) -> None:
+    model = make_model("ultra", {"width": 8, "layers": 2})
+    save_model(model, tmp_path / "model")
+    (tmp_path / "x.csv").write_text("from;rel;to\nparis;in;france\nparis ;in;france\n")
+    asked = ["predict", str(tmp_path / "model"), "--anchor", "paris", "--relation", "in", "--graph"]
+    result = CliRunner().invoke(app, [*asked, str(tmp_path / "x.csv")])
+    assert result.exit_code == 0, result.output
+    assert "note: x.csv: read as semicolon-separated, which its ending does not say" in result.stderr
+    assert "warning: header_lines: 1, first at x.csv:1" in result.stderr
+    assert "warning: labels_that_differ_in_spaces_or_unicode_form: 1, such as 'paris' and 'paris '" in result.stderr
