@@ -222,6 +222,22 @@ def test_prepare_stops_at_a_bad_line_or_skips_it(tmp_path: Path) -> None:
     assert "rejects.tsv" in skipped.stderr
 
 
+def test_prepare_reads_files_as_it_is_told(tmp_path: Path) -> None:
+    source = tmp_path / "x.csv"
+    source.write_bytes("x^y^kind\nKöln^NRW^liegt in\nBonn^NRW^liegt in\n".encode("cp1252"))
+    chosen = ["--delimiter", "^", "--encoding", "cp1252", "--columns", "1,3,2", "--header", "--split", "1,0,0"]
+    made = run_cli("prepare", source, "--store", tmp_path / "a", *chosen)
+    assert "warning: header_lines: 1, first at x.csv:1" in made.stderr
+    assert "note: x.csv: columns by its header: head = 'x' (column 1), relation = 'kind' (column 3)" in made.stderr
+    assert sorted(Store.open(str(tmp_path / "a")).entity_labels().to_pylist()) == ["Bonn", "Köln", "NRW"]
+    (tmp_path / "x.nt").write_text('<http://a> <http://b> <http://c> .\n<http://a> <http://b> "c" .\n')
+    made = run_cli("prepare", tmp_path / "x.nt", "--store", tmp_path / "b", "--literals", "drop", "--split", "1,0,0")
+    assert "warning: literals_dropped: 1, first at x.nt:2" in made.stderr
+    failed = run_cli("prepare", tmp_path / "x.nt", "--store", tmp_path / "c", "--no-header")
+    assert failed.exit_code == 2
+    assert "error: --header and --no-header: none of the files (x.nt) has such a thing" in failed.stderr
+
+
 def test_plan_prints_bytes_and_time(store: Path) -> None:
     result = run_cli("plan", "preset:demo", "--set", f"data.store={store}", "--workers", "2")
     assert result.exit_code == 0

@@ -175,6 +175,7 @@ def _with_columns(base: Layout, names: list[str], others: list[_Record], options
 
 
 def _with_given_columns(base: Layout, names: list[str], options: ReadOptions, name: str) -> Layout:
+    names = [*names, *[""] * (base.columns - len(names))]
     order = choose_columns(options.columns, names, base.columns, name)
     by_name = not all(column.isdecimal() for column in options.columns)
     if by_name and options.header is False:

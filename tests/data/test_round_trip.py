@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kept_rejects import KeptRejects
 
+from distkg.data.errors import IngestError
 from distkg.data.prepare import READERS
 from distkg.data.problems import Problems
 from distkg.data.sources import find_sources, read_options
@@ -115,3 +116,67 @@ def test_rdf(
     path = tmp_path_factory.mktemp("rdf") / f"x.{form}{compression}"
     path.write_bytes(compress(data or b"", path.name))
     assert sorted(read(path)) == sorted((head, relation, str(literal(text))) for head, relation, text in facts)
+
+
+PIECES = st.sampled_from(
+    ["a", "b", "r", "\t", "\t", ",", ";", "|", " ", "\n", "\n", "\r", "\r\n", '"', '""', "#", "\0", "\ufeff", "é", "7",
+     "head\trelation\ttail\n", "a\tr\tb\n", "a,r,b\n", "sep=;\n", "<http://a> <http://b> <http://c> .\n", "@prefix"]
+)  # fmt: skip
+ENDINGS = [
+    "tsv",
+    "csv",
+    "txt",
+    "nt",
+    "nq",
+    "ttl",
+    "trig",
+    "rdf",
+    "n3",
+    "jsonld",
+    "parquet",
+    "tsv.gz",
+    "csv.bz2",
+    "nt.xz",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    content=st.one_of(st.binary(max_size=60), st.lists(PIECES, max_size=25).map(lambda each: "".join(each).encode())),
+    ending=st.sampled_from(ENDINGS),
+    skip=st.booleans(),
+    packed=st.booleans(),
+    header=st.sampled_from([None, True, False]),
+    columns=st.sampled_from([None, "1,2,3", "head,relation,tail"]),
+    encoding=st.sampled_from([None, "latin-1", "utf-16", "shift_jis"]),
+)
+def test_any_bytes_are_facts_or_counted_or_an_error(
+    content: bytes, ending: str, skip: bool, packed: bool, header: bool | None, columns: str | None,
+    encoding: str | None, tmp_path_factory: pytest.TempPathFactory,
+) -> None:  # fmt: skip
+    path = tmp_path_factory.mktemp("any") / f"x.{ending}"
+    path.write_bytes(compress(content, path.name) if packed else content)
+    options = read_options(columns=columns, header=header, encoding=encoding)
+    file = find_sources(str(path), "auto", None, None, options)["train"]
+    problems = Problems("skip" if skip else "fail", KeptRejects)
+    facts, refused = 0, ""
+    try:
+        for batch_columns, lines in READERS[file.format](file, problems):
+            assert [len(column) for column in batch_columns] == [len(lines)] * 3
+            assert all(label for column in batch_columns for label in column.to_pylist())
+            facts += len(lines)
+    except IngestError as error:
+        refused = str(error)
+    if refused:
+        assert path.name in refused
+    elif (
+        ending in ("tsv", "txt")
+        and not encoding
+        and b"\r" not in content
+        and b"," not in content
+        and b";" not in content
+    ):
+        counted = sum(problems.counts[f"{kind}_lines"] for kind in ("blank", "comment", "header", "rejected"))
+        told = sum("a count, is passed over" in note for note in problems.notes) + content.startswith(b"sep=")
+        text = content.removeprefix(b"\xef\xbb\xbf")
+        assert facts + counted + told == text.count(b"\n") + (len(text) > 0 and not text.endswith(b"\n"))
