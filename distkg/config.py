@@ -7,21 +7,79 @@ Keys unknown to the schema are errors: a misspelt key must never be ignored in s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from distkg.documents import DocumentError, is_regular_file, parse_yaml, read_yaml
 from distkg.printable import printable_lines
 from distkg.redaction import is_remote, redact_tree
 
 PRESETS = Path(__file__).parent / "presets"
+SHOWN = 20
+"""Mistakes of one configuration that an error lists."""
+LONGEST_SHOWN = 120
+"""Characters of an override that an error shows."""
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key and what to write instead."""
+
+
+class StrictModel(BaseModel):
+    """Base of every section and of all options: unknown keys, NaN, infinity, booleans for numbers and numbers for
+    booleans are refused, and whole numbers fit into 64 bits."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_other_kinds(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = set(_leaf_types(cls.model_fields[str(info.field_name)].annotation))
+        if any(issubclass(kind, BaseModel) for kind in kinds):
+            return value  # which looks at its own fields
+        numeric = bool(kinds & {int, float})
+        for leaf in _leaves(value):
+            if isinstance(leaf, bool) and numeric and bool not in kinds:
+                raise PydanticCustomError("bool_for_number", "Input should be a number, not true or false")
+            if isinstance(leaf, int | float) and not isinstance(leaf, bool) and bool in kinds and not numeric:
+                raise PydanticCustomError("number_for_bool", "Input should be true or false, not a number")
+            if isinstance(leaf, int) and not -LARGEST <= leaf <= LARGEST:
+                raise PydanticCustomError("number_too_large", "Input should fit into 64 bits")
+        return value
+
+
+LARGEST = 2**63 - 1
+"""The largest whole number of a setting: what NumPy, torch and Arrow hold in 64 bits."""
+
+
+def _leaf_types(annotation: Any) -> Iterator[type]:
+    """Types of the values that a field holds, alone, in lists and behind keys."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType) or origin in (list, tuple):
+        for each in arguments:
+            yield from _leaf_types(each)
+    elif origin is dict:
+        yield from _leaf_types(arguments[1])
+    elif isinstance(annotation, type) and annotation is not NoneType:
+        yield annotation
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _leaves(each)
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _leaves(each)
+    else:
+        yield value
 
 
 AnyOptions = TypeVar("AnyOptions", bound=BaseModel)
@@ -37,9 +95,11 @@ def parse_options(model: type[AnyOptions], given: Mapping[str, Any], key: str, o
         return model.model_validate(given)
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join([key, *map(str, problem["loc"])])
+        location = [str(part) for part in problem["loc"]]
         known = ", ".join(model.model_fields) or "none"
-        raise ConfigError(f"{place}: {problem['msg']}. Options of {owner}: {known}") from None
+        hint = _did_you_mean(location[-1], model.model_fields) if problem["type"] == "extra_forbidden" else ""
+        place = ".".join([key, *location])
+        raise ConfigError(f"{place}: {problem['msg']}. Options of {owner}: {known}{hint}") from None
 
 
 def parse_mapping(text: str, where: str) -> dict[str, Any]:
@@ -49,16 +109,16 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
         ConfigError: it is no such mapping; ``where`` says whose text it is.
     """
     try:
-        tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError:
-        tree = None
-    if not isinstance(tree, dict):
+        tree = parse_yaml(text, where)
+    except DocumentError as error:
+        raise ConfigError(f"{error}. Write it as '{{key: value}}'") from None
+    if not isinstance(tree, dict | None):
         raise ConfigError(f"{where}: {text!r} is not a mapping; write it as '{{key: value}}'")
-    return {str(key): value for key, value in tree.items()}
+    return tree or {}
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
+class Section(StrictModel):
+    model_config = ConfigDict(validate_assignment=True)
 
 
 Resume = Literal["fixed", "course", "free"]
@@ -328,12 +388,17 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="What survives a crash.")
     cluster: ClusterConfig = Field(default_factory=ClusterConfig, description="Where it runs.")
 
-    def to_yaml(self, *, help_text: bool = False) -> str:
-        """YAML with every key, addresses without secrets; with ``help_text``, each key's help above it as a comment."""
+    def to_yaml(self, *, help_text: bool = False, ascii_only: bool = False) -> str:
+        """YAML with every key, addresses without secrets.
+
+        Args:
+            help_text: put each key's help above it as a comment.
+            ascii_only: escape all other characters of values.
+        """
         shown = self.redacted()
         if not help_text:
-            return _yaml(shown.model_dump(), sort_keys=False)
-        return "\n".join(_documented(shown, indent=0)) + "\n"
+            return _yaml(shown.model_dump(), ascii_only, sort_keys=False)
+        return "\n".join(_documented(shown, 0, ascii_only)) + "\n"
 
     def redacted(self) -> RunConfig:
         """The configuration as it is written and shown: without the secrets of its addresses (`distkg.redaction`)."""
@@ -386,22 +451,22 @@ def resume_class(key: str) -> Resume | None:
     return None
 
 
-def _yaml(value: Any, **options: Any) -> str:
+def _yaml(value: Any, ascii_only: bool = False, **options: Any) -> str:
     """A value as YAML that can be printed: letters as they are, unless something is unprintable among them."""
-    text: str = yaml.safe_dump(value, allow_unicode=True, **options)
+    text: str = yaml.safe_dump(value, allow_unicode=not ascii_only, **options)
     return text if printable_lines(text) == text else yaml.safe_dump(value, **options)
 
 
-def _documented(section: Section, indent: int) -> list[str]:
+def _documented(section: Section, indent: int, ascii_only: bool) -> list[str]:
     pad, lines = "  " * indent, []
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
         lines.append(f"{pad}# {field.description}")
         if isinstance(value, Section):
             lines.append(f"{pad}{key}:")
-            lines.extend(_documented(value, indent + 1))
+            lines.extend(_documented(value, indent + 1, ascii_only))
         else:
-            text = _yaml(value, default_flow_style=True, width=1000)
+            text = _yaml(value, ascii_only, default_flow_style=True, width=1000)
             lines.append(f"{pad}{key}: " + text.removesuffix("...\n").strip())
     return lines
 
@@ -412,75 +477,127 @@ def preset_names() -> list[str]:
 
 
 def load_config(source: str, overrides: list[str] | None = None) -> RunConfig:
-    """Read a YAML file or ``preset:NAME`` and apply ``section.key=value`` overrides.
+    """Read a YAML file or ``preset:NAME`` and apply ``section.key=value`` overrides, in their order.
 
     Raises:
         ConfigError: no such file or preset, not YAML, an unknown key or a value out of bounds.
     """
     tree = _read_tree(source)
-    for override in overrides or []:
-        _apply(tree, override)
-    return parse_config(tree, source)
+    changed = {_apply(tree, override): override for override in overrides or []}
+    return parse_config(tree, source, changed)
 
 
-def parse_config(tree: dict[str, Any], source: str) -> RunConfig:
-    """Validate a nested dict; ``source`` names it in errors."""
+def parse_config(tree: dict[str, Any], source: str, overrides: Mapping[str, str] | None = None) -> RunConfig:
+    """Validate a nested dict.
+
+    Args:
+        source: names it in errors.
+        overrides: dotted keys that an override has set → the override, which errors of these keys name instead.
+
+    Raises:
+        ConfigError: names every key that is wrong.
+    """
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from None
+        raise ConfigError(_explain(error, source, overrides or {})) from None
+
+
+def preset_file(source: str, folder: Path, kind: str, error: type[ConfigError]) -> Path | None:
+    """The file of ``preset:NAME`` in a folder of presets; None where ``source`` names a file of the user's.
+
+    Raises:
+        ConfigError: no preset of that name.
+    """
+    if not source.startswith("preset:"):
+        return None
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    name = source.removeprefix("preset:")
+    if name not in known:
+        raise error(f"there is no {kind} {source!r}. Known: {', '.join(known)}{_did_you_mean(name, known)}")
+    return folder / f"{name}.yaml"
 
 
 def _read_tree(source: str) -> dict[str, Any]:
-    path = Path(source)
-    if source.startswith("preset:"):
-        path = PRESETS / f"{source.removeprefix('preset:')}.yaml"
-        if not path.exists():
-            raise ConfigError(f"there is no preset {source!r}. Known: {', '.join(preset_names())}")
-    if not path.is_file():
+    path = preset_file(source, PRESETS, "preset", ConfigError) or Path(source)
+    if not is_regular_file(path):
         raise ConfigError(f"configuration {source!r} is not a file. Write a YAML file or name a preset: preset:NAME.")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {error}") from None
+        tree = read_yaml(path, source)
+    except DocumentError as error:
+        raise ConfigError(str(error)) from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{source} must hold sections such as `model:`; it holds a {type(tree).__name__}")
+        raise ConfigError(f"{source} must hold sections such as `model:`; it holds {_kind_of(tree)}")
     return tree
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply(tree: dict[str, Any], override: str) -> str:
+    """Set the key of ``section.key=value`` and return it."""
     dotted, separator, text = override.partition("=")
     keys = dotted.split(".")
     if not separator or len(keys) < 2:
-        raise ConfigError(f"override {override!r} must read section.key=value, such as model.dim=128")
+        raise ConfigError(f"override {_shown(override)} must read section.key=value, such as model.dim=128")
+    if not text.strip():
+        raise ConfigError(f"override {_shown(override)} has no value; write {dotted}='' for an empty text, or null")
     node = tree
     for key in keys[:-1]:
-        node = node.setdefault(key, {})
+        if node.get(key) is None:
+            node[key] = {}
+        node = node[key]
         if not isinstance(node, dict):
-            raise ConfigError(f"override {override!r}: {key!r} is a value, not a section")
+            raise ConfigError(f"override {_shown(override)}: {key!r} is a value, not a section")
     try:
-        node[keys[-1]] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"override {override!r} is not valid YAML: {' '.join(str(error).split())}") from None
+        node[keys[-1]] = parse_yaml(text, f"override {_shown(override)}")
+    except DocumentError as error:
+        raise ConfigError(f"{error}. Quote the whole override for the shell: --set '{dotted}=…'") from None
+    return dotted
 
 
-def _explain(error: ValidationError, source: str) -> str:
-    lines = []
-    for problem in error.errors():
-        location = [str(part) for part in problem["loc"]]
-        message = problem["msg"]
-        if problem["type"] == "extra_forbidden":
-            message = (
-                f"is not a key of {'.'.join(location[:-1]) or 'the configuration'}; known: {_known_keys(location[:-1])}"
-            )
-        lines.append(f"{source}: {'.'.join(location)}: {message}")
+def _shown(override: str) -> str:
+    return repr(override if len(override) <= LONGEST_SHOWN else f"{override[:LONGEST_SHOWN]}…")
+
+
+def _kind_of(value: Any) -> str:
+    names: dict[type, str] = {list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def _explain(error: ValidationError, source: str, overrides: Mapping[str, str]) -> str:
+    problems = error.errors()
+    lines = [_explain_one([str(part) for part in each["loc"]], each, source, overrides) for each in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(f"{source}: {len(problems) - SHOWN:,} further keys are wrong")
     return "\n".join(lines)
 
 
-def _known_keys(path: list[str]) -> str:
+def _explain_one(location: list[str], problem: Mapping[str, Any], source: str, overrides: Mapping[str, str]) -> str:
+    message = problem["msg"]
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        message = f"is not a key of {'.'.join(location[:-1]) or 'the configuration'}; known: {', '.join(known)}"
+        message += _did_you_mean(location[-1], known)
+    elif problem["type"] == "string_type":
+        message += f", not {_kind_of(problem['input'])}; put it in quotes if it is text"
+    return f"{_origin(location, source, overrides)}: {'.'.join(location)}: {message}"
+
+
+def _origin(location: list[str], source: str, overrides: Mapping[str, str]) -> str:
+    """The override that has set a key, or something in it; else the file."""
+    for dotted, override in overrides.items():
+        if all(one == other for one, other in zip(dotted.split("."), location, strict=False)):
+            return f"override {_shown(override)}"
+    return source
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, list(known), n=1)
+    return f". Did you mean {close[0]}?" if close else ""
+
+
+def _known_keys(path: list[str]) -> list[str]:
     section: type[BaseModel] = RunConfig
     for key in path:
         section = type(getattr(section(), key))
-    return ", ".join(section.model_fields)
+    return list(section.model_fields)

@@ -14,19 +14,27 @@ MAX_BYTES = 16 << 20
 
 
 class JsonError(ValueError):
-    """Bytes that are no JSON value, or one that distkg would not write; the message says why."""
+    """Bytes that are no JSON value, or one that distkg would not write; the message says why.
+
+    Attributes:
+        line: of a mistake in the syntax, from 1; 0 where there is none.
+    """
+
+    def __init__(self, message: str, line: int = 0) -> None:
+        super().__init__(message)
+        self.line = line
 
 
-def parse_json(content: bytes) -> Any:
+def parse_json(content: bytes, limit: int = MAX_BYTES) -> Any:
     """The value of a JSON text in UTF-8.
 
     NaN, Infinity, numbers beyond the range of a double, and keys that occur twice in one object are refused.
 
     Raises:
-        JsonError: no such text, one longer than 16 MiB, or one nested deeper than Python can read.
+        JsonError: no such text, one longer than ``limit`` bytes, or one nested deeper than Python can read.
     """
-    if len(content) > MAX_BYTES:
-        raise JsonError(f"it has {len(content):,} bytes; at most {MAX_BYTES:,} are read")
+    if len(content) > limit:
+        raise JsonError(f"it has {len(content):,} bytes; at most {limit:,} are read")
     try:
         return json.loads(
             content.decode(),
@@ -39,7 +47,8 @@ def parse_json(content: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise JsonError(f"it is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
-        raise JsonError(f"it is no JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+        problem = f"it is no JSON at line {error.lineno}, column {error.colno}: {error.msg}"
+        raise JsonError(problem, error.lineno) from None
     except JsonError:
         raise
     except ValueError as error:  # an integer of thousands of digits

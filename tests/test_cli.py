@@ -150,9 +150,16 @@ def test_debug_shows_the_traceback(flags: list[str], env: dict[str, str]) -> Non
     assert type(result.exception).__name__ == "ConfigError"
 
 
-def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_program_is_one_line_that_says_where_and_how_to_see_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(RunConfig, "to_yaml", lambda self, help_text=False: 1 // 0)
-    assert isinstance(run_cli("config", "preset:demo").exception, ZeroDivisionError)
+    result = run_cli("config", "preset:demo")
+    assert result.exit_code == 1
+    place = r"\(distkg/cli/settings\.py:\d+, config\)"
+    message = rf"error: ZeroDivisionError: .* {place}\. This is a bug in distkg: .*--debug.*\n"
+    assert re.fullmatch(message, result.stderr)
+    assert isinstance(run_cli("--debug", "config", "preset:demo").exception, ZeroDivisionError)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from distkg.cli.errors import explain
+from distkg.cli.streams import (
+    READER_GONE,
+    exit_code_after_flush,
+    reader_gone,
+    silence,
+    write_anything,
+)
 from distkg.printable import printable_json, printable_lines
 from distkg.redaction import redact
 from distkg.termination import run_until_signal
@@ -24,7 +32,7 @@ if TYPE_CHECKING:
     from distkg.config import RunConfig
     from distkg.data.assemble import PrepareReport
 
-MISTAKE, REFUSED = 2, 3
+LARGEST_SEED = 2**63 - 1
 
 # typer brings its own click, or takes the installed one: the common base of usage errors is found, not imported.
 USAGE_ERROR: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -60,21 +68,28 @@ def _local_path(text: str, kind: str) -> Path:
 
 
 class Commands(TyperGroup):
-    """Says in one message what a user can mend; everything else keeps its traceback."""
+    """Prints every error as one message (``distkg.cli.errors``); with ``--debug``, its traceback."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         with printable_usage_errors():
+            _refuse_unreadable(args, ctx)
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             with printable_usage_errors():
                 return super().invoke(ctx)
-        except Exception as error:
-            if _debugging(ctx) or not _is_message(error):
+        except (USAGE_ERROR, typer.Exit, typer.Abort):
+            raise
+        except BrokenPipeError:
+            if not reader_gone():
                 raise
-            say(redact(f"error: {error}"), err=True)
-            raise SystemExit(_exit_code(error)) from None
+            silence()
+            raise SystemExit(READER_GONE) from None
+        except Exception as error:
+            if _debugging(ctx):
+                raise
+            raise SystemExit(_report(error)) from None
 
 
 @contextmanager
@@ -114,14 +129,20 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for script
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run ``distkg`` with these arguments (default: those of the process) and exit.
 
-    Exits with 0 on success, 2 after a mistake that the user can mend, 3 where a plan refuses the run, 1 otherwise, and
-    after a signal with 128 and its number (130 for Ctrl-C, 143 for SIGTERM).
+    Exits with 0 on success, 2 after a mistake that the user can mend, 3 where a plan refuses the run, 1 otherwise, 141
+    where the reader of its output has gone, and after a signal with 128 and its number (130 for Ctrl-C, 143 for SIGTERM).
     """
     sys.excepthook = show_traceback
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(PrintableFormatter())
-    run_until_signal(lambda: app(args=None if argv is None else list(argv), prog_name="distkg"))
-    sys.exit(0)
+    write_anything()
+    try:
+        run_until_signal(lambda: app(args=None if argv is None else list(argv), prog_name="distkg"))
+    except SystemExit as end:
+        sys.exit(exit_code_after_flush(end.code))
+    except OSError as error:  # of the help, which is printed before any command
+        sys.exit(_report(error))
+    sys.exit(exit_code_after_flush(0))
 
 
 def _version(wanted: bool) -> None:
@@ -173,7 +194,29 @@ def say_json(value: Any) -> None:
 def show_table(table: Any) -> None:
     from distkg.reporting.tables import make_console
 
-    make_console().print(table)
+    try:
+        make_console().print(table)
+    except SystemExit:  # rich's end where nobody reads its output
+        raise SystemExit(READER_GONE) from None
+
+
+def _report(error: BaseException) -> int:
+    """Print the message of an error and return the exit code."""
+    message, code = explain(error)
+    say(redact(f"error: {message}"), err=True)
+    return code
+
+
+def _refuse_unreadable(arguments: Sequence[str], ctx: Any) -> None:
+    """Refuse an argument that no file name, label or number can be."""
+    for position, argument in enumerate(arguments, 1):
+        problem = ""
+        if "\0" in argument:
+            problem = "a null byte"
+        elif not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
+            problem = "bytes that are no text in this locale; write it as UTF-8"
+        if problem:
+            raise typer.BadParameter(f"argument {position} ({argument!r}) holds {problem}", ctx)
 
 
 def print_remarks(report: PrepareReport) -> None:
@@ -189,14 +232,3 @@ def print_remarks(report: PrepareReport) -> None:
 
 def _debugging(ctx: Any) -> bool:
     return bool(ctx.params.get("debug")) or os.environ.get("DISTKG_DEBUG", "") not in ("", "0")
-
-
-def _is_message(error: Exception) -> bool:
-    """Whether an error's message is meant for the user: those that distkg defines, and those of the file system."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] == "distkg"
-
-
-def _exit_code(error: Exception) -> int:
-    if type(error).__name__ == "PlanError":
-        return REFUSED
-    return MISTAKE if isinstance(error, ValueError | OSError) else 1

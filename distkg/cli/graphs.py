@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distkg.cli.app import (
+    LARGEST_SEED,
     JsonOption,
     StoreOption,
     app,
@@ -89,7 +90,9 @@ def prepare(
     on_error: Annotated[
         OnError, typer.Option(help="Stop at a bad line, or skip it and write it to rejects.tsv.")
     ] = OnError.fail,
-    seed: Annotated[int, typer.Option(help="Decides the order of entities and the split.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Decides the order of entities and the split.")
+    ] = 0,
     columns: Annotated[
         str | None,
         typer.Option(
@@ -155,7 +158,7 @@ def generate(
     entities: Annotated[int, typer.Option(min=1, help="Number of entities.")],
     relations: Annotated[int, typer.Option(min=1, help="Number of relations.")],
     triples: Annotated[int, typer.Option(min=1, help="Number of triples.")],
-    seed: Annotated[int, typer.Option(help="Equal seeds make equal graphs.")],
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Equal seeds make equal graphs.")],
     partitions: Annotated[int, typer.Option(min=1, help="Contiguous ranges of entities to form.")] = 1,
 ) -> None:
     """Make a graph with known logical rules and skewed degrees."""
@@ -176,7 +179,7 @@ def inductive_split(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Store made by `distkg prepare`.")],
     to: Annotated[str, typer.Option(help="New folder, or an address, for the stores training and inference.")],
     kind: Annotated[Kind, typer.Option(help="What the two must not share.")],
-    seed: Annotated[int, typer.Option(help="Equal seeds make equal stores.")],
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Equal seeds make equal stores.")],
     share: Annotated[float, typer.Option(help="Share of the entities for training.")] = 0.5,
     split: Annotated[str, typer.Option(help="Shares of train, valid and test in each.")] = "0.8,0.1,0.1",
 ) -> None:
@@ -210,7 +213,7 @@ def negatives(
     show: Annotated[int, typer.Option(min=0, help="Queries to show with their negatives.")] = 5,
     count: Annotated[int, typer.Option(min=1, help="Negatives per query.")] = 10,
     sample: Annotated[int, typer.Option(min=1, help="Training queries to look at.")] = 5000,
-    seed: Annotated[int, typer.Option(help="Decides the sample and the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Decides the sample and the draws.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a negative source draws: examples, sizes of its pools, wrong negatives, and its cost."""

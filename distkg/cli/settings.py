@@ -17,6 +17,7 @@ from distkg.cli.app import (
     say_json,
     show_table,
 )
+from distkg.cli.streams import ascii_only
 
 if TYPE_CHECKING:
     from distkg.config import RunConfig
@@ -54,7 +55,8 @@ def presets(
 def config(config: ConfigArgument, changes: SetOption = None, workers: WorkersOption = None) -> None:
     """Print the resolved configuration as YAML, with every key's help as a comment."""
     found = resolved(config, changes, workers)
-    say(found.to_yaml(help_text=True).removesuffix("\n"))
+    text = found.to_yaml(help_text=True, ascii_only=True) if ascii_only() else found.to_yaml(help_text=True)
+    say(text.removesuffix("\n"))
     if found != found.redacted():
         say(
             "warning: credentials in addresses are left out. Give them in the environment, or with --set where the "

@@ -7,6 +7,7 @@ every rank must enter together and which would hold up the training step.
 from __future__ import annotations
 
 import json
+import stat
 import sys
 import threading
 from collections.abc import Callable
@@ -43,14 +44,23 @@ class LineTail:
         try:
             status = self._path.stat()
             stamp = (status.st_size, status.st_mtime_ns)
-            if stamp == self._stamp:
+            if stamp == self._stamp or not stat.S_ISREG(status.st_mode):
                 return []
             lines = self._path.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return []
         shared = _shared_prefix(self._seen, lines)
         self._stamp, self._seen = stamp, lines
-        return [json.loads(line) for line in lines[shared:] if line]
+        return [record for line in lines[shared:] if (record := _record(line)) is not None]
+
+
+def _record(line: bytes) -> Record | None:
+    """The object of a line; None for one that a crash has torn."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _shared_prefix(old: list[bytes], new: list[bytes]) -> int:
@@ -191,6 +201,6 @@ class BarDisplay:
 
 def make_display(epochs: int) -> Display:
     """A bar on a terminal, plain lines elsewhere."""
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         return BarDisplay(epochs, Console())
     return PlainDisplay()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from distkg.data.errors import IngestError
 from distkg.data.local_path import local_path
@@ -30,12 +29,22 @@ def read_codebook(file: Path) -> NDArray[np.float32]:
     readers = {".npy": _numpy, ".safetensors": _safetensors, ".pth": _torch, ".pt": _torch}
     if file.suffix not in readers:
         raise IngestError(f"codebook {file} ends with none of {', '.join(readers)}")
+    if not file.is_file():
+        raise IngestError(f"codebook {file} cannot be read: there is no such file")
     try:
-        vectors = np.asarray(readers[file.suffix](file), np.float32)
-    except (OSError, ValueError, TypeError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise IngestError(f"codebook {file} cannot be read: {str(error).splitlines()[0]}") from None
-    if vectors.ndim != 2 or not vectors.size:
-        raise IngestError(f"codebook {file} has shape {list(vectors.shape)}; one vector per token is expected: [V, d]")
+        matrix = readers[file.suffix](file)
+    except Exception as error:  # what readers of other libraries make of damaged files is not listed anywhere
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise IngestError(f"codebook {file} cannot be read: {lines[0]}") from None
+    if matrix.ndim != 2 or not matrix.size:
+        raise IngestError(f"codebook {file} has shape {list(matrix.shape)}; one vector per token is expected: [V, d]")
+    if matrix.dtype.kind not in "fiu":
+        raise IngestError(f"codebook {file} holds {matrix.dtype}; vectors of real numbers are expected")
+    with np.errstate(over="ignore"):
+        vectors = np.asarray(matrix, np.float32)
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(broken):
+        raise IngestError(f"codebook {file}: the vector of token {broken[0]} is not finite")
     return vectors
 
 
@@ -59,7 +68,9 @@ def _safetensors(file: Path) -> np.ndarray:
 def _torch(file: Path) -> np.ndarray:
     import torch  # here, so that reading other files does not wait for it
 
-    content = torch.load(file, map_location="cpu", weights_only=True)
+    from distkg.data.torch_files import read_torch_file
+
+    content = read_torch_file(file)
     if isinstance(content, dict) and len(content) == 1:
         (content,) = content.values()
     if not isinstance(content, torch.Tensor):

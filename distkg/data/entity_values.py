@@ -5,8 +5,9 @@ Files name entities by label, or by keys of their own with a file that says whos
 
 from __future__ import annotations
 
-import json
+import math
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,11 +24,13 @@ from distkg.data.relation_text import words_of
 from distkg.data.sources import SourceFile
 from distkg.data.store import Store
 from distkg.data.text_files import read_lines, text_file
-from distkg.data.text_stream import read_bytes
+from distkg.data.text_stream import read_bytes, too_large
 from distkg.data.vocabulary import Vocabulary
+from distkg.strict_json import JsonError, parse_json
 
 LABELS_AT_ONCE = 1 << 20
 LINES_AT_ONCE = 1 << 17
+LARGEST_JSON = 1 << 30
 
 Keys = Mapping[str, str]
 """Key of a file → label in the store."""
@@ -87,7 +90,7 @@ class Known:
     def ids(self, names: Sequence[str]) -> NDArray[np.int32]:
         """Ids of entities, -1 for those that are not there: int32 [n]."""
         labels = names if self._keys is None else [self._keys.get(name, "") for name in names]
-        ids = self._vocabulary.encode(pa.array(labels, pa.utf8()))
+        ids = self._vocabulary.encode(pa.array([label if _is_text(label) else "" for label in labels], pa.utf8()))
         ids[ids >= self.entities] = -1
         strange = np.flatnonzero(ids < 0)
         if len(strange) and not self.unknown:
@@ -109,7 +112,8 @@ def read_keys(address: str) -> Keys:
     Raises:
         IngestError: a line of other form; names file and line.
     """
-    file, keys = text_file(address), {}
+    file = text_file(address)
+    keys: dict[str, str] = {}
     for rows in _lines(file):
         for line, text in rows:
             fields = text.split("\t") if "\t" in text else text.rsplit(" ", 1)
@@ -117,7 +121,12 @@ def read_keys(address: str) -> Keys:
                 continue
             if len(fields) != 2:
                 raise IngestError(f"{file.name}:{line}: a key, a tab and a label are expected: {text[:80]!r}")
-            keys[fields[0]] = fields[1].strip()
+            key, label = fields[0], fields[1].strip()
+            if keys.setdefault(key, label) != label:
+                raise IngestError(
+                    f"{file.name}:{line}: key {key[:80]!r} has the label {label[:80]!r}, and another one in an earlier "
+                    "line; keep one"
+                )
     return keys
 
 
@@ -189,13 +198,7 @@ def read_token_lists(store: Store, address: str, vocabulary: int, keys: Keys | N
     known = Known(store, keys)
     lists = []
     for key, tokens in tree.items():
-        found = np.array(tokens if isinstance(tokens, list) else [None])
-        if len(found) and (found.ndim != 1 or found.dtype.kind != "i"):
-            raise IngestError(f"{name}: {key!r} needs a list of token ids: {str(tokens)[:80]}")
-        if len(found) and not 0 <= found.min() <= found.max() < vocabulary:
-            wrong = found.max() if found.min() >= 0 else found.min()
-            raise IngestError(f"{name}: {key!r} has token {wrong}; the codebook has 0 to {vocabulary - 1}")
-        lists.append(found.astype(np.int32))
+        lists.append(_token_ids(tokens, vocabulary, f"{name}: {key!r}"))
     entity = np.repeat(known.ids(list(tree)), [len(tokens) for tokens in lists])
     return _gathered(entity, pa.array(np.concatenate([np.empty(0, np.int32), *lists])), known, name)
 
@@ -218,9 +221,17 @@ def find_images(store: Store, folder: Path, keys: Keys | None = None) -> EntityV
             found += [(unquote(place.name), file) for file in _visible(place) if file.is_file()]
         else:
             found.append((unquote(place.stem), place))
+    unreadable = next((path for _, path in found if not _is_text(str(path.absolute()))), None)
+    if unreadable is not None:
+        raise IngestError(f"{str(unreadable)!a}: the name of this image is not UTF-8; rename it")
     entity = known.ids([key for key, _ in found])
     paths = pa.array([str(path.absolute()) for _, path in found], pa.large_utf8())
     return _gathered(entity, paths, known, str(folder))
+
+
+def _is_text(label: str) -> bool:
+    """False for a name with a lone surrogate, which UTF-8 and so a store cannot hold."""
+    return label.isascii() or not any("\ud800" <= character <= "\udfff" for character in label)
 
 
 def _gathered(entity: NDArray[np.int32], values: pa.Array, known: Known, name: str) -> EntityValues:
@@ -240,36 +251,54 @@ def _lines(file: SourceFile) -> Iterator[list[tuple[int, str]]]:
 
 def _number(text: str, name: str, line: int) -> float:
     try:
-        value = float(text)
+        value = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
+        value = math.nan
+    if not math.isfinite(value):
         raise IngestError(f"{name}:{line}: {text[:80]!r} is no finite number")
     return value
+
+
+def _token_ids(tokens: object, vocabulary: int, where: str) -> NDArray[np.int32]:
+    """A list of JSON as token ids below ``vocabulary``."""
+    if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+        raise IngestError(f"{where} needs a list of token ids: {str(tokens)[:80]}")
+    wrong = next((token for token in tokens if not 0 <= token < vocabulary), None)
+    if wrong is not None:
+        raise IngestError(f"{where} has token {str(wrong)[:40]}; the codebook has 0 to {vocabulary - 1}")
+    return np.array(tokens, np.int32)
 
 
 def _json(address: str) -> tuple[str, dict[str, object]]:
     file = text_file(address)
     try:
-        if file.name.endswith(".zip"):
-            with (
-                file.location.filesystem.open_input_file(file.location.path) as stream,
-                zipfile.ZipFile(stream) as zipped,
-            ):
-                names = [name for name in zipped.namelist() if name.endswith(".json")]
-                if len(names) != 1:
-                    raise IngestError(f"{file.name} holds {len(names)} files .json where one is expected")
-                content = zipped.read(names[0])
-        else:
-            content = read_bytes(file)
-        tree = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise IngestError(f"{file.name}:{error.lineno}: this is not JSON: {error.msg}") from None
-    except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+        content = _zipped_json(file) if file.name.endswith(".zip") else read_bytes(file, LARGEST_JSON)
+    except IngestError:
+        raise
+    except (OSError, pa.ArrowInvalid, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        # RuntimeError: a password is asked for, or a way of compression that Python lacks.
         raise IngestError(f"{file.name} cannot be read ({error}). It is damaged or cut off; fetch it again") from None
+    try:
+        tree = parse_json(content, LARGEST_JSON)
+    except JsonError as error:
+        place = f"{file.name}:{error.line}" if error.line else file.name
+        raise IngestError(f"{place}: this is not JSON that can be read: {error}") from None
     if not isinstance(tree, dict):
         raise IngestError(f"{file.name}: an object {{key: [token, …]}} is expected")
     return file.name, tree
+
+
+def _zipped_json(file: SourceFile) -> bytes:
+    with (
+        file.location.filesystem.open_input_file(file.location.path) as stream,
+        zipfile.ZipFile(stream) as zipped,
+    ):
+        entries = [entry for entry in zipped.infolist() if entry.filename.endswith(".json")]
+        if len(entries) != 1:
+            raise IngestError(f"{file.name} holds {len(entries)} files .json where one is expected")
+        if entries[0].file_size > LARGEST_JSON:
+            raise too_large(file.name, LARGEST_JSON)
+        return zipped.read(entries[0])
 
 
 def _visible(folder: Path) -> list[Path]:

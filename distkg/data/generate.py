@@ -36,6 +36,7 @@ from distkg.data.prepare import report
 from distkg.data.problems import Problems
 from distkg.data.spool import NO_ROWS, Spool, shuffled
 from distkg.data.writer import StoreWriter
+from distkg.host_memory import memory_limit
 
 ZIPF_EXPONENT = 0.8
 HELD_OUT_SHARE = 0.05
@@ -47,6 +48,8 @@ THEMES = (
     ("film", ("starred_in", "stars", "co_starred_with", "filmed_in", "performed_in", "appeared_in")),
 )
 PER_THEME = 6
+ENTITY_BYTES, FACT_BYTES = 40, 8
+"""Memory of an entity, and of a fact of the largest theme, at least; twice as much was measured."""
 
 Ints = NDArray[np.int64]
 
@@ -112,6 +115,7 @@ def generate(
     started = time.perf_counter()
     if min(entities, relations, triples) < 1 or entities < 10:
         raise IngestError("a generated graph needs at least 10 entities, 1 relation and 1 triple")
+    _refuse_too_large(entities, relations, triples)
     world = World.of(entities, relations, triples)
     rng = np.random.default_rng([seed, 0])
     plan = Plan("generated", seed, partitions, "random")
@@ -125,6 +129,23 @@ def generate(
         graph = Graph(parts, world.labels(), pa.array(relation_names(relations), pa.large_utf8()))
         manifest = assemble(writer, graph, plan, Problems("fail", writer.open_rejects), lambda stage, done: None)
     return report(store, manifest, time.perf_counter() - started)
+
+
+def _refuse_too_large(entities: int, relations: int, triples: int) -> None:
+    """
+    Raises:
+        IngestError: ids would not fit into 32 bits, or memory would surely not suffice.
+    """
+    for name, count in (("entities", entities), ("relations", 2 * relations)):
+        if count >= 2**31:
+            raise IngestError(f"{count:,} {name} are too many: their ids have 32 bits. Ask for fewer")
+    needed = ENTITY_BYTES * entities + FACT_BYTES * min(triples, triples * PER_THEME // relations)
+    there = memory_limit()
+    if needed > there:
+        raise IngestError(
+            f"a graph of {entities:,} entities and {triples:,} triples needs at least {needed / 2**30:,.0f} GiB of "
+            f"memory to be made, and {there / 2**30:,.0f} GiB are there. Ask for fewer, or for more relations"
+        )
 
 
 def relation_names(relations: int) -> list[str]:

@@ -25,12 +25,17 @@ def load_function(name: str) -> Callable[..., Any]:
         raise StoreError(f"{name!r} names no function: module:function is expected, such as my_images:tokens_of")
     try:
         found = getattr(import_module(module_name), function_name, None)
-    except ImportError as error:
-        raise StoreError(f"module {module_name!r} cannot be imported: {error}") from error
+    except Exception as error:  # the module is the user's, and may raise anything
+        raise StoreError(f"module {module_name!r} cannot be imported: {_in_short(error)}") from error
     if not callable(found):
         raise StoreError(f"module {module_name!r} has no function {function_name!r}")
     function: Callable[..., Any] = found
     return function
+
+
+def _in_short(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,17 @@ class ImageTokenizer:
             StoreError: there is no such function, or what it gives for an image (named) is no list of tokens.
         """
         tokens_of = load_function(self.function)
-        return [self._checked(path, tokens_of(path)) for path in paths]
+        return [self._checked(path, self._tokens(tokens_of, path)) for path in paths]
 
-    def _checked(self, path: str, found: Any) -> list[int]:
-        tokens = np.asarray(found)
+    def _tokens(self, tokens_of: Callable[[str], Any], path: str) -> np.ndarray:
+        try:
+            return np.asarray(tokens_of(path))
+        except Exception as error:  # the function is the user's, and images are damaged in any way
+            raise StoreError(f"{self.function} fails on {path}: {_in_short(error)}") from error
+
+    def _checked(self, path: str, tokens: np.ndarray) -> list[int]:
         if tokens.size and (tokens.ndim != 1 or tokens.dtype.kind not in "iu"):
-            raise StoreError(f"{self.function} gives no sequence of token ids for {path}: {str(found)[:80]}")
+            raise StoreError(f"{self.function} gives no sequence of token ids for {path}: {str(tokens)[:80]}")
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.vocabulary:
             wrong = tokens.max() if tokens.min() >= 0 else tokens.min()
             raise StoreError(

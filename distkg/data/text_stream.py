@@ -36,16 +36,26 @@ _INVALID = "distkg.invalid"
 codecs.register_error(_INVALID, lambda error: (NEVER_UTF8, error.end))  # type: ignore[attr-defined]
 
 
-def read_bytes(file: SourceFile) -> bytes:
+def read_bytes(file: SourceFile, largest: int) -> bytes:
     """A whole file, decompressed, in its own encoding: for JSON, whose library finds the encoding itself.
 
     Raises:
-        IngestError: unreadable or truncated.
+        IngestError: unreadable, truncated, or of more than ``largest`` bytes when decompressed.
     """
+    content = bytearray()
     try:
-        return b"".join(_decompressed(file, 1 << 20))
+        for piece in _decompressed(file, 1 << 20):
+            content += piece
+            if len(content) > largest:
+                raise too_large(file.name, largest)
+        return bytes(content)
     except (OSError, pa.ArrowException, lzma.LZMAError, EOFError) as error:
         raise IngestError(f"{file.name} cannot be read ({error}). It is damaged or cut off; fetch it again") from None
+
+
+def too_large(name: str, largest: int) -> IngestError:
+    """The error of a file that holds more than is read at once."""
+    return IngestError(f"{name} is larger than {largest >> 20:,} MiB when decompressed; is it the right file?")
 
 
 def utf8_pieces(file: SourceFile, piece_bytes: int) -> Iterator[bytes]:

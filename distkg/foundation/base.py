@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from distkg.config import parse_options
+from distkg.config import StrictModel, parse_options
 from distkg.data.identity import LABELS, StoreIdentity, mismatch
 from distkg.data.store import Store
 from distkg.foundation.graph import Facts, KnowledgeGraph
@@ -27,10 +26,8 @@ class UnsupportedQuestionError(ValueError):
     """A model cannot answer this kind of question; the message says which models can."""
 
 
-class ModelOptions(BaseModel):
+class ModelOptions(StrictModel):
     """A model's own options, validated."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class FoundationModel(nn.Module, ABC):

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from distkg.config import parse_options
+from distkg.config import StrictModel, parse_options
 from distkg.negatives.live import LiveModel
 from distkg.negatives.training_graph import TrainingGraph
 from distkg.registry import Registry
@@ -26,10 +25,8 @@ class SourceError(ValueError):
     """A source lacks what it needs of the graph; the message says what, and where to get it."""
 
 
-class SourceOptions(BaseModel):
+class SourceOptions(StrictModel):
     """A source's own options, validated; ``negatives.options`` in the configuration."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)

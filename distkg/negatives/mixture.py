@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
+from distkg.config import StrictModel
 from distkg.negatives.base import (
     SOURCES,
     Coming,
@@ -31,10 +32,8 @@ from distkg.negatives.training_graph import TrainingGraph
 Points = list[tuple[float, float]]
 
 
-class Part(BaseModel):
+class Part(StrictModel):
     """One source of a mixture."""
-
-    model_config = ConfigDict(extra="forbid")
 
     source: str = Field(description="Its name.")
     weight: Points = Field(

@@ -25,7 +25,7 @@ MOST_RELATIONS = 20
 
 def make_console() -> Console:
     """Standard output; off a terminal lines are wide, as a table folded at 80 is of no use in a log."""
-    return Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+    return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else LOG_WIDTH)
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:

@@ -11,18 +11,16 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor, nn
 
-from distkg.config import ConfigError, ModelConfig, parse_options
+from distkg.config import ConfigError, ModelConfig, StrictModel, parse_options
 from distkg.kernels.similarity import DOT, Similarity
 from distkg.registry import Registry
 
 
-class Options(BaseModel):
+class Options(StrictModel):
     """A scorer's own options, validated; ``model.options`` in the configuration."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
 class Scorer(nn.Module):

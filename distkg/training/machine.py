@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
 import torch
 
+from distkg import host_memory
 from distkg.kernels.products import product
 
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+CGROUP_LIMITS = host_memory.CGROUP_LIMITS
 _SIDE = 512
 _COPIED_FLOATS = 16 << 20
 
@@ -46,13 +45,8 @@ def measure(device: str = "cpu", seconds: float = 0.25) -> Machine:
 
 
 def memory_limit() -> int:
-    """Bytes that processes on this machine may use together: its memory, or the container's limit where lower."""
-    limits = [int(text) for text in map(_read, CGROUP_LIMITS) if text.isdigit()]
-    return min([psutil.virtual_memory().total, *limits])
-
-
-def _read(path: Path) -> str:
-    return path.read_text().strip() if path.exists() else ""
+    """As ``distkg.host_memory.memory_limit``."""
+    return host_memory.memory_limit(CGROUP_LIMITS)
 
 
 def _rate(action: Callable[[], object], seconds: float, device: str) -> float:

@@ -82,7 +82,7 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that a resumed run takes again, and the result that it will replace."""
         self.result.unlink(missing_ok=True)
-        if self.metrics.exists():
+        if self.metrics.is_file():
             lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             _write(self.metrics, "".join(line for line in lines if _step(line) <= step))
 
@@ -91,7 +91,7 @@ class RunFolder:
 
     def read_result(self) -> Record | None:
         """result.json, or None where the run has not ended."""
-        if not self.result.exists():
+        if not self.result.is_file():
             return None
         result: Record = json.loads(self.result.read_text(encoding="utf-8"))
         return result

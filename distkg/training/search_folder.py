@@ -170,7 +170,7 @@ class SearchFolder:
 
     def ended(self) -> list[Trial]:
         """The trials of the log, in order of their ends; a line torn by a crash is left out."""
-        if not self.log.exists():
+        if not self.log.is_file():
             return []
         trials = []
         for line in self.log.read_text(encoding="utf-8").splitlines():
@@ -271,7 +271,7 @@ class SearchFolder:
 def metric_lines(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl; none where there is no such file."""
     path = run / "metrics.jsonl"
-    if not path.exists():
+    if not path.is_file():
         return []
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():

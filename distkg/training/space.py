@@ -18,7 +18,8 @@ from typing import Any
 
 import yaml
 
-from distkg.config import PRESETS, ConfigError, RunConfig, Section, parse_config
+from distkg.config import PRESETS, ConfigError, RunConfig, Section, parse_config, preset_file
+from distkg.documents import DocumentError, is_regular_file, read_yaml
 from distkg.redaction import redact_tree
 
 Value = bool | int | float | str | None
@@ -107,17 +108,13 @@ def read_space(source: str) -> Space:
         SpaceError: no such file or preset, not YAML, no keys, a key that is not one of a run or must not vary, or a
             distribution that cannot be understood.
     """
-    path = Path(source)
-    if source.startswith("preset:"):
-        path = SPACES / f"{source.removeprefix('preset:')}.yaml"
-        if not path.exists():
-            raise SpaceError(f"there is no space {source!r}. Known: {', '.join(space_names())}")
-    if not path.is_file():
+    path = preset_file(source, SPACES, "space", SpaceError) or Path(source)
+    if not is_regular_file(path):
         raise SpaceError(f"space {source!r} is not a file. Write lines such as {_example()}")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise SpaceError(f"{path} is not valid YAML: {error}") from None
+        tree = read_yaml(path, str(path))
+    except DocumentError as error:
+        raise SpaceError(str(error)) from None
     return parse_space(tree, str(path))
 
 

@@ -73,8 +73,7 @@ def check_sources(config: RunConfig, store: Store) -> None:
 
 def _check_negatives(config: RunConfig) -> None:
     chosen, sampled = config.negatives, config.objective.name in SAMPLED
-    if sampled:
-        hosted = hosted_parts(chosen.source, chosen.options)
+    hosted = hosted_parts(chosen.source, chosen.options)  # names a wrong source or option, also where none is asked
     if not chosen.pool.actors:
         return
     if not sampled:

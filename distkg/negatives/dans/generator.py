@@ -13,9 +13,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from distkg.config import StrictModel
 from distkg.negatives.dans.curriculum import band_steps
 from distkg.negatives.dans.denoiser import Denoiser
 from distkg.negatives.dans.difficulty import Difficulty
@@ -26,9 +27,7 @@ from distkg.sharding.optimizers import OPTIMIZERS
 Schedule = Literal["difficulty", "same"]
 
 
-class GeneratorOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class GeneratorOptions(StrictModel):
     steps: int = Field(20, ge=20, description="Steps of the diffusion, T.")
     first_noise: float = Field(1e-3, gt=0, lt=1, description="Variance before the first step, β_init.")
     low_noise: float = Field(0.05, gt=0, lt=1, description="Variance at the last step for an entity of difficulty 0.")
