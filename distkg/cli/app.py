@@ -129,8 +129,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for script
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run ``distkg`` with these arguments (default: those of the process) and exit.
 
-    Exits with 0 on success, 2 after a mistake that the user can mend, 3 where a plan refuses the run, 1 otherwise, 141
-    where the reader of its output has gone, and after a signal with 128 and its number (130 for Ctrl-C, 143 for SIGTERM).
+    Exits with 0 on success, 2 after a mistake that the user can mend, 3 where a plan refuses the run, 141 where the
+    reader of its output has gone, 128 and its number after a signal (130 for Ctrl-C, 143 for SIGTERM), and 1 otherwise.
     """
     sys.excepthook = show_traceback
     if logging.lastResort is not None:
