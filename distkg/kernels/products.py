@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from distkg.kernels import cpu
+
 _WIDE = 32  # columns, from which oneDNN is faster at sums over rows
+_PART = 256  # rows that MKL sums on one thread; it shares out more of them, and bits then depend on how many threads
 _SMALL = 1 << 16  # products with fewer multiplications than this are dominated by the call itself
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right.T`` of float32 [m, k] × [n, k] -> float32 [m, n]; no autograd."""
+    """``left @ right.T`` of float32 [m, k] × [n, k] -> float32 [m, n]; no autograd.
+
+    bfloat16 gives bfloat16, on any processor: without instructions for it, products are made in float32 and rounded.
+    """
     if _precision is not torch.float32:
         return _product(left.to(_precision), right.to(_precision)).float()
     return _product(left, right)
@@ -26,18 +32,26 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 
 def product_plus(left: Tensor, right: Tensor, added: Tensor) -> Tensor:
     """``added + left @ right.T`` of float32 [m, k], [n, k] and [m, n]; no autograd."""
-    if left.device.type == "cpu" and _ONEDNN and left.is_contiguous() and right.is_contiguous():
-        linear: Tensor = torch.ops.mkldnn._linear_pointwise.binary(left, added, right, None, "add")
-        return linear
+    if left.device.type == "cpu" and left.is_contiguous() and right.is_contiguous() and cpu.has_onednn():
+        return cpu.linear_plus(left, right, added)
     return torch.addmm(added, left, right.T)
 
 
 def product_over_rows(left: Tensor, right: Tensor) -> Tensor:
-    """``left.T @ right`` of float32 [k, m] × [k, n], k large -> float32 [m, n]; no autograd."""
-    if left.device.type == "cpu" and _ONEDNN and right.shape[1] >= _WIDE:
-        linear: Tensor = torch.ops.mkldnn._linear_pointwise(_dense(left).T, _dense(right).T, None, "none", [], "")
-        return linear
-    return (right.T @ left).T  # the wider one last: four times as fast where the other has few columns
+    """``left.T @ right`` of float32 [k, m] × [k, n], k large -> float32 [m, n]; no autograd.
+
+    The same bits with any number of threads.
+    """
+    if left.device.type != "cpu":
+        return left.T @ right
+    if right.shape[1] >= _WIDE and cpu.has_onednn():
+        return cpu.linear(_dense(left).T, _dense(right).T)
+    lacking = -len(left) % _PART
+    if lacking:
+        left, right = (F.pad(rows, (0, 0, 0, lacking)) for rows in (left, right))
+    wide, narrow = (rows.unflatten(0, (-1, _PART)) for rows in (left, right))
+    # The wider one last: four times as fast where the other has few columns.
+    return torch.bmm(narrow.mT, wide).sum(0).T
 
 
 @contextmanager
@@ -52,19 +66,22 @@ def products_in(precision: torch.dtype) -> Iterator[None]:
 
 
 def half_where_fast(device: torch.device | str) -> torch.autocast:
-    """Within, linear layers of torch multiply in bfloat16, where the machine can; for what needs no more precision.
+    """Within, linear layers of torch multiply in bfloat16, where that is fast; for what needs no more precision.
 
-    On a CPU that can, this is five times as fast as float32.
+    On a CPU with instructions for it, this is up to five times as fast as float32.
     """
     kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu" or _has_bfloat16())
+    return torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu" or cpu.has_fast_bfloat16())
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
+    if left.device.type != "cpu":
+        return left @ right.T
+    if left.dtype == torch.bfloat16 and not cpu.has_fast_bfloat16():
+        return _product(left.float(), right.float()).bfloat16()
     left, right = _dense(left), _dense(right)
-    if left.device.type == "cpu" and _ONEDNN and left.shape[0] * right.shape[0] * left.shape[1] > _SMALL:
-        linear: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
-        return linear
+    if left.shape[0] * right.shape[0] * left.shape[1] > _SMALL and left.dtype in _ONEDNN_DTYPES and cpu.has_onednn():
+        return cpu.linear(left, right)
     return left @ right.T
 
 
@@ -73,23 +90,5 @@ def _dense(matrix: Tensor) -> Tensor:
     return matrix if matrix.is_contiguous() or matrix.T.is_contiguous() else matrix.contiguous()
 
 
-def _has_onednn() -> bool:
-    if not torch.backends.mkldnn.is_available():
-        return False
-    try:
-        probe = torch.ones(2, 2)
-        return bool((torch.ops.mkldnn._linear_pointwise(probe, probe, None, "none", [], "") == 2).all())
-    except (AttributeError, RuntimeError):
-        return False
-
-
-@cache
-def _has_bfloat16() -> bool:
-    try:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    except (AttributeError, RuntimeError):
-        return False
-
-
-_ONEDNN = _has_onednn()
+_ONEDNN_DTYPES = torch.float32, torch.bfloat16
 _precision = torch.float32

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distkg.kernels import products
+from distkg.kernels import cpu
 from distkg.kernels.products import half_where_fast, product, product_over_rows, products_in
 
 SHAPES = [(1, 1, 1), (3, 5, 2), (1, 2000, 40), (41, 40, 40), (257, 129, 33), (100, 1, 1000), (64, 1024, 200)]
@@ -35,8 +35,19 @@ def assert_product(left: Tensor, right: Tensor) -> None:
 def test_products_of_many_shapes(
     shape: tuple[int, int, int], dtype: torch.dtype, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "_ONEDNN", onednn and products._ONEDNN)
+    present = cpu.has_onednn()
+    monkeypatch.setattr(cpu, "has_onednn", lambda: onednn and present)
     assert_product(*operands(*shape, dtype))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bfloat16_products_without_instructions_for_them_round_products_of_float32(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "has_fast_bfloat16", lambda: False)
+    left, right = operands(*shape, torch.bfloat16)
+    assert_product(left, right)
+    assert torch.equal(product(left, right), product(left.float(), right.float()).bfloat16())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -66,19 +77,15 @@ def test_a_product_written_by_hand() -> None:
     assert product(left, right).tolist() == [[11.0, 17.0, 0.5], [-4.0, -6.0, 0.0]]
 
 
-def test_large_products_leave_to_onednn_and_small_ones_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("this torch was built without oneDNN")
-    assert products._ONEDNN, "torch carries oneDNN, but its linear product was not found usable"
+@pytest.mark.parametrize("onednn", [False, True])
+def test_large_products_leave_to_onednn_and_small_ones_stay(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "has_onednn", lambda: onednn)
+    monkeypatch.setattr(cpu, "linear", lambda left, right: torch.zeros(len(left), len(right)))
     ones = torch.ones(64, 64)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        product(ones, ones)
-        product(ones[:8], ones[:8])
-        large = product(ones, torch.ones(65, 64))
-    names = [event.key for event in profile.key_averages() for _ in range(event.count)]
-    assert sum("_linear_pointwise" in name for name in names) == 2
-    assert names.count("aten::mm") == 1
-    assert (large == 64).all()
+    large = 0 if onednn else 64
+    assert (product(ones, ones) == large).all()
+    assert (product(ones, torch.ones(65, 64)) == large).all()
+    assert (product(ones[:8], ones[:8]) == 64).all()
 
 
 def test_products_in_bfloat16_round_the_factors_and_give_float32() -> None:
@@ -105,7 +112,7 @@ def test_the_precision_of_products_is_set_back_after_an_error() -> None:
 
 @pytest.mark.parametrize("can", [False, True])
 def test_layers_multiply_in_bfloat16_where_the_machine_can(can: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_has_bfloat16", lambda: can)
+    monkeypatch.setattr(cpu, "has_fast_bfloat16", lambda: can)
     layer, between = torch.nn.Linear(1, 1, bias=False), torch.tensor([[1 + 1 / 512]])
     torch.nn.init.constant_(layer.weight, 1.0)
     with half_where_fast("cpu"):
@@ -117,16 +124,29 @@ def test_layers_multiply_in_bfloat16_where_the_machine_can(can: bool, monkeypatc
 
 @pytest.mark.parametrize("onednn", [False, True])
 @pytest.mark.parametrize(
-    ("rows", "left", "right"), [(1, 1, 1), (4096, 64, 96), (4096, 8, 64), (3000, 64, 8), (7, 3, 33)]
+    ("rows", "left", "right"),
+    [(1, 1, 1), (0, 3, 2), (512, 5, 4), (4096, 64, 96), (4096, 8, 64), (3000, 64, 8), (7, 3, 33)],
 )
 def test_products_over_rows(rows: int, left: int, right: int, onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_ONEDNN", onednn and products._ONEDNN)
+    present = cpu.has_onednn()
+    monkeypatch.setattr(cpu, "has_onednn", lambda: onednn and present)
     one, other = operands(left, right, rows)
     for first, second in ((one.T, other.T), (one.T.contiguous(), other.T.contiguous()), (one.T, wider(other.T))):
         got, expected = product_over_rows(first, second), one.double() @ other.double().T
         assert got.shape == (left, right)
         room = 1e-5 * (expected.abs() + one.double().norm(dim=1)[:, None] * other.double().norm(dim=1))
         assert ((got.double() - expected).abs() <= room).all()
+
+
+@pytest.mark.parametrize(("left", "right"), [(16, 16), (64, 8), (8, 31), (64, 64)])
+def test_threads_change_no_bit_of_products_over_rows(left: int, right: int) -> None:
+    one, other = operands(left, right, 5000)
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 2, 3, 8):
+        torch.set_num_threads(threads)
+        results.append(product_over_rows(one.T, other.T))
+    torch.set_num_threads(before)
+    assert all(torch.equal(results[0], result) for result in results)
 
 
 def wider(rows: Tensor) -> Tensor:

@@ -1,0 +1,82 @@
+"""Features of this machine's processor on which kernels depend, each found out once; everything else asks here.
+
+A feature is there when the very call that needs it succeeds, so that caps from outside (``ONEDNN_MAX_CPU_ISA``,
+``ATEN_CPU_CAPABILITY``), builds of torch without oneDNN and other architectures need no list of processors. Loops
+compiled by numba need no answer from here: LLVM lowers them for the processor at hand, whatever it has.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+
+import torch
+from torch import Tensor
+
+ARM = ("aarch64", "arm64")
+# Values of ONEDNN_MAX_CPU_ISA under which oneDNN takes bfloat16 and leaves the processor's instructions for it unused.
+_CAPS_BELOW_BFLOAT16 = ("AVX512_CORE", "AVX512_CORE_VNNI")
+_BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert")  # as torch.cpu.get_capabilities names them
+
+
+@cache
+def has_onednn() -> bool:
+    """True where oneDNN multiplies float32 matrices, with and without a third one to add."""
+    return torch.backends.mkldnn.is_available() and _multiplies(torch.float32) and _adds()
+
+
+@cache
+def has_fast_bfloat16() -> bool:
+    """True where oneDNN multiplies bfloat16 matrices by instructions of the processor.
+
+    Without them oneDNN either refuses (below AVX-512) or takes four times as long as for float32 (AVX-512 alone).
+    """
+    return has_onednn() and _multiplies(torch.bfloat16) and _has_bfloat16_instructions()
+
+
+def describe() -> str:
+    """The features in one line, for the log of a test run.
+
+    >>> describe().startswith("processor: ")
+    True
+    """
+    onednn = "oneDNN" if has_onednn() else "no oneDNN"
+    bfloat16 = "fast bfloat16" if has_fast_bfloat16() else "no fast bfloat16"
+    return f"processor: {platform.machine()}, torch {torch.backends.cpu.get_cpu_capability()}, {onednn}, {bfloat16}"
+
+
+def linear(left: Tensor, right: Tensor) -> Tensor:
+    """oneDNN's ``left @ right.T``: [m, k] × [n, k] -> [m, n]; ask `has_onednn` or `has_fast_bfloat16` first."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+    return product
+
+
+def linear_plus(left: Tensor, right: Tensor, added: Tensor) -> Tensor:
+    """oneDNN's ``added + left @ right.T`` of float32; ask `has_onednn` first."""
+    total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(left, added, right, None, "add")
+    return total
+
+
+def _multiplies(dtype: torch.dtype) -> bool:
+    ones = torch.ones(65, 64, dtype=dtype)
+    try:
+        return bool((linear(ones[:64], ones) == 64).all())
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def _adds() -> bool:
+    ones = torch.ones(2, 2)
+    try:
+        return bool((linear_plus(ones, ones, ones) == 3).all())
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def _has_bfloat16_instructions() -> bool:
+    if platform.machine().lower() in ARM:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # there it asks for the instructions
+    caps = {os.environ.get(name, "").upper() for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")}
+    available = torch.cpu.get_capabilities()
+    return caps.isdisjoint(_CAPS_BELOW_BFLOAT16) and any(available.get(name) for name in _BFLOAT16_INSTRUCTIONS)
