@@ -8,9 +8,9 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from distkg.compilation import njit
 from distkg.data.problems import Problems
 from distkg.data.spool import NO_ROWS, Spool
 

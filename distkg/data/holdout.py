@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from distkg.compilation import njit
 from distkg.data.assemble import Part
 from distkg.data.problems import Problems
 from distkg.data.spool import Spool

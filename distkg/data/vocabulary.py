@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 from numpy.typing import NDArray
 
+from distkg.compilation import njit
 from distkg.data.errors import IngestError
 
 MOST_LABELS = 2**31 - 1

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from distkg.compilation import njit
 
 MOST_KEPT = 1024  # relations whose surroundings are kept, 40 kB each with five examples and five facts of each entity
 

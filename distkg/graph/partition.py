@@ -14,9 +14,9 @@ import os
 from typing import Any, Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from distkg.compilation import njit
 from distkg.graph.csr import Csr
 
 STREAMS = 10

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from distkg.compilation import njit
 
 KINDS = ("head to head", "tail to tail", "head to tail", "tail to head")
 MOST_RELATIONS = 20_000  # with inverses; their matrix is bytes

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from distkg.compilation import njit
 from distkg.graph.relation_graph import TooManyRelationsError, relation_graph, relations_of_entities
 
 KINDS = ("hh", "tt", "ht", "tfh", "tft", "hft", "hfh")

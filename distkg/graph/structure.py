@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from distkg.compilation import njit
 from distkg.graph.csr import Csr
 
 Floats = NDArray[np.float64]

@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from distkg.compilation import njit
 from distkg.graph.csr import Csr
 from distkg.graph.partition import import_dgl
 

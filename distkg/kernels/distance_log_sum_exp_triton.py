@@ -14,8 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from distkg.compilation import keep_gpu_kernels
 from distkg.kernels.activations import Activation, Artanh, Double, Halin, Hanon, XExp
 from distkg.kernels.log_sum_exp import LogSumExp, nothing_summed
+
+keep_gpu_kernels()
 
 _KINDS: dict[type[Activation], int] = {Hanon: 0, Halin: 1, Double: 2, XExp: 3, Artanh: 4}
 _PROGRAMS = 512  # enough to fill a large GPU

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numba
 from torch import Tensor
+
+from distkg.compilation import njit
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -17,13 +18,13 @@ _FAST = {"reassoc", "contract", "nsz", "arcp", "afn"}
 
 def kernel(function: F) -> F:
     """Compile for this CPU on first use (cached on disk); releases the interpreter lock while it runs."""
-    compiled: F = numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")(function)
+    compiled: F = njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")(function)
     return compiled
 
 
 def kernel_in_order(function: F) -> F:
     """``kernel`` that leaves sums in the order in which they are written, for arithmetic that lives by its rounding."""
-    compiled: F = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")(function)
+    compiled: F = njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")(function)
     return compiled
 
 
@@ -34,5 +35,5 @@ def on_cpu(*tensors: Tensor) -> bool:
 
 def part_of_kernel(function: F) -> F:
     """Compile into the kernels that call it: same arithmetic, no cache of its own. May take functions as arguments."""
-    compiled: F = numba.njit(inline="always", fastmath=_FAST, error_model="numpy")(function)
+    compiled: F = njit(inline="always", fastmath=_FAST, error_model="numpy")(function)
     return compiled

@@ -19,8 +19,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from distkg.compilation import keep_gpu_kernels
 from distkg.kernels.edges import Edges, Pieces, Rows
 from distkg.kernels.messages import Combination
+
+keep_gpu_kernels()
 
 _TILE = 512  # numbers of a tile: 16 for each thread of a warp
 _WIDEST = 64  # numbers of a half that a program takes at once
