@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,7 +49,7 @@ def train(
     if accept_changes and not resume:
         raise typer.BadParameter("--accept-changes belongs to --resume: a new run has nothing to change")
     settings = resolved(config, changes, workers)
-    show_plan(planned(settings))
+    show_plan(replace(planned(settings), notes=()))  # workers say themselves what they lack
     from distkg.cluster.launch import launch_training
     from distkg.reporting.report import write_report
     from distkg.reporting.tables import metrics_table

@@ -81,7 +81,7 @@ def plan_summary(plan: Plan) -> str:
     text = f"{compact(plan.parameters)} parameters{learning}, {plan.steps:,} steps per epoch{_times(plan)}"
     if plan.time_limit is not None:
         text += f"; stopped after {duration(plan.time_limit)} (train.time_limit_seconds)"
-    return "\n".join([text, *(f"warning: {warning}" for warning in plan.warnings)])
+    return "\n".join([text, *(f"warning: {warning}" for warning in (*plan.warnings, *plan.notes))])
 
 
 def _times(plan: Plan) -> str:

@@ -37,8 +37,15 @@ class MappedMemory:
 
     @classmethod
     def new(cls, begin: bytes) -> MappedMemory:
-        """Memory of this process; it starts with the bytes ``begin``, by which others recognise it."""
+        """Memory of this process; it starts with the bytes ``begin``, by which others recognise it.
+
+        Raises:
+            OSError: the system has no such memory (only Linux has), or does not let this process use it.
+        """
+        if not all(hasattr(os, call) for call in ("memfd_create", "posix_fallocate")):
+            raise OSError("this system has no anonymous memory with a descriptor")
         memory = cls(os.memfd_create("distkg"))
+        memory.grow(_PAGE)  # sandboxes may refuse it; known now, it costs nothing but sockets
         os.pwrite(memory.descriptor, begin, 0)
         return memory
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -53,11 +54,10 @@ class NodeMemory:
         """Memory shared by all ranks of the default group; None where one cannot reach another; collective."""
         rank, size = dist.get_rank(), dist.get_world_size()
         token = secrets.token_bytes(_TOKEN_BYTES)
-        possible = hasattr(os, "memfd_create")
-        own = MappedMemory.new(token) if possible else None
-        inboxes = {peer: Inbox(peer) for peer in range(size) if peer != rank} if possible else {}
-        offer = None
-        if own is not None:
+        offer, own, inboxes = None, None, dict[int, Inbox]()
+        with suppress(OSError):  # where this system has no such memory, or no descriptors are left
+            own = MappedMemory.new(token)
+            inboxes = {peer: Inbox(peer) for peer in range(size) if peer != rank}
             pipes = [inboxes[peer].writes if peer != rank else -1 for peer in range(size)]
             offer = Offer(os.getpid(), own.descriptor, pipes, token)
         offers: list[Offer | None] = [None] * size

@@ -20,7 +20,7 @@ class Inbox:
     """The reading end of a pipe from one peer: pairs (number of a collective, value), in any order of numbers."""
 
     def __init__(self, peer: int, timeout: float = TIMEOUT_S) -> None:
-        self._reads, self.writes = os.pipe2(os.O_CLOEXEC)
+        self._reads, self.writes = os.pipe()  # processes that this one starts do not inherit it
         self._peer, self._timeout = peer, timeout
         self._early: dict[int, int] = {}
         self._poll = select.poll()

@@ -90,6 +90,7 @@ class Plan:
         epochs: how many the run has; None where that is not known.
         time_limit: seconds after which it stops; None where it does not.
         warnings: sentences on what the run will lack.
+        notes: sentences on what the machine does otherwise than configured; workers repeat those that concern them.
     """
 
     workers: int
@@ -107,6 +108,7 @@ class Plan:
     epochs: int | None = None
     time_limit: float | None = None
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def total_bytes(self) -> int:

@@ -17,6 +17,7 @@ from distkg.training.foundation_plan import plan_foundation
 from distkg.training.graphs import graphs_of
 from distkg.training.machine import Machine, measure, memory_limit
 from distkg.training.plan import Plan, count_distinct_queries, plan
+from distkg.training.precision import missing_precisions_here
 from distkg.training.provenance import open_named
 from distkg.training.task import check_objective, check_sources
 
@@ -32,6 +33,11 @@ def plan_run(config: RunConfig) -> Plan:
         SourceError: a graph lacks what the negative source needs.
         PlanError: the run does not fit.
     """
+    notes = () if joins_cluster(config) else tuple(missing_precisions_here(config))
+    return replace(_plan(config), notes=notes)
+
+
+def _plan(config: RunConfig) -> Plan:
     if is_foundation(config):
         with _threads(_worker_threads(config)):
             planned = plan_foundation(

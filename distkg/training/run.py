@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,8 @@ from distkg.training.foundation import FoundationLearner
 from distkg.training.foundation_model import is_foundation
 from distkg.training.learner import Learner
 from distkg.training.loop import WINDOW
-from distkg.training.memory import keep_freed_memory
+from distkg.training.memory import keep_freed_memory, peak_rss_mb
+from distkg.training.precision import missing_precisions
 from distkg.training.progress import Progress
 from distkg.training.provenance import KEY as PROVENANCE
 from distkg.training.provenance import recorded_in, write_provenance
@@ -88,6 +88,10 @@ def train_on_rank(
         folder.write_config(config)
         folder.forget_after(training.progress.steps)
     ranks.barrier()
+    notices = missing_precisions(config, ranks)
+    if ranks.first:
+        for text in notices:
+            folder.notice(text)
     try:
         training.train()
         return training.finish()
@@ -446,8 +450,3 @@ class Training:
             self.learner.leave_model(self.folder.path)
             self.folder.write_result(result)
         return result
-
-
-def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far (MB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -17,6 +17,7 @@ from distkg.negatives import Made
 from distkg.objectives import ALL_ENTITIES, EXCLUDED, REGULARIZERS, SAMPLED, Answers, OneVsAll, spread
 from distkg.training.batches import AllEntitiesBatch, Batch, QuerySampledBatch, SampledBatch
 from distkg.training.model import Model
+from distkg.training.precision import product_precision
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class AllEntitiesStep:
     def __init__(self, model: Model, config: RunConfig) -> None:
         self._model = model
         self._objective = ALL_ENTITIES[config.objective.name](config.objective)
-        self._products = getattr(torch, config.objective.products)
+        self._products = product_precision(config, model.ranks.device)
         self._penalty = Penalty(model, config)
 
     def __call__(self, batch: Batch, rows: Tensor) -> Computed:
@@ -180,7 +181,7 @@ class QuerySamplingStep:
         self._model = model
         self._square, self._weight = config.objective.square_positives, config.objective.uniformity
         self._uniformity = OneVsAll(config.objective)
-        self._products = getattr(torch, config.objective.products)
+        self._products = product_precision(config, model.ranks.device)
         self._penalty = Penalty(model, config)
 
     def __call__(self, batch: Batch, rows: Tensor) -> Computed:

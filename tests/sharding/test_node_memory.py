@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from distkg.data.generate import generate
 from distkg.sharding.mapped_memory import MappedMemory, Regions
 from distkg.sharding.node_memory import NodeMemory
 from distkg.sharding.ranks import Exchange, Ranks
@@ -108,6 +111,63 @@ def look_from_afar(ranks: Ranks) -> bool:
 
 def test_all_ranks_use_sockets_where_one_cannot_see_the_others() -> None:
     assert run_ranks(3, look_from_afar) == [True, True, True]
+
+
+LINUX_ONLY = ["memfd_create", "posix_fallocate", "/proc", "refused", "full"]
+"""What ranks may lack: two calls, the paths of descriptors, the right to call (a sandbox), room for one page."""
+
+
+def take_away(feature: str, patch: pytest.MonkeyPatch) -> None:
+    """Make this process one of a system without a feature."""
+    import distkg.sharding.node_memory as module
+
+    def refuse(*arguments: object) -> None:
+        raise OSError("not permitted" if feature == "refused" else "no space left")
+
+    if feature == "/proc":
+        patch.setattr(module.Offer, "path", lambda self, descriptor: "/no/such/folder")
+    elif feature == "refused":
+        patch.setattr(os, "memfd_create", refuse)
+    elif feature == "full":
+        patch.setattr(os, "posix_fallocate", refuse)
+    else:
+        patch.delattr(os, feature)
+
+
+def losses_of_a_run(ranks: Ranks, folder: Path) -> list[float]:
+    from distkg.config import parse_config
+    from distkg.training.run import train_on_rank
+
+    tree = {
+        "data": {"store": str(folder.parent / "store")},
+        "model": {"name": "distmult", "dim": 8},
+        "objective": {"name": "one_vs_all"},
+        "train": {"batch_size": 64, "epochs": 2},
+    }
+    train_on_rank(parse_config(tree, "test"), folder, ranks)
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def train_without(ranks: Ranks, folder: str) -> list[tuple[bool, list[float]]]:
+    """Whether ranks share memory, and the losses of a run: with everything, then with each feature taken away."""
+    outcomes = [(ranks.node is not None, losses_of_a_run(ranks, Path(folder) / "whole"))]
+    for feature in LINUX_ONLY:
+        with pytest.MonkeyPatch.context() as patch:
+            if feature == "memfd_create" or ranks.rank == 1:  # one rank without it is enough
+                take_away(feature, patch)
+            without = Ranks.from_process_group(ranks.device)
+            outcomes.append((without.node is not None, losses_of_a_run(without, Path(folder) / feature.strip("/"))))
+    return outcomes
+
+
+def test_without_what_only_linux_has_a_run_exchanges_over_sockets(tmp_path: Path) -> None:
+    generate(str(tmp_path / "store"), entities=60, relations=4, triples=400, seed=2)
+    (shared, losses), *others = run_ranks(2, train_without, str(tmp_path))[0]
+    assert shared
+    assert len(losses) == 2
+    for shared, without in others:
+        assert not shared
+        assert without == pytest.approx(losses, rel=1e-5)
 
 
 def test_memory_of_another_process_is_not_taken_for_the_one_offered() -> None:
