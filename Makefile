@@ -1,4 +1,4 @@
-# Two commands on a fresh machine with Python 3.11: `make demo` and `make test`. Both make .venv first.
+# Two commands on a fresh machine with Python 3.11 or later: `make demo` and `make test`. Both make .venv first.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= passive
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format types clean
+.PHONY: help install demo test test-slow test-isa lint format types clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ test: $(STAMP) ## all tests but the slow ones
 
 test-slow: $(STAMP) ## the slow tests
 	$(BIN)/python -m pytest -m slow
+
+test-isa: $(STAMP) ## tests of arithmetic under the lower instruction sets of tests/instruction_sets.py
+	$(BIN)/python -m tests.instruction_sets
 
 lint: $(STAMP) ## check style and format
 	$(BIN)/ruff check .

@@ -1,0 +1,95 @@
+"""Run tests of arithmetic, and short trainings, under lower instruction sets than this processor has.
+
+``make test-isa`` runs this. The libraries below distkg are told to leave instructions unused, so any x86 processor
+stands in for lesser ones: what fails here fails on a machine without them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """What the libraries may use.
+
+    Attributes:
+        name: for the log.
+        environment: caps of oneDNN, of torch's own kernels and of numba.
+        needs: an instruction that the processor itself must have, as torch names it.
+    """
+
+    name: str
+    environment: dict[str, str]
+    needs: str | None = field(default=None)
+
+
+# NUMBA_CPU_FEATURES is empty, else numba adds the features of the processor at hand to those of the one named.
+INSTRUCTION_SETS = (
+    InstructionSet("AVX-512 without bfloat16 (Skylake) for products", {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}),
+    InstructionSet(
+        "AVX2 (Haswell, Zen 3)",
+        {
+            "ONEDNN_MAX_CPU_ISA": "AVX2",
+            "ATEN_CPU_CAPABILITY": "avx2",
+            "NUMBA_CPU_NAME": "haswell",
+            "NUMBA_CPU_FEATURES": "",
+        },
+        needs="avx2",
+    ),
+    InstructionSet(
+        "SSE4.1 for products, SSE2 else (any x86-64)",
+        {
+            "ONEDNN_MAX_CPU_ISA": "SSE41",
+            "ATEN_CPU_CAPABILITY": "default",
+            "NUMBA_CPU_NAME": "generic",
+            "NUMBA_CPU_FEATURES": "",
+        },
+    ),
+)
+TESTS = (
+    "tests/kernels",
+    "tests/scoring",
+    "tests/objectives",
+    "tests/sharding",
+    "tests/training/test_golden_curves.py",
+    "tests/training/test_precision.py",
+    "--ignore-glob=*_triton.py",  # of a GPU
+    "--ignore-glob=*_cuda.py",
+)
+
+
+def main() -> int:
+    """Print what each set is, how its tests ended and how long they took; 1 where some failed."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        print(f"instruction sets: {platform.machine()} has no lower ones to stand in for; nothing to run")
+        return 0
+    failed = [chosen.name for chosen in INSTRUCTION_SETS if not _passes(chosen)]
+    print(f"instruction sets: {len(INSTRUCTION_SETS) - len(failed)} of {len(INSTRUCTION_SETS)} pass", *failed, sep="\n")
+    return 1 if failed else 0
+
+
+def _passes(chosen: InstructionSet) -> bool:
+    caps = " ".join(f"{name}={value}" for name, value in chosen.environment.items())
+    if chosen.needs is not None and not torch.cpu.get_capabilities().get(chosen.needs):
+        print(f"-- {chosen.name}: this processor has no {chosen.needs} itself, so its own set is the lower one")
+        return True
+    print(f"-- {chosen.name}: {caps}", flush=True)
+    environment, started = os.environ | chosen.environment, time.monotonic()
+    what = "from distkg.kernels.cpu import describe; print('-- ' + describe(), flush=True)"
+    subprocess.run([sys.executable, "-c", what], env=environment, check=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not cluster", *TESTS, *sys.argv[1:]]
+    ended = subprocess.run(command, env=environment, check=False)
+    print(f"-- {chosen.name}: {time.monotonic() - started:.0f} s, exit code {ended.returncode}", flush=True)
+    return ended.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
