@@ -11,7 +11,7 @@ from distkg.sharding.ranks import Ranks
 
 
 def product_precision(config: RunConfig, device: torch.device) -> torch.dtype:
-    """``objective.products`` where this process multiplies in it by instructions; else float32, which is faster there."""
+    """``objective.products`` where this process has instructions for it; else float32, which is faster there."""
     wanted: torch.dtype = getattr(torch, config.objective.products)
     return wanted if _multiplies(wanted, device) else torch.float32
 
