@@ -49,7 +49,7 @@ def report_leaks(
     paths = _write_buckets(parts, folder, bucket_rows)
     facts = np.zeros(len(relations), np.int64)
     shared: Counter[tuple[int, int]] = Counter()
-    for records in _read_buckets(paths):
+    for records in map(_sort_bucket, paths):
         pair, code = _distinct(records)
         facts += np.bincount(code >> 1, minlength=len(relations))
         shared.update(_shared(pair, code))
@@ -80,21 +80,21 @@ def _write_buckets(parts: Mapping[str, Part], folder: Path, bucket_rows: int) ->
     return paths
 
 
-def _read_buckets(paths: list[Path]) -> Iterator[NDArray[np.void]]:
-    """The records of each bucket, by pair of entities and then by code."""
-    for path in paths:
-        records = np.fromfile(path, RECORD)
-        pair = _pair(records)
-        order = np.argsort(pair, kind="stable")
-        pair, records = pair[order], records[order]
-        again = pair[1:] == pair[:-1]
-        # Only pairs of entities with several facts matter, and of those there are few.
-        several = np.zeros(len(pair), bool)
-        several[1:] |= again
-        several[:-1] |= again
-        order = np.lexsort((records["code"][several], pair[several]))
-        records[several] = records[several][order]
-        yield records
+def _sort_bucket(path: Path) -> NDArray[np.void]:
+    """The records of a bucket by pair of entities and then by code, also in its file."""
+    records = np.fromfile(path, RECORD)
+    pair = _pair(records)
+    order = np.argsort(pair, kind="stable")
+    pair, records = pair[order], records[order]
+    again = pair[1:] == pair[:-1]
+    # Only pairs of entities with several facts matter, and of those there are few.
+    several = np.zeros(len(pair), bool)
+    several[1:] |= again
+    several[:-1] |= again
+    order = np.lexsort((records["code"][several], pair[several]))
+    records[several] = records[several][order]
+    records.tofile(path)
+    return records
 
 
 def _pair(records: NDArray[np.void]) -> NDArray[np.int64]:
@@ -176,7 +176,8 @@ class _Near(NamedTuple):
 def _count_facts(paths: list[Path], splits: list[str], near: _Near, relations: pa.Array, problems: Problems) -> None:
     totals: Counter[tuple[int, str]] = Counter()
     pairs: dict[tuple[int, str], Counter[tuple[int, int]]] = {}
-    for records in _read_buckets(paths):
+    for path in paths:
+        records = np.fromfile(path, RECORD)
         split = records["split"]
         told = {kind: np.zeros(len(records), bool) for kind in KINDS}
         for fact, other in _neighbours(records):

@@ -165,7 +165,10 @@ def _check_magic(head: bytes, compression: str | None, name: str, reason: str) -
     endings = {kind: ending for ending, kind in COMPRESSIONS.items()}
     if found is not None:
         raise IngestError(f"{name} is compressed with {found}: let its name end in .{endings[found]}")
-    raise IngestError(f"{name} is no {compression} file, as its ending says: it is damaged, or plain text; rename it")
+    raise IngestError(
+        f"{name}:1: the file cannot be read (it is no {compression} file, as its ending says). It is damaged or cut off, "
+        "or plain text that should have another name"
+    )
 
 
 def _refuse_unmarked(head: bytes, encoding: str, file: SourceFile) -> None:
