@@ -13,6 +13,7 @@ import torch
 from pydantic import JsonValue
 
 from distkg.config import RunConfig
+from distkg.data.location import make_folder
 from distkg.sharding.ranks import Ranks
 from distkg.training.blocks import ScoreError
 from distkg.training.checkpoint import CheckpointError, Checkpoints, NonFiniteError
@@ -84,6 +85,7 @@ def train_on_rank(
         training.restore(accept_changes=accept_changes)
     if ranks.first:
         services.check_writer()
+        make_folder(folder.path, private=config.private)
         write_provenance(folder.path, training.provenance)
         folder.write_config(config)
         folder.forget_after(training.progress.steps)
