@@ -283,7 +283,7 @@ def test_in_sync_an_actor_that_dies_in_a_publication_does_not_end_the_group(
     assert not (tmp_path / "run" / "failures.jsonl").exists()
     lines = lines_of(tmp_path / "run")
     assert lines[-1]["restarts"] == ACTORS
-    assert [line["delivered"] for line in lines[2:]] == [1.0] * 4
+    assert {line["delivered"] for line in lines[2:]} - {None} == {1.0}
 
 
 @pytest.mark.usefixtures("ray_for_faulty_actors")
