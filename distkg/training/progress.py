@@ -30,7 +30,7 @@ class _Saved(BaseModel):
     step: Count
     steps: Count
     seconds: float = Field(ge=0)
-    best_mrr: float = Field(ge=-1, le=1)
+    best_mrr: float = Field(ge=-1, allow_inf_nan=False)
     evaluations_without_gain: Count
     halvings: Count
     validated: int = Field(-1, ge=-1)
