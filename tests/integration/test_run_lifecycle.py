@@ -36,6 +36,8 @@ from distkg.training.checkpoint import CheckpointError, Checkpoints
 from distkg.training.metrics import evaluate_triples
 from distkg.training.resume import ResumeError
 from distkg.training.run import Training, train_on_rank
+from distkg.training.services import Services
+from distkg.training.stopping import StopRequest
 from distkg.training.trained import load_run
 from tests.distributed import run_ranks
 
@@ -120,6 +122,7 @@ def half_removed(folder: Path) -> None:
     (folder / "manifest.json").rename(folder / "manifest.json.part")
 
 
+ASKED = "asked"  # to stop, as by a signal: a checkpoint is written at once, and nothing is lost
 POINTS: dict[str, tuple[Any, str, Callable[..., Any] | None]] = {
     "step": (Training, "_go_on", None),
     "report": (Training, "_report", None),
@@ -144,6 +147,8 @@ def process(kill: Kill | None = None, rank: int = 0) -> Iterator[None]:
         return training.progress.seconds + turns[0]
 
     def go_on(training: Training, step: int) -> bool:
+        if kill is not None and kill.point == ASKED and turns[0] >= kill.count and kill.rank in (None, rank):
+            training.stop.asked = True
         found: bool = original_go_on(training, step)
         turns[0] += 1
         return found
@@ -153,8 +158,9 @@ def process(kill: Kill | None = None, rank: int = 0) -> Iterator[None]:
         patches.setattr(run_module, "Checkpoints", Followed)
         patches.setattr(Training, "_seconds", seconds)
         patches.setattr(Training, "_go_on", go_on)
+        patches.setattr(Training, "_window", lambda training: 8)  # which else depends on the time
         patches.setattr(checkpoint_files, "_to_disk", lambda path: None)  # the machine does not die, and it takes long
-        if kill is not None and kill.rank in (None, rank):
+        if kill is not None and kill.point != ASKED and kill.rank in (None, rank):
             owner, name, half = POINTS[kill.point]
             patches.setattr(owner, name, kill(getattr(owner, name), half))
         try:
@@ -348,7 +354,10 @@ class Lifecycle:
         """The result, or the refusal; neither where the process died."""
         try:
             with process(kill, self.ranks.rank):
-                return train_on_rank(config, self.run, self.ranks, resume=True, accept_changes=accept), None
+                services = Services(stop=StopRequest())
+                more: dict[str, Any] = {"resume": True, "accept_changes": accept, "services": services}
+                result = train_on_rank(config, self.run, self.ranks, **more)
+                return (None if "stopped" in result else result), None
         except (ResumeError, CheckpointError) as error:
             return None, str(error)
         except (Killed, OSError):
@@ -532,7 +541,7 @@ frees = st.builds(
     every_steps=st.sampled_from([None, 8, 16]),
     keep=st.integers(2, 3),
 )
-kills = st.none() | st.builds(Kill, st.sampled_from(sorted(POINTS)), st.integers(0, 7))
+kills = st.none() | st.builds(Kill, st.sampled_from([ASKED, *sorted(POINTS)]), st.integers(0, 7))
 courses = st.sampled_from([Course(), Course(learning_rate=0.03), Course(seed=6), Course(learning_rate=0.03, seed=6)])
 places = st.floats(0, 1, exclude_max=True)
 
@@ -655,7 +664,14 @@ def random_sequences(ranks: Ranks, folder: str, seed: int, sequences: int, steps
             what = draw.choice(["train", "train", "train", "course", "damage", "lose", "move", "evaluate", "export"])
             course = cycle.recorded or Course()
             free = Free(draw.randint(1, EPOCHS), draw.choice([None, 3, 9]), None, draw.choice([None, 8, 16]))
-            kill = draw.choice([None, Kill("step", draw.randint(1, 9)), Kill("file", draw.randint(0, 3), rank=1)])
+            kill = draw.choice(
+                [
+                    None,
+                    Kill("step", draw.randint(1, 9)),
+                    Kill("file", draw.randint(0, 3), rank=1),
+                    Kill(ASKED, draw.randint(0, 9), rank=draw.randint(0, 1)),
+                ]
+            )
             if what == "train":
                 died += cycle.train(course, free, kill=kill) is None
             elif what == "course":

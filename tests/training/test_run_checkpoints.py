@@ -189,7 +189,14 @@ def test_a_run_that_stops_where_it_went_on_keeps_its_best(
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("epoch", -1), ("step", True), ("steps", "3"), ("best_mrr", None), ("best_mrr", -7.0), ("stopped_by", "__class__")],
+    [
+        ("epoch", -1),
+        ("step", True),
+        ("steps", "3"),
+        ("best_mrr", None),
+        ("best_mrr", -7.0),
+        ("stopped_by", "__class__"),
+    ],
 )
 def test_progress_that_cannot_be_is_refused(key: str, value: Any) -> None:
     """As a stranger may forge it, with a checksum that is right."""
