@@ -21,7 +21,7 @@ from benchmarks.processes import alone
 from benchmarks.rooflines import QUICK_SECONDS, SECONDS, around
 from distkg.data.store import Store
 from distkg.foundation import KnowledgeGraph
-from distkg.graph.partition import import_dgl
+from distkg.graph.partition import MissingDglError, import_dgl
 from distkg.kernels.edges import Edges
 from distkg.kernels.message_passing import propagate, reference_propagate
 from distkg.sharding.ranks import Ranks
@@ -68,8 +68,8 @@ def _dgl_layer(edges: Edges) -> dict[str, Layer]:
     """``u_mul_e`` and ``sum`` on all queries at once, features of an edge being [B, d]; on CPU, for which the wheels
     are that fit this torch, and left out where DGL is missing."""
     try:
-        dgl = import_dgl()
-    except ImportError:
+        dgl = import_dgl("message passing of distkg")
+    except MissingDglError:
         return {}
     if edges.device.type != "cpu":
         return {}

@@ -52,7 +52,7 @@ class DglSampler:
     """Through ``dgl.sampling.sample_neighbors``; of edges as ``PlainSampler``.
 
     Raises:
-        ImportError: when first asked, where DGL is not installed.
+        MissingDglError: DGL cannot be used.
     """
 
     def __init__(self, source: np.ndarray, target: np.ndarray, nodes: int) -> None:
@@ -62,7 +62,7 @@ class DglSampler:
     def __call__(self, starts: NDArray[np.int64], fanouts: Sequence[int], seed: int) -> NDArray[np.int64]:
         import torch  # here, so that reading files does not wait for it
 
-        dgl = import_dgl()
+        dgl = import_dgl("data.sampler: compiled")
         if self._graph is None:  # not before, as a process that only passes the sampler on needs no DGL
             ends = (torch.from_numpy(np.array(side, dtype=np.int64)) for side in (self._source, self._target))
             self._graph = dgl.graph(tuple(ends), num_nodes=self._nodes)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import logging
 import os
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 from distkg.compilation import njit
 from distkg.graph.csr import Csr
+
+_log = logging.getLogger(__name__)
 
 STREAMS = 10
 SLACK = 1.05
@@ -47,8 +50,9 @@ def part_offsets(n: int, parts: int) -> NDArray[np.int64]:
 def choose_partitioner() -> tuple[str, Partitioner]:
     """METIS where DGL is installed, else its plain counterpart; with its name."""
     try:
-        import_dgl()
-    except ImportError:
+        import_dgl("ldg")
+    except MissingDglError as error:
+        _log.warning("partitions are made by ldg, not by METIS: %s", error.cause)
         return "ldg", ldg
     return "metis", metis
 
@@ -61,7 +65,7 @@ def metis(edges: np.ndarray, n: int, parts: int, seed: int) -> NDArray[np.int32]
     """
     import torch  # here, so that reading files does not wait for it
 
-    dgl = import_dgl()
+    dgl = import_dgl("the partitioner ldg")
     shuffle = np.random.default_rng(seed).permutation(n)
     # METIS may hang or abort on loops and parallel edges: in a knowledge graph small parts have many of both.
     simple = np.unique(np.sort(edges[edges[:, 0] != edges[:, 1]], axis=1), axis=0)
@@ -96,14 +100,36 @@ def equalised(assignment: NDArray[np.int32], graph: Csr, parts: int) -> NDArray[
     return result
 
 
-def import_dgl() -> Any:
+class MissingDglError(ValueError):
+    """DGL cannot be used on this machine; the message names what does the same without it.
+
+    Attributes:
+        cause: why it cannot.
+    """
+
+    def __init__(self, cause: str, twin: str) -> None:
+        super().__init__(f"{cause}. Use {twin} instead, which does the same without it.")
+        self.cause = cause
+
+
+def import_dgl(twin: str) -> Any:
     """DGL on its PyTorch backend.
 
+    Args:
+        twin: what to use instead, for the message of the error.
+
     Raises:
-        ImportError: it is not installed.
+        MissingDglError: it is not installed, or does not work with what is.
     """
     os.environ.setdefault("DGLBACKEND", "pytorch")  # else the import writes a configuration file at home
-    return importlib.import_module("dgl")
+    try:
+        return importlib.import_module("dgl")
+    except Exception as error:  # whatever a library built for another torch raises
+        if isinstance(error, ModuleNotFoundError) and error.name == "dgl":
+            cause = "DGL is not installed (its wheels end at Python 3.11)"
+        else:
+            cause = f"DGL does not work here ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    raise MissingDglError(cause, twin)
 
 
 @njit(cache=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distkg.graph.csr import Csr
 from distkg.graph.walks import ball_sizes, dgl_walks, plain_walks
-from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, SourceError, SourceOptions
+from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, SourceOptions
 from distkg.negatives.training_graph import TrainingGraph
 
 
@@ -42,10 +42,7 @@ class KHop(NegativeSource):
         self._hops = options.hops
         self._edges = graph.triples[:, ::2]
         make = {"compiled": plain_walks, "dgl": dgl_walks}[options.sampler]
-        try:
-            self._walk = make(self._edges, graph.entities)
-        except ImportError:
-            raise SourceError("negatives.options.sampler: DGL is not installed; use `compiled`") from None
+        self._walk = make(self._edges, graph.entities)
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         seed = int(torch.randint(1 << 31, (1,), generator=generator))

@@ -11,6 +11,7 @@ from distkg.config import ConfigError, RunConfig
 from distkg.data.manifest import Manifest
 from distkg.data.store import Store
 from distkg.foundation import MODELS, FoundationModel, load_model, make_model
+from distkg.graph.partition import import_dgl
 from distkg.negatives import SOURCES
 from distkg.negatives.ahead import source_names
 from distkg.objectives import SAMPLED
@@ -42,6 +43,8 @@ def check_settings(config: RunConfig) -> None:
             raise ConfigError(f"negatives.source: {name} cannot be part of a mixture of {model}")
     if config.data.fanouts and MODELS[model].knows_entities:
         raise ConfigError(f"data.fanouts: {model} has vectors for the entities of a whole graph. Leave fanouts empty")
+    if config.data.fanouts and config.data.sampler == "dgl":
+        import_dgl("data.sampler: compiled")
     graphs = len(set(graphs_of(config)))
     if chosen.pool.actors and SOURCES[chosen.source].looks_at != "relations":
         raise ConfigError(

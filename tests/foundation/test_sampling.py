@@ -8,6 +8,7 @@ import torch
 
 from distkg.foundation import KnowledgeGraph, make_model
 from distkg.foundation.sampling import Sampler, Surroundings, sampled_scores
+from tests.with_dgl import SAMPLERS
 
 ENTITIES, RELATIONS = 60, 4
 
@@ -46,7 +47,7 @@ def test_with_room_for_all_facts_scores_are_those_of_the_whole(name: str) -> Non
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("sampler", ["compiled", "dgl"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_scores_come_nearer_as_fanouts_grow(sampler: Sampler) -> None:
     torch.manual_seed(0)
     model, whole = make_model("ultra", {"width": 8, "layers": 3, "hidden": 8}).eval(), graph()

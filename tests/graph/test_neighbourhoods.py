@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from distkg.graph.neighbourhoods import DglSampler, EdgeSampler, PlainSampler
+from tests.with_dgl import needs_dgl
 
-SAMPLERS = pytest.mark.parametrize("make", [PlainSampler, DglSampler])
+SAMPLERS = pytest.mark.parametrize("make", [PlainSampler, pytest.param(DglSampler, marks=needs_dgl)])
 NODES = 12
 
 

@@ -5,9 +5,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distkg.graph import partition
 from distkg.graph.csr import Csr
-from distkg.graph.partition import Partitioner, choose_partitioner, equalised, ldg, metis, part_offsets
+from distkg.graph.neighbourhoods import DglSampler
+from distkg.graph.partition import (
+    MissingDglError,
+    Partitioner,
+    choose_partitioner,
+    equalised,
+    ldg,
+    metis,
+    part_offsets,
+)
+from distkg.graph.walks import dgl_walks
 from distkg.sharding.shards import Shards
+from tests.with_dgl import HAS_DGL, needs_dgl
 
 COMMUNITIES, MEMBERS = 8, 50
 
@@ -36,7 +48,7 @@ def test_partitions_are_the_shards_of_as_many_ranks(n: int, parts: int) -> None:
     assert part_offsets(n, parts).tolist() == [0, *(shards.range(rank)[1] for rank in range(parts))]
 
 
-@pytest.mark.parametrize("partitioner", [metis, ldg])
+@pytest.mark.parametrize("partitioner", [pytest.param(metis, marks=needs_dgl), ldg])
 @pytest.mark.parametrize("parts", [2, 7, 8])
 def test_parts_have_exactly_the_promised_sizes(partitioner: Partitioner, parts: int) -> None:
     assignment = partitioner(communities(), COMMUNITIES * MEMBERS, parts, seed=0)
@@ -44,7 +56,7 @@ def test_parts_have_exactly_the_promised_sizes(partitioner: Partitioner, parts: 
     assert np.bincount(assignment).tolist() == np.diff(part_offsets(400, parts)).tolist()
 
 
-@pytest.mark.parametrize("partitioner", [metis, ldg])
+@pytest.mark.parametrize("partitioner", [pytest.param(metis, marks=needs_dgl), ldg])
 def test_communities_are_found(partitioner: Partitioner) -> None:
     edges = communities()
     found = partitioner(edges, COMMUNITIES * MEMBERS, COMMUNITIES, seed=1)
@@ -54,7 +66,7 @@ def test_communities_are_found(partitioner: Partitioner) -> None:
     assert cut(edges, found) < planted + 0.05
 
 
-@pytest.mark.parametrize("partitioner", [metis, ldg])
+@pytest.mark.parametrize("partitioner", [pytest.param(metis, marks=needs_dgl), ldg])
 def test_loops_and_parallel_edges_do_no_harm(partitioner: Partitioner) -> None:
     rng = np.random.default_rng(0)
     n = 135  # as UMLS: everything joins everything, often twice, and itself
@@ -90,9 +102,39 @@ def test_the_loosest_node_moves_next_to_its_neighbour() -> None:
 
 
 def test_metis_is_chosen_where_dgl_is_installed() -> None:
-    assert choose_partitioner() == ("metis", metis)
+    assert choose_partitioner() == (("metis", metis) if HAS_DGL else ("ldg", ldg))
 
 
-def test_the_plain_partitioner_is_chosen_without_dgl(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plain_partitioner_is_chosen_without_dgl(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setitem(sys.modules, "dgl", None)
     assert choose_partitioner() == ("ldg", ldg)
+    (said,) = caplog.messages
+    assert said.startswith("partitions are made by ldg, not by METIS: DGL is not installed")
+
+
+ONE_EDGE = np.array([[0, 1]])
+DGL_USES = {
+    "the partitioner ldg": lambda: metis(ONE_EDGE, 2, 2, 0),
+    "data.sampler: compiled": lambda: DglSampler(ONE_EDGE[:, 0], ONE_EDGE[:, 1], 2)(np.array([0]), [1], 0),
+    "negatives.options.sampler: compiled": lambda: dgl_walks(ONE_EDGE, 2),
+}
+
+
+@pytest.mark.parametrize("twin", DGL_USES)
+def test_what_needs_dgl_names_its_twin_without_it(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dgl", None)
+    message = rf"DGL is not installed \(its wheels end at Python 3\.11\)\. Use {twin} instead, which does the same"
+    with pytest.raises(MissingDglError, match=message):
+        DGL_USES[twin]()
+
+
+def test_a_dgl_that_does_not_load_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise FileNotFoundError("Cannot find DGL C++ library")
+
+    monkeypatch.setattr(partition.importlib, "import_module", broken)
+    assert choose_partitioner() == ("ldg", ldg)
+    with pytest.raises(MissingDglError, match=r"does not work here \(FileNotFoundError: Cannot find DGL C\+\+ "):
+        metis(ONE_EDGE, 2, 2, 0)

@@ -11,12 +11,13 @@ from scipy import stats
 
 from distkg.graph.csr import Csr
 from distkg.graph.walks import Walker, ball_sizes, dgl_walks, plain_walks
+from tests.with_dgl import needs_dgl
 
 # A square with a diagonal and a tail: 0-1-2-3-0, 0-2, 3-4; 5 has no neighbour; 1-2 twice, so it weighs double.
 EDGES = np.array([[0, 1], [1, 2], [2, 1], [2, 3], [3, 0], [0, 2], [3, 4]])
 NODES = 6
 
-WALKERS = pytest.mark.parametrize("make", [dgl_walks, plain_walks])
+WALKERS = pytest.mark.parametrize("make", [pytest.param(dgl_walks, marks=needs_dgl), plain_walks])
 
 
 def transitions() -> np.ndarray:

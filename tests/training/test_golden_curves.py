@@ -20,8 +20,8 @@ from distkg.training import run
 from distkg.training.run import train_on_rank
 
 TOLERANCE = 1e-4
-"""Relative. Between AVX-512, AVX2 and SSE2 most losses of four epochs differ by less than 10⁻⁶, those of TransE by
-4·10⁻⁵: the gradient of its L1 distance is a sign, which a last digit may turn."""
+"""Relative. Between AVX-512, AVX2 and SSE2 most losses of four epochs differ by less than 10⁻⁶, TransE's by 4·10⁻⁵: the
+gradient of its L1 distance is a sign, which a last digit may turn."""
 
 SAMPLED = {"negatives": {"count": 8, "chunk_size": 32}, "optimizer": {"name": "adam", "learning_rate": 0.01}}
 CURVES: dict[str, tuple[dict[str, Any], list[float]]] = {

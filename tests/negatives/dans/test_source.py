@@ -15,6 +15,7 @@ from distkg.negatives import Moment, Queries, SourceError, TrainingGraph, make_s
 from distkg.negatives.base import Made
 from distkg.negatives.dans.source import Dans
 from distkg.sharding.ranks import Ranks
+from tests.with_dgl import SAMPLERS
 
 ENTITIES, RELATIONS, WIDTH = 30, 2, 6
 SMALL = {"made": 2, "neighbours": 2, "refresh": 2.0, "every": 1, "renewed": 1000, "diffusion": {"steps": 20}}
@@ -78,10 +79,8 @@ def test_snapped_negatives_are_entities_that_are_no_known_answers() -> None:
     assert made.weight == 0.25
 
 
-@pytest.mark.parametrize("sampler", ["compiled", "dgl"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_neighbours_are_sampled_by_either(sampler: str) -> None:
-    if sampler == "dgl":
-        pytest.importorskip("dgl", reason="DGL comes with the extra `cluster`")
     made, asked = made_by(source(sampler=sampler)), queries()
     assert made.entities is not None
     assert made.entities.shape == (len(asked), 2)
