@@ -166,7 +166,7 @@ def _check_magic(head: bytes, compression: str | None, name: str, reason: str) -
     if found is not None:
         raise IngestError(f"{name} is compressed with {found}: let its name end in .{endings[found]}")
     raise IngestError(
-        f"{name}:1: the file cannot be read (it is no {compression} file, as its ending says). It is damaged or cut off, "
+        f"{name}:1: the file cannot be read (no {compression} file, as its ending says). It is damaged or cut off, "
         "or plain text that should have another name"
     )
 
