@@ -13,11 +13,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from distkg.documents import DocumentError, is_regular_file, parse_yaml, read_yaml
+from distkg.documents import DocumentError, is_regular_file, parse_yaml, read_yaml, yaml_of
 from distkg.printable import printable_lines
 from distkg.redaction import is_remote, redact_tree
 
@@ -453,8 +452,8 @@ def resume_class(key: str) -> Resume | None:
 
 def _yaml(value: Any, ascii_only: bool = False, **options: Any) -> str:
     """A value as YAML that can be printed: letters as they are, unless something is unprintable among them."""
-    text: str = yaml.safe_dump(value, allow_unicode=not ascii_only, **options)
-    return text if printable_lines(text) == text else yaml.safe_dump(value, **options)
+    text = yaml_of(value, ascii_only=ascii_only, **options)
+    return text if printable_lines(text) == text else yaml_of(value, ascii_only=True, **options)
 
 
 def _documented(section: Section, indent: int, ascii_only: bool) -> list[str]:

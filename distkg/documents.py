@@ -73,6 +73,12 @@ def parse_yaml(text: str, name: str) -> Any:
         raise _not_yaml(name, text, line, f"it holds the control character U+{_code(error):04X}") from None
 
 
+def yaml_of(value: Any, *, ascii_only: bool = False, **options: Any) -> str:
+    """A value as YAML that this module reads back as the same value; options as those of ``yaml.dump``."""
+    text: str = yaml.dump(value, Dumper=_Writer, allow_unicode=not ascii_only, **options)
+    return text
+
+
 def _not_yaml(name: str, text: str, line: int, problem: str) -> DocumentError:
     where = f"line {line}: " if "\n" in text.rstrip() else ""
     return DocumentError(f"{name} is not valid YAML: {where}{problem}")
@@ -212,6 +218,10 @@ def _checked_text(node: yaml.ScalarNode) -> str:
     return text
 
 
+class _Writer(yaml.SafeDumper):
+    """Writes text that ``_Reader`` takes for a number in quotes, also where YAML 1.1 does not."""
+
+
 for _kind, _pattern, _first in (
     (_TAG + "bool", r"(?:true|True|TRUE|false|False|FALSE)", "tTfF"),
     (_TAG + "null", r"(?:~|null|Null|NULL|)", "~nN\0"),
@@ -225,6 +235,7 @@ for _kind, _pattern, _first in (
         "-+0123456789.",
     ),
 ):
-    _Reader.add_implicit_resolver(
-        _kind, re.compile(f"^(?:{_pattern})$"), [char if char != "\0" else "" for char in _first]
-    )
+    _characters = [character if character != "\0" else "" for character in _first]
+    _Reader.add_implicit_resolver(_kind, re.compile(f"^(?:{_pattern})$"), _characters)
+    if _kind.endswith(("int", "float")):
+        _Writer.add_implicit_resolver(_kind, re.compile(f"^(?:{_pattern})$"), _characters)

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distkg.config import PRESETS, ConfigError, RunConfig, Section, parse_config, preset_file
-from distkg.documents import DocumentError, is_regular_file, read_yaml
+from distkg.documents import DocumentError, is_regular_file, read_yaml, yaml_of
 from distkg.redaction import redact_tree
 
 Value = bool | int | float | str | None
@@ -135,7 +133,7 @@ def parse_space(tree: Any, source: str) -> Space:
 def space_yaml(space: Space) -> str:
     """The space as YAML that `read_space` reads to the same space."""
     tree = {key: distribution.to_dict() for key, distribution in space.items()}
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    return yaml_of(tree, sort_keys=False, default_flow_style=None)
 
 
 def with_parameters(config: RunConfig, parameters: Mapping[str, Value]) -> RunConfig:
