@@ -34,7 +34,8 @@ from distkg.cluster.study import distributions, make_sampler, quiet
 from distkg.cluster.waiting import wait_for_room
 from distkg.config import ConfigError, RunConfig, parse_config
 from distkg.data.store import Store
-from distkg.printable import printable
+from distkg.printable import printable, printable_lines
+from distkg.redaction import redact
 from distkg.training.foundation_model import is_foundation
 from distkg.training.graphs import graphs_of
 from distkg.training.preflight import check_run, open_store
@@ -202,7 +203,7 @@ def _how_to_resume(folder: SearchFolder) -> str:
 
 
 def _say(sentence: str) -> None:
-    print(sentence, flush=True)
+    print(printable_lines(redact(sentence)), flush=True)
 
 
 def _tuner(

@@ -10,6 +10,8 @@ from distkg.config import ConfigError, RunConfig
 from distkg.data.identity import Scope, StoreIdentity, check_store
 from distkg.data.store import Store
 from distkg.foundation import MODELS
+from distkg.printable import printable_lines
+from distkg.redaction import redact
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint import CheckpointError, Checkpoints
 from distkg.training.embedding import model_state
@@ -20,7 +22,7 @@ from distkg.training.record import RunFolder
 
 
 def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable_lines(redact(text)), file=sys.stderr, flush=True)
 
 
 def load_run(
