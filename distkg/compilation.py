@@ -14,6 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,14 @@ _PROBE_BYTES = 4096  # a full disk takes an empty file
 
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """``numba.njit(**options)``; with ``cache=True`` what is compiled is kept for later processes, where possible."""
-    if options.get("cache"):
-        options["cache"] = _has_cache()
-    compiler: Callable[[Callable[..., Any]], Any] = numba.njit(**options)
-    return compiler
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        if options.get("cache") and _has_cache():
+            with suppress(RuntimeError):  # a function without a file of its own has no cache
+                return numba.njit(**options)(function)
+        return numba.njit(**{name: value for name, value in options.items() if name != "cache"})(function)
+
+    return compiled
 
 
 def choose_cache(packages: Iterable[Path], home: Path) -> str | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from distkg.compilation import njit
 
 QUOTE = ord('"')
 LONGEST_RECORD = 1 << 20
