@@ -93,7 +93,8 @@ def parse_options(model: type[AnyOptions], given: Mapping[str, Any], key: str, o
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        problem = error.errors()[0]
+        # A misspelt name is told before what it leaves missing.
+        problem = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         location = [str(part) for part in problem["loc"]]
         known = ", ".join(model.model_fields) or "none"
         hint = _did_you_mean(location[-1], model.model_fields) if problem["type"] == "extra_forbidden" else ""

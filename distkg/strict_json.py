@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import math
+import re
 import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 16 << 20
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class JsonError(ValueError):
@@ -28,7 +30,8 @@ class JsonError(ValueError):
 def parse_json(content: bytes, limit: int = MAX_BYTES) -> Any:
     """The value of a JSON text in UTF-8.
 
-    NaN, Infinity, numbers beyond the range of a double, and keys that occur twice in one object are refused.
+    NaN, Infinity, numbers beyond the range of a double, keys that occur twice in one object, and halves of characters
+    are refused.
 
     Raises:
         JsonError: no such text, one longer than ``limit`` bytes, or one nested deeper than Python can read.
@@ -36,14 +39,19 @@ def parse_json(content: bytes, limit: int = MAX_BYTES) -> Any:
     if len(content) > limit:
         raise JsonError(f"it has {len(content):,} bytes; at most {limit:,} are read")
     try:
-        return json.loads(
+        value = json.loads(
             content.decode(),
             object_pairs_hook=_without_repetition,
             parse_constant=_refuse_constant,
             parse_float=_finite,
         )
+        if _SURROGATE.search(content):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except RecursionError:
         raise JsonError("its brackets are nested too deeply") from None
+    except UnicodeEncodeError:
+        raise JsonError("a text in it has half a character (\\ud800 to \\udfff alone), which is no Unicode") from None
     except UnicodeDecodeError as error:
         raise JsonError(f"it is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:

@@ -12,7 +12,6 @@ or from the JSON files of the PyKEEN negative-sampling extension (d'Amato et al.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,9 +22,11 @@ from numpy.typing import NDArray
 from distkg.data.errors import IngestError
 from distkg.data.location import Location
 from distkg.data.text_files import find_text_file, read_rows
+from distkg.strict_json import JsonError, parse_json
 
 ENTITY_TYPES, DOMAIN_RANGE = "entity_types.tsv", "relation_domain_range.tsv"
 ENTITY_TYPES_JSON, DOMAIN_RANGE_JSON = "entity_classes.json", "relation_domain_range.json"
+LARGEST_JSON = 1 << 30
 NONE = ("-", "None", "")
 
 
@@ -142,8 +143,8 @@ def _json(folder: Location, name: str, names: Iterable[str]) -> dict[str, object
     if name not in names:
         return {}
     try:
-        tree = json.loads(folder.child(name).read_bytes())
-    except (ValueError, RecursionError) as error:
+        tree = parse_json(folder.child(name).read_bytes(), LARGEST_JSON)
+    except JsonError as error:
         raise IngestError(f"metadata/{name} is not JSON: {error}") from None
     if not isinstance(tree, dict):
         raise IngestError(f"metadata/{name}: an object by label is expected")
@@ -156,7 +157,10 @@ def _entity_json(folder: Location, names: Iterable[str]) -> list[tuple[str, str]
     for entity, kinds in tree.items():
         if not isinstance(kinds, list):
             raise IngestError(f"metadata/{ENTITY_TYPES_JSON}: {entity!r} needs a list of classes")
-        pairs += [(entity, str(kind)) for kind in kinds]
+        wrong = next((kind for kind in kinds if not isinstance(kind, str)), None)
+        if wrong is not None:
+            raise IngestError(f"metadata/{ENTITY_TYPES_JSON}: {entity!r} has the class {wrong!r}, which is no text")
+        pairs += [(entity, kind) for kind in kinds]
     return pairs
 
 
@@ -166,5 +170,8 @@ def _relation_json(folder: Location, names: Iterable[str]) -> list[tuple[str, st
     for relation, sides in tree.items():
         if not isinstance(sides, dict):
             raise IngestError(f'metadata/{DOMAIN_RANGE_JSON}: {relation!r} needs {{"domain": …, "range": …}}')
-        triples.append((relation, str(sides.get("domain") or "None"), str(sides.get("range") or "None")))
+        head, tail = (sides.get(side) or "None" for side in ("domain", "range"))
+        if not (isinstance(head, str) and isinstance(tail, str)):
+            raise IngestError(f"metadata/{DOMAIN_RANGE_JSON}: {relation!r} has a class that is no text: {sides!r:.80}")
+        triples.append((relation, head, tail))
     return triples

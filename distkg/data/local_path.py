@@ -9,9 +9,21 @@ from distkg.data.errors import StoreError
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/+)(?P<rest>.*)", re.DOTALL)
 
+LONGEST, DEEPEST = 4095, 200
+
 
 class NotLocalError(StoreError):
     """An address such as ``s3://bucket/folder`` where a path of the local file system is needed."""
+
+
+def check_length(path: str) -> None:
+    """Refuse a path that no system takes, before folders of it are made one in the other.
+
+    Raises:
+        NotLocalError: it is too long, or has too many folders.
+    """
+    if len(path) > LONGEST or path.count("/") > DEEPEST:
+        raise NotLocalError(f"{path[:40]}…: the path is too long: at most {LONGEST:,} characters in {DEEPEST} folders")
 
 
 def local_path(path: str | Path, what: str = "", kind: str = "folder") -> Path:
@@ -25,14 +37,18 @@ def local_path(path: str | Path, what: str = "", kind: str = "folder") -> Path:
         kind: what it must be, ``folder`` or ``file``.
 
     Raises:
-        NotLocalError: it is an address; nothing was written.
+        NotLocalError: it is an address, or longer than any path; nothing was written.
 
     >>> local_path("runs/x", "run folder")
     PosixPath('runs/x')
     """
     scheme = _SCHEME.fullmatch(str(path))
     if scheme is None:
-        return Path(path).expanduser()
+        check_length(str(path))
+        try:
+            return Path(path).expanduser()
+        except RuntimeError as error:  # the home of a user that this machine does not have
+            raise NotLocalError(f"{path}: {error}; write the folder out") from None
     slashes = scheme["slashes"] if len(scheme["slashes"]) > 1 else "//"
     # Without user name, password and options: a message may be kept.
     address = f"{scheme['scheme']}:{slashes}{scheme['rest'].partition('?')[0].rpartition('@')[2]}"

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from distkg.data.errors import StoreError
+from distkg.data.local_path import check_length
 from distkg.redaction import redact, redact_address
 
 PIECE_BYTES = 1 << 22
@@ -39,6 +40,7 @@ class Location:
         if not address:
             raise StoreError("the address is empty; name a folder, a file or a URI such as s3://bucket/folder")
         if "://" not in address:
+            check_length(address)
             return cls(fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(address)))
         try:
             filesystem, path = fs.FileSystem.from_uri(address)

@@ -197,7 +197,7 @@ PIECES = [b"\t", b"\n", b"\r", b"\r\n", b"\x00", b"\xff", b"\xe9", b"\xef\xbb\xb
 
 JSON_VALUES = [None, True, False, 0, -1, 1.5, float("nan"), float("inf"), 10**30, 2**63, "", "x", "\x00", "../x",
                "/", [], {},
-               [[]], {"a": {}}, [1, "a"], [None], "1", "nan", -0.0, "\x1b[31m", 10**400]  # fmt: skip
+               [[]], {"a": {}}, [1, "a"], [None], "1", "nan", -0.0, "\x1b[31m", "\ud800", 10**400]  # fmt: skip
 
 
 @st.composite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ COMMANDS = {
 
 
 def line_of(command: str, file: Path, space: Path) -> list[str]:
+    """The command, with folders of its own made anew."""
+    for folder in ("run", "search"):
+        shutil.rmtree(folder, ignore_errors=True)
     return [{"FILE": str(file), "SPACE": str(space)}.get(part, part) for part in COMMANDS[command]]
 
 
@@ -86,7 +90,8 @@ def keys_of(section: type[BaseModel], above: str = "") -> list[str]:
     return found
 
 
-KEYS = [*RunConfig.model_fields, *keys_of(RunConfig)]
+# A changed address of a store, or of the folders that the test names, is told as such.
+KEYS = [*RunConfig.model_fields, *keys_of(RunConfig), "no store", "folder"]
 
 values = st.one_of(numbers, anything, st.sampled_from(JSON_VALUES).map(lambda value: json.dumps(value)))
 

@@ -55,6 +55,17 @@ def _hold_lines(store: Path, name: str, content: bytes) -> None:
     )
 
 
+@pytest.mark.parametrize("name", [name for name in SOURCE if name.endswith(".json")])
+@few(12)
+@given(data=st.data())
+def test_metadata_of_any_form_is_named(name: str, data: st.DataObject, world: World, tmp_path: Path) -> None:
+    source, store = world.copy("source", tmp_path / "source"), tmp_path / "made"
+    shutil.rmtree(store, ignore_errors=True)
+    tree = data.draw(mutated_tree(json.loads(SOURCE[name])))
+    (source / name).write_text(json.dumps(tree), "utf-8")
+    hold("source files", ["prepare", str(source), "--store", str(store)], repr(tree), [Path(name).name])
+
+
 TOKENS = {
     "texts.tsv": ["--text", "FILE"],
     "numeric.tsv": ["--numeric", "FILE"],
