@@ -78,14 +78,18 @@ def in_scope(name: str, scope: Scope) -> bool:
 
 
 def check_store(recorded: StoreIdentity, store: Store, scope: Scope, owner: str) -> None:
-    """Refuse a store that is not the recorded one.
+    """Refuse a store that is not the recorded one, or whose labels are no longer those of its own manifest.
+
+    Of the other files the checksums in the manifest are believed, as to compute them would read the whole store.
 
     Args:
         owner: names the run or model in the error.
 
     Raises:
         StoreMismatchError: names the file that differs, and what to do.
+        StoreError: a file of labels was replaced.
     """
+    store.verify(LABELS)
     name = recorded.difference(StoreIdentity.of(store), scope)
     if name is not None:
         raise mismatch(recorded, store.address, name, owner)

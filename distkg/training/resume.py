@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distkg.config import Resume, RunConfig, resume_class
-from distkg.data.identity import StoreIdentity, mismatch
+from distkg.data.identity import LABELS, StoreIdentity, mismatch
 from distkg.data.relation_text import RELATION_TEXT
 from distkg.foundation import MODELS
 from distkg.training.graphs import graphs_of
@@ -78,6 +78,8 @@ def check_resume(config: RunConfig, run: RunFolder, *, accept_changes: bool) -> 
     if record is None and written is None:
         return []
     stores = [open_named(address) for address in _addresses(config)]
+    for store in stores:
+        store.verify(LABELS)
     if record is not None:
         now = provenance_of(config, stores)
         return compare(record, now, run, accept_changes=accept_changes, manifests_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -66,6 +67,21 @@ def mrr(*more: str | Path, run: Path) -> float:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_labels_replaced_under_the_same_manifest_are_refused(run: Path, tmp_path: Path) -> None:
+    before, labels = contents(run), pq.read_table(tmp_path / "s" / "entities.parquet")
+    turned = labels.set_column(1, "label", labels["label"].combine_chunks()[::-1])
+    pq.write_table(turned, tmp_path / "s" / "entities.parquet")
+    commands = readers(run)
+    resume = ["train", tmp_path / "tiny.yaml", "--set", f"data.store={tmp_path / 's'}", "--run", run, "--resume"]
+    commands["resume"] = [*resume, "--set", "train.epochs=9"]
+    for name, arguments in commands.items():
+        result = run_cli(*arguments)
+        assert (name, result.exit_code) == (name, 2)
+        assert "entities.parquet of store" in result.stderr, name
+    assert contents(run) == before
+    assert not (tmp_path / "exported").exists()
 
 
 def test_a_store_prepared_again_is_refused_by_every_command_and_found_where_it_is(run: Path, tmp_path: Path) -> None:
