@@ -33,7 +33,7 @@ class _Saved(BaseModel):
     best_mrr: float = Field(ge=-1, allow_inf_nan=False)
     evaluations_without_gain: Count
     halvings: Count
-    validated: int = Field(-1, ge=-1)
+    validated: int | None = Field(None, ge=-1)  # of earlier versions: taken for validated, as most of theirs were
     steps_per_epoch: int | None = Field(None, ge=1)
     stopped_by: Literal["", "patience", "time_limit_seconds"] = ""
     stopped_at: float = 0.0
@@ -134,7 +134,8 @@ class Progress:
             problem = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(ascii, problem["loc"]))
             raise ProgressError(f"the progress in a checkpoint is damaged: {place}: {problem['msg']}") from None
-        progress = cls(**{name: getattr(found, name) for name in (*_FIELDS, "validated")})
+        progress = cls(**{name: getattr(found, name) for name in _FIELDS})
+        progress.validated = found.steps if found.validated is None else found.validated
         progress.accepted_changes = found.accepted_changes
         if found.stopped_by:
             limit = getattr(settings, found.stopped_by)

@@ -79,12 +79,18 @@ class RunFolder:
         """The texts of notices.jsonl."""
         return [str(line["notice"]) for line in _lines(self.notices) if "notice" in line]
 
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of steps that a resumed run takes again, and the result that it will replace."""
+    def forget_after(self, step: int, *, validated: bool) -> None:
+        """Drop the lines of steps that a resumed run takes again, and the result that it will replace.
+
+        Args:
+            step: the one that it goes on from.
+            validated: whether the checkpoint of that step knows of its validation; else that was lost with the process,
+                and its model is not kept as the best.
+        """
         self.result.unlink(missing_ok=True)
         if self.metrics.is_file():
             lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            _write(self.metrics, "".join(line for line in lines if _step(line) <= step))
+            _write(self.metrics, "".join(line for line in lines if _place(line) <= (step, validated)))
 
     def write_result(self, result: Record) -> None:
         _write(self.result, json.dumps(result, indent=2) + "\n")
@@ -126,11 +132,13 @@ def _lines(path: Path) -> list[Record]:
     return [line for line in found if isinstance(line, dict)]
 
 
-def _step(line: str) -> int:
+def _place(line: str) -> tuple[int, bool]:
+    """The step of a line, and whether it tells of a validation, which comes after the step's other lines."""
     try:
-        return int(json.loads(line)["step"])
+        found = json.loads(line)
+        return int(found["step"]), "valid" in found
     except (ValueError, KeyError, TypeError):
-        return 1 << 62  # a line torn by a crash
+        return 1 << 62, True  # a line torn by a crash
 
 
 def _write(path: Path, text: str) -> None:

@@ -88,7 +88,8 @@ def train_on_rank(
         make_folder(folder.path, private=config.private)
         write_provenance(folder.path, training.provenance)
         folder.write_config(config)
-        folder.forget_after(training.progress.steps)
+        progress = training.progress
+        folder.forget_after(progress.steps, validated=progress.validated == progress.steps)
     ranks.barrier()
     notices = missing_precisions(config, ranks)
     if ranks.first:

@@ -23,6 +23,7 @@ from distkg.training.checkpoint import CheckpointError, Checkpoints
 from distkg.training.embedding import EmbeddingLearner
 from distkg.training.foundation import FoundationLearner
 from distkg.training.progress import Progress, ProgressError
+from distkg.training.record import RunFolder
 from distkg.training.run import DivergedError, train_on_rank
 from tests.distributed import run_ranks
 
@@ -414,3 +415,17 @@ def test_a_foundation_model_that_is_no_number_is_never_saved(
     assert names(run) == ["step-000000003"]
     assert not (run / "model").exists()
     assert torch.isfinite(torch.tensor(loaded_values(run))).all()
+
+
+@pytest.mark.parametrize(("validated", "left"), [(True, [1, 2, 3, 3]), (False, [1, 2, 3])])
+def test_a_validation_whose_model_was_not_kept_is_no_line_of_the_run(
+    tmp_path: Path, validated: bool, left: list[int]
+) -> None:
+    """A process may die between the two; the line would claim the MRR of a model that nobody has."""
+    folder = RunFolder(tmp_path)
+    for line in ({"step": 1}, {"step": 2, "valid": {"mrr": 0.1}}, {"step": 3}, {"step": 3, "valid": {"mrr": 0.9}}):
+        folder.report(line)
+    folder.report({"step": 4})
+    folder.metrics.write_text(folder.metrics.read_text() + '{"step": 2, "va')
+    folder.forget_after(3, validated=validated)
+    assert [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()] == left
