@@ -18,6 +18,7 @@ from distkg.cli import app
 from distkg.cli.app import PrintableFormatter
 from distkg.config import load_config
 from distkg.data.store import Store
+from distkg.printable import printable
 from distkg.reporting.stages import show_stages
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
@@ -59,6 +60,11 @@ def run_cli(*arguments: str | Path) -> Result:
     return result
 
 
+def typed(label: str) -> str:
+    """A label as a command line can hold it: an argument of a process has no null byte, so its escape stands there."""
+    return printable(label) if "\0" in label else label
+
+
 def assert_printable(file: Path, allowed: str = "\n") -> str:
     text = file.read_text(encoding="utf-8")
     assert unsafe_characters(text, allowed) == set()
@@ -88,20 +94,21 @@ def test_a_run_is_evaluated_and_reported(trained: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("label", LABELS[:3] + LABELS[-14:])
 def test_answers_to_a_label_are_shown_and_written(trained: Path, label: str) -> None:
-    shown = run_cli("predict", trained, "--anchor", label, "--relation", label, "--known", "keep", "--top", str(COUNT))
+    given = typed(label)
+    shown = run_cli("predict", trained, "--anchor", given, "--relation", given, "--known", "keep", "--top", str(COUNT))
     assert shown.exit_code == 0, shown.output
-    written = run_cli("predict", trained, "--anchor", label, "--relation", label, "--top", str(COUNT), "--json")
+    written = run_cli("predict", trained, "--anchor", given, "--relation", given, "--top", str(COUNT), "--json")
     assert {answer["label"] for answer in json.loads(written.stdout)} <= set(LABELS)
 
 
 def test_a_label_is_found_as_it_is_shown(trained: Path) -> None:
-    shown = run_cli("predict", trained, "--anchor", r"line\x0aerror: forged\x0d\x0a\x09tab", "--relation", LABELS[0])
+    shown = run_cli(
+        "predict", trained, "--anchor", r"line\x0aerror: forged\x0d\x0a\x09tab", "--relation", typed(LABELS[0])
+    )
     assert shown.exit_code == 0, shown.output
 
 
 def test_answers_in_a_tsv_file_are_read_back_as_queries(trained: Path, tmp_path: Path) -> None:
-    from distkg.printable import printable
-
     asked = [(LABELS[i], LABELS[(i + 1) % COUNT]) for i in range(COUNT)]
     (tmp_path / "queries.tsv").write_text("".join(f"{printable(a)}\t{printable(r)}\n" for a, r in asked), "utf-8")
     made = run_cli("predict", trained, "--queries", tmp_path / "queries.tsv", "--output", tmp_path / "a.tsv")
@@ -116,7 +123,7 @@ def test_answers_in_a_tsv_file_are_read_back_as_queries(trained: Path, tmp_path:
 @pytest.mark.parametrize("label", LABELS[-14:])
 def test_an_unknown_label_is_named_in_one_line(trained: Path, label: str) -> None:
     for option in ("--anchor", "--relation"):
-        others = {"--anchor": LABELS[0], "--relation": LABELS[0], option: label + "?"}
+        others = {"--anchor": typed(LABELS[0]), "--relation": typed(LABELS[0]), option: label + "?"}
         refused = run_cli("predict", trained, *(part for pair in others.items() for part in pair))
         assert refused.exit_code == 2
         assert len(refused.stderr.splitlines()) == 1
@@ -178,6 +185,6 @@ def test_rejected_lines_are_written_and_named_escaped(tmp_path: Path) -> None:
 
 
 def test_a_configuration_is_printed_escaped(tmp_path: Path) -> None:
-    shown = run_cli("config", "preset:demo", "--set", 'model.options={norm: "\\e[2J\\u202eé"}')
+    shown = run_cli("config", "preset:demo", "--set", 'model.options={norm: "\u202eé"}')
     assert shown.exit_code == 0
-    assert "\\e[2J" in shown.stdout
+    assert "\\u202E" in shown.stdout
