@@ -96,7 +96,7 @@ def launch_training(
         ClusterError: no such cluster, or more than its configuration can mean.
         TrainingError: workers were lost too often.
         LostClusterError: the cluster died.
-        KeyboardInterrupt, Terminated: a signal has ended the run, once a checkpoint was on the disk.
+        Terminated: a signal (Ctrl-C too) has ended the run, once a checkpoint was on the disk.
     """
     from distkg.training.run import train_on_rank
 
@@ -174,7 +174,8 @@ def _fit(train: TrainOnRank, config: RunConfig, run: Path, display: Display, ses
             result = _fit_or_stop(trainer, run, supervisor, session, display)
     except (KeyboardInterrupt, SystemExit):
         _report_stop(run, display, session)
-        raise
+        # Everything is said: a script that called this needs no traceback of an interrupt beside it.
+        raise Terminated(session.signals.received or signal.SIGINT) from None
     except ray.train.ControllerError as error:
         raise error.controller_failure from error
     except ray.train.WorkerGroupError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,7 @@ from distkg.config import ConfigError, RunConfig, parse_config
 from distkg.data.store import Store
 from distkg.printable import printable, printable_lines
 from distkg.redaction import redact
+from distkg.termination import Terminated
 from distkg.training.foundation_model import is_foundation
 from distkg.training.graphs import graphs_of
 from distkg.training.preflight import check_run, open_store
@@ -161,7 +163,7 @@ def _search(config: RunConfig, space: Space, folder: SearchFolder, left: int, at
             _run_trials(config, folder, proposals, scheduler, left, at_once, session)
         except (KeyboardInterrupt, SystemExit):
             _report_stop(folder, session)
-            raise
+            raise Terminated(session.signals.received or signal.SIGINT) from None
     shutil.rmtree(folder.path / run_folder.LAUNCH, ignore_errors=True)
 
 
