@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= passive
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-isa lint format types clean
+.PHONY: help install demo test test-slow fuzz test-isa lint format types clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,10 @@ test: $(STAMP) ## all tests but the slow ones
 
 test-slow: $(STAMP) ## the slow tests
 	$(BIN)/python -m pytest -m slow
+
+CASES ?= 500
+fuzz: $(STAMP) ## many mistaken inputs for every command, CASES of each test: hours
+	DISTKG_FUZZ_EXAMPLES=$(CASES) $(BIN)/python -m pytest tests/fuzz
 
 test-isa: $(STAMP) ## tests of arithmetic under the lower instruction sets of tests/instruction_sets.py
 	$(BIN)/python -m tests.instruction_sets

@@ -11,12 +11,15 @@ from distkg.config import (
     PoolConfig,
     RunConfig,
     Section,
+    StrictModel,
     flatten,
     load_config,
     parse_config,
+    parse_options,
     preset_names,
     resume_class,
 )
+from distkg.documents import parse_yaml
 
 
 def write(folder: Path, text: str) -> str:
@@ -228,3 +231,90 @@ def test_who_names_a_source_to_stand_in_wants_the_run_to_go_on(pool: dict[str, A
     assert again == config
     again.negatives.pool.actors = 3
     assert again.negatives.pool.on_error == on_error
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {workers: true}", r"train\.workers: Input should be a number, not true or false"),
+        ("negatives: {shared: 1}", r"negatives\.shared: Input should be true or false, not a number"),
+        ("data: {fanouts: [true]}", r"data\.fanouts: Input should be a number"),
+        ("optimizer: {learning_rate: .nan}", r"optimizer\.learning_rate: Input should be a finite number"),
+        ("objective: {margin: .inf}", r"objective\.margin: Input should be a finite number"),
+        ("objective: {margin: 1e400}", r"objective\.margin: Input should be a finite number"),
+        ("train: {seed: 99999999999999999999}", r"train\.seed: Input should fit into 64 bits"),
+        ("data: {store: 7}", r"data\.store: Input should be a valid string, not a number; put it in quotes"),
+        ("model: {dim: 8, dim: 16}", "the key 'dim' is given twice"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, text))
+
+
+def test_words_for_true_and_false_serve_keys_that_take_them(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "negatives: {shared: no, filter: on}\nmodel: {start: off}\n"))
+    assert (config.negatives.shared, config.negatives.filter, config.model.start) == (False, True, "off")
+
+
+def test_a_section_without_keys_is_the_default(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "model:\n"), ["model.dim=64"]).model.dim == 64
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "model.options={norm: l1",
+            r"override 'model\.options=\{norm: l1' is not valid YAML: .*--set 'model\.options=…'",
+        ),
+        ("model.dim=", r"override 'model\.dim=' has no value; write model\.dim='' for an empty text, or null"),
+        ("model.dim=0", r"override 'model\.dim=0': model\.dim: "),
+        ("model.dimm=1", r"Did you mean dim\?"),
+        ("model.dim=" + "9" * 5000, r"override 'model\.dim=9{90,120}…'"),
+    ],
+)
+def test_a_bad_override_is_named_itself(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(write(tmp_path, "train: {epochs: 3}\n"), [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_of_one_key_the_last_override_counts(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, ""), ["model.dim=8", "model.dim=16"]).model.dim == 16
+
+
+@pytest.mark.parametrize("source", ["preset:../presets/demo", "preset:", "preset:spaces/hale", "preset:demo.yaml"])
+def test_presets_are_names_not_paths(source: str) -> None:
+    with pytest.raises(ConfigError, match="there is no preset"):
+        load_config(source)
+
+
+@pytest.mark.parametrize("source", ["", "a\0b", "x" * 300, "x/" * 3000, "/dev/zero", "/"])
+def test_what_is_no_file_is_a_message(source: str) -> None:
+    with pytest.raises(ConfigError, match="is not a file"):
+        load_config(source)
+
+
+def test_a_thousand_mistakes_are_not_all_listed(tmp_path: Path) -> None:
+    text = "model: {" + ", ".join(f"key{number}: 1" for number in range(1000)) + "}"
+    with pytest.raises(ConfigError, match="980 further keys are wrong") as caught:
+        load_config(write(tmp_path, text))
+    assert len(str(caught.value).splitlines()) == 21
+
+
+def test_a_misspelt_option_is_told_before_what_it_leaves_missing() -> None:
+    class Options(StrictModel):
+        parts: list[int]
+
+    with pytest.raises(
+        ConfigError, match=r"options\.part: .*not permitted.*Options of mixture: parts\. Did you mean parts\?"
+    ):
+        parse_options(Options, {"part": [1]}, "options", "mixture")
+
+
+def test_yaml_for_ascii_reads_back_the_same() -> None:
+    config = parse_config({"data": {"store": "größe/💥 1e3"}, "model": {"start": "1e3"}}, "test")
+    text = config.to_yaml(help_text=True, ascii_only=True)
+    assert "größe" not in text
+    assert parse_config(parse_yaml(text, "text"), "text") == config

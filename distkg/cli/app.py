@@ -120,7 +120,8 @@ RunArgument = Annotated[
 ]
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or preset:NAME.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may be repeated, the last counts."),
 ]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Short for --set train.workers=W.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

@@ -157,9 +157,9 @@ def _entity_json(folder: Location, names: Iterable[str]) -> list[tuple[str, str]
     for entity, kinds in tree.items():
         if not isinstance(kinds, list):
             raise IngestError(f"metadata/{ENTITY_TYPES_JSON}: {entity!r} needs a list of classes")
-        wrong = next((kind for kind in kinds if not isinstance(kind, str)), None)
-        if wrong is not None:
-            raise IngestError(f"metadata/{ENTITY_TYPES_JSON}: {entity!r} has the class {wrong!r}, which is no text")
+        wrong = [kind for kind in kinds if not isinstance(kind, str)]
+        if wrong:
+            raise IngestError(f"metadata/{ENTITY_TYPES_JSON}: {entity!r} has the class {wrong[0]!r}, which is no text")
         pairs += [(entity, kind) for kind in kinds]
     return pairs
 

@@ -142,3 +142,15 @@ def test_the_bar_keeps_the_latest_validation() -> None:
     assert "[worker 1] failed" in text
     assert "50 %" in text
     assert "epoch 2  loss 1.0000  valid MRR 0.2500" in text
+
+
+def test_lines_that_are_no_objects_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": \nnull\n\xff\n' + b"[" * 100_000 + b'\n{"loss": NaN, "step": 2}\n')
+    assert steps(LineTail(path, skip_present=False)) == [1, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_in_the_place_of_metrics_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    assert LineTail(tmp_path / "metrics.jsonl").read() == []

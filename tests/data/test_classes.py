@@ -96,3 +96,21 @@ def test_json_of_another_form_is_refused(tmp_path: Path) -> None:
     (source / "metadata" / "entity_classes.json").write_text('{"ann": "person"}')
     with pytest.raises(IngestError, match=r"metadata/entity_classes\.json: 'ann' needs a list of classes"):
         prepare(str(source), str(tmp_path / "store"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("entity_classes", '{"ann": [1]}', r"'ann' has the class 1, which is no text"),
+        ("entity_classes", '{"ann": [null]}', r"'ann' has the class None, which is no text"),
+        ("entity_classes", '{"ann": [], "ann": []}', r"is not JSON: key 'ann' occurs twice"),
+        ("entity_classes", "[" * 100_000, r"is not JSON: its brackets are nested too deeply"),
+        ("relation_domain_range", '{"likes": {"domain": ["a"]}}', r"'likes' has a class that is no text"),
+    ],
+)
+def test_classes_are_texts(tmp_path: Path, name: str, text: str, message: str) -> None:
+    source = folder(tmp_path)
+    (source / "metadata").mkdir()
+    (source / "metadata" / f"{name}.json").write_text(text)
+    with pytest.raises(IngestError, match=rf"metadata/{name}\.json.*{message}"):
+        prepare(str(source), str(tmp_path / "store"))

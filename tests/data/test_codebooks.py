@@ -76,3 +76,27 @@ def test_what_is_no_codebook_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(IngestError, match="list instead of one tensor"):
         read_codebook(tmp_path / "list.pth")
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.array([[1.0, 2.0], [np.nan, 0.0]]), "the vector of token 1 is not finite"),
+        (np.array([[1e300, 0.0]]), "the vector of token 0 is not finite"),
+        (np.array([[1j]]), "holds complex128; vectors of real numbers are expected"),
+        (np.array([["a"]]), "holds <U1; vectors of real numbers are expected"),
+        (np.zeros((0, 3)), r"has shape \[0, 3\]"),
+    ],
+)
+def test_vectors_are_real_and_finite(tmp_path: Path, matrix: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "x.npy", matrix)
+    with pytest.raises(IngestError, match=message):
+        read_codebook(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.pth", "x.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"\x00", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"\xff" * 9])
+def test_damaged_codebooks_are_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(IngestError, match=f"{name} cannot be read: ."):
+        read_codebook(tmp_path / name)

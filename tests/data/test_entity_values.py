@@ -172,3 +172,59 @@ def test_images_by_file_and_by_folder(store: Store, tmp_path: Path) -> None:
     assert (found.unknown, found.example) == (1, "eve")
     with pytest.raises(IngestError, match="no folder of images"):
         find_images(store, tmp_path / "absent")
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "1e400", "1_000", "٣", "0x10", ""])
+def test_a_number_is_written_in_one_way(store: Store, file: Callable[..., str], number: str) -> None:
+    with pytest.raises(IngestError, match=r"said\.tsv:1: .* is no finite number"):
+        read_numbers(store, file(f"bob\theight\t{number}\n"))
+
+
+def test_a_key_of_two_labels_is_refused_by_line(file: Callable[..., str]) -> None:
+    assert read_keys(file("k\tbob\nk\tbob\n")) == {"k": "bob"}
+    with pytest.raises(IngestError, match=r"said\.tsv:2: key 'k' has the label 'ada', and another one in an earlier"):
+        read_keys(file("k\tbob\nk\tada\n"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"bob": [1], "bob": [2]}', "key 'bob' occurs twice"),
+        ('{"bob": [true]}', "needs a list of token ids"),
+        ('{"bob": [1.0]}', "needs a list of token ids"),
+        ('{"bob": [[1]]}', "needs a list of token ids"),
+        ('{"bob": [99999999999999999999]}', "has token 99999999999999999999; the codebook has 0 to 5"),
+        (r'{"\ud800": [1]}', "half a character"),
+    ],
+)
+def test_token_lists_of_another_form_are_named(
+    store: Store, file: Callable[..., str], content: str, message: str
+) -> None:
+    with pytest.raises(IngestError, match=message) as caught:
+        read_token_lists(store, file(content, "said.json"), 6)
+    assert "said.json" in str(caught.value)
+
+
+def test_a_zip_file_that_needs_a_password_or_is_cut_off_is_named(store: Store, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as zipped:
+        zipped.writestr("x.json", '{"bob": [1]}')
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    for place in (content.index(b"PK\x03\x04") + 6, content.index(b"PK\x01\x02") + 8):
+        content[place] |= 1  # says that the entry is encrypted
+    (tmp_path / "locked.zip").write_bytes(content)
+    (tmp_path / "cut.zip").write_bytes(content[:20])
+    for name in ("locked.zip", "cut.zip"):
+        with pytest.raises(IngestError, match=f"{name} cannot be read"):
+            read_token_lists(store, str(tmp_path / name), 6)
+
+
+def test_an_image_whose_name_is_no_text_is_named(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    try:
+        (folder / "bob\udce9.jpg").touch()
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes names of Unicode alone")
+    with pytest.raises(IngestError, match="the name of this image is not UTF-8"):
+        find_images(store, folder)

@@ -138,3 +138,23 @@ def test_draws_follow_a_power_law() -> None:
     ranks = np.arange(20, 1000)
     slope = np.polyfit(np.log(ranks + 1.5), np.log(counts[ranks]), 1)[0]
     assert -0.85 < slope < -0.75
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"entities": 10**12, "relations": 1, "triples": 10}, "1,000,000,000,000 entities are too many"),
+        ({"entities": 100, "relations": 2**30, "triples": 2**40}, "relations are too many"),
+        (
+            {"entities": 2**30, "relations": 6, "triples": 2**40},
+            "needs at least .* GiB of memory to be made, and 1 GiB",
+        ),
+    ],
+)
+def test_sizes_beyond_ids_and_memory_are_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int], message: str
+) -> None:
+    monkeypatch.setattr("distkg.data.generate.memory_limit", lambda: 1 << 30)
+    with pytest.raises(IngestError, match=message):
+        generate(str(tmp_path / "s"), **sizes, seed=0)
+    assert not (tmp_path / "s").exists()

@@ -11,6 +11,7 @@ from distkg.cluster.run_folder import RunFolderError, absolute_run
 from distkg.data.codebooks import read_codebook
 from distkg.data.entity_values import find_images
 from distkg.data.local_path import NotLocalError, local_path
+from distkg.data.location import Location
 from distkg.data.relation_text import read_descriptions
 from distkg.demo import run_demo
 from distkg.foundation.files import import_checkpoint, is_model, load_model, save_model
@@ -98,3 +99,15 @@ def test_every_function_that_takes_a_path_refuses_an_address_and_makes_no_folder
 def test_a_launch_refuses_an_address_given_as_a_path() -> None:
     with pytest.raises(RunFolderError, match=r"'s3://b/x' must be a folder, not an object store: .* atomic rename"):
         absolute_run(S3)
+
+
+@pytest.mark.parametrize("path", ["x" * 4096, "x/" * 201])
+def test_a_path_that_no_system_takes_is_a_message(path: str) -> None:
+    for take in (local_path, Location.of):
+        with pytest.raises(NotLocalError, match="the path is too long: at most 4,095 characters in 200 folders"):
+            take(path)
+
+
+def test_the_home_of_nobody_is_a_message() -> None:
+    with pytest.raises(NotLocalError, match=r"~no-such-user/x: .*write the folder out"):
+        local_path("~no-such-user/x")

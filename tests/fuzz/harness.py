@@ -29,7 +29,7 @@ from distkg.cli import app
 EXAMPLES = int(os.environ.get("DISTKG_FUZZ_EXAMPLES", "0"))
 """Cases of each test; 0: the few that the fast suite takes."""
 
-SECONDS = float(os.environ.get("DISTKG_FUZZ_SECONDS", "120"))
+SECONDS = float(os.environ.get("DISTKG_FUZZ_SECONDS", "600"))
 """Bound of a case, far above what it takes: what passes it hangs."""
 
 ALLOWED = (0, 2, 3)

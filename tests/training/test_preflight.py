@@ -151,3 +151,17 @@ def test_measuring_uses_the_threads_of_a_worker_and_gives_them_back(monkeypatch:
     preflight.worker_machine(config)
     assert seen == [2]
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": "unifrom"}, "there is no negative source named 'unifrom'"),
+        ({"source": "k_hop", "options": {"hopps": 3}}, r"negatives\.options\.hopps: .*Did you mean hops"),
+    ],
+)
+def test_negatives_are_checked_also_where_the_objective_draws_none(store: str, change: dict, message: str) -> None:  # type: ignore[type-arg]
+    config = RunConfig.model_validate({"data": {"store": store}, "negatives": change})
+    assert config.objective.name == "one_vs_all"
+    with pytest.raises(ValueError, match=message):
+        preflight.plan_run(config)
