@@ -39,7 +39,7 @@ def line_of(command: str, file: Path, space: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@few(12)
+@few(5)
 @given(data=st.data())
 def test_a_damaged_file_is_named(command: str, data: st.DataObject, world: World, tmp_path: Path) -> None:
     file = tmp_path / "damaged.yaml"
@@ -51,7 +51,7 @@ def test_a_damaged_file_is_named(command: str, data: st.DataObject, world: World
 
 
 @pytest.mark.parametrize("command", ["config", "plan"])
-@few(12)
+@few(5)
 @given(data=st.data())
 def test_a_wrong_value_is_named(command: str, data: st.DataObject, world: World, tmp_path: Path) -> None:
     file = tmp_path / "wrong.yaml"
@@ -60,7 +60,7 @@ def test_a_wrong_value_is_named(command: str, data: st.DataObject, world: World,
     hold("configuration values", line_of(command, file, world.space), repr(tree), ["wrong.yaml", *KEYS])
 
 
-@few(12)
+@few(5)
 @given(data=st.data())
 def test_a_damaged_space_is_named(data: st.DataObject, world: World, tmp_path: Path) -> None:
     file = tmp_path / "damaged_space.yaml"
@@ -70,7 +70,7 @@ def test_a_damaged_space_is_named(data: st.DataObject, world: World, tmp_path: P
     hold("search spaces", line_of("tune", world.config, file), repr(content), names)
 
 
-@few(12)
+@few(5)
 @given(data=st.data())
 def test_a_wrong_distribution_is_named(data: st.DataObject, world: World, tmp_path: Path) -> None:
     file = tmp_path / "wrong_space.yaml"
@@ -97,7 +97,7 @@ values = st.one_of(numbers, anything, st.sampled_from(JSON_VALUES).map(lambda va
 
 
 @pytest.mark.parametrize("command", ["config", "plan"])
-@few(25)
+@few(10)
 @given(key=st.sampled_from(keys_of(RunConfig)), value=values, twice=st.booleans())
 def test_a_wrong_override_is_named(command: str, key: str, value: str, twice: bool, world: World) -> None:
     lines = [*line_of(command, world.config, world.space), "--set", f"{key}={value}"]
@@ -106,7 +106,7 @@ def test_a_wrong_override_is_named(command: str, key: str, value: str, twice: bo
     hold("overrides", lines, names=[key, key.split(".")[-1], "argument", *KEYS])
 
 
-@few(25)
+@few(10)
 @given(override=st.one_of(anything, st.tuples(anything, anything).map("=".join)))
 def test_an_override_of_any_form_is_a_message(override: str, world: World) -> None:
     hold("overrides", ["config", str(world.config), f"--set={override}"], names=["override", "argument", "--set"])
@@ -140,20 +140,18 @@ def test_an_unknown_option_is_named_before_a_run_starts(kind: str, name: str, wo
     assert result.exit_code == 2
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "option"),
-    [(kind, name, option) for kind, name, type_ in owners() for option in type_.model_fields],
+@few(25)
+@given(
+    owned=st.sampled_from([(kind, name, key) for kind, name, type_ in owners() for key in type_.model_fields]),
+    value=st.sampled_from([*JSON_VALUES[:6], *JSON_VALUES[8:-2], "nan", "x" * 100]),
 )
-@few(2)
-@given(value=st.sampled_from([*JSON_VALUES[:6], *JSON_VALUES[8:-1], "nan", "x" * 100]))
-def test_a_wrong_option_is_named_before_a_run_starts(
-    kind: str, name: str, option: str, value: Any, world: World
-) -> None:
+def test_a_wrong_option_is_named_before_a_run_starts(owned: tuple[str, str, str], value: Any, world: World) -> None:
+    kind, name, option = owned
     line = plan_with(kind, name, {option: value}, world, [])
     hold("options of classes", line, names=[option, "options", "dim", "GiB"])
 
 
-@few(20)
+@few(8)
 @given(options=st.one_of(anything, st.sampled_from(JSON_VALUES).map(json.dumps)), source=st.sampled_from([*SOURCES]))
 def test_options_on_the_command_line_are_named(options: str, source: str, world: World) -> None:
     line = ["negatives", str(world.store), "--source", source, "--sample", "5", f"--options={options}"]

@@ -56,7 +56,7 @@ def files_of(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("part", "command"), CASES, ids=lambda value: value if isinstance(value, str) else value[0])
-@few(8)
+@few(3)
 @given(data=st.data())
 def test_a_damaged_folder_is_a_message(
     part: str, command: list[str], data: st.DataObject, world: World, tmp_path: Path
@@ -114,7 +114,7 @@ def _other_tree(file: Path, content: bytes, data: st.DataObject) -> bytes:
     return "".join(json.dumps(line) + "\n" for line in data.draw(mutated_tree(lines)) or []).encode()
 
 
-@few(25)
+@few(12)
 @given(data=st.data())
 def test_a_damaged_checkpoint_is_a_message(data: st.DataObject, world: World, tmp_path: Path) -> None:
     file = tmp_path / "damaged.pth"
@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_is_a_message(data: st.DataObject, world: World, tm
     assert (tmp_path / "m" / "model.json").exists() == (result.exit_code == 0)
 
 
-@few(12)
+@few(8)
 @given(data=st.data(), format=st.sampled_from(["ultra", "trix", "trix_relations", "motif", "semma"]))
 def test_other_things_than_checkpoints_are_a_message(
     data: st.DataObject, format: str, world: World, tmp_path: Path

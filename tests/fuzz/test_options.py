@@ -130,7 +130,7 @@ def _values_of(parameter: Any, command: str, valid: list[str]) -> st.SearchStrat
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@few(8)
+@few(3)
 @given(data=st.data())
 def test_any_mistake_in_a_command_line_is_a_message(
     command: str, data: st.DataObject, world: World, tmp_path: Path

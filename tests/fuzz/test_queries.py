@@ -16,7 +16,7 @@ from tests.fuzz.world import SAID, World
 pytestmark = pytest.mark.timeout(14400)
 
 
-@few(30)
+@few(12)
 @given(data=st.data(), kind=st.sampled_from([".tsv", ".parquet"]))
 def test_a_damaged_file_of_queries_is_named_and_no_query_is_lost(
     data: st.DataObject, kind: str, world: World, tmp_path: Path
@@ -35,7 +35,7 @@ def test_a_damaged_file_of_queries_is_named_and_no_query_is_lost(
         assert answers == len([line for line in content.split(b"\n") if line.strip(b"\r")]), (content, result.output)
 
 
-@few(20)
+@few(5)
 @given(name=anything)
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(name: str, world: World, tmp_path: Path) -> None:
     folder = tmp_path / "o"
@@ -69,7 +69,7 @@ def test_a_place_that_cannot_be_made_is_a_message(command: str, place: str, worl
         "prepare": ["prepare", str(world.source), "--store", to],
         "train": ["train", str(world.config), "--run", to],
     }[command]
-    result = hold("outputs", line, names=["file", "closed", "name", "run", "full"])
+    result = hold("outputs", line, names=["file", "closed", "name", "run", "full", "path"])
     if place != "full.html" and not (place == "run" and command in ("export", "import-checkpoint", "inductive-split")):
         # A report may replace a file; exports, models and the two stores of a split may lie beside other files.
         assert result.exit_code == 2 or (command == "report" and place == "file"), result.output

@@ -23,7 +23,7 @@ def fresh_store(world: World, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", SOURCE)
-@few(12)
+@few(4)
 @given(data=st.data(), skip=st.booleans())
 def test_a_damaged_source_is_named_and_no_line_is_lost(
     name: str, data: st.DataObject, skip: bool, world: World, tmp_path: Path
@@ -56,7 +56,7 @@ def _hold_lines(store: Path, name: str, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCE if name.endswith(".json")])
-@few(12)
+@few(4)
 @given(data=st.data())
 def test_metadata_of_any_form_is_named(name: str, data: st.DataObject, world: World, tmp_path: Path) -> None:
     source, store = world.copy("source", tmp_path / "source"), tmp_path / "made"
@@ -80,7 +80,7 @@ def tokens_line(store: Path, name: str, file: Path, world: World) -> list[str]:
 
 
 @pytest.mark.parametrize("name", TOKENS)
-@few(12)
+@few(4)
 @given(data=st.data())
 def test_a_damaged_file_of_what_is_said_is_named(name: str, data: st.DataObject, world: World, tmp_path: Path) -> None:
     store, file = fresh_store(world, tmp_path), tmp_path / f"damaged_{name}"
@@ -89,7 +89,7 @@ def test_a_damaged_file_of_what_is_said_is_named(name: str, data: st.DataObject,
     hold("side files", tokens_line(store, name, file, world), repr(content), [file.name])
 
 
-@few(20)
+@few(8)
 @given(data=st.data())
 def test_token_lists_of_any_form_are_named(data: st.DataObject, world: World, tmp_path: Path) -> None:
     store, file = fresh_store(world, tmp_path), tmp_path / "wrong_tokens.json"
@@ -99,7 +99,7 @@ def test_token_lists_of_any_form_are_named(data: st.DataObject, world: World, tm
 
 
 @pytest.mark.parametrize("name", ["codebook.npy", "codebook.safetensors", "codebook.pth"])
-@few(12)
+@few(4)
 @given(data=st.data())
 def test_a_damaged_codebook_is_named(name: str, data: st.DataObject, world: World, tmp_path: Path) -> None:
     store, file = fresh_store(world, tmp_path), tmp_path / f"damaged_{name}"
@@ -109,7 +109,7 @@ def test_a_damaged_codebook_is_named(name: str, data: st.DataObject, world: Worl
     hold("codebooks", line, repr(content), [file.name, "codebook"])
 
 
-@few(12)
+@few(4)
 @given(data=st.data())
 def test_damaged_descriptions_of_relations_are_named(data: st.DataObject, world: World, tmp_path: Path) -> None:
     store, file = fresh_store(world, tmp_path), tmp_path / "damaged_descriptions.tsv"
@@ -119,7 +119,7 @@ def test_damaged_descriptions_of_relations_are_named(data: st.DataObject, world:
     hold("side files", ["relation-text", str(store), "--descriptions", str(file)], repr(content), names)
 
 
-@few(12)
+@few(4)
 @given(data=st.data(), name=st.sampled_from(["triples.tsv", "numeric.tsv"]))
 def test_a_damaged_graph_to_reason_from_is_named(data: st.DataObject, name: str, world: World, tmp_path: Path) -> None:
     graph = tmp_path / "graph"
