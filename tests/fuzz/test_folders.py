@@ -110,8 +110,8 @@ def _other_tree(file: Path, content: bytes, data: st.DataObject) -> bytes:
         return yaml.safe_dump(data.draw(mutated_tree(yaml.safe_load(text)))).encode()
     if file.suffix == ".json":
         return json.dumps(data.draw(mutated_tree(json.loads(text)))).encode()
-    lines = [json.loads(line) for line in text.splitlines()]
-    return "".join(json.dumps(line) + "\n" for line in data.draw(mutated_tree(lines)) or []).encode()
+    lines = data.draw(mutated_tree([json.loads(line) for line in text.splitlines()]))
+    return "".join(json.dumps(line) + "\n" for line in (lines if isinstance(lines, list) else [lines])).encode()
 
 
 @few(12)

@@ -37,4 +37,6 @@ def test_steps_are_those_of_torch_and_gradients_start_from_nothing() -> None:
         theirs(inputs).square().sum().backward()
         reference.step()
     for mine, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(mine, expected, atol=1e-6, rtol=1e-5)
+        # Adam divides by the gradient's own size: where that is near 0, its last digit moves the parameter. Without AVX
+        # the two orders of summing differ by 4·10⁻⁶.
+        torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-5)
