@@ -41,6 +41,8 @@ BUSY_SHARE = 0.1
 """Share of one processor above which a process is at work. Ray Train's questions and the signs take less."""
 SAMPLE_SECONDS, SAMPLES = 2.0, 10
 ANSWER_SECONDS = 20.0
+START_SECONDS = 300.0
+"""How long a process of the cluster may take to start: on a busy machine its imports alone take half a minute."""
 STOP_SECONDS = 60.0
 """How long a checkpoint may take when a run is stopped, where nobody kills the driver before."""
 
@@ -246,8 +248,13 @@ def _start_watch(name: str) -> Any:
         try:
             options = ray.remote(RunWatch).options(name=name, num_cpus=0, max_restarts=-1, scheduling_strategy=node)
             watch = options.remote()
-            ray.get(watch.workers.remote(), timeout=ANSWER_SECONDS)
+            ray.get(watch.workers.remote(), timeout=START_SECONDS)
             return watch
+        except ray.exceptions.GetTimeoutError:
+            raise ClusterError(
+                f"the cluster has not started the process that watches over this run's workers in {START_SECONDS:g} s: "
+                "it is overloaded. Start fewer runs at once, or add nodes"
+            ) from None
         except ValueError:  # an earlier launch of this run is still on its way out
             if time.monotonic() > deadline:
                 raise
