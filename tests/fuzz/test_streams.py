@@ -12,7 +12,6 @@ import pytest
 
 from distkg.config import load_config
 from distkg.documents import parse_yaml
-from tests.fuzz.world import World
 
 DISTKG = f"{sys.executable} -m distkg"
 
@@ -37,7 +36,7 @@ def test_a_reader_that_goes_ends_the_command_quietly() -> None:
         assert (result.returncode, result.stderr) == (141, ""), command
 
 
-@pytest.mark.parametrize("command", ["config preset:demo", "presets", "--help", "presets --scorers"])
+@pytest.mark.parametrize("command", ["config preset:demo", "presets", "--help"])
 def test_outputs_that_lead_nowhere(command: str) -> None:
     closed = shell(f"{DISTKG} {command} >&-")
     assert (closed.returncode, closed.stderr) == (0, "")
@@ -62,7 +61,8 @@ def test_other_encodings_hold_every_label_as_escapes(tmp_path: Path) -> None:
     assert "größe.yaml" in failed.stderr or "gr\\xf6\\xdfe.yaml" in failed.stderr  # click writes UTF-8 for ASCII
 
 
-def test_labels_in_any_output(world: World, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_labels_in_any_output(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text(
         "zürich\tliegt in\tschweiz\nbern\tliegt in\tschweiz\n💥\tliegt in\tbern\n", "utf-8"
     )
