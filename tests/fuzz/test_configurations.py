@@ -91,7 +91,7 @@ def keys_of(section: type[BaseModel], above: str = "") -> list[str]:
 
 
 # A changed address of a store, or of the folders that the test names, is told as such.
-KEYS = [*RunConfig.model_fields, *keys_of(RunConfig), "no store", "folder"]
+KEYS = [*RunConfig.model_fields, *keys_of(RunConfig), "no store", "folder", "there is no"]
 
 values = st.one_of(numbers, anything, st.sampled_from(JSON_VALUES).map(lambda value: json.dumps(value)))
 
