@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -54,6 +55,7 @@ INSTRUCTION_SETS = (
         },
     ),
 )
+AT_ONCE = 2  # most of the tests use one core
 TESTS = (
     "tests/kernels",
     "tests/scoring",
@@ -71,7 +73,12 @@ def main() -> int:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         print(f"instruction sets: {platform.machine()} has no lower ones to stand in for; nothing to run")
         return 0
-    failed = [chosen.name for chosen in INSTRUCTION_SETS if not _passes(chosen)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        failed = [
+            chosen.name
+            for chosen, passed in zip(INSTRUCTION_SETS, pool.map(_passes, INSTRUCTION_SETS), strict=True)
+            if not passed
+        ]
     print(f"instruction sets: {len(INSTRUCTION_SETS) - len(failed)} of {len(INSTRUCTION_SETS)} pass", *failed, sep="\n")
     return 1 if failed else 0
 
@@ -81,14 +88,20 @@ def _passes(chosen: InstructionSet) -> bool:
     if chosen.needs is not None and not torch.cpu.get_capabilities().get(chosen.needs):
         print(f"-- {chosen.name}: this processor has no {chosen.needs} itself, so its own set is the lower one")
         return True
-    print(f"-- {chosen.name}: {caps}", flush=True)
     environment, started = os.environ | chosen.environment, time.monotonic()
     what = "from distkg.kernels.cpu import describe; print('-- ' + describe(), flush=True)"
-    subprocess.run([sys.executable, "-c", what], env=environment, check=True)
+    machine = _output([sys.executable, "-c", what], environment)
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not cluster", *TESTS, *sys.argv[1:]]
-    ended = subprocess.run(command, env=environment, check=False)
-    print(f"-- {chosen.name}: {time.monotonic() - started:.0f} s, exit code {ended.returncode}", flush=True)
-    return ended.returncode == 0
+    tests = _output(command, environment)
+    heading = f"-- {chosen.name}: {caps}: {time.monotonic() - started:.0f} s, exit code {tests.returncode}"
+    print(heading, machine.stdout + tests.stdout, sep="\n", flush=True)
+    return machine.returncode == tests.returncode == 0
+
+
+def _output(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env=environment, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 if __name__ == "__main__":

@@ -645,8 +645,8 @@ def test_a_run_ends_as_if_undisturbed_or_says_why_not(machine: type[RunMachine])
 
 @pytest.mark.slow
 def test_long_sequences(machine: type[RunMachine]) -> None:
-    run_sequences(machine, 150, 14)
-    assert machine.refusals > 20
+    run_sequences(machine, 60, 14)
+    assert machine.refusals > 8
 
 
 # ---- two ranks, which must do the same ----
