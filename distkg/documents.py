@@ -20,6 +20,7 @@ MAX_VALUES = 100_000
 _TAG = "tag:yaml.org,2002:"
 _MERGE, _AMBIGUOUS = f"{_TAG}merge", "!ambiguous"
 _ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
+_LINE_BREAKS = re.compile("[\x85\u2028\u2029]")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -76,6 +77,8 @@ def parse_yaml(text: str, name: str) -> Any:
 def yaml_of(value: Any, *, ascii_only: bool = False, **options: Any) -> str:
     """A value as YAML that this module reads back as the same value; options as those of ``yaml.dump``."""
     text: str = yaml.dump(value, Dumper=_Writer, allow_unicode=not ascii_only, **options)
+    if not ascii_only and _LINE_BREAKS.search(text):  # written as they are, they are folded into spaces
+        return yaml_of(value, ascii_only=True, **options)
     return text
 
 

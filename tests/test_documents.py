@@ -152,3 +152,9 @@ def test_what_is_written_is_read_back_or_refused_for_a_control_character(value: 
 def test_any_text_is_a_value_or_one_message(text: str) -> None:
     _, message = outcome(text)
     assert not message or message.startswith("x is not valid YAML: ")
+
+
+@pytest.mark.parametrize("text", ["\x85", "a\u2028b", "a\u2029", "ü\x85"])
+def test_line_breaks_of_unicode_are_written_as_escapes(text: str) -> None:
+    assert text not in yaml_of({"key": text})
+    assert outcome(yaml_of({"key": text.replace("\x85", "")}))[0] == {"key": text.replace("\x85", "")}

@@ -189,6 +189,14 @@ def mutated_bytes(draw: st.DrawFn, content: bytes) -> bytes:
     return content[:low] + piece + content[low if kind == "insert" else min(low + len(piece), len(content)) :]
 
 
+def lines_of(content: bytes) -> list[str]:
+    """Lines of a text file, in the encoding that its byte order mark names."""
+    marks = {b"\xff\xfe\x00\x00": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+    encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8-sig")
+    lines = content.decode(encoding, "replace").split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
 PIECES = [b"\t", b"\n", b"\r", b"\r\n", b"\x00", b"\xff", b"\xe9", b"\xef\xbb\xbf", b"{", b"}", b"[", b"]",
           b":", b'"', b"'",
           b"-", b"nan", b"NaN", b"1e400", b"null", b"-1", b"9" * 40, b"#", b"&a ", b"*a ", b"!!set ", b"<<: ", b"\\x00",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.harness import anything, few, hold, mutated_bytes
+from tests.fuzz.harness import anything, few, hold, lines_of, mutated_bytes
 from tests.fuzz.world import SAID, World
 
 pytestmark = pytest.mark.timeout(14400)
@@ -32,7 +32,7 @@ def test_a_damaged_file_of_queries_is_named_and_no_query_is_lost(
         answers = (
             pq.read_table(output).num_rows if kind == ".parquet" else len(output.read_text("utf-8").splitlines()) - 1
         )
-        assert answers == len([line for line in content.split(b"\n") if line.strip(b"\r")]), (content, result.output)
+        assert answers == len([line for line in lines_of(content) if line.strip()]), (content, result.output)
 
 
 @few(5)
