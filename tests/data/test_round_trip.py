@@ -53,8 +53,9 @@ def test_csv(
 ) -> None:  # fmt: skip
     names = order if columns == 4 else [name for name in order if name != "weight"]
     file = io.StringIO()
-    # Python's writer leaves a line feed unquoted where lines end otherwise, which RFC 4180 does not.
-    quoting = csv.QUOTE_ALL if quote_all or end == "\r" else csv.QUOTE_MINIMAL
+    # Before Python 3.13 the writer quotes of CR and LF only those that end its lines; RFC 4180 quotes both.
+    broken = any(c in label for row in rows for label in row for c in "\r\n")
+    quoting = csv.QUOTE_ALL if quote_all or broken else csv.QUOTE_MINIMAL
     writer = csv.DictWriter(file, names, delimiter=delimiter, lineterminator=end, quoting=quoting)
     writer.writeheader()
     for head, relation, tail in rows:

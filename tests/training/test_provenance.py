@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from distkg.config import ConfigError, parse_config
@@ -147,12 +149,16 @@ def test_vectors_are_looked_at_with_the_ids_of_their_store_alone(stores: list[st
 
 
 def test_another_order_of_relations_is_no_store_for_vectors(stores: list[str], trained: Path, tmp_path: Path) -> None:
-    shutil.copytree(stores[0], tmp_path / "other")
-    manifest = json.loads((tmp_path / "other" / "manifest.json").read_text())
-    manifest["files"]["relations.parquet"]["sha256"] = "0" * 64
-    (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
+    other = tmp_path / "other"
+    shutil.copytree(stores[0], other)
+    labels = pq.read_table(other / "relations.parquet")
+    pq.write_table(labels.take(list(range(len(labels)))[::-1]), other / "relations.parquet")
+    manifest = json.loads((other / "manifest.json").read_text())
+    content = (other / "relations.parquet").read_bytes()
+    manifest["files"]["relations.parquet"] |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    (other / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(StoreMismatchError, match=r"^relations\.parquet of store"):
-        view_of_run(trained, Store.open(str(tmp_path / "other")))
+        view_of_run(trained, Store.open(str(other)))
 
 
 def test_negatives_by_vectors_of_another_store_are_refused(stores: list[str], trained: Path, tmp_path: Path) -> None:
