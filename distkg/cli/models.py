@@ -126,7 +126,7 @@ def predict(
     ] = Known.exclude,
     queries: Annotated[
         Path | None,
-        typer.Option(parser=file_path, help="Batch: lines ANCHOR<TAB>RELATION[<TAB>forward|inverse]."),
+        typer.Option(parser=file_path, help="Batch: lines ANCHOR<TAB>RELATION[<TAB>forward|inverse], or predictions."),
     ] = None,
     output: Annotated[Path | None, typer.Option(parser=file_path, help="Batch: .tsv or .parquet to write.")] = None,
     store: StoreOfModelOption = None,

@@ -1,4 +1,4 @@
-"""Read queries by label from a TSV file."""
+"""Read queries by label from a TSV file, or from predictions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from distkg.data.errors import IngestError
 from distkg.data.local_path import local_path
@@ -16,6 +17,9 @@ from distkg.data.text_files import read_lines, text_file
 from distkg.printable import from_printable
 
 DIRECTIONS = ("forward", "inverse")
+PREDICTED = ["anchor", "relation", "direction"]
+"""Columns of a query in a file of predictions."""
+
 EXPECTED = "Write anchor<TAB>relation[<TAB>forward|inverse] on each line"
 
 
@@ -26,14 +30,16 @@ class QueryFileError(ValueError):
 def read_queries(path: str | Path, store: Store) -> np.ndarray:
     """Queries int64 [q, 2] (anchor, relation in [0, 2R)) of lines ``anchor<TAB>relation[<TAB>direction]``.
 
-    Labels are taken as they stand, or with the escapes of ``distkg.printable``; there is no header. Direction is
-    ``forward`` (default: which tails?) or ``inverse`` (which heads?); all lines have it or none.
+    Labels are taken as they stand, or with the escapes of ``distkg.printable``. Direction is ``forward`` (default:
+    which tails?) or ``inverse`` (which heads?); all lines have it or none. A file of predictions, TSV or Parquet, is
+    read by its columns: each of its queries once, in the order of their first answers.
 
     Raises:
         QueryFileError: the file is not there, empty, damaged or not UTF-8, a line has another number of columns, or a
             label or direction is unknown.
     """
-    columns, lines = _read_columns(local_path(path, "queries", "file"))
+    path = local_path(path, "queries", "file")
+    columns, lines = _read_parquet(path) if path.suffix == ".parquet" else _read_columns(path, store)
     anchor = _ids(columns[0], store.entity_labels(), path, lines, store.entity_id)
     relation = _ids(columns[1], store.relation_labels(), path, lines, store.relation_id)
     if len(columns) == 3:
@@ -41,15 +47,45 @@ def read_queries(path: str | Path, store: Store) -> np.ndarray:
     return np.stack([anchor, relation], 1)
 
 
-def _read_columns(path: str | Path) -> tuple[list[pa.Array], list[int]]:
+def _read_parquet(path: Path) -> tuple[list[pa.Array], Sequence[int]]:
+    """The columns of predictions in Parquet, and the row of each query, counted from one."""
+    try:
+        with pq.ParquetFile(path) as parquet:
+            names = [name for name in PREDICTED if name in parquet.schema_arrow.names]
+            if names[:2] != PREDICTED[:2]:
+                raise QueryFileError(
+                    f"{path}: it has no columns {' and '.join(PREDICTED[:2])}, but {parquet.schema_arrow.names}"
+                )
+            table = parquet.read(columns=names)
+            texts = [table[name].cast(pa.large_utf8()).combine_chunks() for name in names]
+            for column in texts:
+                column.validate(full=True)
+    except (OSError, pa.ArrowException) as error:
+        raise QueryFileError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+    if any(column.null_count for column in texts) or not len(texts[0]):
+        raise QueryFileError(f"{path}: it is empty, or a label in it is")
+    return _each_query_once(texts, range(1, len(texts[0]) + 1))
+
+
+def _read_columns(path: Path, store: Store) -> tuple[list[pa.Array], Sequence[int]]:
     """The columns of a file, and the line of each row; blank lines and comments (``#``, no tab) are passed over."""
     rows: list[list[str]] = []
     lines: list[int] = []
+    named: list[int] = []
+    columns = 0
     try:
         for line, text in read_lines(text_file(path, str(path))):
             fields = text.split("\t")
             if text.startswith("#") and len(fields) == 1:
                 continue
+            if not rows and not named and _is_header(fields, store):
+                named = [fields.index(name) for name in PREDICTED if name in fields]
+                columns = len(fields)
+                continue
+            if named and len(fields) != columns:
+                raise QueryFileError(f"{path}:{line}: columns found: {len(fields)}, in its header: {columns}")
+            if named:
+                fields = [fields[place] for place in named]
             _check_columns(path, line, len(fields), len(rows[0]) if rows else 0)
             rows.append(fields)
             lines.append(line)
@@ -57,7 +93,25 @@ def _read_columns(path: str | Path) -> tuple[list[pa.Array], list[int]]:
         raise QueryFileError(str(error)) from None
     if not rows:
         raise QueryFileError(f"{path}:1: it is empty. {EXPECTED}")
-    return [pa.array(column, pa.large_utf8()) for column in zip(*rows, strict=True)], lines
+    texts = [pa.array(column, pa.large_utf8()) for column in zip(*rows, strict=True)]
+    return _each_query_once(texts, lines) if named else (texts, lines)
+
+
+def _is_header(fields: list[str], store: Store) -> bool:
+    """Whether a first line names columns as predictions do, and is no query of this store."""
+    if fields[:2] != PREDICTED[:2] or (len(fields) > 2 and fields[2] != PREDICTED[2]):
+        return False
+    texts = zip(fields, (store.entity_labels(), store.relation_labels()), strict=False)
+    return not all(pc.index(labels, pa.scalar(text, labels.type)).as_py() >= 0 for text, labels in texts)
+
+
+def _each_query_once(columns: list[pa.Array], lines: Sequence[int]) -> tuple[list[pa.Array], Sequence[int]]:
+    """Rows of predictions without those that repeat the query of an earlier one."""
+    names = [str(place) for place in range(len(columns))]
+    table = pa.table(dict(zip([*names, "row"], [*columns, pa.array(range(len(lines)))], strict=True)))
+    first = table.group_by(names, use_threads=False).aggregate([("row", "min")])["row_min"].combine_chunks()
+    first = first.take(pc.sort_indices(first))
+    return [column.take(first) for column in columns], [lines[row] for row in first.to_pylist()]
 
 
 def _check_columns(path: str | Path, line: int, columns: int, others: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -257,9 +258,45 @@ def test_two_columns_ask_forward(store: Store, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_queries(path, store), expected)
 
 
+@pytest.mark.parametrize("ending", ["tsv", "parquet"])
+def test_predictions_are_read_as_the_queries_that_they_answer(ending: str, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "q.tsv").write_text("emil\tknows\tforward\nanna\tlikes\tinverse\nemil\tknows\tinverse\n")
+    answers, again = tmp_path / f"answers.{ending}", tmp_path / f"again.{ending}"
+    predict_file(people_model(store), store, tmp_path / "q.tsv", answers, top=3, known="keep")
+    np.testing.assert_array_equal(read_queries(answers, store), read_queries(tmp_path / "q.tsv", store))
+    predict_file(people_model(store), store, answers, again, top=3, known="keep")
+    assert again.read_bytes() == answers.read_bytes()
+
+
+def test_names_of_columns_may_be_labels(tmp_path: Path) -> None:
+    (tmp_path / "g.tsv").write_text("anchor\trelation\ttail\ntail\trelation\tanchor\n")
+    prepare(str(tmp_path / "g.tsv"), str(tmp_path / "g"), split=(1.0, 0.0, 0.0), header=False)
+    (tmp_path / "q.tsv").write_text("anchor\trelation\ntail\trelation\n")
+    assert len(read_queries(tmp_path / "q.tsv", Store.open(str(tmp_path / "g")))) == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"head": ["anna"], "relation": ["likes"]}, "it has no columns anchor and relation, but"),
+        ({"anchor": ["anne"], "relation": ["likes"]}, "q.parquet:1: .*no entity labelled 'anne'"),
+        ({"anchor": ["anna", None], "relation": ["likes", "likes"]}, "it is empty, or a label in it is"),
+        ({"anchor": [["anna"]], "relation": ["likes"]}, "cannot be read as Parquet"),
+    ],
+)
+def test_bad_parquet_is_named(store: Store, tmp_path: Path, table: dict[str, list[Any]], message: str) -> None:
+    pq.write_table(pa.table(table), tmp_path / "q.parquet")
+    with pytest.raises(QueryFileError, match=message):
+        read_queries(tmp_path / "q.parquet", store)
+    (tmp_path / "q.parquet").write_bytes(b"PAR1" * 4)
+    with pytest.raises(QueryFileError, match="cannot be read as Parquet"):
+        read_queries(tmp_path / "q.parquet", store)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"anchor\trelation\tdirection\trank\nanna\tlikes\tforward\n", "q.tsv:2: columns found: 3, in its header: 4"),
         (b"", "q.tsv:1: it is empty"),
         (b"anna\n", "q.tsv:1: its first line has 1 column. Write anchor<TAB>relation"),
         (b"anna\tlikes\nanna\tlikes\tinverse\n", "q.tsv:2: columns found: 3, in the first line: 2"),
