@@ -70,7 +70,7 @@ def measure(config: RunConfig) -> dict[str, float]:
     settled = [line for line in lines if line["time"] > SETTLED * lines[-1]["time"]]
     first, last = settled[0], settled[-1]
     columns = {"steps/s": (last["step"] - first["step"]) / max(last["time"] - first["time"], 1e-9)}
-    came = [line["negatives"] for line in settled if "delivered" in line.get("negatives", {})]
+    came = [line["negatives"] for line in settled if line.get("negatives", {}).get("delivered") is not None]
     if not came:
         return columns
     ages = [line["age_median"] for line in came if line["age_median"] is not None]

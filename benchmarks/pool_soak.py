@@ -43,7 +43,8 @@ class Watch(threading.Thread):
 
     def hear(self, record: dict[str, Any]) -> None:
         """A line of metrics.jsonl."""
-        self._latest = {"step": record["step"], "delivered": record["negatives"]["delivered"]}
+        share = record["negatives"]["delivered"]  # None where nothing was due
+        self._latest = {"step": record["step"], "delivered": self._latest["delivered"] if share is None else share}
 
     def run(self) -> None:
         started = time.monotonic()

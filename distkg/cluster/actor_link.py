@@ -7,10 +7,12 @@ forgotten: whoever calls reads the outcome.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
@@ -28,6 +30,7 @@ WAIT_SECONDS = 0.2  # before an actor that was lost is greeted again, and betwee
 MOST_RESTARTS = 10  # in a row, without a reply between them
 SECOND_LOOK = 1.0  # seconds for a reply that is overdue, before the actor is killed
 DEATH = PoolEvent("lost", "it died (killed, out of memory, ended by its source, or its node was lost)")
+GONE_SECONDS = 5.0  # for a process that was killed, until it counts as killed whatever it does
 MAKING = 10  # times as long as a draw, before a successor that is still making its sources counts as hung
 
 
@@ -254,14 +257,23 @@ def _kill_actor(pid: int) -> bool:
 
     ``ray.kill`` would ask the process itself, which one that is stopped does not hear.
     """
-    try:
+    with suppress(psutil.NoSuchProcess), _one_at_a_time():
         process = psutil.Process(pid)
         if pid != os.getpid() and "".join(process.cmdline()[:1]).startswith("ray::"):  # and no later process
             process.kill()
+            with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+                process.wait(GONE_SECONDS)
             return True
-    except psutil.NoSuchProcess:
-        pass
     return False
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Of the workers on this node that want to kill the same process, only the first one shall count it."""
+    with open(__file__) as common:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(common, fcntl.LOCK_EX)
+        yield
 
 
 def take_events(links: Sequence[ActorLink]) -> list[PoolEvent]:
