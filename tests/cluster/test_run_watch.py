@@ -6,17 +6,20 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import psutil
 import pytest
+import ray
 
-from distkg.cluster import run_watch
+from distkg.cluster import heartbeats, node_processes, run_watch
+from distkg.cluster.heartbeats import Process, RunWatch, Sign, Worker
 from distkg.cluster.launch import FailureNotes
 from distkg.cluster.run_folder import note_hung, take_hung
-from distkg.cluster.run_watch import Process, RunWatch, Sign, Supervisor, Worker
+from distkg.cluster.run_watch import Supervisor
 from distkg.cluster.session import ClusterError
 from distkg.config import RunConfig
 
@@ -25,8 +28,8 @@ FIRST, SECOND = Process("node", 11, 1.0), Process("node", 12, 1.0)
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_watch, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(run_watch, "SAMPLE_SECONDS", 0.5)
+    monkeypatch.setattr(heartbeats, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(node_processes, "SAMPLE_SECONDS", 0.5)
 
 
 def run(steps: Awaitable[Any]) -> Any:
@@ -118,7 +121,7 @@ def known(process: subprocess.Popen[bytes]) -> Process:
 
 
 def test_a_process_is_busy_idle_or_gone(child: subprocess.Popen[bytes]) -> None:
-    examine, process = cast(Any, run_watch.examine)._function, known(child)
+    examine, process = cast(Any, node_processes.examine)._function, known(child)
     assert examine(process) == "idle"
     assert child.stdin is not None
     child.stdin.write(b"work")
@@ -127,15 +130,15 @@ def test_a_process_is_busy_idle_or_gone(child: subprocess.Popen[bytes]) -> None:
     psutil.Process(child.pid).suspend()
     assert examine(process) == "idle"
     assert examine(process._replace(born=1.0)) == "gone", "the number belongs to another process by now"
-    cast(Any, run_watch.kill)._function(process._replace(born=1.0))
+    cast(Any, node_processes.kill)._function(process._replace(born=1.0))
     assert child.poll() is None
-    cast(Any, run_watch.kill)._function(process)  # also while it is stopped
+    cast(Any, node_processes.kill)._function(process)  # also while it is stopped
     assert child.wait(30) == -9
     assert examine(process) == "gone"
 
 
 def test_processes_at_work_are_found_by_their_titles() -> None:
-    at_work = cast(Any, run_watch.processes_at_work)._function
+    at_work = cast(Any, node_processes.processes_at_work)._function
     code = "import sys\nprint('up', flush=True)\nwhile True: pass"
     process = subprocess.Popen(["ray::NegativeActor.draw", "-c", code], executable=sys.executable, stdout=-1)
     try:
@@ -257,4 +260,21 @@ def test_a_group_that_cannot_start_again_is_reported_each_minute_until_it_is_giv
 
 def test_this_process_is_not_taken_for_hung() -> None:
     own = Process("node", os.getpid(), psutil.Process().create_time())
-    assert cast(Any, run_watch.examine)._function(own) in ("busy", "idle")
+    assert cast(Any, node_processes.examine)._function(own) in ("busy", "idle")
+
+
+def test_a_watch_that_does_not_answer_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(monkeypatch, tmp_path, {}, actors=False)
+    looks: list[int] = []
+
+    def no_answer(self: Supervisor) -> dict[int, Worker]:
+        looks.append(len(looks))
+        raise ray.exceptions.GetTimeoutError
+
+    monkeypatch.setattr(Supervisor, "_workers", no_answer)
+    monkeypatch.setattr(ray, "kill", lambda watch: None)
+    with Supervisor(RunConfig.model_validate({"cluster": {"hung_after": 0.04}}), tmp_path, told.said.append, print):
+        while len(looks) < 3:
+            time.sleep(0.01)
+    assert len(told.said) == 1
+    assert "does not answer" in told.said[0]

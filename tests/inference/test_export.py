@@ -65,7 +65,7 @@ def test_an_export_holds_vectors_labels_and_constants(store: Store, tmp_path: Pa
         "options": {"distance": "none"},
         "num_relations": 2,
     }
-    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]  # the build may be left out
 
 
 def test_layers_of_a_scorer_are_beside_the_relations(store: Store, tmp_path: Path) -> None:

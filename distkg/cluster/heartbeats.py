@@ -1,0 +1,108 @@
+"""Signs of life of a run's workers, kept by an actor, and the run's request to stop.
+
+Imports nothing of torch, as the actor starts before the workers do, on the same cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+BEAT_SECONDS = 1.0
+BUSY_SHARE = 0.1
+"""Share of one processor above which a process is at work. Ray Train's questions and the signs take less."""
+
+
+class Process(NamedTuple):
+    """A worker's process: its node, its number there, and when it began (Unix time), as numbers are used again."""
+
+    node: str
+    pid: int
+    born: float
+
+
+class Sign(NamedTuple):
+    """What a worker says once a second: the processor time of its process (s), and whether it has unsaved progress."""
+
+    cpu: float
+    unsaved: bool
+
+
+@dataclass
+class Worker:
+    """What the watch knows of a worker.
+
+    Attributes:
+        silent: seconds since its last sign.
+        idle: seconds since its process used its processor.
+        sign: the last one.
+        left: it has left the training function.
+    """
+
+    process: Process
+    silent: float
+    idle: float
+    sign: Sign
+    left: bool
+
+
+class RunWatch:
+    """Keeps the signs of a run's workers and its request to stop; becomes a Ray actor."""
+
+    def __init__(self) -> None:
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._workers: dict[int, tuple[Process, float, float, Sign, bool]] = {}
+
+    async def sign(self, rank: int, process: Process, sign: Sign) -> bool:
+        """Take a sign; return whether the run is to stop, a second later or as soon as it is."""
+        now = time.monotonic()
+        known = self._workers.get(rank)
+        active, left = now, False
+        if known is not None and known[0] == process:
+            _, heard, active, before, left = known
+            if sign.cpu - before.cpu > BUSY_SHARE * (now - heard):
+                active = now
+        self._workers[rank] = process, now, active, sign, left
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), BEAT_SECONDS)
+        return self._stop.is_set()
+
+    async def leave(self, rank: int, process: Process) -> None:
+        """A worker has left the training function."""
+        known = self._workers.get(rank)
+        if known is not None and known[0] == process:
+            self._workers[rank] = *known[:4], True
+            self._changed.set()
+
+    async def forget(self, rank: int, process: Process) -> None:
+        """A worker's process is gone."""
+        if rank in self._workers and self._workers[rank][0] == process:
+            del self._workers[rank]
+
+    async def stop(self) -> None:
+        """Have every worker told to stop."""
+        self._stop.set()
+
+    async def workers(self) -> dict[int, Worker]:
+        now = time.monotonic()
+        return {
+            rank: Worker(process, now - heard, now - active, sign, left)
+            for rank, (process, heard, active, sign, left) in self._workers.items()
+        }
+
+    async def nothing_unsaved(self) -> bool:
+        """Wait until no worker has progress that a checkpoint lacks."""
+        while any(sign.unsaved and not left for _, _, _, sign, left in self._workers.values()):
+            self._changed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), BEAT_SECONDS)
+        return True
+
+
+def watch_name(run: str) -> str:
+    """Name by which processes of the job find the watch of a run."""
+    return f"watch of {run}"
