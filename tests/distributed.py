@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
+import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, wait
 from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +20,66 @@ import torch.multiprocessing as mp
 
 from distkg.sharding.ranks import Ranks
 
+_FIRST_SEED = torch.initial_seed()
+"""Of torch's generator in a new process."""
 
-def run_ranks(size: int, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Any]:
-    """``function(ranks, *args)`` on ``size`` processes; their results in rank order.
 
-    The function must be importable (defined at the top of a module). Its arguments and result are pickled. A
-    rank that raises fails the call with its traceback; one that never joins a collective, after ``timeout``
-    seconds.
+def run_ranks(
+    size: int, function: Callable[..., Any], *args: Any, timeout: float = 120, fresh: bool = False
+) -> list[Any]:
+    """Return ``function(ranks, *args)`` of ``size`` processes, in rank order.
+
+    The processes are spawned once for each size and serve all later calls, as to import torch takes longer than most
+    tests. The function must be importable (defined at the top of a module). Its arguments and result are pickled.
+
+    Args:
+        timeout: seconds after which a rank that never joins a collective fails the call.
+        fresh: spawn processes for this call alone: for functions that die, change modules for good, limit what
+            their process may do, or measure its memory.
+
+    Raises:
+        Exception: what a rank raised, with its traceback; ``ProcessExitedException`` for fresh ranks that died.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_on_rank, (size, folder, timeout, function, args), nprocs=size)
+        if fresh:
+            mp.spawn(_on_fresh_rank, (size, folder, timeout, function, args), nprocs=size)
+        else:
+            _on_kept_ranks(size, folder, timeout, function, args)
         return [pickle.loads(_result_of(rank, folder).read_bytes()) for rank in range(size)]
 
 
-def _result_of(rank: int, folder: str) -> Path:
-    return Path(folder) / f"result-{rank}.pickle"
+def _on_kept_ranks(size: int, folder: str, timeout: float, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    process = (sys.path, dict(os.environ), os.getcwd())
+    call = pickle.dumps((function, args))
+    # Every process takes one of the calls, as each call waits for all others.
+    calls = [_processes(size).submit(_on_kept_rank, rank, size, folder, timeout, process, call) for rank in range(size)]
+    wait(calls)
+    failures = [failure for each in calls if (failure := each.exception()) is not None]
+    if failures:
+        _processes(size).shutdown(wait=False, cancel_futures=True)
+        _processes.cache_clear()
+        # gloo's RuntimeError says only that a peer is gone; the peer's own error has the cause.
+        raise min(failures, key=lambda failure: type(failure) is RuntimeError)
 
 
-def _on_rank(
+@functools.cache
+def _processes(size: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(size, mp_context=get_context("spawn"))
+
+
+def _on_kept_rank(
+    rank: int, size: int, folder: str, timeout: float, process: tuple[list[str], dict[str, str], str], call: bytes
+) -> None:
+    path, environment, working_folder = process
+    sys.path[:] = path
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(working_folder)
+    torch.manual_seed(_FIRST_SEED)
+    _on_fresh_rank(rank, size, folder, timeout, *pickle.loads(call))
+
+
+def _on_fresh_rank(
     rank: int, size: int, folder: str, timeout: float, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -45,3 +91,7 @@ def _on_rank(
     finally:
         dist.destroy_process_group()
     _result_of(rank, folder).write_bytes(pickle.dumps(result))
+
+
+def _result_of(rank: int, folder: str) -> Path:
+    return Path(folder) / f"result-{rank}.pickle"

@@ -94,7 +94,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def on_two_ranks(written: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str | None]]:
     """What two ranks met, after they wrote step-1 and step-2 to ``written``."""
-    return run_ranks(2, faults_on_two_ranks, written, tmp_path_factory.mktemp("scratch") / "checkpoints")
+    return run_ranks(2, faults_on_two_ranks, written, tmp_path_factory.mktemp("scratch") / "checkpoints", fresh=True)
 
 
 @pytest.fixture
@@ -283,7 +283,7 @@ def die_at_rename(ranks: Ranks, folder: Path) -> None:
 
 def test_killed_between_files_and_manifest(folder: Path) -> None:
     with pytest.raises(ProcessExitedException, match="SIGKILL"):
-        run_ranks(1, die_at_rename, folder)
+        run_ranks(1, die_at_rename, folder, fresh=True)
     left = {path.name for path in (folder / "step-3").iterdir()}
     assert left == {"rank-00000-of-00001.safetensors", "manifest.json.part"}
     notices: list[str] = []
@@ -297,7 +297,7 @@ def test_killed_between_files_and_manifest(folder: Path) -> None:
 
 def test_a_first_checkpoint_that_was_never_finished_is_none(tmp_path: Path) -> None:
     with pytest.raises(ProcessExitedException, match="SIGKILL"):
-        run_ranks(1, die_at_rename, tmp_path)
+        run_ranks(1, die_at_rename, tmp_path, fresh=True)
     assert Checkpoints(tmp_path, Ranks.single(), keep=2).newest() is None
 
 
@@ -311,7 +311,7 @@ def die_in_the_middle_of_a_file(ranks: Ranks, folder: Path) -> None:
 
 def test_killed_in_the_middle_of_a_file(folder: Path) -> None:
     with pytest.raises(ProcessExitedException, match="SIGXFSZ"):
-        run_ranks(1, die_in_the_middle_of_a_file, folder)
+        run_ranks(1, die_in_the_middle_of_a_file, folder, fresh=True)
     assert (folder / "step-3").is_dir()
     checkpoints = Checkpoints(folder, Ranks.single(), keep=2)
     assert checkpoints.newest() == "step-2"
@@ -329,7 +329,7 @@ def killed_beside_another(ranks: Ranks, folder: Path) -> None:
 
 def test_nothing_is_committed_without_the_file_of_a_killed_rank(folder: Path) -> None:
     with pytest.raises(ProcessExitedException, match="SIGKILL"):
-        run_ranks(2, killed_beside_another, folder)
+        run_ranks(2, killed_beside_another, folder, fresh=True)
     assert not (folder / "step-3" / "manifest.json").exists()
     assert Checkpoints(folder, Ranks.single(), keep=2).newest() == "step-2"
 

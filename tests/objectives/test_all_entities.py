@@ -186,33 +186,27 @@ UNEVEN = ("one_vs_all", "dot", 150, 5141)
 
 def on_ranks(ranks: Ranks) -> dict[Any, Reduced]:
     outcome = {UNEVEN: reduce(make(UNEVEN[0], memory_mb=1), DOT, problem(DOT, *UNEVEN[2:]), ranks)}
-    log_sum_exp._BLOCK_ROWS, module._BLOCK_QUERIES = 16, 8
-    distance_log_sum_exp._LEAST_ROWS, distance_log_sum_exp._BLOCK_SCORES = 16, 128
-    for case in CASES:
-        name, similarity, queries, entities = case
-        compare, _ = SIMILARITIES[similarity]
-        outcome[case] = reduce(make(name), compare, problem(compare, queries, entities), ranks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log_sum_exp, "_BLOCK_ROWS", 16)
+        patch.setattr(module, "_BLOCK_QUERIES", 8)
+        patch.setattr(distance_log_sum_exp, "_LEAST_ROWS", 16)
+        patch.setattr(distance_log_sum_exp, "_BLOCK_SCORES", 128)
+        for case in CASES:
+            name, similarity, queries, entities = case
+            compare, _ = SIMILARITIES[similarity]
+            outcome[case] = reduce(make(name), compare, problem(compare, queries, entities), ranks)
     return outcome
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_any_number_of_ranks_says_the_same(size: int) -> None:
-    alone, shared = on_one_rank(), run_ranks(size, on_ranks)
+    alone, shared = on_ranks(Ranks.single()), run_ranks(size, on_ranks)
     for case, expected in alone.items():
         parts = [outcome[case] for outcome in shared]
         loss, query = sum(part.loss for part in parts), sum(part.query for part in parts)
         assert isinstance(loss, Tensor)
         assert isinstance(query, Tensor)
         assert_same(Reduced(loss, query, torch.cat([part.candidates for part in parts])), expected)
-
-
-def on_one_rank() -> dict[Any, Reduced]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(log_sum_exp, "_BLOCK_ROWS", log_sum_exp._BLOCK_ROWS)  # set back what on_ranks sets
-        patch.setattr(distance_log_sum_exp, "_LEAST_ROWS", distance_log_sum_exp._LEAST_ROWS)
-        patch.setattr(distance_log_sum_exp, "_BLOCK_SCORES", distance_log_sum_exp._BLOCK_SCORES)
-        patch.setattr(module, "_BLOCK_QUERIES", module._BLOCK_QUERIES)
-        return on_ranks(Ranks.single())
 
 
 class LargestTensor(TorchDispatchMode):

@@ -74,7 +74,7 @@ def sentences_of_a_mixed_group(ranks: Ranks, run: RunConfig) -> list[str]:
 
 def test_a_worker_on_another_processor_is_counted() -> None:
     expected = [f"{NEEDS}1 of 3 workers do not have. Products are made in float32 there."]
-    assert run_ranks(3, sentences_of_a_mixed_group, config()) == [expected] * 3
+    assert run_ranks(3, sentences_of_a_mixed_group, config(), fresh=True) == [expected] * 3
 
 
 def test_a_run_goes_on_in_float32_and_says_so_once(

@@ -369,7 +369,7 @@ def spoiled_on_one_of_two(ranks: Ranks, settings: RunConfig, run: str) -> str:
 
 def test_rows_that_are_no_numbers_on_one_rank_stop_all(small_store: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    first, second = run_ranks(2, spoiled_on_one_of_two, config(small_store), str(run))
+    first, second = run_ranks(2, spoiled_on_one_of_two, config(small_store), str(run), fresh=True)
     assert first == second
     assert "holds NaN or infinity in entities (rank 1)" in first
     assert f"Checkpoint {names(run)[0]} in " in first
