@@ -103,6 +103,9 @@ class Known:
         if not found:
             label = self._store.entity_labels()[0].as_py() if self.entities else ""
             said = f"its first is {self.example!r}" if self.unknown else "it is empty"
+            if self._keys is not None and self.unknown:
+                stands_for = self._keys.get(self.example)
+                said += " (--ids " + ("has no such key)" if stands_for is None else f"says {stands_for!r})")
             raise IngestError(f"{name} speaks of no entity of the store: {said}, and the store's first {label!r}")
 
 
@@ -127,6 +130,8 @@ def read_keys(address: str) -> Keys:
                     f"{file.name}:{line}: key {key[:80]!r} has the label {label[:80]!r}, and another one in an earlier "
                     "line; keep one"
                 )
+    if not keys:
+        raise IngestError(f"{file.name} has no lines KEY<TAB>LABEL: what it calls the entities is not known")
     return keys
 
 

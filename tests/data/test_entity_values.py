@@ -76,6 +76,12 @@ def test_keys_of_a_files_own(store: Store, file: Callable[..., str]) -> None:
     assert (found.unknown, found.example) == (1, "ada")
     with pytest.raises(IngestError, match=r"entity2id.txt:2: a key, a tab and a label"):
         read_keys(file("a b\nalone\n", "entity2id.txt"))
+    for content in ("", "0\n"):
+        with pytest.raises(IngestError, match=r"entity2id.txt has no lines KEY<TAB>LABEL"):
+            read_keys(file(content, "entity2id.txt"))
+    for known, said in (({"k": "bob"}, r"its first is 'eve' \(--ids has no such key\)"), ({"eve": "x"}, "says 'x'")):
+        with pytest.raises(IngestError, match=said):
+            read_texts(store, file("eve\tEve\n"), known)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,8 @@ def test_a_damaged_file_of_what_is_said_is_named(name: str, data: st.DataObject,
     store, file = fresh_store(world, tmp_path), tmp_path / f"damaged_{name}"
     content = data.draw(mutated_bytes(SAID[name].encode()))
     file.write_bytes(content)
-    hold("side files", tokens_line(store, name, file, world), repr(content), [file.name])
+    names = [file.name, "--ids"] if name == "ids.tsv" else [file.name]
+    hold("side files", tokens_line(store, name, file, world), repr(content), names)
 
 
 @few(8)
