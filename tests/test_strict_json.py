@@ -37,7 +37,7 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     [
         (b"", "no JSON at line 1, column 1"),
         (b"{", "no JSON at line 1, column 2"),
-        (b"[1,\n2,]", "no JSON at line 2, column 3"),
+        (b"[1,\n2,]", r"no JSON at line 2, column [23]"),  # the comma, from Python 3.13 on
         (b"NaN", "NaN is no number of JSON"),
         (b'{"a": -Infinity}', "-Infinity is no number of JSON"),
         (b"[1e999]", "the number 1e999 is too large"),

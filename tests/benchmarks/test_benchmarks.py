@@ -192,8 +192,10 @@ def test_dans_sweep_runs(tmp_path: Path, store: Path) -> None:
 def test_message_passing_runs(tmp_path: Path, store: Path) -> None:
     content = run_quickly("message_passing", tmp_path, "--store", str(store))
     columns = ["forward ms", "forward and backward ms", "× bandwidth, forward", "bandwidth GB/s", "peak MB"]
-    for row in ("distkg, batch 2", "gather, multiply, index_add, batch 2", "DGL u_mul_e_sum, batch 2"):
+    for row in ("distkg, batch 2", "gather, multiply, index_add, batch 2"):
         assert columns_of(content)[row] == columns
+    if HAS_DGL:
+        assert columns_of(content)["DGL u_mul_e_sum, batch 2"] == columns
 
 
 def test_zero_shot_runs(tmp_path: Path, store: Path) -> None:
