@@ -90,8 +90,12 @@ class Follower:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.finish()
+
+    def finish(self, seconds: float | None = None) -> None:
+        """Hand on what is there and end; wait at most so many seconds for it."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(seconds)
 
     def _follow(self) -> None:
         try:

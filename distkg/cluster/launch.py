@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +41,8 @@ from distkg.termination import Terminated
 from distkg.training.record import RunFolder
 from distkg.training.resume import check_resume, notices
 from distkg.training.services import Services
+
+LAST_LINES_SECONDS = 2.0  # for lines of workers that are still to be shown when a run is stopped
 
 # What a second attempt would only meet again. A lost peer raises RuntimeError, a full disk OSError.
 MISTAKES = (ValueError, TypeError, LookupError, AttributeError, ImportError, AssertionError)
@@ -134,10 +137,31 @@ def _launch(train: TrainOnRank, config: RunConfig, folder: Path, lease: Lease, l
         ]
     )
     with ray_session(config) as session, display, follower:
-        result = _fit(train, config, folder, display, session, lease)
+        result = _fit(train, config, folder, Output(display, follower), session, lease)
     if follower.error is not None:
         raise follower.error
     return result
+
+
+@dataclass(frozen=True)
+class Output:
+    """Terminal of the driver.
+
+    Attributes:
+        display: prints what happens.
+        follower: hands it the lines that workers write.
+    """
+
+    display: Display
+    follower: Follower
+
+    def notice(self, text: str) -> None:
+        self.display.notice(text)
+
+    def last_line(self, text: str) -> None:
+        """Print a line after all that workers have written."""
+        self.follower.finish(LAST_LINES_SECONDS)
+        self.display.notice(text)
 
 
 def check_scaling(config: RunConfig) -> None:
@@ -161,19 +185,19 @@ def describe_failure(record: Record) -> str:
     return f"worker {record['rank']} failed: {record['error']}. {outcome}"
 
 
-def _fit(train: TrainOnRank, config: RunConfig, run: Path, display: Display, session: Session, lease: Lease) -> Record:
+def _fit(train: TrainOnRank, config: RunConfig, run: Path, output: Output, session: Session, lease: Lease) -> Record:
     try:
-        wait_for_room(config, display.notice, nodes_may_come=session.private is None)
+        wait_for_room(config, output.notice, nodes_may_come=session.private is None)
         set_driver_environment()
         graphs = share_graphs(config)
         trainer = _trainer(train, config, run, graphs, lease)
         with (
             negative_actors(config, str(run), graphs),
-            Supervisor(config, run, display.notice, session.give_up) as supervisor,
+            Supervisor(config, run, output.notice, session.give_up) as supervisor,
         ):
-            result = _fit_or_stop(trainer, run, supervisor, session, display)
+            result = _fit_or_stop(trainer, run, supervisor, session, output)
     except (KeyboardInterrupt, SystemExit):
-        _report_stop(run, display, session)
+        _report_stop(run, output, session)
         # Everything is said: a script that called this needs no traceback of an interrupt beside it.
         raise Terminated(session.signals.received or signal.SIGINT) from None
     except ray.train.ControllerError as error:
@@ -186,19 +210,17 @@ def _fit(train: TrainOnRank, config: RunConfig, run: Path, display: Display, ses
     return result
 
 
-def _fit_or_stop(
-    trainer: TorchTrainer, run: Path, supervisor: Supervisor, session: Session, display: Display
-) -> Record:
+def _fit_or_stop(trainer: TorchTrainer, run: Path, supervisor: Supervisor, session: Session, output: Output) -> Record:
     try:
         result = dict(session.run(trainer.fit).return_value)
     except (KeyboardInterrupt, SystemExit):
         # Here, and not further out: workers may need the actors of the run until they have stopped.
         supervisor.stop()
-        _report_stop(run, display, session)
+        _report_stop(run, output, session)
         raise
     except LostClusterError as error:
         lost = LostClusterError(f"the Ray cluster is lost: {error}. {how_to_resume(run)}")
-        display.__exit__()
+        output.display.__exit__()
         session.signals.end_command(f"error: {lost}", 1)
         raise lost from None
     if "stopped" in result:  # whoever asked for that ends this process
@@ -206,10 +228,10 @@ def _fit_or_stop(
     return result
 
 
-def _report_stop(run: Path, display: Display, session: Session) -> None:
+def _report_stop(run: Path, output: Output, session: Session) -> None:
     if not session.signals.reported:
         session.signals.reported = True
-        display.notice(describe_stop(run, session.signals.name))
+        output.last_line(describe_stop(run, session.signals.name))
 
 
 def describe_stop(run: Path, by: str) -> str:

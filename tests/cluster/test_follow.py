@@ -4,13 +4,15 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from distkg.cluster.follow import BarDisplay, Follower, LineTail, PlainDisplay, Record, describe, with_warnings
+from distkg.cluster.follow import BarDisplay, Display, Follower, LineTail, PlainDisplay, Record, describe, with_warnings
+from distkg.cluster.launch import Output
 
 
 def write(path: Path, *numbers: int, mode: str = "w") -> None:
@@ -84,6 +86,21 @@ def test_the_follower_hands_over_every_line_before_it_ends(tmp_path: Path) -> No
     with Follower([(LineTail(path), heard.append)], interval_s=60):
         write(path, 1, 2)
     assert heard == [{"step": 1}, {"step": 2}]
+
+
+def test_nothing_follows_the_last_line_of_a_run_that_is_stopped(tmp_path: Path) -> None:
+    shown: list[str] = []
+
+    class Shown:
+        def notice(self, text: str) -> None:
+            shown.append(text)
+
+    path = tmp_path / "metrics.jsonl"
+    with Follower([(LineTail(path), lambda record: shown.append(f"step {record['step']}"))], interval_s=60) as follower:
+        write(path, 1)
+        Output(cast(Display, Shown()), follower).last_line("stopped by SIGTERM")
+        write(path, 1, 2)
+    assert shown == ["step 1", "stopped by SIGTERM"]
 
 
 def test_the_follower_reads_while_the_run_goes_on(tmp_path: Path) -> None:
