@@ -1,20 +1,27 @@
-"""The process group of the workers, on the network interface that Ray itself uses.
+"""The process group of the workers, on the network interface that Ray itself uses, and on no other.
 
 Gloo announces the address that the host name resolves to. Where that is the loopback address of a machine
 with a network (Debian's 127.0.1.1), or nothing at all, workers on two nodes never meet. Ray already knows an
 address by which the nodes reach each other, so every worker binds gloo to the interface that carries it.
+
+The store through which the workers meet listens on that address too, at a port that the system gives it as it starts to
+listen. Ray's own backend looks for a free port and has torch listen there later, on all interfaces: two runs that start
+on one machine may be given the same one.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import psutil
 import ray
+import torch.distributed as dist
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
+from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 
 
 def interface_of(address: str) -> str | None:
@@ -32,12 +39,57 @@ def bind_gloo_to_node_address() -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
+_meeting_point: list[dist.TCPStore] = []
+"""Of the first worker, which serves it for as long as its process lives."""
+
+
+def open_meeting_point(workers: int, timeout_s: int) -> tuple[str, int]:
+    """Address and port at which the first worker, whose process this is, now waits for all workers."""
+    address = ray.util.get_node_ip_address()
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        listener = socket.create_server((address, 0), family=family, backlog=workers + 1)
+    except OSError:  # the cluster was told an address that is not this machine's own, such as that of its router
+        listener = socket.create_server(("", 0), backlog=workers + 1)
+    port = int(listener.getsockname()[1])
+    store = dist.TCPStore(
+        address,
+        port,
+        workers,
+        is_master=True,
+        timeout=timedelta(seconds=timeout_s),
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+    )
+    _meeting_point[:] = [store]
+    return address, port
+
+
+def join_process_group(backend: str, rank: int, workers: int, meeting: tuple[str, int], timeout_s: int) -> None:
+    """Enter the group; returns when all workers have."""
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = meeting[0], str(meeting[1])  # for code that looks there
+    timeout = timedelta(seconds=timeout_s)
+    store = (
+        _meeting_point[0] if rank == 0 else dist.TCPStore(*meeting, workers, timeout=timeout, wait_for_workers=False)
+    )
+    dist.init_process_group(backend, store=store, rank=rank, world_size=workers, timeout=timeout)
+
+
 class _NodeAddressBackend(_TorchBackend):
-    """Ray's torch backend, with gloo bound before the group is formed."""
+    """Ray's torch backend, whose workers meet on the nodes' own addresses alone."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         worker_group.execute(bind_gloo_to_node_address)
-        super().on_start(worker_group, backend_config)
+        worker_group.execute(_set_torch_distributed_env_vars)
+        workers, timeout_s = len(worker_group), backend_config.timeout_s
+        meeting = worker_group.execute_single(0, open_meeting_point, workers, timeout_s)
+        join = [
+            worker_group.execute_single_async(
+                rank, join_process_group, backend_config.backend, rank, workers, meeting, timeout_s
+            )
+            for rank in range(workers)
+        ]
+        ray.get(join)
 
 
 @dataclass

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from distkg.data.errors import StoreError
+from distkg.data.errors import IngestError, StoreError
 from distkg.data.local_path import local_path
 from distkg.data.location import Location, without_secrets
 from distkg.data.text_files import read_rows, text_file
@@ -68,7 +68,10 @@ def relation_vectors(labels: Sequence[str], encode: Encode, descriptions: Descri
         found += encode([forward for forward, _ in told] + [inverse for _, inverse in told])
     broken = np.flatnonzero(~np.isfinite(found).all(axis=1)) % len(labels)
     if len(broken):
-        raise StoreError(f"the encoder gave relation {labels[broken[0]]!r} a vector that is not finite")
+        raise StoreError(
+            f"the encoder gave relation {labels[broken[0]]!r} a vector that is not finite: it may know no word of its "
+            "label or description"
+        )
     return found.astype(np.float32)
 
 
@@ -97,11 +100,20 @@ def read_descriptions(file: Path) -> Descriptions:
     """Descriptions of lines LABEL<TAB>DESCRIPTION<TAB>DESCRIPTION OF THE INVERSE, without a header.
 
     Raises:
-        IngestError: no such file, or a line of other fields; names file and line.
+        IngestError: no such file, a line of other fields or without words, or two that differ for one relation; names
+            file and line.
     """
     file = local_path(file, "descriptions", "file")
+    descriptions: dict[str, tuple[str, str]] = {}
     rows = read_rows(text_file(file, str(file)), 3, "label, description, description of the inverse")
-    return {label: (forward, inverse) for _, (label, forward, inverse) in rows}
+    for line, (label, *sentences) in rows:
+        forward, inverse = (sentence.strip() for sentence in sentences)
+        if not forward or not inverse:
+            which = "its inverse" if forward else "it"
+            raise IngestError(f"{file}:{line}: relation {label!r}: the description of {which} is empty")
+        if descriptions.setdefault(label, (forward, inverse)) != (forward, inverse):
+            raise IngestError(f"{file}:{line}: relation {label!r} has other descriptions in an earlier line; keep one")
+    return descriptions
 
 
 def read_relation_text(store: Store, address: str = "") -> NDArray[np.float32] | None:

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from distkg.cli import app
+from distkg.data.errors import IngestError
 from distkg.data.prepare import prepare
 from distkg.data.relation_text import (
     RELATION_TEXT,
@@ -137,6 +138,28 @@ def test_descriptions_are_read_from_a_file(tmp_path: Path) -> None:
     file.write_text("r\tis near\n", encoding="utf-8")
     with pytest.raises(StoreError, match=r"told.tsv:1: 2 columns where 3 are expected"):
         read_descriptions(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "r\tis near\thas near it\ns\tlies in\t\n",
+            r"told.tsv:2: relation 's': the description of its inverse is empty",
+        ),
+        ("r\t \thas near it\n", r"told.tsv:1: relation 'r': the description of it is empty"),
+        ("r\tis near\tb\nr\tlies in\tb\n", r"told.tsv:2: relation 'r' has other descriptions in an earlier line"),
+    ],
+)
+def test_descriptions_that_say_nothing_or_two_things_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "told.tsv").write_text(content)
+    with pytest.raises(IngestError, match=message):
+        read_descriptions(tmp_path / "told.tsv")
+
+
+def test_the_same_description_twice_is_one(tmp_path: Path) -> None:
+    (tmp_path / "told.tsv").write_text("r\tis near\tb\nr\tis near\tb\n")
+    assert read_descriptions(tmp_path / "told.tsv") == {"r": ("is near", "b")}
 
 
 def test_on_the_command_line(store: Store, tmp_path: Path) -> None:
