@@ -100,16 +100,17 @@ def read_declared(folder: Location, encoding: str = "") -> Declared | None:
 
 
 Unknown = dict[str, tuple[int, str]]
-"""Warning → how many names of the files the graph does not have, and the first of them."""
+"""Warning → how many names of the files it is about, such as those that the graph does not have, and the first."""
 
 
 def encode_classes(declared: Declared, entities: pa.Array, relations: pa.Array) -> tuple[Classes, Unknown]:
-    """Classes by id, given labels in id order, and the names that the graph does not have."""
+    """Classes by id, given labels in id order, and warnings; of several for one side of a relation the last holds."""
     entity_id, relation_id = _places(entities), _places(relations)
     class_id: dict[str, int] = {}
     rows: list[tuple[int, int]] = []
     strange_entities: dict[str, None] = {}
     strange_relations: dict[str, None] = {}
+    declared_twice: dict[str, None] = {}
     for entity, kind in dict.fromkeys(declared.entity_classes):
         if entity in entity_id:
             rows.append((entity_id[entity], class_id.setdefault(kind, len(class_id))))
@@ -122,7 +123,10 @@ def encode_classes(declared: Declared, entities: pa.Array, relations: pa.Array) 
             continue
         for side, kind in enumerate((tail, head)):
             if kind not in NONE:
+                before = wanted[side, relation_id[relation]]
                 wanted[side, relation_id[relation]] = class_id.setdefault(kind, len(class_id))
+                if before not in (-1, class_id[kind]):
+                    declared_twice[relation] = None
     table = np.array(rows, dtype=np.int64).reshape(-1, 2)
     order = np.argsort(table[:, 0], kind="stable")
     counts = np.bincount(table[:, 0], minlength=len(entities))
@@ -131,6 +135,7 @@ def encode_classes(declared: Declared, entities: pa.Array, relations: pa.Array) 
     unknown = {
         "typed_entities_not_in_the_graph": strange_entities,
         "declared_relations_not_in_the_graph": strange_relations,
+        "relations_with_several_classes": declared_twice,
     }
     return classes, {name: (len(labels), next(iter(labels))) for name, labels in unknown.items() if labels}
 

@@ -66,6 +66,14 @@ def test_classes_come_through_a_store_in_the_order_of_the_file(tmp_path: Path) -
     assert store.manifest.examples["declared_relations_not_in_the_graph"] == "married to"
 
 
+def test_two_classes_of_one_side_are_a_warning_and_the_last_holds(tmp_path: Path) -> None:
+    twice = "lives in\tperson\tcity\nlives in\t-\tcountry\nknows\tperson\t-\nknows\tperson\t-\n"
+    store, classes = classes_of(folder(tmp_path, entity_types=TYPES, relation_domain_range=twice), tmp_path)
+    assert asked_for(store, classes, "lives in") == ("person", "country")
+    assert store.manifest.warnings["relations_with_several_classes"] == 1
+    assert store.manifest.examples["relations_with_several_classes"] == "lives in"
+
+
 def test_files_may_be_gzipped_or_the_extensions_json(tmp_path: Path) -> None:
     source = folder(tmp_path)
     (source / "entity_types.tsv.gz").write_bytes(gzip.compress(b"ann\tperson\n"))
