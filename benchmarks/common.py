@@ -18,7 +18,7 @@ from rich.table import Table
 
 from distkg.data.store import Store
 from distkg.training.machine import memory_limit
-from distkg.training.record import versions
+from distkg.training.run_dir import versions
 
 RESULTS = Path(__file__).parent / "results"
 _PEERS = ("pykeen", "torch-geometric", "triton")

@@ -18,8 +18,8 @@ from benchmarks.processes import side_by_side
 from distkg.config import RunConfig, load_config
 from distkg.data.store import Store
 from distkg.sharding.ranks import Ranks
-from distkg.training.record import Record
 from distkg.training.run import train_on_rank
+from distkg.training.run_dir import Record
 
 METRICS = {"mrr": "MRR", "hits@10": "Hits@10", "hits@1": "Hits@1"}
 PUBLISHED = {"umls": 0.972, "family": 0.994}  # MRR, table 3 of the paper, whose scorer is not named

@@ -14,8 +14,8 @@ from benchmarks.processes import side_by_side
 from distkg.cluster.launch import launch_training
 from distkg.config import RunConfig, load_config
 from distkg.sharding.ranks import Ranks
-from distkg.training.record import Record
 from distkg.training.run import train_on_rank
+from distkg.training.run_dir import Record
 
 METRICS = {"mrr": "MRR", "hits@10": "Hits@10", "hits@1": "Hits@1"}
 

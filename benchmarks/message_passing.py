@@ -73,7 +73,7 @@ def _dgl_layer(edges: Edges) -> dict[str, Layer]:
         return {}
     if edges.device.type != "cpu":
         return {}
-    graph = dgl.graph((edges.giver, edges.gatherer), num_nodes=edges.nodes)
+    graph = dgl.graph((edges.src, edges.dst), num_nodes=edges.nodes)
     kind = edges.kind.long()
 
     def layer(states: Tensor, relations: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def _geometric_layer(edges: Edges) -> dict[str, Layer]:
             super().__init__(aggr="sum", node_dim=1)
 
         def forward(self, states: Tensor, relations: Tensor) -> Tensor:
-            index = torch.stack([edges.giver.long(), edges.gatherer.long()])
+            index = torch.stack([edges.src.long(), edges.dst.long()])
             found: Tensor = self.propagate(index, x=states, said=relations[:, edges.kind.long()])
             return found
 

@@ -22,12 +22,12 @@ from distkg.config import RunConfig, parse_config
 from distkg.data.generate import generate
 from distkg.sharding.ranks import Ranks
 from distkg.training.embedding import EmbeddingLearner
-from distkg.training.memory import keep_freed_memory
+from distkg.training.malloc_settings import keep_freed_memory
 from distkg.training.metrics import known_answers_of
 from distkg.training.model import Model
 from distkg.training.ranking import rank_answers
-from distkg.training.record import RunFolder
 from distkg.training.run import Listener, Training
+from distkg.training.run_dir import RunFolder
 from distkg.training.services import Services
 
 

@@ -20,7 +20,7 @@ from distkg.config import load_config
 from distkg.data.store import Store
 from distkg.negatives import SOURCES, Queries, SourceError, TrainingGraph, make_source
 from distkg.negatives.base import parse_source_options
-from distkg.negatives.remembered import RememberedSource
+from distkg.negatives.model_based import RememberedSource
 
 POOLS = 1000  # training queries whose pools are counted
 INTEGRATE = {"integrate": True}

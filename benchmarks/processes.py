@@ -22,7 +22,7 @@ import torch.distributed as dist
 from benchmarks.common import BenchmarkError
 from benchmarks.peak_memory import peak_mb, proportional_mb
 from distkg.sharding.ranks import Ranks
-from distkg.training.memory import keep_freed_memory
+from distkg.training.malloc_settings import keep_freed_memory
 
 WORKERS = 2
 

@@ -18,7 +18,7 @@ from distkg.config import load_config
 from distkg.data.store import Store
 from distkg.sharding.ranks import Ranks
 from distkg.training.foundation import FoundationLearner
-from distkg.training.memory import keep_freed_memory
+from distkg.training.malloc_settings import keep_freed_memory
 from distkg.training.schedule import Schedule
 
 STEPS = 3  # of a repetition

@@ -11,10 +11,10 @@ from benchmarks.rooflines import QUICK_SECONDS, SECONDS, Rooflines
 from distkg.config import RunConfig, parse_config
 from distkg.data.store import Store
 from distkg.sharding.ranks import Ranks
-from distkg.training.dense import DenseParameters
 from distkg.training.loop import WINDOW, Loop
 from distkg.training.model import Model
-from distkg.training.task import make_task
+from distkg.training.objective import build_objective
+from distkg.training.replicated_parameters import ReplicatedParameters
 
 _FLOPS_PER_SCORE = 6  # per dimension: a multiply and an add, forward and for either gradient
 _BYTES_PER_SCORE = 16  # per dimension: both float32 operands, forward and backward
@@ -123,9 +123,9 @@ class TimedTraining:
         store = Store.open(config.data.store)
         self.ranks = ranks
         self.model = Model(config, store.num_entities, store.num_relations, ranks)
-        self.batches, self._step = make_task(config, store, self.model)
+        self.batches, self._step = build_objective(config, store, self.model)
         self._config = config
-        self._dense = DenseParameters(self.model, config.optimizer, ranks)
+        self._dense = ReplicatedParameters(self.model, config.optimizer, ranks)
         self._epoch = 0
 
     def window(self, steps: int, *, overlap: bool = False) -> Window:

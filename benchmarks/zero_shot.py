@@ -17,7 +17,7 @@ from benchmarks.common import Figures, begin, finish, graph_settings
 from benchmarks.processes import alone
 from distkg.data.store import Store
 from distkg.foundation import FoundationModel, KnowledgeGraph, load_model
-from distkg.foundation.reasoner import Reasoner
+from distkg.foundation.graph_scorer import GraphScorer
 from distkg.training.metrics import known_answers_of, ranking_metrics
 from distkg.training.ranking import Ranking, rank_by_scores
 
@@ -56,7 +56,7 @@ def rank_test(
     chosen = some_test_triples(store, triples)
     rank = partial(rank_by_scores, num_relations=store.num_relations, batch_size=BATCH_SIZE)
     graph = graph or KnowledgeGraph.of_store(store)
-    return rank(Reasoner(model, graph).scores, chosen, known_answers_of(store, chosen))
+    return rank(GraphScorer(model, graph).scores, chosen, known_answers_of(store, chosen))
 
 
 def columns_of(ranking: Ranking) -> dict[str, float]:

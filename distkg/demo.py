@@ -20,9 +20,9 @@ from distkg.printable import printable
 from distkg.reporting.report import write_report
 from distkg.reporting.tables import make_console, metrics_table, plan_summary, predictions_table
 from distkg.sharding.ranks import Ranks
+from distkg.training.load_run import load_run
 from distkg.training.model import Model
 from distkg.training.preflight import plan_run
-from distkg.training.trained import load_run
 
 ENTITIES, RELATIONS, TRIPLES, SEED = 2000, 12, 20_000, 1
 EXAMPLES, ANSWERS = 3, 3

@@ -1,7 +1,13 @@
-"""One small registry: name → class. Unknown names answer with the known ones."""
+"""One small registry: name → class. Unknown names answer with the known ones.
+
+Packages of somebody else's add to it by an entry point: its name is the one that configurations use, and its module
+registers a class under that name as the modules of distkg do. It is imported when the name is asked for, in every
+process.
+"""
 
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -21,9 +27,12 @@ class Registry(Generic[T]):
     True
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, group: str = "") -> None:
+        """``group`` names the entry points of plug-ins, such as ``distkg.scorers``."""
+        self.kind, self.group = kind, group
         self._entries: dict[str, T] = {}
+        self._plug_ins: dict[str, EntryPoint] | None = None
+        self._broken: dict[str, str] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that files a class under ``name``; a name is given once."""
@@ -37,16 +46,40 @@ class Registry(Generic[T]):
         return add
 
     def __getitem__(self, name: str) -> T:
-        try:
+        if name in self:
             return self._entries[name]
-        except KeyError:
-            close = get_close_matches(name, self._entries, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            known = ", ".join(sorted(self._entries))
-            raise UnknownNameError(f"there is no {self.kind} named {name!r}.{hint} Known: {known}") from None
+        if name in self._broken:
+            raise UnknownNameError(f"{self.kind} {name!r} is a plug-in that cannot be used: {self._broken[name]}")
+        names = list(self)
+        close = get_close_matches(name, names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise UnknownNameError(f"there is no {self.kind} named {name!r}.{hint} Known: {', '.join(names)}")
 
     def __contains__(self, name: object) -> bool:
+        if name not in self._entries and isinstance(name, str):
+            self._load(name)
         return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
+        for name in self._found_plug_ins():
+            self._load(name)
         return iter(sorted(self._entries))
+
+    def _found_plug_ins(self) -> dict[str, EntryPoint]:
+        if self._plug_ins is None:
+            self._plug_ins = {point.name: point for point in entry_points(group=self.group)} if self.group else {}
+        return self._plug_ins
+
+    def _load(self, name: str) -> None:
+        """Import a plug-in that was not asked for before; what is wrong with it is said when it is asked for."""
+        point = self._found_plug_ins().get(name)
+        if point is None or name in self._entries or name in self._broken:
+            return
+        try:
+            point.load()
+        except Exception as error:  # whatever a module of somebody else's raises
+            lines = str(error).splitlines()
+            self._broken[name] = f"{point.value}: {type(error).__name__}{f': {lines[0]}' if lines else ''}"
+            return
+        if name not in self._entries:
+            self._broken[name] = f"{point.value} registers no {self.kind} under this name"

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from distkg.kernels.similarity import DOT, Similarity
 from distkg.negatives import TrainingGraph
-from distkg.negatives.ahead import PoolOf, hosted_parts
-from distkg.negatives.host import SourceHost
 from distkg.negatives.messages import Reply, Request
 from distkg.negatives.pool_events import Missing, PoolEvent
+from distkg.negatives.prefetch import PoolOf, hosted_parts
+from distkg.negatives.source_server import SourceServer
 
 
 @dataclass
 class InProcessPool:
     """Draws when asked; ``spoil`` changes replies on their way, None being one that is late."""
 
-    host: SourceHost
+    host: SourceServer
     most: int = 1000
     spoil: Callable[[Reply], Reply | None] = lambda reply: reply
     restarts: int = 0
@@ -65,5 +65,5 @@ def in_process(
 ) -> tuple[PoolOf, dict[str, InProcessPool]]:
     """A way to pools in this process, and those pools by the keys of what they host."""
     parts = hosted_parts(name, options)
-    pools = {key: InProcessPool(SourceHost(graph, *part, similarity), **how) for key, part in parts.items()}
+    pools = {key: InProcessPool(SourceServer(graph, *part, similarity), **how) for key, part in parts.items()}
     return pools.__getitem__, pools

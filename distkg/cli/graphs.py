@@ -226,11 +226,11 @@ def negatives(
         return
     from distkg.config import parse_mapping
     from distkg.data.store import Store
-    from distkg.negatives.examination import examine
+    from distkg.negatives.source_report import examine
 
     chosen, graph, model = parse_mapping(options, "--options"), Store.open(store), None
     if run is not None:
-        from distkg.training.trained import view_of_run
+        from distkg.training.load_run import view_of_run
 
         model = view_of_run(run, graph)
     found = examine(graph, source, chosen, sample=sample, count=count, show=show, seed=seed, model=model)

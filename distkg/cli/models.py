@@ -244,7 +244,7 @@ def export(
     """Write vectors and labels as safetensors and Parquet, so that NumPy alone can recompute a score."""
     from distkg.inference.export import export_model
     from distkg.sharding.ranks import Ranks
-    from distkg.training.trained import load_run
+    from distkg.training.load_run import load_run
 
     if is_foundation_model(run):
         raise typer.BadParameter(
@@ -264,8 +264,8 @@ def is_foundation_model(model: Path) -> bool:
 
 def _evaluated_run(run: Path, store: str | None, split: Split, triples: int | None) -> dict[str, Any]:
     from distkg.sharding.ranks import Ranks
+    from distkg.training.load_run import load_run
     from distkg.training.metrics import evaluate_triples
-    from distkg.training.trained import load_run
 
     model, own, config = load_run(run, Ranks.single(), store or "")
     settings = config.evaluate
@@ -331,7 +331,7 @@ def _answering(model: Path, store: str | None, graph: str | None, fanouts: list[
 
     if not is_foundation_model(model):
         from distkg.sharding.ranks import Ranks
-        from distkg.training.trained import load_run
+        from distkg.training.load_run import load_run
 
         _refuse_other_graph(model, graph=graph)
         _refuse_fanouts(model, ",".join(map(str, fanouts)))

@@ -16,10 +16,10 @@ import torch
 from ray.train.torch import TorchTrainer, get_device
 
 from distkg.cluster import run_folder
-from distkg.cluster.follow import Display, Follower, LineTail, Listener, Record, make_display, with_warnings
 from distkg.cluster.lease import Lease, check_lease, claimed
 from distkg.cluster.negative_pool import actors_of_worker, negative_actors
 from distkg.cluster.process_group import process_group
+from distkg.cluster.progress_monitor import Display, Follower, LineTail, Listener, Record, make_display, with_warnings
 from distkg.cluster.run_watch import Supervisor, signs_of_life
 from distkg.cluster.session import (
     ClusterError,
@@ -38,8 +38,8 @@ from distkg.printable import printable, printable_lines
 from distkg.redaction import redact
 from distkg.sharding.ranks import Ranks
 from distkg.termination import Terminated
-from distkg.training.record import RunFolder
 from distkg.training.resume import check_resume, notices
+from distkg.training.run_dir import RunFolder
 from distkg.training.services import Services
 
 LAST_LINES_SECONDS = 2.0  # for lines of workers that are still to be shown when a run is stopped

@@ -24,7 +24,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distkg.cluster.run_folder import RunFolderError, claim
-from distkg.training.record import LEASE
+from distkg.training.run_dir import LEASE
 
 REFRESH_SECONDS = 15.0
 STALE_SECONDS = 120.0

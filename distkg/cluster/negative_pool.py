@@ -1,9 +1,10 @@
 """A pool of Ray actors that draw negatives ahead of time, for all workers of a run.
 
-Actors host the sources (``negatives.host``); each worker asks them through ``ActorPool``, and never waits longer than
-it wants. An actor that dies is restarted by Ray, one that hangs is killed, and what they owed is drawn by the worker
-itself; what a source raises comes back as an event (``cluster.actor_link`` tells these apart). Nothing grows: a worker
-has so many requests under way and no more, fewer where actors are slow, and one published set of vectors.
+Actors host the sources (``negatives.source_server``); each worker asks them through ``ActorPool``, and never waits
+longer than it wants. An actor that dies is restarted by Ray, one that hangs is killed, and what they owed is drawn by
+the worker itself; what a source raises comes back as an event (``cluster.actor_link`` tells these apart). Nothing
+grows: a worker has so many requests under way and no more, fewer where actors are slow, and one published set of
+vectors.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distkg.cluster.actor_link import ActorLink, Call, NoReply, Process, take_events
-from distkg.cluster.mining import ActorMiner, mines_of
+from distkg.cluster.relation_miner import ActorMiner, mines_of
 from distkg.cluster.remote_errors import describe_remote_error, is_loss
 from distkg.cluster.session import actor_resources
 from distkg.cluster.shared_graphs import Graphs
 from distkg.config import PoolConfig, RunConfig, parse_config
 from distkg.data.store import Store
 from distkg.negatives import SOURCES, TrainingGraph
-from distkg.negatives.ahead import PoolOf, hosted_parts
-from distkg.negatives.alike import RelationTable
-from distkg.negatives.host import SourceHost
+from distkg.negatives.congestion_window import CongestionWindow, WaitPolicy
 from distkg.negatives.messages import Reply, Request
-from distkg.negatives.mined import Mine, MinerOf, Weights
 from distkg.negatives.pool_events import Missing, NegativePoolError, PoolEvent
-from distkg.negatives.window import Patience, RequestWindow
+from distkg.negatives.prefetch import PoolOf, hosted_parts
+from distkg.negatives.relation_miner import Mine, MinerOf, Weights
+from distkg.negatives.relation_similarity import RelationTable
+from distkg.negatives.source_server import SourceServer
 from distkg.scoring import make_scorer
 from distkg.sharding.ranks import Ranks
 from distkg.training.foundation_model import is_foundation
@@ -77,17 +78,17 @@ class NegativeActor:
         return settings
 
     @cached_property
-    def _hosts(self) -> dict[str, SourceHost]:
+    def _hosts(self) -> dict[str, SourceServer]:
         chosen = self._settings.negatives
         parts = hosted_parts(chosen.source, chosen.options)
-        drawn = {key: part for key, part in parts.items() if SOURCES[part[0]].looks_at != "relations"}
+        drawn = {key: part for key, part in parts.items() if SOURCES[part[0]].requires != "relations"}
         if not drawn:
             return {}
         graph = TrainingGraph.of_store(Store.open(self._settings.data.store))
         with torch.device("meta"):
             similarity = make_scorer(self._settings.model).similarity
         device = "cuda" if chosen.pool.gpus_per_actor and torch.cuda.is_available() else "cpu"
-        return {key: SourceHost(graph, *part, similarity, device) for key, part in drawn.items()}
+        return {key: SourceServer(graph, *part, similarity, device) for key, part in drawn.items()}
 
     def ready(self, graphs: Graphs) -> tuple[Process, list[str] | PoolEvent]:
         """Keys of what it hosts and compares for, once that is made."""
@@ -116,7 +117,7 @@ class NegativeActor:
         first: int,
         rows: NDArray[np.float32],
     ) -> tuple[Process, PoolEvent | None]:
-        """As ``SourceHost.publish``."""
+        """As ``SourceServer.publish``."""
         name = hosted_parts(self._config["negatives"]["source"], self._config["negatives"]["options"])[key][0]
         action = f"source {name}, taking over the vectors of step {version} from worker {rank}"
         return self._answer(action, lambda: self._hosts[key].publish(version, rank, ranks, first, rows, incarnation))
@@ -124,7 +125,7 @@ class NegativeActor:
     def draw(
         self, key: str, incarnation: str, requests: Sequence[Request]
     ) -> tuple[Process, list[Reply | PoolEvent | None] | PoolEvent]:
-        """The replies as of ``SourceHost.answer``."""
+        """The replies as of ``SourceServer.answer``."""
         return self._answer("drawing negatives", lambda: [self._draw(key, incarnation, each) for each in requests])
 
     def _draw(self, key: str, incarnation: str, request: Request) -> Reply | PoolEvent | None:
@@ -135,7 +136,7 @@ class NegativeActor:
         return reply
 
     def blend(self, key: str, weights: dict[str, NDArray[np.float32]]) -> tuple[Process, PoolEvent | None]:
-        """As ``SourceHost.blend``."""
+        """As ``SourceServer.blend``."""
         return self._answer("taking over what another actor has learned", lambda: self._hosts[key].blend(weights))
 
     def _tell_peer(self, peer: str, key: str) -> None:
@@ -189,16 +190,16 @@ class _Message:
 
 
 class ActorPool:
-    """One worker's way to the actors, for one hosted source; a ``negatives.ahead.Pool``."""
+    """One worker's way to the actors, for one hosted source; a ``negatives.prefetch.Pool``."""
 
     def __init__(
         self, links: Sequence[ActorLink], key: str, rank: int, ranks: int, how: PoolConfig, incarnation: str = ""
     ) -> None:
-        """``incarnation`` names the group of workers, as of ``SourceHost``."""
+        """``incarnation`` names the group of workers, as of ``SourceServer``."""
         self._links, self._key, self._rank, self._ranks, self._incarnation = links, key, rank, ranks, incarnation
         # One for each actor: what one owes takes nothing from the others.
-        self._windows = [RequestWindow(-(-2 * how.depth // len(links))) for _ in links]
-        self._patience, self._sync = Patience(), how.sync
+        self._windows = [CongestionWindow(-(-2 * how.depth // len(links))) for _ in links]
+        self._patience, self._sync = WaitPolicy(), how.sync
         self._under_way: dict[int, _Message] = {}
         self._abandoned: list[_Message] = []
         self._next = rank  # actor to be asked

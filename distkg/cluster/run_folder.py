@@ -10,7 +10,7 @@ from distkg.config import RunConfig
 from distkg.data.local_path import NotLocalError, local_path
 from distkg.data.location import make_folder
 from distkg.redaction import redact
-from distkg.training.record import LEASE
+from distkg.training.run_dir import LEASE
 
 METRICS = "metrics.jsonl"
 FAILURES = "failures.jsonl"

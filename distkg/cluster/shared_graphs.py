@@ -14,7 +14,7 @@ import ray
 from distkg.cluster.remote_errors import get_or_explain
 from distkg.cluster.session import worker_environment
 from distkg.config import RunConfig, parse_config
-from distkg.sharding.packed import Packed, packed, unpacked
+from distkg.sharding.zero_copy import Packed, packed, unpacked
 from distkg.training.foundation_model import is_foundation, made_graph
 from distkg.training.graphs import GraphOf, LearnedGraph, graphs_of
 

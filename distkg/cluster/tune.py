@@ -20,9 +20,9 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from distkg.cluster import run_folder
-from distkg.cluster.follow import Record
 from distkg.cluster.launch import run_on_workers
 from distkg.cluster.lease import STALE_SECONDS, claimed, wait_until_free
+from distkg.cluster.progress_monitor import Record
 from distkg.cluster.run_watch import stop_runs
 from distkg.cluster.session import (
     LostClusterError,

@@ -103,5 +103,5 @@ def mean_weight(edges: Edges, weight: Tensor | None, layer: int) -> Tensor:
     """Weights of a layer's edges by which an entity takes the mean of what it gathers: float32 [E]. Edges of weight 0
     do not count."""
     own = of_layer(weight, layer)
-    shares = 1 / edges.degrees(own).clamp_min(1)[edges.gatherer.long()]
+    shares = 1 / edges.degrees(own).clamp_min(1)[edges.dst.long()]
     return shares if own is None else own * shares.to(own.device)

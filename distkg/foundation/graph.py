@@ -139,7 +139,7 @@ class KnowledgeGraph:
             cosines = unit @ unit.T
             row, column = torch.nonzero((cosines > least).fill_diagonal_(False), as_tuple=True)
             edges = Edges.of(row, torch.zeros_like(row), column, 2 * self.relations, 1)
-            self._in_text[least] = edges, cosines[edges.gatherer.long(), edges.giver.long()]
+            self._in_text[least] = edges, cosines[edges.dst.long(), edges.src.long()]
         return self._in_text[least]
 
     def examples(self, hops: int, fanout: int) -> ExampleSampler:
@@ -159,7 +159,7 @@ class KnowledgeGraph:
             return self._hypergraph
         facts = self.facts
         seen = (facts.kind < self.relations) & (weight.cpu() != 0)
-        triples = torch.stack([side[seen].long() for side in (facts.gatherer, facts.kind, facts.giver)], dim=1)
+        triples = torch.stack([side[seen].long() for side in (facts.dst, facts.kind, facts.src)], dim=1)
         return Hypergraph.of(triples, self.entities, self.relations)
 
     @cached_property
@@ -176,10 +176,10 @@ class KnowledgeGraph:
         keys = facts.keys if chosen is None else facts.keys[chosen.to(anchor.device)]
         return (~torch.isin(keys, hidden)).float()
 
-    def places_of(self, gatherer: Tensor, kind: Tensor, giver: Tensor) -> Tensor:
+    def places_of(self, dst: Tensor, kind: Tensor, src: Tensor) -> Tensor:
         """Where edges of the graph, int64 [m] each, stand in ``facts``: int64 [m]; of parallel ones the first."""
-        facts = self.facts.to(gatherer.device)
-        return torch.searchsorted(facts.keys, facts.keys_of(gatherer, kind, giver))
+        facts = self.facts.to(dst.device)
+        return torch.searchsorted(facts.keys, facts.keys_of(dst, kind, src))
 
     def _of_relations(self, edges: tuple[np.ndarray, np.ndarray, np.ndarray], kinds: int) -> Edges:
         row, kind, column = (torch.from_numpy(side) for side in edges)

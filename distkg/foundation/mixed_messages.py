@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distkg.foundation.layers import Boundary
 from distkg.foundation.path_decoder import FactConvolution
-from distkg.kernels.beside import beside
+from distkg.kernels.concatenated_projections import beside
 from distkg.kernels.edges import Edges
 from distkg.kernels.layer_update import layer_update
 from distkg.kernels.message_passing import propagate
@@ -17,7 +17,7 @@ from distkg.kernels.message_passing import propagate
 AT_ONCE = 16  # numbers; a pass over edges takes half as long again where a row ends in fewer
 
 
-class Told:
+class TokenMessages:
     """What tokens put into messages; the same in all layers, so that it is made once.
 
     Attributes:
@@ -64,7 +64,7 @@ class MixedConvolution(FactConvolution):
         edges: Edges,
         boundary: Boundary,
         weight: Tensor | None,
-        told: Told,
+        told: TokenMessages,
     ) -> Tensor:
         """States float32 [B, n, d] after this layer; ``relations`` are the encoder's states, ``query`` [B, d], and the
         vectors of ``boundary`` have zeros for the messages that are not ULTRA's."""

@@ -50,12 +50,12 @@ def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, 
     ``BEAM`` paths to each entity are kept at every length, so one that begins badly may be missed.
     """
     relations = edges.kinds // 2
-    giver, gatherer = edges.giver.numpy(), edges.gatherer.numpy()
+    src, dst = edges.src.numpy(), edges.dst.numpy()
     # Paths so far: their entities, their sum, and the edge and the path before.
     trail, sums = np.array([[anchor]]), np.array([0.0])
     history: list[tuple[np.ndarray, np.ndarray]] = []
     found: list[Path] = []
-    offsets, by_giver = _by(giver, edges.nodes)
+    offsets, by_giver = _by(src, edges.nodes)
     for length, gradient in enumerate(gradients.numpy(), start=1):
         at = trail[:, -1]
         counts = offsets[at + 1] - offsets[at]
@@ -64,16 +64,16 @@ def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, 
         edge = by_giver[offsets[at][before] + within]
         new = np.ones(len(edge), np.bool_)
         for met in trail.T:
-            new &= met[before] != gatherer[edge]
+            new &= met[before] != dst[edge]
         edge, before = edge[new], before[new]
         total = sums[before] + gradient[edge]
-        keep = _best_of_each(gatherer[edge], total)
+        keep = _best_of_each(dst[edge], total)
         edge, before = edge[keep], before[keep]
-        trail, sums = np.column_stack([trail[before], gatherer[edge]]), total[keep]
+        trail, sums = np.column_stack([trail[before], dst[edge]]), total[keep]
         history.append((edge, before))
         for place in np.flatnonzero(trail[:, -1] == answer):
             steps = _walked_back(history, int(place))
-            facts = tuple(_fact(int(gatherer[e]), int(edges.kind[e]), int(giver[e]), relations) for e in steps)
+            facts = tuple(_fact(int(dst[e]), int(edges.kind[e]), int(src[e]), relations) for e in steps)
             found.append(Path(float(sums[place]) / length, facts))
     return sorted(found, key=lambda path: -path.importance)[:top]
 
@@ -101,8 +101,8 @@ def _walked_back(history: list[tuple[np.ndarray, np.ndarray]], place: int) -> li
     return steps[::-1]
 
 
-def _fact(gatherer: int, kind: int, giver: int, relations: int) -> tuple[int, int, int]:
-    return (gatherer, kind, giver) if kind < relations else (giver, kind - relations, gatherer)
+def _fact(dst: int, kind: int, src: int, relations: int) -> tuple[int, int, int]:
+    return (dst, kind, src) if kind < relations else (src, kind - relations, dst)
 
 
 def in_words(path: Path, anchor: int, entities: dict[int, str], relations: dict[int, str]) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from distkg.foundation.graph import KnowledgeGraph
 from distkg.foundation.layers import Layers
 from distkg.graph.examples import ExampleSampler, Surrounding
-from distkg.kernels.rows import take_rows
+from distkg.kernels.gather_scatter import take_rows
 
 
 @dataclass(frozen=True)
@@ -236,6 +236,6 @@ def _hidden(graph: KnowledgeGraph, sampler: ExampleSampler, weight: Tensor) -> N
     places = (weight == 0).nonzero()[:, -1].cpu()
     if not len(places):
         return None
-    head, kind, tail = (side[places].numpy() for side in (graph.facts.gatherer, graph.facts.kind, graph.facts.giver))
+    head, kind, tail = (side[places].numpy() for side in (graph.facts.dst, graph.facts.kind, graph.facts.src))
     inverse = kind >= graph.relations
     return sampler.hidden(np.where(inverse, tail, head), kind % graph.relations, np.where(inverse, head, tail))

@@ -28,7 +28,7 @@ _SAMPLERS: dict[Sampler, Callable[[np.ndarray, np.ndarray, int], EdgeSampler]] =
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class Subgraph:
     """A part of a graph, on CPU as the graph, its entities numbered anew; the last of them has no facts.
 
     Attributes:
@@ -56,42 +56,42 @@ class Neighbourhood:
         return torch.where(inside, place, len(nodes))
 
 
-class Surroundings:
+class SubgraphSampler:
     """Samples neighbourhoods of a graph."""
 
     def __init__(self, graph: KnowledgeGraph, fanouts: Sequence[int], sampler: Sampler = "compiled") -> None:
         """``fanouts`` as of ``EdgeSampler``, from anchors (and candidates) outwards."""
         self._graph, self._fanouts = graph, list(fanouts)
         facts = graph.facts
-        self._sample = _SAMPLERS[sampler](facts.giver.numpy(), facts.gatherer.numpy(), facts.nodes)
+        self._sample = _SAMPLERS[sampler](facts.src.numpy(), facts.dst.numpy(), facts.nodes)
 
     @classmethod
     def where_wanted(
         cls, graph: KnowledgeGraph, fanouts: Sequence[int], sampler: Sampler = "compiled"
-    ) -> Surroundings | None:
+    ) -> SubgraphSampler | None:
         """None where there are no fan-outs, so that a graph is looked at whole."""
         return cls(graph, fanouts, sampler) if fanouts else None
 
-    def of(self, entities: Tensor, seed: int) -> Neighbourhood:
+    def of(self, entities: Tensor, seed: int) -> Subgraph:
         """Around entities int64 [s]. Every fact that is met is taken in both directions."""
         facts, graph, entities = self._graph.facts, self._graph, entities.cpu()
         met = torch.from_numpy(self._sample(entities.unique().numpy(), self._fanouts, seed))
-        gatherer, kind, giver = (side[met].long() for side in (facts.gatherer, facts.kind, facts.giver))
+        dst, kind, src = (side[met].long() for side in (facts.dst, facts.kind, facts.src))
         inverse = (kind + graph.relations) % (2 * graph.relations)
-        chosen = torch.cat([met, graph.places_of(giver, inverse, gatherer)]).unique()
-        sides = [side[chosen].long() for side in (facts.gatherer, facts.kind, facts.giver)]
+        chosen = torch.cat([met, graph.places_of(src, inverse, dst)]).unique()
+        sides = [side[chosen].long() for side in (facts.dst, facts.kind, facts.src)]
         nodes = torch.cat([sides[0], sides[2], entities]).unique()
         place = torch.searchsorted
         edges = Edges.of(place(nodes, sides[0]), sides[1], place(nodes, sides[2]), len(nodes) + 1, facts.kinds)
         tokens = tokens_of_part(graph.tokens, nodes, strangers=1)
-        return Neighbourhood(nodes, graph.relations, edges, chosen, tokens)
+        return Subgraph(nodes, graph.relations, edges, chosen, tokens)
 
 
 @torch.no_grad()
 def sampled_scores(
     model: FoundationModel,
     graph: KnowledgeGraph,
-    surroundings: Surroundings,
+    surroundings: SubgraphSampler,
     anchor: Tensor,
     relation: Tensor,
     candidates: Tensor | None = None,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from distkg.foundation.base import MODELS, GraphMismatchError, ModelOptions
 from distkg.foundation.graph import Facts, KnowledgeGraph
 from distkg.foundation.layers import Boundary, Layers, of_layer, of_query
-from distkg.foundation.mixed_messages import MixedConvolution, Told, filled_up
+from distkg.foundation.mixed_messages import MixedConvolution, TokenMessages, filled_up
 from distkg.foundation.path_decoder import EntityDecoder
 from distkg.foundation.prompts import PromptEncoder
 from distkg.foundation.tokens import TokenPool, Tokens
@@ -103,11 +103,11 @@ class TokenDecoder(EntityDecoder):
         )
         self.token_mlp = TokenReadOut(options)
 
-    def told(self, pooled: Pooled) -> Told:
+    def told(self, pooled: Pooled) -> TokenMessages:
         """What layers hear of tokens [B, N, t]."""
         found = {name: torch.tanh(self.of_tokens[name](own)).chunk(2, dim=-1) for name, own in pooled.items()}
         given = {name: own.contiguous() for name, (own, _) in found.items()}
-        return Told(given, torch.stack([agreeing for _, agreeing in found.values()]).sum(0))
+        return TokenMessages(given, torch.stack([agreeing for _, agreeing in found.values()]).sum(0))
 
     def read(
         self,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from distkg.foundation.base import MODELS, FoundationModel, ModelOptions
 from distkg.foundation.graph import Facts, KnowledgeGraph
-from distkg.foundation.hidden import weights_of_meetings
 from distkg.foundation.layers import FullBoundary, Layers, of_layer
+from distkg.foundation.leakage_mask import weights_of_meetings
 from distkg.foundation.path_decoder import FactConvolution
 from distkg.foundation.trix import MeetingLayers
 from distkg.kernels.edges import Edges

@@ -42,8 +42,8 @@ class PlainSampler:
     def __call__(self, starts: NDArray[np.int64], fanouts: Sequence[int], seed: int) -> NDArray[np.int64]:
         def edges_of(front: NDArray[np.int64], fanout: int, step: int) -> NDArray[np.int64]:
             counts = np.minimum(self._offsets[front + 1] - self._offsets[front], fanout)
-            tickets = np.random.default_rng([seed, step]).random(int(counts.sum()))
-            return _some_edges(front, self._offsets, self._order, fanout, tickets)
+            uniforms = np.random.default_rng([seed, step]).random(int(counts.sum()))
+            return _some_edges(front, self._offsets, self._order, fanout, uniforms)
 
         return _step_by_step(starts, fanouts, self._target, self._nodes, edges_of)
 
@@ -91,16 +91,16 @@ def _step_by_step(starts, fanouts, target, nodes, edges_of) -> NDArray[np.int64]
 
 @njit(cache=True, nogil=True)
 def _some_edges(
-    front: np.ndarray, offsets: np.ndarray, order: np.ndarray, fanout: int, tickets: np.ndarray
+    front: np.ndarray, offsets: np.ndarray, order: np.ndarray, fanout: int, uniforms: np.ndarray
 ) -> np.ndarray:
     """One ticket in [0, 1) for each edge that is wanted."""
-    found = np.empty(tickets.shape[0], dtype=np.int64)
+    found = np.empty(uniforms.shape[0], dtype=np.int64)
     place = 0
     for v in front:
         low, degree = offsets[v], offsets[v + 1] - offsets[v]
         first = place
         for last in range(max(0, degree - fanout), degree):  # Floyd's choice of distinct numbers
-            chosen = int(tickets[place] * (last + 1)) if degree > fanout else last
+            chosen = int(uniforms[place] * (last + 1)) if degree > fanout else last
             for taken in range(first, place):
                 if found[taken] == chosen:
                     chosen = last

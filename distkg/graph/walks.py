@@ -65,8 +65,8 @@ def plain_walks(edges: np.ndarray, n: int) -> Walker:
 def _walk_compiled(csr: Csr, starts: NDArray[np.int64], steps: int, seed: int) -> NDArray[np.int64]:
     met = np.empty((len(starts), steps + 1), dtype=np.int64)
     met[:, 0] = starts
-    tickets = np.random.default_rng(seed).integers(0, 1 << 62, (len(starts), steps))
-    _walk(csr.offsets, csr.neighbours, tickets, met)
+    uniforms = np.random.default_rng(seed).integers(0, 1 << 62, (len(starts), steps))
+    _walk(csr.offsets, csr.neighbours, uniforms, met)
     return met
 
 
@@ -79,12 +79,12 @@ def ball_sizes(csr: Csr, centres: NDArray[np.int64], steps: int) -> NDArray[np.i
 
 
 @njit(cache=True)
-def _walk(offsets: np.ndarray, neighbours: np.ndarray, tickets: np.ndarray, met: np.ndarray) -> None:
+def _walk(offsets: np.ndarray, neighbours: np.ndarray, uniforms: np.ndarray, met: np.ndarray) -> None:
     for i in range(met.shape[0]):
-        for step in range(tickets.shape[1]):
+        for step in range(uniforms.shape[1]):
             node = met[i, step]
             degree = offsets[node + 1] - offsets[node]
-            met[i, step + 1] = neighbours[offsets[node] + tickets[i, step] % degree] if degree > 0 else node
+            met[i, step + 1] = neighbours[offsets[node] + uniforms[i, step] % degree] if degree > 0 else node
 
 
 @njit(cache=True)

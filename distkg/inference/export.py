@@ -27,7 +27,7 @@ from distkg.redaction import is_remote
 from distkg.scoring.base import Scorer
 from distkg.training.blocks import evaluating
 from distkg.training.model import Model
-from distkg.training.record import versions
+from distkg.training.run_dir import versions
 
 ENTITIES = "entities.safetensors"
 RELATIONS = "relations.safetensors"

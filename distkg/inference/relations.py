@@ -8,7 +8,7 @@ import numpy as np
 
 from distkg.data.store import Store
 from distkg.foundation import FoundationModel
-from distkg.foundation.reasoner import Reasoner
+from distkg.foundation.graph_scorer import GraphScorer
 from distkg.inference.predict import Known
 from distkg.training.relation_ranking import known_relations_of
 
@@ -39,7 +39,7 @@ def predict_relations(
         UnsupportedQuestionError: the model ranks entities.
     """
     pair = np.array([[head, tail]])
-    scores = Reasoner(model, model.graph_of(store)).relation_scores(pair)[0].numpy()
+    scores = GraphScorer(model, model.graph_of(store)).relation_scores(pair)[0].numpy()
     facts = known_relations_of(store, np.array([[head, 0, tail]])).mask(pair)[0]
     labels = store.relation_labels()
     order = [r for r in np.argsort(-scores, kind="stable").tolist() if known != "exclude" or not facts[r]]

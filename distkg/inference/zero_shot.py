@@ -14,9 +14,9 @@ from torch import Tensor
 from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
 from distkg.foundation.base import FoundationModel
+from distkg.foundation.graph_scorer import GraphScorer
 from distkg.foundation.paths import edge_gradients, in_words, most_influential
-from distkg.foundation.reasoner import Reasoner
-from distkg.foundation.sampling import Surroundings
+from distkg.foundation.sampling import SubgraphSampler
 from distkg.inference.predict import Best
 from distkg.inference.topk import TopAnswers
 from distkg.training.metrics import evaluate_ranks
@@ -43,14 +43,14 @@ def evaluate_zero_shot(
     return evaluate_ranks(store, split, rank, triples)
 
 
-def reasoner_of(model: FoundationModel, store: Store, fanouts: Sequence[int] = ()) -> Reasoner:
+def reasoner_of(model: FoundationModel, store: Store, fanouts: Sequence[int] = ()) -> GraphScorer:
     """The model on the training facts of a store.
 
     Args:
         fanouts: facts of an entity that are followed at each step away from the anchors; empty for the whole graph.
     """
     graph = model.graph_of(store)
-    return Reasoner(model, graph, Surroundings.where_wanted(graph, fanouts))
+    return GraphScorer(model, graph, SubgraphSampler.where_wanted(graph, fanouts))
 
 
 def best_zero_shot(

@@ -28,8 +28,8 @@ from distkg.data.location import Location
 from distkg.kernels.similarity import Similarity
 from distkg.negatives import SOURCES, Negatives, NegativeSource, Queries, SourceError, TrainingGraph, make_source
 from distkg.sharding.ranks import Ranks
-from distkg.training.live import ModelView
-from distkg.training.trained import load_run
+from distkg.training.load_run import load_run
+from distkg.training.sharded_model_view import ShardedModelView
 
 
 class SourceSampler(NegativeSampler):
@@ -132,7 +132,7 @@ def _with_made(drawn: Negatives) -> Negatives:
 
 
 class RelabelledModel:
-    """The model of a run, entities and relations numbered otherwise; a ``LiveModel``."""
+    """The model of a run, entities and relations numbered otherwise; a ``ModelView``."""
 
     def __init__(
         self, run: Path, entity_to_id: Mapping[str, int], relation_to_id: Mapping[str, int], store: str = ""
@@ -146,7 +146,7 @@ class RelabelledModel:
             StoreError: the run's graph has no entity or relation of some label.
         """
         model, own, _ = load_run(run, Ranks.single(), store, scope="labels")
-        self._view = ModelView(model)
+        self._view = ShardedModelView(model)
         self.similarity: Similarity = self._view.similarity
         self._relations, self._theirs = own.num_relations, len(relation_to_id)
         self._entity = _places(entity_to_id, own.entity_id)

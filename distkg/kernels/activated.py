@@ -11,9 +11,9 @@ from torch import Tensor
 
 from distkg.kernels.activations import Activation
 from distkg.kernels.distance_log_sum_exp import log_sum_exp_of_distances
+from distkg.kernels.gather_scatter import squared_norms, take_rows
 from distkg.kernels.log_sum_exp import LogSumExp
 from distkg.kernels.products import product
-from distkg.kernels.rows import squared_norms, take_rows
 from distkg.kernels.similarity import Similarity, indexed_products
 
 

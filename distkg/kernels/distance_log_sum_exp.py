@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from distkg.kernels.activations import Activation
+from distkg.kernels.exp_distance_weights import WEIGHING
+from distkg.kernels.gather_scatter import squared_norms
 from distkg.kernels.jit import kernel, on_cpu
 from distkg.kernels.log_sum_exp import LogSumExp, blocks, nothing_summed
 from distkg.kernels.products import product
-from distkg.kernels.rows import squared_norms
-from distkg.kernels.weighing import WEIGHING
 
 # Scores and candidates of a block: it stays in a core's own cache, and products are large enough to be fast.
 _BLOCK_SCORES, _LEAST_ROWS = 256 * 1024, 1024

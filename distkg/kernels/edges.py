@@ -18,25 +18,25 @@ class Edges:
     Attributes:
         nodes: how many nodes.
         kinds: how many kinds of edges.
-        gatherer, giver: int32 [E], nodes u and v.
+        dst, src: int32 [E], nodes u and v.
         kind: int32 [E].
         offsets: int64 [nodes + 1]; the edges of node u are ``offsets[u] … offsets[u + 1] - 1``.
     """
 
     nodes: int
     kinds: int
-    gatherer: Tensor
-    giver: Tensor
+    dst: Tensor
+    src: Tensor
     kind: Tensor
     offsets: Tensor
     _elsewhere: dict[torch.device, Edges] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def of(cls, gatherer: Tensor, kind: Tensor, giver: Tensor, nodes: int, kinds: int) -> Edges:
-        """Edges in any order, integer [E] each; their order becomes that of (gatherer, kind, giver)."""
-        order = sorted_by(giver, kind, gatherer)
-        gatherer = gatherer[order].int()
-        return cls(nodes, kinds, gatherer, giver[order].int(), kind[order].int(), offsets_of(gatherer, nodes))
+    def of(cls, dst: Tensor, kind: Tensor, src: Tensor, nodes: int, kinds: int) -> Edges:
+        """Edges in any order, integer [E] each; their order becomes that of (dst, kind, src)."""
+        order = sorted_by(src, kind, dst)
+        dst = dst[order].int()
+        return cls(nodes, kinds, dst, src[order].int(), kind[order].int(), offsets_of(dst, nodes))
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -50,7 +50,7 @@ class Edges:
         if device == self.device:
             return self
         if device not in self._elsewhere:
-            sides = (side.to(device) for side in (self.gatherer, self.giver, self.kind, self.offsets))
+            sides = (side.to(device) for side in (self.dst, self.src, self.kind, self.offsets))
             self._elsewhere[device] = Edges(self.nodes, self.kinds, *sides)
         return self._elsewhere[device]
 
@@ -62,31 +62,31 @@ class Edges:
         torch.cumsum(weight.to(self.device) != 0, 0, out=counted[1:])
         return counted[self.offsets].diff()
 
-    def keys_of(self, gatherer: Tensor, kind: Tensor, giver: Tensor) -> Tensor:
+    def keys_of(self, dst: Tensor, kind: Tensor, src: Tensor) -> Tensor:
         """One number, int64, for each edge of int64 sides: in the order of edges."""
-        return (gatherer * self.kinds + kind) * self.nodes + giver
+        return (dst * self.kinds + kind) * self.nodes + src
 
     @cached_property
     def keys(self) -> Tensor:
         """Of all edges, ascending: int64 [E]."""
-        return self.keys_of(self.gatherer.long(), self.kind.long(), self.giver.long())
+        return self.keys_of(self.dst.long(), self.kind.long(), self.src.long())
 
     @cached_property
     def by_gatherer(self) -> Rows:
-        """First giver, second kind."""
-        return Rows(self.offsets, self.giver, self.kind, None)
+        """First src, second kind."""
+        return Rows(self.offsets, self.src, self.kind, None)
 
     @cached_property
     def by_giver(self) -> Rows:
-        """First gatherer, second kind."""
-        order = sorted_by(self.giver)
-        return Rows(offsets_of(self.giver[order], self.nodes), self.gatherer[order], self.kind[order], order.int())
+        """First dst, second kind."""
+        order = sorted_by(self.src)
+        return Rows(offsets_of(self.src[order], self.nodes), self.dst[order], self.kind[order], order.int())
 
     @cached_property
     def by_kind(self) -> Rows:
-        """First gatherer, second giver."""
-        order = sorted_by(self.giver, self.kind)
-        return Rows(offsets_of(self.kind[order], self.kinds), self.gatherer[order], self.giver[order], order.int())
+        """First dst, second src."""
+        order = sorted_by(self.src, self.kind)
+        return Rows(offsets_of(self.kind[order], self.kinds), self.dst[order], self.src[order], order.int())
 
 
 @dataclass(frozen=True, eq=False)

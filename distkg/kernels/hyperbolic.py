@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distkg.kernels.gather_scatter import take_rows
 from distkg.kernels.products import product
-from distkg.kernels.rows import take_rows
 from distkg.kernels.similarity import Similarity, indexed_products, squared_norms
 
 MARGIN = 4e-3  # that of the reference settings of Chami et al. 2020 for float32

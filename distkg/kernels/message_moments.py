@@ -65,11 +65,11 @@ def propagate_moments(
 def reference_moments(states: Tensor, relations: Tensor, edges: Edges, weight: Tensor, message: Message) -> Moments:
     """``propagate_moments`` in plain torch, everything on one device: holds all messages at once."""
     there = weight != 0
-    giver, kind, gatherer = (side.long()[there] for side in (edges.giver, edges.kind, edges.gatherer))
-    messages = REFERENCES[message](states[:, giver], relations[:, kind]) * weight[there, None]
-    place = gatherer[None, :, None].expand_as(messages)
+    src, kind, dst = (side.long()[there] for side in (edges.src, edges.kind, edges.dst))
+    messages = REFERENCES[message](states[:, src], relations[:, kind]) * weight[there, None]
+    place = dst[None, :, None].expand_as(messages)
     nothing = messages.new_zeros(states.shape)
-    total, squares = (nothing.index_add(1, gatherer, part) for part in (messages, messages.square()))
+    total, squares = (nothing.index_add(1, dst, part) for part in (messages, messages.square()))
     largest, smallest = (
         nothing.scatter_reduce(1, place, messages, how, include_self=False) for how in ("amax", "amin")
     )
@@ -146,7 +146,7 @@ _ON_CPU = _OnCpu()
 def _for_each_query(run: Callable[..., None], given: Given, tensors: Sequence[Tensor]) -> None:
     """``run`` with the graph, a query's states and relations, and the query's parts of ``tensors``."""
     edges, weight, states, relations = (given.edges, *(tensor.detach().numpy() for tensor in given[1:4]))
-    graph = edges.offsets.numpy(), edges.giver.numpy(), edges.kind.numpy(), weight
+    graph = edges.offsets.numpy(), edges.src.numpy(), edges.kind.numpy(), weight
     arrays, own = [tensor.numpy() for tensor in tensors], int(len(relations) > 1)
     tasks = [(i,) for i in range(len(states))]
     for_each(tasks, lambda i: run(*graph, states[i], relations[i * own], *(array[i] for array in arrays)))
@@ -160,20 +160,20 @@ def _fill(row, value):  # type: ignore[no-untyped-def]
 
 @part_of_kernel
 def _gather(  # type: ignore[no-untyped-def]
-    add, offsets, giver, kind, weight, states, relations, total, squares, largest, smallest, who_large, who_small
+    add, offsets, src, kind, weight, states, relations, total, squares, largest, smallest, who_large, who_small
 ):
-    last = giver.shape[0] - 1
+    last = src.shape[0] - 1
     message = np.empty((1, states.shape[1]), np.float32)
     for u in range(total.shape[0]):
         for c in range(total.shape[1]):
             total[u, c] = squares[u, c] = largest[u, c] = smallest[u, c] = np.float32(0)
             who_large[u, c] = who_small[u, c] = NOBODY
         for e in range(offsets[u], offsets[u + 1]):
-            prefetch_row(states, giver[min(e + AHEAD, last)])
+            prefetch_row(states, src[min(e + AHEAD, last)])
             if weight[e] == 0:
                 continue
             _fill(message, np.float32(0))
-            add(states, giver[e], relations, kind[e], weight[e], message, 0)
+            add(states, src[e], relations, kind[e], weight[e], message, 0)
             for c in range(total.shape[1]):
                 m = message[0, c]
                 total[u, c] += m
@@ -191,18 +191,18 @@ def _gather(  # type: ignore[no-untyped-def]
 
 @part_of_kernel
 def _scatter(  # type: ignore[no-untyped-def]
-    add, add_back, offsets, giver, kind, weight, states, relations,
+    add, add_back, offsets, src, kind, weight, states, relations,
     to_total, to_squares, to_largest, to_smallest, who_large, who_small, to_states, to_relations,
 ):  # fmt: skip
-    last = giver.shape[0] - 1
+    last = src.shape[0] - 1
     message = np.empty((1, states.shape[1]), np.float32)
     pull = np.empty_like(message)
     for u in range(to_total.shape[0]):
         for e in range(offsets[u], offsets[u + 1]):
-            prefetch_row(states, giver[min(e + AHEAD, last)])
+            prefetch_row(states, src[min(e + AHEAD, last)])
             if weight[e] == 0:
                 continue
-            v, k = giver[e], kind[e]
+            v, k = src[e], kind[e]
             _fill(message, np.float32(0))
             add(states, v, relations, k, weight[e], message, 0)
             for c in range(to_total.shape[1]):
@@ -218,33 +218,33 @@ def _scatter(  # type: ignore[no-untyped-def]
 
 # One compiled entry for each message, as a function passed as an argument would not be cached on disk.
 @kernel
-def _gather_distmult(offsets, giver, kind, weight, x, w, s, q, high, low, most, least):  # type: ignore[no-untyped-def]
-    _gather(add_product, offsets, giver, kind, weight, x, w, s, q, high, low, most, least)
+def _gather_distmult(offsets, src, kind, weight, x, w, s, q, high, low, most, least):  # type: ignore[no-untyped-def]
+    _gather(add_product, offsets, src, kind, weight, x, w, s, q, high, low, most, least)
 
 
 @kernel
-def _gather_transe(offsets, giver, kind, weight, x, w, s, q, high, low, most, least):  # type: ignore[no-untyped-def]
-    _gather(add_sum, offsets, giver, kind, weight, x, w, s, q, high, low, most, least)
+def _gather_transe(offsets, src, kind, weight, x, w, s, q, high, low, most, least):  # type: ignore[no-untyped-def]
+    _gather(add_sum, offsets, src, kind, weight, x, w, s, q, high, low, most, least)
 
 
 @kernel
-def _gather_rotate(offsets, giver, kind, weight, x, w, s, q, high, low, most, least):  # type: ignore[no-untyped-def]
-    _gather(add_turned, offsets, giver, kind, weight, x, w, s, q, high, low, most, least)
+def _gather_rotate(offsets, src, kind, weight, x, w, s, q, high, low, most, least):  # type: ignore[no-untyped-def]
+    _gather(add_turned, offsets, src, kind, weight, x, w, s, q, high, low, most, least)
 
 
 @kernel
-def _scatter_distmult(offsets, giver, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w):  # type: ignore[no-untyped-def]
-    _scatter(add_product, add_product, offsets, giver, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w)
+def _scatter_distmult(offsets, src, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w):  # type: ignore[no-untyped-def]
+    _scatter(add_product, add_product, offsets, src, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w)
 
 
 @kernel
-def _scatter_transe(offsets, giver, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w):  # type: ignore[no-untyped-def]
-    _scatter(add_sum, add_first, offsets, giver, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w)
+def _scatter_transe(offsets, src, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w):  # type: ignore[no-untyped-def]
+    _scatter(add_sum, add_first, offsets, src, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w)
 
 
 @kernel
-def _scatter_rotate(offsets, giver, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w):  # type: ignore[no-untyped-def]
-    _scatter(add_turned, add_turned_back, offsets, giver, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w)
+def _scatter_rotate(offsets, src, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w):  # type: ignore[no-untyped-def]
+    _scatter(add_turned, add_turned_back, offsets, src, kind, weight, x, w, s, q, high, low, most, least, to_x, to_w)
 
 
 KERNELS: dict[Message, tuple[Callable[..., None], Callable[..., None]]] = {

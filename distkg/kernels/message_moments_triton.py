@@ -1,7 +1,7 @@
 """Moments of gathered messages on GPU (Triton), forward and backward; see ``message_moments``.
 
 Made as ``message_passing_triton``, of pieces of rows, and as deterministic. On the way back a program gathers for a
-piece of one giver or one kind what the moments of each edge's gatherer pull at its message.
+piece of one src or one kind what the moments of each edge's dst pull at its message.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def gather(given: Given, found: Tensor, whose: Tensor) -> None:
     by = whose.new_empty(2, batch, pieces.partial, width)
     with torch.cuda.device_of(found):
         _gather[(len(pieces), batch, blocks)](
-            states, relations, edges.giver, edges.kind, weight, pieces.starts, pieces.target, found, whose, partial, by,
+            states, relations, edges.src, edges.kind, weight, pieces.starts, pieces.target, found, whose, partial, by,
             *strides(states, relations), nodes, pieces.partial, HOW=MESSAGE[how], **tile,
         )  # fmt: skip
         if len(pieces.hubs):
@@ -54,7 +54,7 @@ def gather_back(
         partial = out.new_empty(batch, pieces.partial, width, dtype=torch.float32)
         with torch.cuda.device_of(out):
             _gather_back[(len(pieces), batch, blocks)](
-                states, relations, edges.gatherer, edges.giver, edges.kind, rows.order, weight, pieces.starts,
+                states, relations, edges.dst, edges.src, edges.kind, rows.order, weight, pieces.starts,
                 pieces.target, *gradients, whose, out, partial, *strides(states, relations), edges.nodes, len(rows),
                 pieces.partial, HOW=MESSAGE[how], BACK=BACK[how], OF_RELATIONS=of_relations, **tile,
             )  # fmt: skip
@@ -97,7 +97,7 @@ def _write_all(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _gather(  # type: ignore[no-untyped-def]
-    states, relations, giver, kind, weight, starts, target, found, whose, partial, by,
+    states, relations, src, kind, weight, starts, target, found, whose, partial, by,
     states_stride, relations_stride, rows, parts, width, half,
     HOW: tl.constexpr, EDGES: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
@@ -114,7 +114,7 @@ def _gather(  # type: ignore[no-untyped-def]
         edge = (low + tl.arange(0, EDGES)).to(tl.int32)
         share = tl.load(weight + edge, mask=edge < end, other=0.0).to(tl.float32)
         there = share != 0
-        v = tl.load(giver + edge, mask=there, other=0)
+        v = tl.load(src + edge, mask=there, other=0)
         k = tl.load(kind + edge, mask=there, other=0)
         said = share[:, None, None] * message(states, v, relations, k, part, column, there, width, half, HOW)
         total += said
@@ -190,7 +190,7 @@ def _pull(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _gather_back(  # type: ignore[no-untyped-def]
-    states, relations, gatherer, giver, kind, order, weight, starts, target,
+    states, relations, dst, src, kind, order, weight, starts, target,
     to_total, to_squares, to_largest, to_smallest, whose, out, partial,
     states_stride, relations_stride, nodes, rows, parts, width, half,
     HOW: tl.constexpr, BACK: tl.constexpr, OF_RELATIONS: tl.constexpr, EDGES: tl.constexpr, HALF: tl.constexpr,
@@ -206,8 +206,8 @@ def _gather_back(  # type: ignore[no-untyped-def]
         edge = tl.load(order + place, mask=place < end, other=0)
         share = tl.load(weight + edge, mask=place < end, other=0.0).to(tl.float32)
         there = share != 0
-        row = query * nodes + tl.load(gatherer + edge, mask=there, other=0)
-        v = tl.load(giver + edge, mask=there, other=0)
+        row = query * nodes + tl.load(dst + edge, mask=there, other=0)
+        v = tl.load(src + edge, mask=there, other=0)
         k = tl.load(kind + edge, mask=there, other=0)
         pull = _pull(
             states, v, relations, k, share, edge, to_total, to_squares, to_largest, to_smallest, whose, row,

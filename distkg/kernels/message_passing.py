@@ -3,8 +3,8 @@
 Node u of query b gathers from each edge (u, kind, v) the message m(x[b, v], w[b, kind]), weighted. An edge is left out
 by the weight 0, so that a training which hides the facts that it asks for never rebuilds a graph.
 
-The three passes of a layer are one sum in three orders of the edges: messages by gatherer, gradients of states by
-giver, gradients of relations by kind. Each row of a result is summed by one thread, in the order of its edges, so
+The three passes of a layer are one sum in three orders of the edges: messages by dst, gradients of states by
+src, gradients of relations by kind. Each row of a result is summed by one thread, in the order of its edges, so
 results are deterministic: the same inputs give the same bits, with any number of threads. Compiled for float32 on CPU,
 and in ``message_passing_triton`` for GPU; the plain form beside them is the reference, and serves everything else.
 """
@@ -64,9 +64,9 @@ def propagate(
 
 def reference_propagate(states: Tensor, relations: Tensor, edges: Edges, weight: Tensor, message: Message) -> Tensor:
     """``propagate`` in plain torch, everything on one device: holds all messages at once."""
-    given, by = states[:, edges.giver.long()], relations[:, edges.kind.long()]
+    given, by = states[:, edges.src.long()], relations[:, edges.kind.long()]
     messages = REFERENCES[message](given, by) * weight[:, None]
-    return torch.zeros_like(states).index_add(1, edges.gatherer.long(), messages.to(states.dtype))
+    return torch.zeros_like(states).index_add(1, edges.dst.long(), messages.to(states.dtype))
 
 
 class Passes(Protocol):
@@ -85,7 +85,7 @@ class Passes(Protocol):
     def to_weight(
         self, edges: Edges, states: Tensor, relations: Tensor, gradient: Tensor, how: Combination, out: Tensor
     ) -> object:
-        """Products of each edge's message and its gatherer's gradient [B, n, d], over all queries, into ``out`` [E]."""
+        """Products of each edge's message and its dst's gradient [B, n, d], over all queries, into ``out`` [E]."""
 
 
 class _Propagate(torch.autograd.Function):
@@ -157,7 +157,7 @@ class _OnCpu:
     def to_weight(
         self, edges: Edges, states: Tensor, relations: Tensor, gradient: Tensor, how: Combination, out: Tensor
     ) -> None:
-        sides = edges.gatherer.numpy(), edges.giver.numpy(), edges.kind.numpy()
+        sides = edges.dst.numpy(), edges.src.numpy(), edges.kind.numpy()
         vectors = (tensor.detach().numpy() for tensor in (states, relations, gradient))
         arrays, run = (*sides, *vectors, out.numpy()), _PRODUCTS[how]
         for_each_part(1, np.arange(len(edges) + 1), lambda _, low, high: run(*arrays, low, high))
@@ -207,7 +207,7 @@ def _gather(add, offsets, first, second, weight, x, w, out, low, high):  # type:
 
 
 @part_of_kernel
-def _products(add, gatherer, giver, kind, states, relations, gradient, out, low, high):  # type: ignore[no-untyped-def]
+def _products(add, dst, src, kind, states, relations, gradient, out, low, high):  # type: ignore[no-untyped-def]
     message = np.empty((1, states.shape[2]), np.float32)
     for e in range(low, high):
         out[e] = np.float32(0)
@@ -216,10 +216,10 @@ def _products(add, gatherer, giver, kind, states, relations, gradient, out, low,
         for e in range(low, high):
             for c in range(message.shape[1]):
                 message[0, c] = np.float32(0)
-            add(x, giver[e], w, kind[e], np.float32(1), message, 0)
+            add(x, src[e], w, kind[e], np.float32(1), message, 0)
             total = np.float32(0)
             for c in range(message.shape[1]):
-                total += g[gatherer[e], c] * message[0, c]
+                total += g[dst[e], c] * message[0, c]
             out[e] += total
 
 
@@ -250,18 +250,18 @@ def _gather_turned_back(offsets, first, second, weight, x, w, out, low, high):  
 
 
 @kernel
-def _products_product(gatherer, giver, kind, x, w, g, out, low, high):  # type: ignore[no-untyped-def]
-    _products(add_product, gatherer, giver, kind, x, w, g, out, low, high)
+def _products_product(dst, src, kind, x, w, g, out, low, high):  # type: ignore[no-untyped-def]
+    _products(add_product, dst, src, kind, x, w, g, out, low, high)
 
 
 @kernel
-def _products_sum(gatherer, giver, kind, x, w, g, out, low, high):  # type: ignore[no-untyped-def]
-    _products(add_sum, gatherer, giver, kind, x, w, g, out, low, high)
+def _products_sum(dst, src, kind, x, w, g, out, low, high):  # type: ignore[no-untyped-def]
+    _products(add_sum, dst, src, kind, x, w, g, out, low, high)
 
 
 @kernel
-def _products_turned(gatherer, giver, kind, x, w, g, out, low, high):  # type: ignore[no-untyped-def]
-    _products(add_turned, gatherer, giver, kind, x, w, g, out, low, high)
+def _products_turned(dst, src, kind, x, w, g, out, low, high):  # type: ignore[no-untyped-def]
+    _products(add_turned, dst, src, kind, x, w, g, out, low, high)
 
 
 GATHERERS: dict[Combination, Callable[..., None]] = {

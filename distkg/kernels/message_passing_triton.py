@@ -72,7 +72,7 @@ def to_weight(edges: Edges, states: Tensor, relations: Tensor, gradient: Tensor,
     _, tile = tile_of(states.shape[2])
     with torch.cuda.device_of(out):
         _products[(triton.cdiv(len(edges), tile["EDGES"]),)](
-            states, relations, gradient, edges.gatherer, edges.giver, edges.kind, out,
+            states, relations, gradient, edges.dst, edges.src, edges.kind, out,
             *strides(states, relations), len(edges), len(states), HOW=how, **tile,
         )  # fmt: skip
 
@@ -173,14 +173,14 @@ def _join(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _products(  # type: ignore[no-untyped-def]
-    states, relations, gradient, gatherer, giver, kind, out,
+    states, relations, gradient, dst, src, kind, out,
     states_stride, relations_stride, edges, batch, width, half,
     HOW: tl.constexpr, EDGES: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     edge = tl.program_id(0) * EDGES + tl.arange(0, EDGES)
     there = edge < edges
-    u = tl.load(gatherer + edge, mask=there, other=0)
-    v = tl.load(giver + edge, mask=there, other=0)
+    u = tl.load(dst + edge, mask=there, other=0)
+    v = tl.load(src + edge, mask=there, other=0)
     k = tl.load(kind + edge, mask=there, other=0)
     sums = tl.zeros((EDGES, 2, HALF), tl.float32)
     for block in range(tl.cdiv(half, HALF)):

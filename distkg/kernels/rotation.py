@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distkg.kernels.elementary import sine_and_cosine
+from distkg.kernels.fast_math import sine_and_cosine
 from distkg.kernels.jit import kernel_in_order, on_cpu
 
 

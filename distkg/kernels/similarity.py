@@ -20,10 +20,10 @@ from torch import Tensor
 from distkg.kernels import pairwise
 from distkg.kernels.activations import Double
 from distkg.kernels.distance_log_sum_exp import log_sum_exp_of_distances
+from distkg.kernels.gather_scatter import squared_norms, take_rows
 from distkg.kernels.jit import on_cpu
 from distkg.kernels.log_sum_exp import LogSumExp, SoftmaxLogSumExp
 from distkg.kernels.products import product
-from distkg.kernels.rows import squared_norms, take_rows
 
 _CHUNK_BYTES = 64 << 20
 

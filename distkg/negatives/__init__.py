@@ -1,45 +1,45 @@
 """Where wrong answers come from; importing this package registers all sources."""
 
-from distkg.negatives import dans, everywhere, kmas, mixture, neighbourhood, pools, remembered
+from distkg.negatives import dans, global_samplers, kmas, mixture, model_based, neighbourhood, pools
 from distkg.negatives.base import (
     SOURCES,
-    Coming,
-    Made,
-    Moment,
+    DrawRequest,
+    GeneratedNegatives,
     Negatives,
     NegativeSource,
     Queries,
     SourceError,
+    TrainingProgress,
     check_source,
     depends_on_query,
     make_source,
     source_memory,
 )
 from distkg.negatives.known_facts import known_facts
-from distkg.negatives.live import LiveModel
+from distkg.negatives.model_view import ModelView
 from distkg.negatives.training_graph import TrainingGraph
 
 __all__ = [
     "SOURCES",
-    "Coming",
-    "LiveModel",
-    "Made",
-    "Moment",
+    "DrawRequest",
+    "GeneratedNegatives",
+    "ModelView",
     "NegativeSource",
     "Negatives",
     "Queries",
     "SourceError",
     "TrainingGraph",
+    "TrainingProgress",
     "check_source",
     "dans",
     "depends_on_query",
-    "everywhere",
+    "global_samplers",
     "kmas",
     "known_facts",
     "make_source",
     "mixture",
+    "model_based",
     "neighbourhood",
     "pools",
-    "remembered",
     "source_memory",
 ]

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from distkg.config import StrictModel, parse_options
-from distkg.negatives.live import LiveModel
+from distkg.negatives.model_view import ModelView
 from distkg.negatives.training_graph import TrainingGraph
 from distkg.registry import Registry
 
-SOURCES: Registry[type[NegativeSource]] = Registry("negative source")
+SOURCES: Registry[type[NegativeSource]] = Registry("negative source", "distkg.negative_sources")
 
 
-LooksAt = Literal["nothing", "queries", "answers", "both", "relations"]
+Requires = Literal["nothing", "queries", "answers", "both", "relations"]
 
 
 class SourceError(ValueError):
@@ -45,7 +45,7 @@ class Queries:
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrainingProgress:
     """How far a training is.
 
     Attributes:
@@ -60,7 +60,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Coming:
+class DrawRequest:
     """A draw to come.
 
     Attributes:
@@ -70,14 +70,14 @@ class Coming:
         seed: decides them, where they are drawn before ``draw`` asks for them.
     """
 
-    moment: Moment
+    moment: TrainingProgress
     queries: Queries
     count: int
     seed: int
 
 
 @dataclass(frozen=True)
-class Made:
+class GeneratedNegatives:
     """Wrong answers that were made for each query, beside those drawn, as vectors or as the entities nearest to them.
 
     Attributes:
@@ -96,9 +96,9 @@ class Made:
     growth: Tensor
     weight: float
 
-    def at_places(self, places: Tensor, device: torch.device) -> Made:
+    def at_places(self, places: Tensor, device: torch.device) -> GeneratedNegatives:
         """On a device, with ``places`` instead of entities where it has entities."""
-        return Made(
+        return GeneratedNegatives(
             entities=None if self.entities is None else places.view(self.entities.shape).to(device),
             vectors=None if self.vectors is None else self.vectors.to(device),
             left_out=self.left_out.to(device),
@@ -120,7 +120,7 @@ class Negatives:
 
     entities: Tensor
     left_out: Tensor | None = None
-    made: Made | None = None
+    made: GeneratedNegatives | None = None
 
     def first(self, count: int) -> Negatives:
         """Those of the first ``count`` queries."""
@@ -129,7 +129,7 @@ class Negatives:
         if made is not None:
             parts = (made.left_out[:count], made.band[:count], made.growth[:count])
             entities, vectors = (None if part is None else part[:count] for part in (made.entities, made.vectors))
-            made = Made(entities, vectors, *parts, made.weight)
+            made = GeneratedNegatives(entities, vectors, *parts, made.weight)
         return Negatives(self.entities[:count], left_out, made)
 
 
@@ -138,15 +138,15 @@ class NegativeSource(ABC):
 
     Attributes:
         needs: what of the graph the source reads, for people.
-        looks_at: whose vectors in a model the source looks at, besides those of all entities.
-        makes: whether its negatives have a ``made`` part.
+        requires: whose vectors in a model the source looks at, besides those of all entities.
+        generates: whether its negatives have a ``made`` part.
         looks_at_queries: whether draws depend on the query. If not, queries may share their negatives, which is fast.
     """
 
     Options: ClassVar[type[SourceOptions]] = SourceOptions
     needs: ClassVar[str] = "training triples"
-    looks_at: ClassVar[LooksAt] = "nothing"
-    makes: bool = False
+    requires: ClassVar[Requires] = "nothing"
+    generates: bool = False
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
@@ -180,13 +180,13 @@ class NegativeSource(ABC):
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         """``count`` negatives for each query; a source that does not look at queries uses their number alone."""
 
-    def attach(self, model: LiveModel) -> None:  # noqa: B027  most sources do not look at one
+    def attach(self, model: ModelView) -> None:  # noqa: B027  most sources do not look at one
         """The model whose vectors draws may look at; draws are then collective among its ranks."""
 
-    def advance(self, moment: Moment) -> None:  # noqa: B027  most sources do not care
+    def advance(self, moment: TrainingProgress) -> None:  # noqa: B027  most sources do not care
         """Called before draws: how far the training is."""
 
-    def expect(self, coming: Sequence[Coming]) -> None:  # noqa: B027  most sources draw when asked
+    def prefetch(self, coming: Sequence[DrawRequest]) -> None:  # noqa: B027  most sources draw when asked
         """Announces later draws, in the order of steps."""
 
     def weights(self) -> dict[str, Tensor]:

@@ -17,21 +17,21 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from distkg.negatives.alike import Alike, AlikeOptions, most_alike
 from distkg.negatives.base import (
     SOURCES,
-    LooksAt,
-    Moment,
     Negatives,
     NegativeSource,
     Queries,
+    Requires,
     SourceError,
     SourceOptions,
+    TrainingProgress,
 )
 from distkg.negatives.known_facts import known_facts
-from distkg.negatives.live import LiveModel
-from distkg.negatives.mined import ONLY_GRAPH, VECTORS, Tables
+from distkg.negatives.model_view import ModelView
 from distkg.negatives.pools import Pools
+from distkg.negatives.relation_miner import ONLY_GRAPH, VECTORS, SimilarityCache
+from distkg.negatives.relation_similarity import Alike, AlikeOptions, most_alike
 from distkg.negatives.training_graph import TrainingGraph
 
 QUERY_BYTES = 60  # of a known answer, while they are sorted
@@ -72,7 +72,7 @@ class Kmas(NegativeSource):
 
     Options = KmasOptions
     needs = "a model"
-    looks_at: ClassVar[LooksAt] = "relations"
+    requires: ClassVar[Requires] = "relations"
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
@@ -87,20 +87,20 @@ class Kmas(NegativeSource):
         self._members, self._starts = torch.from_numpy(pools.members), torch.from_numpy(pools.offsets[:-1])
         self._sizes = torch.from_numpy(np.diff(pools.offsets))
         self._usable = self._sizes[: graph.relations] > 0  # who has an answer of one side has one of the other
-        self._model: LiveModel | None = None
-        self._now = Moment()
-        self.tables: Tables | None = None
+        self._model: ModelView | None = None
+        self._now = TrainingProgress()
+        self.tables: SimilarityCache | None = None
         self._graph_name = ONLY_GRAPH
         self._drawn = self._rejected = 0
 
-    def attach(self, model: LiveModel) -> None:
+    def attach(self, model: ModelView) -> None:
         self._model = model
 
-    def mined_by(self, tables: Tables, graph: str = ONLY_GRAPH) -> None:
+    def mined_by(self, tables: SimilarityCache, graph: str = ONLY_GRAPH) -> None:
         """Take relations that are alike from tables, in which the graph has this name, while there are some."""
         self.tables, self._graph_name = tables, graph
 
-    def advance(self, moment: Moment) -> None:
+    def advance(self, moment: TrainingProgress) -> None:
         self._now = moment
         if self.tables is not None and self._model is not None:
             self.tables.refresh(moment.step, lambda: {VECTORS: self._vectors().numpy().copy()})

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distkg.negatives.base import Coming, Made, Moment, Negatives
+from distkg.negatives.base import DrawRequest, GeneratedNegatives, Negatives, TrainingProgress
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Request:
     queries: NDArray[np.int64]
     count: int
     seed: int
-    moment: Moment
+    moment: TrainingProgress
     query_vectors: NDArray[np.float32] | None
     answer_vectors: NDArray[np.float32] | None
     version: int
@@ -40,7 +40,7 @@ class Request:
     @classmethod
     def of(
         cls,
-        coming: Coming,
+        coming: DrawRequest,
         rank: int,
         version: int,
         query_vectors: NDArray[np.float32] | None,
@@ -94,7 +94,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class SentMade:
-    """``Made`` as arrays."""
+    """``GeneratedNegatives`` as arrays."""
 
     entities: np.ndarray | None
     vectors: np.ndarray | None
@@ -104,18 +104,18 @@ class SentMade:
     weight: float
 
     @classmethod
-    def of(cls, made: Made) -> SentMade:
+    def of(cls, made: GeneratedNegatives) -> SentMade:
         entities = None if made.entities is None else _as_sent(made.entities)
         vectors = None if made.vectors is None else made.vectors.numpy()
         left_out, band, growth = (part.numpy() for part in (made.left_out, made.band, made.growth))
         return cls(entities, vectors, left_out, band, growth, made.weight)
 
-    def received(self) -> Made:
+    def received(self) -> GeneratedNegatives:
         entities = None if self.entities is None else torch.from_numpy(np.array(self.entities, dtype=np.int64))
         vectors = None if self.vectors is None else torch.from_numpy(np.array(self.vectors))
         parts = (self.left_out, self.band, self.growth)
         left_out, band, growth = (torch.from_numpy(np.array(part)) for part in parts)
-        return Made(entities, vectors, left_out, band, growth, self.weight)
+        return GeneratedNegatives(entities, vectors, left_out, band, growth, self.weight)
 
     def fault(self, queries: int, entities: int) -> str | None:
         """As ``Reply.fault``."""

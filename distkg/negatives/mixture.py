@@ -14,19 +14,19 @@ from torch import Tensor
 from distkg.config import StrictModel
 from distkg.negatives.base import (
     SOURCES,
-    Coming,
-    Moment,
+    DrawRequest,
     Negatives,
     NegativeSource,
     Queries,
     SourceError,
     SourceOptions,
+    TrainingProgress,
     check_source,
     depends_on_query,
     make_source,
     source_memory,
 )
-from distkg.negatives.live import LiveModel
+from distkg.negatives.model_view import ModelView
 from distkg.negatives.training_graph import TrainingGraph
 
 Points = list[tuple[float, float]]
@@ -87,14 +87,14 @@ class Mixture(NegativeSource):
         make = make or (lambda place, part: make_source(part.source, part.options, graph))
         self.sources = [make(place, part) for place, part in enumerate(options.parts)]
         self._progress = 0.0
-        self.makes = any(SOURCES[part.source].makes for part in options.parts)
+        self.generates = any(SOURCES[part.source].generates for part in options.parts)
 
     @classmethod
     def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
         assert isinstance(options, MixtureOptions)
         for part in options.parts:
             check_source(part.source, part.options, graph)
-        if sum(SOURCES[part.source].makes for part in options.parts) > 1:
+        if sum(SOURCES[part.source].generates for part in options.parts) > 1:
             raise SourceError("negatives.options: one part of a mixture may make negatives besides; here are several")
         for place in sorted({0.0, 1.0, *(place for part in options.parts for place, _ in part.weight)}):
             if sum(part.weight_at(place) for part in options.parts) <= 0:
@@ -110,20 +110,20 @@ class Mixture(NegativeSource):
         assert isinstance(options, MixtureOptions)
         return any(depends_on_query(part.source, part.options) for part in options.parts)
 
-    def attach(self, model: LiveModel) -> None:
+    def attach(self, model: ModelView) -> None:
         for source in self.sources:
             source.attach(model)
 
-    def advance(self, moment: Moment) -> None:
+    def advance(self, moment: TrainingProgress) -> None:
         self._progress = moment.progress
         for source in self.sources:
             source.advance(moment)
 
-    def expect(self, coming: Sequence[Coming]) -> None:
+    def prefetch(self, coming: Sequence[DrawRequest]) -> None:
         shares = [self.shares(each.moment.progress) for each in coming]
         for place, source in enumerate(self.sources):
             parts = [(each, share[place]) for each, share in zip(coming, shares, strict=True) if share[place]]
-            source.expect([replace(each, count=min(each.count, int(s * each.count) + 1)) for each, s in parts])
+            source.prefetch([replace(each, count=min(each.count, int(s * each.count) + 1)) for each, s in parts])
 
     def shares(self, progress: float) -> list[float]:
         """Share of each source when so much of the training is done; they sum to 1."""

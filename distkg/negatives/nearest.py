@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.kernels.ann import VectorIndex, metric_of
-from distkg.kernels.best import Best, best_of, keep_best
 from distkg.kernels.log_sum_exp import blocks
 from distkg.kernels.similarity import Similarity
-from distkg.negatives.live import LiveModel
+from distkg.kernels.topk import Best, best_of, keep_best
+from distkg.negatives.model_view import ModelView
 
 EXHAUSTIVE_ROWS = 100_000
 
@@ -23,7 +23,7 @@ EXHAUSTIVE_ROWS = 100_000
 class NearestEntities:
     """The best entities by a similarity."""
 
-    def __init__(self, model: LiveModel, similarity: Similarity) -> None:
+    def __init__(self, model: ModelView, similarity: Similarity) -> None:
         """
         Raises:
             AnnError: this rank holds more rows than are searched one by one, and there is no index for the similarity.

@@ -91,11 +91,11 @@ class PoolSource(NegativeSource):
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         found = self._ranges(queries)
-        tickets = torch.randint(1 << 62, (len(queries), count), generator=generator)
-        left_out = torch.zeros(tickets.shape, dtype=torch.bool)
+        uniforms = torch.randint(1 << 62, (len(queries), count), generator=generator)
+        left_out = torch.zeros(uniforms.shape, dtype=torch.bool)
         spans = found.start, found.size, found.gap_at, found.gap
-        _take(*spans, self.members, self.entities, self.integrate, tickets.numpy(), left_out.numpy())
-        return Negatives(tickets, left_out if bool(left_out.any()) else None)
+        _take(*spans, self.members, self.entities, self.integrate, uniforms.numpy(), left_out.numpy())
+        return Negatives(uniforms, left_out if bool(left_out.any()) else None)
 
     def pool_sizes(self, queries: Queries) -> Tensor:
         return torch.from_numpy(self._ranges(queries).size)
@@ -113,24 +113,24 @@ def _take(
     members: np.ndarray,
     entities: int,
     integrate: bool,
-    tickets: np.ndarray,
+    uniforms: np.ndarray,
     left_out: np.ndarray,
 ) -> None:
     """Turn random numbers int64 [b, K] into entities. The modulo's bias is below the pool's size / 2⁶²."""
-    count = tickets.shape[1]
-    for i in range(tickets.shape[0]):
+    count = uniforms.shape[1]
+    for i in range(uniforms.shape[0]):
         whole = integrate and size[i] < count
         for k in range(count):
             if whole and k >= size[i]:
-                tickets[i, k] %= entities
+                uniforms[i, k] %= entities
             elif size[i] == 0:
-                tickets[i, k] = 0
+                uniforms[i, k] = 0
                 left_out[i, k] = True
             else:
-                place = k if whole else tickets[i, k] % size[i]
+                place = k if whole else uniforms[i, k] % size[i]
                 if place >= gap_at[i]:
                     place += gap[i]
-                tickets[i, k] = members[start[i] + place]
+                uniforms[i, k] = members[start[i] + place]
 
 
 @SOURCES.register("corrupt")

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.config import ObjectiveConfig
+from distkg.kernels.gather_scatter import add_rows
 from distkg.kernels.log_sum_exp import blocks
-from distkg.kernels.rows import add_rows
 from distkg.kernels.similarity import Similarity
 from distkg.registry import Registry
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 
-ALL_ENTITIES: Registry[type[AllEntitiesObjective]] = Registry("objective over all entities")
+ALL_ENTITIES: Registry[type[AllEntitiesObjective]] = Registry("objective over all entities", "distkg.objectives")
 
 _BLOCK_QUERIES = 256
 

@@ -17,7 +17,7 @@ from distkg.registry import Registry
 
 EXCLUDED = -1e9  # the score of a negative left out: finite, so that 0 × it is 0
 
-SAMPLED: Registry[type[SampledObjective]] = Registry("objective with negatives")
+SAMPLED: Registry[type[SampledObjective]] = Registry("objective with negatives", "distkg.objectives")
 
 
 class SampledObjective(ABC):

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distkg.inference.predict import Prediction
-from distkg.negatives.examination import Examination
+from distkg.negatives.source_report import Examination
 from distkg.printable import printable
 from distkg.reporting.quantities import compact, duration, score, size
 from distkg.training.plan import GraphSize, Plan

@@ -87,7 +87,7 @@ class Scorer(nn.Module):
         return anchor.abs(), relation.abs(), answer.abs()
 
 
-SCORERS: Registry[type[Scorer]] = Registry("scorer")
+SCORERS: Registry[type[Scorer]] = Registry("scorer", "distkg.scorers")
 
 
 def make_scorer(config: ModelConfig) -> Scorer:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distkg.sharding.mapped_memory import row_bytes
-from distkg.sharding.node_memory import NodeMemory
+from distkg.sharding.shared_memory_collectives import NodeMemory
 
 Reduction = Callable[..., Tensor]
 
@@ -176,7 +176,7 @@ class Ranks:
         if self.node is None:
             dist.all_gather_single(out, tensor.contiguous(), group=self.group)
             return out
-        said = self.node.say(tensor)
+        said = self.node.post(tensor)
         for place, part in zip(out.split(len(tensor)), said.wait(), strict=True):
             place.copy_(part)
         said.end()
@@ -191,7 +191,7 @@ class Ranks:
         if self.node is None:
             dist.reduce_scatter_single(out, tensor.contiguous(), group=self.group)
             return out
-        said = self.node.say(tensor)
+        said = self.node.post(tensor)
         low = self.rank * len(out)
         _reduce([part[low : low + len(out)] for part in said.wait()], torch.add, out)
         said.end()
@@ -217,7 +217,7 @@ class Ranks:
 
     def _all_reduce_in_memory(self, node: NodeMemory, tensor: Tensor, reduce: Reduction) -> Work:
         rows = torch.atleast_1d(tensor)
-        said = node.say(rows)
+        said = node.post(rows)
 
         def finish() -> None:
             _reduce(said.wait(), reduce, rows)

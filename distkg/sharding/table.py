@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distkg.kernels.rows import add_rows
+from distkg.kernels.gather_scatter import add_rows
 from distkg.sharding.exchange import Route, plan_routes
 from distkg.sharding.optimizers import RowOptimizer
 from distkg.sharding.ranks import Exchange, Ranks
@@ -18,7 +18,7 @@ _CACHED_ROWS = 1024  # rows that stay in cache between the optimizer's pass and 
 
 
 @dataclass(frozen=True)
-class Arriving:
+class RowFetch:
     """Rows under way; ``wait`` gives them as float32.
 
     Attributes:
@@ -41,7 +41,7 @@ class Arriving:
 
 
 @dataclass(frozen=True)
-class Departing:
+class GradientPush:
     """Gradients under way to their owners.
 
     Attributes:
@@ -78,10 +78,10 @@ class ShardedTable:
         self.optimizer = optimizer(len(self.local), width, ranks.device) if optimizer else None
         self._every_row = torch.arange(len(self.local), device=ranks.device)
 
-    def fetch(self, route: Route) -> Arriving:
+    def fetch(self, route: Route) -> RowFetch:
         """Begin to bring the rows of ``route`` here: float32 [len(route.ids), width] on arrival; collective."""
         if self.ranks.size == 1:
-            return Arriving(self.local.index_select(0, route.serve))
+            return RowFetch(self.local.index_select(0, route.serve))
         serve = route.serve.split(route.serve_counts)
 
         def take(rank: int, rows: Tensor) -> None:
@@ -91,19 +91,19 @@ class ShardedTable:
         rows = self.local.new_empty(len(route.ids), self.width)
         parts = rows.split(route.ask)
         take(self.ranks.rank, parts[self.ranks.rank])
-        return Arriving(rows, parts, exchange)
+        return RowFetch(rows, parts, exchange)
 
-    def push(self, route: Route, gradients: Tensor) -> Departing:
+    def push(self, route: Route, gradients: Tensor) -> GradientPush:
         """Begin to send gradients float32 [len(route.ids), width] to the owners of their rows; collective."""
         if self.ranks.size == 1:
-            return Departing(route, gradients)
+            return GradientPush(route, gradients)
         parts = gradients.split(route.ask)
         exchange = self.ranks.exchange(
             lambda rank, rows: rows.copy_(parts[rank]), route.ask, route.serve_counts, gradients
         )
-        return Departing(route, parts[self.ranks.rank], exchange)
+        return GradientPush(route, parts[self.ranks.rank], exchange)
 
-    def collect(self, departing: Departing) -> tuple[Tensor, Tensor]:
+    def collect(self, departing: GradientPush) -> tuple[Tensor, Tensor]:
         """Arrived gradients, duplicates summed: local row numbers int64 [u] and float32 [u, width]."""
         route = departing.route
         if departing.exchange is None:

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from distkg.config import NegativesConfig
 from distkg.data.store import Store
-from distkg.negatives import Coming, Made, Moment, Negatives, NegativeSource, Queries, known_facts
+from distkg.negatives import (
+    DrawRequest,
+    GeneratedNegatives,
+    Negatives,
+    NegativeSource,
+    Queries,
+    TrainingProgress,
+    known_facts,
+)
 from distkg.objectives import Answers
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
@@ -70,7 +78,7 @@ class SampledBatch:
     sharing: int
     left_out: Tensor | None
     queries: int
-    made: Made | None = None
+    made: GeneratedNegatives | None = None
 
 
 class Portions:
@@ -162,10 +170,10 @@ class SampledBatches:
             made=None if negatives.made is None else negatives.made.at_places(placed[-1], device),
         )
 
-    def _moment(self, epoch: int, step: int) -> Moment:
+    def _moment(self, epoch: int, step: int) -> TrainingProgress:
         done = epoch * self.steps + step
         progress = max(done / self._all_steps, self._time_gone())
-        return Moment(done / self.steps, min(1.0, progress), done)
+        return TrainingProgress(done / self.steps, min(1.0, progress), done)
 
     def _expect(self, epoch: int, step: int, ahead: int) -> None:
         """Tell the source of the queries at least ``ahead`` steps from this one, so that it may have them drawn for.
@@ -175,14 +183,14 @@ class SampledBatches:
         now, together = epoch * self.steps + step, min(TOGETHER, ahead)
         end = min((now + ahead) // together * together + together, self._all_steps)
         if end > self._expected:
-            self.source.expect([self._coming(done) for done in range(max(self._expected, now), end)])
+            self.source.prefetch([self._coming(done) for done in range(max(self._expected, now), end)])
             self._expected = end
 
-    def _coming(self, done: int) -> Coming:
+    def _coming(self, done: int) -> DrawRequest:
         """The draw of the step when so many are done."""
         epoch, step = divmod(done, self.steps)
         seed = mixed_seed(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
-        return Coming(self._moment(epoch, step), self._queries(epoch, step), self._negatives.count, seed)
+        return DrawRequest(self._moment(epoch, step), self._queries(epoch, step), self._negatives.count, seed)
 
     def _negatives_of(self, queries: Queries, epoch: int, step: int) -> Negatives:
         """Those of a step, with ``left_out`` bool [b, K] for each query, None where all are meant."""

@@ -12,16 +12,16 @@ from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint import State
-from distkg.training.dense import DenseParameters
 from distkg.training.loop import Loop
-from distkg.training.metrics import evaluate_triples, known_answers_of, ranking_metrics, some_of
+from distkg.training.metrics import evaluate_triples, known_answers_of, ranking_metrics, subsample
 from distkg.training.model import Model
+from distkg.training.objective import build_objective
 from distkg.training.provenance import Provenance, provenance_of
 from distkg.training.ranking import rank_answers
-from distkg.training.record import Record
+from distkg.training.replicated_parameters import ReplicatedParameters
+from distkg.training.run_dir import Record
 from distkg.training.schedule import Schedule
 from distkg.training.services import Services
-from distkg.training.task import make_task
 from distkg.training.telemetry import negative_telemetry
 
 
@@ -32,10 +32,10 @@ class EmbeddingLearner:
         self._config, self._schedule, self._stop = config, schedule, services.stop
         self.store = Store.open(config.data.store)
         self.model = Model(config, self.store.num_entities, self.store.num_relations, ranks)
-        batches, step = make_task(config, self.store, self.model, services, lambda: schedule.time_gone)
+        batches, step = build_objective(config, self.store, self.model, services, lambda: schedule.time_gone)
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
         self._negatives = negative_telemetry(batches, self.model)
-        self._dense = DenseParameters(self.model, config.optimizer, ranks)
+        self._dense = ReplicatedParameters(self.model, config.optimizer, ranks)
         self.loop = Loop(
             self.model,
             batches,
@@ -72,7 +72,7 @@ class EmbeddingLearner:
         if not self.store.manifest.triples.get("valid"):
             return None
         if self._validation is None:
-            triples = some_of(
+            triples = subsample(
                 self.store.triples("valid"), self._config.evaluate.max_valid_triples, self._config.train.seed
             )
             self._validation = triples, known_answers_of(self.store, triples)
@@ -96,7 +96,7 @@ class EmbeddingLearner:
             if self.store.manifest.triples.get(split)
         }
 
-    def leave_model(self, folder: Path) -> None:
+    def export_model(self, folder: Path) -> None:
         """Its rows may be many, and lie in checkpoints: `distkg export` writes them."""
 
     def describe(self) -> Record:

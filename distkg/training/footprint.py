@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from distkg.config import RunConfig
 from distkg.negatives import SOURCES, depends_on_query, source_memory
-from distkg.negatives.ahead import hosted_parts
+from distkg.negatives.prefetch import hosted_parts
 from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING
 from distkg.scoring import Scorer
 from distkg.sharding.optimizers import OPTIMIZERS
@@ -190,7 +190,7 @@ def _published(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
 def _mined(config: RunConfig) -> list[tuple[str, Mapping[str, Any]]]:
     """Sources of which actors compare relations alone, and which draw in the step."""
     parts = hosted_parts(config.negatives.source, config.negatives.options).values()
-    return [part for part in parts if SOURCES[part[0]].looks_at == "relations"]
+    return [part for part in parts if SOURCES[part[0]].requires == "relations"]
 
 
 def _known_facts(config: RunConfig, counts: GraphCounts) -> int:

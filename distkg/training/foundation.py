@@ -15,27 +15,27 @@ from distkg.data.identity import StoreIdentity
 from distkg.data.known import KnownAnswers
 from distkg.foundation import save_model
 from distkg.foundation.files import MODEL_FOLDER
-from distkg.foundation.reasoner import Reasoner
-from distkg.negatives.ahead import ONLY_SOURCE, refresh_steps
+from distkg.foundation.graph_scorer import GraphScorer
 from distkg.negatives.kmas import Kmas
-from distkg.negatives.mined import Tables
+from distkg.negatives.prefetch import ONLY_SOURCE, refresh_steps
+from distkg.negatives.relation_miner import SimilarityCache
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint import State
-from distkg.training.dense import DenseParameters
 from distkg.training.foundation_batches import FoundationBatches
 from distkg.training.foundation_loop import FoundationLoop
-from distkg.training.foundation_model import check_settings, start_of
+from distkg.training.foundation_model import check_settings, initial_model
 from distkg.training.foundation_telemetry import KmasTelemetry
 from distkg.training.graphs import LearnedGraph, graphs_of
+from distkg.training.load_run import view_of_run
 from distkg.training.metrics import Metrics, evaluate_ranks, ranking_metrics
 from distkg.training.mining import encoder_parameters, weights_of
 from distkg.training.provenance import Provenance, provenance_of
 from distkg.training.randomness import Purpose, stream
 from distkg.training.ranking import rank_by_scores
-from distkg.training.record import Record
+from distkg.training.replicated_parameters import ReplicatedParameters
+from distkg.training.run_dir import Record
 from distkg.training.schedule import Schedule
-from distkg.training.services import ALONE, Services
-from distkg.training.trained import view_of_run
+from distkg.training.services import LOCAL_SERVICES, Services
 
 
 class FoundationLearner:
@@ -43,7 +43,9 @@ class FoundationLearner:
 
     loop_kind: ClassVar[type[FoundationLoop]] = FoundationLoop
 
-    def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services = ALONE) -> None:
+    def __init__(
+        self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services = LOCAL_SERVICES
+    ) -> None:
         check_settings(config)
         self._config, self._ranks, self._schedule, self._stop = config, ranks, schedule, services.stop
         graph_of = services.graph_of or partial(LearnedGraph.open, config=config)
@@ -51,12 +53,12 @@ class FoundationLearner:
         if config.negatives.vectors:
             self.graphs[0].source.attach(view_of_run(Path(config.negatives.vectors), self.graphs[0].store))
         torch.manual_seed(stream(Purpose.NETWORK, config.train.seed).initial_seed())
-        self.model = start_of(config, [graph.store.manifest for graph in self.graphs]).to(ranks.device)
+        self.model = initial_model(config, [graph.store.manifest for graph in self.graphs]).to(ranks.device)
         if self.model.knows_relations:
             self.model.trained_on = StoreIdentity.of(self.graphs[0].store)
         batches = FoundationBatches(self.graphs, config, ranks)
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
-        self._dense = DenseParameters(self.model, config.optimizer, ranks)
+        self._dense = ReplicatedParameters(self.model, config.optimizer, ranks)
         self._tables, before_step = self._mined(services)
         sources = [graph.source for graph in self.graphs if isinstance(graph.source, Kmas)]
         count = config.negatives.count
@@ -76,7 +78,7 @@ class FoundationLearner:
     def provenance(self) -> Provenance:
         return provenance_of(self._config, [graph.store for graph in self.graphs], self.model)
 
-    def _mined(self, services: Services) -> tuple[Tables | None, Callable[[int], None]]:
+    def _mined(self, services: Services) -> tuple[SimilarityCache | None, Callable[[int], None]]:
         """Tables of relations that actors compare, where the run asks for them, and what keeps them young."""
         chosen = self._config.negatives
         if not chosen.pool.actors:
@@ -86,7 +88,7 @@ class FoundationLearner:
                 "negatives.pool.actors asks for Ray actors, and this training runs without Ray: launch it with "
                 "`distkg train` or launch_training, or set negatives.pool.actors: 0."
             )
-        tables = Tables(services.miner_of(ONLY_SOURCE), chosen.pool, refresh_steps(chosen.options))
+        tables = SimilarityCache(services.miner_of(ONLY_SOURCE), chosen.pool, refresh_steps(chosen.options))
         for graph in self.graphs:
             assert isinstance(graph.source, Kmas)
             graph.source.mined_by(tables, graph.store.address)
@@ -133,7 +135,7 @@ class FoundationLearner:
         return found
 
     def _rank(self, graph: LearnedGraph, triples: np.ndarray, known: KnownAnswers) -> Any:
-        reasoner = Reasoner(self.model, graph.facts, graph.surroundings)
+        reasoner = GraphScorer(self.model, graph.facts, graph.surroundings)
         relations, batch_size = graph.store.num_relations, self._config.evaluate.batch_size
         return rank_by_scores(
             reasoner.scores,
@@ -145,7 +147,7 @@ class FoundationLearner:
             hurries=self._stop.hurries,
         )
 
-    def leave_model(self, folder: Path) -> None:
+    def export_model(self, folder: Path) -> None:
         save_model(self.model, folder / MODEL_FOLDER)
 
     def describe(self) -> Record:

@@ -17,7 +17,7 @@ from torch import Tensor
 from distkg.config import RunConfig
 from distkg.foundation import KnowledgeGraph
 from distkg.foundation.layers import of_query
-from distkg.negatives import Moment, Negatives, Queries, known_facts
+from distkg.negatives import Negatives, Queries, TrainingProgress, known_facts
 from distkg.negatives.kmas import Kmas
 from distkg.sharding.ranks import Ranks
 from distkg.training.graphs import LearnedGraph
@@ -27,7 +27,7 @@ REDRAWS = 4  # of negatives that turn out to be known answers
 
 
 @dataclass(frozen=True)
-class Asked:
+class FoundationBatch:
     """Queries of one step on this rank, with the facts that they hide.
 
     Attributes:
@@ -71,16 +71,16 @@ class FoundationBatches:
         self.steps = steps_of_epoch(config, int(self._sizes.sum()), ranks.size)
         self.triples = self.steps * self._size * ranks.size
 
-    def batch(self, epoch: int, step: int) -> Asked:
+    def batch(self, epoch: int, step: int) -> FoundationBatch:
         """This rank's."""
         generator = stream(Purpose.GRAPH, self._seed, epoch, step, self._ranks.rank)
         learned = self._graphs[int(torch.multinomial(self._sizes, 1, generator=generator))]
         graph = learned.facts
         chosen = torch.randint(len(graph.triples), (self._size,), generator=generator)
-        return Asked(learned, both_ways(graph.triples[chosen], graph.relations), generator)
+        return FoundationBatch(learned, both_ways(graph.triples[chosen], graph.relations), generator)
 
 
-def negatives_for(asked: Asked, states: Tensor, count: int, moment: Moment) -> Negatives:
+def negatives_for(asked: FoundationBatch, states: Tensor, count: int, moment: TrainingProgress) -> Negatives:
     """Wrong answers, known ones drawn again; ``states`` float32 [b, 2R, d] are the model's, of relations."""
     source, queries, generator = asked.learned.source, asked.queries, asked.generator
     source.advance(moment)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.foundation import FoundationModel, KnowledgeGraph
-from distkg.foundation.sampling import Neighbourhood, Surroundings
+from distkg.foundation.sampling import Subgraph, SubgraphSampler
 from distkg.foundation.tokens import EntityTokens
 from distkg.training.peak import peak_bytes
 
@@ -123,7 +123,7 @@ def ranking(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relat
     return found
 
 
-def sampled_step(negatives: int, surroundings: Surroundings) -> Work:
+def sampled_step(negatives: int, surroundings: SubgraphSampler) -> Work:
     """As ``training_step``, on what is around anchors and negatives that fall by lot."""
 
     def work(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor) -> None:
@@ -137,8 +137,8 @@ def sampled_step(negatives: int, surroundings: Surroundings) -> Work:
 
 
 def some_part(
-    graph: KnowledgeGraph, surroundings: Surroundings, anchor: Tensor, candidates: int
-) -> tuple[Neighbourhood, Tensor]:
+    graph: KnowledgeGraph, surroundings: SubgraphSampler, anchor: Tensor, candidates: int
+) -> tuple[Subgraph, Tensor]:
     """What a batch of queries looks at, and its candidates int64 [b, candidates], which fall by lot."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(graph.entities, (len(anchor), candidates), generator=generator)

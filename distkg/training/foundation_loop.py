@@ -9,15 +9,15 @@ from torch import Tensor
 
 from distkg.config import RunConfig
 from distkg.foundation import FoundationModel
-from distkg.negatives import Moment, Negatives, Queries
+from distkg.negatives import Negatives, Queries, TrainingProgress
 from distkg.negatives.kmas import Kmas
 from distkg.objectives import EXCLUDED, SAMPLED
 from distkg.sharding.ranks import Ranks
 from distkg.training.clock import Clock
-from distkg.training.dense import DenseParameters
-from distkg.training.foundation_batches import Asked, FoundationBatches, negatives_for
+from distkg.training.foundation_batches import FoundationBatch, FoundationBatches, negatives_for
 from distkg.training.foundation_telemetry import KmasTelemetry
 from distkg.training.randomness import Purpose, mixed_seed, seed_dropout
+from distkg.training.replicated_parameters import ReplicatedParameters
 
 WINDOW = 8  # steps between questions whether to go on, at most
 
@@ -29,7 +29,7 @@ class FoundationLoop:
         self,
         model: FoundationModel,
         batches: FoundationBatches,
-        dense: DenseParameters,
+        dense: ReplicatedParameters,
         config: RunConfig,
         rate: Callable[[int, int], float],
         ranks: Ranks,
@@ -50,13 +50,13 @@ class FoundationLoop:
         self._telemetry, self._before_step = telemetry, before_step
         self._loss, self._losses = torch.zeros((), device=ranks.device), 0
 
-    def run(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> int:
+    def run(self, epoch: int, first: int, last: int, should_continue: Callable[[int], bool]) -> int:
         before = self._ranks.traffic.bytes
         self._model.train()
         asked = first
         for step in range(first, last):
             if step == asked:
-                if not go_on(step):
+                if not should_continue(step):
                     last = step
                     break
                 asked += self.window
@@ -82,12 +82,12 @@ class FoundationLoop:
             self._dense.step(self._rate(epoch, step))
         self.steps += 1
 
-    def _moment(self, epoch: int, step: int) -> Moment:
+    def _moment(self, epoch: int, step: int) -> TrainingProgress:
         done = epoch + step / self._batches.steps
         progress = max(done / self._epochs, self._time_gone())
-        return Moment(done, min(1.0, progress), epoch * self._batches.steps + step)
+        return TrainingProgress(done, min(1.0, progress), epoch * self._batches.steps + step)
 
-    def loss(self, asked: Asked, moment: Moment) -> Tensor:
+    def loss(self, asked: FoundationBatch, moment: TrainingProgress) -> Tensor:
         """Mean over the queries, and what the model adds to it."""
         model, device, queries = self._model, self._ranks.device, asked.queries
         anchor, relation = queries.anchor.to(device), queries.relation.to(device)
@@ -108,7 +108,7 @@ class FoundationLoop:
         loss, penalty = self._of_scores(scores, negatives), model.penalty(asked.graph, states, relation)
         return loss if penalty is None else loss + penalty
 
-    def _scores_nearby(self, asked: Asked, states: Tensor, candidates: Tensor) -> Tensor:
+    def _scores_nearby(self, asked: FoundationBatch, states: Tensor, candidates: Tensor) -> Tensor:
         """Of candidates int64 [b, m], from the facts around them and the anchors."""
         device, surroundings = self._ranks.device, asked.learned.surroundings
         anchor, relation = asked.queries.anchor.to(device), asked.queries.relation.to(device)
@@ -130,7 +130,7 @@ class FoundationLoop:
             loss = loss + made.weight * self._objective(positive, hard, made.growth.to(device)) * some
         return loss.mean()
 
-    def take_loss(self) -> float:
+    def pop_mean_loss(self) -> float:
         total = self._loss / max(self._losses, 1)
         self._ranks.all_reduce(total)
         self._loss, self._losses = torch.zeros_like(total), 0

@@ -13,7 +13,7 @@ from distkg.data.store import Store
 from distkg.foundation import MODELS, FoundationModel, load_model, make_model
 from distkg.graph.partition import import_dgl
 from distkg.negatives import SOURCES
-from distkg.negatives.ahead import source_names
+from distkg.negatives.prefetch import source_names
 from distkg.objectives import SAMPLED
 from distkg.training.graphs import LearnedGraph, graphs_of
 
@@ -39,14 +39,14 @@ def check_settings(config: RunConfig) -> None:
     chosen, model = config.negatives, config.model.name
     for name in source_names(chosen.source, chosen.options):
         _check_vectors(config, name)
-        if SOURCES[name].looks_at == "relations" and name != chosen.source:
+        if SOURCES[name].requires == "relations" and name != chosen.source:
             raise ConfigError(f"negatives.source: {name} cannot be part of a mixture of {model}")
     if config.data.fanouts and MODELS[model].knows_entities:
         raise ConfigError(f"data.fanouts: {model} has vectors for the entities of a whole graph. Leave fanouts empty")
     if config.data.fanouts and config.data.sampler == "dgl":
         import_dgl("data.sampler: compiled")
     graphs = len(set(graphs_of(config)))
-    if chosen.pool.actors and SOURCES[chosen.source].looks_at != "relations":
+    if chosen.pool.actors and SOURCES[chosen.source].requires != "relations":
         raise ConfigError(
             f"negatives.pool.actors: {model} draws {chosen.source} negatives in the step in no time. Set it to 0, or "
             "choose negatives.source: kmas"
@@ -61,7 +61,7 @@ def check_settings(config: RunConfig) -> None:
 def _check_vectors(config: RunConfig, source: str) -> None:
     """Of entities, where a source looks at them."""
     chosen, kind = config.negatives, SOURCES[source]
-    if kind.looks_at in ("nothing", "relations"):
+    if kind.requires in ("nothing", "relations"):
         return
     if not chosen.vectors:
         raise ConfigError(
@@ -72,7 +72,7 @@ def _check_vectors(config: RunConfig, source: str) -> None:
         raise ConfigError(
             f"negatives.vectors: those of {chosen.vectors} belong to one store: give that one alone in data.graphs"
         )
-    if kind.makes and chosen.options.get("negatives") == "embedding":
+    if kind.generates and chosen.options.get("negatives") == "embedding":
         raise ConfigError(
             f"negatives.options.negatives: {config.model.name} scores entities, not vectors. Set it to snap"
         )
@@ -82,23 +82,23 @@ def check_foundation(config: RunConfig) -> None:
     """Raise what a run of these settings would raise on its workers, before any starts.
 
     Raises:
-        ConfigError, UnknownNameError: as ``check_settings`` and ``start_of``.
+        ConfigError, UnknownNameError: as ``check_settings`` and ``initial_model``.
         StoreError: a graph cannot be opened.
         SourceError: a graph lacks what the negative source needs.
         ModelFileError: there is no model to go on from.
     """
     check_settings(config)
-    start_of(config, [LearnedGraph.open(address, config).store.manifest for address in graphs_of(config)])
+    initial_model(config, [LearnedGraph.open(address, config).store.manifest for address in graphs_of(config)])
 
 
 def made_graph(address: str, config: RunConfig) -> LearnedGraph:
-    """A graph with all that training reads of it made; raises as ``LearnedGraph.open`` and ``start_of``."""
+    """A graph with all that training reads of it made; raises as ``LearnedGraph.open`` and ``initial_model``."""
     graph = LearnedGraph.open(address, config)
-    graph.make_all(start_of(config, [graph.store.manifest]))
+    graph.make_all(initial_model(config, [graph.store.manifest]))
     return graph
 
 
-def start_of(config: RunConfig, sizes: Sequence[Manifest]) -> FoundationModel:
+def initial_model(config: RunConfig, sizes: Sequence[Manifest]) -> FoundationModel:
     """The model that training begins with, on graphs of these sizes.
 
     Raises:
@@ -123,7 +123,7 @@ def start_of(config: RunConfig, sizes: Sequence[Manifest]) -> FoundationModel:
             f"model.keep_start: {config.model.start} is {name} itself, so that nothing would learn; it is for a model "
             "that grows from another one, such as tofu from ultra"
         )
-    model = _gone_on(start, config, options)
+    model = _warm_start(start, config, options)
     if config.model.keep_start:
         kept = start.state_dict()
         for key, parameter in model.named_parameters():
@@ -138,7 +138,7 @@ def _check_start(start: FoundationModel, config: RunConfig) -> None:
             start.check_store(Store.open(address))
 
 
-def _gone_on(start: FoundationModel, config: RunConfig, options: Mapping[str, Any]) -> FoundationModel:
+def _warm_start(start: FoundationModel, config: RunConfig, options: Mapping[str, Any]) -> FoundationModel:
     """A model with the weights of another one, of the same kind or of the one that it grows from; ``options`` are
     those that are to differ."""
     name = config.model.name

@@ -12,7 +12,7 @@ from distkg.config import RunConfig
 from distkg.data.store import Store
 from distkg.data.tokens import read_modalities
 from distkg.foundation import FoundationModel
-from distkg.sharding.packed import packed
+from distkg.sharding.zero_copy import packed
 from distkg.training.footprint import BASE_PROCESS, CATEGORY_BYTES, FLOAT, INDEX, READ_BATCH, READ_BYTES
 from distkg.training.foundation_batches import queries_of_rank, steps_of_epoch
 from distkg.training.foundation_footprint import (
@@ -23,7 +23,7 @@ from distkg.training.foundation_footprint import (
     some_part,
     training_step,
 )
-from distkg.training.foundation_model import check_foundation, made_graph, start_of
+from distkg.training.foundation_model import check_foundation, initial_model, made_graph
 from distkg.training.graphs import LearnedGraph, graphs_of
 from distkg.training.plan import GraphSize, Plan, PlanError, refusal, with_fewest_workers
 
@@ -72,7 +72,7 @@ def _planned(config: RunConfig, available: int | None, workers_of_node: int, slo
 
 
 def _without_graphs(config: RunConfig, stores: Sequence[Store], available: int | None) -> Plan:
-    model = start_of(config, [store.manifest for store in stores])
+    model = initial_model(config, [store.manifest for store in stores])
     parameters = sum(parameter.numel() for parameter in model.parameters())
     kept = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
     return Plan(
@@ -181,7 +181,7 @@ def _seconds(config: RunConfig, stores: Sequence[Store], found: Plan) -> float:
     """Of an epoch: the largest graph is asked, the others take time in proportion to their facts."""
     largest = max(stores, key=lambda store: store.manifest.triples["train"])
     graph, negatives = _made(largest.address, _what_is_made(config)), config.negatives.count
-    model = start_of(config, [largest.manifest])
+    model = initial_model(config, [largest.manifest])
     if graph.surroundings is None:
         query = seconds_of_query(model, graph.facts, training_step(negatives))
     else:  # every query of a batch goes over what is around all of them

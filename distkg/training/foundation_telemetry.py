@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from distkg.negatives.kmas import Kmas
-from distkg.negatives.mined import Tables
+from distkg.negatives.relation_miner import SimilarityCache
 from distkg.sharding.ranks import Ranks
-from distkg.training.record import Record
+from distkg.training.run_dir import Record
 from distkg.training.telemetry import delivery_report, kmas_report, ratio, sum_over
 
 TOP = 10  # negatives of a query that weigh most
@@ -19,7 +19,7 @@ TOP = 10  # negatives of a query that weigh most
 class KmasTelemetry:
     """Of training with kmas, on one graph or several; ``report`` is collective."""
 
-    def __init__(self, sources: Sequence[Kmas], tables: Tables | None, count: int, ranks: Ranks) -> None:
+    def __init__(self, sources: Sequence[Kmas], tables: SimilarityCache | None, count: int, ranks: Ranks) -> None:
         self._sources, self._tables, self._count, self._ranks = sources, tables, count, ranks
         self._sums = torch.zeros(6, dtype=torch.float64)
 

@@ -14,9 +14,9 @@ from distkg.config import ConfigError, RunConfig
 from distkg.data.known import KnownAnswers
 from distkg.data.store import Store
 from distkg.foundation import FoundationModel, KnowledgeGraph
-from distkg.foundation.sampling import Surroundings
+from distkg.foundation.sampling import SubgraphSampler
 from distkg.negatives import NegativeSource, TrainingGraph, make_source
-from distkg.training.metrics import known_answers_of, some_of
+from distkg.training.metrics import known_answers_of, subsample
 
 
 def graphs_of(config: RunConfig) -> list[str]:
@@ -68,10 +68,10 @@ class LearnedGraph:
         return KnowledgeGraph.of_store(self.store)
 
     @cached_property
-    def surroundings(self) -> Surroundings | None:
+    def surroundings(self) -> SubgraphSampler | None:
         """What samples the facts around some entities; None where the graph is looked at whole."""
         data = self.config.data
-        return Surroundings(self.facts, data.fanouts, data.sampler) if data.fanouts else None
+        return SubgraphSampler(self.facts, data.fanouts, data.sampler) if data.fanouts else None
 
     @property
     def known(self) -> KnownAnswers:
@@ -83,7 +83,7 @@ class LearnedGraph:
         if not self.store.manifest.triples.get("valid"):
             return None
         config = self.config
-        triples = some_of(self.store.triples("valid"), config.evaluate.max_valid_triples, config.train.seed)
+        triples = subsample(self.store.triples("valid"), config.evaluate.max_valid_triples, config.train.seed)
         return triples, known_answers_of(self.store, triples)
 
     def make_all(self, model: FoundationModel) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from distkg.training.checkpoint import State
 from distkg.training.clock import Clock
 from distkg.training.provenance import Provenance
-from distkg.training.record import Record
+from distkg.training.run_dir import Record
 
 
 class Steps(Protocol):
@@ -27,12 +27,12 @@ class Steps(Protocol):
     steps: int
     window: int
 
-    def run(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> int:
-        """Steps first … last-1 of an epoch. ``go_on(step)`` is asked now and then; where it says no, the steps end
-        there. Returns the next step."""
+    def run(self, epoch: int, first: int, last: int, should_continue: Callable[[int], bool]) -> int:
+        """Steps first … last-1 of an epoch. ``should_continue(step)`` is asked now and then; where it says no, the
+        steps end there. Returns the next step."""
         ...
 
-    def take_loss(self) -> float:
+    def pop_mean_loss(self) -> float:
         """Mean loss per step since the last call, over all ranks."""
         ...
 
@@ -77,7 +77,7 @@ class Learner(Protocol):
         """Split → its metrics, in whole (``metrics``) and in parts (``by_…``)."""
         ...
 
-    def leave_model(self, folder: Path) -> None:
+    def export_model(self, folder: Path) -> None:
         """Write the model into a run folder in a form of its own, where it has one; only one rank is asked."""
         ...
 

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from distkg.kernels.rows import add_rows
+from distkg.kernels.gather_scatter import add_rows
 from distkg.sharding.exchange import Route, plan_routes
 from distkg.sharding.ranks import Work
-from distkg.sharding.table import Departing
+from distkg.sharding.table import GradientPush
 from distkg.training.batches import Batch, Batches
 from distkg.training.clock import Clock
-from distkg.training.dense import DenseParameters
 from distkg.training.model import Model
 from distkg.training.randomness import Purpose, mixed_seed, seed_dropout
-from distkg.training.steps import Computed, Step
+from distkg.training.replicated_parameters import ReplicatedParameters
+from distkg.training.steps import Step, StepResult
 
 WINDOW = 8  # steps whose ids are exchanged together, at most
 
@@ -42,7 +42,7 @@ class Loop:
         model: Model,
         batches: Batches,
         step: Step,
-        dense: DenseParameters,
+        dense: ReplicatedParameters,
         table_rate: float,
         rate: Callable[[int, int], float],
         seed: int,
@@ -61,14 +61,15 @@ class Loop:
         self._loss = torch.zeros((), device=model.ranks.device)
         self._losses = 0
 
-    def run(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> int:
+    def run(self, epoch: int, first: int, last: int, should_continue: Callable[[int], bool]) -> int:
         """Steps first … last-1 of an epoch; every update is applied on return.
 
-        ``go_on(step)`` is asked before each window; where it says no, the steps end there. Returns the next step.
+        ``should_continue(step)`` is asked before each window; where it says no, the steps end there. Returns the next
+        step.
         """
         self._next = first
         before = self._ranks.traffic.bytes
-        routed = self._routed(epoch, first, last, go_on)
+        routed = self._routed(epoch, first, last, should_continue)
         if self._overlap:
             self._overlapped(epoch, routed)
         else:
@@ -76,7 +77,7 @@ class Loop:
         self.bytes_exchanged += self._ranks.traffic.bytes - before
         return self._next
 
-    def take_loss(self) -> float:
+    def pop_mean_loss(self) -> float:
         """Mean loss per step since the last call, over all ranks; collective."""
         total = self._loss / max(self._losses, 1)
         self._ranks.all_reduce(total)
@@ -84,10 +85,10 @@ class Loop:
         self._losses = 0
         return float(total)
 
-    def _routed(self, epoch: int, first: int, last: int, go_on: Callable[[int], bool]) -> Iterator[Routed]:
+    def _routed(self, epoch: int, first: int, last: int, should_continue: Callable[[int], bool]) -> Iterator[Routed]:
         low = first
         while low < last:
-            if not go_on(low):
+            if not should_continue(low):
                 return
             high = min(low + self.window, last)
             with self.clock("data"):
@@ -112,7 +113,7 @@ class Loop:
         if current is None:
             return
         arriving = self._table.fetch(current[2])
-        outstanding: tuple[int, Departing, Tensor | None] | None = None
+        outstanding: tuple[int, GradientPush, Tensor | None] | None = None
         while current is not None:
             step, batch, route = current
             with self.clock("exchange"):
@@ -130,7 +131,7 @@ class Loop:
         if outstanding is not None:
             self._apply(epoch, *outstanding)
 
-    def _compute(self, epoch: int, step: int, batch: Batch, rows: Tensor) -> tuple[Computed, Work]:
+    def _compute(self, epoch: int, step: int, batch: Batch, rows: Tensor) -> tuple[StepResult, Work]:
         """Loss and gradients; those of dense parameters begin to be reduced."""
         with self.clock("compute"):
             seed_dropout(self._ranks.device, mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
@@ -146,7 +147,7 @@ class Loop:
         with self.clock("optimizer"):
             self._dense.step(self._rate(epoch, step))
 
-    def _apply(self, epoch: int, step: int, departing: Departing, every_row: Tensor | None) -> None:
+    def _apply(self, epoch: int, step: int, departing: GradientPush, every_row: Tensor | None) -> None:
         with self.clock("exchange"):
             ids, gradients = self._table.collect(departing)
         self.steps += 1

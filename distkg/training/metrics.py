@@ -79,7 +79,7 @@ def metrics_by_half_link(ranking: Ranking, facts: np.ndarray, num_relations: int
     return {name: metrics for name, metrics in zip(HALF_LINKS, _grouped(ranking, code, 4), strict=True) if metrics}
 
 
-def some_of(triples: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
+def subsample(triples: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
     """So many of the triples [n, 3] at random, always the same; all where there are fewer, or without a limit."""
     if limit is None or limit >= len(triples):
         return triples
@@ -114,7 +114,7 @@ def evaluate_triples(
 
 
 def evaluate_ranks(store: Store, split: str, rank: Rank, limit: int | None = None, seed: int = 0) -> dict[str, Any]:
-    """Filtered metrics of a split of the store, or of ``some_of`` its triples.
+    """Filtered metrics of a split of the store, or of ``subsample`` its triples.
 
     Returns:
         ``split``; ``metrics`` over both sides; ``by_side``; ``by_category``; ``by_half_link``; ``by_relation``, a list
@@ -127,7 +127,7 @@ def evaluate_ranks(store: Store, split: str, rank: Rank, limit: int | None = Non
     triples = store.triples(split)
     if not len(triples):
         raise StoreError(f"split {split!r} of {store.shown} holds no triples. Splits: {store.manifest.triples}")
-    triples = some_of(triples, limit, seed)
+    triples = subsample(triples, limit, seed)
     ranking = rank(triples, known_answers_of(store, triples))
     facts = store.triples("train")
     categories = relation_categories(facts, store.num_relations)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from distkg.config import RunConfig
 from distkg.foundation import FoundationModel
-from distkg.negatives.alike import RelationTable, table_of
 from distkg.negatives.base import parse_source_options
 from distkg.negatives.kmas import KmasOptions
-from distkg.negatives.mined import Weights, usable_relations
-from distkg.training.foundation_model import start_of
+from distkg.negatives.relation_miner import Weights, usable_relations
+from distkg.negatives.relation_similarity import RelationTable, table_of
+from distkg.training.foundation_model import initial_model
 from distkg.training.graphs import LearnedGraph
 from distkg.training.randomness import mixed_seed
 
@@ -51,7 +51,7 @@ class EncoderMiner:
         assert isinstance(options, KmasOptions)
         self._options = options
         self._usable = [usable_relations(graph.source.graph) for graph in graphs]
-        self._model = start_of(config, [graph.store.manifest for graph in graphs]).eval()
+        self._model = initial_model(config, [graph.store.manifest for graph in graphs]).eval()
         self._parameters = dict(self._model.named_parameters())
 
     def __call__(self, version: int, weights: Weights) -> dict[str, RelationTable]:

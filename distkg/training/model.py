@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from distkg.config import RunConfig
-from distkg.kernels.rows import take_rows
+from distkg.kernels.gather_scatter import take_rows
 from distkg.scoring import Scorer, make_scorer
 from distkg.sharding.optimizers import OPTIMIZERS
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.table import ShardedTable
-from distkg.training.hardness import make_hardness
+from distkg.training.activation import make_hardness
 from distkg.training.randomness import Purpose, stream
 
 _FILL_ROWS = 1 << 14

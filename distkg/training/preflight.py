@@ -16,10 +16,10 @@ from distkg.training.foundation_model import is_foundation
 from distkg.training.foundation_plan import plan_foundation
 from distkg.training.graphs import graphs_of
 from distkg.training.machine import Machine, measure, memory_limit
+from distkg.training.objective import check_objective, check_sources
 from distkg.training.plan import Plan, count_distinct_queries, plan
 from distkg.training.precision import missing_precisions_here
 from distkg.training.provenance import open_named
-from distkg.training.task import check_objective, check_sources
 
 COUNTED_TRIPLES = 5_000_000  # above this, distinct queries are not counted, and the estimate of time is an upper bound
 

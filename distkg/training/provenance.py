@@ -30,7 +30,7 @@ from distkg.registry import Registry, UnknownNameError
 from distkg.scoring import SCORERS
 from distkg.training.checkpoint_files import MANIFEST, CheckpointError, Manifest, is_committed, read_manifest
 from distkg.training.graphs import graphs_of
-from distkg.training.record import RunFolder
+from distkg.training.run_dir import RunFolder
 
 FORMAT = 1
 KEY = "provenance"

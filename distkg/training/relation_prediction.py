@@ -16,14 +16,14 @@ from distkg.config import RunConfig
 from distkg.data.known_relations import KnownRelations
 from distkg.data.store import Store
 from distkg.foundation import MODELS
-from distkg.foundation.reasoner import Reasoner
-from distkg.negatives import Moment, Queries
+from distkg.foundation.graph_scorer import GraphScorer
+from distkg.negatives import Queries, TrainingProgress
 from distkg.objectives import EXCLUDED
 from distkg.training.foundation import FoundationLearner
-from distkg.training.foundation_batches import Asked
+from distkg.training.foundation_batches import FoundationBatch
 from distkg.training.foundation_loop import FoundationLoop
 from distkg.training.graphs import LearnedGraph
-from distkg.training.metrics import ranking_metrics, some_of
+from distkg.training.metrics import ranking_metrics, subsample
 from distkg.training.relation_ranking import known_relations_of, rank_relations
 
 
@@ -47,7 +47,7 @@ class RelationLoop(FoundationLoop):
         super().__init__(*given, **more)
         self._known: dict[str, KnownRelations] = {}
 
-    def loss(self, asked: Asked, moment: Moment) -> Tensor:
+    def loss(self, asked: FoundationBatch, moment: TrainingProgress) -> Tensor:
         """Mean over the facts; other relations that are known between their entities are left out."""
         graph, device = asked.graph, self._ranks.device
         head, relation, tail = as_triples(asked.queries, graph.relations).unbind(1)
@@ -72,10 +72,10 @@ class RelationLearner(FoundationLearner):
 
     def _metrics(self, graph: LearnedGraph, split: str) -> dict[str, float]:
         limit, seed = self._config.evaluate.max_final_triples, self._config.train.seed
-        return ranking_metrics(self._rank(graph, some_of(graph.store.triples(split), limit, seed)))
+        return ranking_metrics(self._rank(graph, subsample(graph.store.triples(split), limit, seed)))
 
     def _rank(self, graph: LearnedGraph, triples: np.ndarray, known: Any = None) -> Any:
-        reasoner = Reasoner(self.model, graph.facts)
+        reasoner = GraphScorer(self.model, graph.facts)
         size = self._config.evaluate.batch_size
         facts = known_relations_of(graph.store, triples)
         hurries = self._stop.hurries

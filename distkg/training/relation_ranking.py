@@ -12,10 +12,10 @@ from torch import Tensor
 from distkg.data.known_relations import KnownRelations
 from distkg.data.store import Store, StoreError
 from distkg.foundation import FoundationModel
-from distkg.foundation.reasoner import Reasoner
+from distkg.foundation.graph_scorer import GraphScorer
 from distkg.sharding.ranks import Ranks
 from distkg.training.blocks import ScoreError
-from distkg.training.metrics import Metrics, ranking_metrics, some_of
+from distkg.training.metrics import Metrics, ranking_metrics, subsample
 from distkg.training.ranking import Ranking, never
 
 BATCH_SIZE = 16  # pairs; a question looks at the whole graph
@@ -98,7 +98,7 @@ def evaluate_relations(
     triples: int | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
-    """Metrics of a split's relations, or those of ``some_of`` its triples, reasoned from the training facts of the
+    """Metrics of a split's relations, or those of ``subsample`` its triples, reasoned from the training facts of the
     store.
 
     Returns:
@@ -112,9 +112,9 @@ def evaluate_relations(
     asked = store.triples(split)
     if not len(asked):
         raise StoreError(f"split {split!r} of {store.shown} holds no triples. Splits: {store.manifest.triples}")
-    asked = some_of(asked, triples, seed=0)
+    asked = subsample(asked, triples, seed=0)
     known = known_relations_of(store, asked) if filtered else None
-    reasoner = Reasoner(model, model.graph_of(store))
+    reasoner = GraphScorer(model, model.graph_of(store))
     ranking = rank_relations(reasoner.relation_scores, asked, known, batch_size=batch_size)
     return {"split": split, "metrics": ranking_metrics(ranking), "by_relation": _by_relation(ranking, store)}
 

@@ -26,7 +26,7 @@ from distkg.training.provenance import (
     recorded_config,
     warn_unrecorded,
 )
-from distkg.training.record import RunFolder
+from distkg.training.run_dir import RunFolder
 
 SHAPED_BY_EPOCHS = ("linear", "cosine")
 _log = logging.getLogger(__name__)

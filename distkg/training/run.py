@@ -22,16 +22,16 @@ from distkg.training.foundation import FoundationLearner
 from distkg.training.foundation_model import is_foundation
 from distkg.training.learner import Learner
 from distkg.training.loop import WINDOW
-from distkg.training.memory import keep_freed_memory, peak_rss_mb
+from distkg.training.malloc_settings import keep_freed_memory, peak_rss_mb
 from distkg.training.precision import missing_precisions
 from distkg.training.progress import Progress
 from distkg.training.provenance import KEY as PROVENANCE
 from distkg.training.provenance import recorded_in, write_provenance
-from distkg.training.record import Record, RunFolder, versions
 from distkg.training.relation_prediction import RelationLearner, ranks_relations
 from distkg.training.resume import Change, check_resume, compare
+from distkg.training.run_dir import Record, RunFolder, versions
 from distkg.training.schedule import Schedule
-from distkg.training.services import ALONE, Services
+from distkg.training.services import LOCAL_SERVICES, Services
 from distkg.training.stopping import StopAsked
 
 REPORT_SECONDS = 10.0
@@ -53,7 +53,7 @@ def train_on_rank(
     resume: bool = False,
     accept_changes: bool = False,
     listener: Listener | None = None,
-    services: Services = ALONE,
+    services: Services = LOCAL_SERVICES,
 ) -> Record:
     """Train, keep the best validated checkpoint, evaluate it; collective.
 
@@ -151,7 +151,7 @@ class Training:
             every = self.config.checkpoint.every_steps or self.learner.steps_per_epoch
             last = min(self.learner.steps_per_epoch, (progress.step // every + 1) * every)
             before = progress.step
-            progress.step = self.loop.run(progress.epoch, before, last, self._go_on)
+            progress.step = self.loop.run(progress.epoch, before, last, self._should_continue)
             progress.steps += progress.step - before
             if self._stopping:
                 self._save_and_leave()
@@ -167,10 +167,10 @@ class Training:
 
     def _after_epoch(self) -> None:
         config, epoch = self.config, self.progress.epoch
-        go_on = self._go_on(0)
+        should_continue = self._should_continue(0)
         if self._stopping:
             self._save_and_leave(before_validation=True)
-        if not go_on:
+        if not should_continue:
             self._stop("time_limit_seconds")
         if epoch % config.evaluate.every == 0 or epoch == config.train.epochs or self.progress.stopped:
             self._validate_and_save()
@@ -203,7 +203,7 @@ class Training:
         self._report(metrics)
         self._save(best=gained)
 
-    def _go_on(self, step: int) -> bool:
+    def _should_continue(self, step: int) -> bool:
         """Asked before each window of steps and after an epoch: reports now and then; collective."""
         due = step > 0 and time.perf_counter() - self._reported > REPORT_SECONDS
         limit = self.config.train.time_limit_seconds
@@ -248,7 +248,7 @@ class Training:
 
     def _report(self, valid: dict[str, float] | None = None, step: int | None = None) -> None:
         """One line of metrics.jsonl; collective."""
-        loss = self.loop.take_loss()
+        loss = self.loop.pop_mean_loss()
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}")
         now = time.perf_counter()
@@ -450,6 +450,6 @@ class Training:
         }
         if self.ranks.first:
             self._check_writer()
-            self.learner.leave_model(self.folder.path)
+            self.learner.export_model(self.folder.path)
             self.folder.write_result(result)
         return result

@@ -22,7 +22,7 @@ from distkg.data.local_path import local_path
 from distkg.printable import printable
 from distkg.redaction import redact
 from distkg.training.provenance import Provenance, read_provenance, warn_unrecorded, write_provenance
-from distkg.training.record import LEASE
+from distkg.training.run_dir import LEASE
 from distkg.training.space import Parameters, Space, read_space, space_yaml, with_parameters
 
 State = Literal["finished", "pruned", "failed"]

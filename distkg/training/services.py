@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from distkg.negatives.ahead import PoolOf
-from distkg.negatives.mined import MinerOf
+from distkg.negatives.prefetch import PoolOf
+from distkg.negatives.relation_miner import MinerOf
 from distkg.training.graphs import GraphOf
 from distkg.training.stopping import StopRequest
 
@@ -34,4 +34,4 @@ class Services:
     stop: StopRequest = field(default_factory=StopRequest)
 
 
-ALONE = Services()
+LOCAL_SERVICES = Services()

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.config import RunConfig
+from distkg.kernels.gather_scatter import add_rows
 from distkg.kernels.products import products_in
-from distkg.kernels.rows import add_rows
 from distkg.kernels.similarity import DOT, Similarity
-from distkg.negatives import Made
+from distkg.negatives import GeneratedNegatives
 from distkg.objectives import ALL_ENTITIES, EXCLUDED, REGULARIZERS, SAMPLED, Answers, OneVsAll, spread
 from distkg.training.batches import AllEntitiesBatch, Batch, QuerySampledBatch, SampledBatch
 from distkg.training.model import Model
@@ -21,7 +21,7 @@ from distkg.training.precision import product_precision
 
 
 @dataclass(frozen=True)
-class Computed:
+class StepResult:
     """What a step leaves behind, besides the gradients of replicated parameters in their ``.grad``.
 
     Attributes:
@@ -39,7 +39,7 @@ class Computed:
 class Step(Protocol):
     """Loss and gradients of a batch."""
 
-    def __call__(self, batch: Batch, rows: Tensor) -> Computed: ...
+    def __call__(self, batch: Batch, rows: Tensor) -> StepResult: ...
 
 
 class SampledStep:
@@ -50,16 +50,16 @@ class SampledStep:
         self._objective = SAMPLED[config.objective.name](config.objective)
         self._penalty = Penalty(model, config)
 
-    def __call__(self, batch: Batch, rows: Tensor) -> Computed:
+    def __call__(self, batch: Batch, rows: Tensor) -> StepResult:
         assert isinstance(batch, SampledBatch)
         similarity, candidates = self._model.hardness.similarity, self._model.scorer.candidates
-        asked = Asked(self._model, batch, rows)
+        asked = ScoredQueries(self._model, batch, rows)
         if batch.sharing > 1:
-            drawn = Taken(rows, batch.negatives.flatten())
+            drawn = GatheredRows(rows, batch.negatives.flatten())
             count = batch.negatives.shape[1]
             negative = score_shared(similarity, asked.query, candidates(drawn.rows), count, batch.sharing)
         else:
-            drawn = Taken(rows)
+            drawn = GatheredRows(rows)
             negative = similarity.indexed(asked.query, candidates(drawn.rows), batch.negatives)
         if batch.left_out is not None:
             negative = negative.masked_fill(batch.left_out, EXCLUDED)
@@ -68,9 +68,9 @@ class SampledStep:
             loss = loss + batch.made.weight * self._made_loss(asked, batch.made, drawn)
         loss = loss / batch.queries
         loss.backward()
-        return Computed(loss.detach(), gradient_of(rows, *asked.taken, drawn))
+        return StepResult(loss.detach(), gradient_of(rows, *asked.taken, drawn))
 
-    def _made_loss(self, asked: Asked, made: Made, drawn: Taken) -> Tensor:
+    def _made_loss(self, asked: ScoredQueries, made: GeneratedNegatives, drawn: GatheredRows) -> Tensor:
         """Of negatives made for each query (DANS-KGC, equation 15); vectors are constants, entities learn."""
         similarity, candidates = self._model.hardness.similarity, self._model.scorer.candidates
         if made.entities is not None:
@@ -84,7 +84,7 @@ class SampledStep:
         return (self._objective(asked.positive, negative, made.growth) * some).sum()
 
 
-class Taken:
+class GatheredRows:
     """Rows of a batch by index, or all of them, as a leaf of the graph of gradients."""
 
     def __init__(self, rows: Tensor, index: Tensor | None = None) -> None:
@@ -101,7 +101,7 @@ class Taken:
             add_rows(total, self._index, self.rows.grad)
 
 
-class Asked:
+class ScoredQueries:
     """Queries of a batch with one answer each.
 
     Attributes:
@@ -111,7 +111,7 @@ class Asked:
     """
 
     def __init__(self, model: Model, batch: SampledBatch | QuerySampledBatch, rows: Tensor) -> None:
-        self._anchor, self._answer = self.taken = Taken(rows, batch.anchor), Taken(rows, batch.answer)
+        self._anchor, self._answer = self.taken = GatheredRows(rows, batch.anchor), GatheredRows(rows, batch.answer)
         self._relation = model.relation_rows(batch.relation)
         self.query = model.training_query(self._anchor.rows, batch.relation, self._relation)
         self.positive = model.hardness.similarity.pairs(self.query, model.scorer.candidates(self._answer.rows))
@@ -121,7 +121,7 @@ class Asked:
         return penalty(self._anchor.rows, self._relation, self._answer.rows)
 
 
-def gradient_of(rows: Tensor, *uses: Taken) -> Tensor:
+def gradient_of(rows: Tensor, *uses: GatheredRows) -> Tensor:
     """Gradient of a batch's rows, float32 [u, width], from those of all that was taken of them."""
     total = torch.zeros_like(rows)
     for taken in uses:
@@ -147,10 +147,10 @@ class AllEntitiesStep:
         self._products = product_precision(config, model.ranks.device)
         self._penalty = Penalty(model, config)
 
-    def __call__(self, batch: Batch, rows: Tensor) -> Computed:
+    def __call__(self, batch: Batch, rows: Tensor) -> StepResult:
         assert isinstance(batch, AllEntitiesBatch)
         model, ranks = self._model, self._model.ranks
-        anchor = Taken(rows, batch.anchor)
+        anchor = GatheredRows(rows, batch.anchor)
         relation = model.relation_rows(batch.relation)
         query = model.training_query(anchor.rows, batch.relation, relation)
         own = model.entities.local.float().detach().requires_grad_()
@@ -167,7 +167,7 @@ class AllEntitiesStep:
         torch.autograd.backward([query, penalty], [grad_query, torch.ones_like(penalty)])
         every_row = _through_candidates(own, candidates, reduced.candidates)
         answer_penalty = self._penalty.of_answers(own.detach(), batch.answers.row, total, every_row)
-        return Computed(reduced.loss + penalty.detach() + answer_penalty, gradient_of(rows, anchor), every_row)
+        return StepResult(reduced.loss + penalty.detach() + answer_penalty, gradient_of(rows, anchor), every_row)
 
 
 class QuerySamplingStep:
@@ -184,10 +184,10 @@ class QuerySamplingStep:
         self._products = product_precision(config, model.ranks.device)
         self._penalty = Penalty(model, config)
 
-    def __call__(self, batch: Batch, rows: Tensor) -> Computed:
+    def __call__(self, batch: Batch, rows: Tensor) -> StepResult:
         assert isinstance(batch, QuerySampledBatch)
         model, ranks = self._model, self._model.ranks
-        asked = Asked(model, batch, rows)
+        asked = ScoredQueries(model, batch, rows)
         alignment = (asked.positive.square() if self._square else -asked.positive).sum()
         alignment = (alignment + asked.penalty(self._penalty)) / batch.queries
 
@@ -208,7 +208,7 @@ class QuerySamplingStep:
         torch.autograd.backward([alignment, sampled], [torch.ones_like(alignment), self._weight * grad_sampled])
         every_row = _through_candidates(own, candidates, kept_away.candidates.mul_(self._weight))
         loss = alignment.detach() + self._weight * kept_away.loss
-        return Computed(loss, gradient_of(rows, *asked.taken), every_row)
+        return StepResult(loss, gradient_of(rows, *asked.taken), every_row)
 
 
 class NonNegativeStep:
@@ -224,17 +224,17 @@ class NonNegativeStep:
         self._weight, self._radius = config.objective.uniformity, config.objective.radius
         self._penalty = Penalty(model, config)
 
-    def __call__(self, batch: Batch, rows: Tensor) -> Computed:
+    def __call__(self, batch: Batch, rows: Tensor) -> StepResult:
         assert isinstance(batch, QuerySampledBatch)
         model = self._model
-        asked = Asked(model, batch, rows)
+        asked = ScoredQueries(model, batch, rows)
         alignment = (asked.positive - self._best).square().sum()
         alignment = (alignment + asked.penalty(self._penalty)) / batch.queries
         alignment.backward()
         own = model.entities.local.float()
         loss, every_row = spread(own, self._radius, model.num_entities, model.ranks)
         every_row *= self._weight
-        return Computed(alignment.detach() + self._weight * loss, gradient_of(rows, *asked.taken), every_row)
+        return StepResult(alignment.detach() + self._weight * loss, gradient_of(rows, *asked.taken), every_row)
 
 
 def _through_candidates(own: Tensor, candidates: Tensor, gradient: Tensor) -> Tensor:

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from distkg.negatives import Negatives, Queries
-from distkg.negatives.ahead import ahead_sources, tables_of
 from distkg.negatives.dans.curriculum import BAND_NAMES
-from distkg.negatives.deliveries import Deliveries
 from distkg.negatives.kmas import Kmas
 from distkg.negatives.mixture import parts_of
 from distkg.negatives.pool_events import EventKind, PoolEvent, PoolEventLog
+from distkg.negatives.prefetch import ahead_sources, tables_of
+from distkg.negatives.prefetch_stats import Deliveries
 from distkg.sharding.ranks import Ranks
 from distkg.training.batches import Batches, SampledBatches
-from distkg.training.live import ModelView
 from distkg.training.model import Model
-from distkg.training.record import Record
+from distkg.training.run_dir import Record
+from distkg.training.sharded_model_view import ShardedModelView
 
 COUNTED = ("delivered", "late", "old", "broken", "refused", "failed", "lost")
 CONSEQUENCES: dict[EventKind, str] = {
@@ -37,14 +37,14 @@ QUANTILES = 33  # of each worker's ages, for the median over all
 def negative_telemetry(batches: Batches, model: Model) -> NegativeTelemetry | None:
     """For a training whose negatives look at queries; None for others, whose negatives are all alike."""
     if isinstance(batches, SampledBatches) and batches.source.looks_at_queries:
-        return NegativeTelemetry(batches, ModelView(model))
+        return NegativeTelemetry(batches, ShardedModelView(model))
     return None
 
 
 class NegativeTelemetry:
     """Reports on the negatives of a training; collective."""
 
-    def __init__(self, batches: SampledBatches, view: ModelView) -> None:
+    def __init__(self, batches: SampledBatches, view: ShardedModelView) -> None:
         self._batches, self._view, self._ranks = batches, view, view.ranks
         self._ahead: list[Counts] = [*ahead_sources(batches.source), *tables_of(batches.source)]
         self._kmas = [part for part in parts_of(batches.source) if isinstance(part, Kmas)]
@@ -78,7 +78,7 @@ class NegativeTelemetry:
         anywhere = self._scored(asked, uniform).mean(1)
         line: Record = {"uniform_score": self._mean(anywhere)}
         drawn = self._scored(asked, negatives.entities)
-        if not self._batches.source.makes:
+        if not self._batches.source.generates:
             counted = torch.ones_like(drawn, dtype=torch.bool) if negatives.left_out is None else ~negatives.left_out
             if isinstance(self._batches.source, Kmas):
                 counted[:, self._batches.source.hard(self._batches.count) :] = False

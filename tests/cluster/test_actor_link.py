@@ -13,16 +13,16 @@ from ray import exceptions as errors
 
 from distkg.cluster import negative_pool
 from distkg.cluster.actor_link import ActorLink, NoReply
-from distkg.cluster.mining import ActorMiner
 from distkg.cluster.negative_pool import ActorPool
+from distkg.cluster.relation_miner import ActorMiner
 from distkg.config import PoolConfig
 from distkg.kernels.similarity import DOT
-from distkg.negatives import Coming, Moment, Queries, TrainingGraph
-from distkg.negatives.ahead import AheadSource
-from distkg.negatives.alike import RelationTable
-from distkg.negatives.host import SourceHost
+from distkg.negatives import DrawRequest, Queries, TrainingGraph, TrainingProgress
+from distkg.negatives.congestion_window import CongestionWindow
 from distkg.negatives.pool_events import NegativePoolError, PoolEvent
-from distkg.negatives.window import RequestWindow
+from distkg.negatives.prefetch import PrefetchedSource
+from distkg.negatives.relation_similarity import RelationTable
+from distkg.negatives.source_server import SourceServer
 from distkg.sharding.ranks import Ranks
 
 ENTITIES, STEP_SECONDS, STEPS_PER_EPOCH, DEPTH = 40, 0.1, 20, 16
@@ -224,7 +224,7 @@ class Hosting:
     """A ``NegativeActor`` with one source; ``publish`` and ``draw`` have its arguments."""
 
     def __init__(self) -> None:
-        self.host = SourceHost(graph(), "near_miss", {"neighbours": 4}, DOT)
+        self.host = SourceServer(graph(), "near_miss", {"neighbours": 4}, DOT)
 
     def publish(self, key: str, incarnation: str, *piece: Any) -> None:
         self.host.publish(*piece, incarnation)
@@ -254,8 +254,8 @@ def queries() -> Queries:
     return Queries(*torch.from_numpy(graph().queries()[:8]).T.contiguous())
 
 
-def moment(step: int) -> Moment:
-    return Moment(step / STEPS_PER_EPOCH, step / 1000, step)
+def moment(step: int) -> TrainingProgress:
+    return TrainingProgress(step / STEPS_PER_EPOCH, step / 1000, step)
 
 
 class Run:
@@ -266,7 +266,7 @@ class Run:
         config = PoolConfig(actors=len(actors), depth=DEPTH, timeout=0.05, max_age=10_000, hung_after=30.0, **how)
         links = [ActorLink(actor, place, config.hung_after, {}) for place, actor in enumerate(actors)]
         self.pool = ActorPool(links, "0", 0, 1, config, "group")
-        self.source = AheadSource(graph(), "near_miss", {"neighbours": 4}, self.pool, config)
+        self.source = PrefetchedSource(graph(), "near_miss", {"neighbours": 4}, self.pool, config)
         self.source.attach(TableModel())  # type: ignore[arg-type]
 
     def epoch(self) -> float:
@@ -274,7 +274,7 @@ class Run:
         for _ in range(STEPS_PER_EPOCH):
             if self.step % 8 == 0:
                 ahead = range(self.step, self.step + DEPTH + 8)
-                self.source.expect([Coming(moment(step), queries(), 3, step) for step in ahead])
+                self.source.prefetch([DrawRequest(moment(step), queries(), 3, step) for step in ahead])
             self.source.advance(moment(self.step))
             self.source.draw(queries(), 3, torch.Generator().manual_seed(self.step))
             self.ray.sleep(STEP_SECONDS)
@@ -318,14 +318,14 @@ def test_actors_that_were_slow_before_they_died_are_asked_for_everything_again(
         return run.epoch()
 
     assert recovered() == 1.0
-    monkeypatch.setattr(RequestWindow, "reset", lambda self: None)
+    monkeypatch.setattr(CongestionWindow, "reset", lambda self: None)
     assert recovered() < 0.7, "what was learned of the dead is held against their successors"
 
 
 def test_what_the_dead_owed_is_lost_and_not_late(ray: FakeRay) -> None:
     actor = ray.actor(Hosting, seconds=0.5, restart=6.0)
     run = Run(ray, [actor])
-    run.source.expect([Coming(moment(step), queries(), 3, step) for step in range(4)])
+    run.source.prefetch([DrawRequest(moment(step), queries(), 3, step) for step in range(4)])
     actor.die()
     ray.sleep(2.0)
     for step in range(4):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distkg.cluster.mining import Remembered, mines_of
+from distkg.cluster.relation_miner import Remembered, mines_of
 from distkg.config import RunConfig
 from distkg.data.generate import generate
-from distkg.negatives.alike import RelationTable
-from distkg.negatives.mined import Weights
+from distkg.negatives.relation_miner import Weights
+from distkg.negatives.relation_similarity import RelationTable
 
 
 def table(version: int) -> RelationTable:

@@ -13,7 +13,7 @@ from distkg.cluster import actor_link
 from distkg.cluster.actor_link import ActorLink, Process
 from distkg.cluster.negative_pool import ActorPool
 from distkg.config import PoolConfig
-from distkg.negatives import Moment
+from distkg.negatives import TrainingProgress
 from distkg.negatives.messages import Reply, Request
 
 PROCESS = Process("node", 1, 1)
@@ -51,7 +51,7 @@ def pool(ray: FakeRay) -> ActorPool:
 
 
 def request(number: int) -> Request:
-    return Request(number, 0, np.zeros((1, 3), np.int64), 1, 0, Moment(step=number), None, None, -1)
+    return Request(number, 0, np.zeros((1, 3), np.int64), 1, 0, TrainingProgress(step=number), None, None, -1)
 
 
 def number_of(reply: Any) -> int:

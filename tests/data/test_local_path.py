@@ -22,9 +22,9 @@ from distkg.reporting.comparison import write_comparison
 from distkg.reporting.page import write_page
 from distkg.reporting.report import write_report
 from distkg.reporting.search import read_search
-from distkg.training.record import RunFolder
+from distkg.training.load_run import load_run
+from distkg.training.run_dir import RunFolder
 from distkg.training.search_folder import SearchFolder
-from distkg.training.trained import load_run
 
 ADDRESSES = ["s3://b/x", "gs://b/x", "hdfs://host:9000/x", "S3://b", "abfs://a@b/x", "https://host/x", "s3:/b/x"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from distkg.cluster.negative_pool import NegativeActor
 from distkg.negatives import SOURCES
-from distkg.negatives.host import SourceHost
+from distkg.negatives.source_server import SourceServer
 
 SOURCE = "near_miss"
 Method = Callable[..., Any]
@@ -61,7 +61,7 @@ class RaisesInDraw(NegativeActor):
 
 class RepliesUnreadably(NegativeActor):
     def __init__(self, *arguments: Any) -> None:
-        replace_method(SourceHost, "answer", unreadable)
+        replace_method(SourceServer, "answer", unreadable)
         super().__init__(*arguments)
 
 
@@ -94,7 +94,7 @@ class DiesOnceInPublication(NegativeActor):
                     os._exit(3)
             return real(*arguments)
 
-        replace_method(SourceHost, "publish", dying_once)
+        replace_method(SourceServer, "publish", dying_once)
         super().__init__(config, peer, place)
 
 

@@ -107,14 +107,14 @@ def training_until_enough() -> TrainOnRank:
     def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, services: Any) -> dict[str, Any]:
         from distkg.training import run as module
 
-        go_on = module.Training._go_on
+        should_continue = module.Training._should_continue
 
         def go_on_unless_enough(self: Any, step: int) -> bool:
             enough = ranks.broadcast(torch.tensor([float((run / ENOUGH).exists())]))
-            return go_on(self, step) and not bool(enough)
+            return should_continue(self, step) and not bool(enough)
 
         module.REPORT_SECONDS = 1.0
-        module.Training._go_on = go_on_unless_enough  # type: ignore[method-assign]
+        module.Training._should_continue = go_on_unless_enough  # type: ignore[method-assign]
         return module.train_on_rank(config, run, ranks, resume=resume, listener=listener, services=services)
 
     return train

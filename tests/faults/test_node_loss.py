@@ -88,4 +88,4 @@ def test_graphs_that_lay_on_a_lost_node_are_made_again(cluster: Cluster, tmp_pat
     for store in lost:
         again, own = graph_of(store), LearnedGraph.open(store, config)
         assert torch.equal(again.facts.triples, own.facts.triples)
-        assert torch.equal(again.facts.meetings.giver, own.facts.meetings.giver)
+        assert torch.equal(again.facts.meetings.src, own.facts.meetings.src)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distkg.foundation import FoundationModel, KnowledgeGraph, make_model
-from distkg.foundation.reasoner import Reasoner
+from distkg.foundation.graph_scorer import GraphScorer
 from distkg.kernels.message_moments import Moments
 from distkg.kernels.message_passing import reference_propagate as reference
 
@@ -41,7 +41,7 @@ def graph() -> KnowledgeGraph:
 
 def test_scores_are_made_where_the_model_is(model: FoundationModel) -> None:
     assert model.device == THERE
-    scores = Reasoner(model, graph()).scores(np.array([[0, 1], [2, 3]]))
+    scores = GraphScorer(model, graph()).scores(np.array([[0, 1], [2, 3]]))
     assert (scores.device, scores.shape) == (THERE, (2, 5))
 
 
@@ -61,7 +61,7 @@ def test_gradients_too_with_hidden_facts_and_some_candidates(model: FoundationMo
 def test_edges_are_copied_there_once(model: FoundationModel) -> None:
     whole = graph()
     for _ in range(2):
-        Reasoner(model, whole).scores(np.array([[0, 1]]))
+        GraphScorer(model, whole).scores(np.array([[0, 1]]))
     assert list(whole.facts._elsewhere) == [THERE]
     assert whole.facts.device.type == "cpu"
 

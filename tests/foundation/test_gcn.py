@@ -17,7 +17,7 @@ from distkg.foundation import FoundationModel, GraphMismatchError, KnowledgeGrap
 from distkg.foundation.compgcn import Compgcn, compose
 from distkg.foundation.paths import edge_gradients
 from distkg.foundation.rgcn import Rgcn
-from distkg.foundation.sampling import Surroundings, sampled_scores
+from distkg.foundation.sampling import SubgraphSampler, sampled_scores
 from distkg.sharding.ranks import Ranks
 from distkg.training.foundation_model import check_foundation
 from distkg.training.run import train_on_rank
@@ -128,7 +128,7 @@ def test_a_hidden_fact_is_as_if_it_were_not_there(name: str) -> None:
 def test_facts_that_matter_have_gradients_in_each_layer(name: str) -> None:
     gradients, facts = edge_gradients(model(name), graph(), 0, 1, 4), graph().facts
     assert gradients.shape == (2, 12)
-    last = {int(facts.gatherer[e]) for e in torch.nonzero(gradients[1])[:, 0]}
+    last = {int(facts.dst[e]) for e in torch.nonzero(gradients[1])[:, 0]}
     assert last == {0, 4}, "of the last layer only what the anchor and the answer gather"
 
 
@@ -141,7 +141,7 @@ def test_other_graphs_and_parts_of_one_are_refused(name: str) -> None:
         made(other, torch.tensor([0]), torch.tensor([0]))
     whole = graph()
     with pytest.raises(GraphMismatchError, match="a sampled part has not"):
-        sampled_scores(made, whole, Surroundings(whole, [2]), torch.tensor([0]), torch.tensor([0]))
+        sampled_scores(made, whole, SubgraphSampler(whole, [2]), torch.tensor([0]), torch.tensor([0]))
 
 
 def config(stores: list[str], name: str) -> RunConfig:

@@ -44,10 +44,10 @@ def test_the_best_paths_are_the_best_of_all(seed: int) -> None:
     best = []
     for length in range(1, 4):
         steps = [
-            ([*walked, e], [*met, int(edges.gatherer[e])])
+            ([*walked, e], [*met, int(edges.dst[e])])
             for walked, met in paths
             for e in range(12)
-            if int(edges.giver[e]) == met[-1] and int(edges.gatherer[e]) not in met
+            if int(edges.src[e]) == met[-1] and int(edges.dst[e]) not in met
         ]
         paths = steps
         for walked, met in paths:
@@ -65,7 +65,7 @@ def test_a_path_in_words_follows_the_facts() -> None:
     gradients = torch.zeros(2, len(edges))
     for layer, (head, relation, tail) in enumerate([(0, 1, 4), (3, 1, 4)]):
         for e in range(len(edges)):
-            ends = int(edges.gatherer[e]), int(edges.giver[e])
+            ends = int(edges.dst[e]), int(edges.src[e])
             if int(edges.kind[e]) % 2 == relation and set(ends) == {head, tail}:
                 gradients[layer, e] = 1.0
     (best,) = most_influential(gradients, edges, anchor=0, answer=3, top=1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distkg.foundation import KnowledgeGraph, make_model
-from distkg.foundation.sampling import Sampler, Surroundings, sampled_scores
+from distkg.foundation.sampling import Sampler, SubgraphSampler, sampled_scores
 from tests.with_dgl import SAMPLERS
 
 ENTITIES, RELATIONS = 60, 4
@@ -20,11 +20,11 @@ def graph() -> KnowledgeGraph:
 
 def test_a_neighbourhood_is_a_part_of_the_graph_in_both_directions() -> None:
     whole = graph()
-    part = Surroundings(whole, [2, 2]).of(torch.tensor([5, 9]), seed=1)
+    part = SubgraphSampler(whole, [2, 2]).of(torch.tensor([5, 9]), seed=1)
     facts = set(map(tuple, whole.triples.tolist()))
     found = set()
     edges = part.facts
-    for u, k, v in zip(edges.gatherer.tolist(), edges.kind.tolist(), edges.giver.tolist(), strict=True):
+    for u, k, v in zip(edges.dst.tolist(), edges.kind.tolist(), edges.src.tolist(), strict=True):
         head, tail = int(part.nodes[u]), int(part.nodes[v])
         found.add((head, k, tail) if k < RELATIONS else (tail, k - RELATIONS, head))
     assert found <= facts
@@ -43,7 +43,7 @@ def test_with_room_for_all_facts_scores_are_those_of_the_whole(name: str) -> Non
     model, whole = make_model(name, options).eval(), graph()
     anchor, relation = torch.tensor([1, 7]), torch.tensor([0, 6])
     expected = model(whole, anchor, relation)
-    found = sampled_scores(model, whole, Surroundings(whole, [100] * 12), anchor, relation, torch.arange(ENTITIES))
+    found = sampled_scores(model, whole, SubgraphSampler(whole, [100] * 12), anchor, relation, torch.arange(ENTITIES))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -55,7 +55,7 @@ def test_scores_come_nearer_as_fanouts_grow(sampler: Sampler) -> None:
     expected = model(whole, anchor, relation)
     errors = []
     for fanout in (1, 3, 100):
-        part = Surroundings(whole, [fanout] * 4, sampler)
+        part = SubgraphSampler(whole, [fanout] * 4, sampler)
         found = sampled_scores(model, whole, part, anchor, relation, seed=2)
         errors.append(float((found - expected).detach().abs().mean()))
     assert errors[0] > errors[1] > errors[2]
@@ -67,9 +67,9 @@ def test_an_entity_outside_scores_as_one_without_facts() -> None:
     model, whole = make_model("ultra", {"width": 8, "layers": 2, "hidden": 8}).eval(), graph()
     alone = KnowledgeGraph(whole.triples, ENTITIES + 1, RELATIONS)
     anchor, relation = torch.tensor([4]), torch.tensor([2])
-    part = Surroundings(whole, [1]).of(anchor, seed=0)
+    part = SubgraphSampler(whole, [1]).of(anchor, seed=0)
     outside = next(e for e in range(ENTITIES) if e not in part.nodes)
-    found = sampled_scores(model, whole, Surroundings(whole, [1]), anchor, relation)
+    found = sampled_scores(model, whole, SubgraphSampler(whole, [1]), anchor, relation)
     with torch.no_grad():
         expected = model(alone, anchor, relation)[0, ENTITIES]
     assert float(found[0, outside]) == pytest.approx(float(expected), abs=1e-5)

@@ -39,10 +39,10 @@ def test_sizes_and_names_are_the_published_ones() -> None:
 
 def test_relations_are_alike_above_the_cosine_and_never_with_themselves() -> None:
     edges, cosines = graph(TEXT).alike_in_text(0.8)
-    assert list(zip(edges.gatherer.tolist(), edges.giver.tolist(), strict=True)) == [(0, 3), (3, 0)]
+    assert list(zip(edges.dst.tolist(), edges.src.tolist(), strict=True)) == [(0, 3), (3, 0)]
     assert cosines.tolist() == pytest.approx([0.96, 0.96])
     edges, cosines = graph(TEXT).alike_in_text(0.5)
-    assert list(zip(edges.gatherer.tolist(), edges.giver.tolist(), strict=True)) == [(0, 3), (1, 2), (2, 1), (3, 0)]
+    assert list(zip(edges.dst.tolist(), edges.src.tolist(), strict=True)) == [(0, 3), (1, 2), (2, 1), (3, 0)]
     assert cosines.tolist() == pytest.approx([0.96, 0.6, 0.6, 0.96])
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distkg.foundation import KnowledgeGraph, UnsupportedQuestionError, make_model
-from distkg.foundation.hidden import weights_of_meetings
+from distkg.foundation.graph_scorer import GraphScorer
+from distkg.foundation.leakage_mask import weights_of_meetings
 from distkg.foundation.path_decoder import FactConvolution
-from distkg.foundation.reasoner import Reasoner
 from distkg.foundation.trix_relations import TrixRelations
 from distkg.kernels.edges import Edges
 
@@ -75,12 +75,12 @@ def test_rounds_are_their_sums_written_out() -> None:
             update += updated(convolution, relations, torch.ones(4, 4), meetings, nodes)
         relations = relations + update
     expected = model.mlp(relations[:2])[:, 0]
-    found = Reasoner(model, graph()).relation_scores(np.array([[head, tail], [0, 3]]))
+    found = GraphScorer(model, graph()).relation_scores(np.array([[head, tail], [0, 3]]))
     torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def left_of(edges: Edges, weight: Tensor) -> set[Fact]:
-    sides = (edges.gatherer.tolist(), edges.kind.tolist(), edges.giver.tolist())
+    sides = (edges.dst.tolist(), edges.kind.tolist(), edges.src.tolist())
     return {edge for edge, shown in zip(zip(*sides, strict=True), weight.tolist(), strict=True) if shown}
 
 

@@ -33,12 +33,12 @@ from distkg.training import checkpoint as checkpoint_module
 from distkg.training import checkpoint_files
 from distkg.training import run as run_module
 from distkg.training.checkpoint import CheckpointError, Checkpoints
+from distkg.training.load_run import load_run
 from distkg.training.metrics import evaluate_triples
 from distkg.training.resume import ResumeError
 from distkg.training.run import Training, train_on_rank
 from distkg.training.services import Services
 from distkg.training.stopping import StopRequest
-from distkg.training.trained import load_run
 from tests.distributed import run_ranks
 
 EPOCHS = 4
@@ -124,7 +124,7 @@ def half_removed(folder: Path) -> None:
 
 ASKED = "asked"  # to stop, as by a signal: a checkpoint is written at once, and nothing is lost
 POINTS: dict[str, tuple[Any, str, Callable[..., Any] | None]] = {
-    "step": (Training, "_go_on", None),
+    "step": (Training, "_should_continue", None),
     "report": (Training, "_report", None),
     "begin": (checkpoint_module, "begin", None),
     "file": (checkpoint_module, "write_file", half_a_file),
@@ -146,18 +146,18 @@ def process(kill: Kill | None = None, rank: int = 0) -> Iterator[None]:
     def seconds(training: Training) -> float:
         return training.progress.seconds + turns[0]
 
-    def go_on(training: Training, step: int) -> bool:
+    def should_continue(training: Training, step: int) -> bool:
         if kill is not None and kill.point == ASKED and turns[0] >= kill.count and kill.rank in (None, rank):
             training.stop.asked = True
         found: bool = original_go_on(training, step)
         turns[0] += 1
         return found
 
-    turns, original_go_on = [0.0], Training._go_on
+    turns, original_go_on = [0.0], Training._should_continue
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(run_module, "Checkpoints", Followed)
         patches.setattr(Training, "_seconds", seconds)
-        patches.setattr(Training, "_go_on", go_on)
+        patches.setattr(Training, "_should_continue", should_continue)
         patches.setattr(Training, "_window", lambda training: 8)  # which else depends on the time
         patches.setattr(checkpoint_files, "_to_disk", lambda path: None)  # the machine does not die, and it takes long
         if kill is not None and kill.point != ASKED and kill.rank in (None, rank):

@@ -22,8 +22,8 @@ from distkg.cluster.run_folder import RunFolderError
 from distkg.cluster.session import ray_session
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
-from distkg.training.record import RunFolder
 from distkg.training.run import train_on_rank
+from distkg.training.run_dir import RunFolder
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

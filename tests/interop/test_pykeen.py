@@ -21,8 +21,8 @@ from distkg.data.prepare import prepare
 from distkg.interop.pykeen import SAMPLERS, SourceSampler
 from distkg.negatives import SOURCES, Negatives, SourceError
 from distkg.sharding.ranks import Ranks
+from distkg.training.load_run import load_run
 from distkg.training.run import train_on_rank
-from distkg.training.trained import load_run
 
 ENTITIES, RELATIONS = 25, 3
 

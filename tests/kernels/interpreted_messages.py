@@ -29,9 +29,9 @@ Sizes = tuple[int, int, int, int]
 
 def some_edges(nodes: int, kinds: int, count: int, generator: torch.Generator) -> Edges:
     """A third of them gathered by node 0; parallel ones among them."""
-    gatherer, kind, giver = (torch.randint(most, (count,), generator=generator) for most in (nodes, kinds, nodes))
-    gatherer[: count // 3] = 0
-    return Edges.of(gatherer, kind, giver, nodes, kinds)
+    dst, kind, src = (torch.randint(most, (count,), generator=generator) for most in (nodes, kinds, nodes))
+    dst[: count // 3] = 0
+    return Edges.of(dst, kind, src, nodes, kinds)
 
 
 def numbers(count: int, generator: torch.Generator) -> Tensor:
@@ -59,7 +59,7 @@ def written_by_hand() -> None:
 
 
 def many_edges() -> None:
-    """Hubs of many pieces among givers, gatherers and kinds; vectors in several blocks; no edges at all."""
+    """Hubs of many pieces among sources, destinations and kinds; vectors in several blocks; no edges at all."""
     for sizes, width in (((4, 2, 200, 2), 6), ((3, 2, 12, 1), 150), ((9, 3, 0, 2), 4)):
         compare("distmult", sizes, width, shared=True, seed=0)
         compare_moments("distmult", sizes, width, shared=True, seed=0)

@@ -12,8 +12,8 @@ from distkg.kernels.edges import Edges, Rows
 
 def few() -> Edges:
     """0 gathers from 1 by kind 1 and from 2 by kind 0, 2 from 0 twice by kind 1; nobody gathers at 1 and 3."""
-    gatherer, kind, giver = torch.tensor([(0, 1, 1), (2, 1, 0), (0, 0, 2), (2, 1, 0)]).T
-    return Edges.of(gatherer, kind, giver, 4, 3)
+    dst, kind, src = torch.tensor([(0, 1, 1), (2, 1, 0), (0, 0, 2), (2, 1, 0)]).T
+    return Edges.of(dst, kind, src, 4, 3)
 
 
 def as_lists(rows: Rows) -> tuple[list[int], ...]:
@@ -23,7 +23,7 @@ def as_lists(rows: Rows) -> tuple[list[int], ...]:
 
 def test_orders_written_by_hand() -> None:
     edges = few()
-    triples = zip(edges.gatherer.tolist(), edges.kind.tolist(), edges.giver.tolist(), strict=True)
+    triples = zip(edges.dst.tolist(), edges.kind.tolist(), edges.src.tolist(), strict=True)
     assert list(triples) == [(0, 0, 2), (0, 1, 1), (2, 1, 0), (2, 1, 0)]
     assert as_lists(edges.by_gatherer) == ([0, 2, 2, 4, 4], [2, 1, 0, 0], [0, 1, 1, 1], [0, 1, 2, 3])
     assert as_lists(edges.by_giver) == ([0, 2, 3, 4, 4], [2, 2, 0, 0], [1, 1, 1, 0], [2, 3, 1, 0])
@@ -52,15 +52,15 @@ def test_a_copy_for_a_device_is_made_once() -> None:
     assert edges.to(torch.device("cpu")) is edges
     there = edges.to(device)
     assert edges.to(device) is there
-    assert {side.device for side in (there.gatherer, there.giver, there.kind, there.offsets)} == {device}
+    assert {side.device for side in (there.dst, there.src, there.kind, there.offsets)} == {device}
     assert (there.nodes, there.kinds, len(there)) == (4, 3, 4)
 
 
 def test_pieces_written_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distkg.kernels.edges.PIECE", 2)
     # Rows of 5, 0, 2 and 3 edges: three pieces, one without edges, one, two.
-    gatherer = torch.tensor([0] * 5 + [2] * 2 + [3] * 3)
-    pieces = Edges.of(gatherer, torch.zeros(10, dtype=torch.int64), torch.arange(10), 10, 1).by_gatherer.pieces
+    dst = torch.tensor([0] * 5 + [2] * 2 + [3] * 3)
+    pieces = Edges.of(dst, torch.zeros(10, dtype=torch.int64), torch.arange(10), 10, 1).by_gatherer.pieces
     assert pieces.starts[:8].tolist() == [0, 2, 4, 5, 5, 7, 9, 10]
     assert pieces.target[:7].tolist() == [-1, -2, -3, 1, 2, -4, -5]
     assert pieces.target[7:].tolist() == [4, 5, 6, 7, 8, 9]

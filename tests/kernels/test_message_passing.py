@@ -25,7 +25,7 @@ def test_numbers_written_by_hand() -> None:
     edges = Edges.of(torch.tensor([2, 0, 0]), torch.tensor([1, 1, 0]), torch.tensor([2, 2, 1]), 3, 2)
     states = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]])
     relations = torch.tensor([[[10.0, 1.0], [0.0, -1.0]]])
-    weight = torch.tensor([1.0, 2.0, 1.0])  # in the order (gatherer, kind, giver)
+    weight = torch.tensor([1.0, 2.0, 1.0])  # in the order (dst, kind, src)
     expected = {
         "distmult": [[30.0, 4 - 2 * 6], [0.0, 0.0], [0.0, -6.0]],
         "transe": [[13 + 2 * 5.0, 5 + 2 * 5.0], [0.0, 0.0], [5.0, 5.0]],
@@ -85,7 +85,7 @@ def test_an_edge_of_weight_0_is_as_if_it_were_not_there() -> None:
     weight = torch.ones(20)
     weight[5:9] = 0
     kept = torch.cat([torch.arange(5), torch.arange(9, 20)])
-    rest = Edges.of(edges.gatherer[kept], edges.kind[kept], edges.giver[kept], 6, 3)
+    rest = Edges.of(edges.dst[kept], edges.kind[kept], edges.src[kept], 6, 3)
     assert torch.equal(propagate(states, relations, edges, weight), propagate(states, relations, rest))
 
 

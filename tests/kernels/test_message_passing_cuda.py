@@ -22,13 +22,13 @@ NODES, KINDS, EDGES, BATCH = 500, 12, 20_000, 3
 def problem(width: int, shared: bool) -> tuple[Edges, list[Tensor]]:
     """Node 0 gathers a fifth of the edges, the last ones are alone; a third of the weights is 0. Edges stay on CPU."""
     generator = torch.Generator().manual_seed(width)
-    gatherer, kind, giver = (torch.randint(most, (EDGES,), generator=generator) for most in (490, KINDS, 490))
-    gatherer[: EDGES // 5] = 0
+    dst, kind, src = (torch.randint(most, (EDGES,), generator=generator) for most in (490, KINDS, 490))
+    dst[: EDGES // 5] = 0
     weight = torch.rand(EDGES, generator=generator) + 0.5
     weight[::3] = 0
     shapes = (BATCH, NODES, width), (1 if shared else BATCH, KINDS, width)
     leaves = [torch.randn(shape, generator=generator) for shape in shapes]
-    return Edges.of(gatherer, kind, giver, NODES, KINDS), [*leaves, weight]
+    return Edges.of(dst, kind, src, NODES, KINDS), [*leaves, weight]
 
 
 def near(found: Tensor, expected: Tensor, share: float = 1e-5) -> None:

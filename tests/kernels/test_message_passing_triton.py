@@ -36,7 +36,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_here() -> None:
 
         FLOATS = ("first", "second", "weight", "out", "partial", "states", "relations", "gradient", "found",
                   "to_total", "to_squares", "to_largest", "to_smallest")
-        INTS = ("first_of", "second_of", "target", "hubs", "hub_starts", "gatherer", "giver", "kind", "order",
+        INTS = ("first_of", "second_of", "target", "hubs", "hub_starts", "dst", "src", "kind", "order",
                 "whose", "by")
         KINDS = dict.fromkeys(FLOATS, "*fp32") | dict.fromkeys(INTS, "*i32") | {"starts": "*i64"}
 

@@ -18,7 +18,7 @@ PROGRAM = """
 
     from distkg.compilation import njit
     from distkg.kernels import pairwise
-    from distkg.kernels.elementary import exp, log, sine_and_cosine
+    from distkg.kernels.fast_math import exp, log, sine_and_cosine
     from distkg.kernels.jit import _FAST, kernel, kernel_in_order
     from distkg.kernels.prefetch import prefetch_row
 

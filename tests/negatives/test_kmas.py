@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distkg.kernels.similarity import DOT
-from distkg.negatives import Moment, Queries, SourceError, TrainingGraph, make_source
-from distkg.negatives.alike import AlikeOptions, most_alike
+from distkg.negatives import Queries, SourceError, TrainingGraph, TrainingProgress, make_source
 from distkg.negatives.kmas import Kmas, KmasOptions, hard_share
+from distkg.negatives.relation_similarity import AlikeOptions, most_alike
 from distkg.sharding.ranks import Ranks
 
 ENTITIES, RELATIONS = 20, 4
@@ -172,7 +172,7 @@ def test_hard_ones_come_first_and_the_rest_is_uniform() -> None:
     queries = Queries(*torch.from_numpy(graph().queries()).T.contiguous())
     alike = {r: set(graph().queries()[graph().queries()[:, 1] == r, 2].tolist()) for r in range(2 * RELATIONS)}
     for progress, hard in ((0.05, 0), (0.5, 4)):
-        made.advance(Moment(progress=progress))
+        made.advance(TrainingProgress(progress=progress))
         drawn = made.draw(queries, 8, torch.Generator().manual_seed(0)).entities
         inside = torch.tensor(
             [[e in alike[r] for e in row] for r, row in zip(queries.relation.tolist(), drawn.tolist(), strict=True)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distkg.config import ConfigError
-from distkg.negatives import Moment, Queries, SourceError, TrainingGraph, depends_on_query, make_source
+from distkg.negatives import Queries, SourceError, TrainingGraph, TrainingProgress, depends_on_query, make_source
 from distkg.negatives.mixture import Mixture
 from distkg.registry import UnknownNameError
 
@@ -43,7 +43,7 @@ def test_weights_follow_the_training() -> None:
     source = mixture({"source": "corrupt", "weight": [[0.2, 0], [0.6, 1]]}, {"source": "uniform", "weight": 1})
     shares = []
     for progress in (0.0, 0.2, 0.4, 0.6, 1.0):
-        source.advance(Moment(progress=progress))
+        source.advance(TrainingProgress(progress=progress))
         shares.append(source.shares(progress)[0])
     assert shares == pytest.approx([0, 0, 1 / 3, 0.5, 0.5])
 

@@ -20,9 +20,9 @@ from distkg.negatives.pool_events import NegativePoolError
 from distkg.sharding.ranks import Ranks
 from distkg.training.batches import SampledBatches
 from distkg.training.model import Model
+from distkg.training.objective import build_objective, check_objective
 from distkg.training.run import train_on_rank
 from distkg.training.services import Services
-from distkg.training.task import check_objective, make_task
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_a_mixture_follows_the_time_limit_where_that_ends_the_run(store: Path) -
     gone = [0.0]
     opened = Store.open(str(store))
     model = Model(config, opened.num_entities, opened.num_relations, Ranks.single())
-    batches, _ = make_task(config, opened, model, time_gone=lambda: gone[0])
+    batches, _ = build_objective(config, opened, model, time_gone=lambda: gone[0])
     assert isinstance(batches, SampledBatches)
     heard: list[float] = []
     batches.source.advance = lambda moment: heard.append(moment.progress)  # type: ignore[method-assign]

@@ -17,8 +17,8 @@ from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
 from distkg.data.store import Store
 from distkg.graph.examples import ExampleSampler, Surrounding
-from distkg.negatives import Moment, Negatives, NegativeSource, Queries
-from distkg.negatives.base import Made, SourceOptions
+from distkg.negatives import Negatives, NegativeSource, Queries, TrainingProgress
+from distkg.negatives.base import GeneratedNegatives, SourceOptions
 from distkg.objectives import SAMPLED
 from distkg.reporting.report import write_report
 from distkg.sharding.ranks import Ranks
@@ -67,7 +67,7 @@ def test_a_batch_hides_what_it_asks_and_never_calls_a_fact_wrong(stores: list[st
     for step in range(12):
         asked = made.batch(0, step)
         states = torch.randn(len(asked.queries), 2 * asked.graph.relations, 4)
-        negatives = negatives_for(asked, states, 20, Moment())
+        negatives = negatives_for(asked, states, 20, TrainingProgress())
         assert negatives.left_out is not None
         graph, queries = asked.graph, asked.queries
         facts = {(h, r, t) for h, r, t in graph.triples.tolist()}
@@ -75,7 +75,7 @@ def test_a_batch_hides_what_it_asks_and_never_calls_a_fact_wrong(stores: list[st
         kinds = graph.facts
         left = {
             (int(u), int(k), int(v))
-            for u, k, v, weight in zip(kinds.gatherer, kinds.kind, kinds.giver, asked.weight(CPU), strict=True)
+            for u, k, v, weight in zip(kinds.dst, kinds.kind, kinds.src, asked.weight(CPU), strict=True)
             if weight
         }
         assert (queries.relation < graph.relations).tolist() == [True] * 4 + [False] * 4
@@ -98,7 +98,7 @@ def test_negatives_take_no_memory_of_queries_times_entities(tmp_path: Path, sour
     states = torch.randn(32, 2 * asked.graph.relations, 4)
 
     def draw() -> None:
-        negatives_for(asked, states, 16, Moment(progress=0.55))
+        negatives_for(asked, states, 16, TrainingProgress(progress=0.55))
 
     draw()  # makes what is made once
     tensors = peak_bytes(draw)
@@ -124,7 +124,7 @@ def test_the_loss_is_ultras_twice(stores: list[str]) -> None:
     learner = FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, 2))
     made = batches(stores, settings)
     asked = made.batch(0, 0)
-    negatives = negatives_for(made.batch(0, 0), torch.empty(0), 6, Moment())  # the same as in the loss
+    negatives = negatives_for(made.batch(0, 0), torch.empty(0), 6, TrainingProgress())  # the same as in the loss
     assert negatives.left_out is not None
     with torch.no_grad():
         scores = learner.model(asked.graph, asked.queries.anchor, asked.queries.relation, asked.weight(CPU))
@@ -138,7 +138,7 @@ def test_the_loss_is_ultras_twice(stores: list[str]) -> None:
                 p * -math.log(1 - 1 / (1 + math.exp(-score))) for p, score in zip(shares, wrong, strict=True)
             )
             total += (positive_loss + negative_loss) / 8
-        assert float(learner.loop.loss(asked, Moment())) == pytest.approx(total, rel=1e-4)
+        assert float(learner.loop.loss(asked, TrainingProgress())) == pytest.approx(total, rel=1e-4)
 
 
 @pytest.mark.parametrize("model", ["ultra", "trix"])
@@ -149,7 +149,7 @@ def test_a_part_with_room_for_all_facts_gives_the_loss_of_the_whole(stores: list
         for fanouts in ([], [1000] * 8):
             settings = config(stores, **sizes, data={"fanouts": fanouts, "sampler": sampler})
             learner = FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, 2))
-            loss = learner.loop.loss(batches(stores, settings).batch(0, 0), Moment())
+            loss = learner.loop.loss(batches(stores, settings).batch(0, 0), TrainingProgress())
             loss.backward()
             gradients = {name: weight.grad for name, weight in learner.model.named_parameters()}
             found.append((loss.detach(), {name: grad for name, grad in gradients.items() if grad is not None}))
@@ -178,7 +178,7 @@ def test_prompts_never_show_what_a_step_asks(
     for step in range(3):
         shown.clear()
         asked = batches(stores, settings).batch(0, step)
-        learner.loop.loss(asked, Moment()).backward()
+        learner.loop.loss(asked, TrainingProgress()).backward()
         facts, queries, half = set(map(tuple, asked.graph.triples.tolist())), asked.queries, len(asked.queries) // 2
         head = torch.cat([queries.anchor[:half], queries.answer[half:]])
         tail = torch.cat([queries.answer[:half], queries.anchor[half:]])
@@ -210,7 +210,9 @@ class MakesTwo(NegativeSource):
         left_out = torch.zeros(size, 2, dtype=torch.bool)
         left_out[::2, 1] = True
         made = torch.tensor([1, 2]).repeat(size, 1)
-        extra = Made(made, None, left_out, torch.zeros(size, dtype=torch.int64), torch.ones(size), weight=0.5)
+        extra = GeneratedNegatives(
+            made, None, left_out, torch.zeros(size, dtype=torch.int64), torch.ones(size), weight=0.5
+        )
         return Negatives(torch.zeros(size, 1, dtype=torch.int64), None, extra)
 
     def pool_sizes(self, queries: Queries) -> torch.Tensor:
@@ -224,11 +226,11 @@ def test_negatives_that_are_made_add_a_weighted_loss_of_their_own(stores: list[s
     source = MakesTwo(asked.learned.source.graph, SourceOptions())
     asked = replace(asked, learned=replace(asked.learned, source=source))
     first, second = (replace(asked, generator=torch.Generator().manual_seed(5)) for _ in range(2))
-    drawn = negatives_for(first, torch.empty(0), 1, Moment())
+    drawn = negatives_for(first, torch.empty(0), 1, TrainingProgress())
     assert drawn.left_out is not None
     with torch.no_grad():
         scores = learner.model(asked.graph, asked.queries.anchor, asked.queries.relation, asked.weight(CPU))
-        found = learner.loop.loss(second, Moment())
+        found = learner.loop.loss(second, TrainingProgress())
     objective = SAMPLED["logistic"](settings.objective)
     total = 0.0
     for row in range(8):
@@ -248,11 +250,11 @@ def test_dans_makes_negatives_with_the_vectors_of_another_run(stores: list[str],
     check_foundation(settings)
     learner = FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, 1))
     made_of = FoundationBatches(learner.graphs, settings, Ranks.single())
-    made = negatives_for(made_of.batch(0, 0), torch.empty(0), 4, Moment()).made
+    made = negatives_for(made_of.batch(0, 0), torch.empty(0), 4, TrainingProgress()).made
     assert made is not None
     assert made.entities is not None
     assert made.entities.shape == (8, 2)
-    loss = learner.loop.loss(made_of.batch(0, 0), Moment())
+    loss = learner.loop.loss(made_of.batch(0, 0), TrainingProgress())
     assert math.isfinite(loss.item())
     with pytest.raises(ConfigError, match=r"Set it to snap"):
         check_foundation(config(stores[:1], negatives={**options, "options": {"negatives": "embedding"}}))

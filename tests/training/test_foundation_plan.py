@@ -13,7 +13,7 @@ from distkg.config import ConfigError, RunConfig
 from distkg.data.errors import StoreError
 from distkg.data.generate import generate
 from distkg.foundation import KnowledgeGraph, make_model
-from distkg.sharding.packed import packed
+from distkg.sharding.zero_copy import packed
 from distkg.training import preflight
 from distkg.training.footprint import BASE_PROCESS
 from distkg.training.foundation_footprint import Growth, growth, ranking, seconds_of_query, training_step

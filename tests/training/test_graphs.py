@@ -15,8 +15,8 @@ from distkg.config import RunConfig
 from distkg.data.generate import generate
 from distkg.foundation import KnowledgeGraph
 from distkg.negatives import Queries
-from distkg.sharding.packed import Packed, packed, unpacked
 from distkg.sharding.ranks import Ranks
+from distkg.sharding.zero_copy import Packed, packed, unpacked
 from distkg.training.foundation_model import made_graph
 from distkg.training.graphs import LearnedGraph, graphs_of
 from distkg.training.run import train_on_rank
@@ -114,7 +114,7 @@ def test_a_packed_graph_holds_its_arrays_once(stores: list[str]) -> None:
     places = [array.ctypes.data for array in packed(graph).arrays if len(array)]
     assert len(places) == len(set(places))
     facts = graph.facts.facts
-    for tensor in (graph.facts.triples, facts.gatherer, facts.giver, facts.kind, graph.facts.meetings.giver):
+    for tensor in (graph.facts.triples, facts.dst, facts.src, facts.kind, graph.facts.meetings.src):
         assert tensor.data_ptr() in places
     assert graph.known.answers.ctypes.data in places
     head = len(packed(graph).head)

@@ -14,10 +14,10 @@ from distkg.data.store import Store
 from distkg.negatives import TrainingGraph, make_source
 from distkg.sharding.ranks import Ranks
 from distkg.training.batches import SampledBatch, SampledBatches, unique_places
-from distkg.training.dense import DenseParameters
 from distkg.training.loop import Loop
 from distkg.training.model import Model
-from distkg.training.task import make_task
+from distkg.training.objective import build_objective
+from distkg.training.replicated_parameters import ReplicatedParameters
 from tests.distributed import run_ranks
 
 
@@ -39,14 +39,14 @@ def train(ranks: Ranks, run: RunConfig, epochs: int) -> tuple[np.ndarray, np.nda
     """All entity rows, relation rows and mean losses by epoch after some epochs."""
     store = Store.open(run.data.store)
     model = Model(run, store.num_entities, store.num_relations, ranks)
-    batches, step = make_task(run, store, model)
-    dense = DenseParameters(model, run.optimizer, ranks)
+    batches, step = build_objective(run, store, model)
+    dense = ReplicatedParameters(model, run.optimizer, ranks)
     rate = run.optimizer.learning_rate
     loop = Loop(model, batches, step, dense, rate, lambda epoch, step: 1.0, run.train.seed, overlap=run.train.overlap)
     losses = []
     for epoch in range(epochs):
         assert loop.run(epoch, 0, batches.steps, lambda step: True) == batches.steps
-        losses.append(loop.take_loss())
+        losses.append(loop.pop_mean_loss())
     rows = model.entities.gather(torch.arange(store.num_entities))
     return rows.numpy(), model.relations.detach().numpy(), losses
 

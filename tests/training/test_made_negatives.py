@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distkg.config import RunConfig
-from distkg.negatives import Made
+from distkg.negatives import GeneratedNegatives
 from distkg.sharding.ranks import Ranks
 from distkg.training.batches import SampledBatch
 from distkg.training.model import Model
@@ -38,11 +38,13 @@ def setting() -> tuple[Model, SampledStep, SampledBatch]:
     return model, SampledStep(model, config), batch
 
 
-def with_made(batch: SampledBatch, made: Made) -> SampledBatch:
+def with_made(batch: SampledBatch, made: GeneratedNegatives) -> SampledBatch:
     return SampledBatch(**{**vars(batch), "made": made})
 
 
-def made_loss(model: Model, batch: SampledBatch, rows: torch.Tensor, vectors: torch.Tensor, made: Made) -> torch.Tensor:
+def made_loss(
+    model: Model, batch: SampledBatch, rows: torch.Tensor, vectors: torch.Tensor, made: GeneratedNegatives
+) -> torch.Tensor:
     """Equation 15 of DANS-KGC with the weights of the self-adversarial objective, query by query."""
     query = model.query(rows[batch.anchor], batch.relation)
     total = 0 * rows.sum()
@@ -68,7 +70,7 @@ def test_loss_and_gradient_are_those_of_the_sum_written_out(kind: str, left_out:
     entities = torch.tensor([[5, 6], [4, 2]])
     growth = torch.tensor([1.0, 1.5])
     chosen = (None, free) if kind == "vectors" else (entities, None)
-    made = Made(*chosen, torch.tensor(left_out), torch.tensor([0, 3]), growth, 0.25)
+    made = GeneratedNegatives(*chosen, torch.tensor(left_out), torch.tensor([0, 3]), growth, 0.25)
 
     plain, whole = step(batch, rows), step(with_made(batch, made), rows)
     leaf = rows.clone().requires_grad_()

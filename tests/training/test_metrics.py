@@ -18,7 +18,7 @@ from distkg.training.metrics import (
     metrics_by_relation,
     metrics_by_side,
     ranking_metrics,
-    some_of,
+    subsample,
 )
 from distkg.training.ranking import Ranking
 
@@ -109,11 +109,11 @@ def test_an_evaluation_filters_by_every_split(store: Store) -> None:
 
 def test_a_part_of_a_split_is_the_same_every_time() -> None:
     triples = np.arange(300).reshape(100, 3)
-    part = some_of(triples, 7, seed=3)
+    part = subsample(triples, 7, seed=3)
     assert len(np.unique(part[:, 0])) == 7
-    assert np.array_equal(part, some_of(triples, 7, seed=3))
-    assert not np.array_equal(part, some_of(triples, 7, seed=4))
-    assert some_of(triples, None, seed=3) is some_of(triples, 100, seed=3)
+    assert np.array_equal(part, subsample(triples, 7, seed=3))
+    assert not np.array_equal(part, subsample(triples, 7, seed=4))
+    assert subsample(triples, None, seed=3) is subsample(triples, 100, seed=3)
 
 
 def test_a_split_without_triples_is_named(store: Store) -> None:

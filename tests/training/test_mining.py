@@ -16,17 +16,17 @@ from in_process_miner import InProcessMiner
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
 from distkg.foundation import MODELS
-from distkg.negatives.alike import RelationTable
-from distkg.negatives.mined import VectorMiner
 from distkg.negatives.pool_events import NegativePoolError
+from distkg.negatives.relation_miner import VectorMiner
+from distkg.negatives.relation_similarity import RelationTable
 from distkg.sharding.ranks import Ranks
-from distkg.training.foundation_model import check_foundation, made_graph, start_of
+from distkg.training.foundation_model import check_foundation, initial_model, made_graph
 from distkg.training.graphs import LearnedGraph
 from distkg.training.mining import EncoderMiner, encoder_parameters, some_head, weights_of
+from distkg.training.objective import check_objective
 from distkg.training.randomness import mixed_seed
 from distkg.training.run import train_on_rank
 from distkg.training.services import Services
-from distkg.training.task import check_objective
 
 SIZES = {"ultra": {"width": 8, "layers": 2, "hidden": 8}, "trix": {"width": 8, "hidden": 8}, "nbfnet": {"width": 8}}
 
@@ -70,7 +70,7 @@ def miner_for(settings: RunConfig, **faults: Any) -> InProcessMiner:
 
 def test_the_relation_encoder_of_ultra_is_what_is_sent(stores: list[str]) -> None:
     settings = config(stores, model={"options": {}})
-    model = start_of(settings, [4, 4])
+    model = initial_model(settings, [4, 4])
     sent = weights_of(encoder_parameters(model, LearnedGraph.open(stores[0], settings)))
     assert {name.split(".")[0] for name in sent} == {"relation_model"}
     assert sum(values.size for values in sent.values()) == 51_840
@@ -80,7 +80,7 @@ def test_the_relation_encoder_of_ultra_is_what_is_sent(stores: list[str]) -> Non
 def test_relation_states_depend_on_what_is_sent_and_on_nothing_else(stores: list[str], name: str) -> None:
     settings = config(stores[:1], name)
     graph = LearnedGraph.open(stores[0], settings)
-    model = start_of(settings, [graph.store.manifest]).eval()
+    model = initial_model(settings, [graph.store.manifest]).eval()
     asked = graph.facts.triples[:2, 0], graph.facts.triples[:2, 1]
     sent = encoder_parameters(model, graph)
     assert sent
@@ -100,7 +100,7 @@ def test_a_table_is_that_of_each_relations_own_state(stores: list[str], name: st
     options = {"relations": 3, "self_share": 1.0, "temperature": 0.2}
     settings = config(stores[:1], name, negatives={"options": options})
     graph = made_graph(stores[0], settings)
-    model = start_of(settings, [graph.store.manifest]).eval()
+    model = initial_model(settings, [graph.store.manifest]).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -12,7 +12,7 @@ from distkg.config import ConfigError, RunConfig
 from distkg.data.manifest import Manifest
 from distkg.data.store import Store
 from distkg.foundation import FoundationModel, KnowledgeGraph, make_model, save_model
-from distkg.training.foundation_model import start_of
+from distkg.training.foundation_model import initial_model
 
 SMALL = {"width": 8, "layers": 2, "hidden": 8}
 GRAPH = KnowledgeGraph(torch.tensor([(0, 0, 1), (1, 0, 2), (2, 1, 3)]), entities=4, relations=2)
@@ -37,14 +37,14 @@ def config(name: str, start: str, **options: Any) -> RunConfig:
 
 def test_tofu_grows_from_ultra(tmp_path: Path, sizes: list[Manifest]) -> None:
     ultra, place = saved(tmp_path, "ultra")
-    grown = start_of(config("tofu", place, modalities={"text": 5}), sizes).eval()
+    grown = initial_model(config("tofu", place, modalities={"text": 5}), sizes).eval()
     assert grown.options.model_dump() == {**SMALL, **grown.options.model_dump()}
     assert torch.equal(grown(GRAPH, *ASKED), ultra(GRAPH, *ASKED))
 
 
 def test_a_model_goes_on_with_its_own_options_but_for_those_given(tmp_path: Path, sizes: list[Manifest]) -> None:
     model, place = saved(tmp_path, "tofu", modalities={"text": 5})
-    found = start_of(config("tofu", place, dropout=0.0), sizes).eval()
+    found = initial_model(config("tofu", place, dropout=0.0), sizes).eval()
     assert found.options.model_dump() == {**model.options.model_dump(), "dropout": 0.0}
     assert torch.equal(found(GRAPH, *ASKED), model(GRAPH, *ASKED))
 
@@ -64,4 +64,4 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     _, place = saved(tmp_path, "ultra")
     with pytest.raises(ConfigError, match=message):
-        start_of(config(name, place, **options), sizes)
+        initial_model(config(name, place, **options), sizes)

@@ -23,6 +23,7 @@ from distkg.foundation import load_model
 from distkg.inference.zero_shot import best_zero_shot, evaluate_zero_shot, reasons_for
 from distkg.sharding.ranks import Ranks
 from distkg.training.foundation_model import check_foundation
+from distkg.training.load_run import load_run, view_of_run
 from distkg.training.provenance import (
     Provenance,
     ProvenanceError,
@@ -34,7 +35,6 @@ from distkg.training.provenance import (
 )
 from distkg.training.resume import ResumeError
 from distkg.training.run import train_on_rank
-from distkg.training.trained import load_run, view_of_run
 
 
 def world(folder: Path, name: str, seed: int) -> str:

@@ -16,7 +16,7 @@ from distkg.sharding.exchange import plan_routes
 from distkg.sharding.ranks import Ranks
 from distkg.training.batches import QuerySampledBatch, QuerySampledBatches
 from distkg.training.model import Model
-from distkg.training.task import make_task
+from distkg.training.objective import build_objective
 from tests.distributed import run_ranks
 
 QUERIES = 100
@@ -39,7 +39,7 @@ def one_step(ranks: Ranks, run: RunConfig) -> dict[str, Any]:
     store = Store.open(run.data.store)
     model = Model(run, store.num_entities, store.num_relations, ranks)
     model.entities.local.mul_(500)
-    batches, step = make_task(run, store, model)
+    batches, step = build_objective(run, store, model)
     (batch,) = batches.window(0, 0, 1)
     (route,) = plan_routes([batch.ids], model.entities.shards, ranks)
     for parameter in model.parameters():
@@ -157,7 +157,7 @@ def test_non_negative_training_wants_inner_products_of_one(small_store: str) -> 
     store = Store.open(small_store)
     model = Model(run, store.num_entities, store.num_relations, Ranks.single())
     model.entities.local.zero_()
-    batches, step = make_task(run, store, model)
+    batches, step = build_objective(run, store, model)
     (batch,) = batches.window(0, 0, 1)
     assert step(batch, model.entities.local[batch.ids]).loss.item() == pytest.approx(1 + 0.5 * 16)
 
@@ -167,7 +167,7 @@ def test_activation_serves_the_other_objectives_too(small_store: str, objective:
     run = config(small_store, objective={"name": objective})
     store = Store.open(small_store)
     model = Model(run, store.num_entities, store.num_relations, Ranks.single())
-    batches, step = make_task(run, store, model)
+    batches, step = build_objective(run, store, model)
     (batch,) = batches.window(0, 0, 1)
     computed = step(batch, model.entities.local[batch.ids])
     assert computed.loss.isfinite()

@@ -16,14 +16,14 @@ from distkg.data.generate import generate
 from distkg.data.prepare import prepare
 from distkg.data.store import Store
 from distkg.foundation import load_model
-from distkg.negatives import Moment
+from distkg.negatives import TrainingProgress
 from distkg.sharding.ranks import Ranks
 from distkg.training.foundation_batches import both_ways
 from distkg.training.relation_prediction import RelationLearner, as_triples
 from distkg.training.relation_ranking import evaluate_relations
 from distkg.training.run import make_learner, train_on_rank
 from distkg.training.schedule import Schedule
-from distkg.training.services import ALONE
+from distkg.training.services import LOCAL_SERVICES
 
 
 def config(store: str, **sections: dict[str, Any]) -> RunConfig:
@@ -55,7 +55,7 @@ def test_queries_from_either_end_are_the_facts_they_ask_about() -> None:
 
 
 def learner(settings: RunConfig) -> RelationLearner:
-    found = make_learner(settings, Ranks.single(), Schedule(settings.optimizer, 2), ALONE)
+    found = make_learner(settings, Ranks.single(), Schedule(settings.optimizer, 2), LOCAL_SERVICES)
     assert isinstance(found, RelationLearner)
     return found
 
@@ -71,7 +71,7 @@ def test_the_loss_is_the_cross_entropy_among_relations_that_are_not_known(store:
         for row, (h, r, t) in zip(scores.tolist(), triples.tolist(), strict=True):
             competing = [row[other] for other in range(4) if other == r or (h, other, t) not in facts]
             total += math.log(sum(map(math.exp, competing))) - row[r]
-        assert float(loop.loss(asked, Moment())) == pytest.approx(total / len(triples), rel=1e-4)
+        assert float(loop.loss(asked, TrainingProgress())) == pytest.approx(total / len(triples), rel=1e-4)
 
 
 def test_a_resumed_run_equals_an_undisturbed_one_and_reports_ranks_of_relations(store: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from distkg.data.known_relations import KnownRelations
 from distkg.data.prepare import prepare
 from distkg.data.store import Store, StoreError
 from distkg.foundation import KnowledgeGraph, UnsupportedQuestionError, make_model
-from distkg.foundation.reasoner import Reasoner
+from distkg.foundation.graph_scorer import GraphScorer
 from distkg.sharding.ranks import Ranks
 from distkg.training.blocks import ScoreError
 from distkg.training.ranking import Ranking
@@ -94,7 +94,7 @@ def test_metrics_of_a_store_are_those_of_its_scores(store: Store, filtered: bool
     model = make_model("trix_relations", {"width": 4, "rounds": 1, "layers": 1})
     found = evaluate_relations(model, store, filtered=filtered)
     facts = {tuple(fact) for split in ("train", "test") for fact in store.triples(split).tolist()}
-    reasoner, places = Reasoner(model, KnowledgeGraph.of_store(store)), []
+    reasoner, places = GraphScorer(model, KnowledgeGraph.of_store(store)), []
     for h, r, t in store.triples("test").tolist():
         scores = reasoner.relation_scores(np.array([[h, t]]))[0].numpy()
         known = {other for other in range(4) if (h, other, t) in facts} if filtered else set()

@@ -21,14 +21,14 @@ from distkg.sharding.ranks import Ranks
 from distkg.training import run as run_module
 from distkg.training.checkpoint_files import Manifest, read_manifest, write_manifest
 from distkg.training.embedding import EmbeddingLearner
+from distkg.training.load_run import load_run
 from distkg.training.metrics import evaluate_triples
 from distkg.training.progress import ProgressError
 from distkg.training.provenance import KEY, provenance_of_run
-from distkg.training.record import RunFolder
 from distkg.training.resume import Change, ResumeError, check_resume, notices
 from distkg.training.run import train_on_rank
+from distkg.training.run_dir import RunFolder
 from distkg.training.services import Services
-from distkg.training.trained import load_run
 
 
 def config(store: str, **sections: dict[str, Any]) -> RunConfig:

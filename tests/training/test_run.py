@@ -14,8 +14,8 @@ from distkg.config import RunConfig, parse_config
 from distkg.data.store import Store
 from distkg.sharding.ranks import Ranks
 from distkg.training import run as run_module
+from distkg.training.load_run import load_run
 from distkg.training.run import DivergedError, train_on_rank
-from distkg.training.trained import load_run
 from tests.distributed import run_ranks
 
 
@@ -136,10 +136,12 @@ def test_a_time_limit_anneals_the_learning_rate_alike_on_all_ranks(small_store: 
 def test_a_line_without_steps_has_the_loss_of_the_one_before(
     small_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = run_module.Training._go_on
+    should_continue = run_module.Training._should_continue
     monkeypatch.setattr(run_module, "REPORT_SECONDS", 0.0)
     # It reports, and then the epoch ends before another step.
-    monkeypatch.setattr(run_module.Training, "_go_on", lambda self, step: go_on(self, step) and step == 0)
+    monkeypatch.setattr(
+        run_module.Training, "_should_continue", lambda self, step: should_continue(self, step) and step == 0
+    )
     train_on_rank(config(small_store, train={"batch_size": 64}), tmp_path / "run", Ranks.single())
     first, second, *_ = lines(tmp_path / "run")
     assert first["step"] == second["step"] > 0

@@ -23,8 +23,8 @@ from distkg.training.checkpoint import CheckpointError, Checkpoints
 from distkg.training.embedding import EmbeddingLearner
 from distkg.training.foundation import FoundationLearner
 from distkg.training.progress import Progress, ProgressError
-from distkg.training.record import RunFolder
 from distkg.training.run import DivergedError, train_on_rank
+from distkg.training.run_dir import RunFolder
 from tests.distributed import run_ranks
 
 FILE = "rank-00000-of-00001.safetensors"

@@ -14,8 +14,8 @@ from distkg.config import RunConfig, parse_config
 from distkg.sharding.ranks import Ranks
 from distkg.training.checkpoint_files import read_manifest
 from distkg.training.ranking import rank_answers
-from distkg.training.record import RunFolder
 from distkg.training.run import Training, train_on_rank
+from distkg.training.run_dir import RunFolder
 from distkg.training.services import Services
 from distkg.training.stopping import StopRequest
 from tests.distributed import run_ranks

@@ -6,8 +6,8 @@ from typing import Any
 
 from distributed import run_ranks
 
-from distkg.negatives.deliveries import Deliveries
 from distkg.negatives.pool_events import PoolEvent, PoolEventLog
+from distkg.negatives.prefetch_stats import Deliveries
 from distkg.sharding.ranks import Ranks
 from distkg.training.telemetry import delivery_report
 

@@ -14,19 +14,19 @@ from distkg.data.generate import generate
 from distkg.data.store import Store
 from distkg.data.tokens import write_modality
 from distkg.foundation import KnowledgeGraph, load_model, make_model, save_model
-from distkg.foundation.reasoner import Reasoner
-from distkg.foundation.sampling import Surroundings
+from distkg.foundation.graph_scorer import GraphScorer
+from distkg.foundation.sampling import SubgraphSampler
 from distkg.foundation.tofu import Tofu
 from distkg.foundation.tokens import LikenessScale
-from distkg.sharding.packed import packed, unpacked
 from distkg.sharding.ranks import Ranks
+from distkg.sharding.zero_copy import packed, unpacked
 from distkg.training.foundation import FoundationLearner
 from distkg.training.foundation_model import made_graph
 from distkg.training.foundation_plan import plan_foundation
 from distkg.training.graphs import LearnedGraph
+from distkg.training.objective import check_objective
 from distkg.training.run import train_on_rank
 from distkg.training.schedule import Schedule
-from distkg.training.task import check_objective
 
 ENTITIES, VOCABULARY, WIDTH = 60, 30, 6
 
@@ -68,7 +68,7 @@ def test_it_learns_from_graphs_with_tokens_and_without(stores: list[str], tmp_pa
     graph, asked = KnowledgeGraph.of_store(Store.open(stores[0])), np.array([[0, 0], [5, 4]])
     assert list(graph.tokens) == ["text"]
     untold = KnowledgeGraph(graph.triples, graph.entities, graph.relations)
-    assert not torch.allclose(Reasoner(model, graph).scores(asked), Reasoner(model, untold).scores(asked))
+    assert not torch.allclose(GraphScorer(model, graph).scores(asked), GraphScorer(model, untold).scores(asked))
 
 
 def test_gates_stay_even_where_balance_is_asked_for(stores: list[str], tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_what_it_grew_from_can_be_kept(stores: list[str], tmp_path: Path, graphs
     learned = any(bool(weight.any()) for name, weight in found.items() if "like_anchor" in name)
     assert learned == (graphs.start is None)
     plain, asked = KnowledgeGraph.of_store(Store.open(stores[1])), np.array([[0, 0], [5, 4]])
-    assert torch.equal(Reasoner(model, plain).scores(asked), Reasoner(start, plain).scores(asked))
+    assert torch.equal(GraphScorer(model, plain).scores(asked), GraphScorer(start, plain).scores(asked))
 
 
 def test_a_plan_knows_what_does_not_learn(stores: list[str], tmp_path: Path) -> None:
@@ -153,8 +153,8 @@ def test_a_part_with_room_for_all_facts_gives_the_scores_of_the_whole(stores: li
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(parameter)))
     asked = np.array([[0, 0], [5, 4], [9, 2]])
-    whole = Reasoner(model, graph).scores(asked)
-    part = Reasoner(model, graph, Surroundings(graph, [1000] * 4)).scores(asked)
+    whole = GraphScorer(model, graph).scores(asked)
+    part = GraphScorer(model, graph, SubgraphSampler(graph, [1000] * 4)).scores(asked)
     reached = (part - part.median()).abs() > 0  # those outside the part have the score of a node without facts
     assert float(reached.float().mean()) > 0.8
     torch.testing.assert_close(part[reached], whole[reached], rtol=1e-4, atol=1e-4)

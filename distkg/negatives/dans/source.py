@@ -13,23 +13,23 @@ from distkg.graph.structure import structure
 from distkg.graph.walks import dgl_walks, plain_walks
 from distkg.negatives.base import (
     SOURCES,
-    LooksAt,
-    Made,
-    Moment,
+    GeneratedNegatives,
     Negatives,
     NegativeSource,
     Queries,
+    Requires,
     SourceError,
     SourceOptions,
+    TrainingProgress,
     make_source,
 )
+from distkg.negatives.dans.clusters import kinds_of
 from distkg.negatives.dans.curriculum import BANDS, Curriculum, band_margins, band_weights
 from distkg.negatives.dans.generator import Conditions, Generator, GeneratorOptions
-from distkg.negatives.dans.kinds import kinds_of
-from distkg.negatives.dans.snapping import nearest_of_some, some_entities
+from distkg.negatives.dans.nearest_entity import nearest_of_some, some_entities
 from distkg.negatives.known_facts import known_facts
-from distkg.negatives.live import LiveModel
-from distkg.negatives.remembered import QUERY_BYTES, RowsByKey
+from distkg.negatives.model_based import QUERY_BYTES, RowsByKey
+from distkg.negatives.model_view import ModelView
 from distkg.negatives.training_graph import TrainingGraph
 
 LEARNED = 512  # triples of a batch that the generator learns from
@@ -41,7 +41,7 @@ class DansOptions(SourceOptions):
     negatives: Literal["embedding", "snap"] = Field(
         "snap", description="Train on the vectors that are made, or on the entities nearest to them."
     )
-    made: int = Field(2, ge=1, description="Made for each query at each hardness.")
+    made: int = Field(2, ge=1, description="GeneratedNegatives for each query at each hardness.")
     weight: float = Field(0.25, ge=0, description="Of the loss of what is made, beside 1 for uniform negatives; η.")
     curriculum: Curriculum = Field("resolved", description="From easy to hard; as the paper prints it; or none.")
     curriculum_sharpness: float = Field(4.0, ge=0, description="How fast the curriculum turns to hard negatives, λ.")
@@ -69,8 +69,8 @@ class Dans(NegativeSource):
 
     Options = DansOptions
     needs = "a model"
-    looks_at: ClassVar[LooksAt] = "both"
-    makes = True
+    requires: ClassVar[Requires] = "both"
+    generates = True
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
@@ -86,13 +86,13 @@ class Dans(NegativeSource):
         walker = {"compiled": plain_walks, "dgl": dgl_walks}[options.sampler]
         self._walk = walker(graph.triples[:, ::2], graph.entities)
         self._started, self._draws = False, 0
-        self._model: LiveModel | None = None
-        self._now, self._refreshed = Moment(), -torch.inf
+        self._model: ModelView | None = None
+        self._now, self._refreshed = TrainingProgress(), -torch.inf
 
-    def attach(self, model: LiveModel) -> None:
+    def attach(self, model: ModelView) -> None:
         self._model = model
 
-    def advance(self, moment: Moment) -> None:
+    def advance(self, moment: TrainingProgress) -> None:
         self._now = moment
 
     def weights(self) -> dict[str, Tensor]:
@@ -108,7 +108,7 @@ class Dans(NegativeSource):
     def pool_sizes(self, queries: Queries) -> Tensor:
         return self._beside.pool_sizes(queries)
 
-    def _made(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> Made:
+    def _made(self, model: ModelView, queries: Queries, generator: torch.Generator) -> GeneratedNegatives:
         if self._now.epochs - self._refreshed >= self._options.refresh:
             self._refreshed = self._now.epochs
             self._look_around(model)
@@ -122,16 +122,16 @@ class Dans(NegativeSource):
         band = torch.multinomial(chances, max(len(queries), 1), replacement=True, generator=generator)[: len(queries)]
         return self._of_band(queries, self._table.values[rows, band], band)
 
-    def _of_band(self, queries: Queries, values: Tensor, band: Tensor) -> Made:
+    def _of_band(self, queries: Queries, values: Tensor, band: Tensor) -> GeneratedNegatives:
         options = self._options
         growing = options.margin_growth if options.curriculum != "none" else 0.0
         growth = band_margins(self._now.progress, 1.0, growing)[band]
         if options.negatives == "snap":
-            return Made(values.long().clamp_min(0), None, values < 0, band, growth, options.weight)
+            return GeneratedNegatives(values.long().clamp_min(0), None, values < 0, band, growth, options.weight)
         left_out = values[..., 0].isnan()
-        return Made(None, values.nan_to_num(), left_out, band, growth, options.weight)
+        return GeneratedNegatives(None, values.nan_to_num(), left_out, band, growth, options.weight)
 
-    def _learn(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> None:
+    def _learn(self, model: ModelView, queries: Queries, generator: torch.Generator) -> None:
         """From some of the triples."""
         some = queries[torch.randperm(len(queries), generator=generator)[:LEARNED]]
         known = self._conditions(model, some)
@@ -139,7 +139,7 @@ class Dans(NegativeSource):
             losses = -model.similarity.pairs(known.query, known.vector)
             self._generator.learn(known, losses, generator)
 
-    def _make(self, model: LiveModel, queries: Queries, generator: torch.Generator) -> Tensor:
+    def _make(self, model: ModelView, queries: Queries, generator: torch.Generator) -> Tensor:
         """Of all bands: float32 [b, bands, made, C], NaN where too near; or int32 [b, bands, made], -1 for none."""
         made, known = self._options.made, self._conditions(model, queries)
         vectors, noise = self._generator.make(known.repeat(made), generator)
@@ -154,7 +154,7 @@ class Dans(NegativeSource):
         places = nearest_of_some(vectors.flatten(1, 2), noise, model.candidates(some).cpu(), wrong, generator)
         return torch.where(places < 0, -1, some[places]).view(len(queries), BANDS, made).int()
 
-    def _conditions(self, model: LiveModel, queries: Queries) -> Conditions:
+    def _conditions(self, model: ModelView, queries: Queries) -> Conditions:
         neighbours = self._neighbours(queries.anchor)
         ids, place = torch.unique(torch.cat([queries.answer[:, None], neighbours], dim=1), return_inverse=True)
         rows = model.candidates(ids).cpu()
@@ -171,7 +171,7 @@ class Dans(NegativeSource):
         met = self._walk(starts, 1, self._now.step)
         return torch.from_numpy(np.ascontiguousarray(met[:, 1])).view(len(anchor), self._options.neighbours)
 
-    def _look_around(self, model: LiveModel) -> None:
+    def _look_around(self, model: ModelView) -> None:
         """Types, scale and usual distance of all vectors as they are now."""
         every = model.own_candidates() if model.ranks.size == 1 else model.candidates(torch.arange(self.entities))
         rows = every.cpu()
@@ -182,7 +182,7 @@ class Dans(NegativeSource):
             self._start(rows.shape[1], model)
         self._generator.scale_to(rows)
 
-    def _start(self, width: int, model: LiveModel) -> None:
+    def _start(self, width: int, model: ModelView) -> None:
         features = structure(self.graph.triples, self.entities, pivots=self._options.pivots).standardised()
         queried = model.query(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)).shape[1]
         with torch.random.fork_rng(devices=[]):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from distkg.kernels.similarity import SQUARED_L2
-from distkg.negatives import Moment, Queries, SourceError, TrainingGraph, make_source
-from distkg.negatives.base import Made
+from distkg.negatives import Queries, SourceError, TrainingGraph, TrainingProgress, make_source
+from distkg.negatives.base import GeneratedNegatives
 from distkg.negatives.dans.source import Dans
 from distkg.sharding.ranks import Ranks
 from tests.with_dgl import SAMPLERS
@@ -56,8 +56,8 @@ def source(**options: Any) -> Dans:
     return made
 
 
-def made_by(dans: Dans, *, epochs: float = 0.0, progress: float = 0.0, seed: int = 0) -> Made:
-    dans.advance(Moment(epochs, progress, int(10 * epochs)))
+def made_by(dans: Dans, *, epochs: float = 0.0, progress: float = 0.0, seed: int = 0) -> GeneratedNegatives:
+    dans.advance(TrainingProgress(epochs, progress, int(10 * epochs)))
     made = dans.draw(queries(), 5, torch.Generator().manual_seed(seed)).made
     assert made is not None
     return made

@@ -1,0 +1,96 @@
+"""Sources that draw from all entities."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.kernels.jit import kernel
+from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, SourceOptions
+from distkg.negatives.training_graph import TrainingGraph
+
+
+@SOURCES.register("uniform")
+class Uniform(NegativeSource):
+    """Every entity alike."""
+
+    needs = "nothing"
+
+    @classmethod
+    def depends_on_query(cls, options: SourceOptions) -> bool:
+        return False
+
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        return Negatives(torch.randint(self.entities, (len(queries), count), generator=generator))
+
+
+@SOURCES.register("degree")
+class Degree(NegativeSource):
+    """In proportion to an entity's occurrences in training.
+
+    Entities without any are never drawn.
+    """
+
+    @classmethod
+    def depends_on_query(cls, options: SourceOptions) -> bool:
+        return False
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        self._ends = np.cumsum(graph.degrees)  # uniforms below ends[e] and not below ends[e - 1] are entity e's
+        self._seen = int((graph.degrees > 0).sum())
+
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        uniforms = torch.randint(int(self._ends[-1]), (len(queries), count), generator=generator)
+        _owners(self._ends, uniforms.numpy())
+        return Negatives(uniforms)
+
+    def pool_sizes(self, queries: Queries) -> Tensor:
+        return torch.full((len(queries),), self._seen)
+
+
+@kernel
+def _owners(ends: np.ndarray, uniforms: np.ndarray) -> None:
+    """Turn uniforms int64 [b, K] into the entities that own them."""
+    for i in range(uniforms.shape[0]):
+        for k in range(uniforms.shape[1]):
+            uniforms[i, k] = np.searchsorted(ends, uniforms[i, k], side="right")
+
+
+@SOURCES.register("bernoulli")
+class Bernoulli(NegativeSource):
+    """Uniform, but fewer on the side that has many answers (TransH, Wang et al. 2014).
+
+    Of a triple's negatives the share tph / (tph + hpt) replaces the head, where tph is the mean number of tails per
+    head of its relation and hpt that of heads per tail. The side with the larger share keeps all of its negatives, the
+    other side's are left out at random until the shares are right (section 4.2 of the paper).
+    """
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        self.head_share = head_share(graph.triples, graph.relations)
+        shares = np.concatenate([1 - self.head_share, self.head_share])  # of tails for r, of heads for r⁻¹
+        largest = np.tile(np.maximum(self.head_share, 1 - self.head_share), 2)
+        self._kept = torch.from_numpy((shares / largest).astype(np.float32))
+
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        shape = len(queries), count
+        entities = torch.randint(self.entities, shape, generator=generator)
+        chance = torch.rand(shape, generator=generator)
+        return Negatives(entities, chance >= self._kept[queries.relation][:, None])
+
+
+def head_share(triples: np.ndarray, relations: int) -> np.ndarray:
+    """tph / (tph + hpt) of each relation, float64 [R]; a half where a relation has no triples."""
+    count = np.bincount(triples[:, 1], minlength=relations)
+    heads, tails = (_distinct(triples[:, (1, side)], relations) for side in (0, 2))
+    tails_per_head, heads_per_tail = (count / np.maximum(distinct, 1) for distinct in (heads, tails))
+    both = tails_per_head + heads_per_tail
+    return np.divide(tails_per_head, both, out=np.full(relations, 0.5), where=both > 0)
+
+
+def _distinct(pairs: np.ndarray, relations: int) -> np.ndarray:
+    """Distinct entities of each relation in (relation, entity) rows."""
+    unique = np.unique(pairs[:, 1].astype(np.int64) * relations + pairs[:, 0])
+    return np.bincount(unique % relations, minlength=relations)
