@@ -415,6 +415,15 @@ class RunConfig(Section):
         return hashlib.sha256(self.to_yaml().encode()).hexdigest()
 
 
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of configuration files, from which editors complete keys and check values.
+
+    ``resume`` of a key says whether it may differ when a run is resumed, as of ``Resume``.
+    """
+    schema = RunConfig.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "distkg configuration"}
+
+
 def flatten(config: RunConfig) -> dict[str, Any]:
     """Values by dotted key, such as model.dim; a mapping, such as model.options, has a key for each of its own."""
     return flatten_tree(config.model_dump())

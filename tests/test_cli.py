@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from safetensors.numpy import load_file
@@ -191,6 +192,18 @@ def test_config_prints_what_a_run_would_use(tmp_path: Path) -> None:
     saved = tmp_path / "again.yaml"
     saved.write_text(result.stdout)
     assert run_cli("config", saved).stdout == result.stdout
+
+
+def test_the_schema_holds_for_configurations_and_for_no_others(tmp_path: Path) -> None:
+    schema = json.loads(run_cli("config", "--schema").stdout)
+    check = jsonschema.Draft202012Validator(schema)
+    tree = yaml.safe_load(run_cli("config", "preset:hale_wn18rr").stdout)
+    assert check.is_valid(tree)
+    for section, key, value in (("model", "dims", 8), ("model", "dim", 0), ("optimizer", "name", "sgd")):
+        assert not check.is_valid({**tree, section: {**tree[section], key: value}})
+    assert schema["$defs"]["ModelConfig"]["properties"]["dim"]["resume"] == "fixed"
+    for more in ((configuration(tmp_path),), ("--workers", "2"), ("--set", "model.dim=8")):
+        assert "give it alone" in run_cli("config", "--schema", *more).stderr
 
 
 def test_presets_are_listed_with_a_line_each() -> None:

@@ -119,6 +119,7 @@ RunArgument = Annotated[
     Path, typer.Argument(parser=folder_path, metavar="RUN", help="Run folder that `distkg train` wrote.")
 ]
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or preset:NAME.")]
+OptionalConfigArgument = Annotated[str | None, typer.Argument(metavar="CONFIG", help="YAML file, or preset:NAME.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may be repeated, the last counts."),

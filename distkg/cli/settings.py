@@ -9,6 +9,7 @@ import typer
 from distkg.cli.app import (
     ConfigArgument,
     JsonOption,
+    OptionalConfigArgument,
     SetOption,
     WorkersOption,
     app,
@@ -52,8 +53,24 @@ def presets(
 
 
 @app.command(epilog="Example: distkg config preset:complex_wn18rr --set model.dim=128 > my.yaml")
-def config(config: ConfigArgument, changes: SetOption = None, workers: WorkersOption = None) -> None:
+def config(
+    config: OptionalConfigArgument = None,
+    changes: SetOption = None,
+    workers: WorkersOption = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of configurations instead, for editors.")
+    ] = False,
+) -> None:
     """Print the resolved configuration as YAML, with every key's help as a comment."""
+    if schema:
+        from distkg.config import json_schema
+
+        if config is not None or changes or workers is not None:
+            raise typer.BadParameter("--schema is the same for all configurations: give it alone")
+        say_json(json_schema())
+        return
+    if config is None:
+        raise typer.BadParameter("name a configuration: a YAML file or preset:NAME; --schema needs none")
     found = resolved(config, changes, workers)
     text = found.to_yaml(help_text=True, ascii_only=True) if ascii_only() else found.to_yaml(help_text=True)
     say(text.removesuffix("\n"))
