@@ -9,7 +9,7 @@ import torch
 
 from distkg.data.known import KnownAnswers
 from distkg.kernels.counting import hide_cells, known_cells
-from distkg.kernels.topk import Best, best_of, keep_best
+from distkg.kernels.select_topk import Best, best_of, keep_best
 from distkg.sharding.ranks import Ranks
 from distkg.training.blocks import Blocks, evaluating, query_vectors, refuse_broken
 from distkg.training.model import Model

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from distkg.kernels.ann import VectorIndex, metric_of
 from distkg.kernels.log_sum_exp import blocks
+from distkg.kernels.select_topk import Best, best_of, keep_best
 from distkg.kernels.similarity import Similarity
-from distkg.kernels.topk import Best, best_of, keep_best
 from distkg.negatives.model_view import ModelView
 
 EXHAUSTIVE_ROWS = 100_000

@@ -106,7 +106,7 @@ def test_what_a_source_raises_is_answered(monkeypatch: pytest.MonkeyPatch) -> No
     event = serving.answer(request())
     assert isinstance(event, PoolEvent)
     assert event.kind == "failed"
-    assert "source near_miss, drawing negatives for step 3: IndexError: row 7 of 5 (test_host.py" in event.text
+    assert "source near_miss, drawing negatives for step 3: IndexError: row 7 of 5 (test_source_server.py" in event.text
 
 
 def test_pieces_of_a_former_group_are_not_mixed_with_those_of_its_successor() -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distkg.kernels.topk import Best, best_of, keep_best, reference_keep_best
+from distkg.kernels.select_topk import Best, best_of, keep_best, reference_keep_best
 
 CPU = torch.device("cpu")
 BOTH = pytest.mark.parametrize("keep", [keep_best, reference_keep_best])
