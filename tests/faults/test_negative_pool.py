@@ -190,7 +190,7 @@ def test_replies_of_wrong_shape_and_of_not_a_number_are_counted(store: Path, tmp
     # Two thirds of what came; on a busy machine some does not come, and is counted otherwise.
     came = 2 * 4000 * result["train"]["epochs"] - sum(total(lines, why) for why in ("late", "old", "refused"))
     assert came > 40_000
-    assert total(lines, "broken") == pytest.approx(came * 2 / 3, rel=0.1)
+    assert total(lines, "broken") == pytest.approx(came * 2 / 3, rel=0.2)
     assert math.isfinite(result["metrics"]["test"]["mrr"])
 
 
@@ -259,7 +259,8 @@ def test_a_mistake_is_one_warning_and_a_count_where_the_fallback_was_chosen(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(negative_pool, "NegativeActor", faulty_actors.RaisesInDraw)
-    result = launch_training(run_config(store, seconds=None, epochs=10, fallback="uniform"), tmp_path / "run")
+    chosen = run_config(store, seconds=None, epochs=10, fallback="uniform", sync=True)
+    result = launch_training(chosen, tmp_path / "run")
     lines = lines_of(tmp_path / "run")
     assert total(lines, "failed") > 0
     assert {line["restarts"] for line in lines} == {0}
