@@ -269,7 +269,7 @@ def _kill_actor(pid: int) -> bool:
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Of the workers on this node that want to kill the same process, only the first one shall count it."""
+    """Hold a lock of this node, so that of several workers that kill the same process only the first counts it."""
     with open(__file__) as common:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(common, fcntl.LOCK_EX)

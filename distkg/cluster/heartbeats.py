@@ -25,7 +25,12 @@ class Process(NamedTuple):
 
 
 class Sign(NamedTuple):
-    """What a worker says once a second: the processor time of its process (s), and whether it has unsaved progress."""
+    """Heartbeat of a worker, sent once a second.
+
+    Attributes:
+        cpu: processor time of its process (s).
+        unsaved: it has progress that no checkpoint holds.
+    """
 
     cpu: float
     unsaved: bool
@@ -33,7 +38,7 @@ class Sign(NamedTuple):
 
 @dataclass
 class Worker:
-    """What the watch knows of a worker.
+    """State of a worker as its heartbeats show it.
 
     Attributes:
         silent: seconds since its last sign.

@@ -26,7 +26,7 @@ _AT_WORK_FOR_WORKERS = ("ray::NegativeActor", "ray::_make")  # what workers may 
 
 
 def examined(processes: Sequence[Process]) -> dict[Process, str]:
-    """Whether processes, each looked at from its node, are ``busy``, ``idle`` or ``gone``; lost nodes say nothing."""
+    """Return the state of each process, seen from its node: ``busy``, ``idle`` or ``gone``; lost nodes say nothing."""
     looks = [on_node(process.node, examine).remote(process) for process in processes]
     found = {}
     for process, look in zip(processes, looks, strict=True):
@@ -36,7 +36,7 @@ def examined(processes: Sequence[Process]) -> dict[Process, str]:
 
 
 def actors_at_work() -> bool:
-    """Whether actors or tasks that workers may wait for are computing, on any node."""
+    """Return True where an actor or task that workers may wait for is computing, on any node."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     looks = [on_node(node, processes_at_work).remote(_AT_WORK_FOR_WORKERS) for node in nodes]
     return any(ray.get(looks, timeout=SAMPLE_SECONDS + ANSWER_SECONDS))
@@ -59,7 +59,7 @@ def examine(process: Process) -> str:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def processes_at_work(titles: tuple[str, ...]) -> bool:
-    """Whether a process of this node whose title begins with one of these is computing."""
+    """Return True where a process of this node whose title begins with one of these is computing."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -77,7 +77,7 @@ def kill(process: Process) -> None:
 
 
 def _is_busy(processes: Sequence[psutil.Process]) -> bool:
-    """Whether any of them computes, waits for its turn on a crowded machine, or for a disk or a file server."""
+    """Return True where one of them computes, waits for a core, or waits for a disk or a file server."""
     before, wanting = _processor_time(processes), 0
     for _ in range(SAMPLES):
         time.sleep(SAMPLE_SECONDS / SAMPLES)
@@ -86,7 +86,10 @@ def _is_busy(processes: Sequence[psutil.Process]) -> bool:
 
 
 def _wants_to_run(process: psutil.Process) -> bool:
-    """Whether a thread of a process runs, could run, or waits for a disk; where threads show no state, the process."""
+    """Return True where a thread of a process runs, could run, or waits for a disk.
+
+    Systems that show no state of threads are asked for that of the process.
+    """
     states = []
     with suppress(OSError):
         for task in Path(f"/proc/{process.pid}/task").iterdir():

@@ -40,7 +40,7 @@ def bind_gloo_to_node_address() -> None:
 
 
 _meeting_point: list[dist.TCPStore] = []
-"""Of the first worker, which serves it for as long as its process lives."""
+"""Store of the first worker, kept open for as long as its process lives; empty in the others."""
 
 
 def open_meeting_point(workers: int, timeout_s: int) -> tuple[str, int]:

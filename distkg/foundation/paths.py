@@ -55,13 +55,13 @@ def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, 
     trail, sums = np.array([[anchor]]), np.array([0.0])
     history: list[tuple[np.ndarray, np.ndarray]] = []
     found: list[Path] = []
-    offsets, by_giver = _by(src, edges.nodes)
+    offsets, by_src = _by(src, edges.nodes)
     for length, gradient in enumerate(gradients.numpy(), start=1):
         at = trail[:, -1]
         counts = offsets[at + 1] - offsets[at]
         before = np.repeat(np.arange(len(at)), counts)
         within = np.arange(len(before)) - np.repeat(np.cumsum(counts) - counts, counts)
-        edge = by_giver[offsets[at][before] + within]
+        edge = by_src[offsets[at][before] + within]
         new = np.ones(len(edge), np.bool_)
         for met in trail.T:
             new &= met[before] != dst[edge]

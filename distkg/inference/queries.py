@@ -17,8 +17,8 @@ from distkg.data.text_files import read_lines, text_file
 from distkg.printable import from_printable
 
 DIRECTIONS = ("forward", "inverse")
-PREDICTED = ["anchor", "relation", "direction"]
-"""Columns of a query in a file of predictions."""
+QUERY_COLUMNS = ["anchor", "relation", "direction"]
+"""Columns of predictions that make a query."""
 
 EXPECTED = "Write anchor<TAB>relation[<TAB>forward|inverse] on each line"
 
@@ -51,10 +51,10 @@ def _read_parquet(path: Path) -> tuple[list[pa.Array], Sequence[int]]:
     """The columns of predictions in Parquet, and the row of each query, counted from one."""
     try:
         with pq.ParquetFile(path) as parquet:
-            names = [name for name in PREDICTED if name in parquet.schema_arrow.names]
-            if names[:2] != PREDICTED[:2]:
+            names = [name for name in QUERY_COLUMNS if name in parquet.schema_arrow.names]
+            if names[:2] != QUERY_COLUMNS[:2]:
                 raise QueryFileError(
-                    f"{path}: it has no columns {' and '.join(PREDICTED[:2])}, but {parquet.schema_arrow.names}"
+                    f"{path}: it has no columns {' and '.join(QUERY_COLUMNS[:2])}, but {parquet.schema_arrow.names}"
                 )
             table = parquet.read(columns=names)
             texts = [table[name].cast(pa.large_utf8()).combine_chunks() for name in names]
@@ -79,7 +79,7 @@ def _read_columns(path: Path, store: Store) -> tuple[list[pa.Array], Sequence[in
             if text.startswith("#") and len(fields) == 1:
                 continue
             if not rows and not named and _is_header(fields, store):
-                named = [fields.index(name) for name in PREDICTED if name in fields]
+                named = [fields.index(name) for name in QUERY_COLUMNS if name in fields]
                 columns = len(fields)
                 continue
             if named and len(fields) != columns:
@@ -98,8 +98,8 @@ def _read_columns(path: Path, store: Store) -> tuple[list[pa.Array], Sequence[in
 
 
 def _is_header(fields: list[str], store: Store) -> bool:
-    """Whether a first line names columns as predictions do, and is no query of this store."""
-    if fields[:2] != PREDICTED[:2] or (len(fields) > 2 and fields[2] != PREDICTED[2]):
+    """Return True for a first line that names the columns of predictions and is no query of this store."""
+    if fields[:2] != QUERY_COLUMNS[:2] or (len(fields) > 2 and fields[2] != QUERY_COLUMNS[2]):
         return False
     texts = zip(fields, (store.entity_labels(), store.relation_labels()), strict=False)
     return not all(pc.index(labels, pa.scalar(text, labels.type)).as_py() >= 0 for text, labels in texts)

@@ -72,12 +72,12 @@ class Edges:
         return self.keys_of(self.dst.long(), self.kind.long(), self.src.long())
 
     @cached_property
-    def by_gatherer(self) -> Rows:
+    def by_dst(self) -> Rows:
         """First src, second kind."""
         return Rows(self.offsets, self.src, self.kind, None)
 
     @cached_property
-    def by_giver(self) -> Rows:
+    def by_src(self) -> Rows:
         """First dst, second kind."""
         order = sorted_by(self.src)
         return Rows(offsets_of(self.src[order], self.nodes), self.dst[order], self.kind[order], order.int())

@@ -24,7 +24,7 @@ _LAST: tl.constexpr = tl.constexpr(2**31 - 1)  # above every edge
 def gather(given: Given, found: Tensor, whose: Tensor) -> None:
     """As ``MomentPasses.gather``."""
     edges, weight, states, relations, how = given
-    (_, batch, nodes, width), pieces = found.shape, edges.by_gatherer.pieces
+    (_, batch, nodes, width), pieces = found.shape, edges.by_dst.pieces
     if not found.numel():
         return
     blocks, tile = tile_of(width, _TILE)
@@ -46,7 +46,7 @@ def gather_back(
 ) -> None:
     """As ``MomentPasses.gather_back``."""
     edges, weight, states, relations, how = given
-    for rows, out, of_relations in ((edges.by_giver, to_states, False), (edges.by_kind, to_relations, True)):
+    for rows, out, of_relations in ((edges.by_src, to_states, False), (edges.by_kind, to_relations, True)):
         (batch, _, width), pieces = out.shape, rows.pieces
         if not out.numel():
             continue

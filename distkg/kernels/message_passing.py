@@ -95,7 +95,7 @@ class _Propagate(torch.autograd.Function):
     ):
         states, relations, weight = states.contiguous(), relations.contiguous(), weight.contiguous()
         out = torch.empty_like(states)
-        passes.gather(edges.by_gatherer, weight, states, relations, MESSAGE[message], out)
+        passes.gather(edges.by_dst, weight, states, relations, MESSAGE[message], out)
         ctx.save_for_backward(states, relations, weight)
         ctx.edges, ctx.message, ctx.passes = edges, message, passes
         return out
@@ -106,7 +106,7 @@ class _Propagate(torch.autograd.Function):
         edges, passes, gradient = ctx.edges, ctx.passes, gradient.contiguous()
         to_states = to_relations = to_weight = None
         if ctx.needs_input_grad[0]:
-            to_states, rows = torch.empty_like(states), edges.by_giver
+            to_states, rows = torch.empty_like(states), edges.by_src
             passes.gather(rows, rows.ordered(weight), gradient, relations, BACK[ctx.message], to_states)
         if ctx.needs_input_grad[1]:
             of_queries = weight.new_empty(len(states), *relations.shape[1:], dtype=torch.float32)

@@ -25,8 +25,8 @@ def test_orders_written_by_hand() -> None:
     edges = few()
     triples = zip(edges.dst.tolist(), edges.kind.tolist(), edges.src.tolist(), strict=True)
     assert list(triples) == [(0, 0, 2), (0, 1, 1), (2, 1, 0), (2, 1, 0)]
-    assert as_lists(edges.by_gatherer) == ([0, 2, 2, 4, 4], [2, 1, 0, 0], [0, 1, 1, 1], [0, 1, 2, 3])
-    assert as_lists(edges.by_giver) == ([0, 2, 3, 4, 4], [2, 2, 0, 0], [1, 1, 1, 0], [2, 3, 1, 0])
+    assert as_lists(edges.by_dst) == ([0, 2, 2, 4, 4], [2, 1, 0, 0], [0, 1, 1, 1], [0, 1, 2, 3])
+    assert as_lists(edges.by_src) == ([0, 2, 3, 4, 4], [2, 2, 0, 0], [1, 1, 1, 0], [2, 3, 1, 0])
     assert as_lists(edges.by_kind) == ([0, 1, 4, 4], [0, 2, 2, 0], [2, 0, 0, 1], [0, 2, 3, 1])
     assert edges.degrees().tolist() == [2, 0, 2, 0]
     assert edges.degrees(torch.tensor([1.0, 0.0, 0.5, -1.0])).tolist() == [1, 0, 2, 0]
@@ -36,7 +36,7 @@ def test_orders_written_by_hand() -> None:
 def test_rows_are_all_edges_of_their_side(triples: list[tuple[int, int, int]]) -> None:
     edges = Edges.of(*torch.tensor(triples, dtype=torch.int64).reshape(-1, 3).T, 5, 3)
     ordered = sorted(triples)
-    by = {0: edges.by_gatherer, 1: edges.by_kind, 2: edges.by_giver}
+    by = {0: edges.by_dst, 1: edges.by_kind, 2: edges.by_src}
     others = {0: (2, 1), 1: (0, 2), 2: (0, 1)}
     for side, rows in by.items():
         offsets, first, second, order = as_lists(rows)
@@ -60,7 +60,7 @@ def test_pieces_written_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distkg.kernels.edges.PIECE", 2)
     # Rows of 5, 0, 2 and 3 edges: three pieces, one without edges, one, two.
     dst = torch.tensor([0] * 5 + [2] * 2 + [3] * 3)
-    pieces = Edges.of(dst, torch.zeros(10, dtype=torch.int64), torch.arange(10), 10, 1).by_gatherer.pieces
+    pieces = Edges.of(dst, torch.zeros(10, dtype=torch.int64), torch.arange(10), 10, 1).by_dst.pieces
     assert pieces.starts[:8].tolist() == [0, 2, 4, 5, 5, 7, 9, 10]
     assert pieces.target[:7].tolist() == [-1, -2, -3, 1, 2, -4, -5]
     assert pieces.target[7:].tolist() == [4, 5, 6, 7, 8, 9]
