@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from distkg.data.atomic_file import replace_text
 from distkg.data.identity import StoreIdentity
 from distkg.data.local_path import local_path
 from distkg.data.location import Location
@@ -99,9 +100,7 @@ def save_model(model: FoundationModel, folder: Path) -> None:
     if model.trained_on is not None:
         (folder / TRAINED_ON).write_text(model.trained_on.model_dump_json(indent=1) + "\n", encoding="utf-8")
     described = Description(format_version=FORMAT_VERSION, model=model.name, options=model.options.model_dump())
-    unnamed = folder / f".{DESCRIPTION}.tmp"
-    unnamed.write_text(json.dumps(described.model_dump(), indent=2) + "\n")
-    os.replace(unnamed, folder / DESCRIPTION)
+    replace_text(folder / DESCRIPTION, json.dumps(described.model_dump(), indent=2) + "\n")
 
 
 def load_model(folder: Path) -> FoundationModel:

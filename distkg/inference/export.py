@@ -6,7 +6,6 @@ Entity rows are streamed by range, from a sharded table or from a checkpoint: th
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distkg.config import ModelConfig
+from distkg.data.atomic_file import replaced_file
 from distkg.data.local_path import local_path
 from distkg.data.location import make_folder
 from distkg.data.store import Store
@@ -132,9 +132,8 @@ def write_rows(path: Path, shape: tuple[int, int], ranges: Iterable[RowRange]) -
     """
     rows, width = shape
     header = _header(rows, width)
-    unfinished = path.with_name(f".{path.name}.unfinished")
     written = np.zeros(rows, np.bool_)
-    with unfinished.open("wb") as file:
+    with replaced_file(path) as unfinished, unfinished.open("wb") as file:
         file.write(header)
         for low, values in ranges:
             high = low + len(values)
@@ -148,7 +147,6 @@ def write_rows(path: Path, shape: tuple[int, int], ranges: Iterable[RowRange]) -
             written[low:high] = True
         if not written.all():
             raise ValueError(f"{path}: row {int(np.argmin(written))} was never given; the table has {rows} rows")
-    os.replace(unfinished, path)
 
 
 def _header(rows: int, width: int) -> bytes:

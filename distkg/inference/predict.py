@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from distkg.data.atomic_file import check_replaceable, replaced_file
 from distkg.data.known import KnownAnswers
 from distkg.data.local_path import local_path
 from distkg.data.store import Store
@@ -210,13 +211,13 @@ def check_output(output: Path) -> None:
     """Refuse a file that predictions could not be written to, before anything is computed.
 
     Raises:
-        OutputError: its name ends otherwise than in ``.tsv`` or ``.parquet``, it is a folder, or its folder is not
-            there or may not be written to.
+        OutputError: its name ends otherwise than in ``.tsv`` or ``.parquet``, or its folder is not there or may not be
+            written to.
+        NotAFileError: it is a folder, device, pipe or socket.
     """
     if output.suffix not in (".tsv", ".parquet"):
         raise OutputError(f"{output}: predictions are written as .tsv or .parquet; name the file so")
-    if output.is_dir():
-        raise OutputError(f"{output} is a folder: name a file for the predictions")
+    check_replaceable(output)
     if not output.parent.is_dir():
         raise OutputError(f"{output}: there is no folder {output.parent}; make it, or name another file")
     if not os.access(output.parent, os.W_OK | os.X_OK):
@@ -243,17 +244,16 @@ def _table(store: Store, queries: np.ndarray, answers: TopAnswers, known: np.nda
 
 def _write(tables: Iterator[pa.Table], output: Path, warn: Callable[[str], None]) -> int:
     """Write tables one after the other into a file that takes its name when it is complete."""
-    unfinished = output.with_name(f".{output.name}.unfinished")
     writer, rows = None, 0
-    try:
-        for table in tables:
-            writer = writer or _writer(unfinished, output.suffix, table.schema)
-            writer.write_table(table)
-            rows += len(table)
-    finally:
-        if writer:
-            writer.close()
-    os.replace(unfinished, output)
+    with replaced_file(output) as unfinished:
+        try:
+            for table in tables:
+                writer = writer or _writer(unfinished, output.suffix, table.schema)
+                writer.write_table(table)
+                rows += len(table)
+        finally:
+            if writer:
+                writer.close()
     if isinstance(writer, TsvWriter) and writer.escaped:
         warn(
             "labels with control, bidirectional or invisible characters are written with escapes such as \\x09: "

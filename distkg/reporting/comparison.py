@@ -42,7 +42,8 @@ def write_comparison(folders: Sequence[Path], to: Path | None = None) -> Path:
     Runs that have not finished are shown with what they have.
 
     Raises:
-        RunError: a folder is not a run or is named twice, a file of a run cannot be read, or ``to`` is a folder.
+        RunError: a folder is not a run or is named twice, a file of a run cannot be read.
+        NotAFileError: ``to`` is a folder, device, pipe or socket.
     """
     names = distinct_names(folders)
     runs = [(name, read_run(Path(folder))) for name, folder in zip(names, folders, strict=True)]

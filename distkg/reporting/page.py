@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
+from distkg.data.atomic_file import replace_text
 from distkg.data.local_path import local_path
 from distkg.printable import printable_html as escape
-from distkg.reporting.run_record import RunError
 
 # Sorts the table whose heading was clicked; numbers by their full value, text by its letters.
 _SORT = """
@@ -52,13 +51,9 @@ def write_page(path: Path, text: str) -> Path:
     """Write a page, or replace it, in one step; folders on the way to it are made.
 
     Raises:
-        RunError: ``path`` is a folder.
+        NotAFileError: ``path`` is a folder, device, pipe or socket.
     """
     path = local_path(path, "page", "file")
-    if path.is_dir():
-        raise RunError(f"{str(path)!r} is a folder: name the file to write, such as {str(path / 'report.html')!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    replace_text(path, text)
     return path

@@ -16,7 +16,8 @@ def write_report(run: Path, to: Path | None = None) -> Path:
     Works on whatever a run has left: a run that stopped early gets the parts that its files support.
 
     Raises:
-        RunError: the folder is not a run, one of its files cannot be read, or ``to`` is a folder.
+        RunError: the folder is not a run, one of its files cannot be read.
+        NotAFileError: ``to`` is a folder, device, pipe or socket.
     """
     record = read_run(Path(run))
     return write_page(to or record.folder / "report.html", render(record))

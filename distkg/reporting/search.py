@@ -82,7 +82,8 @@ def write_search_report(folder: Path, to: Path | None = None) -> Path:
     """Write the page of a search and return its path: ``to``, or ``report.html`` in its folder.
 
     Raises:
-        RunError, ConfigError, SpaceError: as `read_search`; ``to`` is a folder.
+        RunError, ConfigError, SpaceError: as `read_search`.
+        NotAFileError: ``to`` is a folder, device, pipe or socket.
     """
     record = read_search(folder)
     return write_page(to or record.folder / "report.html", render(record, importances(record)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 import time
 from importlib import metadata
@@ -13,6 +12,7 @@ from typing import Any
 
 from distkg import __version__
 from distkg.config import ConfigError, RunConfig, load_config
+from distkg.data.atomic_file import replace_text
 from distkg.data.local_path import local_path
 from distkg.data.location import make_folder
 
@@ -40,7 +40,7 @@ class RunFolder:
 
     def write_config(self, config: RunConfig) -> None:
         make_folder(self.path, private=config.private)
-        _write(self.config, config.to_yaml(help_text=True))
+        replace_text(self.config, config.to_yaml(help_text=True))
 
     def read_config(self) -> RunConfig:
         """The configuration of the run.
@@ -90,10 +90,10 @@ class RunFolder:
         self.result.unlink(missing_ok=True)
         if self.metrics.is_file():
             lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            _write(self.metrics, "".join(line for line in lines if _place(line) <= (step, validated)))
+            replace_text(self.metrics, "".join(line for line in lines if _place(line) <= (step, validated)))
 
     def write_result(self, result: Record) -> None:
-        _write(self.result, json.dumps(result, indent=2) + "\n")
+        replace_text(self.result, json.dumps(result, indent=2) + "\n")
 
     def read_result(self) -> Record | None:
         """result.json, or None where the run has not ended."""
@@ -139,9 +139,3 @@ def _place(line: str) -> tuple[int, bool]:
         return int(found["step"]), "valid" in found
     except (ValueError, KeyError, TypeError):
         return 1 << 62, True  # a line torn by a crash
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from distkg.config import RunConfig, load_config
+from distkg.data.atomic_file import replace_text
 from distkg.data.identity import LABELS, mismatch
 from distkg.data.local_path import local_path
 from distkg.printable import printable
@@ -111,13 +111,13 @@ class SearchFolder:
                 )
             if record is not None:
                 write_provenance(self.path, record)
-            _write(self.config, config.to_yaml(help_text=True))
-            _write(self.space, space_yaml(space))
+            replace_text(self.config, config.to_yaml(help_text=True))
+            replace_text(self.space, space_yaml(space))
             return
         self._check_same(config, space, record)
         if record is not None:
             write_provenance(self.path, record)
-        _write(self.config, config.to_yaml(help_text=True))
+        replace_text(self.config, config.to_yaml(help_text=True))
         self.write_best(self.ended())  # of a store that has moved
 
     def _check_same(self, config: RunConfig, space: Space, record: Provenance | None) -> None:
@@ -184,7 +184,7 @@ class SearchFolder:
         """Add a trial to the log, and write best.yaml anew."""
         trials = [*self.ended(), trial]
         # The whole log, so that a torn line of an earlier process does not run into this one.
-        _write(self.log, "".join(json.dumps(asdict(each)) + "\n" for each in trials))
+        replace_text(self.log, "".join(json.dumps(asdict(each)) + "\n" for each in trials))
         self.write_best(trials)
 
     def write_best(self, trials: Sequence[Trial]) -> None:
@@ -193,7 +193,7 @@ class SearchFolder:
         if best is not None:
             lead = f"# Trial {best.number} of the search: validation MRR {best.value:.4f}.\n" + self._searched_on()
             config = with_parameters(self.read_config(), best.parameters)
-            _write(self.best, lead + config.to_yaml(help_text=True))
+            replace_text(self.best, lead + config.to_yaml(help_text=True))
 
     def _searched_on(self) -> str:
         """Lines that tell the stores of the search."""
@@ -207,7 +207,7 @@ class SearchFolder:
         """Make the folder of a new trial and return its number."""
         number = max(self._numbers(), default=0) + 1
         self.trial(number).mkdir(parents=True)
-        _write(self.trial(number) / "parameters.json", json.dumps(parameters) + "\n")
+        replace_text(self.trial(number) / "parameters.json", json.dumps(parameters) + "\n")
         return number
 
     def trial(self, number: int) -> Path:
@@ -229,7 +229,7 @@ class SearchFolder:
         """Leave the reason of a failure in the trial's folder."""
         lines = str(error).strip().splitlines() or [""]
         reason = redact(f"{type(error).__name__}: {lines[0]}")[:500]
-        _write(self.trial(number) / "error.txt", printable(reason) + "\n")
+        replace_text(self.trial(number) / "error.txt", printable(reason) + "\n")
 
     def outcome(self, number: int, state: State) -> Trial:
         """A trial that ended, from what its run left.
@@ -316,9 +316,3 @@ def differences(base: RunConfig, other: RunConfig) -> list[tuple[str, Any, Any]]
 def _is_driver_file(name: str) -> bool:
     """Whether a file of the folder is a driver's, and none of a search."""
     return name == ".launch" or LEASE in name
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from run_pages import METRICS, RESULT, Page, make_run, metric_lines
 
+from distkg.data.atomic_file import NotAFileError
 from distkg.reporting.report import write_report
-from distkg.reporting.run_record import RunError
 
 
 def page_of(run: Path) -> Page:
@@ -188,7 +188,7 @@ def test_the_page_can_be_written_elsewhere(tmp_path: Path) -> None:
 
 def test_a_folder_is_no_page(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", lines=metric_lines(3))
-    with pytest.raises(RunError, match=r"is a folder: name the file to write, such as .*report\.html"):
+    with pytest.raises(NotAFileError, match="is a folder: name a file to write"):
         write_report(run, tmp_path)
 
 
