@@ -201,7 +201,7 @@ def test_untrained_queries_of_a_file_are_said(store: Store, queries_file: Path, 
     ("name", "message"),
     [
         ("answers.csv", r"answers\.csv: predictions are written as \.tsv or \.parquet"),
-        ("folder.tsv", r"folder\.tsv is a folder: name a file"),
+        ("folder.tsv", r"folder\.tsv. is a folder: name a file"),
         ("missing/a.tsv", r"there is no folder .*missing; make it"),
     ],
 )
