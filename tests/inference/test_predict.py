@@ -14,8 +14,8 @@ import torch
 from distributed import run_ranks
 from small_model import SmallModel
 
-from distkg.data.prepare import prepare
 from distkg.data.atomic_file import NotAFileError
+from distkg.data.prepare import prepare
 from distkg.data.store import Store
 from distkg.inference.predict import (
     OutputError,
