@@ -16,8 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from distkg.data.store import Store
-from distkg.training.machine import memory_limit
+from distkg.data.store.graph_store import Store
+from distkg.planning.machine import memory_limit
 from distkg.training.run_dir import versions
 
 RESULTS = Path(__file__).parent / "results"

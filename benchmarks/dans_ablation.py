@@ -15,7 +15,7 @@ import yaml
 from benchmarks.common import Session, begin, finish, graph_settings
 from benchmarks.limited_time import run_variants
 from distkg.config import load_config
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 
 DANS: dict[str, dict[str, Any]] = {
     "DANS": {},

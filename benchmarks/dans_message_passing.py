@@ -16,7 +16,7 @@ import torch
 from benchmarks.common import Figures, begin, finish, graph_settings
 from benchmarks.processes import side_by_side
 from distkg.config import RunConfig, load_config
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
 from distkg.training.run_dir import Record

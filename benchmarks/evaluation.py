@@ -22,13 +22,13 @@ from benchmarks.peers import run_pykeen
 from benchmarks.processes import WORKERS, alone, on_ranks
 from benchmarks.rooflines import QUICK_SECONDS, SECONDS, Rooflines, around, together
 from distkg.config import RunConfig, parse_config
-from distkg.data.known import KnownAnswers
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
+from distkg.data.store.known_answers import KnownAnswers
+from distkg.embedding.model import Model
+from distkg.evaluation.metrics import evaluate_triples, known_answers_of
+from distkg.evaluation.ranking import both_queries, rank_answers
 from distkg.kernels.counting import hide_cells, known_cells
 from distkg.sharding.ranks import Ranks
-from distkg.training.metrics import evaluate_triples, known_answers_of
-from distkg.training.model import Model
-from distkg.training.ranking import both_queries, rank_answers
 
 _WARM_UP = 64
 

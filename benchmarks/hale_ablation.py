@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.common import begin, finish, graph_settings
 from benchmarks.limited_time import run_variants
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 
 VARIANTS: dict[str, list[str]] = {
     "HaLE": [],

@@ -19,8 +19,9 @@ from benchmarks.common import Figures, begin, finish, graph_settings, rows_wante
 from benchmarks.kept_runs import KeptRun, loss_curve, outcomes
 from benchmarks.zero_shot import columns_of, named, rank_test
 from distkg.config import load_config
-from distkg.data.store import Store
-from distkg.foundation import FoundationModel, make_model
+from distkg.data.store.graph_store import Store
+from distkg.foundation.files import make_model
+from distkg.foundation.models import FoundationModel
 
 VARIANTS = {
     "uniform": ["negatives.source=uniform"],

@@ -17,7 +17,7 @@ from benchmarks.common import Figures, begin, finish, graph_settings, settings_o
 from benchmarks.peers import run_pykeen
 from benchmarks.processes import WORKERS, Finished, on_ranks
 from benchmarks.training_windows import SCORERS, TimedTraining, Workload, sampled_config
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 from distkg.sharding.ranks import Ranks
 
 STEPS = 20

@@ -19,11 +19,11 @@ from torch import Tensor
 from benchmarks.common import BenchmarkError, Figures, begin, finish, graph_settings, settings_of
 from benchmarks.processes import alone
 from benchmarks.rooflines import QUICK_SECONDS, SECONDS, around
-from distkg.data.store import Store
-from distkg.foundation import KnowledgeGraph
+from distkg.data.store.graph_store import Store
+from distkg.foundation.models import KnowledgeGraph
 from distkg.graph.partition import MissingDglError, import_dgl
-from distkg.kernels.edges import Edges
-from distkg.kernels.message_passing import propagate, reference_propagate
+from distkg.kernels.message_passing.edges import Edges
+from distkg.kernels.message_passing.sums import propagate, reference_propagate
 from distkg.sharding.ranks import Ranks
 
 OURS = "distkg"

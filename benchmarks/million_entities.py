@@ -20,12 +20,12 @@ from benchmarks.peak_memory import peak_mb
 from benchmarks.processes import WORKERS, alone
 from distkg.config import RunConfig, parse_config
 from distkg.data.generate import generate
+from distkg.embedding.learner import EmbeddingLearner
+from distkg.embedding.model import Model
+from distkg.evaluation.metrics import known_answers_of
+from distkg.evaluation.ranking import rank_answers
 from distkg.sharding.ranks import Ranks
-from distkg.training.embedding import EmbeddingLearner
 from distkg.training.malloc_settings import keep_freed_memory
-from distkg.training.metrics import known_answers_of
-from distkg.training.model import Model
-from distkg.training.ranking import rank_answers
 from distkg.training.run import Listener, Training
 from distkg.training.run_dir import RunFolder
 from distkg.training.services import Services

@@ -21,9 +21,10 @@ from benchmarks.common import Figures, begin, finish, graph_settings, rows_wante
 from benchmarks.kept_runs import KeptRun, outcomes
 from benchmarks.zero_shot import columns_of, named, rank_test
 from distkg.config import load_config
-from distkg.data.store import Store
-from distkg.foundation import FoundationModel, KnowledgeGraph, load_model
-from distkg.foundation.tokens import EntityTokens
+from distkg.data.store.graph_store import Store
+from distkg.foundation.files import load_model
+from distkg.foundation.graphs.tokens import EntityTokens
+from distkg.foundation.models import FoundationModel, KnowledgeGraph
 
 WIDTHS = {"text": 384, "numeric": 48}
 HIDDEN = {"all tokens": 0.0, "half hidden": 0.5, "all hidden": 1.0}

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.common import Figures, begin, finish, graph_settings
 from distkg.cluster.launch import launch_training
 from distkg.config import RunConfig, load_config
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 from distkg.reporting.run_record import read_run
 
 DRAWN = {

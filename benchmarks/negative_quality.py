@@ -17,10 +17,10 @@ import yaml
 from benchmarks.common import begin, finish, graph_settings, rows_wanted
 from benchmarks.limited_time import run_variants
 from distkg.config import load_config
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 from distkg.negatives import SOURCES, Queries, SourceError, TrainingGraph, make_source
 from distkg.negatives.base import parse_source_options
-from distkg.negatives.model_based import RememberedSource
+from distkg.negatives.model_based.cached import RememberedSource
 
 POOLS = 1000  # training queries whose pools are counted
 INTEGRATE = {"integrate": True}

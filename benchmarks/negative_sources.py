@@ -16,10 +16,10 @@ from benchmarks.common import Figures, begin, finish, graph_settings, settings_o
 from benchmarks.processes import WORKERS, on_ranks
 from benchmarks.training_windows import TimedTraining, Window, Workload
 from distkg.config import RunConfig, parse_config
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
+from distkg.embedding.batches import SampledBatches
 from distkg.negatives import Queries
 from distkg.sharding.ranks import Ranks
-from distkg.training.batches import SampledBatches
 
 NEGATIVES, POOLS = 10, 1000
 MIXED = [{"source": "uniform"}, {"source": "relational", "options": {"integrate": True}}]

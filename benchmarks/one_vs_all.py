@@ -16,9 +16,9 @@ from benchmarks.processes import WORKERS, on_ranks
 from benchmarks.rooflines import QUICK_SECONDS, SECONDS, Rooflines, around, together
 from benchmarks.training_windows import TimedTraining, Window
 from distkg.config import RunConfig, parse_config
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
+from distkg.planning.plan import count_distinct_queries
 from distkg.sharding.ranks import Ranks
-from distkg.training.plan import count_distinct_queries
 
 VARIANTS = [(grouped, products) for grouped in (False, True) for products in ("float32", "bfloat16")]
 _USEFUL = 6

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import BenchmarkError
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 
 
 class PlainHaLE(nn.Module):

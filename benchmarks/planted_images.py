@@ -21,8 +21,8 @@ from benchmarks.kept_runs import KeptRun, outcomes
 from benchmarks.multimodal import BATCH_SIZE, TRIPLES, asked
 from benchmarks.zero_shot import named
 from distkg.config import load_config
-from distkg.data.make_tokens import make_tokens, token_list_source
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
+from distkg.data.tokens.make_tokens import make_tokens, token_list_source
 from distkg.graph.partition import choose_partitioner
 
 VOCABULARY, WIDTH, PATCHES, OF_GROUP = 8192, 32, 196, 8

@@ -23,7 +23,7 @@ import ray
 from benchmarks.common import Figures, begin, finish, graph_settings
 from benchmarks.negative_pool import pool_config
 from distkg.cluster.launch import launch_training
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 
 ROW_SECONDS = 60.0
 WORKER, ACTOR = "ray::RayTrainWorker", "ray::NegativeActor"

@@ -21,9 +21,9 @@ from benchmarks.processes import WORKERS, alone, on_ranks
 from benchmarks.rooflines import QUICK_SECONDS, SECONDS, Rooflines, around, together
 from benchmarks.training_windows import TimedTraining
 from distkg.config import RunConfig, parse_config
-from distkg.data.store import Store
-from distkg.kernels.activated import ActivatedDistance
-from distkg.kernels.activations import Hanon
+from distkg.data.store.graph_store import Store
+from distkg.kernels.scores.activated import ActivatedDistance
+from distkg.kernels.scores.activations import Hanon
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 

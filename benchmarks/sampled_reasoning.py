@@ -15,11 +15,11 @@ import numpy as np
 from benchmarks.common import Figures, begin, finish, graph_settings
 from benchmarks.processes import alone
 from benchmarks.zero_shot import BATCH_SIZE, columns_of, some_test_triples
-from distkg.data.store import Store
-from distkg.foundation import load_model
+from distkg.data.store.graph_store import Store
+from distkg.evaluation.metrics import known_answers_of
+from distkg.evaluation.ranking import rank_by_scores
+from distkg.foundation.files import load_model
 from distkg.inference.zero_shot import reasoner_of
-from distkg.training.metrics import known_answers_of
-from distkg.training.ranking import rank_by_scores
 
 TRIPLES = 200  # of the test split
 FANOUTS: dict[str, list[int]] = {

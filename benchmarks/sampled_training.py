@@ -14,7 +14,7 @@ from benchmarks.peers import run_pykeen
 from benchmarks.processes import WORKERS, on_ranks
 from benchmarks.rooflines import Rooflines, around, together
 from benchmarks.training_windows import SCORERS, TimedTraining, Window, Workload, sampled_config, shares
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 from distkg.sharding.ranks import Ranks
 
 VARIANTS = {"shared": (True, False), "shared, overlapped": (True, True), "independent": (False, True)}

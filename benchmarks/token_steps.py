@@ -15,9 +15,9 @@ import torch
 from benchmarks.common import Figures, begin, finish, graph_settings
 from benchmarks.multimodal import BATCH_SIZE, WIDTHS
 from distkg.config import load_config
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
+from distkg.foundation.learner import FoundationLearner
 from distkg.sharding.ranks import Ranks
-from distkg.training.foundation import FoundationLearner
 from distkg.training.malloc_settings import keep_freed_memory
 from distkg.training.schedule import Schedule
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from benchmarks.rooflines import QUICK_SECONDS, SECONDS, Rooflines
 from distkg.config import RunConfig, parse_config
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
+from distkg.embedding.build import build_objective
+from distkg.embedding.loop import WINDOW, Loop
+from distkg.embedding.model import Model
 from distkg.sharding.ranks import Ranks
-from distkg.training.loop import WINDOW, Loop
-from distkg.training.model import Model
-from distkg.training.objective import build_objective
-from distkg.training.replicated_parameters import ReplicatedParameters
+from distkg.sharding.replicated_parameters import ReplicatedParameters
 
 _FLOPS_PER_SCORE = 6  # per dimension: a multiply and an add, forward and for either gradient
 _BYTES_PER_SCORE = 16  # per dimension: both float32 operands, forward and backward

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.common import Figures, begin, finish, graph_settings, settings_of
 from benchmarks.processes import WORKERS, on_ranks
 from benchmarks.training_windows import SCORERS, TimedTraining, Workload, sampled_config
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 from distkg.sharding.ranks import Ranks
 
 BATCH = 4096

@@ -15,11 +15,12 @@ import torch
 
 from benchmarks.common import Figures, begin, finish, graph_settings
 from benchmarks.processes import alone
-from distkg.data.store import Store
-from distkg.foundation import FoundationModel, KnowledgeGraph, load_model
+from distkg.data.store.graph_store import Store
+from distkg.evaluation.metrics import known_answers_of, ranking_metrics
+from distkg.evaluation.ranking import Ranking, rank_by_scores
+from distkg.foundation.files import load_model
 from distkg.foundation.graph_scorer import GraphScorer
-from distkg.training.metrics import known_answers_of, ranking_metrics
-from distkg.training.ranking import Ranking, rank_by_scores
+from distkg.foundation.models import FoundationModel, KnowledgeGraph
 
 BATCH_SIZE = 16
 PUBLISHED = {

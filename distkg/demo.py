@@ -13,16 +13,16 @@ from rich.markup import escape
 from distkg.cluster.launch import launch_training
 from distkg.config import RunConfig, load_config
 from distkg.data.generate import generate
-from distkg.data.local_path import local_path
-from distkg.data.store import Store
+from distkg.data.storage.local_path import local_path
+from distkg.data.store.graph_store import Store
+from distkg.embedding.load_run import load_run
+from distkg.embedding.model import Model
 from distkg.inference.predict import predict
+from distkg.planning.preflight import plan_run
 from distkg.printable import printable
 from distkg.reporting.report import write_report
 from distkg.reporting.tables import make_console, metrics_table, plan_summary, predictions_table
 from distkg.sharding.ranks import Ranks
-from distkg.training.load_run import load_run
-from distkg.training.model import Model
-from distkg.training.preflight import plan_run
 
 ENTITIES, RELATIONS, TRIPLES, SEED = 2000, 12, 20_000, 1
 EXAMPLES, ANSWERS = 3, 3

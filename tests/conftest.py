@@ -31,3 +31,13 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of a store with 150 entities, 6 relations and about 1,500 triples."""
+    from distkg.data.generate import generate
+
+    store = tmp_path_factory.mktemp("graphs") / "small"
+    generate(str(store), entities=150, relations=6, triples=1500, seed=3)
+    return str(store)

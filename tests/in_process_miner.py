@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from distkg.negatives.pool_events import PoolEvent
-from distkg.negatives.relation_miner import Mine, Weights
-from distkg.negatives.relation_similarity import RelationTable
+from distkg.negatives.kmas.relation_miner import Mine, Weights
+from distkg.negatives.kmas.relation_similarity import RelationTable
+from distkg.negatives.prefetch.pool_events import PoolEvent
 
 
 @dataclass

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distkg.kernels.similarity import DOT, Similarity
+from distkg.kernels.scores.similarity import DOT, Similarity
 from distkg.negatives import TrainingGraph
-from distkg.negatives.messages import Reply, Request
-from distkg.negatives.pool_events import Missing, PoolEvent
-from distkg.negatives.prefetch import PoolOf, hosted_parts
-from distkg.negatives.source_server import SourceServer
+from distkg.negatives.prefetch.messages import Reply, Request
+from distkg.negatives.prefetch.pool_events import Missing, PoolEvent
+from distkg.negatives.prefetch.prefetched_source import PoolOf, hosted_parts
+from distkg.negatives.prefetch.source_server import SourceServer
 
 
 @dataclass

@@ -58,10 +58,10 @@ INSTRUCTION_SETS = (
 AT_ONCE = 2  # most of the tests use one core
 TESTS = (
     "tests/kernels",
-    "tests/scoring",
+    "tests/embedding",
     "tests/objectives",
     "tests/sharding",
-    "tests/training/test_golden_curves.py",
+    "tests/embedding/test_golden_curves.py",
     "tests/training/test_precision.py",
     "--ignore-glob=*_triton.py",  # of a GPU
     "--ignore-glob=*_cuda.py",

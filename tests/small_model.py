@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distkg.config import ModelConfig
-from distkg.scoring import make_scorer
+from distkg.embedding.scorers import make_scorer
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from distkg.cli import app, main
 from distkg.cluster.launch import TrainingError
 from distkg.config import RunConfig, load_config
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 from distkg.reporting.run_record import RunError
 from distkg.sharding.ranks import Ranks
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from distkg.data.generate import generate
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 from distkg.demo import _examples, run_demo
 
 

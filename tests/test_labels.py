@@ -17,7 +17,7 @@ from unsafe_text import LABELS, unsafe_characters
 from distkg.cli import app
 from distkg.cli.app import PrintableFormatter
 from distkg.config import load_config
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 from distkg.printable import printable
 from distkg.reporting.stages import show_stages
 from distkg.sharding.ranks import Ranks

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from distkg.cli import app
 from distkg.cli.app import show_traceback
 from distkg.config import RunConfig, load_config
-from distkg.data.location import Location
+from distkg.data.storage.location import Location
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
 

@@ -59,7 +59,7 @@ def file_path(text: str) -> Path:
 
 
 def _local_path(text: str, kind: str) -> Path:
-    from distkg.data.local_path import NotLocalError, local_path
+    from distkg.data.storage.local_path import NotLocalError, local_path
 
     try:
         return local_path(text, kind=kind)
@@ -223,7 +223,7 @@ def _refuse_unreadable(arguments: Sequence[str], ctx: Any) -> None:
 
 def print_remarks(report: PrepareReport) -> None:
     """Say how the files of a graph were read, and what was counted while they were."""
-    from distkg.data.problems import warning_text
+    from distkg.data.readers.problems import warning_text
     from distkg.printable import printable
 
     for note in report.notes:

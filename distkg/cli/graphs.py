@@ -184,7 +184,7 @@ def inductive_split(
     split: Annotated[str, typer.Option(help="Shares of train, valid and test in each.")] = "0.8,0.1,0.1",
 ) -> None:
     """Make two graphs of one: to learn from, and to ask about, with other entities and if wanted other relations."""
-    from distkg.data.inductive_split import inductive_split as split_in_two
+    from distkg.data.splits.inductive_split import inductive_split as split_in_two
 
     made = split_in_two(store, to, kind=kind.value, seed=seed, share=share, split=_shares(split))
     for report, connected in zip((made.training, made.inference), made.connected, strict=True):
@@ -225,12 +225,12 @@ def negatives(
         show_table(text_table(["source", "", "needs", "options"], rows))
         return
     from distkg.config import parse_mapping
-    from distkg.data.store import Store
+    from distkg.data.store.graph_store import Store
     from distkg.negatives.source_report import examine
 
     chosen, graph, model = parse_mapping(options, "--options"), Store.open(store), None
     if run is not None:
-        from distkg.training.load_run import view_of_run
+        from distkg.embedding.load_run import view_of_run
 
         model = view_of_run(run, graph)
     found = examine(graph, source, chosen, sample=sample, count=count, show=show, seed=seed, model=model)
@@ -253,8 +253,8 @@ def relation_text(
     ] = None,
 ) -> None:
     """Make vectors of what relations are called, which SEMMA reads."""
-    from distkg.data.relation_text import make_relation_text, read_descriptions, wordllama_encoder
-    from distkg.data.store import Store
+    from distkg.data.store.graph_store import Store
+    from distkg.data.store.relation_text import make_relation_text, read_descriptions, wordllama_encoder
 
     told = None if descriptions is None else read_descriptions(descriptions)
     say(make_relation_text(Store.open(store), wordllama_encoder(), told))

@@ -26,8 +26,8 @@ from distkg.cli.app import (
 from distkg.printable import printable
 
 if TYPE_CHECKING:
-    from distkg.data.store import Store
-    from distkg.foundation import FoundationModel
+    from distkg.data.store.graph_store import Store
+    from distkg.foundation.models import FoundationModel
     from distkg.inference.predict import Best
     from distkg.inference.zero_shot import Reason
 
@@ -195,7 +195,7 @@ def predict_relation(
     as_json: JsonOption = False,
 ) -> None:
     """List the relations that most likely lead from one entity to another, by a model that ranks relations."""
-    from distkg.foundation import load_model
+    from distkg.foundation.files import load_model
     from distkg.inference.relations import predict_relations
     from distkg.reporting.tables import text_table
 
@@ -227,10 +227,11 @@ def import_checkpoint(
     format: Annotated[PublishedFormat, typer.Option(help="Whose checkpoint it is.")] = PublishedFormat.ultra,
 ) -> None:
     """Make a model folder of a published checkpoint of a foundation model."""
-    from distkg import foundation
+    from distkg.foundation.files import import_checkpoint as read_checkpoint
+    from distkg.foundation.files import save_model
 
-    model = foundation.import_checkpoint(file, format.value)
-    foundation.save_model(model, to)
+    model = read_checkpoint(file, format.value)
+    save_model(model, to)
     say(f"{model.name}, {sum(part.numel() for part in model.parameters()):,} parameters: {to}")
 
 
@@ -242,9 +243,9 @@ def export(
     store: Annotated[str, typer.Option(help="Store of the run, where it has moved.")] = "",
 ) -> None:
     """Write vectors and labels as safetensors and Parquet, so that NumPy alone can recompute a score."""
+    from distkg.embedding.load_run import load_run
     from distkg.inference.export import export_model
     from distkg.sharding.ranks import Ranks
-    from distkg.training.load_run import load_run
 
     if is_foundation_model(run):
         raise typer.BadParameter(
@@ -263,9 +264,9 @@ def is_foundation_model(model: Path) -> bool:
 
 
 def _evaluated_run(run: Path, store: str | None, split: Split, triples: int | None) -> dict[str, Any]:
+    from distkg.embedding.load_run import load_run
+    from distkg.evaluation.metrics import evaluate_triples
     from distkg.sharding.ranks import Ranks
-    from distkg.training.load_run import load_run
-    from distkg.training.metrics import evaluate_triples
 
     model, own, config = load_run(run, Ranks.single(), store or "")
     settings = config.evaluate
@@ -276,10 +277,10 @@ def _evaluated_run(run: Path, store: str | None, split: Split, triples: int | No
 def _evaluated_foundation(
     model: Path, store: str | None, split: Split, triples: int | None, fanouts: list[int]
 ) -> dict[str, Any]:
-    from distkg.data.store import Store
-    from distkg.foundation import load_model
+    from distkg.data.store.graph_store import Store
+    from distkg.foundation.files import load_model
     from distkg.inference.zero_shot import evaluate_zero_shot
-    from distkg.training.relation_ranking import evaluate_relations
+    from distkg.relation_prediction.ranking import evaluate_relations
 
     if store is None:
         raise typer.BadParameter(f"{model} is a foundation model: give the graph to be asked about with --store")
@@ -291,7 +292,7 @@ def _evaluated_foundation(
 
 
 def _reasons(model: Path, facts: Store, query: tuple[int, int], answers: list[int], top: int) -> list[list[Reason]]:
-    from distkg.foundation import load_model
+    from distkg.foundation.files import load_model
     from distkg.inference.zero_shot import reasons_for
 
     if not is_foundation_model(model):
@@ -330,15 +331,15 @@ def _answering(model: Path, store: str | None, graph: str | None, fanouts: list[
     from distkg.inference import predict as inference
 
     if not is_foundation_model(model):
+        from distkg.embedding.load_run import load_run
         from distkg.sharding.ranks import Ranks
-        from distkg.training.load_run import load_run
 
         _refuse_other_graph(model, graph=graph)
         _refuse_fanouts(model, ",".join(map(str, fanouts)))
         loaded, own, _ = load_run(model, Ranks.single(), store or "")
         yield inference.best_of_model(loaded), own
         return
-    from distkg.foundation import load_model
+    from distkg.foundation.files import load_model
     from distkg.inference.zero_shot import best_zero_shot
 
     reasoning = load_model(model)
@@ -348,7 +349,7 @@ def _answering(model: Path, store: str | None, graph: str | None, fanouts: list[
 
 def _facts_of(model: FoundationModel, store: str | None, graph: str | None) -> AbstractContextManager[Store]:
     """The store to reason from, for as long as it is needed."""
-    from distkg.data.store import Store
+    from distkg.data.store.graph_store import Store
     from distkg.inference.fresh_graph import fresh_graph
 
     if (store is None) == (graph is None):

@@ -22,7 +22,7 @@ from distkg.cli.streams import ascii_only
 
 if TYPE_CHECKING:
     from distkg.config import RunConfig
-    from distkg.training.plan import Plan
+    from distkg.planning.plan import Plan
 
 
 @app.command(epilog="Example: distkg plan preset:complex_wn18rr --set data.store=stores/wn18rr --workers 2")
@@ -83,7 +83,7 @@ def config(
 
 
 def planned(config: RunConfig) -> Plan:
-    from distkg.training.preflight import plan_run
+    from distkg.planning.preflight import plan_run
 
     return plan_run(config)
 

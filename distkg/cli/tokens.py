@@ -15,9 +15,9 @@ import typer
 from distkg.cli.app import JsonOption, app, file_path, folder_path, say, say_json, show_table
 
 if TYPE_CHECKING:
-    from distkg.data.entity_values import Keys
-    from distkg.data.make_tokens import Mapped, TokenReport, TokenSource
-    from distkg.data.store import Store
+    from distkg.data.store.graph_store import Store
+    from distkg.data.tokens.entity_values import Keys
+    from distkg.data.tokens.make_tokens import Mapped, TokenReport, TokenSource
 
 T = TypeVar("T")
 
@@ -54,8 +54,8 @@ class Given:
         return kinds[0]
 
     def source(self, store: Store, keys: Keys | None) -> TokenSource:
-        from distkg.data.make_tokens import image_source, numeric_source, text_source, token_list_source
-        from distkg.data.text_tokens import TextTokenizer
+        from distkg.data.tokens.make_tokens import image_source, numeric_source, text_source, token_list_source
+        from distkg.data.tokens.text_tokens import TextTokenizer
 
         if self.numeric is not None:
             return numeric_source(store, self.numeric, self.bins, keys)
@@ -107,9 +107,9 @@ def tokens(
     given = Given(text, labels, numeric, mygo, images, codebook, tokenizer, vocabulary, bins)
     kind = given.kind()
     called = name or (kind if kind != "mygo" else _needed(name, "--mygo needs --name, such as image or text"))
-    from distkg.data.entity_values import read_keys
-    from distkg.data.make_tokens import make_tokens
-    from distkg.data.store import Store
+    from distkg.data.store.graph_store import Store
+    from distkg.data.tokens.entity_values import read_keys
+    from distkg.data.tokens.make_tokens import make_tokens
 
     sys.path.insert(0, os.getcwd())  # a user's module is looked for here, whichever way this process was started
     keys = None if ids is None else read_keys(ids)

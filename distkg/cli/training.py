@@ -22,7 +22,7 @@ from distkg.cli.app import (
 from distkg.cli.settings import planned, show_plan
 
 if TYPE_CHECKING:
-    from distkg.training.search_folder import Trial
+    from distkg.search.search_folder import Trial
 
 
 @app.command(
@@ -81,7 +81,7 @@ def tune(
 ) -> None:
     """Search for the configuration with the best validation MRR and write it to best.yaml."""
     settings = resolved(config, changes, workers)
-    from distkg.training.space import read_space
+    from distkg.search.space import read_space
 
     found = read_space(space)
     show_plan(planned(settings))

@@ -15,13 +15,9 @@ import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
 
-from distkg.cluster import run_folder
-from distkg.cluster.lease import Lease, check_lease, claimed
-from distkg.cluster.negative_pool import actors_of_worker, negative_actors
 from distkg.cluster.process_group import process_group
-from distkg.cluster.progress_monitor import Display, Follower, LineTail, Listener, Record, make_display, with_warnings
-from distkg.cluster.run_watch import Supervisor, signs_of_life
-from distkg.cluster.session import (
+from distkg.cluster.sampling.negative_pool import actors_of_worker, negative_actors
+from distkg.cluster.session.ray_session import (
     ClusterError,
     LostClusterError,
     Session,
@@ -31,8 +27,20 @@ from distkg.cluster.session import (
     worker_resources,
     worker_threads,
 )
+from distkg.cluster.session.waiting import wait_for_room
 from distkg.cluster.shared_graphs import Graphs, graphs_of_node, share_graphs
-from distkg.cluster.waiting import wait_for_room
+from distkg.cluster.watch import run_folder
+from distkg.cluster.watch.lease import Lease, check_lease, claimed
+from distkg.cluster.watch.progress_monitor import (
+    Display,
+    Follower,
+    LineTail,
+    Listener,
+    Record,
+    make_display,
+    with_warnings,
+)
+from distkg.cluster.watch.run_watch import Supervisor, signs_of_life
 from distkg.config import RunConfig, parse_config
 from distkg.printable import printable, printable_lines
 from distkg.redaction import redact

@@ -11,12 +11,12 @@ from typing import Any
 
 import ray
 
-from distkg.cluster.remote_errors import get_or_explain
-from distkg.cluster.session import worker_environment
+from distkg.cluster.session.ray_session import worker_environment
+from distkg.cluster.session.remote_errors import get_or_explain
 from distkg.config import RunConfig, parse_config
+from distkg.foundation.graphs.training_graphs import GraphOf, LearnedGraph, graphs_of
+from distkg.foundation.initial_model import is_foundation, made_graph
 from distkg.sharding.zero_copy import Packed, packed, unpacked
-from distkg.training.foundation_model import is_foundation, made_graph
-from distkg.training.graphs import GraphOf, LearnedGraph, graphs_of
 
 Graphs = Mapping[str, ray.ObjectRef]
 """Address of a store → the packed graph."""

@@ -12,11 +12,11 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
-from distkg.cluster.remote_errors import mistake_of
-from distkg.cluster.session import ray_session, worker_environment
+from distkg.cluster.session.ray_session import ray_session, worker_environment
+from distkg.cluster.session.remote_errors import mistake_of
 from distkg.config import RunConfig
 from distkg.data.errors import StoreError
-from distkg.data.make_tokens import Mapped
+from distkg.data.tokens.make_tokens import Mapped
 
 Rows = NDArray[np.int32]
 

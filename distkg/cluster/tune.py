@@ -19,31 +19,28 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from distkg.cluster import run_folder
 from distkg.cluster.launch import run_on_workers
-from distkg.cluster.lease import STALE_SECONDS, claimed, wait_until_free
-from distkg.cluster.progress_monitor import Record
-from distkg.cluster.run_watch import stop_runs
-from distkg.cluster.session import (
+from distkg.cluster.search.study import distributions, make_sampler, quiet
+from distkg.cluster.session.ray_session import (
     LostClusterError,
     Session,
     describe_shortage,
     ray_session,
     set_driver_environment,
 )
-from distkg.cluster.study import distributions, make_sampler, quiet
-from distkg.cluster.waiting import wait_for_room
+from distkg.cluster.session.waiting import wait_for_room
+from distkg.cluster.watch import run_folder
+from distkg.cluster.watch.lease import STALE_SECONDS, claimed, wait_until_free
+from distkg.cluster.watch.progress_monitor import Record
+from distkg.cluster.watch.run_watch import stop_runs
 from distkg.config import ConfigError, RunConfig, parse_config
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
+from distkg.foundation.graphs.training_graphs import graphs_of
+from distkg.foundation.initial_model import is_foundation
+from distkg.planning.preflight import check_run, open_store
 from distkg.printable import printable, printable_lines
 from distkg.redaction import redact
-from distkg.termination import Terminated
-from distkg.training.foundation_model import is_foundation
-from distkg.training.graphs import graphs_of
-from distkg.training.preflight import check_run, open_store
-from distkg.training.provenance import provenance_of
-from distkg.training.run import train_on_rank
-from distkg.training.search_folder import (
+from distkg.search.search_folder import (
     SearchError,
     SearchFolder,
     Trial,
@@ -51,7 +48,10 @@ from distkg.training.search_folder import (
     metric_lines,
     validations,
 )
-from distkg.training.space import Space, check_space, parameters_of, with_parameters
+from distkg.search.space import Space, check_space, parameters_of, with_parameters
+from distkg.termination import Terminated
+from distkg.training.provenance import provenance_of
+from distkg.training.run import train_on_rank
 
 MRR, SHARE = "valid_mrr", "budget_share"
 

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distkg.data.classes import Declared, encode_classes
 from distkg.data.errors import IngestError
-from distkg.data.manifest import Manifest
-from distkg.data.problems import Problems
+from distkg.data.readers.problems import Problems
 from distkg.data.spool import NO_ROWS, Spool
-from distkg.data.writer import StoreWriter, TripleSink
+from distkg.data.store.classes import Declared, encode_classes
+from distkg.data.store.manifest import Manifest
+from distkg.data.store.writer import StoreWriter, TripleSink
 from distkg.graph.partition import choose_partitioner, part_offsets
 
 PartitionerName = Literal["random", "metis"]

@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 from distkg.data.assemble import Graph, Part, Plan, PrepareReport, assemble
 from distkg.data.errors import IngestError
 from distkg.data.prepare import report
-from distkg.data.problems import Problems
+from distkg.data.readers.problems import Problems
 from distkg.data.spool import NO_ROWS, Spool, shuffled
-from distkg.data.writer import StoreWriter
+from distkg.data.store.writer import StoreWriter
 from distkg.host_memory import memory_limit
 
 ZIPF_EXPONENT = 0.8

@@ -7,7 +7,7 @@ import unicodedata
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distkg.data.problems import Problems
+from distkg.data.readers.problems import Problems
 
 WARNING = "labels_that_differ_in_spaces_or_unicode_form"
 CHUNK = 1 << 18

@@ -27,22 +27,14 @@ from distkg.data.assemble import (
     assemble,
     count_unseen,
 )
-from distkg.data.blocks import LabelBatch
-from distkg.data.classes import Declared, read_declared
-from distkg.data.delimited import read_delimited
-from distkg.data.duplicates import find_repeats
 from distkg.data.errors import IngestError
-from distkg.data.holdout import split_part
-from distkg.data.inductive import INFERENCE, TRAINING, Graphs, inductive_graphs
 from distkg.data.label_forms import warn_of_forms
-from distkg.data.leaks import report_leaks
-from distkg.data.location import Location, address_within, without_secrets
-from distkg.data.manifest import Manifest
-from distkg.data.ntriples import read_ntriples
-from distkg.data.problems import OnError, Problems
-from distkg.data.rdf_documents import FORMATS as RDF_DOCUMENTS
-from distkg.data.rdf_documents import read_rdf_document
-from distkg.data.sources import (
+from distkg.data.readers.delimited import read_delimited
+from distkg.data.readers.ntriples import read_ntriples
+from distkg.data.readers.problems import OnError, Problems
+from distkg.data.readers.rdf_documents import FORMATS as RDF_DOCUMENTS
+from distkg.data.readers.rdf_documents import read_rdf_document
+from distkg.data.readers.sources import (
     SPLITS,
     Format,
     Literals,
@@ -52,10 +44,18 @@ from distkg.data.sources import (
     find_sources,
     read_options,
 )
+from distkg.data.readers.tables import read_parquet
+from distkg.data.readers.text_blocks import LabelBatch
+from distkg.data.splits.duplicates import find_repeats
+from distkg.data.splits.holdout import split_part
+from distkg.data.splits.inductive import INFERENCE, TRAINING, Graphs, inductive_graphs
+from distkg.data.splits.leaks import report_leaks
 from distkg.data.spool import Spool
-from distkg.data.tables import read_parquet
-from distkg.data.vocabulary import Vocabulary
-from distkg.data.writer import StoreWriter
+from distkg.data.storage.location import Location, address_within, without_secrets
+from distkg.data.store.classes import Declared, read_declared
+from distkg.data.store.manifest import Manifest
+from distkg.data.store.vocabulary import Vocabulary
+from distkg.data.store.writer import StoreWriter
 from distkg.redaction import is_remote
 
 Reader = Callable[[SourceFile, Problems], Iterator[LabelBatch]]
@@ -91,9 +91,9 @@ def prepare(
 
     Args:
         source: a file, or a folder with train|valid|test files and, where there are any, files of classes (see
-            ``distkg.data.classes``); local or any pyarrow address. With ``inference`` among the files it holds two
-            graphs, and two stores are made, ``training`` and ``inference`` in ``store``: see
-            ``distkg.data.inductive``.
+            ``distkg.data.store.classes``); local or any pyarrow address. With ``inference`` among the files it holds
+            two graphs, and two stores are made, ``training`` and ``inference`` in ``store``: see
+            ``distkg.data.splits.inductive``.
         store: new folder or address; a half-written store is replaced, a finished one never.
         format: of the files; ``auto`` goes by their endings.
         valid, test: files of these splits, where ``source`` is one file or a folder without them.

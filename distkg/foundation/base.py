@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from distkg.config import StrictModel, parse_options
-from distkg.data.identity import LABELS, StoreIdentity, mismatch
-from distkg.data.store import Store
-from distkg.foundation.graph import Facts, KnowledgeGraph
+from distkg.data.store.graph_store import Store
+from distkg.data.store.identity import LABELS, StoreIdentity, mismatch
+from distkg.foundation.graphs.knowledge_graph import Facts, KnowledgeGraph
 from distkg.registry import Registry
 
 MODELS: Registry[type[FoundationModel]] = Registry("foundation model")

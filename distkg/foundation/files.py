@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from distkg.data.atomic_file import replace_text
-from distkg.data.identity import StoreIdentity
-from distkg.data.local_path import local_path
-from distkg.data.location import Location
-from distkg.data.tensor_files import TensorFileError, TensorHeader, read_header
-from distkg.data.torch_files import TorchFileError, is_plain, read_torch_file
-from distkg.foundation.base import MODELS, FoundationModel
+from distkg.data.storage.atomic_file import replace_text
+from distkg.data.storage.local_path import local_path
+from distkg.data.storage.location import Location
+from distkg.data.storage.tensor_files import TensorFileError, TensorHeader, read_header
+from distkg.data.storage.torch_files import TorchFileError, is_plain, read_torch_file
+from distkg.data.store.identity import StoreIdentity
+from distkg.foundation.models import MODELS, FoundationModel
 from distkg.kernels.finite import non_finite
 from distkg.strict_json import JsonError, read_json
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from distkg.foundation.base import FoundationModel
-from distkg.foundation.graph import KnowledgeGraph
-from distkg.foundation.sampling import SubgraphSampler, sampled_scores
+from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
+from distkg.foundation.graphs.sampling import SubgraphSampler, sampled_scores
 
 
 class GraphScorer:

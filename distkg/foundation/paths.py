@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from distkg.foundation.base import FoundationModel
-from distkg.foundation.graph import KnowledgeGraph
-from distkg.kernels.edges import Edges
+from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
+from distkg.kernels.message_passing.edges import Edges
 
 BEAM = 10  # paths kept for each entity and length
 

@@ -13,8 +13,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from distkg.embedding.scorers.base import Scorer
 from distkg.kernels.ann import AnnError, VectorIndex, load_faiss, metric_of
-from distkg.scoring.base import Scorer
 
 INDEX = "index.faiss"
 

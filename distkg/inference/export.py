@@ -18,15 +18,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distkg.config import ModelConfig
-from distkg.data.atomic_file import replaced_file
-from distkg.data.local_path import local_path
-from distkg.data.location import make_folder
-from distkg.data.store import Store
+from distkg.data.storage.atomic_file import replaced_file
+from distkg.data.storage.local_path import local_path
+from distkg.data.storage.location import make_folder
+from distkg.data.store.graph_store import Store
+from distkg.embedding.model import Model
+from distkg.embedding.scorers.base import Scorer
+from distkg.evaluation.score_blocks import evaluating
 from distkg.inference.ann import INDEX, write_index
 from distkg.redaction import is_remote
-from distkg.scoring.base import Scorer
-from distkg.training.blocks import evaluating
-from distkg.training.model import Model
 from distkg.training.run_dir import versions
 
 ENTITIES = "entities.safetensors"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from distkg.data.assemble import PrepareReport
 from distkg.data.errors import IngestError
-from distkg.data.location import Location, address_within, without_secrets
-from distkg.data.make_tokens import TokenSource, make_tokens, numeric_source, text_source
 from distkg.data.prepare import prepare
-from distkg.data.sources import COMPRESSIONS, EXTENSIONS
-from distkg.data.store import Store
-from distkg.data.text_files import find_text_file
+from distkg.data.readers.sources import COMPRESSIONS, EXTENSIONS
+from distkg.data.readers.text_files import find_text_file
+from distkg.data.storage.location import Location, address_within, without_secrets
+from distkg.data.store.graph_store import Store
+from distkg.data.tokens.make_tokens import TokenSource, make_tokens, numeric_source, text_source
 
 TRIPLES = "triples"
 SAID: dict[str, tuple[str, Callable[[Store, str], TokenSource]]] = {

@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distkg.data.atomic_file import check_replaceable, replaced_file
-from distkg.data.known import KnownAnswers
-from distkg.data.local_path import local_path
-from distkg.data.store import Store
+from distkg.data.storage.atomic_file import check_replaceable, replaced_file
+from distkg.data.storage.local_path import local_path
+from distkg.data.store.graph_store import Store
+from distkg.data.store.known_answers import KnownAnswers
+from distkg.embedding.model import Model
 from distkg.inference.queries import read_queries
 from distkg.inference.topk import TopAnswers, top_answers
 from distkg.inference.untrained import untrained_warnings
 from distkg.printable import printable
-from distkg.training.model import Model
 
 Known = Literal["exclude", "mark", "keep"]
 

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distkg.data.errors import IngestError
-from distkg.data.local_path import local_path
-from distkg.data.store import Store, StoreError
-from distkg.data.text_files import read_lines, text_file
+from distkg.data.readers.text_files import read_lines, text_file
+from distkg.data.storage.local_path import local_path
+from distkg.data.store.graph_store import Store, StoreError
 from distkg.printable import from_printable
 
 DIRECTIONS = ("forward", "inverse")

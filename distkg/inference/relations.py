@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distkg.data.store import Store
-from distkg.foundation import FoundationModel
+from distkg.data.store.graph_store import Store
 from distkg.foundation.graph_scorer import GraphScorer
+from distkg.foundation.models import FoundationModel
 from distkg.inference.predict import Known
-from distkg.training.relation_ranking import known_relations_of
+from distkg.relation_prediction.ranking import known_relations_of
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from distkg.data.known import KnownAnswers
+from distkg.data.store.known_answers import KnownAnswers
+from distkg.embedding.model import Model
+from distkg.evaluation.score_blocks import Blocks, evaluating, query_vectors, refuse_broken
 from distkg.kernels.counting import hide_cells, known_cells
 from distkg.kernels.select_topk import Best, best_of, keep_best
 from distkg.sharding.ranks import Ranks
-from distkg.training.blocks import Blocks, evaluating, query_vectors, refuse_broken
-from distkg.training.model import Model
 
 
 @dataclass(frozen=True)

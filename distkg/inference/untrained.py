@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 
 SHOWN = 3
 

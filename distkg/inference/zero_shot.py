@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distkg.data.known import KnownAnswers
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
+from distkg.data.store.known_answers import KnownAnswers
+from distkg.evaluation.metrics import evaluate_ranks
+from distkg.evaluation.ranking import rank_by_scores
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph_scorer import GraphScorer
+from distkg.foundation.graphs.sampling import SubgraphSampler
 from distkg.foundation.paths import edge_gradients, in_words, most_influential
-from distkg.foundation.sampling import SubgraphSampler
 from distkg.inference.predict import Best
 from distkg.inference.topk import TopAnswers
-from distkg.training.metrics import evaluate_ranks
-from distkg.training.ranking import rank_by_scores
 
 BATCH_SIZE = 16  # queries; a query looks at the whole graph
 

@@ -23,13 +23,13 @@ from pykeen.sampling import NegativeSampler, negative_sampler_resolver
 from torch import Tensor
 
 from distkg.config import ConfigError
-from distkg.data.classes import Classes, encode_classes, read_declared
-from distkg.data.location import Location
-from distkg.kernels.similarity import Similarity
+from distkg.data.storage.location import Location
+from distkg.data.store.classes import Classes, encode_classes, read_declared
+from distkg.embedding.load_run import load_run
+from distkg.embedding.sharded_model_view import ShardedModelView
+from distkg.kernels.scores.similarity import Similarity
 from distkg.negatives import SOURCES, Negatives, NegativeSource, Queries, SourceError, TrainingGraph, make_source
 from distkg.sharding.ranks import Ranks
-from distkg.training.load_run import load_run
-from distkg.training.sharded_model_view import ShardedModelView
 
 
 class SourceSampler(NegativeSampler):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distkg.kernels.similarity import Similarity
+from distkg.kernels.scores.similarity import Similarity
 
 _FLAT_BELOW = 100_000  # rows up to which an exhaustive index answers within milliseconds
 _ROWS_AT_ONCE = 1 << 15

@@ -1,6 +1,6 @@
 """Where wrong answers come from; importing this package registers all sources."""
 
-from distkg.negatives import dans, global_samplers, kmas, mixture, model_based, neighbourhood, pools
+from distkg.negatives import dans, mixture
 from distkg.negatives.base import (
     SOURCES,
     DrawRequest,
@@ -15,8 +15,12 @@ from distkg.negatives.base import (
     make_source,
     source_memory,
 )
+from distkg.negatives.kmas import source as kmas
 from distkg.negatives.known_facts import known_facts
+from distkg.negatives.model_based import cached as model_based
 from distkg.negatives.model_view import ModelView
+from distkg.negatives.static import candidate_sets as pools
+from distkg.negatives.static import global_samplers, neighbourhood
 from distkg.negatives.training_graph import TrainingGraph
 
 __all__ = [

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distkg.data.known import KnownAnswers
+from distkg.data.store.known_answers import KnownAnswers
 from distkg.kernels.jit import kernel
 
 

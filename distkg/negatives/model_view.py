@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from distkg.kernels.similarity import Similarity
+from distkg.kernels.scores.similarity import Similarity
 from distkg.sharding.ranks import Ranks
 
 

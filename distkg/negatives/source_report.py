@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distkg.data.known import KnownAnswers
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
+from distkg.data.store.known_answers import KnownAnswers
 from distkg.negatives.base import Negatives, NegativeSource, Queries, SourceError, TrainingProgress, make_source
 from distkg.negatives.known_facts import known_facts
 from distkg.negatives.model_view import ModelView

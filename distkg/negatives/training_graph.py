@@ -8,9 +8,9 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from distkg.data.classes import Classes
-from distkg.data.known import KnownAnswers
-from distkg.data.store import Store
+from distkg.data.store.classes import Classes
+from distkg.data.store.graph_store import Store
+from distkg.data.store.known_answers import KnownAnswers
 
 
 class TrainingGraph:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from distkg.config import ObjectiveConfig
 from distkg.kernels.gather_scatter import add_rows
-from distkg.kernels.log_sum_exp import blocks
-from distkg.kernels.similarity import Similarity
+from distkg.kernels.scores.log_sum_exp import blocks
+from distkg.kernels.scores.similarity import Similarity
 from distkg.registry import Registry
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from distkg.config import PRESETS, preset_names
+from distkg.embedding.scorers import SCORERS
 from distkg.negatives import SOURCES
-from distkg.scoring import SCORERS
-from distkg.training.space import SPACES, space_names
+from distkg.search.space import SPACES, space_names
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
-from distkg.data.atomic_file import replace_text
-from distkg.data.local_path import local_path
+from distkg.data.storage.atomic_file import replace_text
+from distkg.data.storage.local_path import local_path
 from distkg.printable import printable_html as escape
 
 # Sorts the table whose heading was clicked; numbers by their full value, text by its letters.

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from distkg.data.local_path import local_path
+from distkg.data.storage.local_path import local_path
 from distkg.printable import printable_lines
 from distkg.redaction import redact_tree
 

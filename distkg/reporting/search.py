@@ -20,8 +20,8 @@ from distkg.reporting.run_record import RunError, as_text, read_run
 from distkg.reporting.sections import graphs_named
 from distkg.reporting.svg import STYLES, Axis, Series, line_chart, scatter
 from distkg.reporting.tables import text_table
-from distkg.training.search_folder import SearchFolder, Trial, best_trial, differences
-from distkg.training.space import (
+from distkg.search.search_folder import SearchFolder, Trial, best_trial, differences
+from distkg.search.space import (
     Choice,
     Distribution,
     Interval,
@@ -92,7 +92,7 @@ def write_search_report(folder: Path, to: Path | None = None) -> Path:
 def importances(record: SearchRecord) -> dict[str, float]:
     """Share of each parameter in what sets good trials apart; empty where there are too few, or without Optuna."""
     try:
-        from distkg.cluster import study
+        from distkg.cluster.search import study
     except ImportError:
         return {}
     return study.importances(record.space, record.trials)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distkg.foundation import MODELS
+from distkg.foundation.models import MODELS
 from distkg.redaction import redact_address
 from distkg.reporting import html
 from distkg.reporting.curves import EPOCH, LOSS, VALID_MRR, by_epoch, by_wall_time

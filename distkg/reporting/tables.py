@@ -13,9 +13,9 @@ from rich.text import Text
 
 from distkg.inference.predict import Prediction
 from distkg.negatives.source_report import Examination
+from distkg.planning.plan import GraphSize, Plan
 from distkg.printable import printable
 from distkg.reporting.quantities import compact, duration, score, size
-from distkg.training.plan import GraphSize, Plan
 
 HITS = ("hits@1", "hits@3", "hits@10")
 METRIC_COLUMNS = ("MRR", "Hits@1", "Hits@3", "Hits@10", "mean\nrank", "MRR\noptim.", "MRR\npessim.", "queries")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from distkg.training.checkpoint import State
+from distkg.sharding.checkpoint.checkpoint import State
 from distkg.training.clock import Clock
 from distkg.training.provenance import Provenance
 from distkg.training.run_dir import Record

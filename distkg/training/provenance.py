@@ -17,19 +17,19 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from distkg.config import ConfigError, RunConfig, flatten, flatten_tree, parse_config, resume_class
 from distkg.data.errors import StoreError
-from distkg.data.identity import LABELS, Scope, StoreIdentity, check_store, mismatch
-from distkg.data.location import Location, without_secrets
-from distkg.data.relation_text import RELATION_TEXT
-from distkg.data.store import Store
-from distkg.data.tokens import FOLDER as TOKENS
-from distkg.foundation import MODELS, FoundationModel
+from distkg.data.storage.location import Location, without_secrets
+from distkg.data.store.graph_store import Store
+from distkg.data.store.identity import LABELS, Scope, StoreIdentity, check_store, mismatch
+from distkg.data.store.relation_text import RELATION_TEXT
+from distkg.data.tokens.token_store import FOLDER as TOKENS
+from distkg.embedding.scorers import SCORERS
 from distkg.foundation.files import weights_sha256
+from distkg.foundation.graphs.training_graphs import graphs_of
+from distkg.foundation.models import MODELS, FoundationModel
 from distkg.negatives import SOURCES
 from distkg.redaction import redact_tree
 from distkg.registry import Registry, UnknownNameError
-from distkg.scoring import SCORERS
-from distkg.training.checkpoint_files import MANIFEST, CheckpointError, Manifest, is_committed, read_manifest
-from distkg.training.graphs import graphs_of
+from distkg.sharding.checkpoint.files import MANIFEST, CheckpointError, Manifest, is_committed, read_manifest
 from distkg.training.run_dir import RunFolder
 
 FORMAT = 1

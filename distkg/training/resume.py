@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from distkg.config import Resume, RunConfig, resume_class
-from distkg.data.identity import LABELS, StoreIdentity, mismatch
-from distkg.data.relation_text import RELATION_TEXT
-from distkg.foundation import MODELS
-from distkg.training.graphs import graphs_of
+from distkg.data.store.identity import LABELS, StoreIdentity, mismatch
+from distkg.data.store.relation_text import RELATION_TEXT
+from distkg.foundation.graphs.training_graphs import graphs_of
+from distkg.foundation.models import MODELS
 from distkg.training.provenance import (
     Provenance,
     config_of_run,

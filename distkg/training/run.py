@@ -13,21 +13,21 @@ import torch
 from pydantic import JsonValue
 
 from distkg.config import RunConfig
-from distkg.data.location import make_folder
+from distkg.data.storage.location import make_folder
+from distkg.embedding.learner import EmbeddingLearner
+from distkg.embedding.loop import WINDOW
+from distkg.evaluation.score_blocks import ScoreError
+from distkg.foundation.initial_model import is_foundation
+from distkg.foundation.learner import FoundationLearner
+from distkg.relation_prediction.learner import RelationLearner, ranks_relations
+from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints, NonFiniteError
 from distkg.sharding.ranks import Ranks
-from distkg.training.blocks import ScoreError
-from distkg.training.checkpoint import CheckpointError, Checkpoints, NonFiniteError
-from distkg.training.embedding import EmbeddingLearner
-from distkg.training.foundation import FoundationLearner
-from distkg.training.foundation_model import is_foundation
 from distkg.training.learner import Learner
-from distkg.training.loop import WINDOW
 from distkg.training.malloc_settings import keep_freed_memory, peak_rss_mb
 from distkg.training.precision import missing_precisions
 from distkg.training.progress import Progress
 from distkg.training.provenance import KEY as PROVENANCE
 from distkg.training.provenance import recorded_in, write_provenance
-from distkg.training.relation_prediction import RelationLearner, ranks_relations
 from distkg.training.resume import Change, check_resume, compare
 from distkg.training.run_dir import Record, RunFolder, versions
 from distkg.training.schedule import Schedule

@@ -12,14 +12,14 @@ from typing import Any
 
 from distkg import __version__
 from distkg.config import ConfigError, RunConfig, load_config
-from distkg.data.atomic_file import replace_text
-from distkg.data.local_path import local_path
-from distkg.data.location import make_folder
+from distkg.data.storage.atomic_file import replace_text
+from distkg.data.storage.local_path import local_path
+from distkg.data.storage.location import make_folder
 
 Record = dict[str, Any]
 
 LEASE = "lease.json"
-"""Names the driver that writes to a run folder or search, while there is one; see ``distkg.cluster.lease``."""
+"""Names the driver that writes to a run folder or search, while there is one; see ``distkg.cluster.watch.lease``."""
 _log = logging.getLogger(__name__)
 
 _LIBRARIES = ("torch", "numpy", "numba", "pyarrow", "ray", "dgl")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from distkg.negatives.prefetch import PoolOf
-from distkg.negatives.relation_miner import MinerOf
-from distkg.training.graphs import GraphOf
+from distkg.foundation.graphs.training_graphs import GraphOf
+from distkg.negatives.kmas.relation_miner import MinerOf
+from distkg.negatives.prefetch.prefetched_source import PoolOf
 from distkg.training.stopping import StopRequest
 
 

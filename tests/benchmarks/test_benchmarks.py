@@ -35,13 +35,14 @@ from benchmarks.processes import alone, on_ranks
 from benchmarks.rooflines import Rooflines, together
 from benchmarks.training_windows import Window, Workload, shares
 from distkg.data.generate import generate
-from distkg.data.inductive_split import inductive_split
-from distkg.data.known import KnownAnswers
-from distkg.foundation import KnowledgeGraph, make_model, save_model
-from distkg.foundation.tokens import EntityTokens
-from distkg.kernels.edges import Edges
+from distkg.data.splits.inductive_split import inductive_split
+from distkg.data.store.known_answers import KnownAnswers
+from distkg.evaluation.ranking import rank_answers
+from distkg.foundation.files import make_model, save_model
+from distkg.foundation.graphs.tokens import EntityTokens
+from distkg.foundation.models import KnowledgeGraph
+from distkg.kernels.message_passing.edges import Edges
 from distkg.sharding.ranks import Ranks
-from distkg.training.ranking import rank_answers
 from tests.with_dgl import HAS_DGL
 
 MACHINE = Rooflines(torch_mm=100e9, onednn=200e9, bfloat16=400e9, bandwidth=20e9, square_roots=2e9)

@@ -11,7 +11,7 @@ from distkg.cli.errors import explain
 from distkg.cluster.launch import TrainingError
 from distkg.config import ConfigError
 from distkg.data.errors import StoreError
-from distkg.training.plan import PlanError
+from distkg.planning.plan import PlanError
 
 
 @pytest.mark.parametrize(

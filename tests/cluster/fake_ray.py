@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from ray import exceptions as errors
 
-from distkg.cluster import actor_link, negative_pool, relation_miner
-from distkg.cluster.actor_link import Process
+from distkg.cluster.sampling import actor_link, negative_pool, relation_miner
+from distkg.cluster.sampling.actor_link import Process
 
 UNNOTICED = 1.0  # seconds until callers hear of a death
 

@@ -11,18 +11,18 @@ import torch
 from fake_ray import FakeActor, FakeRay, ProcessEnds
 from ray import exceptions as errors
 
-from distkg.cluster import negative_pool
-from distkg.cluster.actor_link import ActorLink, NoReply
-from distkg.cluster.negative_pool import ActorPool
-from distkg.cluster.relation_miner import ActorMiner
+from distkg.cluster.sampling import negative_pool
+from distkg.cluster.sampling.actor_link import ActorLink, NoReply
+from distkg.cluster.sampling.negative_pool import ActorPool
+from distkg.cluster.sampling.relation_miner import ActorMiner
 from distkg.config import PoolConfig
-from distkg.kernels.similarity import DOT
+from distkg.kernels.scores.similarity import DOT
 from distkg.negatives import DrawRequest, Queries, TrainingGraph, TrainingProgress
-from distkg.negatives.congestion_window import CongestionWindow
-from distkg.negatives.pool_events import NegativePoolError, PoolEvent
-from distkg.negatives.prefetch import PrefetchedSource
-from distkg.negatives.relation_similarity import RelationTable
-from distkg.negatives.source_server import SourceServer
+from distkg.negatives.kmas.relation_similarity import RelationTable
+from distkg.negatives.prefetch.congestion_window import CongestionWindow
+from distkg.negatives.prefetch.pool_events import NegativePoolError, PoolEvent
+from distkg.negatives.prefetch.prefetched_source import PrefetchedSource
+from distkg.negatives.prefetch.source_server import SourceServer
 from distkg.sharding.ranks import Ranks
 
 ENTITIES, STEP_SECONDS, STEPS_PER_EPOCH, DEPTH = 40, 0.1, 20, 16

@@ -14,8 +14,8 @@ from typing import Any
 import grpc
 import pytest
 
-from distkg.cluster import address
-from distkg.cluster.address import ClusterError, check_cluster, ray_token, refuse_gateway, split_address
+from distkg.cluster.session import address
+from distkg.cluster.session.address import ClusterError, check_cluster, ray_token, refuse_gateway, split_address
 
 TOKEN = "a" * 40
 METHOD = "/ray.rpc.NodeInfoGcsService/GetClusterId"

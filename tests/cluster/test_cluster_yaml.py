@@ -10,7 +10,7 @@ import ray.autoscaler
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from distkg.cluster.session import TRAIN_SLOT
+from distkg.cluster.session.ray_session import TRAIN_SLOT
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = Path(ray.autoscaler.__file__).parent / "ray-schema.json"

@@ -11,11 +11,11 @@ import ray.train
 
 from distkg.cluster import launch
 from distkg.cluster.launch import FailureNotes, check_scaling, describe_failure, launch_training, scaling
-from distkg.cluster.lease import RunInUseError, hold_lease
-from distkg.cluster.session import ClusterError
+from distkg.cluster.session.ray_session import ClusterError
+from distkg.cluster.watch.lease import RunInUseError, hold_lease
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
-from distkg.data.identity import StoreMismatchError
+from distkg.data.store.identity import StoreMismatchError
 from distkg.sharding.ranks import Ranks
 from distkg.training.resume import ResumeError
 from distkg.training.run import train_on_rank

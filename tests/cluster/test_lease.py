@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from distkg.cluster import lease
-from distkg.cluster.lease import (
+from distkg.cluster.watch import lease
+from distkg.cluster.watch.lease import (
     Holder,
     RunInUseError,
     RunTakenOverError,
@@ -27,12 +27,12 @@ from distkg.cluster.lease import (
     refuse_if_held,
     wait_until_free,
 )
-from distkg.cluster.run_folder import RunFolderError
+from distkg.cluster.watch.run_folder import RunFolderError
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from distkg.cluster.lease import hold_lease
+from distkg.cluster.watch.lease import hold_lease
 with hold_lease(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -41,7 +41,7 @@ with hold_lease(Path(sys.argv[1])):
 RACE = """
 import sys, time
 from pathlib import Path
-from distkg.cluster.lease import RunInUseError, claimed
+from distkg.cluster.watch.lease import RunInUseError, claimed
 run, start = Path(sys.argv[1]), Path(sys.argv[2])
 print("ready", flush=True)
 while not start.exists():

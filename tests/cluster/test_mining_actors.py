@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distkg.cluster.relation_miner import Remembered, mines_of
+from distkg.cluster.sampling.relation_miner import Remembered, mines_of
 from distkg.config import RunConfig
 from distkg.data.generate import generate
-from distkg.negatives.relation_miner import Weights
-from distkg.negatives.relation_similarity import RelationTable
+from distkg.negatives.kmas.relation_miner import Weights
+from distkg.negatives.kmas.relation_similarity import RelationTable
 
 
 def table(version: int) -> RelationTable:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distkg.cluster import actor_link
-from distkg.cluster.actor_link import ActorLink, Process
-from distkg.cluster.negative_pool import ActorPool
+from distkg.cluster.sampling import actor_link
+from distkg.cluster.sampling.actor_link import ActorLink, Process
+from distkg.cluster.sampling.negative_pool import ActorPool
 from distkg.config import PoolConfig
 from distkg.negatives import TrainingProgress
-from distkg.negatives.messages import Reply, Request
+from distkg.negatives.prefetch.messages import Reply, Request
 
 PROCESS = Process("node", 1, 1)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from distkg.cluster.launch import Output
-from distkg.cluster.progress_monitor import (
+from distkg.cluster.watch.progress_monitor import (
     BarDisplay,
     Display,
     Follower,

@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 from ray import exceptions as errors
 
-from distkg.cluster import negative_pool, remote_errors
-from distkg.cluster.negative_pool import BLEND_EVERY, NegativeActor
-from distkg.cluster.remote_errors import RemoteTaskError, describe_remote_error, get_or_explain, is_loss, mistake_of
+from distkg.cluster.sampling import negative_pool
+from distkg.cluster.sampling.negative_pool import BLEND_EVERY, NegativeActor
+from distkg.cluster.session import remote_errors
+from distkg.cluster.session.remote_errors import (
+    RemoteTaskError,
+    describe_remote_error,
+    get_or_explain,
+    is_loss,
+    mistake_of,
+)
 from distkg.data.errors import StoreError
-from distkg.negatives.pool_events import PoolEvent
+from distkg.negatives.prefetch.pool_events import PoolEvent
 
 
 def task_error(cause: Exception) -> errors.RayTaskError:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distkg.cluster.run_folder import RunFolderError, absolute_run, absolute_store, append_failure, claim
+from distkg.cluster.watch.run_folder import RunFolderError, absolute_run, absolute_store, append_failure, claim
 from distkg.config import RunConfig
 
 

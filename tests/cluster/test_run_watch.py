@@ -15,12 +15,12 @@ import psutil
 import pytest
 import ray
 
-from distkg.cluster import heartbeats, node_processes, run_watch
-from distkg.cluster.heartbeats import Process, RunWatch, Sign, Worker
 from distkg.cluster.launch import FailureNotes
-from distkg.cluster.run_folder import note_hung, take_hung
-from distkg.cluster.run_watch import Supervisor
-from distkg.cluster.session import ClusterError
+from distkg.cluster.session.ray_session import ClusterError
+from distkg.cluster.watch import heartbeats, node_processes, run_watch
+from distkg.cluster.watch.heartbeats import Process, RunWatch, Sign, Worker
+from distkg.cluster.watch.run_folder import note_hung, take_hung
+from distkg.cluster.watch.run_watch import Supervisor
 from distkg.config import RunConfig
 
 FIRST, SECOND = Process("node", 11, 1.0), Process("node", 12, 1.0)

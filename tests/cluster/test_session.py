@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import ray
 
-from distkg.cluster import session
-from distkg.cluster.session import ClusterError, describe_shortage, ray_session, resolve_address
+from distkg.cluster.session import ray_session as session
+from distkg.cluster.session.ray_session import ClusterError, describe_shortage, ray_session, resolve_address
 from distkg.config import ClusterConfig, RunConfig
 
 

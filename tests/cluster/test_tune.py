@@ -9,13 +9,13 @@ import pytest
 from ray import tune as ray_tune
 
 from distkg.cluster import tune
-from distkg.cluster.study import importances
+from distkg.cluster.search.study import importances
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
 from distkg.data.prepare import prepare
-from distkg.training.plan import PlanError
-from distkg.training.search_folder import SearchError, SearchFolder, Trial
-from distkg.training.space import SpaceError, parse_space
+from distkg.planning.plan import PlanError
+from distkg.search.search_folder import SearchError, SearchFolder, Trial
+from distkg.search.space import SpaceError, parse_space
 
 SPACE = parse_space({"optimizer.learning_rate": {"log_uniform": [0.001, 1]}, "model.dim": {"choice": [16, 32]}}, "s")
 

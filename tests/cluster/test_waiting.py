@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import ray
 
-from distkg.cluster import session, waiting
-from distkg.cluster.session import ClusterError
-from distkg.cluster.waiting import describe_wait, wait_for_room
+from distkg.cluster.session import ray_session as session
+from distkg.cluster.session import waiting
+from distkg.cluster.session.ray_session import ClusterError
+from distkg.cluster.session.waiting import describe_wait, wait_for_room
 from distkg.config import RunConfig
 
 

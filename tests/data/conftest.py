@@ -11,9 +11,9 @@ from compressed import compress
 from kept_rejects import KeptRejects
 from moto.server import ThreadedMotoServer
 
-from distkg.data.location import Location
-from distkg.data.problems import OnError, Problems
-from distkg.data.sources import SourceFile, find_sources, read_options
+from distkg.data.readers.problems import OnError, Problems
+from distkg.data.readers.sources import SourceFile, find_sources, read_options
+from distkg.data.storage.location import Location
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distkg.data.prepare import prepare
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 
 FACTS = "ada\tknows\tbob\nbob\tlives in\tparis\nada\tlives in\t/m/oslo\n"
 

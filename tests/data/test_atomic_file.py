@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distkg.data.atomic_file import NotAFileError, check_replaceable, replace_text, replaced_file
+from distkg.data.storage.atomic_file import NotAFileError, check_replaceable, replace_text, replaced_file
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:

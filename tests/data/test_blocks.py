@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distkg.data import blocks
-from distkg.data.blocks import Block, read_blocks
 from distkg.data.errors import IngestError
-from distkg.data.location import Location
-from distkg.data.sources import SourceFile
+from distkg.data.readers import text_blocks as blocks
+from distkg.data.readers.sources import SourceFile
+from distkg.data.readers.text_blocks import Block, read_blocks
+from distkg.data.storage.location import Location
 
 WriteSource = Callable[..., SourceFile]
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from distkg.data.categories import relation_categories
+from distkg.data.store.relation_categories import relation_categories
 
 
 def test_the_four_categories_and_an_unused_relation() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from distkg.data.classes import Classes
 from distkg.data.errors import IngestError
 from distkg.data.prepare import prepare
-from distkg.data.store import Store
+from distkg.data.store.classes import Classes
+from distkg.data.store.graph_store import Store
 
 TRAIN = "ann\tlives in\tberlin\nbob\tlives in\tparis\nann\tknows\tbob\nberlin\tin\tgermany\n"
 

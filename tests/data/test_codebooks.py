@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from distkg.data.codebooks import read_codebook
 from distkg.data.errors import IngestError
+from distkg.data.tokens.codebooks import read_codebook
 
 VECTORS = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
 

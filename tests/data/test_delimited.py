@@ -6,13 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kept_rejects import KeptRejects
 
-from distkg.data import blocks, delimited
-from distkg.data.blocks import Block, read_blocks
-from distkg.data.delimited import Layout, column_order, detect_layout, read_delimited
 from distkg.data.errors import IngestError
-from distkg.data.location import Location
-from distkg.data.problems import Problems
-from distkg.data.sources import SourceFile
+from distkg.data.readers import delimited
+from distkg.data.readers import text_blocks as blocks
+from distkg.data.readers.delimited import Layout, column_order, detect_layout, read_delimited
+from distkg.data.readers.problems import Problems
+from distkg.data.readers.sources import SourceFile
+from distkg.data.readers.text_blocks import Block, read_blocks
+from distkg.data.storage.location import Location
 
 WriteSource = Callable[..., SourceFile]
 MakeProblems = Callable[[str], Problems]

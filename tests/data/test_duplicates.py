@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kept_rejects import KeptRejects
 
-from distkg.data.duplicates import find_repeats, first_occurrences
-from distkg.data.problems import Problems
+from distkg.data.readers.problems import Problems
+from distkg.data.splits.duplicates import find_repeats, first_occurrences
 from distkg.data.spool import Spool
 
 Triple = tuple[int, int, int]

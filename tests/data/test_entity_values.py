@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_store import small_store
 
-from distkg.data.entity_values import (
+from distkg.data.errors import IngestError
+from distkg.data.store.graph_store import Store
+from distkg.data.tokens.entity_values import (
     EntityValues,
     by_entity,
     find_images,
@@ -25,8 +27,6 @@ from distkg.data.entity_values import (
     read_texts,
     read_token_lists,
 )
-from distkg.data.errors import IngestError
-from distkg.data.store import Store
 
 
 @pytest.fixture

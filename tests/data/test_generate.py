@@ -5,7 +5,7 @@ import pytest
 
 from distkg.data.errors import IngestError
 from distkg.data.generate import PER_THEME, generate, relation_names, zipf
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 
 Pairs = set[tuple[int, int]]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from distkg.data.headers import Ambiguous, column_order, columns_by_name
+from distkg.data.readers.headers import Ambiguous, column_order, columns_by_name
 
 
 @pytest.mark.parametrize(

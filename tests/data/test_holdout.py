@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distkg.data import spool as spool_module
-from distkg.data.holdout import choose_held_out
+from distkg.data.splits.holdout import choose_held_out
 from distkg.data.spool import NO_ROWS, Spool
 
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from unsafe_text import LABELS
 
 from distkg.data.errors import StoreError
-from distkg.data.store import Store
-from distkg.data.tokens import read_modalities, write_modality
+from distkg.data.store.graph_store import Store
+from distkg.data.tokens.token_store import read_modalities, write_modality
 
 
 @pytest.fixture(scope="module")

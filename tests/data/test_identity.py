@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from distkg.data.identity import StoreIdentity, StoreMismatchError, check_store
 from distkg.data.prepare import prepare
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
+from distkg.data.store.identity import StoreIdentity, StoreMismatchError, check_store
 
 TRAIN = "a\tlikes\tb\nb\tlikes\tc\nc\tknows\ta\na\tknows\tc\nd\tlikes\ta\n"
 

@@ -8,7 +8,7 @@ import pytest
 
 from distkg.data.errors import IngestError, StoreError
 from distkg.data.prepare import prepare
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from distkg.cli import app
 from distkg.data.errors import IngestError, StoreError
-from distkg.data.inductive_split import InductiveSplit, Kind, inductive_split, relation_sides
 from distkg.data.prepare import prepare
-from distkg.data.relation_text import make_relation_text, read_relation_text
-from distkg.data.store import Store
-from distkg.data.tokens import read_modalities, write_modality
+from distkg.data.splits.inductive_split import InductiveSplit, Kind, inductive_split, relation_sides
+from distkg.data.store.graph_store import Store
+from distkg.data.store.relation_text import make_relation_text, read_relation_text
+from distkg.data.tokens.token_store import read_modalities, write_modality
 
 Fact = tuple[str, str, str]
 

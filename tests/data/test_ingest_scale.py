@@ -17,7 +17,7 @@ generate(sys.argv[1], entities=1_000_000, relations=20, triples=10_000_000, seed
 EXPORT = """
 import sys
 import pyarrow as pa, pyarrow.parquet as pq
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 store = Store.open(sys.argv[1])
 entities, relations = store.entity_labels(), store.relation_labels()
 schema = pa.schema([("head", pa.utf8()), ("relation", pa.utf8()), ("tail", pa.utf8())])

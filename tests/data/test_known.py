@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distkg.data.known import KnownAnswers
+from distkg.data.store.known_answers import KnownAnswers
 
 ENTITIES, RELATIONS = 6, 3
 TRIPLES = st.lists(

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distkg.data.known_relations import KnownRelations
+from distkg.data.store.known_relations import KnownRelations
 
 Fact = tuple[int, int, int]
 

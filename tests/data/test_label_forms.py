@@ -8,7 +8,7 @@ from kept_rejects import KeptRejects
 
 from distkg.data import label_forms
 from distkg.data.label_forms import WARNING, plain_forms, warn_of_forms
-from distkg.data.problems import Problems, warning_text
+from distkg.data.readers.problems import Problems, warning_text
 
 
 def warned(labels: list[str]) -> tuple[int, str | None]:

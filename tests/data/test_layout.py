@@ -1,9 +1,9 @@
 import pytest
 
-from distkg.data.blocks import Block
 from distkg.data.errors import IngestError
-from distkg.data.layout import Layout, choose_columns, detect_layout
-from distkg.data.sources import ReadOptions
+from distkg.data.readers.line_layout import Layout, choose_columns, detect_layout
+from distkg.data.readers.sources import ReadOptions
+from distkg.data.readers.text_blocks import Block
 
 
 def layout(text: str, extension: str = "csv", **options: object) -> Layout:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from kept_rejects import KeptRejects
 
 from distkg.data.assemble import Part
-from distkg.data.leaks import report_leaks
 from distkg.data.prepare import prepare
-from distkg.data.problems import Problems, warning_text
+from distkg.data.readers.problems import Problems, warning_text
+from distkg.data.splits.leaks import report_leaks
 from distkg.data.spool import Spool
 
 Triples = set[tuple[int, int, int]]

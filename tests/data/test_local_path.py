@@ -7,13 +7,14 @@ from typing import Any, cast
 
 import pytest
 
-from distkg.cluster.run_folder import RunFolderError, absolute_run
-from distkg.data.codebooks import read_codebook
-from distkg.data.entity_values import find_images
-from distkg.data.local_path import NotLocalError, local_path
-from distkg.data.location import Location
-from distkg.data.relation_text import read_descriptions
+from distkg.cluster.watch.run_folder import RunFolderError, absolute_run
+from distkg.data.storage.local_path import NotLocalError, local_path
+from distkg.data.storage.location import Location
+from distkg.data.store.relation_text import read_descriptions
+from distkg.data.tokens.codebooks import read_codebook
+from distkg.data.tokens.entity_values import find_images
 from distkg.demo import run_demo
+from distkg.embedding.load_run import load_run
 from distkg.foundation.files import import_checkpoint, is_model, load_model, save_model
 from distkg.inference.export import export
 from distkg.inference.predict import predict_file_with
@@ -22,9 +23,8 @@ from distkg.reporting.comparison import write_comparison
 from distkg.reporting.page import write_page
 from distkg.reporting.report import write_report
 from distkg.reporting.search import read_search
-from distkg.training.load_run import load_run
+from distkg.search.search_folder import SearchFolder
 from distkg.training.run_dir import RunFolder
-from distkg.training.search_folder import SearchFolder
 
 ADDRESSES = ["s3://b/x", "gs://b/x", "hdfs://host:9000/x", "S3://b", "abfs://a@b/x", "https://host/x", "s3:/b/x"]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from distkg.data.errors import StoreError
-from distkg.data.location import Location, without_secrets
+from distkg.data.storage.location import Location, without_secrets
 
 
 def test_a_plain_path_is_local_and_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from small_store import small_store
 from typer.testing import CliRunner, Result
 
 from distkg.cli import app
-from distkg.data import make_tokens as module
 from distkg.data.errors import StoreError
-from distkg.data.make_tokens import image_source, make_tokens, numeric_source, text_source, token_list_source
 from distkg.data.prepare import prepare
-from distkg.data.store import Store
-from distkg.data.tokens import read_modalities, read_modality
+from distkg.data.store.graph_store import Store
+from distkg.data.tokens import make_tokens as module
+from distkg.data.tokens.make_tokens import image_source, make_tokens, numeric_source, text_source, token_list_source
+from distkg.data.tokens.token_store import read_modalities, read_modality
 
 PLUGIN = """
 from pathlib import Path

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from distkg.data.errors import StoreError
-from distkg.data.manifest import Manifest, parse_manifest
+from distkg.data.store.manifest import Manifest, parse_manifest
 
 TREE = {
     "schema_version": 1,

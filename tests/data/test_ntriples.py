@@ -4,9 +4,9 @@ import pytest
 from kept_rejects import KeptRejects
 
 from distkg.data.errors import IngestError
-from distkg.data.ntriples import read_ntriples
-from distkg.data.problems import Problems
-from distkg.data.sources import SourceFile
+from distkg.data.readers.ntriples import read_ntriples
+from distkg.data.readers.problems import Problems
+from distkg.data.readers.sources import SourceFile
 
 WriteSource = Callable[..., SourceFile]
 MakeProblems = Callable[[str], Problems]

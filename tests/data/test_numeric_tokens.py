@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distkg.data.entity_values import Numbers
-from distkg.data.numeric_tokens import numeric_codebook, numeric_tokens
+from distkg.data.tokens.entity_values import Numbers
+from distkg.data.tokens.numeric_tokens import numeric_codebook, numeric_tokens
 
 
 def numbers(*rows: tuple[int, str, float]) -> Numbers:

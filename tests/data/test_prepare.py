@@ -8,7 +8,7 @@ import pytest
 from distkg.data.assemble import PrepareReport
 from distkg.data.errors import IngestError
 from distkg.data.prepare import prepare
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 from tests.with_dgl import HAS_DGL
 
 

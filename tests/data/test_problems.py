@@ -4,7 +4,7 @@ import pytest
 from kept_rejects import KeptRejects
 
 from distkg.data.errors import IngestError
-from distkg.data.problems import Problems, warning_text
+from distkg.data.readers.problems import Problems, warning_text
 
 
 def test_the_first_place_of_a_warning_is_its_example() -> None:

@@ -4,13 +4,13 @@ from pathlib import Path
 import pytest
 from kept_rejects import KeptRejects
 
-from distkg.data import rdf_documents
 from distkg.data.errors import IngestError
 from distkg.data.prepare import prepare
-from distkg.data.problems import Problems
-from distkg.data.rdf_documents import read_rdf_document
-from distkg.data.sources import SourceFile
-from distkg.data.store import Store
+from distkg.data.readers import rdf_documents
+from distkg.data.readers.problems import Problems
+from distkg.data.readers.rdf_documents import read_rdf_document
+from distkg.data.readers.sources import SourceFile
+from distkg.data.store.graph_store import Store
 
 WriteSource = Callable[..., SourceFile]
 MakeProblems = Callable[[str], Problems]

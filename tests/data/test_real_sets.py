@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distkg.data.prepare import prepare
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 
 # name: entities, relations, train, valid, test, valid and test triples with an entity unseen in train
 COUNTS = {

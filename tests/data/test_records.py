@@ -4,7 +4,7 @@ import io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distkg.data.records import BROKEN, SOUND, UNCLOSED, find_records, split_fields, split_records
+from distkg.data.readers.records import BROKEN, SOUND, UNCLOSED, find_records, split_fields, split_records
 
 
 def test_records_lines_and_states() -> None:

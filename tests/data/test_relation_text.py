@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from distkg.cli import app
 from distkg.data.errors import IngestError
 from distkg.data.prepare import prepare
-from distkg.data.relation_text import (
+from distkg.data.store.graph_store import Store, StoreError
+from distkg.data.store.relation_text import (
     RELATION_TEXT,
     make_relation_text,
     read_descriptions,
@@ -21,8 +22,7 @@ from distkg.data.relation_text import (
     wordllama_encoder,
     words_of,
 )
-from distkg.data.store import Store, StoreError
-from distkg.foundation import KnowledgeGraph
+from distkg.foundation.models import KnowledgeGraph
 
 
 @pytest.mark.parametrize(

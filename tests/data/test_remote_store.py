@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from distkg.data.generate import generate
-from distkg.data.location import Location
 from distkg.data.prepare import prepare
-from distkg.data.store import Store, StoreError
+from distkg.data.storage.location import Location
+from distkg.data.store.graph_store import Store, StoreError
 
 Address = Callable[[str], str]
 TRAIN = b"".join(b"n%d\tr\tn%d\n" % (i, (7 * i + 1) % 50) for i in range(50))

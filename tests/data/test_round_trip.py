@@ -15,8 +15,8 @@ from kept_rejects import KeptRejects
 
 from distkg.data.errors import IngestError
 from distkg.data.prepare import READERS
-from distkg.data.problems import Problems
-from distkg.data.sources import find_sources, read_options
+from distkg.data.readers.problems import Problems
+from distkg.data.readers.sources import find_sources, read_options
 
 Rows = list[tuple[str, str, str]]
 

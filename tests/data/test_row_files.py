@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from distkg.data.errors import StoreError
-from distkg.data.location import Location
-from distkg.data.row_files import RowFile, write_rows
+from distkg.data.storage.location import Location
+from distkg.data.storage.row_files import RowFile, write_rows
 
 ROWS = np.arange(14, dtype=np.int32).reshape(7, 2) - 1
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from distkg.data.errors import IngestError
-from distkg.data.location import Location
-from distkg.data.sources import files_left_aside, find_sources, read_options
+from distkg.data.readers.sources import files_left_aside, find_sources, read_options
+from distkg.data.storage.location import Location
 
 
 def touch(folder: Path, *names: str) -> str:

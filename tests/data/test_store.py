@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distkg.data.prepare import prepare
-from distkg.data.store import Store, StoreError
+from distkg.data.store.graph_store import Store, StoreError
 
 LINES = {
     "train": ["ada\tknows\tbob", "bob\tknows\tcid", "cid\tlikes\tada", "ada\tlikes\tada", "bob\tlikes\tcid"],
@@ -78,7 +78,7 @@ def test_an_unknown_label_answers_with_close_ones(address: str) -> None:
 
 
 def test_close_labels_are_found_among_many(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distkg.data.store.MOST_COMPARED", 2)
+    monkeypatch.setattr("distkg.data.store.graph_store.MOST_COMPARED", 2)
     with pytest.raises(StoreError, match=r"Close: 'ada'"):
         Store.open(address).entity_id("ADAm")
 

@@ -5,11 +5,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distkg.data import tables
 from distkg.data.errors import IngestError
-from distkg.data.problems import Problems
-from distkg.data.sources import SourceFile, find_sources, read_options
-from distkg.data.tables import read_parquet
+from distkg.data.readers import tables
+from distkg.data.readers.problems import Problems
+from distkg.data.readers.sources import SourceFile, find_sources, read_options
+from distkg.data.readers.tables import read_parquet
 
 MakeProblems = Callable[[str], Problems]
 Rows = list[tuple[str, str, str]]

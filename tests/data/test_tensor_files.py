@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from distkg.data.tensor_files import DTYPES, TensorFileError, TensorHeader, check_tensors, read_header
+from distkg.data.storage.tensor_files import DTYPES, TensorFileError, TensorHeader, check_tensors, read_header
 
 fixtures = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -5,11 +5,11 @@ import pytest
 from compressed import compress
 
 from distkg.data.errors import IngestError
-from distkg.data.location import Location
 from distkg.data.prepare import prepare
-from distkg.data.relation_text import read_descriptions
-from distkg.data.store import Store
-from distkg.data.text_files import find_text_file, read_lines, read_rows, text_file
+from distkg.data.readers.text_files import find_text_file, read_lines, read_rows, text_file
+from distkg.data.storage.location import Location
+from distkg.data.store.graph_store import Store
+from distkg.data.store.relation_text import read_descriptions
 from distkg.inference.queries import read_queries
 
 FORMS = {

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from compressed import compress
 
-from distkg.data.blocks import read_blocks
 from distkg.data.errors import IngestError
-from distkg.data.sources import SourceFile, read_options
-from distkg.data.text_files import text_file
+from distkg.data.readers.sources import SourceFile, read_options
+from distkg.data.readers.text_blocks import read_blocks
+from distkg.data.readers.text_files import text_file
 
 TEXT = b"".join(b"e%d\tr\te%d\n" % (i, i * 7 % 1000) for i in range(2000))
 ENDINGS = ["gz", "bz2", "xz", "zst", "lz4"]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from distkg.data import text_tokens
 from distkg.data.errors import StoreError
-from distkg.data.text_tokens import TextTokenizer
+from distkg.data.tokens import text_tokens
+from distkg.data.tokens.text_tokens import TextTokenizer
 
 PIECES = ["[PAD]", "[UNK]", "the", "of", ".", "den", "##ton", "city", "##the", "##-"]
 

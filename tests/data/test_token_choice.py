@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distkg.data.token_choice import most_frequent
+from distkg.data.tokens.token_choice import most_frequent
 
 
 def test_most_frequent_first_then_smaller_then_in_order() -> None:

@@ -12,8 +12,8 @@ import pytest
 from small_store import small_store
 
 from distkg.data.prepare import prepare
-from distkg.data.store import Store, StoreError
-from distkg.data.tokens import read_modalities, read_modality, write_modality
+from distkg.data.store.graph_store import Store, StoreError
+from distkg.data.tokens.token_store import read_modalities, read_modality, write_modality
 
 ROWS = np.array([[0, 2], [1, -1], [-1, -1], [0, 1]], np.int32)
 CODEBOOK = np.array([[1.0, 0.5], [0.0, -2.0], [0.1, 3.0]])

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distkg.data.torch_files import TorchFileError, is_plain, read_torch_file
+from distkg.data.storage.torch_files import TorchFileError, is_plain, read_torch_file
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distkg.data import vocabulary
 from distkg.data.errors import IngestError
-from distkg.data.vocabulary import Vocabulary
+from distkg.data.store import vocabulary
+from distkg.data.store.vocabulary import Vocabulary
 
 LABELS = st.lists(st.text(max_size=6), max_size=80)
 

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from distkg.data.errors import StoreError
-from distkg.data.manifest import Manifest
-from distkg.data.writer import StoreWriter, TripleSink
+from distkg.data.store.manifest import Manifest
+from distkg.data.store.writer import StoreWriter, TripleSink
 
 
 def manifest_of(writer: StoreWriter) -> Manifest:

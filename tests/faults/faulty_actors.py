@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from distkg.cluster.negative_pool import NegativeActor
+from distkg.cluster.sampling.negative_pool import NegativeActor
 from distkg.negatives import SOURCES
-from distkg.negatives.source_server import SourceServer
+from distkg.negatives.prefetch.source_server import SourceServer
 
 SOURCE = "near_miss"
 Method = Callable[..., Any]

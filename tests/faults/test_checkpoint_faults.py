@@ -21,10 +21,11 @@ from distributed import run_ranks
 from safetensors.torch import save_file
 from torch.multiprocessing import ProcessExitedException
 
+from distkg.sharding.checkpoint import checkpoint
+from distkg.sharding.checkpoint import files as checkpoint_files
+from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints, State
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
-from distkg.training import checkpoint, checkpoint_files
-from distkg.training.checkpoint import CheckpointError, Checkpoints, State
 
 ROWS = 6
 FIRST, SECOND = "rank-00000-of-00002.safetensors", "rank-00001-of-00002.safetensors"

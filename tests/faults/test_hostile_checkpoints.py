@@ -21,10 +21,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints, State
+from distkg.sharding.checkpoint.files import FileEntry, Manifest, file_name, write_file, write_manifest
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
-from distkg.training.checkpoint import CheckpointError, Checkpoints, State
-from distkg.training.checkpoint_files import FileEntry, Manifest, file_name, write_file, write_manifest
 
 ROWS, RANKS = 5, 2
 FILES = [file_name(rank, RANKS) for rank in range(RANKS)]

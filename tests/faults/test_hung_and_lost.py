@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from distkg.cluster.launch import run_on_workers
-from distkg.cluster.progress_monitor import Record
-from distkg.cluster.run_folder import newest_step
+from distkg.cluster.watch.progress_monitor import Record
+from distkg.cluster.watch.run_folder import newest_step
 from distkg.config import RunConfig
 from distkg.data.generate import generate
 from distkg.sharding.ranks import Ranks

@@ -11,7 +11,7 @@ import pytest
 
 from distkg.data.errors import IngestError
 from distkg.data.prepare import prepare
-from distkg.data.store import Store, StoreError
+from distkg.data.store.graph_store import Store, StoreError
 
 TRIPLES = b"".join(b"entity-%d\tr\tentity-%d\n" % (i, 7919 * i % 50_000) for i in range(50_000))
 
@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_no_store(tmp_path: Path) -> None:
     limited = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "from distkg.data.prepare import prepare;"
-        "import distkg.data.vocabulary;"
+        "import distkg.data.store.vocabulary;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
         "prepare(sys.argv[1], sys.argv[2])"
     )

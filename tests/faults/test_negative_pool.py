@@ -20,13 +20,13 @@ import torch
 from typer.testing import CliRunner
 
 from distkg.cli import app
-from distkg.cluster import negative_pool
 from distkg.cluster.launch import TrainOnRank, launch_training, run_on_workers
-from distkg.cluster.session import ray_session
+from distkg.cluster.sampling import negative_pool
+from distkg.cluster.session.ray_session import ray_session
 from distkg.config import RunConfig
 from distkg.data.generate import generate
-from distkg.negatives.messages import Reply
-from distkg.negatives.pool_events import NegativePoolError
+from distkg.negatives.prefetch.messages import Reply
+from distkg.negatives.prefetch.pool_events import NegativePoolError
 from distkg.training.run import train_on_rank
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

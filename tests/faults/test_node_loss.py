@@ -16,7 +16,7 @@ from distkg.cluster.launch import run_on_workers
 from distkg.cluster.shared_graphs import graphs_of_node, share_graphs
 from distkg.config import RunConfig
 from distkg.data.generate import generate
-from distkg.training.graphs import LearnedGraph
+from distkg.foundation.graphs.training_graphs import LearnedGraph
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

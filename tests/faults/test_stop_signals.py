@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from distkg.cluster.run_folder import newest_step
+from distkg.cluster.watch.run_folder import newest_step
 from distkg.data.generate import generate
 from tests.faults.commands import command, lines_of, write_config
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from distkg.cluster.launch import TrainingError, TrainOnRank, launch_training, run_on_workers
-from distkg.cluster.progress_monitor import Record
+from distkg.cluster.watch.progress_monitor import Record
 from distkg.config import RunConfig
 from distkg.data.generate import generate
 from distkg.sharding.ranks import Ranks

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from distkg.foundation import FoundationModel, KnowledgeGraph, make_model
+from distkg.foundation.files import make_model
 from distkg.foundation.graph_scorer import GraphScorer
-from distkg.kernels.message_moments import Moments
-from distkg.kernels.message_passing import reference_propagate as reference
+from distkg.foundation.models import FoundationModel, KnowledgeGraph
+from distkg.kernels.message_passing.moments import Moments
+from distkg.kernels.message_passing.sums import reference_propagate as reference
 
 FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
 THERE = torch.device("meta")
@@ -30,7 +31,9 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fo
 
     monkeypatch.setattr(torch, "unique", as_they_are)  # tensors there have no numbers to tell apart
     # And these would look for the numbers that are not 0.
-    monkeypatch.setattr("distkg.kernels.message_moments.reference_moments", lambda *a: Moments(*[reference(*a)] * 4))
+    monkeypatch.setattr(
+        "distkg.kernels.message_passing.moments.reference_moments", lambda *a: Moments(*[reference(*a)] * 4)
+    )
     options = MODELS[request.param] | {"width": 8, "hidden": 8}
     return make_model(request.param.partition(",")[0], options).to(THERE)
 

@@ -13,13 +13,14 @@ from torch import Tensor
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
 from distkg.data.prepare import prepare
-from distkg.foundation import FoundationModel, GraphMismatchError, KnowledgeGraph, load_model, make_model
-from distkg.foundation.compgcn import Compgcn, compose
+from distkg.foundation.files import load_model, make_model
+from distkg.foundation.graphs.sampling import SubgraphSampler, sampled_scores
+from distkg.foundation.initial_model import check_foundation
+from distkg.foundation.models import FoundationModel, GraphMismatchError, KnowledgeGraph
+from distkg.foundation.models.compgcn import Compgcn, compose
+from distkg.foundation.models.rgcn import Rgcn
 from distkg.foundation.paths import edge_gradients
-from distkg.foundation.rgcn import Rgcn
-from distkg.foundation.sampling import SubgraphSampler, sampled_scores
 from distkg.sharding.ranks import Ranks
-from distkg.training.foundation_model import check_foundation
 from distkg.training.run import train_on_rank
 
 FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]

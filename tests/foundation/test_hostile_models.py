@@ -20,16 +20,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from distkg.cli import app
-from distkg.foundation import (
-    MODELS,
-    FoundationModel,
-    ModelFileError,
-    import_checkpoint,
-    is_model,
-    load_model,
-    make_model,
-    save_model,
-)
+from distkg.foundation.files import ModelFileError, import_checkpoint, is_model, load_model, make_model, save_model
+from distkg.foundation.models import MODELS, FoundationModel
 
 SPARE_BYTES = 1 << 30
 OPTIONS = {"width": 4, "layers": 2, "hidden": 4}

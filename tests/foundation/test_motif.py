@@ -7,8 +7,9 @@ import torch
 from plain_hypergraph import by_definition
 from torch import Tensor
 
-from distkg.foundation import KnowledgeGraph, make_model
-from distkg.foundation.motif import HypergraphConvolution, Motif
+from distkg.foundation.files import make_model
+from distkg.foundation.models import KnowledgeGraph
+from distkg.foundation.models.motif import HypergraphConvolution, Motif
 from distkg.graph import relation_hypergraph as hypergraph_module
 from distkg.graph.relation_graph import TooManyRelationsError
 from distkg.graph.relation_hypergraph import KINDS

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from distkg.foundation import GraphMismatchError, KnowledgeGraph, make_model
-from distkg.foundation.nbfnet import NBFNet
+from distkg.foundation.files import make_model
+from distkg.foundation.models import GraphMismatchError, KnowledgeGraph
+from distkg.foundation.models.nbfnet import NBFNet
 
 FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from distkg.foundation import KnowledgeGraph, make_model
+from distkg.foundation.files import make_model
+from distkg.foundation.models import KnowledgeGraph
 from distkg.foundation.paths import edge_gradients, in_words, most_influential
 
 FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from distkg.foundation import KnowledgeGraph
-from distkg.foundation.prompts import PromptEncoder, Prompts
+from distkg.foundation.layers.prompts import PromptEncoder, Prompts
+from distkg.foundation.models import KnowledgeGraph
 
 Fact = tuple[int, int, int]
 # 5 → 0 → 1 → 2 → 3 → 4 by relations 2, 0, 1, 1, 1, and a loop at 6.

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from distkg.foundation import KnowledgeGraph, make_model
-from distkg.foundation.sampling import Sampler, SubgraphSampler, sampled_scores
+from distkg.foundation.files import make_model
+from distkg.foundation.graphs.sampling import Sampler, SubgraphSampler, sampled_scores
+from distkg.foundation.models import KnowledgeGraph
 from tests.with_dgl import SAMPLERS
 
 ENTITIES, RELATIONS = 60, 4

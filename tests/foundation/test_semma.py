@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distkg.foundation import GraphMismatchError, KnowledgeGraph, make_model
-from distkg.foundation.semma import Semma
-from distkg.foundation.ultra import Ultra
+from distkg.foundation.files import make_model
+from distkg.foundation.models import GraphMismatchError, KnowledgeGraph
+from distkg.foundation.models.semma import Semma
+from distkg.foundation.models.ultra import Ultra
 
 FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
 SMALL = {"width": 4, "layers": 2, "hidden": 6}

@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 
-from distkg.foundation import FoundationModel, GraphMismatchError, KnowledgeGraph, make_model
-from distkg.foundation.layers import Boundary
-from distkg.foundation.mixed_messages import MixedConvolution
-from distkg.foundation.tofu import Tofu, TofuOptions, TokenDecoder, TokenReadOut
-from distkg.foundation.tokens import EntityTokens, TokenPool, TokensOnDemand
+from distkg.foundation.files import make_model
+from distkg.foundation.graphs.tokens import EntityTokens, TokenPool, TokensOnDemand
+from distkg.foundation.layers.mixed_messages import MixedConvolution
+from distkg.foundation.layers.relational import Boundary
+from distkg.foundation.models import FoundationModel, GraphMismatchError, KnowledgeGraph
+from distkg.foundation.models.tofu import Tofu, TofuOptions, TokenDecoder, TokenReadOut
 
 FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
 SMALL = {"width": 8, "layers": 2, "hidden": 8, "token_width": 6, "message_width": 4}

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distkg.foundation import KnowledgeGraph, UnsupportedQuestionError, make_model
+from distkg.foundation.files import make_model
 from distkg.foundation.graph_scorer import GraphScorer
-from distkg.foundation.leakage_mask import weights_of_meetings
-from distkg.foundation.path_decoder import FactConvolution
-from distkg.foundation.trix_relations import TrixRelations
-from distkg.kernels.edges import Edges
+from distkg.foundation.layers.leakage_mask import weights_of_meetings
+from distkg.foundation.layers.path_decoder import FactConvolution
+from distkg.foundation.models import KnowledgeGraph, UnsupportedQuestionError
+from distkg.foundation.models.trix_relations import TrixRelations
+from distkg.kernels.message_passing.edges import Edges
 
 Fact = tuple[int, int, int]
 FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]

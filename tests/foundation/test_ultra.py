@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from distkg.foundation.files import import_checkpoint
-from distkg.foundation.graph import KnowledgeGraph
-from distkg.foundation.ultra import Ultra
+from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
+from distkg.foundation.models.ultra import Ultra
 
 CHECKPOINT = Path(__file__).parents[2].parent / "shared" / "checkpoints" / "ultra_3g.pth"
 FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]

@@ -111,8 +111,8 @@ def hold(surface: str, arguments: Sequence[str], case: str = "", names: Sequence
 def no_ray() -> Iterator[None]:
     """Let whatever would start Ray end with exit code 0 instead."""
     from distkg.cluster import launch, tokenise, tune
-    from distkg.training import preflight
-    from distkg.training.machine import Machine
+    from distkg.planning import preflight
+    from distkg.planning.machine import Machine
 
     @contextmanager
     def session(*arguments: object, **named: object) -> Iterator[None]:

@@ -15,9 +15,9 @@ from pydantic import BaseModel
 
 from distkg.config import RunConfig, Section, load_config, parse_config
 from distkg.documents import parse_yaml
-from distkg.foundation import MODELS
+from distkg.embedding.scorers import SCORERS
+from distkg.foundation.models import MODELS
 from distkg.negatives import SOURCES
-from distkg.scoring import SCORERS
 from tests.fuzz.harness import JSON_VALUES, anything, few, hold, mutated_bytes, mutated_tree, numbers
 from tests.fuzz.world import World
 

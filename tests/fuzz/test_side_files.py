@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 from tests.fuzz.harness import few, hold, lines_of, mutated_bytes, mutated_tree
 from tests.fuzz.world import SAID, SOURCE, World
 
@@ -136,7 +136,7 @@ def test_a_bomb_is_refused_before_it_unfolds(world: World, tmp_path: Path, monke
     import gzip
     import zipfile
 
-    monkeypatch.setattr("distkg.data.entity_values.LARGEST_JSON", 1 << 20)
+    monkeypatch.setattr("distkg.data.tokens.entity_values.LARGEST_JSON", 1 << 20)
     store, content = fresh_store(world, tmp_path), b'{"e1": [' + b"0, " * (1 << 20) + b"0]}"
     (tmp_path / "bomb.json.gz").write_bytes(gzip.compress(content))
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as zipped:

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from distkg.config import load_config
 from distkg.data.generate import generate
 from distkg.data.prepare import prepare
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 
 SOURCE = {
     "train.tsv": "".join(f"e{i % 20}\tr{i % 3}\te{(i * 7 + 1) % 20}\n" for i in range(60)),
@@ -76,8 +76,8 @@ def _train(world: World) -> None:
 
 
 def _search(world: World) -> None:
-    from distkg.training.search_folder import SearchFolder, Trial
-    from distkg.training.space import read_space
+    from distkg.search.search_folder import SearchFolder, Trial
+    from distkg.search.space import read_space
 
     world.space.write_text("model.dim: {choice: [8, 16]}\noptimizer.learning_rate: {log_uniform: [1e-3, 1e-1]}\n")
     folder = SearchFolder(world.search)
@@ -91,7 +91,7 @@ def _search(world: World) -> None:
 
 
 def _models(world: World) -> None:
-    from distkg.foundation import make_model, save_model
+    from distkg.foundation.files import make_model, save_model
 
     torch.manual_seed(0)
     save_model(make_model("ultra", {"width": 4, "layers": 2, "hidden": 4}), world.model)

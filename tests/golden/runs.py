@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from distkg.config import parse_config
+from distkg.embedding.scorers import SCORERS
 from distkg.objectives import ALL_ENTITIES, SAMPLED
-from distkg.scoring import SCORERS
 from distkg.sharding.ranks import Ranks
 from distkg.training import run
 from distkg.training.run import train_on_rank

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from distkg.data.prepare import prepare
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 
 SPLITS = {
     "train": "anna likes ben|anna likes carl|ben likes carl|dora likes anna|carl knows dora|emil knows anna",

@@ -18,12 +18,12 @@ from safetensors.numpy import load_file, save
 from small_model import SmallModel
 
 from distkg.config import ModelConfig
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
+from distkg.embedding.scorers import make_scorer
 from distkg.inference.ann import EntityIndex, write_index
 from distkg.inference.export import export, export_model, gathered_rows, write_rows
 from distkg.kernels import ann
 from distkg.kernels.ann import AnnError
-from distkg.scoring import make_scorer
 from distkg.sharding.ranks import Ranks
 
 

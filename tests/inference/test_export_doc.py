@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from distkg.config import ModelConfig
-from distkg.scoring import SCORERS, Scorer, make_scorer
+from distkg.embedding.scorers import SCORERS, Scorer, make_scorer
 
 DOC = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)

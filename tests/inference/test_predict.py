@@ -14,9 +14,9 @@ import torch
 from distributed import run_ranks
 from small_model import SmallModel
 
-from distkg.data.atomic_file import NotAFileError
 from distkg.data.prepare import prepare
-from distkg.data.store import Store
+from distkg.data.storage.atomic_file import NotAFileError
+from distkg.data.store.graph_store import Store
 from distkg.inference.predict import (
     OutputError,
     best_of_model,

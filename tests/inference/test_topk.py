@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_model import SmallModel, random_model
 
-from distkg.data.known import KnownAnswers
+from distkg.data.store.known_answers import KnownAnswers
+from distkg.evaluation import score_blocks as blocks
+from distkg.evaluation.score_blocks import ScoreError
 from distkg.inference.topk import TopAnswers, top_answers
 from distkg.sharding.ranks import Ranks
-from distkg.training import blocks
-from distkg.training.blocks import ScoreError
 
 
 def best_one_by_one(

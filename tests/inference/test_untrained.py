@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distkg.data.prepare import prepare
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
 from distkg.inference.untrained import untrained, untrained_warnings
 
 TRAIN = "a\tlikes\tb\nb\tlikes\tc\nc\tknows\ta\n"

@@ -14,8 +14,8 @@ from distkg.cluster.launch import launch_training, run_on_workers
 from distkg.config import RunConfig
 from distkg.data.errors import StoreError
 from distkg.data.generate import generate
-from distkg.data.store import Store
-from distkg.data.tokens import write_modality
+from distkg.data.store.graph_store import Store
+from distkg.data.tokens.token_store import write_modality
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
 
@@ -87,7 +87,7 @@ def test_workers_of_a_node_read_the_same_memory(stores: list[str], tmp_path: Pat
         raise AssertionError(f"nothing is mapped at {address:x}")
 
     def look(config: RunConfig, run: Path, ranks: Any, *, resume: bool, listener: Any, services: Any) -> dict[str, Any]:
-        from distkg.foundation import KnowledgeGraph
+        from distkg.foundation.models import KnowledgeGraph
 
         def refuse(*_: object) -> None:
             raise AssertionError("a worker makes a graph of its own")

@@ -23,7 +23,7 @@ import requests
 import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from distkg.cluster.run_folder import newest_step
+from distkg.cluster.watch.run_folder import newest_step
 from distkg.data.generate import generate
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -20,8 +20,8 @@ import math
 
 import torch
 
-from distkg.kernels.similarity import DOT
-from distkg.scoring.base import SCORERS, Scorer
+from distkg.kernels.scores.similarity import DOT
+from distkg.embedding.scorers.base import SCORERS, Scorer
 
 
 @SCORERS.register("torus")

@@ -26,15 +26,15 @@ from safetensors.torch import load_file
 
 from distkg.config import RunConfig, parse_config
 from distkg.data.generate import generate
-from distkg.data.identity import StoreMismatchError
+from distkg.data.store.identity import StoreMismatchError
+from distkg.embedding.load_run import load_run
+from distkg.evaluation.metrics import evaluate_triples
 from distkg.inference.export import export_model
+from distkg.sharding.checkpoint import checkpoint as checkpoint_module
+from distkg.sharding.checkpoint import files as checkpoint_files
+from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints
 from distkg.sharding.ranks import Ranks
-from distkg.training import checkpoint as checkpoint_module
-from distkg.training import checkpoint_files
 from distkg.training import run as run_module
-from distkg.training.checkpoint import CheckpointError, Checkpoints
-from distkg.training.load_run import load_run
-from distkg.training.metrics import evaluate_triples
 from distkg.training.resume import ResumeError
 from distkg.training.run import Training, train_on_rank
 from distkg.training.services import Services

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from distkg.cluster.tokenise import tokenising_on_ray
-from distkg.data import make_tokens as module
 from distkg.data.errors import StoreError
 from distkg.data.generate import generate
-from distkg.data.make_tokens import TokenSource, make_tokens, text_source
-from distkg.data.store import Store
-from distkg.data.text_tokens import TextTokenizer
-from distkg.data.tokens import read_modalities, read_modality
+from distkg.data.store.graph_store import Store
+from distkg.data.tokens import make_tokens as module
+from distkg.data.tokens.make_tokens import TokenSource, make_tokens, text_source
+from distkg.data.tokens.text_tokens import TextTokenizer
+from distkg.data.tokens.token_store import read_modalities, read_modality
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

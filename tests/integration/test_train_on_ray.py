@@ -17,9 +17,9 @@ import ray
 import torch
 
 from distkg.cluster.launch import launch_training, run_on_workers
-from distkg.cluster.lease import Holder, RunTakenOverError
-from distkg.cluster.run_folder import RunFolderError
-from distkg.cluster.session import ray_session
+from distkg.cluster.session.ray_session import ray_session
+from distkg.cluster.watch.lease import Holder, RunTakenOverError
+from distkg.cluster.watch.run_folder import RunFolderError
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
 from distkg.training.run import train_on_rank

@@ -16,12 +16,12 @@ from pykeen.sampling import negative_sampler_resolver
 from pykeen.triples import TriplesFactory
 
 from distkg.config import ConfigError, parse_config
-from distkg.data.identity import StoreMismatchError
 from distkg.data.prepare import prepare
+from distkg.data.store.identity import StoreMismatchError
+from distkg.embedding.load_run import load_run
 from distkg.interop.pykeen import SAMPLERS, SourceSampler
 from distkg.negatives import SOURCES, Negatives, SourceError
 from distkg.sharding.ranks import Ranks
-from distkg.training.load_run import load_run
 from distkg.training.run import train_on_rank
 
 ENTITIES, RELATIONS = 25, 3

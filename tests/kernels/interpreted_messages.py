@@ -12,14 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import distkg.kernels.edges
-from distkg.kernels import message_moments, message_moments_triton, message_passing, message_passing_triton
-from distkg.kernels.edges import Edges
-from distkg.kernels.message_moments import propagate_moments, reference_moments
-from distkg.kernels.message_passing import propagate, reference_propagate
-from distkg.kernels.messages import REFERENCES, Message
+import distkg.kernels.message_passing.edges
+from distkg.kernels.message_passing import moments as message_moments
+from distkg.kernels.message_passing import moments_triton as message_moments_triton
+from distkg.kernels.message_passing import sums as message_passing
+from distkg.kernels.message_passing import sums_triton as message_passing_triton
+from distkg.kernels.message_passing.edges import Edges
+from distkg.kernels.message_passing.messages import REFERENCES, Message
+from distkg.kernels.message_passing.moments import propagate_moments, reference_moments
+from distkg.kernels.message_passing.sums import propagate, reference_propagate
 
-distkg.kernels.edges.PIECE = 4
+distkg.kernels.message_passing.edges.PIECE = 4
 PASSES: dict[Any, Any] = {message_passing: message_passing_triton, message_moments: message_moments_triton}
 for module, passes in PASSES.items():
     module._passes_for = lambda *_, passes=passes: passes

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distkg.kernels.activated import ActivatedDistance
-from distkg.kernels.activations import ACTIVATIONS, Double, Hanon
+from distkg.kernels.scores.activated import ActivatedDistance
+from distkg.kernels.scores.activations import ACTIVATIONS, Double, Hanon
 
 EACH = pytest.mark.parametrize("name", list(ACTIVATIONS))
 

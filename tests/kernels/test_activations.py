@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distkg.kernels.activations import ACTIVATIONS, Activation, Artanh, Double, Halin, Hanon, XExp
+from distkg.kernels.scores.activations import ACTIVATIONS, Activation, Artanh, Double, Halin, Hanon, XExp
 
 ALL: list[Activation] = [ACTIVATIONS[name](10.0, None) for name in ACTIVATIONS]
 EACH = pytest.mark.parametrize("activation", ALL, ids=list(ACTIVATIONS))

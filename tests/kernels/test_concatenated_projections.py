@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distkg.kernels.concatenated_projections import beside, reference_beside
+from distkg.kernels.message_passing.concatenated_projections import beside, reference_beside
 
 
 def case(rows: tuple[int, ...], width: int, narrow: int, factors: int) -> list[Tensor]:

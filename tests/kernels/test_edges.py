@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distkg.kernels.edges import Edges, Rows
+from distkg.kernels.message_passing.edges import Edges, Rows
 
 
 def few() -> Edges:
@@ -57,7 +57,7 @@ def test_a_copy_for_a_device_is_made_once() -> None:
 
 
 def test_pieces_written_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distkg.kernels.edges.PIECE", 2)
+    monkeypatch.setattr("distkg.kernels.message_passing.edges.PIECE", 2)
     # Rows of 5, 0, 2 and 3 edges: three pieces, one without edges, one, two.
     dst = torch.tensor([0] * 5 + [2] * 2 + [3] * 3)
     pieces = Edges.of(dst, torch.zeros(10, dtype=torch.int64), torch.arange(10), 10, 1).by_dst.pieces

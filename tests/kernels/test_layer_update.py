@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distkg.kernels.layer_update import layer_update, reference_layer_update
+from distkg.kernels.message_passing.layer_update import layer_update, reference_layer_update
 
 
 def case(*shape: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:

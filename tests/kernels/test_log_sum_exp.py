@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distkg.kernels import distance_log_sum_exp, log_sum_exp
-from distkg.kernels.activated import ActivatedDistance
-from distkg.kernels.activations import ACTIVATIONS, Activation, Double, Halin, Hanon
-from distkg.kernels.distance_log_sum_exp import DistanceLogSumExp
-from distkg.kernels.log_sum_exp import LogSumExp, SoftmaxLogSumExp
-from distkg.kernels.similarity import SQUARED_L2
+from distkg.kernels.scores import distance_log_sum_exp, log_sum_exp
+from distkg.kernels.scores.activated import ActivatedDistance
+from distkg.kernels.scores.activations import ACTIVATIONS, Activation, Double, Halin, Hanon
+from distkg.kernels.scores.distance_log_sum_exp import DistanceLogSumExp
+from distkg.kernels.scores.log_sum_exp import LogSumExp, SoftmaxLogSumExp
+from distkg.kernels.scores.similarity import SQUARED_L2
 
 EACH = pytest.mark.parametrize("name", list(ACTIVATIONS))
 KEPT_AND_AGAIN = pytest.mark.parametrize("keep", [True, False])

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distkg.kernels.edges import Edges
-from distkg.kernels.message_moments import propagate_moments, reference_moments
-from distkg.kernels.messages import REFERENCES, Message
+from distkg.kernels.message_passing.edges import Edges
+from distkg.kernels.message_passing.messages import REFERENCES, Message
+from distkg.kernels.message_passing.moments import propagate_moments, reference_moments
 
 
 def test_numbers_written_by_hand() -> None:

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distkg.kernels.edges import Edges
-from distkg.kernels.message_passing import propagate, reference_propagate
-from distkg.kernels.messages import REFERENCES, Message
+from distkg.kernels.message_passing.edges import Edges
+from distkg.kernels.message_passing.messages import REFERENCES, Message
+from distkg.kernels.message_passing.sums import propagate, reference_propagate
 
 MESSAGES = pytest.mark.parametrize("message", list(REFERENCES))
 

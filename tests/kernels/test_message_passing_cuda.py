@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from distkg.kernels.edges import Edges
-from distkg.kernels.message_moments import propagate_moments, reference_moments
-from distkg.kernels.message_passing import propagate, reference_propagate
-from distkg.kernels.messages import REFERENCES, Message
+from distkg.kernels.message_passing.edges import Edges
+from distkg.kernels.message_passing.messages import REFERENCES, Message
+from distkg.kernels.message_passing.moments import propagate_moments, reference_moments
+from distkg.kernels.message_passing.sums import propagate, reference_propagate
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 THERE = "cuda"

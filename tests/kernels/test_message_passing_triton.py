@@ -31,8 +31,8 @@ def test_kernels_compile_for_a_gpu_that_is_not_here() -> None:
         import triton
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
-        from distkg.kernels import message_moments_triton as moments, message_passing_triton as passes
-        from distkg.kernels.messages import BACK, MESSAGE
+        from distkg.kernels.message_passing import moments_triton as moments, sums_triton as passes
+        from distkg.kernels.message_passing.messages import BACK, MESSAGE
 
         FLOATS = ("first", "second", "weight", "out", "partial", "states", "relations", "gradient", "found",
                   "to_total", "to_squares", "to_largest", "to_smallest")

@@ -17,7 +17,7 @@ PROGRAM = """
     import numpy as np
 
     from distkg.compilation import njit
-    from distkg.kernels import pairwise
+    from distkg.kernels.scores import pairwise
     from distkg.kernels.fast_math import exp, log, sine_and_cosine
     from distkg.kernels.jit import _FAST, kernel, kernel_in_order
     from distkg.kernels.prefetch import prefetch_row

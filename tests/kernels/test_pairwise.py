@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distkg.kernels import pairwise
+from distkg.kernels.scores import pairwise
 
 NAMES = ["dot", "l1", "scaled_l1", "modulus"]
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distkg.kernels.path_products import Paths, gather_products, reference_gather_products
+from distkg.kernels.message_passing.path_products import Paths, gather_products, reference_gather_products
 
 
 def some_paths(nodes: int, count: int, seed: int) -> tuple[Paths, list[tuple[int, int, int]]]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distkg.kernels.rotation import reference_rotate, rotate
+from distkg.kernels.scores.rotation import reference_rotate, rotate
 
 
 def exact(vector: Tensor, phase: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as arrays
 from plain_similarity import HYPERBOLIC, HYPERBOLIC_BIASED, PLAIN, ROTL, Plain, query_width
 from torch import Tensor
 
-from distkg.kernels import similarity as module
-from distkg.kernels.similarity import DOT, L1, L2, MODULUS, SCALED_L1, SQUARED_L2, RotLSimilarity, Similarity
+from distkg.kernels.scores import similarity as module
+from distkg.kernels.scores.similarity import DOT, L1, L2, MODULUS, SCALED_L1, SQUARED_L2, RotLSimilarity, Similarity
 
 EVERY = pytest.mark.parametrize(("similarity", "plain"), PLAIN, ids=[similarity.name for similarity, _ in PLAIN])
 ROUNDING = 4e-6  # float32, with room for sums of some tens of terms

@@ -6,7 +6,7 @@ from collections import deque
 
 import pytest
 
-from distkg.negatives.congestion_window import CongestionWindow, WaitPolicy
+from distkg.negatives.prefetch.congestion_window import CongestionWindow, WaitPolicy
 
 
 def test_it_is_halved_once_for_all_that_were_asked_before_and_grows_by_one_in_its_length() -> None:

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from distkg.negatives import SOURCES, NegativeSource, Queries, TrainingGraph, make_source
-from distkg.negatives.global_samplers import head_share
+from distkg.negatives.static.global_samplers import head_share
 from distkg.registry import UnknownNameError
 
 DEGREES = np.array([5, 0, 1, 30, 0, 0, 12, 2, 0, 50, 7, 0])

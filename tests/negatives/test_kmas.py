@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distkg.kernels.similarity import DOT
+from distkg.kernels.scores.similarity import DOT
 from distkg.negatives import Queries, SourceError, TrainingGraph, TrainingProgress, make_source
-from distkg.negatives.kmas import Kmas, KmasOptions, hard_share
-from distkg.negatives.relation_similarity import AlikeOptions, most_alike
+from distkg.negatives.kmas.relation_similarity import AlikeOptions, most_alike
+from distkg.negatives.kmas.source import Kmas, KmasOptions, hard_share
 from distkg.sharding.ranks import Ranks
 
 ENTITIES, RELATIONS = 20, 4

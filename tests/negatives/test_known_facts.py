@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distkg.data.known import KnownAnswers
+from distkg.data.store.known_answers import KnownAnswers
 from distkg.negatives import known_facts
 
 ENTITIES, RELATIONS = 6, 2

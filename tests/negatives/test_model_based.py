@@ -8,10 +8,11 @@ import torch
 from distributed import run_ranks
 from torch import Tensor
 
-from distkg.kernels.similarity import DOT, SQUARED_L2, Similarity
-from distkg.negatives import NegativeSource, Queries, SourceError, TrainingGraph, TrainingProgress, make_source, nearest
-from distkg.negatives.model_based import RowsByKey
-from distkg.negatives.nearest import NearestEntities
+from distkg.kernels.scores.similarity import DOT, SQUARED_L2, Similarity
+from distkg.negatives import NegativeSource, Queries, SourceError, TrainingGraph, TrainingProgress, make_source
+from distkg.negatives.model_based import nearest
+from distkg.negatives.model_based.cached import RowsByKey
+from distkg.negatives.model_based.nearest import NearestEntities
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from distkg.negatives.pool_events import (
+from distkg.negatives.prefetch.pool_events import (
     BrokenDrawError,
     NegativePoolError,
     PoolEvent,

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from distkg.data.classes import Classes
+from distkg.data.store.classes import Classes
 from distkg.negatives import Queries, SourceError, TrainingGraph, make_source
-from distkg.negatives.pools import PoolSource
+from distkg.negatives.static.candidate_sets import PoolSource
 
 ENTITIES, RELATIONS, CLASSES = 7, 3, 4
 

@@ -12,7 +12,7 @@ from in_process_pool import InProcessPool, in_process
 from torch import Tensor
 
 from distkg.config import PoolConfig
-from distkg.kernels.similarity import DOT
+from distkg.kernels.scores.similarity import DOT
 from distkg.negatives import (
     SOURCES,
     DrawRequest,
@@ -23,10 +23,15 @@ from distkg.negatives import (
     TrainingProgress,
     make_source,
 )
-from distkg.negatives.messages import Reply
-from distkg.negatives.pool_events import NegativePoolError
-from distkg.negatives.prefetch import PrefetchedSource, ahead_sources, hosted_parts, make_hosted_source
-from distkg.negatives.source_server import SourceServer
+from distkg.negatives.prefetch.messages import Reply
+from distkg.negatives.prefetch.pool_events import NegativePoolError
+from distkg.negatives.prefetch.prefetched_source import (
+    PrefetchedSource,
+    ahead_sources,
+    hosted_parts,
+    make_hosted_source,
+)
+from distkg.negatives.prefetch.source_server import SourceServer
 from distkg.sharding.ranks import Ranks
 
 ENTITIES, RELATIONS, COUNT = 40, 3, 5

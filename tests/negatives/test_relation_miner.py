@@ -15,12 +15,12 @@ from in_process_miner import InProcessMiner
 from torch import Tensor
 
 from distkg.config import PoolConfig
-from distkg.kernels.similarity import DOT
+from distkg.kernels.scores.similarity import DOT
 from distkg.negatives import Queries, TrainingGraph, TrainingProgress, make_source
-from distkg.negatives.kmas import Kmas
-from distkg.negatives.prefetch import hosted_parts, make_hosted_source, tables_of
-from distkg.negatives.relation_miner import SimilarityCache, VectorMiner, usable_relations
-from distkg.negatives.relation_similarity import AlikeOptions, RelationTable, table_of
+from distkg.negatives.kmas.relation_miner import SimilarityCache, VectorMiner, usable_relations
+from distkg.negatives.kmas.relation_similarity import AlikeOptions, RelationTable, table_of
+from distkg.negatives.kmas.source import Kmas
+from distkg.negatives.prefetch.prefetched_source import hosted_parts, make_hosted_source, tables_of
 from distkg.sharding.ranks import Ranks
 
 VECTORS = [[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [-1.0, 0.2]]

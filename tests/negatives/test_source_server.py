@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from distkg.kernels.similarity import DOT
+from distkg.kernels.scores.similarity import DOT
 from distkg.negatives import SOURCES, GeneratedNegatives, Negatives, TrainingGraph, TrainingProgress
-from distkg.negatives.messages import Reply, Request
-from distkg.negatives.pool_events import PoolEvent
-from distkg.negatives.source_server import SourceServer
+from distkg.negatives.prefetch.messages import Reply, Request
+from distkg.negatives.prefetch.pool_events import PoolEvent
+from distkg.negatives.prefetch.source_server import SourceServer
 
 ENTITIES, RELATIONS, QUERIES, COUNT = 40, 3, 6, 5
 ROWS = np.random.default_rng(1).standard_normal((ENTITIES, 4)).astype(np.float32)

@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from distkg.config import ObjectiveConfig
-from distkg.kernels import distance_log_sum_exp, log_sum_exp
-from distkg.kernels.log_sum_exp import LogSumExp, SoftmaxLogSumExp
-from distkg.kernels.similarity import DOT, L2, DotSimilarity, Similarity
+from distkg.kernels.scores import distance_log_sum_exp, log_sum_exp
+from distkg.kernels.scores.log_sum_exp import LogSumExp, SoftmaxLogSumExp
+from distkg.kernels.scores.similarity import DOT, L2, DotSimilarity, Similarity
 from distkg.objectives import ALL_ENTITIES, AllEntitiesObjective, Answers, Reduced
 from distkg.objectives import all_entities as module
 from distkg.sharding.ranks import Ranks

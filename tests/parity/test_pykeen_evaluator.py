@@ -8,9 +8,9 @@ import torch
 from pykeen.evaluation import RankBasedEvaluator
 from small_model import SmallModel, random_model
 
-from distkg.data.known import KnownAnswers
-from distkg.training.metrics import metrics_by_side, ranking_metrics
-from distkg.training.ranking import rank_answers
+from distkg.data.store.known_answers import KnownAnswers
+from distkg.evaluation.metrics import metrics_by_side, ranking_metrics
+from distkg.evaluation.ranking import rank_answers
 
 ENTITIES, RELATIONS = 300, 4
 OURS = {"mrr": "inverse_harmonic_mean_rank", "mean_rank": "arithmetic_mean_rank"} | {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from run_pages import METRICS, RESULT, Page, make_run, metric_lines
 
-from distkg.data.atomic_file import NotAFileError
+from distkg.data.storage.atomic_file import NotAFileError
 from distkg.reporting.report import write_report
 
 

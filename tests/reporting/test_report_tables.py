@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distkg.inference.predict import Prediction
+from distkg.planning.plan import GraphSize, Plan
 from distkg.reporting.tables import (
     counts_table,
     graphs_table,
@@ -15,7 +16,6 @@ from distkg.reporting.tables import (
     relations_table,
     text_table,
 )
-from distkg.training.plan import GraphSize, Plan
 
 PLAN = Plan(
     workers=2,

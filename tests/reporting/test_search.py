@@ -21,8 +21,8 @@ from distkg.reporting.search import (
     trial_line,
     write_search_report,
 )
-from distkg.training.search_folder import SearchFolder, Trial
-from distkg.training.space import parse_space
+from distkg.search.search_folder import SearchFolder, Trial
+from distkg.search.space import parse_space
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'"
 FORMS = {

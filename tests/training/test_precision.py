@@ -12,10 +12,10 @@ from distributed import run_ranks
 
 from distkg.config import RunConfig, parse_config
 from distkg.kernels import cpu
+from distkg.planning.preflight import plan_run
 from distkg.reporting.tables import plan_summary
 from distkg.sharding.ranks import Ranks
 from distkg.training.precision import missing_precisions, missing_precisions_here, product_precision
-from distkg.training.preflight import plan_run
 from distkg.training.run import train_on_rank
 
 CPU = torch.device("cpu")

@@ -16,14 +16,14 @@ import pytest
 from distkg.config import ConfigError, parse_config
 from distkg.data.errors import StoreError
 from distkg.data.generate import generate
-from distkg.data.identity import StoreIdentity, StoreMismatchError
-from distkg.data.relation_text import make_relation_text
-from distkg.data.store import Store
-from distkg.foundation import load_model
+from distkg.data.store.graph_store import Store
+from distkg.data.store.identity import StoreIdentity, StoreMismatchError
+from distkg.data.store.relation_text import make_relation_text
+from distkg.embedding.load_run import load_run, view_of_run
+from distkg.foundation.files import load_model
+from distkg.foundation.initial_model import check_foundation
 from distkg.inference.zero_shot import best_zero_shot, evaluate_zero_shot, reasons_for
 from distkg.sharding.ranks import Ranks
-from distkg.training.foundation_model import check_foundation
-from distkg.training.load_run import load_run, view_of_run
 from distkg.training.provenance import (
     Provenance,
     ProvenanceError,

@@ -16,13 +16,13 @@ import yaml
 
 from distkg.config import ConfigError, RunConfig, flatten, parse_config, resume_class
 from distkg.data.generate import generate
-from distkg.data.identity import StoreMismatchError
+from distkg.data.store.identity import StoreMismatchError
+from distkg.embedding.learner import EmbeddingLearner
+from distkg.embedding.load_run import load_run
+from distkg.evaluation.metrics import evaluate_triples
+from distkg.sharding.checkpoint.files import Manifest, read_manifest, write_manifest
 from distkg.sharding.ranks import Ranks
 from distkg.training import run as run_module
-from distkg.training.checkpoint_files import Manifest, read_manifest, write_manifest
-from distkg.training.embedding import EmbeddingLearner
-from distkg.training.load_run import load_run
-from distkg.training.metrics import evaluate_triples
 from distkg.training.progress import ProgressError
 from distkg.training.provenance import KEY, provenance_of_run
 from distkg.training.resume import Change, ResumeError, check_resume, notices

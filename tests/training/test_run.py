@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from distkg.config import RunConfig, parse_config
-from distkg.data.store import Store
+from distkg.data.store.graph_store import Store
+from distkg.embedding.load_run import load_run
 from distkg.sharding.ranks import Ranks
 from distkg.training import run as run_module
-from distkg.training.load_run import load_run
 from distkg.training.run import DivergedError, train_on_rank
 from tests.distributed import run_ranks
 

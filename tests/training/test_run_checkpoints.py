@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 from distkg.cli import app
 from distkg.config import RunConfig, TrainConfig, parse_config
 from distkg.data.generate import generate
+from distkg.embedding.learner import EmbeddingLearner
+from distkg.foundation.learner import FoundationLearner
 from distkg.reporting.report import write_report
+from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints
 from distkg.sharding.ranks import Ranks
 from distkg.training import run as run_module
-from distkg.training.checkpoint import CheckpointError, Checkpoints
-from distkg.training.embedding import EmbeddingLearner
-from distkg.training.foundation import FoundationLearner
 from distkg.training.progress import Progress, ProgressError
 from distkg.training.run import DivergedError, train_on_rank
 from distkg.training.run_dir import RunFolder

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from distkg.config import RunConfig, parse_config
+from distkg.evaluation.ranking import rank_answers
+from distkg.sharding.checkpoint.files import read_manifest
 from distkg.sharding.ranks import Ranks
-from distkg.training.checkpoint_files import read_manifest
-from distkg.training.ranking import rank_answers
 from distkg.training.run import Training, train_on_rank
 from distkg.training.run_dir import RunFolder
 from distkg.training.services import Services
@@ -95,7 +95,7 @@ def test_a_stop_in_the_middle_of_a_validation_cuts_it_short_and_leaves_it_to_the
         return ranking
 
     with monkeypatch.context() as patched:
-        patched.setattr("distkg.training.embedding.rank_answers", ranked)
+        patched.setattr("distkg.embedding.learner.rank_answers", ranked)
         result = train_on_rank(run, tmp_path / "run", Ranks.single(), services=Services(stop=stop))
     assert scored == [0], "scores were computed although the run was asked to stop"
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
@@ -121,7 +121,7 @@ def test_a_stop_in_the_final_evaluation_leaves_no_result(
         return {}
 
     with monkeypatch.context() as patched:
-        patched.setattr("distkg.training.embedding.EmbeddingLearner.evaluate", asked_to_stop)
+        patched.setattr("distkg.embedding.learner.EmbeddingLearner.evaluate", asked_to_stop)
         result = train_on_rank(run, tmp_path / "run", Ranks.single(), services=Services(stop=stop))
     assert result["stopped"] > 0
     assert not (tmp_path / "run" / "result.json").exists()

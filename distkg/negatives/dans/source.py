@@ -28,7 +28,7 @@ from distkg.negatives.dans.curriculum import BANDS, Curriculum, band_margins, ba
 from distkg.negatives.dans.generator import Conditions, Generator, GeneratorOptions
 from distkg.negatives.dans.nearest_entity import nearest_of_some, some_entities
 from distkg.negatives.known_facts import known_facts
-from distkg.negatives.model_based import QUERY_BYTES, RowsByKey
+from distkg.negatives.model_based.cached import QUERY_BYTES, RowsByKey
 from distkg.negatives.model_view import ModelView
 from distkg.negatives.training_graph import TrainingGraph
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distkg.kernels.similarity import SQUARED_L2
+from distkg.kernels.scores.similarity import SQUARED_L2
 from distkg.negatives import Queries, SourceError, TrainingGraph, TrainingProgress, make_source
 from distkg.negatives.base import GeneratedNegatives
 from distkg.negatives.dans.source import Dans

@@ -1,0 +1,437 @@
+"""A pool of Ray actors that draw negatives ahead of time, for all workers of a run.
+
+Actors host the sources (``negatives.source_server``); each worker asks them through ``ActorPool``, and never waits
+longer than it wants. An actor that dies is restarted by Ray, one that hangs is killed, and what they owed is drawn by
+the worker itself; what a source raises comes back as an event (``cluster.actor_link`` tells these apart). Nothing
+grows: a worker has so many requests under way and no more, fewer where actors are slow, and one published set of
+vectors.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from distkg.cluster.sampling.actor_link import ActorLink, Call, NoReply, Process, take_events
+from distkg.cluster.sampling.relation_miner import ActorMiner, mines_of
+from distkg.cluster.session.ray_session import actor_resources
+from distkg.cluster.session.remote_errors import describe_remote_error, is_loss
+from distkg.cluster.shared_graphs import Graphs
+from distkg.config import PoolConfig, RunConfig, parse_config
+from distkg.data.store.graph_store import Store
+from distkg.embedding.scorers import make_scorer
+from distkg.foundation.initial_model import is_foundation
+from distkg.negatives import SOURCES, TrainingGraph
+from distkg.negatives.kmas.relation_miner import Mine, MinerOf, Weights
+from distkg.negatives.kmas.relation_similarity import RelationTable
+from distkg.negatives.prefetch.congestion_window import CongestionWindow, WaitPolicy
+from distkg.negatives.prefetch.messages import Reply, Request
+from distkg.negatives.prefetch.pool_events import Missing, NegativePoolError, PoolEvent
+from distkg.negatives.prefetch.prefetched_source import PoolOf, hosted_parts
+from distkg.negatives.prefetch.source_server import SourceServer
+from distkg.sharding.ranks import Ranks
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+BLEND_EVERY = 32  # draws
+NOTICE_SECONDS = 60.0
+
+
+class NegativeActor:
+    """Hosts the sources of a run, and compares relations for it; becomes a Ray actor.
+
+    Methods that workers call return where this actor lives, and their result or what went wrong: Ray hands on what a
+    method raises only where both processes can unpickle it.
+    """
+
+    def __init__(self, config: dict[str, Any], peer: str | None, place: int) -> None:
+        """``peer`` is the actor that hears of what sources have learned here; None for none."""
+        # Nothing that may fail: Ray does not restart an actor whose constructor has raised.
+        self._config, self._peer, self._place = config, peer, place
+        self._draws: dict[str, int] = {}
+        self._mines: dict[str, Mine] | None = None
+        self._blending: ray.ObjectRef | None = None
+        self._process = Process(ray.get_runtime_context().get_node_id(), os.getpid(), time.time_ns())
+
+    @cached_property
+    def _settings(self) -> RunConfig:
+        settings = parse_config(self._config, "the launched run")
+        torch.set_num_threads(actor_threads(settings.negatives.pool))
+        return settings
+
+    @cached_property
+    def _hosts(self) -> dict[str, SourceServer]:
+        chosen = self._settings.negatives
+        parts = hosted_parts(chosen.source, chosen.options)
+        drawn = {key: part for key, part in parts.items() if SOURCES[part[0]].requires != "relations"}
+        if not drawn:
+            return {}
+        graph = TrainingGraph.of_store(Store.open(self._settings.data.store))
+        with torch.device("meta"):
+            similarity = make_scorer(self._settings.model).similarity
+        device = "cuda" if chosen.pool.gpus_per_actor and torch.cuda.is_available() else "cpu"
+        return {key: SourceServer(graph, *part, similarity, device) for key, part in drawn.items()}
+
+    def ready(self, graphs: Graphs) -> tuple[Process, list[str] | PoolEvent]:
+        """Keys of what it hosts and compares for, once that is made."""
+        name = self._config["negatives"]["source"]
+        return self._answer(f"making source {name}", lambda: [*self._hosts, *self._mines_of(graphs)])
+
+    def mine(
+        self, key: str, version: int, weights: Weights, graphs: Graphs
+    ) -> tuple[Process, dict[str, RelationTable] | PoolEvent]:
+        """Tables as of ``Mine``."""
+        action = f"comparing relations for step {version}"
+        return self._answer(action, lambda: dict(self._mines_of(graphs)[key](version, weights)))
+
+    def _mines_of(self, graphs: Graphs) -> dict[str, Mine]:
+        if self._mines is None:
+            self._mines = mines_of(self._settings, graphs, self._place)
+        return self._mines
+
+    def publish(
+        self,
+        key: str,
+        incarnation: str,
+        version: int,
+        rank: int,
+        ranks: int,
+        first: int,
+        rows: NDArray[np.float32],
+    ) -> tuple[Process, PoolEvent | None]:
+        """As ``SourceServer.publish``."""
+        name = hosted_parts(self._config["negatives"]["source"], self._config["negatives"]["options"])[key][0]
+        action = f"source {name}, taking over the vectors of step {version} from worker {rank}"
+        return self._answer(action, lambda: self._hosts[key].publish(version, rank, ranks, first, rows, incarnation))
+
+    def draw(
+        self, key: str, incarnation: str, requests: Sequence[Request]
+    ) -> tuple[Process, list[Reply | PoolEvent | None] | PoolEvent]:
+        """The replies as of ``SourceServer.answer``."""
+        return self._answer("drawing negatives", lambda: [self._draw(key, incarnation, each) for each in requests])
+
+    def _draw(self, key: str, incarnation: str, request: Request) -> Reply | PoolEvent | None:
+        reply = self._hosts[key].answer(request, incarnation)
+        self._draws[key] = self._draws.get(key, 0) + 1
+        if self._peer is not None and self._draws[key] % BLEND_EVERY == 0:
+            self._tell_peer(self._peer, key)
+        return reply
+
+    def blend(self, key: str, weights: dict[str, NDArray[np.float32]]) -> tuple[Process, PoolEvent | None]:
+        """As ``SourceServer.blend``."""
+        return self._answer("taking over what another actor has learned", lambda: self._hosts[key].blend(weights))
+
+    def _tell_peer(self, peer: str, key: str) -> None:
+        """Round a ring of actors, so that all come to the same mean; nobody waits for it.
+
+        What the peer raised the last time is raised here, as it has nobody else to tell it to.
+        """
+        if self._blending is not None and ray.wait([self._blending], timeout=0)[0]:
+            blending, self._blending = self._blending, None
+            _raise_unless_lost(blending)
+        weights = self._hosts[key].weights()
+        if weights and self._blending is None:
+            with suppress(ValueError):  # it is being restarted
+                self._blending = ray.get_actor(peer).blend.remote(key, weights)
+
+    def _answer(self, action: str, work: Callable[[], Result]) -> tuple[Process, Result | PoolEvent]:
+        try:
+            return self._process, work()
+        except Exception as error:
+            return self._process, PoolEvent.of_error(error, action)
+
+
+def _raise_unless_lost(call: ray.ObjectRef) -> None:
+    try:
+        _, event = ray.get(call)
+    except ray.exceptions.RayError as error:
+        if is_loss(error) or isinstance(error, ray.exceptions.ActorDiedError):
+            return  # its workers look after it
+        raise NegativePoolError(describe_remote_error(error)) from None
+    if event is not None:
+        raise NegativePoolError(event.text)
+
+
+@dataclass
+class _Message:
+    """Requests that were sent together.
+
+    Attributes:
+        numbers: of the requests, rising.
+        here: whether the replies have come, or never will.
+        replies: by number, once they are here.
+        missing: why there are none.
+    """
+
+    call: Call
+    actor: int
+    numbers: list[int]
+    here: bool = False
+    replies: dict[int, Reply | Missing | None] = field(default_factory=dict)
+    missing: Missing | None = None
+
+
+class ActorPool:
+    """One worker's way to the actors, for one hosted source; a ``negatives.prefetch.Pool``."""
+
+    def __init__(
+        self, links: Sequence[ActorLink], key: str, rank: int, ranks: int, how: PoolConfig, incarnation: str = ""
+    ) -> None:
+        """``incarnation`` names the group of workers, as of ``SourceServer``."""
+        self._links, self._key, self._rank, self._ranks, self._incarnation = links, key, rank, ranks, incarnation
+        # One for each actor: what one owes takes nothing from the others.
+        self._windows = [CongestionWindow(-(-2 * how.depth // len(links))) for _ in links]
+        self._patience, self._sync = WaitPolicy(), how.sync
+        self._under_way: dict[int, _Message] = {}
+        self._abandoned: list[_Message] = []
+        self._next = rank  # actor to be asked
+        self._generations = [link.generation for link in links]
+        self._published: tuple[int, int, ray.ObjectRef] | None = None
+        self._publishing: list[tuple[int, Call]] = []
+
+    @property
+    def restarts(self) -> int:
+        return sum(link.restarts for link in self._links)
+
+    @property
+    def hung(self) -> int:
+        return sum(link.hung for link in self._links)
+
+    def take_events(self) -> Sequence[PoolEvent]:
+        return take_events(self._links)
+
+    def room(self) -> int:
+        self._look_after_actors()
+        return sum(self._room_of_each())
+
+    def _room_of_each(self) -> list[int]:
+        owed = Counter(message.actor for message in self._under_way.values())
+        for message in self._abandoned:
+            owed[message.actor] += len(message.numbers)
+        return [
+            max(0, len(window) - owed[actor]) if link.ready else 0
+            for actor, (window, link) in enumerate(zip(self._windows, self._links, strict=True))
+        ]
+
+    def ask(self, requests: Sequence[Request]) -> int:
+        left, room = list(requests), self._room_of_each()
+        for _ in self._links:
+            actor, self._next = self._next % len(self._links), self._next + 1
+            sent = left[: room[actor]]
+            left = left[len(sent) :]
+            if sent:
+                self._send(actor, sent)
+            if not left:
+                break
+        return len(requests) - len(left)
+
+    def _send(self, actor: int, requests: list[Request]) -> None:
+        numbers = [request.number for request in requests]
+        call = self._links[actor].call("draw", self._key, self._incarnation, requests)
+        self._under_way |= dict.fromkeys(numbers, _Message(call, actor, numbers))
+        self._windows[actor].asked(numbers[-1])
+
+    def take(self, number: int, timeout: float | None) -> Reply | Missing | None:
+        message = self._under_way.pop(number, None)
+        if message is None:
+            return None
+        if self._is_here(message, 0):
+            if number in message.replies:  # else it was lost with its actor
+                self._windows[message.actor].in_time()
+        elif timeout is None:  # nothing is ever late
+            self._is_here(message, None)
+        else:
+            self._windows[message.actor].late(number)
+            if self._patience.waits():
+                self._patience.learn(self._is_here(message, timeout))
+        return self._reply_or_abandon(message, number)
+
+    def forget(self, number: int) -> None:
+        message = self._under_way.pop(number, None)
+        if message is not None:
+            self._is_here(message, 0)
+            self._reply_or_abandon(message, number)
+
+    def _reply_or_abandon(self, message: _Message, number: int) -> Reply | Missing | None:
+        """The reply where it is here; a message of which nothing more is wanted is looked after until it is."""
+        if message.here:
+            return message.replies.pop(number, message.missing)
+        if number == message.numbers[-1]:
+            self._abandoned.append(message)
+        return None
+
+    def publish(self, version: int, first: int, rows: NDArray[np.float32], *, wait: bool) -> None:
+        self._published = version, first, ray.put(rows)
+        for actor, link in enumerate(self._links):
+            if link.ready:  # else once its successor is
+                self._publish_to(actor)
+        while wait and (self._publishing or not all(link.ready or link.gone for link in self._links)):
+            for actor, call in self._publishing:
+                self._links[actor].is_over(call, None)
+            self._look_after_actors()
+
+    def _is_here(self, message: _Message, timeout: float | None) -> bool:
+        """Whether the replies have come, or never will; they are then in the message."""
+        if not message.here and self._links[message.actor].is_over(message.call, timeout):
+            message.here = True
+            self._receive(message)
+        return message.here
+
+    def _receive(self, message: _Message) -> None:
+        link = self._links[message.actor]
+        replies = link.outcome(message.call)
+        if isinstance(replies, NoReply):
+            message.missing = replies.value
+        elif not isinstance(replies, list) or len(replies) != len(message.numbers):
+            message.missing = "broken"
+            link.report(PoolEvent("broken", f"it did not reply to {len(message.numbers)} requests one by one"))
+        else:
+            message.replies = dict(zip(message.numbers, map(self._reply_of(link), replies), strict=True))
+
+    @staticmethod
+    def _reply_of(link: ActorLink) -> Callable[[Reply | PoolEvent | None], Reply | Missing | None]:
+        def reply_of(answer: Reply | PoolEvent | None) -> Reply | Missing | None:
+            if not isinstance(answer, PoolEvent):
+                return answer
+            link.report(answer)
+            return "broken" if answer.kind == "broken" else "failed"
+
+        return reply_of
+
+    def _publish_to(self, actor: int) -> None:
+        if self._published is not None:
+            version, *piece = self._published
+            place = self._key, self._incarnation, version, self._rank, self._ranks
+            self._publishing.append((actor, self._links[actor].call("publish", *place, *piece)))
+
+    def _look_after_actors(self) -> None:
+        """Forget late replies as they come in, read what became of publications, and give successors their vectors."""
+        self._abandoned = [message for message in self._abandoned if not self._is_here(message, 0)]
+        under_way, self._publishing = self._publishing, []
+        for actor, call in under_way:
+            if self._links[actor].is_over(call, 0):
+                self._links[actor].outcome(call)  # that is None, or an event of the link
+            else:
+                self._publishing.append((actor, call))
+        for actor, link in enumerate(self._links):
+            ready = link.wait_until_ready() if self._sync else link.look_after()
+            if ready and link.generation != self._generations[actor]:
+                self._generations[actor] = link.generation
+                self._windows[actor].reset()
+                self._patience.reset()
+                self._publish_to(actor)
+
+
+def actor_threads(pool: PoolConfig) -> int:
+    """Threads of one actor: its CPUs, at least one."""
+    return max(1, math.floor(pool.cpus_per_actor))
+
+
+def actor_names(config: RunConfig, run: str) -> list[str]:
+    """Names by which workers find the actors of a run; empty where nothing is drawn ahead of time."""
+    return [f"negatives of {run}, {place}" for place in range(config.negatives.pool.actors)]
+
+
+@contextmanager
+def negative_actors(config: RunConfig, run: str, graphs: Graphs) -> Iterator[None]:
+    """The actors of a run, for as long as it lasts; none where the configuration asks for none.
+
+    ``graphs`` are those of a foundation model, as of ``share_graphs``.
+
+    Raises:
+        NegativePoolError: an actor cannot be made, or dies whenever it is.
+    """
+    names, pool = actor_names(config, run), config.negatives.pool
+    if not names:
+        yield
+        return
+    # A group of their own: Ray Train makes that of its workers itself, and lets nothing else in.
+    group = placement_group([actor_resources(pool)] * len(names), strategy=pool.placement.upper())
+    made: list[Any] = []
+    try:
+        for place in range(len(names)):
+            made.append(_start_actor(config, names, group, place))
+        _wait_until_made([ActorLink(actor, place, math.inf, graphs) for place, actor in enumerate(made)])
+        yield
+    finally:
+        with suppress(ray.exceptions.RayError):  # where Ray itself is gone, so are they
+            for actor in made:
+                ray.kill(actor)  # gives its name back, which the end of its group would not
+            remove_placement_group(group)
+
+
+def _wait_until_made(links: Sequence[ActorLink]) -> None:
+    """
+    Raises:
+        NegativePoolError: one of them cannot be made.
+    """
+    for link in links:
+        link.greet()
+    for link in links:
+        while not link.wait_until_ready(NOTICE_SECONDS) and not link.gone:
+            logger.warning("still waiting for %s: it makes its sources, or has no place in the cluster yet", link.name)
+        mistake = next((event for event in link.take_events() if event.kind == "failed"), None)
+        if mistake is not None:
+            error = NegativePoolError(mistake.text)
+            error.add_note(mistake.trace)
+            raise error
+
+
+def _start_actor(config: RunConfig, names: list[str], group: Any, place: int) -> Any:
+    # In sync nothing may depend on which actor is ahead: each learns for itself.
+    peer = None if len(names) == 1 or config.negatives.pool.sync else names[(place + 1) % len(names)]
+    pool, threads = config.negatives.pool, str(actor_threads(config.negatives.pool))
+    options = ray.remote(NegativeActor).options(
+        name=names[place],
+        num_cpus=pool.cpus_per_actor,
+        num_gpus=pool.gpus_per_actor,
+        max_restarts=-1,
+        max_task_retries=0,
+        scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=place),
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}},
+    )
+    return options.remote(config.model_dump(), peer, place)
+
+
+def actors_of_worker(config: RunConfig, run: str, ranks: Ranks, graphs: Graphs) -> tuple[PoolOf | None, MinerOf | None]:
+    """Key of a hosted source → this worker's ways to its actors; None where nothing is drawn ahead of time.
+
+    Collective: the workers agree on a name for their group, which tells what they send from what a former group sent.
+    """
+    pool = config.negatives.pool
+    actors = [_find_actor(name) for name in actor_names(config, run)]
+    if not actors:
+        return None, None
+    incarnation = str(ranks.broadcast_object(uuid4().hex))
+    links = [ActorLink(actor, place, pool.hung_after, graphs) for place, actor in enumerate(actors)]
+    # The relations of one graph are compared by one actor, those of several by all.
+    miners = links if is_foundation(config) else links[:1]
+    return (
+        lambda key: ActorPool(links, key, ranks.rank, ranks.size, pool, incarnation),
+        lambda key: ActorMiner(miners, key, graphs),
+    )
+
+
+def _find_actor(name: str) -> Any | None:
+    try:
+        return ray.get_actor(name)
+    except ValueError:  # dead for good, for Ray finds one that is being restarted
+        return None

@@ -1,0 +1,268 @@
+"""Joining a Ray cluster, or starting one on this machine for the length of a run."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, TypeVar
+
+import ray
+from ray._private.services import canonicalize_bootstrap_address
+
+from distkg.cluster.session.address import ClusterError, check_cluster, not_there, refuse_gateway
+from distkg.cluster.session.lost_cluster import ClusterWatch, LostClusterError
+from distkg.cluster.session.private_ray import PrivateRay, private_ray
+from distkg.config import ClusterConfig, PoolConfig, RunConfig
+from distkg.foundation.initial_model import is_foundation
+from distkg.planning.machine import memory_limit
+from distkg.termination import SignalHandling, ending_on_signals
+
+TRAIN_SLOT = "train_slot"
+"""Custom resource that only train workers take.
+
+Ray's elastic policy counts all resources of a node, free or not: CPUs that another actor holds would be
+promised to workers that can then never start. A resource of their own makes the count true.
+"""
+
+OBJECT_STORE_BYTES = 256 * 2**20
+NOTICE_SECONDS = 1.0
+
+T = TypeVar("T")
+
+
+def worker_threads(cluster: ClusterConfig) -> int:
+    """Threads of one worker: its CPUs, at least one."""
+    return max(1, math.floor(cluster.cpus_per_worker))
+
+
+def worker_environment(cluster: ClusterConfig) -> dict[str, str]:
+    """Environment of a worker process, set before it imports torch.
+
+    Huge pages halve the time that large row exchanges spend on page faults; passive waiting keeps the idle
+    OpenMP threads of one worker off the cores of the others.
+    """
+    threads = str(worker_threads(cluster))
+    return {
+        "THP_MEM_ALLOC_ENABLE": "1",
+        "OMP_NUM_THREADS": threads,
+        "OMP_WAIT_POLICY": "passive",
+        "NUMBA_NUM_THREADS": threads,
+    }
+
+
+def worker_resources(cluster: ClusterConfig) -> dict[str, float]:
+    """What Ray reserves for one worker; an elastic run also asks for a train slot."""
+    resources = {"CPU": cluster.cpus_per_worker}
+    if cluster.gpus_per_worker > 0:
+        resources["GPU"] = cluster.gpus_per_worker
+    if cluster.min_workers is not None:
+        resources[TRAIN_SLOT] = 1
+    return resources
+
+
+def run_resources(config: RunConfig, workers: int) -> dict[str, float]:
+    """What Ray reserves for a run with so many workers: for them, and for the actors that draw their negatives."""
+    needed = {name: amount * workers for name, amount in worker_resources(config.cluster).items()}
+    pool = config.negatives.pool
+    for name, amount in actor_resources(pool).items():
+        needed[name] = needed.get(name, 0) + amount * pool.actors
+    return needed
+
+
+def actor_resources(pool: PoolConfig) -> dict[str, float]:
+    """What Ray reserves for one actor that draws negatives."""
+    resources = {"CPU": pool.cpus_per_actor}
+    if pool.gpus_per_actor > 0:
+        resources["GPU"] = pool.gpus_per_actor
+    return resources
+
+
+def set_driver_environment() -> None:
+    """Defaults for Ray in this process; what the user has set stays.
+
+    Ray Train reads its settings from the driver's environment and hands them on to controller and workers.
+    With its default health check a finished or lost worker would go unnoticed for 2 s.
+    """
+    defaults = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "86400",
+        "RAY_SCHEDULER_EVENTS": "0",
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def resolve_address(cluster: ClusterConfig) -> str:
+    """``local``, ``auto`` or host:port: as configured, else the cluster of a Ray job, else a local one.
+
+    Raises:
+        ClusterError: a Ray Client address, from which a run cannot be driven.
+    """
+    named = os.environ.get("RAY_ADDRESS", "")
+    address = cluster.address or ("auto" if named and named != "local" else "local")
+    refuse_gateway(named if address == "auto" else address)
+    return address
+
+
+class Session:
+    """A connection to Ray, for as long as it lasts.
+
+    Attributes:
+        signals: what has become of the signals to this process.
+        private: the processes of a Ray of our own; None on a cluster.
+    """
+
+    def __init__(self, signals: SignalHandling, private: PrivateRay | None = None) -> None:
+        self.signals, self.private = signals, private
+        self._under_way: Future[Any] | None = None
+        self._watch = ClusterWatch(self._fail)
+
+    @property
+    def lost(self) -> bool:
+        """Whether Ray in this process cannot be used any more."""
+        return self._watch.reason is not None
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Return what work on the cluster returns. It runs in a thread of its own, so that this one hears of signals.
+
+        Raises:
+            LostClusterError: the cluster died meanwhile.
+        """
+        self._under_way = future = Future[T]()
+        threading.Thread(target=_fulfil, args=(future, work), name="on-cluster", daemon=True).start()
+        try:
+            return future.result()
+        except ray.exceptions.RayError:
+            time.sleep(NOTICE_SECONDS)  # what killed the work may be what is about to be noticed
+            if self._watch.reason is not None:
+                raise LostClusterError(self._watch.reason) from None
+            raise
+
+    def give_up(self, error: Exception) -> None:
+        """Have :meth:`run` raise an error, whatever the work is doing."""
+        if self._under_way is not None:
+            with suppress(InvalidStateError):
+                self._under_way.set_exception(error)
+
+    def _fail(self, reason: str) -> None:
+        if self.private is not None:
+            self.private.lost = True
+        self.give_up(LostClusterError(reason))
+
+    def close(self) -> None:
+        self._watch.stop()
+
+
+def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
+    try:
+        value = work()
+    except BaseException as error:
+        outcome: Callable[[], None] = partial(future.set_exception, error)
+    else:
+        outcome = partial(future.set_result, value)
+    with suppress(InvalidStateError):  # given up in the meantime
+        outcome()
+
+
+@contextmanager
+def ray_session(config: RunConfig, runs: int = 1, *, dashboard: bool = False) -> Iterator[Session]:
+    """Join or start Ray for ``runs`` runs at once, and leave or stop it after; a connection of the caller's is kept.
+
+    A Ray that is started here has a ``dashboard`` only where one is asked for; it costs memory and seconds.
+
+    Raises:
+        ClusterError: no such cluster, or one that this process cannot join.
+    """
+    with ending_on_signals() as signals, _connected(config, runs, dashboard, signals) as private:
+        session = Session(signals, private)
+        try:
+            yield session
+        finally:
+            session.close()
+            if session.lost:
+                # What Ray still does in this process would end it with a dump of its own.
+                atexit.unregister(ray.shutdown)
+
+
+@contextmanager
+def _connected(config: RunConfig, runs: int, dashboard: bool, signals: SignalHandling) -> Iterator[PrivateRay | None]:
+    if ray.is_initialized():
+        yield None
+        return
+    address = resolve_address(config.cluster)
+    set_driver_environment()
+    if address == "local":
+        with private_ray(signals, **_local_options(config, runs, dashboard)) as private:
+            yield private
+        return
+    _join(address)
+    signals.install()  # Ray has set a handler of its own
+    try:
+        yield None
+    finally:
+        ray.shutdown()
+
+
+def _local_options(config: RunConfig, runs: int, dashboard: bool) -> dict[str, Any]:
+    # Ray counts CPUs, it does not pin them: more workers than cores is slower, not impossible.
+    cpus = max(os.cpu_count() or 1, math.ceil(runs * run_resources(config, config.train.workers)["CPU"]))
+    return {
+        "num_cpus": cpus,
+        "resources": {TRAIN_SLOT: runs * config.train.workers},
+        "object_store_memory": object_store_bytes(config),
+        "include_dashboard": dashboard,
+    }
+
+
+def object_store_bytes(config: RunConfig) -> int:
+    """Of a Ray of our own: graphs of a foundation model lie there. Memory is taken when something is put into it."""
+    return max(OBJECT_STORE_BYTES, memory_limit() // 4) if is_foundation(config) else OBJECT_STORE_BYTES
+
+
+def _join(address: str) -> None:
+    named = os.environ.get("RAY_ADDRESS", "")
+    target = named if address == "auto" and named != "auto" else address
+    try:
+        if target == "auto":
+            target = canonicalize_bootstrap_address("auto") or ""
+        check_cluster(target, automatic=address == "auto" and not named)
+        ray.init(address=address, logging_level=logging.WARNING)
+    except OSError as error:
+        raise not_there("" if target == "auto" else target, error) from None
+    except (RuntimeError, ray.exceptions.RayError) as error:
+        raise ClusterError(f"the cluster at {target} cannot be joined: {_in_one_line(error)}") from None
+
+
+def _in_one_line(error: Exception) -> str:
+    """Ray's message, which may be a table over several lines, such as that of two versions."""
+    return " ".join(str(error).split())[:600]
+
+
+def describe_shortage(config: RunConfig, runs: int = 1) -> str | None:
+    """A sentence for the operator where the cluster, as it stands, is too small; None where it is not.
+
+    Not an error: an autoscaler may add the nodes.
+    """
+    total = ray.cluster_resources()
+    workers, actors = config.cluster.min_workers or config.train.workers, config.negatives.pool.actors
+    needed = {name: runs * amount for name, amount in run_resources(config, workers).items()}
+    short = {name: amount for name, amount in needed.items() if total.get(name, 0) < amount}
+    if not short:
+        return None
+    parts = [f"{amount:g} {name} (there are {total.get(name, 0):g})" for name, amount in short.items()]
+    hint = f"; start nodes with --resources='{{\"{TRAIN_SLOT}\": N}}'" if TRAIN_SLOT in short else ""
+    beside = f" and {runs * actors} negative actors" if actors else ""
+    return f"waiting for nodes: {runs * workers} workers{beside} need {', '.join(parts)}{hint}"

@@ -1,0 +1,65 @@
+"""Waiting until a cluster has room for a run, in one sentence a minute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from distkg.cluster.session.address import ClusterError
+from distkg.cluster.session.ray_session import actor_resources, describe_shortage, run_resources, worker_resources
+from distkg.config import RunConfig
+
+AGAIN_SECONDS = 60.0
+FIRST_SECONDS = 2.0
+
+
+def wait_for_room(config: RunConfig, say: Callable[[str], None], *, nodes_may_come: bool) -> None:
+    """Return when the cluster could place the workers and actors of a run.
+
+    They are asked for, so that an autoscaler starts nodes. What is missing is said at once and then every minute.
+
+    Args:
+        say: prints a sentence.
+        nodes_may_come: False for a Ray of our own, which never grows.
+
+    Raises:
+        ClusterError: ``cluster.wait_seconds`` are over; a Ray of our own is too small.
+    """
+    shortage = describe_shortage(config)
+    if shortage is not None and not nodes_may_come:
+        raise ClusterError(f"this machine is too small: {shortage.removeprefix('waiting for nodes: ')}")
+    workers, pool = config.cluster.min_workers or config.train.workers, config.negatives.pool
+    bundles = [worker_resources(config.cluster)] * workers + [actor_resources(pool)] * pool.actors
+    group = placement_group([bundle for bundle in bundles if any(bundle.values())])
+    started, limit = time.monotonic(), config.cluster.wait_seconds
+    try:
+        patience = FIRST_SECONDS
+        while not group.wait(min(patience, _left(started, limit))):
+            sentence = describe_wait(config)
+            if round(_left(started, limit), 1) <= 0:
+                raise ClusterError(
+                    f"gave up after {limit:g} s (cluster.wait_seconds) of {sentence}. Lower train.workers, or add nodes"
+                )
+            say(sentence)
+            patience = AGAIN_SECONDS
+    finally:
+        remove_placement_group(group)
+
+
+def describe_wait(config: RunConfig) -> str:
+    """What a run waits for, in a sentence: nodes, or the end of other work."""
+    shortage = describe_shortage(config)
+    if shortage is not None:
+        return shortage
+    workers = config.cluster.min_workers or config.train.workers
+    free = ray.available_resources()
+    needed = run_resources(config, workers)
+    listed = ", ".join(f"{amount:g} {name} ({free.get(name, 0):g} free)" for name, amount in needed.items())
+    return f"waiting for other work on the cluster to end: {workers} workers need {listed}"
+
+
+def _left(started: float, limit: float | None) -> float:
+    return AGAIN_SECONDS if limit is None else max(0.0, started + limit - time.monotonic())

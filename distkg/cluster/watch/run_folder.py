@@ -1,0 +1,122 @@
+"""The run folder before a launch: where it lies, whether it is free, and which failures it has seen."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from distkg.config import RunConfig
+from distkg.data.storage.local_path import NotLocalError, local_path
+from distkg.data.storage.location import make_folder
+from distkg.redaction import redact
+from distkg.training.run_dir import LEASE
+
+METRICS = "metrics.jsonl"
+FAILURES = "failures.jsonl"
+NOTICES = "notices.jsonl"
+LAUNCH = ".launch"
+"""Ray Train's own notes; holds nothing that a run needs."""
+
+
+class RunFolderError(ValueError):
+    """A run folder that cannot be used; the message gives the way out."""
+
+
+def absolute_run(run: str | Path) -> Path:
+    """The run folder as a path that every worker reads alike.
+
+    Raises:
+        RunFolderError: an object-store address, or a relative path inside a Ray job.
+    """
+    try:
+        path = local_path(run, "run folder")
+    except NotLocalError as error:
+        raise RunFolderError(f"{error}. Checkpoints are committed by an atomic rename") from None
+    return _absolute(path, f"run folder {str(run)!r}", "--run")
+
+
+def absolute_store(config: RunConfig) -> RunConfig:
+    """The same configuration with addresses of graphs and models that do not depend on the working directory."""
+
+    def absolute(address: str, what: str, key: str) -> str:
+        return address if not address or "://" in address else str(_absolute(Path(address), f"{what} {address!r}", key))
+
+    graphs = [absolute(address, "store", "data.graphs") for address in config.data.graphs]
+    data = {"store": absolute(config.data.store, "store", "data.store"), "graphs": graphs}
+    model = {"start": absolute(config.model.start, "model", "model.start")}
+    negatives = {"vectors": absolute(config.negatives.vectors, "run", "negatives.vectors")}
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update=data),
+            "model": config.model.model_copy(update=model),
+            "negatives": config.negatives.model_copy(update=negatives),
+        }
+    )
+
+
+def _absolute(path: Path, what: str, where: str) -> Path:
+    path = path.expanduser()
+    if not path.is_absolute() and in_uploaded_folder(Path.cwd()):
+        raise RunFolderError(
+            f"{what} is relative, but this job runs in an uploaded copy of the working directory, which Ray "
+            f"deletes. Give {where} an absolute path on storage that every node sees."
+        )
+    return path.absolute()
+
+
+def in_uploaded_folder(folder: Path) -> bool:
+    """True in a working directory that Ray unpacked for a job."""
+    return "working_dir_files" in folder.parts
+
+
+def claim(run: Path, *, resume: bool, private: bool = False) -> None:
+    """Make the run folder, or accept an existing one that may be written to; a ``private`` one is its owner's alone.
+
+    With ``resume`` an empty or missing folder is a fresh start: one command can be repeated until it ends.
+
+    Raises:
+        RunFolderError: the path is a file, or the folder holds something and ``resume`` is not given.
+    """
+    if run.exists() and not run.is_dir():
+        raise RunFolderError(f"run folder {run} is a file. Name a folder that is new or empty.")
+    make_folder(run, private=private)
+    names = (entry.name for entry in run.iterdir())
+    found = sorted(name for name in names if name not in (LAUNCH, FAILURES) and LEASE not in name)
+    if found and not resume:
+        listed = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
+        raise RunFolderError(
+            f"run folder {run} is not empty (it holds {listed}). "
+            "Continue that run with --resume, or name another folder."
+        )
+
+
+def newest_step(run: Path) -> int | None:
+    """Steps done at the newest checkpoint of a run; None where there is none."""
+    names = [manifest.parent.name for manifest in run.glob("checkpoints/step-*/manifest.json")]
+    return max((int(name[5:]) for name in names if name[5:].isdecimal()), default=None)
+
+
+def append_failure(run: Path, rank: int, error: str, *, restart: bool) -> None:
+    """Note a lost worker in failures.jsonl: when (Unix time), who, why, and whether the run goes on."""
+    record = {"time": round(time.time(), 3), "rank": rank, "error": redact(error), "restart": restart}
+    with (run / FAILURES).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def note_hung(run: Path, rank: int, reason: str) -> None:
+    """Leave word that a worker is killed because it hangs, for whoever writes its death down."""
+    folder = run / LAUNCH
+    folder.mkdir(exist_ok=True)
+    (folder / f"hung-{rank}").write_text(reason, encoding="utf-8")
+
+
+def take_hung(run: Path, rank: int) -> str | None:
+    """Why a worker was killed, once; None where it was not."""
+    note = run / LAUNCH / f"hung-{rank}"
+    try:
+        reason = note.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    note.unlink()
+    return reason

@@ -1,0 +1,184 @@
+"""Watching over a run: the workers' signs of life on the way in, a request to stop on the way out.
+
+An actor that does nothing else keeps both, so that neither waits for a training step. A worker speaks to it from a
+thread of its own, once a second, and hears of a stop within milliseconds. The driver looks at what the workers said:
+
+- A worker that says nothing for ``cluster.hung_after`` seconds, and whose process has not used its processor in the
+  meantime, hangs (stopped by SIGSTOP, or caught in the kernel). Its process is killed from its node, for a stopped one
+  does not hear ``ray.kill``. One that has used its processor is alive, however long it computes.
+- Workers that speak, but none of which has used its processor for that time, nor any other process of the job, wait for
+  each other: a deadlock. All of them are killed.
+
+Either counts as a failure, and the run goes on from its newest checkpoint. What cannot be seen from outside is a worker
+that spins in a loop without end.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from distkg.cluster.session.ray_session import ClusterError, describe_shortage
+from distkg.cluster.session.waiting import AGAIN_SECONDS
+from distkg.cluster.watch import run_folder
+from distkg.cluster.watch.heartbeats import BEAT_SECONDS, Process, RunWatch, Sign, Worker, watch_name
+from distkg.cluster.watch.node_processes import ANSWER_SECONDS, actors_at_work, examined, kill, on_node
+from distkg.config import RunConfig
+from distkg.training.stopping import StopRequest
+
+STOP_SECONDS = 60.0
+"""How long a checkpoint may take when a run is stopped, where nobody kills the driver before."""
+
+
+@contextmanager
+def signs_of_life(run: str, rank: int) -> Iterator[StopRequest]:
+    """Speak to the run's watch while a worker trains; the request is set when the run is to stop."""
+    request, over = StopRequest(), threading.Event()
+    watch = ray.get_actor(watch_name(run))
+    process = Process(ray.get_runtime_context().get_node_id(), os.getpid(), psutil.Process().create_time())
+
+    def speak() -> None:
+        while not over.is_set():
+            sign = Sign(time.process_time(), request.unsaved)
+            try:
+                request.asked |= ray.get(watch.sign.remote(rank, process, sign), timeout=ANSWER_SECONDS)
+            except ray.exceptions.RayError:
+                over.wait(BEAT_SECONDS)
+            if request.asked:
+                over.wait(BEAT_SECONDS / 4)  # the answer comes at once from now on
+
+    threading.Thread(target=speak, name="signs-of-life", daemon=True).start()
+    try:
+        yield request
+    finally:
+        over.set()
+        with suppress(ray.exceptions.RayError):
+            ray.get(watch.leave.remote(rank, process), timeout=ANSWER_SECONDS)
+
+
+class Supervisor:
+    """The driver's side: starts the watch of a run, ends workers that hang, and asks for a stop."""
+
+    def __init__(
+        self, config: RunConfig, run: Path, say: Callable[[str], None], give_up: Callable[[Exception], None]
+    ) -> None:
+        """``say`` prints a sentence; ``give_up`` ends the run with an error."""
+        self._config, self._run, self._say, self._give_up = config, run, say, give_up
+        self._hung_after = config.cluster.hung_after
+        self._watch = _start_watch(watch_name(str(run)))
+        self._over, self._unwatched = threading.Event(), False
+        self._without_workers = self._said = time.monotonic()
+        self._thread = threading.Thread(target=self._look_after_workers, name="supervisor", daemon=True)
+
+    def __enter__(self) -> Supervisor:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        with suppress(ray.exceptions.RayError):
+            ray.kill(self._watch)
+
+    def stop(self) -> None:
+        """Ask the workers for a checkpoint; return when it is on the disk, or after a minute."""
+        stop_run(self._watch, STOP_SECONDS)
+
+    def _workers(self) -> dict[int, Worker]:
+        workers: dict[int, Worker] = ray.get(self._watch.workers.remote(), timeout=ANSWER_SECONDS)
+        return workers
+
+    def _look_after_workers(self) -> None:
+        while not self._over.wait(min(5.0, self._hung_after / 4)):
+            with suppress(ray.exceptions.RayError):  # a node on its way out: seen again at the next look
+                try:
+                    workers = self._workers()
+                except ray.exceptions.GetTimeoutError:
+                    self._report_silence()
+                    continue
+                self._end_hung({rank: worker for rank, worker in workers.items() if not worker.left})
+                self._report_wait(bool(workers))
+
+    def _report_silence(self) -> None:
+        """Say once that nobody watches over the workers; they go on."""
+        if not self._unwatched:
+            self._unwatched = True
+            self._say(
+                "the process that watches over this run's workers does not answer: the machine is overloaded. Until it "
+                "does, workers that hang are not noticed. Start fewer runs at once, or add nodes"
+            )
+
+    def _report_wait(self, there_are_workers: bool) -> None:
+        """Say every minute what a group that cannot be started again waits for; give up where it has waited enough."""
+        now = time.monotonic()
+        if there_are_workers:
+            self._without_workers = self._said = now
+            return
+        shortage = describe_shortage(self._config) if now - self._said > AGAIN_SECONDS else None
+        if shortage is None:
+            return
+        self._said, limit = now, self._config.cluster.wait_seconds
+        if limit is not None and now - self._without_workers > limit:
+            self._give_up(ClusterError(f"gave up after {limit:g} s (cluster.wait_seconds) of {shortage}"))
+        self._say(shortage)
+
+    def _end_hung(self, workers: Mapping[int, Worker]) -> None:
+        silent = {rank: worker for rank, worker in workers.items() if worker.silent > self._hung_after}
+        if silent:
+            states = examined([worker.process for worker in silent.values()])
+            for rank, worker in silent.items():
+                if states.get(worker.process) == "gone":
+                    self._watch.forget.remote(rank, worker.process)
+                elif states.get(worker.process) == "idle":
+                    self._kill({rank: worker}, f"has shown no sign of life for {worker.silent:.0f} s")
+        elif workers and all(worker.idle > self._hung_after for worker in workers.values()):
+            states = examined([worker.process for worker in workers.values()])
+            if all(state == "idle" for state in states.values()) and not actors_at_work():
+                least = min(worker.idle for worker in workers.values())
+                self._kill(workers, f"has computed nothing for {least:.0f} s, and nor has any other: a deadlock")
+
+    def _kill(self, workers: Mapping[int, Worker], reason: str) -> None:
+        for rank, worker in workers.items():
+            run_folder.note_hung(self._run, rank, f"hung: it {reason} (cluster.hung_after)")
+            on_node(worker.process.node, kill).remote(worker.process)
+            self._watch.forget.remote(rank, worker.process)
+
+
+def _start_watch(name: str) -> Any:
+    """The watch of a run, on this node; it is on its way up while the workers are."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            options = ray.remote(RunWatch).options(name=name, num_cpus=0, max_restarts=-1, scheduling_strategy=here)
+            return options.remote()
+        except ValueError:  # an earlier launch of this run is still on its way out
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def stop_run(watch: Any, seconds: float) -> None:
+    """Have the workers of a run stop; return when nothing is unsaved, or after so many seconds."""
+    with suppress(ray.exceptions.RayError):
+        ray.get(watch.stop.remote(), timeout=seconds)
+        ray.get(watch.nothing_unsaved.remote(), timeout=seconds)
+
+
+def stop_runs(runs: Sequence[str]) -> None:
+    """Have several runs of this job stop, all at once; return when nothing of them is unsaved, or after a minute."""
+    stopping = []
+    for run in runs:
+        with suppress(ValueError, ray.exceptions.RayError):  # it has no workers now
+            watch = ray.get_actor(watch_name(run))
+            stopping += [watch.stop.remote(), watch.nothing_unsaved.remote()]
+    if stopping:
+        ray.wait(stopping, num_returns=len(stopping), timeout=STOP_SECONDS)

@@ -1,0 +1,144 @@
+"""Exact duplicates within a split and triples shared by splits, found in bounded memory by hash buckets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distkg.compilation import njit
+from distkg.data.readers.problems import Problems
+from distkg.data.spool import NO_ROWS, Spool
+
+BUCKET_ROWS = 1 << 22
+RECORD = np.dtype([("triple", np.int32, 3), ("split", np.int32), ("row", np.int64)])
+
+
+@dataclass
+class Repeats:
+    """Duplicates and overlaps.
+
+    Attributes:
+        dropped: split → sorted rows that repeat an earlier row of the same split.
+        originals: split → the earlier row of each dropped one.
+        overlaps: (split, later split) → pairs of rows [n, 2] that hold the same triple.
+    """
+
+    dropped: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    originals: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    overlaps: dict[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
+
+    def report(self, spools: dict[str, Spool], problems: Problems) -> None:
+        """Count them as warnings, each kind with its first place."""
+        for split, rows in self.dropped.items():
+            if len(rows):
+                spool, original = spools[split], int(self.originals[split][0])
+                where = f"{spool.where(int(rows[0]))} repeats {spool.where(original)}"
+                problems.note(f"{split}_duplicates", where, len(rows))
+        for (split, later), pairs in self.overlaps.items():
+            if len(pairs):
+                row, later_row = (int(row) for row in pairs[0])
+                where = f"{spools[later].where(later_row)} is also {spools[split].where(row)}"
+                problems.note(f"{split}_{later}_overlap", where, len(pairs))
+
+
+def find_repeats(spools: dict[str, Spool], folder: Path, bucket_rows: int = BUCKET_ROWS) -> Repeats:
+    """Compare all triples of all splits; memory is bounded by ``bucket_rows`` and by what is found."""
+    splits = list(spools)
+    dropped: list[list[NDArray[np.int64]]] = [[] for _ in splits]
+    overlaps: dict[tuple[int, int], list[NDArray[np.int64]]] = {
+        pair: [] for pair in combinations(range(len(splits)), 2)
+    }
+    for records in _buckets(spools, folder, bucket_rows):
+        _compare(records, dropped, overlaps)
+    found = Repeats()
+    for code, split in enumerate(splits):
+        pairs = _sorted_pairs(dropped[code])
+        found.dropped[split], found.originals[split] = pairs[:, 0].copy(), pairs[:, 1].copy()
+    for (code, later), parts in overlaps.items():
+        pairs = _sorted_pairs(parts)
+        found.overlaps[splits[code], splits[later]] = pairs[np.argsort(pairs[:, 1], kind="stable")]
+    return found
+
+
+def _sorted_pairs(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    pairs = np.concatenate([*parts, NO_ROWS.reshape(0, 2)])
+    return pairs[np.argsort(pairs[:, 0], kind="stable")]
+
+
+def _buckets(spools: dict[str, Spool], folder: Path, bucket_rows: int) -> Iterator[NDArray[np.void]]:
+    """All records, equal triples always in the same bucket, in the order of splits and rows within it."""
+    count = -(-sum(len(spool) for spool in spools.values()) // bucket_rows) or 1
+    paths = [folder / f"bucket.{bucket}" for bucket in range(count)]
+    files = [path.open("wb") for path in paths]
+    for code, spool in enumerate(spools.values()):
+        for rows, triples in spool.chunks():
+            records = np.empty(len(rows), dtype=RECORD)
+            records["triple"], records["split"], records["row"] = triples, code, rows
+            choice = _mix(triples) % np.uint64(count)
+            for bucket, file in enumerate(files):
+                file.write(records[choice == bucket].tobytes())
+    for path, file in zip(paths, files, strict=True):
+        file.close()
+        yield np.fromfile(path, dtype=RECORD)
+        path.unlink()
+
+
+def _mix(triples: NDArray[np.int32]) -> NDArray[np.uint64]:
+    columns = triples.astype(np.uint64)
+    odd = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
+    mixed = (columns * odd).sum(axis=1, dtype=np.uint64)
+    return (mixed ^ (mixed >> np.uint64(31))) * odd[0] >> np.uint64(33)
+
+
+def _compare(
+    records: NDArray[np.void],
+    dropped: list[list[NDArray[np.int64]]],
+    overlaps: dict[tuple[int, int], list[NDArray[np.int64]]],
+) -> None:
+    first = first_occurrences(np.ascontiguousarray(records["triple"]))
+    repeated = np.flatnonzero(first != np.arange(len(first)))
+    if not len(repeated):
+        return
+    members = np.unique(np.concatenate([repeated, first[repeated]]))
+    split, row = records["split"][members], records["row"][members]
+    # One representative per (triple, split): the members are in row order, so the first is the one that stays.
+    group = first[members] * len(dropped) + split
+    _, kept, inverse = np.unique(group, return_index=True, return_inverse=True)
+    original = row[kept][inverse]
+    for code, parts in enumerate(dropped):
+        mine = (split == code) & (original != row)
+        parts.append(np.stack([row[mine], original[mine]], axis=1))
+    for (code, later), parts in overlaps.items():
+        here, there = kept[split[kept] == code], kept[split[kept] == later]
+        _, left, right = np.intersect1d(first[members[here]], first[members[there]], return_indices=True)
+        parts.append(np.stack([row[here[left]], row[there[right]]], axis=1))
+
+
+def first_occurrences(triples: NDArray[np.int32]) -> NDArray[np.int64]:
+    """For each row of int32 [n, 3], the index of the first equal row: int64 [n]."""
+    table = np.full(1 << max(4, (2 * len(triples)).bit_length()), -1, dtype=np.int32)
+    first = np.empty(len(triples), dtype=np.int64)
+    _first(triples, _mix(triples), table, first)
+    return first
+
+
+@njit(cache=True)
+def _first(triples: np.ndarray, codes: np.ndarray, table: np.ndarray, first: np.ndarray) -> None:
+    mask = np.uint64(table.size - 1)
+    for i in range(first.size):
+        slot = codes[i] & mask
+        while True:
+            j = table[slot]
+            if j < 0:
+                table[slot] = i
+                j = i
+                break
+            if triples[i, 0] == triples[j, 0] and triples[i, 1] == triples[j, 1] and triples[i, 2] == triples[j, 2]:
+                break
+            slot = (slot + np.uint64(1)) & mask
+        first[i] = j

@@ -1,0 +1,136 @@
+"""Choosing valid and test triples from one file, so that what they mention stays known to train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distkg.compilation import njit
+from distkg.data.assemble import Part
+from distkg.data.readers.problems import Problems
+from distkg.data.spool import Spool
+
+SPARE = 1.25
+
+
+class Degrees(NamedTuple):
+    """How often each entity (int64 [N]) and each relation (int64 [R]) occurs."""
+
+    entities: NDArray[np.int64]
+    relations: NDArray[np.int64]
+
+
+def split_part(
+    part: Part,
+    entities: int,
+    relations: int,
+    shares: tuple[float, float, float],
+    seed: int,
+    folder: Path,
+    problems: Problems,
+) -> dict[str, Part]:
+    """Train, valid and test of one part, by their shares; ``choose_held_out`` says which triples.
+
+    Args:
+        entities, relations: how many; the part's ids are below.
+        folder: for the spools of valid and test.
+        problems: where ``held_out_short`` counts the triples that could not be spared.
+    """
+    wanted_valid, wanted_test = round(len(part) * shares[1]), round(len(part) * shares[2])
+    wanted = wanted_valid + wanted_test
+    held_out = choose_held_out(part.spool, part.without, entities, relations, wanted, seed)
+    problems.note("held_out_short", part.spool.name, wanted - len(held_out))
+    first_test = round(len(held_out) * wanted_valid / max(wanted, 1))
+    return {
+        "train": Part(part.spool, np.union1d(part.without, held_out)),
+        "valid": _taken(part, held_out[:first_test], folder / "held-out-valid"),
+        "test": _taken(part, held_out[first_test:], folder / "held-out-test"),
+    }
+
+
+def choose_held_out(
+    spool: Spool, without: NDArray[np.int64], entities: int, relations: int, wanted: int, seed: int
+) -> NDArray[np.int64]:
+    """Rows to hold out, in random order: int64 [≤ wanted].
+
+    Rows are visited in a random order that depends on the seed alone; a row is taken only if both its entities
+    and its relation still occur in another row of train. Fewer than ``wanted`` come back where the graph is so
+    sparse that no more can be spared.
+
+    Args:
+        spool: all triples.
+        without: sorted rows that are not part of the graph (duplicates).
+    """
+    degrees = _degrees(spool, without, entities, relations)
+    total = len(spool) - len(without)
+    share = min(1.0, SPARE * wanted / max(total, 1) + 1e-3)
+    while True:
+        rows, triples = _candidates(spool, without, share, seed)
+        accepted = np.zeros(len(rows), dtype=np.bool_)
+        _accept(triples, degrees.entities.copy(), degrees.relations.copy(), accepted, wanted)
+        if share >= 1 or accepted.sum() == wanted:
+            return rows[accepted]
+        share = min(1.0, 4 * share)
+
+
+def random_keys(rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """A random number for each row that depends on the row and the seed alone (splitmix64, Steele et al. 2014)."""
+    offset = np.uint64(seed * 0xD1342543DE82EF95 % 2**64)
+    state = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + offset
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+def _taken(part: Part, rows: NDArray[np.int64], path: Path) -> Part:
+    spool = Spool(path)
+    spool.append(part.spool.take(rows))
+    spool.finish()
+    return Part(spool)
+
+
+def _degrees(spool: Spool, without: NDArray[np.int64], entities: int, relations: int) -> Degrees:
+    degrees = Degrees(np.zeros(entities, dtype=np.int64), np.zeros(relations, dtype=np.int64))
+    for _, triples in spool.chunks(without):
+        degrees.entities[:] += np.bincount(triples[:, [0, 2]].ravel(), minlength=entities)
+        degrees.relations[:] += np.bincount(triples[:, 1], minlength=relations)
+    return degrees
+
+
+def _candidates(
+    spool: Spool, without: NDArray[np.int64], share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The rows with the smallest random keys, about that share of all, in the order of their keys."""
+    limit = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+    keys, rows, triples = [], [], []
+    for chunk_rows, chunk in spool.chunks(without):
+        chunk_keys = random_keys(chunk_rows, seed)
+        chosen = chunk_keys <= limit
+        keys.append(chunk_keys[chosen])
+        rows.append(chunk_rows[chosen])
+        triples.append(chunk[chosen])
+    order = np.argsort(np.concatenate(keys), kind="stable")
+    return np.concatenate(rows)[order], np.concatenate(triples)[order]
+
+
+@njit(cache=True)
+def _accept(
+    triples: np.ndarray, entities: np.ndarray, relations: np.ndarray, accepted: np.ndarray, wanted: int
+) -> None:
+    count = 0
+    for i in range(accepted.size):
+        if count == wanted:
+            return
+        head, relation, tail = triples[i, 0], triples[i, 1], triples[i, 2]
+        entities[head] -= 1
+        entities[tail] -= 1
+        if entities[head] > 0 and entities[tail] > 0 and relations[relation] > 1:
+            relations[relation] -= 1
+            accepted[i] = True
+            count += 1
+        else:
+            entities[head] += 1
+            entities[tail] += 1

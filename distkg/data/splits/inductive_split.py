@@ -1,0 +1,228 @@
+"""Two graphs of one, without an entity in common and if wanted without a relation: to learn from, and to ask about.
+
+Entities are shared out by growing neighbourhoods (``distkg.graph.growth``); facts between the two sides are left out.
+Where relations are to differ, they are shared out first, by their facts, and each side grows along its own. Of each
+graph, facts are held out as in ``distkg.data.splits.holdout``: whatever valid and test mention, train mentions too.
+
+Both become stores in the layout of ``distkg.data.splits.inductive``, with the classes, tokens and relation texts of the
+source.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from distkg.data.assemble import Graph, Part, Plan, PrepareReport, assemble
+from distkg.data.errors import IngestError
+from distkg.data.prepare import check_split, report
+from distkg.data.readers.problems import Problems
+from distkg.data.splits.duplicates import first_occurrences
+from distkg.data.splits.holdout import split_part
+from distkg.data.splits.inductive import INFERENCE, TRAINING
+from distkg.data.spool import Spool
+from distkg.data.storage.location import Location, address_within, without_secrets
+from distkg.data.store.classes import Declared
+from distkg.data.store.graph_store import Store
+from distkg.data.store.relation_text import RELATION_TEXT
+from distkg.data.store.writer import StoreWriter
+from distkg.data.tokens.token_store import read_modalities, write_modality
+from distkg.graph.growth import grow_two_sides, largest_component
+from distkg.redaction import is_remote
+
+Kind = Literal["entities", "entities-and-relations"]
+
+
+@dataclass(frozen=True)
+class InductiveSplit:
+    """What ``inductive_split`` made.
+
+    Attributes:
+        training, inference: the stores.
+        shared_entities, shared_relations: labels that are in both, counted in the stores as they were written.
+        left_out: facts of the source that are in neither.
+        connected: of each store, the share of entities in the largest connected part of all its facts.
+        carried: names of what went along, such as ``tokens text``.
+    """
+
+    training: PrepareReport
+    inference: PrepareReport
+    shared_entities: int
+    shared_relations: int
+    left_out: int
+    connected: tuple[float, float]
+    carried: list[str]
+
+
+def inductive_split(
+    source: str,
+    to: str,
+    *,
+    kind: Kind,
+    seed: int,
+    share: float = 0.5,
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1),
+) -> InductiveSplit:
+    """Make ``training`` and ``inference`` in a folder, of all facts of a store (whatever its own splits).
+
+    Memory holds the facts.
+
+    Args:
+        source: address of the store.
+        to: new or empty folder, or an address.
+        kind: what the two must not share: ``entities`` alone, or ``entities-and-relations``.
+        seed: decides everything; equal seeds make equal stores.
+        share: of the entities (and of the facts' relations) for training.
+        split: shares of train, valid and test in each of the two.
+
+    Raises:
+        IngestError: the graph cannot be split so; says why.
+        StoreError: no such store, or one in the way.
+    """
+    if kind not in get_args(Kind):
+        raise IngestError(f"kind {kind!r} is unknown. Known: {', '.join(get_args(Kind))}")
+    if not 0 < share < 1:
+        raise IngestError(f"share {share} must lie between 0 and 1")
+    check_split(split)
+    store = Store.open(source)
+    facts = _distinct_facts(store)
+    sides = _sides(facts, store, kind, share, seed)
+    for name, mine in zip((TRAINING, INFERENCE), sides, strict=True):
+        if not mine.any():
+            raise IngestError(f"the {name} graph would have no facts; choose another seed or share")
+    plan = Plan(f"{without_secrets(source)}, split by {kind}", seed, 1, "random")
+    reports, stores = [], []
+    for name, mine in zip((TRAINING, INFERENCE), sides, strict=True):
+        reports.append(_write(store, facts[mine], address_within(to, name), plan, split))
+        stores.append(Store.open(address_within(to, name)))
+    carried = [_carry(store, made) for made in stores]
+    labels = [(made.entity_labels(), made.relation_labels()) for made in stores]
+    return InductiveSplit(
+        training=reports[0],
+        inference=reports[1],
+        shared_entities=_shared(labels[0][0], labels[1][0]),
+        shared_relations=_shared(labels[0][1], labels[1][1]),
+        left_out=len(facts) - int(sides.sum()),
+        connected=(_connected(facts[sides[0]]), _connected(facts[sides[1]])),
+        carried=carried[0],
+    )
+
+
+def _distinct_facts(store: Store) -> NDArray[np.int32]:
+    facts = np.concatenate([store.triples(split) for split in store.manifest.triples])
+    return facts[first_occurrences(facts) == np.arange(len(facts))]
+
+
+def _sides(facts: NDArray[np.int32], store: Store, kind: Kind, share: float, seed: int) -> NDArray[np.bool_]:
+    """Which facts each of the two graphs has: bool [2, T]."""
+    allowed = np.ones((2, len(facts)), bool)
+    if kind == "entities-and-relations":
+        side = relation_sides(np.bincount(facts[:, 1], minlength=store.num_relations), share, seed)
+        allowed = side[facts[:, 1]] == np.arange(2)[:, None]
+    ends = facts[:, [0, 2]]
+    first = min(max(round(share * store.num_entities), 1), store.num_entities - 1)
+    entity_side = grow_two_sides((ends[allowed[0]], ends[allowed[1]]), store.num_entities, first, seed)
+    inside: NDArray[np.bool_] = (entity_side[ends] == np.arange(2)[:, None, None]).all(axis=2)
+    return allowed & inside
+
+
+def relation_sides(counts: np.ndarray, share: float, seed: int) -> NDArray[np.int8]:
+    """The side of each relation, 0 for training and 1 for inference: int8 [R].
+
+    From the commonest on, each goes to a side by chance, as likely as the side lacks facts of its share; so sides have
+    their shares of the facts, however uneven relations are. InGram shares relations out by their number.
+
+    Args:
+        counts: integer [R], facts of each.
+
+    Raises:
+        IngestError: one side would get none.
+    """
+    rng = np.random.default_rng([seed, 2])
+    lacking = np.array([share, 1 - share]) * counts.sum()
+    side = np.zeros(len(counts), np.int8)
+    for relation in np.argsort(-counts, kind="stable"):
+        side[relation] = rng.random() * lacking.sum() >= lacking[0]
+        lacking[side[relation]] = max(lacking[side[relation]] - counts[relation], 0)
+    if len(set(side.tolist())) < 2:
+        raise IngestError(
+            f"{len(counts)} relations cannot be shared out as {share:g} to {1 - share:g}; choose another share or seed"
+        )
+    return side
+
+
+def _write(
+    store: Store, facts: NDArray[np.int32], address: str, plan: Plan, shares: tuple[float, float, float]
+) -> PrepareReport:
+    started = time.perf_counter()
+    entities, ends = np.unique(facts[:, [0, 2]], return_inverse=True)
+    relations, kinds = np.unique(facts[:, 1], return_inverse=True)
+    ends = ends.reshape(-1, 2)
+    with StoreWriter(address, private=is_remote(store.address)) as writer:
+        spool = Spool(writer.scratch / "all", plan.source)
+        spool.append(np.stack([ends[:, 0], kinds, ends[:, 1]], axis=1).astype(np.int32))
+        spool.finish()
+        problems = Problems("fail", writer.open_rejects)
+        sizes = len(entities), len(relations)
+        parts = split_part(Part(spool), *sizes, shares, plan.seed, writer.scratch, problems)
+        graph = Graph(
+            parts,
+            store.entity_labels().take(pa.array(entities)).cast(pa.large_utf8()),
+            store.relation_labels().take(pa.array(relations)).cast(pa.large_utf8()),
+            _declared(store, entities, relations),
+        )
+        manifest = assemble(writer, graph, plan, problems, lambda stage, done: None)
+    return report(address, manifest, time.perf_counter() - started)
+
+
+def _declared(store: Store, entities: np.ndarray, relations: np.ndarray) -> Declared | None:
+    """What the source says of the classes of these entities and relations."""
+    classes = store.classes()
+    if classes is None:
+        return None
+    names = classes.labels.to_pylist()
+    labels = store.entity_labels_of(entities)
+    members = [
+        (label, names[kind])
+        for label, entity in zip(labels, entities, strict=True)
+        for kind in classes.members[classes.offsets[entity] : classes.offsets[entity + 1]]
+    ]
+    range_of, domain_of = np.split(classes.wanted, 2)
+    named = [*names, "-"]  # place -1 is none
+    kinds = [
+        (label.as_py(), named[domain_of[relation]], named[range_of[relation]])
+        for label, relation in zip(store.relation_labels().take(pa.array(relations)), relations, strict=True)
+    ]
+    return Declared(members, kinds)
+
+
+def _carry(source: Store, made: Store) -> list[str]:
+    """Copy what lies beside the facts of the source; says what."""
+    carried = []
+    text = Location.of(source.address).child(RELATION_TEXT)
+    if text.is_file():
+        Location.of(made.address).child(RELATION_TEXT).write_bytes(text.read_bytes())
+        carried.append(RELATION_TEXT)
+    modalities = read_modalities(source)
+    if modalities:
+        places = pc.index_in(made.entity_labels(), source.entity_labels()).to_numpy(zero_copy_only=False)
+    for name, modality in modalities.items():
+        rows, described = modality.rows()[places], modality.description
+        write_modality(made, name, [rows], modality.tokens, modality.codebook(), described.source)
+        carried.append(f"tokens {name}")
+    return carried
+
+
+def _shared(labels: pa.Array, others: pa.Array) -> int:
+    return int(pc.sum(pc.is_in(labels, others)).as_py() or 0)
+
+
+def _connected(facts: NDArray[np.int32]) -> float:
+    entities, ends = np.unique(facts[:, [0, 2]], return_inverse=True)
+    return largest_component(ends.reshape(-1, 2), len(entities)) / len(entities)

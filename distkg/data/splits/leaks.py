@@ -1,0 +1,236 @@
+"""Test facts that train tells under another relation: its inverse, or one that says the same.
+
+Akrami et al. 2020 (arXiv 2003.08001), after Toutanova and Chen 2015: two relations are near-duplicates where they have
+at least ``THRESHOLD`` of the pairs of entities of each in common, and near-inverses where they do with head and tail
+exchanged. A relation that is its own near-inverse is symmetric. Pairs are those of all splits, as a split at random
+leaves one direction in train and the other in test.
+
+All triples are compared, in bounded memory: they fall into buckets by their pair of entities.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distkg.data.assemble import Part
+from distkg.data.readers.problems import Problems
+
+THRESHOLD = 0.8
+BUCKET_ROWS = 1 << 21
+SHOWN_PAIRS = 3
+RECORD = np.dtype([("low", np.int32), ("high", np.int32), ("code", np.int32), ("split", np.int32)])
+"""A triple: its entities by size, 2 · relation + (head is the larger), and the place of its split."""
+
+KINDS = ("inverses", "symmetric", "duplicates_by_relation")
+
+
+def report_leaks(
+    parts: Mapping[str, Part], relations: pa.Array, folder: Path, problems: Problems, bucket_rows: int = BUCKET_ROWS
+) -> None:
+    """Count facts of valid and test that train holds under a near-inverse or near-duplicate relation.
+
+    ``train_test_inverses`` and ``train_test_duplicates_by_relation`` are warnings. Of symmetric relations it is said
+    how many facts stand in train the other way round: that is how the relation is, but it makes them easy.
+
+    Args:
+        relations: labels by id.
+        folder: where the buckets may lie meanwhile.
+    """
+    splits = list(parts)
+    if not sum(len(parts[split]) for split in splits[1:]):
+        return
+    paths = _write_buckets(parts, folder, bucket_rows)
+    facts = np.zeros(len(relations), np.int64)
+    shared: Counter[tuple[int, int]] = Counter()
+    for records in map(_sort_bucket, paths):
+        pair, code = _distinct(records)
+        facts += np.bincount(code >> 1, minlength=len(relations))
+        shared.update(_shared(pair, code))
+    near = _Near.of(shared, facts)
+    if len(near.inverses) or len(near.duplicates):
+        _count_facts(paths, splits, near, relations, problems)
+    for path in paths:
+        path.unlink()
+
+
+def _write_buckets(parts: Mapping[str, Part], folder: Path, bucket_rows: int) -> list[Path]:
+    count = -(-sum(map(len, parts.values())) // bucket_rows) or 1
+    paths = [folder / f"pairs.{bucket}" for bucket in range(count)]
+    files = [path.open("wb") for path in paths]
+    for split, part in enumerate(parts.values()):
+        for _, triples in part.chunks():
+            head, relation, tail = triples.T
+            records = np.empty(len(triples), RECORD)
+            records["low"], records["high"] = np.minimum(head, tail), np.maximum(head, tail)
+            records["code"], records["split"] = 2 * relation + (head > tail), split
+            mixed = records["low"].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+            mixed ^= records["high"].astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
+            choice = (mixed >> np.uint64(40)) % np.uint64(count)
+            for bucket, file in enumerate(files):
+                file.write((records if count == 1 else records[choice == bucket]).tobytes())
+    for file in files:
+        file.close()
+    return paths
+
+
+def _sort_bucket(path: Path) -> NDArray[np.void]:
+    """The records of a bucket by pair of entities and then by code, also in its file."""
+    records = np.fromfile(path, RECORD)
+    pair = _pair(records)
+    order = np.argsort(pair, kind="stable")
+    pair, records = pair[order], records[order]
+    again = pair[1:] == pair[:-1]
+    # Only pairs of entities with several facts matter, and of those there are few.
+    several = np.zeros(len(pair), bool)
+    several[1:] |= again
+    several[:-1] |= again
+    order = np.lexsort((records["code"][several], pair[several]))
+    records[several] = records[several][order]
+    records.tofile(path)
+    return records
+
+
+def _pair(records: NDArray[np.void]) -> NDArray[np.int64]:
+    return records["low"].astype(np.int64) << 32 | records["high"].astype(np.int64)
+
+
+def _distinct(records: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Pair and code of the records, each once."""
+    pair = _pair(records)
+    code = np.ascontiguousarray(records["code"])
+    new = np.ones(len(pair), bool)
+    new[1:] = (pair[1:] != pair[:-1]) | (code[1:] != code[:-1])
+    return pair[new], code[new]
+
+
+def _shared(pair: NDArray[np.int64], code: NDArray[np.int32]) -> Counter[tuple[int, int]]:
+    """Codes that stand together at one pair of entities, and at how many."""
+    found: Counter[tuple[int, int]] = Counter()
+    place, step = np.arange(len(pair)), 1
+    while len(place):
+        place = place[place + step < len(pair)]
+        place = place[pair[place] == pair[place + step]]
+        loop = pair[place] >> 32 == pair[place] & 0xFFFFFFFF
+        for (first, second), times in _counted(code[place], code[place + step]):
+            found[first, second] += times
+        for (first, second), times in _counted(code[place[loop]], code[place[loop] + step]):
+            found[first, second ^ 1] += times  # a loop stands in both directions
+        step += 1
+    return found
+
+
+class _Near(NamedTuple):
+    """Near-inverse pairs of relations (a relation with itself among them) and near-duplicate pairs.
+
+    Attributes:
+        inverses, duplicates: int64, sorted, relation · R + other relation.
+        relations: R.
+    """
+
+    inverses: NDArray[np.int64]
+    duplicates: NDArray[np.int64]
+    relations: int
+
+    @classmethod
+    def of(cls, shared: Mapping[tuple[int, int], int], facts: NDArray[np.int64]) -> _Near:
+        """From ``shared`` codes and facts [R] of each relation."""
+        inverses: Counter[tuple[int, int]] = Counter()
+        duplicates: Counter[tuple[int, int]] = Counter()
+        for (first, second), times in shared.items():
+            low, high = sorted((first >> 1, second >> 1))
+            if (first ^ second) & 1:
+                inverses[low, high] += times * (1 + (low == high))  # both facts of a symmetric pair
+            elif low != high:
+                duplicates[low, high] += times
+        keys = [
+            sorted(
+                relation * len(facts) + other
+                for (low, high), times in pairs.items()
+                if times >= THRESHOLD * max(facts[low], facts[high])
+                for relation, other in {(low, high), (high, low)}
+            )
+            for pairs in (inverses, duplicates)
+        ]
+        return cls(np.array(keys[0], np.int64), np.array(keys[1], np.int64), len(facts))
+
+    def kinds(self, facts: NDArray[np.void], others: NDArray[np.void]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Kinds of leak, and which facts the others give away by it: records [m] and [m] of the same entities."""
+        codes, told = facts["code"].astype(np.int64), others["code"].astype(np.int64)
+        loop = facts["low"] == facts["high"]
+        turned = (codes ^ told) & 1 == 1
+        itself = codes >> 1 == told >> 1
+        key = (codes >> 1) * self.relations + (told >> 1)
+        inverse = np.isin(key, self.inverses)
+        yield "inverses", (turned | loop) & ~itself & inverse
+        yield "symmetric", turned & itself & inverse
+        yield "duplicates_by_relation", ~turned & ~itself & np.isin(key, self.duplicates)
+
+
+def _count_facts(paths: list[Path], splits: list[str], near: _Near, relations: pa.Array, problems: Problems) -> None:
+    totals: Counter[tuple[int, str]] = Counter()
+    pairs: dict[tuple[int, str], Counter[tuple[int, int]]] = {}
+    for path in paths:
+        records = np.fromfile(path, RECORD)
+        split = records["split"]
+        told = {kind: np.zeros(len(records), bool) for kind in KINDS}
+        for fact, other in _neighbours(records):
+            of_train = (split[fact] != 0) & (split[other] == 0)
+            fact, other = fact[of_train], other[of_train]
+            for kind, chosen in near.kinds(records[fact], records[other]):
+                told[kind][fact[chosen]] = True
+                own, told_by = (records["code"][side[chosen]] >> 1 for side in (fact, other))
+                for place in range(1, len(splits)):
+                    here = split[fact[chosen]] == place
+                    for (first, second), times in _counted(own[here], told_by[here]):
+                        pairs.setdefault((place, kind), Counter())[min(first, second), max(first, second)] += times
+        for kind, rows in told.items():
+            for place in range(1, len(splits)):
+                totals[place, kind] += int((rows & (split == place)).sum())
+    for (place, kind), total in totals.items():
+        if not total:
+            continue
+        listed = _listed(pairs[place, kind], relations)
+        if kind == "symmetric":
+            problems.tell(
+                f"{splits[place]}: {total:,} facts of symmetric relations stand in train the other way round ({listed})"
+            )
+        else:
+            problems.note(f"train_{splits[place]}_{kind}", listed, total)
+
+
+def _neighbours(records: NDArray[np.void]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """All ordered pairs of records that have the same pair of entities, as places [m] and [m]."""
+    pair = _pair(records)
+    place, step = np.arange(len(pair)), 1
+    while len(place):
+        place = place[place + step < len(pair)]
+        place = place[pair[place] == pair[place + step]]
+        yield place, place + step
+        yield place + step, place
+        step += 1
+
+
+def _counted(first: NDArray[np.int32], second: NDArray[np.int32]) -> Iterator[tuple[tuple[int, int], int]]:
+    """The different pairs of two columns [m], and how often each occurs."""
+    keys, times = np.unique(first.astype(np.int64) << 32 | second.astype(np.int64), return_counts=True)
+    for key, count in zip(keys.tolist(), times.tolist(), strict=True):
+        yield (key >> 32, key & 0xFFFFFFFF), count
+
+
+def _listed(pairs: Counter[tuple[int, int]], relations: pa.Array) -> str:
+    """The pairs with most facts, in words."""
+    shown = []
+    for (low, high), _ in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:SHOWN_PAIRS]:
+        first, second = (
+            label if label.isprintable() else ascii(label) for label in relations.take([low, high]).to_pylist()
+        )
+        shown.append(first if low == high else f"{first} and {second}")
+    more = len(pairs) - len(shown)
+    return "; ".join(shown) + (f"; and {more:,} more" if more else "")

@@ -1,0 +1,182 @@
+"""Classes of entities, and the classes that relations ask of their heads and tails.
+
+They come from files beside the triples, all optional, tab-separated, compressed or not:
+
+- ``entity_types.tsv``: entity, class; several lines per entity, the most telling class first.
+- ``relation_domain_range.tsv``: relation, class of heads, class of tails; ``-`` or ``None`` where none is declared.
+
+or from the JSON files of the PyKEEN negative-sampling extension (d'Amato et al. 2025, arXiv 2508.05587) in a folder
+``metadata``: ``entity_classes.json`` {entity: [class, …]} and ``relation_domain_range.json``
+{relation: {"domain": class, "range": class}}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distkg.data.errors import IngestError
+from distkg.data.readers.text_files import find_text_file, read_rows
+from distkg.data.storage.location import Location
+from distkg.strict_json import JsonError, parse_json
+
+ENTITY_TYPES, DOMAIN_RANGE = "entity_types.tsv", "relation_domain_range.tsv"
+ENTITY_TYPES_JSON, DOMAIN_RANGE_JSON = "entity_classes.json", "relation_domain_range.json"
+LARGEST_JSON = 1 << 30
+NONE = ("-", "None", "")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Classes by id.
+
+    Attributes:
+        labels: utf8 [C], labels of the classes.
+        offsets: int64 [N + 1]; the classes of entity e are ``members[offsets[e]:offsets[e + 1]]``, in the file's order.
+        members: int32, class ids.
+        wanted: int32 [2R], the class that answers of each query relation should have: the range of r, then the domain
+            of r for r⁻¹; -1 where none is declared.
+    """
+
+    labels: pa.Array
+    offsets: NDArray[np.int64]
+    members: NDArray[np.int32]
+    wanted: NDArray[np.int32]
+
+    @property
+    def first(self) -> NDArray[np.int32]:
+        """The first class of each entity, -1 where it has none: int32 [N]."""
+        has = np.diff(self.offsets) > 0
+        first = np.full(len(has), -1, np.int32)
+        first[has] = self.members[self.offsets[:-1][has]]
+        return first
+
+    @property
+    def has_entities(self) -> bool:
+        """Whether any entity has a class."""
+        return len(self.members) > 0
+
+    @property
+    def has_relations(self) -> bool:
+        """Whether any relation declares one."""
+        return bool((self.wanted >= 0).any())
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the files say, by label."""
+
+    entity_classes: list[tuple[str, str]]
+    relation_classes: list[tuple[str, str, str]]
+
+
+def read_declared(folder: Location, encoding: str = "") -> Declared | None:
+    """What the files of a folder say of classes; None where there is no such file.
+
+    Args:
+        encoding: of the tab-separated files, where it is not UTF-8.
+
+    Raises:
+        IngestError: a line with another number of columns, or JSON of another form; says where.
+    """
+    names = set(folder.names())
+    types, ranges = (find_text_file(folder, names, name, encoding) for name in (ENTITY_TYPES, DOMAIN_RANGE))
+    pairs, triples = list[tuple[str, str]](), list[tuple[str, str, str]]()
+    if types is not None:
+        pairs += [(entity, kind) for _, (entity, kind) in read_rows(types, 2, "entity, class")]
+    if ranges is not None:
+        expected = "relation, class of heads, class of tails"
+        triples += [(relation, head, tail) for _, (relation, head, tail) in read_rows(ranges, 3, expected)]
+    if "metadata" in names:
+        metadata = folder.child("metadata")
+        inside = set(metadata.names())
+        pairs += _entity_json(metadata, inside)
+        triples += _relation_json(metadata, inside)
+    return Declared(pairs, triples) if pairs or triples else None
+
+
+Unknown = dict[str, tuple[int, str]]
+"""Warning → how many names of the files it is about, such as those that the graph does not have, and the first."""
+
+
+def encode_classes(declared: Declared, entities: pa.Array, relations: pa.Array) -> tuple[Classes, Unknown]:
+    """Classes by id, given labels in id order, and warnings; of several for one side of a relation the last holds."""
+    entity_id, relation_id = _places(entities), _places(relations)
+    class_id: dict[str, int] = {}
+    rows: list[tuple[int, int]] = []
+    strange_entities: dict[str, None] = {}
+    strange_relations: dict[str, None] = {}
+    declared_twice: dict[str, None] = {}
+    for entity, kind in dict.fromkeys(declared.entity_classes):
+        if entity in entity_id:
+            rows.append((entity_id[entity], class_id.setdefault(kind, len(class_id))))
+        else:
+            strange_entities[entity] = None
+    wanted = np.full((2, len(relations)), -1, np.int32)
+    for relation, head, tail in declared.relation_classes:
+        if relation not in relation_id:
+            strange_relations[relation] = None
+            continue
+        for side, kind in enumerate((tail, head)):
+            if kind not in NONE:
+                before = wanted[side, relation_id[relation]]
+                wanted[side, relation_id[relation]] = class_id.setdefault(kind, len(class_id))
+                if before not in (-1, class_id[kind]):
+                    declared_twice[relation] = None
+    table = np.array(rows, dtype=np.int64).reshape(-1, 2)
+    order = np.argsort(table[:, 0], kind="stable")
+    counts = np.bincount(table[:, 0], minlength=len(entities))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    classes = Classes(pa.array(list(class_id), pa.utf8()), offsets, table[order, 1].astype(np.int32), wanted.ravel())
+    unknown = {
+        "typed_entities_not_in_the_graph": strange_entities,
+        "declared_relations_not_in_the_graph": strange_relations,
+        "relations_with_several_classes": declared_twice,
+    }
+    return classes, {name: (len(labels), next(iter(labels))) for name, labels in unknown.items() if labels}
+
+
+def _places(labels: pa.Array) -> dict[str, int]:
+    return {label: i for i, label in enumerate(labels.to_pylist())}
+
+
+def _json(folder: Location, name: str, names: Iterable[str]) -> dict[str, object]:
+    if name not in names:
+        return {}
+    try:
+        tree = parse_json(folder.child(name).read_bytes(), LARGEST_JSON)
+    except JsonError as error:
+        raise IngestError(f"metadata/{name} is not JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise IngestError(f"metadata/{name}: an object by label is expected")
+    return tree
+
+
+def _entity_json(folder: Location, names: Iterable[str]) -> list[tuple[str, str]]:
+    tree = _json(folder, ENTITY_TYPES_JSON, names)
+    pairs = []
+    for entity, kinds in tree.items():
+        if not isinstance(kinds, list):
+            raise IngestError(f"metadata/{ENTITY_TYPES_JSON}: {entity!r} needs a list of classes")
+        wrong = [kind for kind in kinds if not isinstance(kind, str)]
+        if wrong:
+            raise IngestError(f"metadata/{ENTITY_TYPES_JSON}: {entity!r} has the class {wrong[0]!r}, which is no text")
+        pairs += [(entity, kind) for kind in kinds]
+    return pairs
+
+
+def _relation_json(folder: Location, names: Iterable[str]) -> list[tuple[str, str, str]]:
+    tree = _json(folder, DOMAIN_RANGE_JSON, names)
+    triples = []
+    for relation, sides in tree.items():
+        if not isinstance(sides, dict):
+            raise IngestError(f'metadata/{DOMAIN_RANGE_JSON}: {relation!r} needs {{"domain": …, "range": …}}')
+        head, tail = (sides.get(side) or "None" for side in ("domain", "range"))
+        if not (isinstance(head, str) and isinstance(tail, str)):
+            raise IngestError(f"metadata/{DOMAIN_RANGE_JSON}: {relation!r} has a class that is no text: {sides!r:.80}")
+        triples.append((relation, head, tail))
+    return triples

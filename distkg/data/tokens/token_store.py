@@ -1,0 +1,278 @@
+"""What entities look like and say, as discrete tokens: folder ``tokens`` of a store, one modality beside the other.
+
+``NAME.safetensors`` holds the tokens of every entity, int32 [N, n] in the order of ids, so a rank reads those of its
+own rows alone; where an entity has fewer than n, or none, -1 stands and is to be masked. ``codebooks/HASH.safetensors``
+holds what the tokens mean, a frozen vector each, float16 [V, d]: modalities of the same tokens name the same file, also
+in other stores, so a reader that knows the hash need not read it twice. ``NAME.json`` says which codebook that is, how
+many entities have tokens, and for which order of entities they were made; it is written last, so a modality that has it
+is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from distkg.data.errors import StoreError
+from distkg.data.storage.location import Location
+from distkg.data.storage.row_files import RowFile, write_rows
+from distkg.data.store.graph_store import Store
+from distkg.data.store.manifest import FileEntry
+from distkg.printable import printable
+from distkg.strict_json import MAX_BYTES, JsonError, parse_json
+
+FOLDER, CODEBOOKS = "tokens", "codebooks"
+FORMAT_VERSION = 1
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+class Description(BaseModel):
+    """What ``NAME.json`` says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format_version: int = FORMAT_VERSION
+    source: str = Field(description="What the tokens were made from, and how.")
+    tokens: int = Field(ge=1, description="Most tokens of an entity: n.")
+    covered: int = Field(ge=0, description="Entities that have a token.")
+    entities: str = Field(description="Checksum of the store's entities.parquet, which says whose row is whose.")
+    ids: FileEntry
+    codebook: FileEntry
+    width: int = Field(ge=1, description="Of the codebook's vectors: d.")
+
+
+@dataclass(frozen=True)
+class Modality:
+    """Tokens of one kind for the entities of a store.
+
+    Attributes:
+        name: such as ``text`` or ``image``.
+        description: what is known of them without reading them.
+    """
+
+    name: str
+    description: Description
+    _folder: Location
+
+    @property
+    def entities(self) -> int:
+        """N."""
+        return self.description.ids.rows
+
+    @property
+    def tokens(self) -> int:
+        """n, the most that an entity has."""
+        return self.description.tokens
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the number of different tokens there could be."""
+        return self.description.codebook.rows
+
+    @property
+    def width(self) -> int:
+        """d, of the codebook's vectors."""
+        return self.description.width
+
+    @property
+    def covered(self) -> int:
+        """Entities that have a token."""
+        return self.description.covered
+
+    @property
+    def codebook_id(self) -> str:
+        """Hash of the codebook: equal where the codebooks are."""
+        return self.description.codebook.sha256
+
+    def rows(self, low: int = 0, high: int | None = None) -> NDArray[np.int32]:
+        """Tokens of entities [low, high), by default all: int32 [high - low, n], ascending, filled up with -1.
+
+        Raises:
+            StoreError: a missing or damaged file.
+        """
+        file = RowFile.open(self._folder.file_within(f"{self.name}.safetensors"))
+        if (file.rows, file.width) != (self.entities, self.tokens):
+            raise self._damaged(file.file, f"{file.rows} × {file.width} instead of {self.entities} × {self.tokens}")
+        found = file.read(low, self.entities if high is None else high)
+        if found.size and not -1 <= int(found.min()) <= int(found.max()) < self.vocabulary:
+            raise self._damaged(file.file, f"it holds tokens that are not from -1 to {self.vocabulary - 1}")
+        return found
+
+    def codebook(self) -> NDArray[np.float16]:
+        """The vectors of tokens: float16 [V, d].
+
+        Raises:
+            StoreError: a missing or damaged file.
+        """
+        file = self._codebook_file
+        try:
+            content = file.read_bytes(self.description.codebook.bytes + 1)
+            if len(content) != self.description.codebook.bytes:
+                raise self._damaged(file, f"its size is not that of {self.name}.json")
+            vectors: NDArray[np.float16] = load(content)["codebook"]
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise self._damaged(file, str(error)) from None
+        if vectors.shape != (self.vocabulary, self.width) or vectors.dtype != np.float16:
+            found = f"{vectors.dtype} {list(vectors.shape)}"
+            raise self._damaged(file, f"{found} instead of float16 {[self.vocabulary, self.width]}")
+        if not np.isfinite(vectors).all():
+            raise self._damaged(file, "a number of it is not finite")
+        return vectors
+
+    def verify(self) -> None:
+        """Compare the files with their checksums.
+
+        Raises:
+            StoreError: names the file that is missing or differs.
+        """
+        ids = self._folder.file_within(f"{self.name}.safetensors")
+        for file, entry in ((ids, self.description.ids), (self._codebook_file, self.description.codebook)):
+            try:
+                found = file.sha256()
+            except OSError as error:
+                raise self._damaged(file, str(error)) from None
+            if found != entry.sha256:
+                raise self._damaged(file, f"it differs from its checksum in {self.name}.json")
+
+    @property
+    def _codebook_file(self) -> Location:
+        return _codebook_file(self._folder, self.codebook_id)
+
+    def _damaged(self, file: Location, why: str) -> StoreError:
+        return StoreError(f"{file.path} cannot be used: {why}. Make it again with `distkg tokens`")
+
+
+def read_modalities(store: Store) -> dict[str, Modality]:
+    """Name → modality, of all that a store has, by name.
+
+    Raises:
+        StoreError: a description that cannot be read, or tokens that were made for another order of entities.
+    """
+    folder = Location.of(store.address).within(FOLDER)
+    names = sorted(name.removesuffix(".json") for name in folder.names() if name.endswith(".json"))
+    return {name: _read(store, folder, name) for name in names if _NAME.fullmatch(name)}
+
+
+def read_modality(store: Store, name: str) -> Modality:
+    """One of them.
+
+    Raises:
+        StoreError: as ``read_modalities``, or the store has none of that name.
+    """
+    found = read_modalities(store)
+    if name not in found:
+        known = f"it has {', '.join(found)}" if found else "it has none"
+        raise StoreError(f"store {store.shown} has no tokens {name!r}; {known}. Make them with `distkg tokens`")
+    return found[name]
+
+
+def write_modality(
+    store: Store, name: str, blocks: Iterable[NDArray[np.int32]], tokens: int, codebook: np.ndarray, source: str
+) -> Modality:
+    """Write a modality into a store's folder; one of that name is replaced.
+
+    Args:
+        name: of small letters, digits, ``-`` and ``_``.
+        blocks: the tokens of consecutive entities, int32 [b, tokens] each, -1 for none; of all entities in sum.
+        codebook: [V, d]; kept as float16.
+        source: what the tokens were made from, and how.
+
+    Raises:
+        StoreError: a name or a codebook that cannot be used, or the system refuses a write.
+    """
+    if not _NAME.fullmatch(name):
+        raise StoreError(f"{name!r} cannot name tokens: small letters, digits, - and _ can, a letter first")
+    content = save({"codebook": _half(codebook)})
+    checksum = hashlib.sha256(content).hexdigest()
+    folder = Location.of(store.address).child(FOLDER)
+    covered = _Covered(len(codebook))
+    try:
+        folder.filesystem.create_dir(folder.child(CODEBOOKS).path, recursive=True)
+        fresh, described = folder.child(f"{name}.safetensors.part"), folder.child(f"{name}.json")
+        ids = write_rows(fresh, covered.counting(blocks), store.num_entities, tokens)
+        if described.is_file():
+            described.filesystem.delete_file(described.path)
+        fresh.filesystem.move(fresh.path, folder.child(f"{name}.safetensors").path)
+        if not (file := _codebook_file(folder, checksum)).is_file():
+            file.write_bytes(content)
+        description = Description(
+            source=source,
+            tokens=tokens,
+            covered=covered.count,
+            entities=store.manifest.files["entities.parquet"].sha256,
+            ids=ids,
+            codebook=FileEntry(sha256=checksum, bytes=len(content), rows=len(codebook)),
+            width=codebook.shape[1],
+        )
+        described.write_bytes((description.model_dump_json(indent=1) + "\n").encode())
+    except OSError as error:
+        raise StoreError(f"tokens could not be written to {folder.path}: {error}") from error
+    return Modality(name, description, folder)
+
+
+class _Covered:
+    """Checks tokens as they pass by, and counts the entities that have any."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary = vocabulary
+        self.count = 0
+
+    def counting(self, blocks: Iterable[NDArray[np.int32]]) -> Iterator[NDArray[np.int32]]:
+        for block in blocks:
+            if block.size and int(block.max()) >= self.vocabulary:
+                raise StoreError(f"token {block.max()} is none of the codebook's, which are 0 to {self.vocabulary - 1}")
+            self.count += int((block >= 0).any(axis=1).sum())
+            yield block
+
+
+def _read(store: Store, folder: Location, name: str) -> Modality:
+    file = folder.file_within(f"{name}.json")
+    try:
+        description = _described(parse_json(file.read_bytes(MAX_BYTES + 1)), file)
+    except (OSError, JsonError) as error:
+        raise _not_described(file, str(error)) from None
+    if description.entities != store.manifest.files["entities.parquet"].sha256:
+        raise StoreError(
+            f"tokens {name!r} of store {store.shown} were made for other entities, or for another order of them: "
+            "the store has been made again since. Make them again with `distkg tokens`"
+        )
+    if description.ids.rows != store.num_entities:
+        raise _not_described(file, f"it is of {description.ids.rows:,} entities; the store has {store.num_entities:,}")
+    return Modality(name, description, folder)
+
+
+def _described(tree: Any, file: Location) -> Description:
+    version = tree.get("format_version", FORMAT_VERSION) if isinstance(tree, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise StoreError(f"{file.path} has format version {version}. Upgrade distkg")
+    try:
+        return Description.model_validate(tree)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise _not_described(file, f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+
+
+def _not_described(file: Location, why: str) -> StoreError:
+    return StoreError(f"{file.path} cannot be read: {printable(why)}. Make it again with `distkg tokens`")
+
+
+def _half(codebook: np.ndarray) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        half = codebook.astype(np.float16)
+    broken = np.flatnonzero(~np.isfinite(half).all(axis=1))
+    if len(broken):
+        raise StoreError(f"the codebook's vector of token {broken[0]} is not finite, or too large for float16")
+    return np.ascontiguousarray(half)
+
+
+def _codebook_file(folder: Location, checksum: str) -> Location:
+    return folder.file_within(f"{CODEBOOKS}/{checksum[:32]}.safetensors")

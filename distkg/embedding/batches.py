@@ -1,0 +1,425 @@
+"""Batches as a function of (seed, epoch, step, rank).
+
+Each rank holds its own part of the training queries; an epoch takes the part in a fresh random order and cuts it
+into as many steps as every other rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.config import NegativesConfig
+from distkg.data.store.graph_store import Store
+from distkg.negatives import (
+    DrawRequest,
+    GeneratedNegatives,
+    Negatives,
+    NegativeSource,
+    Queries,
+    TrainingProgress,
+    known_facts,
+)
+from distkg.objectives import Answers
+from distkg.randomness import Purpose, mixed_seed, stream
+from distkg.sharding.ranks import Ranks
+from distkg.sharding.shards import Shards
+
+TOGETHER = 8  # steps whose negatives are announced at once
+
+
+class Batch(Protocol):
+    """What the loop needs to know of a batch: the entities whose rows it uses, int64, sorted and unique."""
+
+    @property
+    def ids(self) -> Tensor: ...
+
+
+class Batches(Protocol):
+    """Makes the batches of an epoch.
+
+    Attributes:
+        steps: steps of an epoch, the same on every rank.
+        triples: training triples of the graph.
+    """
+
+    steps: int
+    triples: int
+
+    def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
+        """Batches of the steps first … last-1 on this rank; collective."""
+        ...
+
+
+@dataclass(frozen=True)
+class SampledBatch:
+    """Queries with their answers and negatives; entities as places in ``ids``.
+
+    Attributes:
+        ids: int64 [u] entities, sorted and unique.
+        anchor, answer: int64 [b] places in ids.
+        relation: int64 [b] in [0, 2R).
+        negatives: int64 [rows, K] places in ids; ``sharing`` consecutive queries share a row.
+        left_out: bool [b, K], where a query has no negative in truth; None where it has all.
+        queries: number of queries of this step over all ranks.
+        made: negatives made for each query, entities among them as places in ids; None where there are none.
+    """
+
+    ids: Tensor
+    anchor: Tensor
+    answer: Tensor
+    relation: Tensor
+    negatives: Tensor
+    sharing: int
+    left_out: Tensor | None
+    queries: int
+    made: GeneratedNegatives | None = None
+
+
+class Portions:
+    """Cuts each rank's ``counts[rank]`` items into ``steps`` nearly equal portions."""
+
+    def __init__(self, counts: list[int], batch_size: int) -> None:
+        self.counts = counts
+        self.steps = max(1, -(-sum(counts) // batch_size))
+
+    def bounds(self, rank: int, step: int) -> tuple[int, int]:
+        count = self.counts[rank]
+        return step * count // self.steps, (step + 1) * count // self.steps
+
+    def sizes(self, step: int) -> list[int]:
+        """Items of every rank at this step."""
+        return [high - low for low, high in (self.bounds(rank, step) for rank in range(len(self.counts)))]
+
+
+class SampledBatches:
+    """Each triple of this rank's part as two queries, with negatives of ``source``.
+
+    Attributes:
+        source: draws the negatives.
+        count: of negatives for each query.
+        latest: queries of the latest step and their negatives; None before the first, and where queries share them.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        source: NegativeSource,
+        negatives: NegativesConfig,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        ranks: Ranks,
+        time_gone: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """``time_gone()`` is the share of the run's time limit that is gone, the same on every rank."""
+        part = store.triples_part("train", ranks.rank, ranks.size)
+        self._local = torch.from_numpy(part)
+        self._relations = store.num_relations
+        self.source, self._negatives, self._seed, self._ranks = source, negatives, seed, ranks
+        self.count = negatives.count
+        self._known = source.graph.known if negatives.filter else None
+        self._sharing = negatives.chunk_size if negatives.shared and not source.looks_at_queries else 1
+        self.triples = store.manifest.triples["train"]
+        parts = [len(range(rank, self.triples, ranks.size)) for rank in range(ranks.size)]
+        self._portions = Portions(parts, batch_size)
+        self.steps = self._portions.steps
+        self._order = EpochOrder(len(part), seed, ranks.rank)
+        self._all_steps, self._time_gone = max(epochs * self.steps, 1), time_gone
+        self._ahead = negatives.pool.depth if negatives.pool.actors else None
+        self._removed = 0
+        self.latest: tuple[Queries, Negatives] | None = None
+        self._expected = 0  # first step, over all epochs, of whose queries the source has not been told
+
+    def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
+        return [self._batch(epoch, step) for step in range(first, last)]
+
+    def _queries(self, epoch: int, step: int) -> Queries:
+        """This rank's queries of a step: those for tails, then those for heads."""
+        low, high = self._portions.bounds(self._ranks.rank, step)
+        head, relation, tail = self._local[self._order(epoch)[low:high]].long().unbind(1)
+        return Queries(
+            anchor=torch.cat([head, tail]),
+            relation=torch.cat([relation, relation + self._relations]),
+            answer=torch.cat([tail, head]),
+        )
+
+    def _batch(self, epoch: int, step: int) -> SampledBatch:
+        queries = self._queries(epoch, step)
+        head, tail = queries.anchor.chunk(2)
+        negatives = self._negatives_of(queries, epoch, step)
+        made = negatives.made.entities if negatives.made is not None else None
+        used = [head, tail, negatives.entities, *([] if made is None else [made])]
+        ids, places = unique_places(torch.cat([entities.flatten() for entities in used]), self.source.entities)
+        placed = places.split([entities.numel() for entities in used])
+        device = self._ranks.device
+        return SampledBatch(
+            ids=ids.to(device),
+            anchor=torch.cat([placed[0], placed[1]]).to(device),
+            answer=torch.cat([placed[1], placed[0]]).to(device),
+            relation=queries.relation.to(device),
+            negatives=placed[2].view(negatives.entities.shape).to(device),
+            sharing=self._sharing,
+            left_out=None if negatives.left_out is None else negatives.left_out.to(device),
+            queries=2 * sum(self._portions.sizes(step)),
+            made=None if negatives.made is None else negatives.made.at_places(placed[-1], device),
+        )
+
+    def _moment(self, epoch: int, step: int) -> TrainingProgress:
+        done = epoch * self.steps + step
+        progress = max(done / self._all_steps, self._time_gone())
+        return TrainingProgress(done / self.steps, min(1.0, progress), done)
+
+    def _expect(self, epoch: int, step: int, ahead: int) -> None:
+        """Tell the source of the queries at least ``ahead`` steps from this one, so that it may have them drawn for.
+
+        Several steps at a time: a message costs more than what is in it.
+        """
+        now, together = epoch * self.steps + step, min(TOGETHER, ahead)
+        end = min((now + ahead) // together * together + together, self._all_steps)
+        if end > self._expected:
+            self.source.prefetch([self._coming(done) for done in range(max(self._expected, now), end)])
+            self._expected = end
+
+    def _coming(self, done: int) -> DrawRequest:
+        """The draw of the step when so many are done."""
+        epoch, step = divmod(done, self.steps)
+        seed = mixed_seed(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
+        return DrawRequest(self._moment(epoch, step), self._queries(epoch, step), self._negatives.count, seed)
+
+    def _negatives_of(self, queries: Queries, epoch: int, step: int) -> Negatives:
+        """Those of a step, with ``left_out`` bool [b, K] for each query, None where all are meant."""
+        sharing = self._sharing
+        generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
+        self.source.advance(self._moment(epoch, step))
+        if self._ahead is not None:
+            self._expect(epoch, step, self._ahead)
+        drawn = self.source.draw(queries[::sharing], self._negatives.count, generator)
+        left_out = None if drawn.left_out is None else drawn.left_out.repeat_interleave(sharing, 0)[: len(queries)]
+        if self._known is not None:
+            known = known_facts(self._known, queries.anchor, queries.relation, drawn.entities, sharing)
+            self._removed += int(known.sum())
+            left_out = known if left_out is None else left_out | known
+        found = Negatives(drawn.entities, left_out, drawn.made)
+        if sharing == 1:
+            self.latest = queries, found
+        return found
+
+    def take_removed(self) -> int:
+        """Negatives left out as known facts since the last call."""
+        removed, self._removed = self._removed, 0
+        return removed
+
+
+@dataclass(frozen=True)
+class QuerySampledBatch:
+    """Queries with one answer each, some of which are sampled to be compared with all entities.
+
+    Attributes:
+        ids: int64 [u] entities, sorted and unique.
+        anchor, answer: int64 [b] places in ids.
+        relation: int64 [b] in [0, 2R).
+        queries: number of queries of this step over all ranks.
+        sampled: int64 [s], places of the sampled queries in the batch, sorted.
+        width: sampled queries of the fullest rank: the others fill up to it when queries are gathered.
+        live: float32 [ranks · width], 1 for a sampled query and 0 for one that only fills up.
+    """
+
+    ids: Tensor
+    anchor: Tensor
+    answer: Tensor
+    relation: Tensor
+    queries: int
+    sampled: Tensor
+    width: int
+    live: Tensor
+
+
+class QuerySampledBatches:
+    """Each triple of this rank's part as two queries; a share of a batch's queries, 0 for none, is sampled."""
+
+    def __init__(self, store: Store, share: float, batch_size: int, seed: int, ranks: Ranks) -> None:
+        self._share, self._seed, self._ranks = share, seed, ranks
+        self._entities = store.num_entities
+        self._anchor, self._relation, _, self._answer = map(torch.from_numpy, _single_queries(store, ranks))
+        self.triples = store.manifest.triples["train"]
+        counts = [2 * len(range(rank, self.triples, ranks.size)) for rank in range(ranks.size)]
+        self._portions = Portions(counts, 2 * batch_size)
+        self.steps = self._portions.steps
+        self._order = EpochOrder(len(self._anchor), seed, ranks.rank)
+
+    def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
+        return [self._batch(epoch, step) for step in range(first, last)]
+
+    def _batch(self, epoch: int, step: int) -> QuerySampledBatch:
+        low, high = self._portions.bounds(self._ranks.rank, step)
+        chosen = self._order(epoch)[low:high]
+        sizes = self._portions.sizes(step)
+        counts = [self._sampled_of(size) for size in sizes]
+        # The order is random already: its first queries are as good a sample as any, and differ in every epoch.
+        sampled = torch.arange(counts[self._ranks.rank])
+        ids, places = unique_places(torch.cat([self._anchor[chosen], self._answer[chosen]]), self._entities)
+        anchor, answer = places.chunk(2)
+        width = max(counts)
+        live = (torch.arange(width) < torch.tensor(counts)[:, None]).float().flatten()
+        device = self._ranks.device
+        return QuerySampledBatch(
+            ids=ids.to(device),
+            anchor=anchor.to(device),
+            answer=answer.to(device),
+            relation=self._relation[chosen].to(device),
+            queries=sum(sizes),
+            sampled=sampled.to(device),
+            width=width,
+            live=live.to(device),
+        )
+
+    def _sampled_of(self, queries: int) -> int:
+        """At least one, unless there is none or none is wanted."""
+        return min(queries, max(1, round(self._share * queries))) if self._share else 0
+
+
+class EpochOrder:
+    """The random order of an epoch; that of the epoch before is kept, as negatives are asked for ahead of time."""
+
+    def __init__(self, count: int, seed: int, rank: int) -> None:
+        self._count, self._seed, self._rank = count, seed, rank
+        self._kept: dict[int, Tensor] = {}
+
+    def __call__(self, epoch: int) -> Tensor:
+        if epoch not in self._kept:
+            generator = stream(Purpose.ORDER, self._seed, epoch, self._rank)
+            latest = {kept: order for kept, order in self._kept.items() if abs(kept - epoch) == 1}
+            self._kept = {**latest, epoch: torch.randperm(self._count, generator=generator)}
+        return self._kept[epoch]
+
+
+@dataclass(frozen=True)
+class AllEntitiesBatch:
+    """Queries of this rank, and the answers of all ranks' queries that this rank owns.
+
+    Attributes:
+        ids: int64 [u] anchors, sorted and unique.
+        anchor: int64 [b] places in ids.
+        relation: int64 [b] in [0, 2R).
+        count: float32 [b], answers of each query.
+        width: queries of the fullest rank: the others fill up to it when queries are gathered.
+        answers: those that this rank owns, of the queries of all ranks.
+    """
+
+    ids: Tensor
+    anchor: Tensor
+    relation: Tensor
+    count: Tensor
+    width: int
+    answers: Answers
+
+
+class AllEntitiesBatches:
+    """Queries with all their training answers (grouped), or with one answer each."""
+
+    def __init__(self, store: Store, group: bool, batch_size: int, seed: int, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._shards = Shards(store.num_entities, ranks.size)
+        self.triples = store.manifest.triples["train"]
+        queries = _local_queries(store, ranks) if group else _single_queries(store, ranks)
+        self._anchor, self._relation, self._offsets, self._answers = map(torch.from_numpy, queries)
+        counts = ranks.all_gather(torch.tensor([len(self._anchor)], device=ranks.device)).tolist()
+        # A triple is two queries; where equal queries are grouped, the batch size counts the groups themselves.
+        self._portions = Portions(counts, batch_size if group else 2 * batch_size)
+        self.steps = self._portions.steps
+        self._order = EpochOrder(len(self._anchor), seed, ranks.rank)
+
+    def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
+        return [self._batch(epoch, step) for step in range(first, last)]
+
+    def _batch(self, epoch: int, step: int) -> AllEntitiesBatch:
+        low, high = self._portions.bounds(self._ranks.rank, step)
+        chosen = self._order(epoch)[low:high].sort().values
+        width = max(self._portions.sizes(step))
+        starts, ends = self._offsets[chosen], self._offsets[chosen + 1]
+        count = ends - starts
+        query = torch.repeat_interleave(torch.arange(len(chosen)), count)
+        within = torch.arange(len(query)) - torch.repeat_interleave(count.cumsum(0) - count, count)
+        entity = self._answers[starts[query] + within].long()
+        ids, anchor = torch.unique(self._anchor[chosen].long(), return_inverse=True)
+        device = self._ranks.device
+        return AllEntitiesBatch(
+            ids=ids.to(device),
+            anchor=anchor.to(device),
+            relation=self._relation[chosen].long().to(device),
+            count=count.float().to(device),
+            width=width,
+            answers=self._owned(query.to(device), entity.to(device), width),
+        )
+
+    def _owned(self, query: Tensor, entity: Tensor, width: int) -> Answers:
+        """The answers of all ranks' queries that this rank owns; collective."""
+        ranks = self._ranks
+        longest = torch.tensor(len(query), device=ranks.device)
+        ranks.all_reduce(longest, "max")
+        padded = torch.full((int(longest), 2), -1, dtype=torch.int64, device=ranks.device)
+        padded[: len(query), 0] = query + ranks.rank * width
+        padded[: len(query), 1] = entity
+        everyone = ranks.all_gather(padded)
+        everyone = everyone[everyone[:, 0] >= 0]
+        count = torch.bincount(everyone[:, 0], minlength=width * ranks.size).float()
+        low, high = self._shards.range(ranks.rank)
+        own = everyone[(everyone[:, 1] >= low) & (everyone[:, 1] < high)]
+        return Answers(own[:, 0].contiguous(), own[:, 1] - low, count)
+
+
+QueryArrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _local_queries(store: Store, ranks: Ranks) -> QueryArrays:
+    """This rank's distinct queries with all their answers: a query belongs to rank (anchor + relation) mod ranks."""
+    relations, parts = store.num_relations, []
+    for triples in store.iter_triples(["train"]):
+        keep_tail = (triples[:, 0] + triples[:, 1]) % ranks.size == ranks.rank
+        keep_head = (triples[:, 2] + triples[:, 1]) % ranks.size == ranks.rank
+        tail_side = triples[keep_tail]
+        head_side = triples[keep_head][:, ::-1] + np.array([0, relations, 0], dtype=np.int32)
+        parts.append(np.concatenate([tail_side, head_side]))
+    queries = np.concatenate(parts)
+    return _group(queries, relations)
+
+
+def _group(queries: np.ndarray, relations: int) -> QueryArrays:
+    """Sort (anchor, relation, answer) rows and cut them into groups of one query each."""
+    key = queries[:, 0].astype(np.int64) * (2 * relations) + queries[:, 1]
+    order = np.lexsort((queries[:, 2], key))
+    unique, starts = np.unique(key[order], return_index=True)
+    offsets = np.append(starts, len(key)).astype(np.int64)
+    anchor, relation = np.divmod(unique, 2 * relations)
+    return anchor, relation, offsets, queries[order, 2].astype(np.int64)
+
+
+def _single_queries(store: Store, ranks: Ranks) -> QueryArrays:
+    """Both queries of each triple of this rank's part, one answer each."""
+    part = store.triples_part("train", ranks.rank, ranks.size).astype(np.int64)
+    anchor = np.concatenate([part[:, 0], part[:, 2]])
+    relation = np.concatenate([part[:, 1], part[:, 1] + store.num_relations])
+    answers = np.concatenate([part[:, 2], part[:, 0]])
+    return anchor, relation, np.arange(len(anchor) + 1), answers
+
+
+def unique_places(ids: Tensor, entities: int) -> tuple[Tensor, Tensor]:
+    """Sorted unique ids and the place of each id among them, like ``torch.unique(return_inverse=True)``.
+
+    Where ids are many beside the entities, marking beats sorting.
+    """
+    if len(ids) * 8 < entities:
+        unique, places = torch.unique(ids, return_inverse=True)
+        return unique, places
+    seen = torch.zeros(entities, dtype=torch.bool)
+    seen[ids] = True
+    unique = seen.nonzero().flatten()
+    place = torch.empty(entities, dtype=torch.int64)
+    place[unique] = torch.arange(len(unique))
+    return unique, place[ids]

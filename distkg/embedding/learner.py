@@ -1,0 +1,125 @@
+"""Embeddings of one graph as a run trains them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distkg.config import RunConfig
+from distkg.data.store.graph_store import Store
+from distkg.data.store.known_answers import KnownAnswers
+from distkg.embedding.build import build_objective
+from distkg.embedding.loop import Loop
+from distkg.embedding.model import Model
+from distkg.embedding.telemetry import negative_telemetry
+from distkg.evaluation.metrics import evaluate_triples, known_answers_of, ranking_metrics, subsample
+from distkg.evaluation.ranking import rank_answers
+from distkg.sharding.checkpoint.checkpoint import State
+from distkg.sharding.ranks import Ranks
+from distkg.sharding.replicated_parameters import ReplicatedParameters
+from distkg.training.provenance import Provenance, provenance_of
+from distkg.training.run_dir import Record
+from distkg.training.schedule import Schedule
+from distkg.training.services import Services
+
+
+class EmbeddingLearner:
+    """A ``Learner``: the model of one store's graph, and all that trains it."""
+
+    def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services) -> None:
+        self._config, self._schedule, self._stop = config, schedule, services.stop
+        self.store = Store.open(config.data.store)
+        self.model = Model(config, self.store.num_entities, self.store.num_relations, ranks)
+        batches, step = build_objective(config, self.store, self.model, services, lambda: schedule.time_gone)
+        self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
+        self._negatives = negative_telemetry(batches, self.model)
+        self._dense = ReplicatedParameters(self.model, config.optimizer, ranks)
+        self.loop = Loop(
+            self.model,
+            batches,
+            step,
+            self._dense,
+            config.optimizer.learning_rate,
+            self._rate,
+            config.train.seed,
+            overlap=config.train.overlap,
+        )
+        self._validation: tuple[np.ndarray, KnownAnswers] | None = None
+
+    def provenance(self) -> Provenance:
+        return provenance_of(self._config, [self.store])
+
+    def _rate(self, epoch: int, step: int) -> float:
+        return self._schedule.factor(epoch + step / self.steps_per_epoch)
+
+    def model_state(self) -> State:
+        return model_state(self.model)
+
+    def state(self) -> State:
+        state = model_state(self.model)
+        optimizer = self.model.entities.optimizer
+        assert optimizer is not None
+        sharded = {f"optimizer.{name}": tensor for name, tensor in optimizer.state.items()}
+        dense = {f"dense_optimizer.{name}": tensor for name, tensor in self._dense.state().items()}
+        return State(state.sharded | sharded, state.replicated | dense, state.rows)
+
+    def telemetry(self) -> Record:
+        return {} if self._negatives is None else {"negatives": self._negatives.report()}
+
+    def validate(self) -> dict[str, float] | None:
+        if not self.store.manifest.triples.get("valid"):
+            return None
+        if self._validation is None:
+            triples = subsample(
+                self.store.triples("valid"), self._config.evaluate.max_valid_triples, self._config.train.seed
+            )
+            self._validation = triples, known_answers_of(self.store, triples)
+        self.model.average_buffers()
+        settings = self._config.evaluate
+        ranking = rank_answers(
+            self.model,
+            *self._validation,
+            batch_size=settings.batch_size,
+            memory_mb=settings.memory_mb,
+            hurries=self._stop.hurries,
+        )
+        return ranking_metrics(ranking)
+
+    def evaluate(self) -> dict[str, dict[str, Any]]:
+        settings, seed = self._config.evaluate, self._config.train.seed
+        sizes = {"batch_size": settings.batch_size, "memory_mb": settings.memory_mb}
+        return {
+            split: evaluate_triples(self.model, self.store, split, settings.max_final_triples, seed, **sizes)
+            for split in ("valid", "test")
+            if self.store.manifest.triples.get(split)
+        }
+
+    def export_model(self, folder: Path) -> None:
+        """Its rows may be many, and lie in checkpoints: `distkg export` writes them."""
+
+    def describe(self) -> Record:
+        return describe_graph(self.store, self.model)
+
+
+def model_state(model: Model) -> State:
+    """The tensors that make a model, without the optimizer's."""
+    replicated = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    return State({"entities": model.entities.local}, replicated, model.num_entities)
+
+
+def describe_graph(store: Store, model: Model) -> Record:
+    """Sizes and balance of the graph, for the report."""
+    degrees = store.degrees()
+    edges = np.unique(np.geomspace(1, max(2, int(degrees.max()) + 1), 24).astype(np.int64))
+    counts, _ = np.histogram(degrees, edges)
+    shards = model.entities.shards
+    return {
+        "entities": store.num_entities,
+        "relations": store.num_relations,
+        "triples": dict(store.manifest.triples),
+        "degree_histogram": [[int(low), int(count)] for low, count in zip(edges[:-1], counts, strict=True)],
+        "partitions": np.diff(store.manifest.partition_offsets).tolist(),
+        "shards": [shards.count(rank) for rank in range(shards.size)],
+    }

@@ -1,0 +1,78 @@
+"""Embedding models that runs have trained: loaded, or looked at by negative sources of another training."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from distkg.config import ConfigError, RunConfig
+from distkg.data.store.graph_store import Store
+from distkg.data.store.identity import Scope, StoreIdentity, check_store
+from distkg.embedding.learner import model_state
+from distkg.embedding.model import Model
+from distkg.embedding.sharded_model_view import ShardedModelView
+from distkg.foundation.models import MODELS
+from distkg.printable import printable_lines
+from distkg.redaction import redact
+from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints
+from distkg.sharding.ranks import Ranks
+from distkg.training.provenance import open_store_of_run, provenance_of_run, read_provenance, recorded_in
+from distkg.training.run_dir import RunFolder
+
+
+def _to_stderr(text: str) -> None:
+    print(printable_lines(redact(text)), file=sys.stderr, flush=True)
+
+
+def load_run(
+    run: Path,
+    ranks: Ranks,
+    store: str = "",
+    scope: Scope = "graph",
+    *,
+    notice: Callable[[str], None] = _to_stderr,
+) -> tuple[Model, Store, RunConfig]:
+    """The best model of a run (the newest where none was validated), its store and configuration; collective.
+
+    Args:
+        store: address of the run's store, where it has moved; by default the one of its configuration.
+        scope: files of the store that must be those of the run.
+        notice: told on the first rank of damaged checkpoints that are skipped.
+
+    Raises:
+        ConfigError: the folder holds no run of embeddings.
+        CheckpointError: it holds no checkpoint, or every one is damaged.
+        StoreError: its store cannot be opened.
+        StoreMismatchError: the store is not the one that the model was trained on; names the file that differs.
+    """
+    folder = RunFolder(run)
+    config = folder.read_config()
+    if config.model.name in MODELS:
+        raise ConfigError(f"{run} is a run of {config.model.name}, which has no vectors of entities of one store")
+    checkpoints = Checkpoints(folder.checkpoints, ranks, config.checkpoint.keep, notice=notice)
+    name = checkpoints.best_or_newest()
+    if name is None:
+        raise CheckpointError(f"{folder.checkpoints} holds no checkpoint: train the run first")
+    manifest = checkpoints.describe(name)
+    record = recorded_in(manifest.progress, f"the manifest of {folder.checkpoints / name}") or read_provenance(run)
+    opened = open_store_of_run(run, config, record, scope, store)
+    model = Model(config, opened.num_entities, opened.num_relations, ranks, train=False)
+    checkpoints.load(name, model_state(model))
+    if ranks.first and not manifest.best and manifest.progress.get("best_mrr", -1.0) != -1.0:
+        notice(f"{folder.checkpoints}: the checkpoint of the best model is lost; {name}, the newest, is used")
+    return model, opened, config
+
+
+def view_of_run(run: Path, store: Store) -> ShardedModelView:
+    """The trained model of a run folder, to be looked at with the ids of a store.
+
+    Raises:
+        ConfigError, CheckpointError: as ``load_run``.
+        StoreMismatchError: the run was trained on another store; names the file that differs.
+    """
+    # A run that says what it was trained on is held against this store, wherever its own lies now.
+    recorded = provenance_of_run(run) is not None
+    model, own, _ = load_run(run, Ranks.single(), store.address if recorded else "", "labels")
+    check_store(StoreIdentity.of(own), store, "labels", f"run {run}")
+    return ShardedModelView(model)

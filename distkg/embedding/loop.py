@@ -1,0 +1,160 @@
+"""The training loop over the steps of an epoch: fetch rows, compute, push gradients, update.
+
+Read ``_one_after_the_other`` first: it is the algorithm. ``_overlapped`` does the same work with both exchanges
+under way while the step computes, so the rows of a step may lack the two latest updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from distkg.embedding.batches import Batch, Batches
+from distkg.embedding.model import Model
+from distkg.embedding.steps import Step, StepResult
+from distkg.kernels.gather_scatter import add_rows
+from distkg.randomness import Purpose, mixed_seed, seed_dropout
+from distkg.sharding.exchange import Route, plan_routes
+from distkg.sharding.ranks import Work
+from distkg.sharding.replicated_parameters import ReplicatedParameters
+from distkg.sharding.table import GradientPush
+from distkg.training.clock import Clock
+
+WINDOW = 8  # steps whose ids are exchanged together, at most
+
+Routed = tuple[int, Batch, Route]
+
+
+class Loop:
+    """Runs steps on this rank.
+
+    Attributes:
+        clock: seconds by phase.
+        bytes_exchanged: bytes that this rank sent to and received from others, estimated for reductions.
+        steps: steps done.
+        window: steps between two questions whether to go on; the same on all ranks.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        batches: Batches,
+        step: Step,
+        dense: ReplicatedParameters,
+        table_rate: float,
+        rate: Callable[[int, int], float],
+        seed: int,
+        *,
+        overlap: bool,
+    ) -> None:
+        """``rate(epoch, step)`` is a factor on the learning rates of ``table_rate`` and of dense parameters."""
+        self.clock = Clock()
+        self.bytes_exchanged = 0
+        self.steps = 0
+        self.window = WINDOW
+        self._model, self._table, self._ranks = model, model.entities, model.ranks
+        self._batches, self._step, self._dense = batches, step, dense
+        self._table_rate, self._rate = table_rate, rate
+        self._seed, self._overlap = seed, overlap
+        self._loss = torch.zeros((), device=model.ranks.device)
+        self._losses = 0
+
+    def run(self, epoch: int, first: int, last: int, should_continue: Callable[[int], bool]) -> int:
+        """Steps first … last-1 of an epoch; every update is applied on return.
+
+        ``should_continue(step)`` is asked before each window; where it says no, the steps end there. Returns the next
+        step.
+        """
+        self._next = first
+        before = self._ranks.traffic.bytes
+        routed = self._routed(epoch, first, last, should_continue)
+        if self._overlap:
+            self._overlapped(epoch, routed)
+        else:
+            self._one_after_the_other(epoch, routed)
+        self.bytes_exchanged += self._ranks.traffic.bytes - before
+        return self._next
+
+    def pop_mean_loss(self) -> float:
+        """Mean loss per step since the last call, over all ranks; collective."""
+        total = self._loss / max(self._losses, 1)
+        self._ranks.all_reduce(total)
+        self._loss = torch.zeros_like(self._loss)
+        self._losses = 0
+        return float(total)
+
+    def _routed(self, epoch: int, first: int, last: int, should_continue: Callable[[int], bool]) -> Iterator[Routed]:
+        low = first
+        while low < last:
+            if not should_continue(low):
+                return
+            high = min(low + self.window, last)
+            with self.clock("data"):
+                batches = self._batches.window(epoch, low, high)
+            with self.clock("exchange"):
+                routes = plan_routes([batch.ids for batch in batches], self._table.shards, self._ranks)
+            yield from zip(range(low, high), batches, routes, strict=True)
+            low = self._next = high
+
+    def _one_after_the_other(self, epoch: int, routed: Iterator[Routed]) -> None:
+        for step, batch, route in routed:
+            with self.clock("exchange"):
+                rows = self._table.fetch(route).wait()
+            computed, reducing = self._compute(epoch, step, batch, rows)
+            with self.clock("exchange"):
+                departing = self._table.push(route, computed.rows)
+            self._move_dense(epoch, step, reducing)
+            self._apply(epoch, step, departing, computed.every_row)
+
+    def _overlapped(self, epoch: int, routed: Iterator[Routed]) -> None:
+        current = next(routed, None)
+        if current is None:
+            return
+        arriving = self._table.fetch(current[2])
+        outstanding: tuple[int, GradientPush, Tensor | None] | None = None
+        while current is not None:
+            step, batch, route = current
+            with self.clock("exchange"):
+                rows = arriving.wait()
+            current = next(routed, None)
+            if current is not None:
+                with self.clock("exchange"):
+                    arriving = self._table.fetch(current[2])
+            computed, reducing = self._compute(epoch, step, batch, rows)
+            if outstanding is not None:
+                self._apply(epoch, *outstanding)
+            with self.clock("exchange"):
+                outstanding = step, self._table.push(route, computed.rows), computed.every_row
+            self._move_dense(epoch, step, reducing)
+        if outstanding is not None:
+            self._apply(epoch, *outstanding)
+
+    def _compute(self, epoch: int, step: int, batch: Batch, rows: Tensor) -> tuple[StepResult, Work]:
+        """Loss and gradients; those of dense parameters begin to be reduced."""
+        with self.clock("compute"):
+            seed_dropout(self._ranks.device, mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
+            computed = self._step(batch, rows)
+            self._loss += computed.loss
+            self._losses += 1
+        with self.clock("exchange"):
+            return computed, self._dense.reduce()
+
+    def _move_dense(self, epoch: int, step: int, reducing: Work) -> None:
+        with self.clock("exchange"):
+            reducing.wait()
+        with self.clock("optimizer"):
+            self._dense.step(self._rate(epoch, step))
+
+    def _apply(self, epoch: int, step: int, departing: GradientPush, every_row: Tensor | None) -> None:
+        with self.clock("exchange"):
+            ids, gradients = self._table.collect(departing)
+        self.steps += 1
+        rate = self._table_rate * self._rate(epoch, step)
+        with self.clock("optimizer"):
+            if every_row is None:
+                self._table.update(ids, gradients, rate)
+            else:
+                add_rows(every_row, ids, gradients)
+                self._table.update_all(every_row, rate)

@@ -1,0 +1,46 @@
+"""Score functions of knowledge-graph embeddings; importing this package registers all of them."""
+
+from distkg.embedding.scorers import (
+    atth,
+    complex,
+    conve,
+    cp,
+    distmult,
+    murp,
+    pairre,
+    quate,
+    refh,
+    rescal,
+    rotate,
+    rote,
+    roth,
+    rotl,
+    simple,
+    transe,
+    tucker,
+)
+from distkg.embedding.scorers.base import SCORERS, Options, Scorer, make_scorer
+
+__all__ = [
+    "SCORERS",
+    "Options",
+    "Scorer",
+    "atth",
+    "complex",
+    "conve",
+    "cp",
+    "distmult",
+    "make_scorer",
+    "murp",
+    "pairre",
+    "quate",
+    "refh",
+    "rescal",
+    "rotate",
+    "rote",
+    "roth",
+    "rotl",
+    "simple",
+    "transe",
+    "tucker",
+]

@@ -1,0 +1,112 @@
+"""What a scorer is: a transform of anchor and relation into a query vector, and a similarity.
+
+``score(anchor, relation, answer) = similarity(query(anchor, relation), candidate(answer))``
+
+Everything else (distribution, negatives, evaluation, prediction, export) works on that form, so a new scorer
+is one class in one file. See ``distmult.py`` for the shortest one.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from distkg.config import ConfigError, ModelConfig, StrictModel, parse_options
+from distkg.kernels.scores.similarity import DOT, Similarity
+from distkg.registry import Registry
+
+
+class Options(StrictModel):
+    """A scorer's own options, validated; ``model.options`` in the configuration."""
+
+
+class Scorer(nn.Module):
+    """Base of all scorers.
+
+    Layers of a scorer's own (TuckER's core, ConvE's convolution) draw from torch's global generator in the
+    constructor: seed it alike on every rank.
+
+    Attributes:
+        options: the scorer's options with every default filled in, as exports record them.
+        entity_width: floats stored per entity; at least ``dim``.
+        relation_width: floats stored per relation.
+        similarity: compares query vectors with candidate vectors.
+        tied_inverse: True where ``inverse`` knows r⁻¹ in closed form.
+    """
+
+    Options: ClassVar[type[BaseModel]] = Options
+    tied_inverse: bool = False
+    similarity: Similarity = DOT
+
+    def __init__(self, dim: int, options: BaseModel) -> None:
+        super().__init__()
+        self.dim = dim
+        self.options = options
+        self.entity_width = dim
+        self.relation_width = dim
+
+    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        """Query vectors.
+
+        Args:
+            anchor: float32 [B, entity_width].
+            relation: float32 [B, relation_width].
+
+        Returns:
+            float32 [B, Q], compared with ``candidates`` by ``similarity``.
+        """
+        raise TypeError(f"{type(self).__name__} does not define query()")
+
+    def candidates(self, rows: Tensor) -> Tensor:
+        """The part of entity rows [N, entity_width] that plays the answer: [N, C]. Default: all of it."""
+        return rows
+
+    def inverse(self, relation: Tensor) -> Tensor:
+        """Vectors of r⁻¹ from those of r, [B, relation_width], where ``tied_inverse``."""
+        raise TypeError(f"{type(self).__name__} has no closed form of inverse relations; use model.inverse: learned")
+
+    def init_entities(self, rows: Tensor, generator: torch.Generator) -> None:
+        """Fill fresh entity rows [n, entity_width] in place; n may be any part of the table.
+
+        Default: 10⁻³ times a standard normal (the reference settings of Lacroix et al. 2018).
+        """
+        rows.normal_(0, 1e-3, generator=generator)
+
+    def init_relations(self, rows: Tensor, generator: torch.Generator) -> None:
+        """Fill fresh relation rows [n, relation_width] in place. Default: as entities."""
+        self.init_entities(rows, generator)
+
+    def factors(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Non-negative magnitudes that N3 (Lacroix et al. 2018, eq. 4) and L2 penalise: one [B, ·] each.
+
+        Default: absolute values. Complex scorers give moduli.
+        """
+        return anchor.abs(), relation.abs(), answer.abs()
+
+
+SCORERS: Registry[type[Scorer]] = Registry("scorer", "distkg.scorers")
+
+
+def make_scorer(config: ModelConfig) -> Scorer:
+    """The scorer that a configuration names.
+
+    Raises:
+        UnknownNameError: no such scorer.
+        ConfigError: an unknown option, a dimension that the scorer cannot use, or a tied inverse it lacks.
+    """
+    scorer_type = SCORERS[config.name]
+    options = parse_options(scorer_type.Options, config.options, "model.options", config.name)
+    scorer = scorer_type(config.dim, options)
+    if config.inverse == "tied" and not scorer.tied_inverse:
+        given = f" with {config.options}" if config.options else ""
+        raise ConfigError(f"model.inverse: {config.name}{given} has no closed form of inverse relations; use `learned`")
+    return scorer
+
+
+def require_multiple(dim: int, factor: int, scorer: str) -> None:
+    """Refuse a ``dim`` that does not divide evenly into a scorer's components."""
+    if dim % factor:
+        raise ConfigError(f"model.dim={dim}: {scorer} needs a multiple of {factor}; try {dim + factor - dim % factor}")

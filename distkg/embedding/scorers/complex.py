@@ -1,0 +1,31 @@
+"""ComplEx (Trouillon et al. 2016, arXiv 1606.06357, eq. 9): score = Re Σ_i h_i r_i t̄_i over complex numbers.
+
+Vectors start at 10⁻³ times a standard normal, as in the reference settings of Lacroix et al. 2018 (N3).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distkg.embedding.scorers.algebra import complex_product, conjugate, moduli
+from distkg.embedding.scorers.base import SCORERS, Options, Scorer, require_multiple
+
+
+@SCORERS.register("complex")
+class ComplEx(Scorer):
+    """Rows [real half | imaginary half]; r⁻¹ is the conjugate of r where tied."""
+
+    tied_inverse = True
+
+    def __init__(self, dim: int, options: Options) -> None:
+        require_multiple(dim, 2, "complex")
+        super().__init__(dim, options)
+
+    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        return complex_product(anchor, relation)
+
+    def inverse(self, relation: Tensor) -> Tensor:
+        return conjugate(relation)
+
+    def factors(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return moduli(anchor), moduli(relation), moduli(answer)

@@ -1,0 +1,46 @@
+"""QuatE (Zhang et al. 2019, arXiv 1904.10281): score = (h ⊗ r/|r|) · t over quaternions.
+
+Rows start as in the paper: φ (cos θ + u sin θ) with φ uniform in ±1/√(2n), n = dim/4, the angle θ uniform in
+±π, and u an imaginary quaternion of length 1 made from uniform numbers in [0, 1).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distkg.embedding.scorers.algebra import hamilton_product, moduli
+from distkg.embedding.scorers.base import SCORERS, Options, Scorer, require_multiple
+
+
+@SCORERS.register("quate")
+class QuatE(Scorer):
+    """Rows [real | i | j | k], dim/4 floats each; r⁻¹ is the conjugate of r where tied."""
+
+    tied_inverse = True
+
+    def __init__(self, dim: int, options: Options) -> None:
+        require_multiple(dim, 4, "quate")
+        super().__init__(dim, options)
+
+    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        return hamilton_product(anchor, relation / moduli(relation, 4).repeat(1, 4))
+
+    def inverse(self, relation: Tensor) -> Tensor:
+        real, imaginary = relation.split((self.dim // 4, 3 * self.dim // 4), dim=-1)
+        return torch.cat((real, -imaginary), dim=-1)
+
+    def factors(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return moduli(anchor, 4), moduli(relation, 4), moduli(answer, 4)
+
+    def init_entities(self, rows: Tensor, generator: torch.Generator) -> None:
+        count, bound = self.dim // 4, 1 / math.sqrt(2 * (self.dim // 4))
+        blank = rows.new_empty(len(rows), count)
+        modulus = blank.clone().uniform_(-bound, bound, generator=generator)
+        angle = blank.clone().uniform_(-math.pi, math.pi, generator=generator)
+        direction = rows.new_empty(len(rows), 3, count).uniform_(0, 1, generator=generator)
+        imaginary = F.normalize(direction, dim=1) * (modulus * angle.sin()).unsqueeze(1)
+        rows.copy_(torch.cat((modulus * angle.cos(), imaginary.flatten(1)), dim=1))

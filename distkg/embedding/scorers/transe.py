@@ -1,0 +1,44 @@
+"""TransE (Bordes et al. 2013, section 2): score = −‖h + r − t‖, by the L1, the L2 or the squared L2 distance.
+
+Vectors start at length 1 as in the paper's Algorithm 1. Entities are not put back on the unit sphere after
+each step: the objectives that later work pairs TransE with (self-adversarial, cross entropy) do without.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from distkg.embedding.scorers.base import SCORERS, Options, Scorer
+from distkg.embedding.scorers.initial import unit_length_
+from distkg.kernels.scores.similarity import L1, L2, SQUARED_L2
+
+NORMS = {"l1": L1, "l2": L2, "squared_l2": SQUARED_L2}
+
+
+class TransEOptions(Options):
+    norm: Literal["l1", "l2", "squared_l2"] = Field("l1", description="Distance between h + r and t.")
+
+
+@SCORERS.register("transe")
+class TransE(Scorer):
+    """Relations are translations; r⁻¹ = −r where tied."""
+
+    Options = TransEOptions
+    tied_inverse = True
+
+    def __init__(self, dim: int, options: TransEOptions) -> None:
+        super().__init__(dim, options)
+        self.similarity = NORMS[options.norm]
+
+    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        return anchor + relation
+
+    def inverse(self, relation: Tensor) -> Tensor:
+        return -relation
+
+    def init_entities(self, rows: Tensor, generator: torch.Generator) -> None:
+        unit_length_(rows, generator)

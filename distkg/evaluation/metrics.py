@@ -1,0 +1,180 @@
+"""Metrics of rankings: together, by side, by relation and by category of relation.
+
+Ranks are realistic (the mean of the optimistic and the pessimistic one) unless a name says otherwise, as
+recommended by Berrendorf et al. 2020 (arXiv 2002.06914).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from distkg.data.store.graph_store import Store, StoreError
+from distkg.data.store.known_answers import KnownAnswers
+from distkg.data.store.relation_categories import relation_categories
+from distkg.embedding.model import Model
+from distkg.evaluation.ranking import Ranking, both_queries, rank_answers
+from distkg.randomness import Purpose, mixed_seed
+
+HITS = (1, 3, 10)
+CATEGORIES = ("1-1", "1-n", "n-1", "n-n")
+HALF_LINKS = ("both seen", "query seen", "answer seen", "neither seen")
+Metrics = dict[str, float]
+
+
+def ranking_metrics(ranking: Ranking) -> Metrics:
+    """Metrics over all queries.
+
+    Returns:
+        ``mrr``, ``hits@1``, ``hits@3``, ``hits@10`` (shares in [0, 1]) and ``mean_rank`` of realistic ranks,
+        ``mrr_optimistic``, ``mrr_pessimistic``, and ``queries``, their number.
+
+    Raises:
+        ValueError: there are no queries.
+    """
+    return _grouped(ranking, np.zeros(len(ranking.answers), np.int64), 1)[0]
+
+
+def metrics_by_side(ranking: Ranking, num_relations: int) -> dict[str, Metrics]:
+    """Metrics of queries for tails, (h, r) → t, and for heads, (t, r⁻¹) → h, as ``tail`` and ``head``."""
+    side = (ranking.queries[:, 1] >= num_relations).astype(np.int64)
+    tail, head = _grouped(ranking, side, 2)
+    return {"tail": tail, "head": head}
+
+
+def metrics_by_relation(ranking: Ranking, num_relations: int) -> list[dict[str, Any]]:
+    """Metrics of each relation that has queries, with its id as ``relation``, and the MRR of either side."""
+    relation = ranking.queries[:, 1] % num_relations
+    return [
+        {"relation": index, **metrics}
+        for index, metrics in enumerate(_with_sides(ranking, relation, num_relations, num_relations))
+        if metrics
+    ]
+
+
+def metrics_by_category(ranking: Ranking, categories: Sequence[str], num_relations: int) -> dict[str, Metrics]:
+    """Metrics of relations pooled by category (``categories[r]``), with the MRR of either side."""
+    code = np.array([CATEGORIES.index(category) for category in categories], np.int64)
+    pooled = _with_sides(ranking, code[ranking.queries[:, 1] % num_relations], len(CATEGORIES), num_relations)
+    return {name: metrics for name, metrics in zip(CATEGORIES, pooled, strict=True) if metrics}
+
+
+def metrics_by_half_link(ranking: Ranking, facts: np.ndarray, num_relations: int) -> dict[str, Metrics]:
+    """Metrics by what facts int [m, 3] show of a triple (anchor, relation, answer): some fact (anchor, relation, ·),
+    ``query seen``; some fact (·, relation, answer), ``answer seen``; both, or neither.
+
+    A model that only knows which entities go with a relation ranks well where the answer is seen, and badly where it
+    is not ("Half a Link", arXiv 2606.18001).
+    """
+    kinds = 2 * num_relations
+    head, relation, tail = facts.astype(np.int64).T
+    seen = np.unique(np.concatenate([head * kinds + relation, tail * kinds + relation + num_relations]))
+    anchor, asked = ranking.queries.astype(np.int64).T
+    of_answer = ranking.answers * kinds + (asked + num_relations) % kinds
+    code = 2 * ~np.isin(anchor * kinds + asked, seen) + ~np.isin(of_answer, seen)
+    # In the order of HALF_LINKS: 0 both, 1 the query's alone, 2 the answer's alone, 3 neither.
+    return {name: metrics for name, metrics in zip(HALF_LINKS, _grouped(ranking, code, 4), strict=True) if metrics}
+
+
+def subsample(triples: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
+    """So many of the triples [n, 3] at random, always the same; all where there are fewer, or without a limit."""
+    if limit is None or limit >= len(triples):
+        return triples
+    chooser = np.random.default_rng(mixed_seed(Purpose.VALIDATION, seed))
+    return triples[np.sort(chooser.choice(len(triples), limit, replace=False))]
+
+
+def known_answers_of(store: Store, triples: np.ndarray) -> KnownAnswers:
+    """Every known answer, of any split, to the queries of these triples [n, 3]; the store is streamed."""
+    queries, _ = both_queries(triples, store.num_relations)
+    splits = list(store.manifest.triples)
+    return KnownAnswers.for_queries(store.iter_triples(splits), store.num_relations, np.unique(queries, axis=0))
+
+
+Rank = Callable[[np.ndarray, KnownAnswers], Ranking]
+"""Ranks the answers of triples int [n, 3], filtered by what is known."""
+
+
+def evaluate_triples(
+    model: Model,
+    store: Store,
+    split: str = "test",
+    limit: int | None = None,
+    seed: int = 0,
+    *,
+    batch_size: int = 256,
+    memory_mb: int = 256,
+) -> dict[str, Any]:
+    """As ``evaluate_ranks``, of an embedding model. Collective; every rank gets the result."""
+    rank = partial(rank_answers, model, batch_size=batch_size, memory_mb=memory_mb)
+    return evaluate_ranks(store, split, rank, limit, seed)
+
+
+def evaluate_ranks(store: Store, split: str, rank: Rank, limit: int | None = None, seed: int = 0) -> dict[str, Any]:
+    """Filtered metrics of a split of the store, or of ``subsample`` its triples.
+
+    Returns:
+        ``split``; ``metrics`` over both sides; ``by_side``; ``by_category``; ``by_half_link``; ``by_relation``, a list
+        with the relation's label and category.
+
+    Raises:
+        StoreError: the split is empty.
+        ScoreError: a score is NaN or infinite.
+    """
+    triples = store.triples(split)
+    if not len(triples):
+        raise StoreError(f"split {split!r} of {store.shown} holds no triples. Splits: {store.manifest.triples}")
+    triples = subsample(triples, limit, seed)
+    ranking = rank(triples, known_answers_of(store, triples))
+    facts = store.triples("train")
+    categories = relation_categories(facts, store.num_relations)
+    labels = store.relation_labels()
+    by_relation = [
+        {**row, "relation": labels[row["relation"]].as_py(), "category": categories[row["relation"]]}
+        for row in metrics_by_relation(ranking, store.num_relations)
+    ]
+    return {
+        "split": split,
+        "metrics": ranking_metrics(ranking),
+        "by_side": metrics_by_side(ranking, store.num_relations),
+        "by_category": metrics_by_category(ranking, categories, store.num_relations),
+        "by_half_link": metrics_by_half_link(ranking, facts, store.num_relations),
+        "by_relation": by_relation,
+    }
+
+
+def _with_sides(ranking: Ranking, group: np.ndarray, groups: int, num_relations: int) -> list[Metrics]:
+    """Metrics of each group, with ``mrr_tail`` and ``mrr_head``; empty where a group has no queries."""
+    side = ranking.queries[:, 1] >= num_relations
+    total = _grouped(ranking, group, groups)
+    apart = _grouped(ranking, group * 2 + side, groups * 2)
+    for index, metrics in enumerate(total):
+        for name, part in zip(("mrr_tail", "mrr_head"), apart[2 * index : 2 * index + 2], strict=True):
+            if part:
+                metrics[name] = part["mrr"]
+    return total
+
+
+def _grouped(ranking: Ranking, group: np.ndarray, groups: int) -> list[Metrics]:
+    """Metrics of each of ``groups`` groups, given each query's group [q]; empty where it has no queries."""
+    if not len(group):
+        raise ValueError("there are no queries to take metrics of")
+    rank = ranking.realistic
+    values = {
+        "mrr": 1 / rank,
+        **{f"hits@{k}": (rank <= k).astype(np.float64) for k in HITS},
+        "mean_rank": rank,
+        "mrr_optimistic": 1 / ranking.optimistic,
+        "mrr_pessimistic": 1 / ranking.pessimistic,
+    }
+    queries = np.bincount(group, minlength=groups)
+    sums = {name: np.bincount(group, weights=value, minlength=groups) for name, value in values.items()}
+    return [
+        {**{name: float(total[g] / queries[g]) for name, total in sums.items()}, "queries": int(queries[g])}
+        if queries[g]
+        else {}
+        for g in range(groups)
+    ]

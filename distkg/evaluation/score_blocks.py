@@ -1,0 +1,92 @@
+"""Queries × the entities of this rank, block by block, within a memory budget: shared by ranking and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distkg.embedding.model import Model
+
+_CACHED_ROWS = 1024  # rows of a block on CPU: a block of 256 queries stays in a 1 MiB cache while it is read again
+_LEAST_ROWS = 16
+
+
+class ScoreError(ValueError):
+    """Scores that are NaN or infinite; the message names the query."""
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """No gradients, no dropout, batch norm by its running statistics; restored afterwards."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(training)
+
+
+def query_vectors(model: Model, queries: np.ndarray, batch_size: int) -> Tensor:
+    """Vectors of queries int [m, 2], each computed on one rank and shared: float32 [m, Q]. Collective."""
+    ranks = model.ranks
+    part = -(-len(queries) // ranks.size)
+    mine = np.resize(queries, (part * ranks.size, 2))[ranks.rank * part : (ranks.rank + 1) * part]
+    anchor, relation = torch.from_numpy(mine.astype(np.int64)).to(ranks.device).unbind(1)
+    rows = model.entities.gather(anchor.contiguous())
+    vectors = torch.cat(
+        [
+            model.query(rows[low : low + batch_size], relation[low : low + batch_size]).float()
+            for low in range(0, part, batch_size)
+        ]
+    )
+    return ranks.all_gather(vectors)[: len(queries)]
+
+
+class Blocks:
+    """How queries × this rank's entities are cut into blocks of scores that fit the memory given."""
+
+    def __init__(self, model: Model, batch_size: int, memory: int) -> None:
+        self.model = model
+        self.low, self.high = model.entities.shards.range(model.ranks.rank)
+        local = model.entities.local
+        scores = max(memory // 8, 4 * _LEAST_ROWS)
+        self.batch_size = max(1, min(batch_size, scores // _LEAST_ROWS))
+        fitting = max(_LEAST_ROWS, scores // self.batch_size)
+        self.rows = min(fitting, _CACHED_ROWS) if local.device.type == "cpu" else fitting
+        # Query vectors have up to two entity widths, and are held twice while ranks exchange them.
+        self.round_size = max(self.batch_size, memory // (32 * local.shape[1]))
+
+    def candidates(self) -> Iterator[tuple[int, Tensor]]:
+        """First entity and candidate vectors float32 [n, C] of each block of this rank's rows."""
+        for low in range(self.low, self.high, self.rows):
+            rows = self.model.entities.local[low - self.low : min(low + self.rows, self.high) - self.low]
+            yield low, self.model.scorer.candidates(rows.float())
+
+    def of_answers(self, answers: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        """Which answers [a] this rank owns (positions int64 [k]) and their candidate vectors [k, C]."""
+        mine = np.flatnonzero((answers >= self.low) & (answers < self.high))
+        index = torch.from_numpy(answers[mine].astype(np.int64) - self.low)
+        local = self.model.entities.local
+        return mine, self.model.scorer.candidates(local[index.to(local.device)].float())
+
+
+def refuse_broken(queries: np.ndarray, broken: np.ndarray, num_relations: int) -> None:
+    """Raise where the scores of queries [q, 2] are not finite: ``broken`` int64 [q], summed over ranks.
+
+    Raises:
+        ScoreError: names the first such query.
+    """
+    if not broken.any():
+        return
+    anchor, relation = queries[int(np.argmax(broken > 0))]
+    asked = f"relation {relation}" if relation < num_relations else f"inverse of relation {relation - num_relations}"
+    raise ScoreError(
+        f"{int(broken.sum())} scores are NaN or infinite, first those of the query (anchor entity {anchor}, "
+        f"{asked}). The vectors have diverged: use an earlier checkpoint, or train with a lower learning rate or a "
+        "stronger regularizer."
+    )

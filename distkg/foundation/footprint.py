@@ -1,0 +1,156 @@
+"""Bytes and seconds of a step of a foundation model, measured on graphs of a few thousand nodes.
+
+A step's tensors grow with the number of queries, and for each query with entities and with relations. Peaks of two
+sizes give the growth; where one of both counts is small, the peak lies where the other counts, so the sum bounds every
+graph.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distkg.foundation.graphs.sampling import Subgraph, SubgraphSampler
+from distkg.foundation.graphs.tokens import EntityTokens
+from distkg.foundation.models import FoundationModel, KnowledgeGraph
+from distkg.planning.peak import peak_bytes
+
+QUERIES = (2, 4)
+# Larger than the blocks of rows that layers are taken in, as those do not grow.
+MANY_ENTITIES, FEW_ENTITIES = (4096, 8192), 16
+MANY_RELATIONS, FEW_RELATIONS = (1024, 2048), 4
+TOKENS = 8  # of an entity, where a model reads them: as many as `distkg tokens` makes
+FACTS = 64  # few, as what edges take is another matter: it does not grow with queries
+
+Work = Callable[[FoundationModel, KnowledgeGraph, Tensor, Tensor], object]
+"""What is measured: a model, a graph, and queries anchor and relation int64 [b]."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Bytes of the tensors of some work.
+
+    Attributes:
+        entity, relation: for each query and each entity or relation of the graph, relations without inverses.
+        query: for each query besides.
+        once: however many queries there are.
+    """
+
+    entity: float
+    relation: float
+    query: float
+    once: float
+
+    def bytes(self, queries: int, entities: int, relations: int) -> int:
+        return int(queries * (self.entity * entities + self.relation * relations + self.query) + self.once)
+
+
+def growth(
+    model: FoundationModel, work: Work, own_relations: int | None = None, own_entities: int | None = None
+) -> Growth:
+    """Of the tensors that ``work`` makes; a model that has vectors for relations or entities has them for its own."""
+    few = own_relations or FEW_RELATIONS
+    if own_entities is not None:
+        return Growth(0.0, 0.0, *_of_queries(model, work, own_entities, few))
+    entity, by_entities = _slope(model, work, [(entities, few) for entities in MANY_ENTITIES])
+    query, once = by_entities
+    if own_relations is not None:
+        return Growth(entity, 0.0, query - entity * MANY_ENTITIES[0], once)
+    relation, by_relations = _slope(model, work, [(FEW_ENTITIES, relations) for relations in MANY_RELATIONS])
+    rest = max(query - entity * MANY_ENTITIES[0], by_relations[0] - relation * MANY_RELATIONS[0], 0.0)
+    return Growth(entity, relation, rest, max(once, by_relations[1]))
+
+
+def _slope(model: FoundationModel, work: Work, sizes: list[tuple[int, int]]) -> tuple[float, tuple[float, float]]:
+    """Growth of a query's bytes with the count that differs; at the first size the bytes of a query, and of none."""
+    found = [_of_queries(model, work, *size) for size in sizes]
+    (first, second), (small, large) = sizes, (query for query, _ in found)
+    return (large - small) / (sum(second) - sum(first)), found[0]
+
+
+def _of_queries(model: FoundationModel, work: Work, entities: int, relations: int) -> tuple[float, float]:
+    """Bytes of one more query, and of what does not depend on their number."""
+    rows = np.random.default_rng(0).integers(0, [entities, relations, entities], (FACTS, 3))
+    ids = torch.arange(TOKENS).expand(entities, -1)
+    tokens = {name: EntityTokens.of(ids, torch.zeros(TOKENS, width)) for name, width in model.reads.items()}
+    graph = KnowledgeGraph(torch.from_numpy(rows), entities, relations, tokens=tokens)
+    model.train(not tokens)  # while it learns, it may do without some
+    work(model, graph, *_queries(1, graph))  # makes what is made once
+    few, many = (peak_bytes(lambda count=count: work(model, graph, *_queries(count, graph))) for count in QUERIES)  # type: ignore[misc]
+    query = (many - few) / (QUERIES[1] - QUERIES[0])
+    return query, max(few - QUERIES[0] * query, 0.0)
+
+
+def _queries(count: int, graph: KnowledgeGraph) -> tuple[Tensor, Tensor]:
+    """With different relations, where there are as many, as their states may be computed once for equal ones."""
+    return torch.arange(count) % graph.entities, torch.arange(count) % graph.relations
+
+
+def training_step(negatives: int) -> Work:
+    """A step with so many negatives for each query, gradients included."""
+
+    def work(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor) -> None:
+        weight = torch.ones(len(graph.facts))
+        if model.ranks == "relations":
+            scores = model.relation_scores(graph, anchor, anchor, weight)
+        else:
+            candidates = torch.zeros(len(anchor), 1 + negatives, dtype=torch.int64)
+            scores = model(graph, anchor, relation, weight, candidates)
+        _learn(model, scores)
+
+    return work
+
+
+def _learn(model: FoundationModel, scores: Tensor) -> None:
+    loss = F.softplus(scores).mean()
+    if loss.requires_grad:
+        loss.backward()
+    model.zero_grad(set_to_none=True)
+
+
+def ranking(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor) -> Tensor:
+    """Scores of all entities, or of all relations by a model that ranks these."""
+    with torch.no_grad():
+        if model.ranks == "relations":
+            return model.relation_scores(graph, anchor, anchor)
+        found: Tensor = model(graph, anchor, relation)
+    return found
+
+
+def sampled_step(negatives: int, surroundings: SubgraphSampler) -> Work:
+    """As ``training_step``, on what is around anchors and negatives that fall by lot."""
+
+    def work(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor) -> None:
+        part, candidates = some_part(graph, surroundings, anchor, 1 + negatives)
+        states = model.relation_states(graph, anchor, relation)
+        weight = torch.ones(len(part.facts))
+        scores = model.scores(part, states, part.place(anchor), relation, weight, part.place(candidates))
+        _learn(model, scores)
+
+    return work
+
+
+def some_part(
+    graph: KnowledgeGraph, surroundings: SubgraphSampler, anchor: Tensor, candidates: int
+) -> tuple[Subgraph, Tensor]:
+    """What a batch of queries looks at, and its candidates int64 [b, candidates], which fall by lot."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(graph.entities, (len(anchor), candidates), generator=generator)
+    return surroundings.of(torch.cat([anchor, drawn.flatten()]), seed=0), drawn
+
+
+def seconds_of_query(model: FoundationModel, graph: KnowledgeGraph, work: Work, queries: int | None = None) -> float:
+    """Of a step with so many ``queries``, by default one for each of torch's threads, which share them; what else the
+    machine does meanwhile is not counted."""
+    threads = torch.get_num_threads()
+    count = queries or threads
+    work(model, graph, *_queries(1, graph))  # compiles, and makes what is made once
+    start = time.process_time()
+    work(model, graph, *_queries(count, graph))
+    return (time.process_time() - start) / (count * threads)

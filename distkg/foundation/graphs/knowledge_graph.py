@@ -1,0 +1,186 @@
+"""A knowledge graph as foundation models read it: facts as edges, and the graphs of its relations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distkg.data.store.graph_store import Store
+from distkg.data.store.relation_text import read_relation_text
+from distkg.foundation.graphs.tokens import Tokens, tokens_of_store
+from distkg.graph.examples import ExampleSampler
+from distkg.graph.relation_graph import KINDS, entity_relation_graphs, relation_graph
+from distkg.graph.relation_hypergraph import PAIRS, relation_hypergraph
+from distkg.kernels.message_passing.edges import Edges
+from distkg.kernels.message_passing.path_products import Paths
+
+
+class Facts(Protocol):
+    """What an entity decoder reads: a graph, or a part of one.
+
+    Attributes:
+        entities, relations: how many, relations without inverses.
+        facts: in both directions.
+        tokens: what entities look like and say, by modality.
+    """
+
+    @property
+    def entities(self) -> int: ...
+
+    @property
+    def relations(self) -> int: ...
+
+    @property
+    def facts(self) -> Edges: ...
+
+    @property
+    def tokens(self) -> Tokens: ...
+
+
+@dataclass(frozen=True)
+class Hypergraph:
+    """How relations meet along a fact, as ``distkg.graph.relation_hypergraph`` says it.
+
+    Attributes:
+        pairs: edges (i, kind, j).
+        pairs_back: the same read from the other end, edges (j, kind, i).
+        paths: (a, b, c) of the kind ``hfh``; the other kinds of paths are these with ends inverted.
+    """
+
+    pairs: Edges
+    pairs_back: Edges
+    paths: Paths
+
+    @classmethod
+    def of(cls, triples: Tensor, entities: int, relations: int) -> Hypergraph:
+        """Of facts int64 [m, 3].
+
+        Raises:
+            TooManyRelationsError: it would be too large; says how large, and what to choose instead.
+        """
+        found = [torch.from_numpy(array) for array in relation_hypergraph(triples.numpy(), entities, relations)]
+        row, kind, column = found[:3]
+        sizes = 2 * relations, PAIRS
+        return cls(Edges.of(row, kind, column, *sizes), Edges.of(column, kind, row, *sizes), Paths(*found[3:]))
+
+
+@dataclass(frozen=True, eq=False)
+class KnowledgeGraph:
+    """Facts to reason from; what is made of them is made once.
+
+    It stays on CPU whatever device a model is on: edges are copied to where they are read, once.
+
+    Attributes:
+        triples: int64 [T, 3] on CPU, head, relation, tail.
+        entities, relations: N and R, without inverses.
+        relation_text: float32 [2R, t], what relations and their inverses are called; None where nobody says.
+        tokens: what entities look like and say, by modality.
+    """
+
+    triples: Tensor
+    entities: int
+    relations: int
+    relation_text: Tensor | None = None
+    tokens: Tokens = field(default_factory=dict)
+    _in_text: dict[float, tuple[Edges, Tensor]] = field(default_factory=dict, init=False, repr=False)
+    _in_entities: dict[int | None, dict[str, Edges]] = field(default_factory=dict, init=False, repr=False)
+    _examples: dict[tuple[int, int], ExampleSampler] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def of_store(cls, store: Store, relation_text: str = "") -> KnowledgeGraph:
+        """The training facts of a store, with what its relations are called and its entities' tokens where its folder
+        has them; tokens are not read before a model asks for them.
+
+        Args:
+            relation_text: address of the vectors, if they lie elsewhere (``distkg.data.store.relation_text``).
+
+        Raises:
+            StoreError: the store or the vectors cannot be read.
+        """
+        triples = torch.from_numpy(store.triples("train").astype(np.int64))
+        text = read_relation_text(store, relation_text)
+        vectors = None if text is None else torch.from_numpy(text)
+        return cls(triples, store.num_entities, store.num_relations, vectors, tokens_of_store(store))
+
+    @cached_property
+    def facts(self) -> Edges:
+        """Every fact in both directions: entity u gathers over (u, k) → v, k in [0, 2R)."""
+        head, relation, tail = self.triples.unbind(1)
+        kind = torch.cat([relation, relation + self.relations])
+        return Edges.of(torch.cat([head, tail]), kind, torch.cat([tail, head]), self.entities, 2 * self.relations)
+
+    @cached_property
+    def meetings(self) -> Edges:
+        """Relations that meet in an entity, in the four ways of ``distkg.graph.relation_graph``."""
+        return self._of_relations(relation_graph(self.triples.numpy(), self.entities, self.relations), len(KINDS))
+
+    def meetings_in_entities(self, most_per_entity: int | None = None) -> dict[str, Edges]:
+        """Relations that meet, with the entity in which they do as the kind of the edge, by way of meeting."""
+        if most_per_entity not in self._in_entities:
+            sizes = self.entities, self.relations, most_per_entity
+            found = entity_relation_graphs(self.triples.numpy(), *sizes)
+            self._in_entities[most_per_entity] = {
+                way: self._of_relations(edges, self.entities) for way, edges in found.items()
+            }
+        return self._in_entities[most_per_entity]
+
+    def alike_in_text(self, least: float) -> tuple[Edges, Tensor]:
+        """Pairs of relations, apart from a relation with itself, whose texts have a cosine above ``least``: edges of
+        one kind, and the cosines, float32 [E], in their order."""
+        assert self.relation_text is not None
+        if least not in self._in_text:
+            unit = F.normalize(self.relation_text, dim=1)
+            cosines = unit @ unit.T
+            row, column = torch.nonzero((cosines > least).fill_diagonal_(False), as_tuple=True)
+            edges = Edges.of(row, torch.zeros_like(row), column, 2 * self.relations, 1)
+            self._in_text[least] = edges, cosines[edges.dst.long(), edges.src.long()]
+        return self._in_text[least]
+
+    def examples(self, hops: int, fanout: int) -> ExampleSampler:
+        """Draws facts of relations, with what lies within ``hops`` steps, ``fanout`` facts of each entity."""
+        if (hops, fanout) not in self._examples:
+            sizes = self.entities, self.relations
+            self._examples[hops, fanout] = ExampleSampler(self.triples.numpy(), *sizes, hops=hops, fanout=fanout)
+        return self._examples[hops, fanout]
+
+    def hypergraph(self, weight: Tensor | None = None) -> Hypergraph:
+        """How relations meet along a fact, by the facts whose ``weight`` float32 [E] is not 0; None hides none.
+
+        That of the whole graph is made once. One without some facts is made for every call: an entity whose only fact
+        of a relation is hidden no longer meets it, which no weight of hyperedges could say.
+        """
+        if weight is None or bool(weight.all()):
+            return self._hypergraph
+        facts = self.facts
+        seen = (facts.kind < self.relations) & (weight.cpu() != 0)
+        triples = torch.stack([side[seen].long() for side in (facts.dst, facts.kind, facts.src)], dim=1)
+        return Hypergraph.of(triples, self.entities, self.relations)
+
+    @cached_property
+    def _hypergraph(self) -> Hypergraph:
+        return Hypergraph.of(self.triples, self.entities, self.relations)
+
+    def mask_without(self, anchor: Tensor, relation: Tensor, answer: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Weights of the facts that hide queries with their answers, int64 [b], relation in [0, 2R), in both
+        directions, on the device of the queries: 0 for hidden and 1 for others, float32 [E], or of ``chosen`` int64 [m]
+        of them alone, float32 [m].
+        """
+        facts, inverse = self.facts.to(anchor.device), (relation + self.relations) % (2 * self.relations)
+        hidden = torch.cat([facts.keys_of(anchor, relation, answer), facts.keys_of(answer, inverse, anchor)])
+        keys = facts.keys if chosen is None else facts.keys[chosen.to(anchor.device)]
+        return (~torch.isin(keys, hidden)).float()
+
+    def places_of(self, dst: Tensor, kind: Tensor, src: Tensor) -> Tensor:
+        """Where edges of the graph, int64 [m] each, stand in ``facts``: int64 [m]; of parallel ones the first."""
+        facts = self.facts.to(dst.device)
+        return torch.searchsorted(facts.keys, facts.keys_of(dst, kind, src))
+
+    def _of_relations(self, edges: tuple[np.ndarray, np.ndarray, np.ndarray], kinds: int) -> Edges:
+        row, kind, column = (torch.from_numpy(side) for side in edges)
+        return Edges.of(row, kind, column, 2 * self.relations, kinds)

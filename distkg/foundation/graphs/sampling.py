@@ -1,0 +1,107 @@
+"""Asking about a part of a graph: sampled edges around anchors and candidates, for graphs too large to look at whole.
+
+An entity outside the part is as one that nobody says anything to: its state, and so its score, are those of a node
+without facts, which is computed beside the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.foundation.base import FoundationModel
+from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
+from distkg.foundation.graphs.tokens import Tokens, tokens_of_part
+from distkg.graph.neighbourhoods import DglSampler, EdgeSampler, PlainSampler
+from distkg.kernels.message_passing.edges import Edges
+
+Sampler = Literal["compiled", "dgl"]
+_SAMPLERS: dict[Sampler, Callable[[np.ndarray, np.ndarray, int], EdgeSampler]] = {
+    "compiled": PlainSampler,
+    "dgl": DglSampler,
+}
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """A part of a graph, on CPU as the graph, its entities numbered anew; the last of them has no facts.
+
+    Attributes:
+        nodes: int64 [m], sorted: the entities that are in it.
+        facts: edges between the m + 1 nodes.
+        chosen: int64 [E'], sorted: which facts of the graph they are, in their order.
+        tokens: of the m + 1 nodes; the last has none.
+    """
+
+    nodes: Tensor
+    relations: int
+    facts: Edges
+    chosen: Tensor
+    tokens: Tokens = field(default_factory=dict)
+
+    @property
+    def entities(self) -> int:
+        return len(self.nodes) + 1
+
+    def place(self, entities: Tensor) -> Tensor:
+        """Numbers here of entities of the graph, on their device; those outside get that of the node without facts."""
+        nodes = self.nodes.to(entities.device)
+        place = torch.searchsorted(nodes, entities.contiguous()).clamp_max(max(len(nodes) - 1, 0))
+        inside = (nodes[place] == entities) if len(nodes) else torch.zeros_like(entities, dtype=torch.bool)
+        return torch.where(inside, place, len(nodes))
+
+
+class SubgraphSampler:
+    """Samples neighbourhoods of a graph."""
+
+    def __init__(self, graph: KnowledgeGraph, fanouts: Sequence[int], sampler: Sampler = "compiled") -> None:
+        """``fanouts`` as of ``EdgeSampler``, from anchors (and candidates) outwards."""
+        self._graph, self._fanouts = graph, list(fanouts)
+        facts = graph.facts
+        self._sample = _SAMPLERS[sampler](facts.src.numpy(), facts.dst.numpy(), facts.nodes)
+
+    @classmethod
+    def where_wanted(
+        cls, graph: KnowledgeGraph, fanouts: Sequence[int], sampler: Sampler = "compiled"
+    ) -> SubgraphSampler | None:
+        """None where there are no fan-outs, so that a graph is looked at whole."""
+        return cls(graph, fanouts, sampler) if fanouts else None
+
+    def of(self, entities: Tensor, seed: int) -> Subgraph:
+        """Around entities int64 [s]. Every fact that is met is taken in both directions."""
+        facts, graph, entities = self._graph.facts, self._graph, entities.cpu()
+        met = torch.from_numpy(self._sample(entities.unique().numpy(), self._fanouts, seed))
+        dst, kind, src = (side[met].long() for side in (facts.dst, facts.kind, facts.src))
+        inverse = (kind + graph.relations) % (2 * graph.relations)
+        chosen = torch.cat([met, graph.places_of(src, inverse, dst)]).unique()
+        sides = [side[chosen].long() for side in (facts.dst, facts.kind, facts.src)]
+        nodes = torch.cat([sides[0], sides[2], entities]).unique()
+        place = torch.searchsorted
+        edges = Edges.of(place(nodes, sides[0]), sides[1], place(nodes, sides[2]), len(nodes) + 1, facts.kinds)
+        tokens = tokens_of_part(graph.tokens, nodes, strangers=1)
+        return Subgraph(nodes, graph.relations, edges, chosen, tokens)
+
+
+@torch.no_grad()
+def sampled_scores(
+    model: FoundationModel,
+    graph: KnowledgeGraph,
+    surroundings: SubgraphSampler,
+    anchor: Tensor,
+    relation: Tensor,
+    candidates: Tensor | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Scores of all entities, float32 [B, N], from the facts around anchors and ``candidates`` int64 [c]."""
+    around = anchor if candidates is None else torch.cat([anchor, candidates])
+    part = surroundings.of(around, seed)
+    states = model.relation_states(graph, anchor, relation)
+    local = model.scores(part, states, part.place(anchor), relation)
+    scores = local[:, -1:].repeat(1, graph.entities)
+    scores[:, part.nodes.to(scores.device)] = local[:, :-1]
+    return scores

@@ -1,0 +1,111 @@
+"""The graphs that a foundation model learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distkg.config import ConfigError, RunConfig
+from distkg.data.store.graph_store import Store
+from distkg.data.store.known_answers import KnownAnswers
+from distkg.evaluation.metrics import known_answers_of, subsample
+from distkg.foundation.graphs.sampling import SubgraphSampler
+from distkg.foundation.models import FoundationModel, KnowledgeGraph
+from distkg.negatives import NegativeSource, TrainingGraph, make_source
+
+
+def graphs_of(config: RunConfig) -> list[str]:
+    """Addresses of the stores that a foundation model learns from.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = config.data.graphs or ([config.data.store] if config.data.store else [])
+    if not found:
+        raise ConfigError(
+            "data.graphs is empty: name stores made by `distkg prepare`, as in --set 'data.graphs=[stores/x, stores/y]'"
+        )
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedGraph:
+    """A store that a model learns from; what is made of it is made once, when it is first asked for.
+
+    Attributes:
+        store: its training facts are reasoned from, and asked about while they are hidden.
+        config: of the run.
+        source: of wrong answers.
+    """
+
+    store: Store
+    config: RunConfig
+    source: NegativeSource
+
+    @classmethod
+    def open(cls, address: str, config: RunConfig) -> LearnedGraph:
+        """
+        Raises:
+            StoreError: it cannot be opened.
+            UnknownNameError, ConfigError: no such negative source, or wrong options.
+            SourceError: it lacks what the negative source needs.
+        """
+        store, chosen = Store.open(address), config.negatives
+        return cls(store, config, make_source(chosen.source, chosen.options, TrainingGraph.of_store(store)))
+
+    @property
+    def name(self) -> str:
+        """Of the store's folder, for reports."""
+        return "/".join(Path(self.store.shown.rstrip("/")).parts[-2:])
+
+    @cached_property
+    def facts(self) -> KnowledgeGraph:
+        return KnowledgeGraph.of_store(self.store)
+
+    @cached_property
+    def surroundings(self) -> SubgraphSampler | None:
+        """What samples the facts around some entities; None where the graph is looked at whole."""
+        data = self.config.data
+        return SubgraphSampler(self.facts, data.fanouts, data.sampler) if data.fanouts else None
+
+    @property
+    def known(self) -> KnownAnswers:
+        return self.source.graph.known
+
+    @cached_property
+    def validation(self) -> tuple[np.ndarray, KnownAnswers] | None:
+        """Triples [n, 3] to validate on while training, and what is known of their queries; None without any."""
+        if not self.store.manifest.triples.get("valid"):
+            return None
+        config = self.config
+        triples = subsample(self.store.triples("valid"), config.evaluate.max_valid_triples, config.train.seed)
+        return triples, known_answers_of(self.store, triples)
+
+    def make_all(self, model: FoundationModel) -> None:
+        """Make now what ``model`` reads of the graph in training and validation, by a step that asks one fact."""
+        head, relation, tail = self.facts.triples[:1].T
+        for tokens in (self.facts.tokens[name] for name in model.reads if name in self.facts.tokens):
+            _ = tokens.likeness(head) if self.surroundings is None else tokens.part(head)
+        weight = self.facts.mask_without(head, relation, tail)
+        if model.ranks == "relations":
+            found = model.relation_scores(self.facts, head, tail, weight)
+        elif self.surroundings is None:
+            found = model(self.facts, head, relation, weight)
+        else:
+            found = model.relation_states(self.facts, head, relation, weight)
+        if found.requires_grad:
+            found.sum().backward()
+        model.zero_grad(set_to_none=True)
+        if model.ranks == "entities":
+            with torch.no_grad():
+                model.relation_states(self.facts, head, relation)  # in validation nothing is hidden
+        _ = self.known, self.validation
+
+
+GraphOf = Callable[[str], LearnedGraph]
+"""Address → the graph, wherever it was made."""

@@ -1,0 +1,103 @@
+"""The layer that ULTRA and its relatives are made of (Galkin et al. 2024, arXiv 2310.04562; Zhu et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from distkg.kernels.message_passing.edges import Edges
+from distkg.kernels.message_passing.layer_update import layer_update
+from distkg.kernels.message_passing.sums import propagate
+
+L = TypeVar("L", bound=nn.Module)
+
+
+class Layers(nn.ModuleList, Generic[L]):
+    """A list of layers whose type is known."""
+
+    def __iter__(self) -> Iterator[L]:
+        return super().__iter__()  # type: ignore[return-value]
+
+
+class Convolution(nn.Module):
+    """States x into x + ReLU(LayerNorm(W [x, a])), where a is what each node gathers and its part of the boundary."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2 * width, width)
+        self.layer_norm = nn.LayerNorm(width)
+
+    def forward(
+        self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary | FullBoundary, weight: Tensor | None
+    ) -> Tensor:
+        """States float32 [B, n, d] after this layer; arguments as of ``propagate``."""
+        return self._updated(states, relations, edges, boundary, weight, residual=True)
+
+    def update(
+        self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary | FullBoundary, weight: Tensor | None
+    ) -> Tensor:
+        """What the layer adds to the states: float32 [B, n, d]."""
+        return self._updated(states, relations, edges, boundary, weight, residual=False)
+
+    def _updated(
+        self,
+        states: Tensor,
+        relations: Tensor,
+        edges: Edges,
+        boundary: Boundary | FullBoundary,
+        weight: Tensor | None,
+        *,
+        residual: bool,
+    ) -> Tensor:
+        gathered = boundary.add_to(propagate(states, relations, edges, weight))
+        linear, norm = self.linear, self.layer_norm
+        return layer_update(states, gathered, linear.weight, linear.bias, norm.weight, norm.bias, residual)
+
+
+def of_query(states: Tensor, relation: Tensor) -> Tensor:
+    """Of states of relations in the light of each query, float32 [B, n, d], those of its own int64 [B]: [B, d]."""
+    return states[torch.arange(len(relation), device=relation.device), relation]
+
+
+def of_layer(weight: Tensor | None, layer: int) -> Tensor | None:
+    """A layer's part of weights that differ from layer to layer."""
+    return weight[layer] if weight is not None and weight.ndim == 2 else weight
+
+
+class Boundary:
+    """The condition of each query: a vector at one node, zero at all others.
+
+    Attributes:
+        node: int64 [B].
+        vector: float32 [B, d].
+    """
+
+    def __init__(self, node: Tensor, vector: Tensor) -> None:
+        self.node, self.vector = node, vector
+        self._batch = torch.arange(len(node), device=node.device)
+
+    def states(self, nodes: int) -> Tensor:
+        """As states of all nodes: float32 [B, nodes, d]."""
+        return self.add_to(self.vector.new_zeros(len(self.node), nodes, self.vector.shape[1]))
+
+    def add_to(self, states: Tensor) -> Tensor:
+        """To states float32 [B, n, d], in place: they are large."""
+        return states.index_put_((self._batch, self.node), self.vector, accumulate=True)
+
+
+class FullBoundary:
+    """A condition on every node.
+
+    Attributes:
+        vectors: float32 [B, n, d], or [1, n, d] for all queries alike.
+    """
+
+    def __init__(self, vectors: Tensor) -> None:
+        self.vectors = vectors
+
+    def add_to(self, states: Tensor) -> Tensor:
+        """To states float32 [B, n, d], in place."""
+        return states.add_(self.vectors)

@@ -1,0 +1,169 @@
+"""Foundation models as a run trains them: every rank draws a graph at each step, and asks about some of its facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from distkg.config import ConfigError, RunConfig
+from distkg.data.store.identity import StoreIdentity
+from distkg.data.store.known_answers import KnownAnswers
+from distkg.embedding.load_run import view_of_run
+from distkg.evaluation.metrics import Metrics, evaluate_ranks, ranking_metrics
+from distkg.evaluation.ranking import rank_by_scores
+from distkg.foundation.batches import FoundationBatches
+from distkg.foundation.files import MODEL_FOLDER, save_model
+from distkg.foundation.graph_scorer import GraphScorer
+from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
+from distkg.foundation.initial_model import check_settings, initial_model
+from distkg.foundation.loop import FoundationLoop
+from distkg.foundation.mining import encoder_parameters, weights_of
+from distkg.foundation.telemetry import KmasTelemetry
+from distkg.negatives.kmas.relation_miner import SimilarityCache
+from distkg.negatives.kmas.source import Kmas
+from distkg.negatives.prefetch.prefetched_source import ONLY_SOURCE, refresh_steps
+from distkg.randomness import Purpose, stream
+from distkg.sharding.checkpoint.checkpoint import State
+from distkg.sharding.ranks import Ranks
+from distkg.sharding.replicated_parameters import ReplicatedParameters
+from distkg.training.provenance import Provenance, provenance_of
+from distkg.training.run_dir import Record
+from distkg.training.schedule import Schedule
+from distkg.training.services import LOCAL_SERVICES, Services
+
+
+class FoundationLearner:
+    """A ``Learner``: a foundation model, and the graphs that it learns from."""
+
+    loop_kind: ClassVar[type[FoundationLoop]] = FoundationLoop
+
+    def __init__(
+        self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services = LOCAL_SERVICES
+    ) -> None:
+        check_settings(config)
+        self._config, self._ranks, self._schedule, self._stop = config, ranks, schedule, services.stop
+        graph_of = services.graph_of or partial(LearnedGraph.open, config=config)
+        self.graphs = [graph_of(address) for address in graphs_of(config)]
+        if config.negatives.vectors:
+            self.graphs[0].source.attach(view_of_run(Path(config.negatives.vectors), self.graphs[0].store))
+        torch.manual_seed(stream(Purpose.NETWORK, config.train.seed).initial_seed())
+        self.model = initial_model(config, [graph.store.manifest for graph in self.graphs]).to(ranks.device)
+        if self.model.knows_relations:
+            self.model.trained_on = StoreIdentity.of(self.graphs[0].store)
+        batches = FoundationBatches(self.graphs, config, ranks)
+        self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
+        self._dense = ReplicatedParameters(self.model, config.optimizer, ranks)
+        self._tables, before_step = self._mined(services)
+        sources = [graph.source for graph in self.graphs if isinstance(graph.source, Kmas)]
+        count = config.negatives.count
+        self._telemetry = KmasTelemetry(sources, self._tables, count, ranks) if sources else None
+        self.loop = self.loop_kind(
+            self.model,
+            batches,
+            self._dense,
+            config,
+            self._rate,
+            ranks,
+            time_gone=lambda: schedule.time_gone,
+            telemetry=self._telemetry,
+            before_step=before_step,
+        )
+
+    def provenance(self) -> Provenance:
+        return provenance_of(self._config, [graph.store for graph in self.graphs], self.model)
+
+    def _mined(self, services: Services) -> tuple[SimilarityCache | None, Callable[[int], None]]:
+        """Tables of relations that actors compare, where the run asks for them, and what keeps them young."""
+        chosen = self._config.negatives
+        if not chosen.pool.actors:
+            return None, lambda step: None
+        if services.miner_of is None:
+            raise ConfigError(
+                "negatives.pool.actors asks for Ray actors, and this training runs without Ray: launch it with "
+                "`distkg train` or launch_training, or set negatives.pool.actors: 0."
+            )
+        tables = SimilarityCache(services.miner_of(ONLY_SOURCE), chosen.pool, refresh_steps(chosen.options))
+        for graph in self.graphs:
+            assert isinstance(graph.source, Kmas)
+            graph.source.mined_by(tables, graph.store.address)
+        encoder = encoder_parameters(self.model, self.graphs[0])
+        return tables, lambda step: tables.refresh(step, lambda: weights_of(encoder))
+
+    def _rate(self, epoch: int, step: int) -> float:
+        return self._schedule.factor(epoch + step / self.steps_per_epoch)
+
+    def model_state(self) -> State:
+        return State({}, {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}, 0)
+
+    def state(self) -> State:
+        dense = {f"dense_optimizer.{name}": tensor for name, tensor in self._dense.state().items()}
+        return State({}, self.model_state().replicated | dense, 0)
+
+    def telemetry(self) -> Record:
+        return {} if self._telemetry is None else {"negatives": self._telemetry.report()}
+
+    def validate(self) -> dict[str, float] | None:
+        """Means over the graphs that have something to validate on."""
+        found = [
+            ranking_metrics(self._rank(graph, *graph.validation))
+            for graph in self.graphs
+            if graph.validation is not None
+        ]
+        return over_graphs(found) if found else None
+
+    def evaluate(self) -> dict[str, dict[str, Any]]:
+        """Splits with means over graphs as ``metrics``, and those of each graph as ``by_graph``."""
+        found: dict[str, dict[str, Any]] = {}
+        for split in ("valid", "test"):
+            graphs = [graph for graph in self.graphs if graph.store.manifest.triples.get(split)]
+            if not graphs:
+                continue
+            each = [self._metrics(graph, split) for graph in graphs]
+            by_graph = [{"graph": graph.name, **metrics} for graph, metrics in zip(graphs, each, strict=True)]
+            found[split] = {"metrics": over_graphs(each), "by_graph": by_graph}
+        return found
+
+    def _metrics(self, graph: LearnedGraph, split: str) -> dict[str, float]:
+        some = self._config.evaluate.max_final_triples, self._config.train.seed
+        found: dict[str, float] = evaluate_ranks(graph.store, split, partial(self._rank, graph), *some)["metrics"]
+        return found
+
+    def _rank(self, graph: LearnedGraph, triples: np.ndarray, known: KnownAnswers) -> Any:
+        reasoner = GraphScorer(self.model, graph.facts, graph.surroundings)
+        relations, batch_size = graph.store.num_relations, self._config.evaluate.batch_size
+        return rank_by_scores(
+            reasoner.scores,
+            triples,
+            known,
+            relations,
+            batch_size=batch_size,
+            ranks=self._ranks,
+            hurries=self._stop.hurries,
+        )
+
+    def export_model(self, folder: Path) -> None:
+        save_model(self.model, folder / MODEL_FOLDER)
+
+    def describe(self) -> Record:
+        counts = [graph.store.manifest for graph in self.graphs]
+        splits = ("train", "valid", "test")
+        return {
+            "entities": sum(each.entities for each in counts),
+            "relations": sum(each.relations for each in counts),
+            "triples": {split: sum(each.triples.get(split, 0) for each in counts) for split in splits},
+            "graphs": [
+                {"graph": graph.name, "entities": n.entities, "relations": n.relations, "facts": n.triples["train"]}
+                for graph, n in zip(self.graphs, counts, strict=True)
+            ],
+        }
+
+
+def over_graphs(metrics: Sequence[Metrics]) -> Metrics:
+    """Means of the metrics of graphs, whatever their sizes; of ``queries`` the sum."""
+    means = {name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]}
+    return {**means, "queries": sum(each["queries"] for each in metrics)}

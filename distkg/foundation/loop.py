@@ -1,0 +1,143 @@
+"""Steps of a foundation model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from distkg.config import RunConfig
+from distkg.foundation.batches import FoundationBatch, FoundationBatches, negatives_for
+from distkg.foundation.models import FoundationModel
+from distkg.foundation.telemetry import KmasTelemetry
+from distkg.negatives import Negatives, Queries, TrainingProgress
+from distkg.negatives.kmas.source import Kmas
+from distkg.objectives import EXCLUDED, SAMPLED
+from distkg.randomness import Purpose, mixed_seed, seed_dropout
+from distkg.sharding.ranks import Ranks
+from distkg.sharding.replicated_parameters import ReplicatedParameters
+from distkg.training.clock import Clock
+
+WINDOW = 8  # steps between questions whether to go on, at most
+
+
+class FoundationLoop:
+    """Steps of a foundation model, gradients summed over ranks."""
+
+    def __init__(
+        self,
+        model: FoundationModel,
+        batches: FoundationBatches,
+        dense: ReplicatedParameters,
+        config: RunConfig,
+        rate: Callable[[int, int], float],
+        ranks: Ranks,
+        *,
+        time_gone: Callable[[], float] = lambda: 0.0,
+        telemetry: KmasTelemetry | None = None,
+        before_step: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        """``rate(epoch, step)`` is a factor on the learning rate; ``time_gone()`` is the share of the run's time limit
+        that is gone, the same on every rank; ``before_step`` hears the number of each step over all epochs."""
+        self.clock = Clock()
+        self.bytes_exchanged = self.steps = 0
+        self.window = WINDOW
+        self._model, self._batches, self._dense, self._ranks = model, batches, dense, ranks
+        self._objective = SAMPLED[config.objective.name](config.objective)
+        self._rate, self._seed, self._count = rate, config.train.seed, config.negatives.count
+        self._epochs, self._time_gone = config.train.epochs, time_gone
+        self._telemetry, self._before_step = telemetry, before_step
+        self._loss, self._losses = torch.zeros((), device=ranks.device), 0
+
+    def run(self, epoch: int, first: int, last: int, should_continue: Callable[[int], bool]) -> int:
+        before = self._ranks.traffic.bytes
+        self._model.train()
+        asked = first
+        for step in range(first, last):
+            if step == asked:
+                if not should_continue(step):
+                    last = step
+                    break
+                asked += self.window
+            self._step(epoch, step)
+        self.bytes_exchanged += self._ranks.traffic.bytes - before
+        return last
+
+    def _step(self, epoch: int, step: int) -> None:
+        moment = self._moment(epoch, step)
+        with self.clock("data"):
+            self._before_step(moment.step)
+            asked = self._batches.batch(epoch, step)
+        with self.clock("compute"):
+            seed_dropout(self._ranks.device, mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
+            loss = self.loss(asked, moment)
+            if loss.requires_grad:  # it does not where all that the step looked at is kept as it is
+                (loss / self._ranks.size).backward()
+            self._loss += loss.detach() / self._ranks.size
+            self._losses += 1
+        with self.clock("exchange"):
+            self._dense.reduce().wait()
+        with self.clock("optimizer"):
+            self._dense.step(self._rate(epoch, step))
+        self.steps += 1
+
+    def _moment(self, epoch: int, step: int) -> TrainingProgress:
+        done = epoch + step / self._batches.steps
+        progress = max(done / self._epochs, self._time_gone())
+        return TrainingProgress(done, min(1.0, progress), epoch * self._batches.steps + step)
+
+    def loss(self, asked: FoundationBatch, moment: TrainingProgress) -> Tensor:
+        """Mean over the queries, and what the model adds to it."""
+        model, device, queries = self._model, self._ranks.device, asked.queries
+        anchor, relation = queries.anchor.to(device), queries.relation.to(device)
+        whole = asked.learned.surroundings is None
+        weight = asked.weight(device) if whole or model.relations_by_facts else None
+        states = model.relation_states(asked.graph, anchor, relation, weight)
+        negatives = negatives_for(asked, states, self._count, moment)
+        candidates = candidates_of(queries, negatives).to(device)
+        if whole:
+            scores = model.scores(asked.graph, states, anchor, relation, weight, candidates)
+        else:
+            scores = self._scores_nearby(asked, states, candidates)
+        if self._telemetry is not None:
+            source, count = asked.learned.source, negatives.entities.shape[1]
+            assert isinstance(source, Kmas)
+            assert negatives.left_out is not None
+            self._telemetry.see(scores[:, 1 : 1 + count], negatives.left_out, source.hard(self._count))
+        loss, penalty = self._of_scores(scores, negatives), model.penalty(asked.graph, states, relation)
+        return loss if penalty is None else loss + penalty
+
+    def _scores_nearby(self, asked: FoundationBatch, states: Tensor, candidates: Tensor) -> Tensor:
+        """Of candidates int64 [b, m], from the facts around them and the anchors."""
+        device, surroundings = self._ranks.device, asked.learned.surroundings
+        anchor, relation = asked.queries.anchor.to(device), asked.queries.relation.to(device)
+        assert surroundings is not None
+        seed = int(torch.randint(1 << 31, (), generator=asked.generator))
+        part = surroundings.of(torch.cat([anchor, candidates.flatten()]), seed)
+        weight = asked.weight(device, part.chosen)
+        return self._model.scores(part, states, part.place(anchor), relation, weight, part.place(candidates))
+
+    def _of_scores(self, scores: Tensor, negatives: Negatives) -> Tensor:
+        """The loss of scores float32 [b, m] of ``candidates_of`` these negatives."""
+        drawn_count, made, device = negatives.entities.shape[1], negatives.made, scores.device
+        positive, (drawn, extra) = scores[:, 0], scores[:, 1:].tensor_split([drawn_count], dim=1)
+        assert negatives.left_out is not None
+        loss = self._objective(positive, drawn.masked_fill(negatives.left_out.to(device), EXCLUDED))
+        if made is not None:
+            some = ~made.left_out.all(1).to(device)
+            hard = extra.masked_fill(made.left_out.to(device), EXCLUDED)
+            loss = loss + made.weight * self._objective(positive, hard, made.growth.to(device)) * some
+        return loss.mean()
+
+    def pop_mean_loss(self) -> float:
+        total = self._loss / max(self._losses, 1)
+        self._ranks.all_reduce(total)
+        self._loss, self._losses = torch.zeros_like(total), 0
+        return float(total)
+
+
+def candidates_of(queries: Queries, negatives: Negatives) -> Tensor:
+    """What is scored: int64 [b, m], the answer, then entities drawn, then entities made."""
+    made = [] if negatives.made is None or negatives.made.entities is None else [negatives.made.entities]
+    return torch.cat([queries.answer[:, None], negatives.entities, *made], dim=1)

@@ -1,0 +1,99 @@
+"""TRIX: relations by the entities in which they meet, refined with entities in turn (Zhang et al., LoG 2024).
+
+Names of parameters are those of the published checkpoint, but for two networks that its code renamed since.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from distkg.foundation.base import MODELS, ModelOptions
+from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
+from distkg.foundation.layers.path_decoder import EntityDecoder, FactConvolution, PathModel
+from distkg.foundation.layers.relational import Boundary, FullBoundary, Layers
+from distkg.kernels.message_passing.edges import Edges
+
+WAYS = {"head to head": "hh", "head to tail": "ht", "tail to head": "th", "tail to tail": "tt"}
+
+
+class TrixOptions(ModelOptions):
+    width: int = Field(32, ge=1, description="Numbers of a state.")
+    relation_layers: int = Field(3, ge=1, description="Layers over relations.")
+    small_layers: int = Field(2, ge=1, description="Layers of the entity network between relation layers.")
+    layers: int = Field(4, ge=1, description="Layers over facts.")
+    hidden: int = Field(64, ge=1, description="Width of the hidden layer of the read-out.")
+    most_per_entity: int | None = Field(
+        None, ge=1, description="Relations of an entity that may meet in it, at most; hubs have the square as edges."
+    )
+
+
+class MeetingLayers(nn.Module):
+    """Layers over the four graphs of relations; what an edge says is made of the state of its entity."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.layers_hh, self.layers_ht, self.layers_th, self.layers_tt = (
+            Layers[FactConvolution](FactConvolution(width, width) for _ in range(layers)) for _ in WAYS
+        )
+
+    def layer(
+        self,
+        number: int,
+        meetings: dict[str, Edges],
+        states: Tensor,
+        nodes: Tensor,
+        boundary: Boundary | FullBoundary,
+        weights: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Relation states after that layer: float32 [B, 2R, d]; nodes are float32 [B, N, d], states of entities.
+
+        ``weights`` float32 [E] of the edges of each way; None for 1 everywhere.
+        """
+        update = torch.zeros_like(states)
+        for way, short in WAYS.items():
+            convolution: FactConvolution = getattr(self, f"layers_{short}")[number]
+            weight = None if weights is None else weights[way]
+            update = update + convolution.update(states, convolution.vectors(nodes), meetings[way], boundary, weight)
+        return states + update
+
+
+class RelationEncoder(MeetingLayers):
+    """Those layers, and what makes states of entities for the later ones."""
+
+    def __init__(self, options: TrixOptions) -> None:
+        super().__init__(options.width, options.relation_layers)
+        self.node_mlp = nn.Linear(2 * options.width, options.width)
+
+
+@MODELS.register("trix")
+class Trix(PathModel):
+    """87,138 parameters with the published sizes."""
+
+    Options = TrixOptions
+    name = "trix"
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__(options)
+        assert isinstance(options, TrixOptions)
+        self._sizes = options
+        self.relation_model = RelationEncoder(options)
+        self.entity_model_mini = EntityDecoder(options.width, options.small_layers, options.hidden)
+        self.entity_model = EntityDecoder(options.width, options.layers, options.hidden)
+
+    def relation_states(
+        self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        sizes, batch = self._sizes, len(relation)
+        meetings = graph.meetings_in_entities(sizes.most_per_entity)
+        boundary = Boundary(relation % graph.relations, torch.ones(batch, sizes.width, device=relation.device))
+        states = boundary.states(2 * graph.relations)
+        nodes = torch.ones(batch, graph.entities, sizes.width, device=relation.device)
+        for number in range(sizes.relation_layers):
+            states = self.relation_model.layer(number, meetings, states, nodes, boundary)
+            if number == 0:
+                found, query = self.entity_model_mini.features(graph.facts, states, anchor, relation, weight)
+                around = torch.cat([found, query[:, None].expand_as(found)], dim=-1)
+                nodes = self.relation_model.node_mlp(around)
+        return states

@@ -1,0 +1,116 @@
+"""TRIX for relations: which relation leads from one entity to another (Zhang et al., LoG 2024).
+
+A model of its own beside the one that ranks entities, with a checkpoint of its own, whose names of parameters it has.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from distkg.foundation.base import MODELS, FoundationModel, ModelOptions
+from distkg.foundation.graphs.knowledge_graph import Facts, KnowledgeGraph
+from distkg.foundation.layers.leakage_mask import weights_of_meetings
+from distkg.foundation.layers.path_decoder import FactConvolution
+from distkg.foundation.layers.relational import FullBoundary, Layers, of_layer
+from distkg.foundation.models.trix import MeetingLayers
+from distkg.kernels.message_passing.edges import Edges
+
+
+class EntityLayers(nn.Module):
+    """Layers over facts, and what makes a state of each entity from the last."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.layers = Layers[FactConvolution](FactConvolution(width, width) for _ in range(layers))
+        self.mlp = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+
+    def forward(
+        self, facts: Edges, states: Tensor, relations: Tensor, boundary: FullBoundary, weights: list[Tensor | None]
+    ) -> Tensor:
+        """float32 [B, N, d] of states [B, N, d] and relations [B, 2R, d]; ``weights`` of each layer's facts."""
+        for layer, weight in zip(self.layers, weights, strict=True):
+            states = layer(states, layer.vectors(relations), facts, boundary, weight)
+        # Where TRIX has the vector of a query's relation stand ones: which relation is what is asked.
+        found: Tensor = self.mlp(torch.cat([states, torch.ones_like(states)], dim=-1))
+        return found
+
+
+class TrixRelationsOptions(ModelOptions):
+    width: int = Field(32, ge=1, description="Numbers of a state.")
+    rounds: int = Field(3, ge=1, description="Times that entities and then relations are refined.")
+    layers: int = Field(2, ge=1, description="Layers over facts, and as many over relations, of each round.")
+    most_per_entity: int | None = Field(
+        None, ge=1, description="Relations of an entity that may meet in it, at most; hubs have the square as edges."
+    )
+
+
+@MODELS.register("trix_relations")
+class TrixRelations(FoundationModel):
+    """147,489 parameters with the published sizes.
+
+    The head of a question is marked with ones and the tail with minus ones. A hidden fact is hidden among relations
+    too: where it was the last of its relation at an entity, that relation no longer meets others there. The published
+    training shows it there, a hint that no question about a missing fact has.
+    """
+
+    Options = TrixRelationsOptions
+    name = "trix_relations"
+    ranks = "relations"
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__(options)
+        assert isinstance(options, TrixRelationsOptions)
+        self._sizes, width, layers = options, options.width, options.layers
+        self.relation_model = Layers[MeetingLayers](MeetingLayers(width, layers) for _ in range(options.rounds))
+        self.entity_model = Layers[EntityLayers](EntityLayers(width, layers) for _ in range(options.rounds))
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+
+    @property
+    def depth(self) -> int:
+        return self._sizes.rounds * self._sizes.layers
+
+    def relation_scores(
+        self, graph: KnowledgeGraph, head: Tensor, tail: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        sizes, batch = self._sizes, len(head)
+        meetings = graph.meetings_in_entities(sizes.most_per_entity)
+        hiding = weight is not None and weight.ndim == 1 and not bool(weight.all())
+        shown = weights_of_meetings(graph, meetings, weight) if hiding and weight is not None else None
+        nodes = self._ends(graph, head, tail)
+        relations = torch.ones(batch, 2 * graph.relations, sizes.width, device=head.device)
+        ends, everywhere = FullBoundary(nodes), FullBoundary(relations)
+        weights = [of_layer(weight, number) for number in range(self.depth)]
+        rounds = zip(self.entity_model, self.relation_model, strict=True)
+        for number, (by_facts, by_meetings) in enumerate(rounds):
+            own = weights[number * sizes.layers : (number + 1) * sizes.layers]
+            nodes = by_facts(graph.facts, nodes, relations, ends, own)
+            for layer in range(sizes.layers):
+                relations = by_meetings.layer(layer, meetings, relations, nodes, everywhere, shown)
+        scores: Tensor = self.mlp(relations[:, : graph.relations])
+        return scores[..., 0]
+
+    def _ends(self, graph: KnowledgeGraph, head: Tensor, tail: Tensor) -> Tensor:
+        """1 at the head, -1 at the tail, 0 elsewhere (and where they are one): float32 [B, N, d]."""
+        marks = torch.zeros(len(head), graph.entities, self._sizes.width, device=head.device)
+        batch = torch.arange(len(head), device=head.device)
+        marks[batch, head] += 1
+        marks[batch, tail] -= 1
+        return marks
+
+    def relation_states(
+        self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        raise self._cannot_rank("entities")
+
+    def scores(
+        self,
+        graph: Facts,
+        states: Tensor,
+        anchor: Tensor,
+        relation: Tensor,
+        weight: Tensor | None = None,
+        candidates: Tensor | None = None,
+    ) -> Tensor:
+        raise self._cannot_rank("entities")

@@ -1,0 +1,214 @@
+"""What a run of a foundation model will take: its graphs, and bytes and seconds of a worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, lru_cache
+from typing import Any
+
+from distkg.config import RunConfig
+from distkg.data.store.graph_store import Store
+from distkg.data.tokens.token_store import read_modalities
+from distkg.embedding.footprint import BASE_PROCESS, CATEGORY_BYTES, FLOAT, INDEX, READ_BATCH, READ_BYTES
+from distkg.foundation.batches import queries_of_rank, steps_of_epoch
+from distkg.foundation.footprint import (
+    growth,
+    ranking,
+    sampled_step,
+    seconds_of_query,
+    some_part,
+    training_step,
+)
+from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
+from distkg.foundation.initial_model import check_foundation, initial_model, made_graph
+from distkg.foundation.models import FoundationModel
+from distkg.planning.plan import GraphSize, Plan, PlanError, refusal, with_fewest_workers
+from distkg.sharding.zero_copy import packed
+
+GRAPHS, EDGES = "graphs", "weights of edges"
+HEAP = 2.5  # memory by bytes of tensors, on huge pages and among freed blocks of other sizes; 1.6 to 2.5 were seen
+EDGE_SHARE = 2  # of a graph's bytes: layers over relations keep a weight of 4 bytes for each edge of 12
+FACT_BYTES = 64  # of a fact: keys of its two directions, and whether they are hidden
+
+
+def plan_foundation(
+    config: RunConfig, available: int | None, *, workers_of_node: int = 1, slowdown: float | None = None
+) -> Plan:
+    """What a run of ``config`` takes. The graphs are made, one after the other, to see how large they are.
+
+    Args:
+        available: bytes per worker, or None for no limit.
+        workers_of_node: how many share what lies on a node once.
+        slowdown: how many times slower a worker is than this process alone; None for no estimate of time.
+
+    Raises:
+        PlanError: the run needs more than is available.
+        ConfigError, UnknownNameError, StoreError, SourceError: as ``check_foundation``.
+    """
+    try:
+        return _planned(config, available, workers_of_node, slowdown)
+    finally:
+        _made.cache_clear()
+
+
+def _planned(config: RunConfig, available: int | None, workers_of_node: int, slowdown: float | None) -> Plan:
+    check_foundation(config)
+    stores = [Store.open(address) for address in graphs_of(config)]
+    found = _without_graphs(config, stores, available)
+    _refuse_too_large(config, stores, found)
+    sizes = [
+        replace(graph, bytes=_bytes_of(store.address, _what_is_made(config)))
+        for graph, store in zip(found.graphs, stores, strict=True)
+    ]
+    shared = -(-sum(size.bytes for size in sizes) // workers_of_node)
+    edges = 0 if config.data.fanouts else EDGE_SHARE * max(size.bytes for size in sizes)
+    found = replace(found, graphs=tuple(sizes), memory={**found.memory, GRAPHS: shared, EDGES: edges})
+    _refuse_too_large(config, stores, found)
+    return (
+        found if slowdown is None else replace(found, seconds={"compute": slowdown * _seconds(config, stores, found)})
+    )
+
+
+def _without_graphs(config: RunConfig, stores: Sequence[Store], available: int | None) -> Plan:
+    model = initial_model(config, [store.manifest for store in stores])
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    kept = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+    return Plan(
+        workers=config.train.workers,
+        rows_per_worker=0,
+        memory=_memory(config, stores, model, parameters, kept),
+        gpu_memory={},
+        available=available,
+        gpu_available=None,
+        steps=steps_of_epoch(config, sum(store.manifest.triples["train"] for store in stores), config.train.workers),
+        seconds=None,
+        parameters=parameters,
+        kept=kept,
+        graphs=tuple(_not_made(store, tuple(model.reads)) for store in stores),
+        reads=tuple(model.reads),
+        epochs=config.train.epochs,
+        time_limit=config.train.time_limit_seconds,
+    )
+
+
+def _memory(
+    config: RunConfig, stores: Sequence[Store], model: FoundationModel, parameters: int, kept: int
+) -> dict[str, int]:
+    """Bytes of the fullest worker, by use; the largest graph decides, as only one is asked at a time."""
+    own = queries_of_rank(config, with_fewest_workers(config).train.workers)
+    sizes = (
+        stores[0].num_relations if model.knows_relations else None,
+        stores[0].num_entities if model.knows_entities else None,
+    )
+    step = growth(model, training_step(config.negatives.count), *sizes)
+    ranked, batch = growth(model, ranking, *sizes), config.evaluate.batch_size
+    trained, evaluated = 0, 0
+    for store in stores:
+        looked_at = _looked_at(config, store, own, 1 + config.negatives.count)
+        trained = max(trained, step.bytes(own, looked_at, store.num_relations) + _hidden(store))
+        looked_at = _looked_at(config, store, batch, 0)
+        scores = 2 * batch * store.num_entities * FLOAT if config.data.fanouts else 0
+        evaluated = max(evaluated, ranked.bytes(batch, looked_at, store.num_relations) + scores)
+    accumulators = 2 if config.optimizer.name == "adam" else 1
+    return {
+        "base process": BASE_PROCESS,
+        # Values, and what learns has a gradient and the optimizer's; all but gradients once more while a checkpoint is
+        # written.
+        "model and optimizer": FLOAT * (2 * parameters + (parameters - kept) * (1 + 2 * accumulators)),
+        "states of a batch": int(HEAP * trained),
+        # Which takes the place of the states of a batch.
+        "evaluation": int(HEAP * max(0, evaluated - trained)) + max(map(_known, stores)),
+    }
+
+
+def _looked_at(config: RunConfig, store: Store, queries: int, candidates: int) -> int:
+    """Entities that have a state while so many queries are asked: all, or those of a part such as a batch's."""
+    if not config.data.fanouts:
+        return store.num_entities
+    graph = _made(store.address, _what_is_made(config))
+    assert graph.surroundings is not None
+    anchor = graph.facts.triples[:: max(1, len(graph.facts.triples) // queries), 0][:queries]
+    return some_part(graph.facts, graph.surroundings, anchor, candidates)[0].entities
+
+
+def _hidden(store: Store) -> int:
+    """While the facts that a step asks about are hidden."""
+    return store.manifest.triples["train"] * FACT_BYTES
+
+
+def _known(store: Store) -> int:
+    """While a split is ranked: its queries, and what is known of them."""
+    triples = store.manifest.triples
+    everything, train = sum(triples.values()), triples["train"]
+    queries = 2 * max(triples.get("valid", 0), triples.get("test", 0))
+    return 2 * everything * 12 + min(everything, READ_BATCH) * READ_BYTES + train * CATEGORY_BYTES + queries * 8 * INDEX
+
+
+def _not_made(store: Store, reads: Sequence[str]) -> GraphSize:
+    """A graph of which nothing is made yet, with the tokens that it has of those a model reads."""
+    triples, tokens = store.manifest.triples["train"], read_modalities(store) if reads else {}
+    found = tuple(name for name in reads if name in tokens)
+    return GraphSize(store.shown, store.num_entities, store.num_relations, triples, 0, found)
+
+
+def _what_is_made(config: RunConfig) -> str:
+    """The part of a configuration that decides what is made of a graph."""
+    model, negatives = config.model, config.negatives
+    return json.dumps(
+        {
+            "model": {"name": model.name, "options": model.options, "start": model.start},
+            "negatives": {"source": negatives.source, "options": negatives.options},
+            "evaluate": {"max_valid_triples": config.evaluate.max_valid_triples},
+            "data": {"fanouts": config.data.fanouts, "sampler": config.data.sampler},
+        },
+        sort_keys=True,
+    )
+
+
+@cache
+def _bytes_of(address: str, what_is_made: str) -> int:
+    return packed(_made(address, what_is_made)).nbytes
+
+
+@lru_cache(maxsize=1)  # graphs may be large
+def _made(address: str, what_is_made: str) -> LearnedGraph:
+    return made_graph(address, RunConfig.model_validate_json(what_is_made))
+
+
+def _seconds(config: RunConfig, stores: Sequence[Store], found: Plan) -> float:
+    """Of an epoch: the largest graph is asked, the others take time in proportion to their facts."""
+    largest = max(stores, key=lambda store: store.manifest.triples["train"])
+    graph, negatives = _made(largest.address, _what_is_made(config)), config.negatives.count
+    model = initial_model(config, [largest.manifest])
+    if graph.surroundings is None:
+        query = seconds_of_query(model, graph.facts, training_step(negatives))
+    else:  # every query of a batch goes over what is around all of them
+        work = sampled_step(negatives, graph.surroundings)
+        query = seconds_of_query(model, graph.facts, work, queries_of_rank(config, config.train.workers))
+    facts = [store.manifest.triples["train"] for store in stores]
+    mean = sum(count * count for count in facts) / sum(facts)  # graphs are drawn in proportion to their facts
+    return found.steps * queries_of_rank(config, config.train.workers) * query * mean / max(facts)
+
+
+def _refuse_too_large(config: RunConfig, stores: Sequence[Store], found: Plan) -> None:
+    if found.fits:
+        return
+
+    def again(changed: RunConfig) -> Plan:
+        changed_plan = _without_graphs(changed, stores, found.available)
+        kept = {use: found.memory[use] for use in (GRAPHS, EDGES) if use in found.memory}
+        return replace(changed_plan, memory={**changed_plan.memory, **kept})
+
+    raise PlanError(refusal(config, found, _changes(config), again), found)
+
+
+def _changes(config: RunConfig) -> list[tuple[str, Any]]:
+    batch, ranked, workers = config.train.batch_size, config.evaluate.batch_size, config.train.workers
+    return [
+        ("train.batch_size", max(2, batch // 2)),
+        ("train.batch_size", max(2, batch // 8)),
+        ("evaluate.batch_size", max(1, ranked // 4)),
+        ("train.workers", 2 * workers),
+    ]

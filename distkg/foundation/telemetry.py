@@ -1,0 +1,48 @@
+"""How hard the negatives of a foundation model were since the last report, and how they came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from distkg.embedding.telemetry import delivery_report, kmas_report, ratio, sum_over
+from distkg.negatives.kmas.relation_miner import SimilarityCache
+from distkg.negatives.kmas.source import Kmas
+from distkg.sharding.ranks import Ranks
+from distkg.training.run_dir import Record
+
+TOP = 10  # negatives of a query that weigh most
+
+
+class KmasTelemetry:
+    """Of training with kmas, on one graph or several; ``report`` is collective."""
+
+    def __init__(self, sources: Sequence[Kmas], tables: SimilarityCache | None, count: int, ranks: Ranks) -> None:
+        self._sources, self._tables, self._count, self._ranks = sources, tables, count, ranks
+        self._sums = torch.zeros(6, dtype=torch.float64)
+
+    def see(self, scores: Tensor, left_out: Tensor, hard: int) -> None:
+        """A step's scores float32 [b, K] of negatives, of which the first ``hard`` are hard."""
+        scores, meant = scores.detach(), ~left_out
+        parts = slice(None, hard), slice(hard, None)
+        sums = [float((scores[:, part] * meant[:, part]).sum()) for part in parts]
+        counts = [float(meant[:, part].sum()) for part in parts]
+        top = scores.masked_fill(left_out, -torch.inf).topk(min(TOP, scores.shape[1]), dim=1).indices
+        among = [float((top < hard).sum()), float(top.numel())] if hard else [0.0, 0.0]
+        self._sums += torch.tensor([*sums, *counts, *among], dtype=torch.float64)
+
+    def report(self) -> Record:
+        """Over all ranks, since the last call: ``score`` and ``uniform_score``, mean logits of hard and of random
+        negatives; ``hard_among_top``, share of hard ones among the ten of each query that weigh most, in steps that had
+        some; and as of ``NegativeTelemetry.report`` ``hard_share``, ``rejected``, ``delivered`` and so on."""
+        hard, random, hard_count, random_count, among, top = sum_over(self._ranks, self._sums.tolist())
+        self._sums.zero_()
+        line: Record = {
+            "score": ratio(hard, hard_count),
+            "uniform_score": ratio(random, random_count),
+            "hard_among_top": ratio(among, top),
+            **kmas_report(self._sources, self._count, self._ranks),
+        }
+        return line if self._tables is None else line | delivery_report([self._tables], self._ranks)

@@ -1,0 +1,199 @@
+"""The update of a message-passing layer in one pass: x + ReLU(LayerNorm(W [x, a] + b)).
+
+Of a graph of many entities the states of a batch do not fit into a cache; written as separate operations, each reads
+and writes all of them. Here blocks of rows go through all operations while they are in the cache, and the parts of W
+are applied apart, so that x and a are never joined. For the backward pass only the normalised rows are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distkg.kernels.jit import kernel, on_cpu
+from distkg.kernels.message_passing.sums import for_each
+from distkg.kernels.products import product, product_over_rows, product_plus
+
+EPSILON = 1e-5  # of torch's layer norm
+_BLOCK = 4096  # rows; sums over rows are taken block by block, so that they do not depend on the number of threads
+_PART = 512  # rows of a block that a thread takes at a time
+
+
+def layer_update(
+    states: Tensor,
+    gathered: Tensor | Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    residual: bool = True,
+    factor: Tensor | None = None,
+) -> Tensor:
+    """States after a layer: float32 [..., d]; differentiable in all tensors.
+
+    Args:
+        states, gathered: x and a, float32 [..., d] and [..., g]; a may lie apart, [..., g'], [..., g''], …
+        weight, bias: W [d, d + g] and b [d].
+        scale, shift: of the layer norm, [d].
+        residual: add the states; else the update alone.
+        factor: float32 [..., m], by which the last m numbers of a are multiplied first.
+    """
+    seen = states, *([gathered] if isinstance(gathered, Tensor) else gathered)
+    vectors = bias, scale, shift
+    if states.dtype != torch.float32 or not on_cpu(*seen, weight, *vectors) or torch.is_autocast_enabled("cpu"):
+        return reference_layer_update(states, gathered, weight, *vectors, residual, factor)
+    found: Tensor = _LayerUpdate.apply(residual, factor, weight, *vectors, *seen)
+    return found
+
+
+def reference_layer_update(
+    states: Tensor,
+    gathered: Tensor | Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    residual: bool = True,
+    factor: Tensor | None = None,
+) -> Tensor:
+    """``layer_update`` in plain torch, on any device."""
+    parts = [gathered] if isinstance(gathered, Tensor) else list(gathered)
+    if factor is not None:
+        plain, multiplied = parts[-1].tensor_split([parts[-1].shape[-1] - factor.shape[-1]], dim=-1)
+        parts[-1:] = [plain, multiplied * factor]
+    linear = F.linear(torch.cat([states, *parts], dim=-1), weight, bias)
+    update = F.relu(F.layer_norm(linear, scale.shape, scale, shift, EPSILON))
+    return states + update if residual else update
+
+
+class _LayerUpdate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, residual, factor, weight, bias, scale, shift, *seen):  # type: ignore[no-untyped-def]
+        rows = [each.reshape(-1, each.shape[-1]) for each in seen]
+        by = None if factor is None else factor.reshape(-1, factor.shape[-1])
+        maps = _maps(weight, rows, by)
+        x, kept = rows[0], any(ctx.needs_input_grad)
+        out, deviation = x.new_empty(x.shape), x.new_empty(len(x))
+        normal = torch.empty_like(out) if kept else x
+        for here in _blocks(len(x)):
+            first, *more = _seen(rows, by, here)
+            linear = product(first, maps[0])
+            for each, own in zip(more, maps[1:], strict=True):
+                linear = product_plus(each, own, linear)
+            parts = first, linear, bias, scale, shift, out[here], normal[here] if kept else linear, deviation[here]
+            _run(_normalise, parts, residual)
+        ctx.save_for_backward(scale, shift, normal, deviation, by, *rows, *maps)
+        ctx.shapes, ctx.residual = [each.shape for each in seen], residual
+        return out.view(seen[0].shape)
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        scale, shift, normal, deviation, by, *seen = ctx.saved_tensors
+        rows, maps = seen[: len(ctx.shapes)], seen[len(ctx.shapes) :]
+        g = gradient.reshape(normal.shape).contiguous()
+        backs = [own.T.contiguous() for own in maps]
+        to_rows = [each.new_empty(each.shape) for each in rows]
+        to_maps, to_vectors = [torch.zeros_like(own) for own in maps], g.new_zeros(3, len(scale))
+        to_by = None if by is None else torch.empty_like(by)
+        for here in _blocks(len(g)):
+            linear = torch.empty_like(g[here])
+            sums = g.new_zeros(_parts(len(linear)), 3, len(scale))
+            _run(_normalise_back, (g[here], normal[here], deviation[here], scale, shift, linear, sums))
+            to_vectors += sums.sum(0)
+            for each, to_map in zip(_seen(rows, by, here), to_maps, strict=True):
+                to_map += product_over_rows(linear, each)
+            for to_row, back in zip(to_rows, backs, strict=False):
+                to_row[here] = product(linear, back)
+            if by is not None:
+                to_product, last = product(linear, backs[-1]), slice(-by.shape[1], None)
+                to_by[here] = to_product * rows[-1][here, last]
+                to_rows[-1][here, last] = to_product * by[here]
+            if ctx.residual:
+                to_rows[0][here] += g[here]
+        shaped = [to_row.view(shape) for to_row, shape in zip(to_rows, ctx.shapes, strict=True)]
+        if by is None:
+            return None, None, torch.cat(to_maps, dim=1), *to_vectors, *shaped
+        *to_plain, to_product = to_maps
+        to_plain[-1][:, -by.shape[1] :] = to_product
+        return None, to_by.view(*ctx.shapes[-1][:-1], -1), torch.cat(to_plain, dim=1), *to_vectors, *shaped
+
+
+def _maps(weight: Tensor, rows: Sequence[Tensor], by: Tensor | None) -> list[Tensor]:
+    """The part of the weights for each of ``_seen``."""
+    maps = [part.contiguous() for part in weight.split([each.shape[1] for each in rows], dim=1)]
+    if by is not None:
+        multiplied = maps[-1][:, -by.shape[1] :].contiguous()
+        maps[-1] = maps[-1].clone()  # else a view of the weights, where there is one part
+        maps[-1][:, -by.shape[1] :] = 0
+        maps.append(multiplied)
+    return maps
+
+
+def _seen(rows: Sequence[Tensor], by: Tensor | None, here: slice) -> list[Tensor]:
+    """A block of each tensor, and that of the product, whose place among the others is not looked at."""
+    found = [each[here] for each in rows]
+    return found if by is None else [*found, found[-1][:, -by.shape[1] :] * by[here]]
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    return (slice(low, min(low + _BLOCK, rows)) for low in range(0, rows, _BLOCK))
+
+
+def _parts(rows: int) -> int:
+    return -(-rows // _PART)
+
+
+def _run(kernel: Callable[..., None], tensors: Sequence[Tensor], *more: bool) -> None:
+    """A kernel on each part of the rows of the first tensor."""
+    arrays = [tensor.detach().numpy() for tensor in tensors]
+    rows = len(arrays[0])
+    parts = [(part, part * _PART, min((part + 1) * _PART, rows)) for part in range(_parts(rows))]
+    for_each(parts, lambda *part: kernel(*part, *arrays, *more))
+
+
+# Numbers stay float32, and the larger of two is chosen by a condition: so the loops become vector instructions.
+@kernel
+def _normalise(part, low, high, x, linear, bias, scale, shift, out, normal, deviation, residual):  # type: ignore[no-untyped-def]
+    width = x.shape[1]
+    share, kept, none = np.float32(1 / width), np.float32(residual), np.float32(0)
+    for i in range(low, high):
+        total, squares = none, none
+        for c in range(width):
+            total += linear[i, c] + bias[c]
+        mean = total * share
+        for c in range(width):
+            value = linear[i, c] + bias[c] - mean
+            squares += value * value
+        inverse = np.float32(1) / np.sqrt(squares * share + np.float32(EPSILON))
+        deviation[i] = inverse
+        for c in range(width):
+            value = (linear[i, c] + bias[c] - mean) * inverse
+            normal[i, c] = value
+            value = value * scale[c] + shift[c]
+            out[i, c] = (value if value > 0 else none) + kept * x[i, c]
+
+
+@kernel
+def _normalise_back(part, low, high, g, normal, deviation, scale, shift, linear, sums):  # type: ignore[no-untyped-def]
+    width = g.shape[1]
+    share, none = np.float32(1 / width), np.float32(0)
+    for i in range(low, high):
+        total, along = none, none
+        for c in range(width):
+            value = normal[i, c]
+            passed = g[i, c] if value * scale[c] + shift[c] > 0 else none
+            sums[part, 1, c] += passed * value
+            sums[part, 2, c] += passed
+            passed *= scale[c]
+            linear[i, c] = passed
+            total += passed
+            along += passed * value
+        total, along, inverse = total * share, along * share, deviation[i]
+        for c in range(width):
+            value = inverse * (linear[i, c] - total - normal[i, c] * along)
+            linear[i, c] = value
+            sums[part, 0, c] += value

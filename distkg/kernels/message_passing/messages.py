@@ -1,0 +1,93 @@
+"""What an edge says: a state and a relation made into one vector, and the ways back from it.
+
+A message and both of its gradients are one of five combinations of two vectors, so that every pass over edges, forward
+or backward, is the same sum in another order of the edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.kernels.jit import part_of_kernel
+from distkg.kernels.message_passing.edges import Edges
+
+Message = Literal["distmult", "transe", "rotate"]
+Combination = Literal["product", "sum", "first", "turned", "turned back"]
+
+MESSAGE: dict[Message, Combination] = {"distmult": "product", "transe": "sum", "rotate": "turned"}
+"""Of a state and a relation."""
+BACK: dict[Message, Combination] = {"distmult": "product", "transe": "first", "rotate": "turned back"}
+"""A message's gradient with its relation, to its state; with its state, to its relation."""
+
+
+class Given(NamedTuple):
+    """What messages are made of; tensors are contiguous and on one device.
+
+    Attributes:
+        weight: [E].
+        states, relations: [B, n, d] and [B or 1, kinds, d].
+    """
+
+    edges: Edges
+    weight: Tensor
+    states: Tensor
+    relations: Tensor
+    message: Message
+
+
+def _complex_product(left: Tensor, right: Tensor) -> Tensor:
+    (real, imaginary), (turn_real, turn_imaginary) = left.chunk(2, -1), right.chunk(2, -1)
+    parts = real * turn_real - imaginary * turn_imaginary, real * turn_imaginary + imaginary * turn_real
+    return torch.cat(parts, -1)
+
+
+REFERENCES: dict[Message, Callable[[Tensor, Tensor], Tensor]] = {
+    "distmult": torch.mul,
+    "transe": torch.add,
+    "rotate": _complex_product,
+}
+
+Array = np.ndarray
+
+
+# Row u of ``out`` grows by ``weight`` times row v of x combined with row k of w. Rows have no names of their own, as a
+# named view is counted as one more user of its array, which costs more than the sum.
+@part_of_kernel
+def add_product(x: Array, v: int, w: Array, k: int, weight: np.float32, out: Array, u: int) -> None:
+    for c in range(out.shape[1]):
+        out[u, c] += weight * (x[v, c] * w[k, c])
+
+
+@part_of_kernel
+def add_sum(x: Array, v: int, w: Array, k: int, weight: np.float32, out: Array, u: int) -> None:
+    for c in range(out.shape[1]):
+        out[u, c] += weight * (x[v, c] + w[k, c])
+
+
+@part_of_kernel
+def add_first(x: Array, v: int, w: Array, k: int, weight: np.float32, out: Array, u: int) -> None:
+    for c in range(out.shape[1]):
+        out[u, c] += weight * x[v, c]
+
+
+@part_of_kernel
+def add_turned(x: Array, v: int, w: Array, k: int, weight: np.float32, out: Array, u: int) -> None:
+    half = out.shape[1] // 2
+    for c in range(half):
+        real, imaginary, cosine, sine = x[v, c], x[v, half + c], w[k, c], w[k, half + c]
+        out[u, c] += weight * (real * cosine - imaginary * sine)
+        out[u, half + c] += weight * (real * sine + imaginary * cosine)
+
+
+@part_of_kernel
+def add_turned_back(x: Array, v: int, w: Array, k: int, weight: np.float32, out: Array, u: int) -> None:
+    half = out.shape[1] // 2
+    for c in range(half):
+        real, imaginary, cosine, sine = x[v, c], x[v, half + c], w[k, c], w[k, half + c]
+        out[u, c] += weight * (real * cosine + imaginary * sine)
+        out[u, half + c] += weight * (imaginary * cosine - real * sine)

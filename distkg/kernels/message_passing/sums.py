@@ -1,0 +1,278 @@
+"""Relational message passing: every node gathers what its edges bring, without a tensor of edges × batch × width.
+
+Node u of query b gathers from each edge (u, kind, v) the message m(x[b, v], w[b, kind]), weighted. An edge is left out
+by the weight 0, so that a training which hides the facts that it asks for never rebuilds a graph.
+
+The three passes of a layer are one sum in three orders of the edges: messages by dst, gradients of states by
+src, gradients of relations by kind. Each row of a result is summed by one thread, in the order of its edges, so
+results are deterministic: the same inputs give the same bits, with any number of threads. Compiled for float32 on CPU,
+and in ``message_passing_triton`` for GPU; the plain form beside them is the reference, and serves everything else.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.kernels.jit import kernel, on_cpu, part_of_kernel
+from distkg.kernels.message_passing.edges import Edges, Rows
+from distkg.kernels.message_passing.messages import (
+    BACK,
+    MESSAGE,
+    REFERENCES,
+    Combination,
+    Message,
+    add_first,
+    add_product,
+    add_sum,
+    add_turned,
+    add_turned_back,
+)
+from distkg.kernels.prefetch import prefetch_row
+
+GPU_DTYPES = torch.float32, torch.bfloat16, torch.float16
+
+
+def propagate(
+    states: Tensor, relations: Tensor, edges: Edges, weight: Tensor | None = None, message: Message = "distmult"
+) -> Tensor:
+    """Weighted sum of the messages that each node gathers: [B, n, d], of the dtype of states; differentiable in all
+    three tensors.
+
+    Args:
+        states: float32 [B, n, d]; on GPU also float16 or bfloat16, which are summed in float32.
+        relations: float32 [B, kinds, d], or [1, kinds, d] where all queries share them; on GPU as states.
+        edges: of the graph, E of them, on any device: they are copied to that of states once.
+        weight: float32 [E]; 0 leaves an edge out. None for 1 everywhere.
+        message: ``distmult`` x w, ``transe`` x + w, ``rotate`` the complex product of halves.
+    """
+    edges = edges.to(states.device)
+    weight = torch.ones(len(edges), device=states.device) if weight is None else weight.to(states.device)
+    passes = _passes_for(states, relations, weight)
+    if passes is None:
+        return reference_propagate(states, relations, edges, weight, message)
+    found: Tensor = _Propagate.apply(states, relations, weight, edges, message, passes)
+    return found
+
+
+def reference_propagate(states: Tensor, relations: Tensor, edges: Edges, weight: Tensor, message: Message) -> Tensor:
+    """``propagate`` in plain torch, everything on one device: holds all messages at once."""
+    given, by = states[:, edges.src.long()], relations[:, edges.kind.long()]
+    messages = REFERENCES[message](given, by) * weight[:, None]
+    return torch.zeros_like(states).index_add(1, edges.dst.long(), messages.to(states.dtype))
+
+
+class Passes(Protocol):
+    """Passes over edges on one kind of device; tensors are contiguous and on it."""
+
+    def gather(
+        self, rows: Rows, weight: Tensor, first: Tensor, second: Tensor, how: Combination, out: Tensor
+    ) -> object:
+        """Sum over the edges of each row into ``out`` [B, rows, d].
+
+        Args:
+            weight: [E] in the order of the rows; an edge of weight 0 is not read.
+            first, second: [B, ·, d], the vectors that are combined; the second may be [1, ·, d].
+        """
+
+    def to_weight(
+        self, edges: Edges, states: Tensor, relations: Tensor, gradient: Tensor, how: Combination, out: Tensor
+    ) -> object:
+        """Products of each edge's message and its dst's gradient [B, n, d], over all queries, into ``out`` [E]."""
+
+
+class _Propagate(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, states: Tensor, relations: Tensor, weight: Tensor, edges: Edges, message: Message, passes: Passes
+    ):
+        states, relations, weight = states.contiguous(), relations.contiguous(), weight.contiguous()
+        out = torch.empty_like(states)
+        passes.gather(edges.by_dst, weight, states, relations, MESSAGE[message], out)
+        ctx.save_for_backward(states, relations, weight)
+        ctx.edges, ctx.message, ctx.passes = edges, message, passes
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
+        states, relations, weight = ctx.saved_tensors
+        edges, passes, gradient = ctx.edges, ctx.passes, gradient.contiguous()
+        to_states = to_relations = to_weight = None
+        if ctx.needs_input_grad[0]:
+            to_states, rows = torch.empty_like(states), edges.by_src
+            passes.gather(rows, rows.ordered(weight), gradient, relations, BACK[ctx.message], to_states)
+        if ctx.needs_input_grad[1]:
+            of_queries = weight.new_empty(len(states), *relations.shape[1:], dtype=torch.float32)
+            passes.gather(edges.by_kind, edges.by_kind.ordered(weight), gradient, states, BACK[ctx.message], of_queries)
+            to_relations = shared(of_queries, relations)
+        if ctx.needs_input_grad[2]:
+            to_weight = torch.empty_like(weight)
+            passes.to_weight(edges, states, relations, gradient, MESSAGE[ctx.message], to_weight)
+        return to_states, to_relations, to_weight, None, None, None
+
+
+def shared(of_queries: Tensor, relations: Tensor) -> Tensor:
+    """Gradients of each query's relations [B, kinds, d] as one of relations, which queries may share."""
+    found = of_queries if len(relations) == len(of_queries) else of_queries.sum(0, keepdim=True)
+    return found.to(relations.dtype)
+
+
+def _passes_for(*tensors: Tensor) -> Passes | None:
+    """The compiled passes for these tensors, or None where there are none."""
+    if on_cpu(*tensors):
+        return _ON_CPU if all(tensor.dtype == torch.float32 for tensor in tensors) else None
+    if on_gpu(*tensors):
+        from distkg.kernels.message_passing import sums_triton as message_passing_triton
+
+        return message_passing_triton
+    return None
+
+
+def on_gpu(*tensors: Tensor) -> bool:
+    """True where Triton's kernels can read these tensors."""
+    fit = all(tensor.is_cuda and tensor.dtype in GPU_DTYPES for tensor in tensors)
+    return fit and importlib.util.find_spec("triton") is not None
+
+
+class _OnCpu:
+    """Tasks of one query and a part of the rows; states of one query are small enough for the cache they share."""
+
+    def gather(self, rows: Rows, weight: Tensor, first: Tensor, second: Tensor, how: Combination, out: Tensor) -> None:
+        graph = rows.offsets.numpy(), rows.first.numpy(), rows.second.numpy(), weight.detach().numpy()
+        left, right, sums = first.detach().numpy(), second.detach().numpy(), out.numpy()
+        own, run = int(len(right) > 1), GATHERERS[how]
+
+        def work(query: int, low: int, high: int) -> None:
+            run(*graph, left[query], right[query * own], sums[query], low, high)
+
+        for_each_part(len(left), graph[0], work)
+
+    def to_weight(
+        self, edges: Edges, states: Tensor, relations: Tensor, gradient: Tensor, how: Combination, out: Tensor
+    ) -> None:
+        sides = edges.dst.numpy(), edges.src.numpy(), edges.kind.numpy()
+        vectors = (tensor.detach().numpy() for tensor in (states, relations, gradient))
+        arrays, run = (*sides, *vectors, out.numpy()), _PRODUCTS[how]
+        for_each_part(1, np.arange(len(edges) + 1), lambda _, low, high: run(*arrays, low, high))
+
+
+_ON_CPU = _OnCpu()
+
+
+def for_each_part(count: int, offsets: np.ndarray, work: Callable[[int, int, int], Any]) -> None:
+    """``work(i, low, high)`` for i in 0 … count - 1 and parts of the rows with about as many edges each, so many parts
+    that every thread has something to do."""
+    parts = -(-torch.get_num_threads() // max(count, 1))
+    cuts = np.searchsorted(offsets, np.linspace(0, offsets[-1], parts + 1))
+    cuts[0], cuts[-1] = 0, len(offsets) - 1
+    for_each([(i, int(cuts[part]), int(cuts[part + 1])) for i in range(count) for part in range(parts)], work)
+
+
+@cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="message-passing")
+
+
+def for_each(tasks: Sequence[tuple[int, ...]], work: Callable[..., Any]) -> None:
+    """``work(*task)`` of each, on as many threads as torch may use: kernels release the interpreter's lock."""
+    threads = min(torch.get_num_threads(), len(tasks))
+    if threads < 2:
+        for task in tasks:
+            work(*task)
+        return
+    list(_threads(threads).map(lambda task: work(*task), tasks))
+
+
+AHEAD = 24  # edges between asking for a row and reading it
+
+
+@part_of_kernel
+def _gather(add, offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    last = first.shape[0] - 1
+    for u in range(low, high):
+        for c in range(out.shape[1]):
+            out[u, c] = np.float32(0)
+        for e in range(offsets[u], offsets[u + 1]):
+            prefetch_row(x, first[min(e + AHEAD, last)])
+            prefetch_row(w, second[min(e + AHEAD, last)])
+            if weight[e] != 0:
+                add(x, first[e], w, second[e], weight[e], out, u)
+
+
+@part_of_kernel
+def _products(add, dst, src, kind, states, relations, gradient, out, low, high):  # type: ignore[no-untyped-def]
+    message = np.empty((1, states.shape[2]), np.float32)
+    for e in range(low, high):
+        out[e] = np.float32(0)
+    for b in range(states.shape[0]):
+        x, w, g = states[b], relations[b if relations.shape[0] > 1 else 0], gradient[b]
+        for e in range(low, high):
+            for c in range(message.shape[1]):
+                message[0, c] = np.float32(0)
+            add(x, src[e], w, kind[e], np.float32(1), message, 0)
+            total = np.float32(0)
+            for c in range(message.shape[1]):
+                total += g[dst[e], c] * message[0, c]
+            out[e] += total
+
+
+# One compiled entry for each combination, as a function passed as an argument would not be cached on disk.
+@kernel
+def _gather_product(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    _gather(add_product, offsets, first, second, weight, x, w, out, low, high)
+
+
+@kernel
+def _gather_sum(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    _gather(add_sum, offsets, first, second, weight, x, w, out, low, high)
+
+
+@kernel
+def _gather_first(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    _gather(add_first, offsets, first, second, weight, x, w, out, low, high)
+
+
+@kernel
+def _gather_turned(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    _gather(add_turned, offsets, first, second, weight, x, w, out, low, high)
+
+
+@kernel
+def _gather_turned_back(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    _gather(add_turned_back, offsets, first, second, weight, x, w, out, low, high)
+
+
+@kernel
+def _products_product(dst, src, kind, x, w, g, out, low, high):  # type: ignore[no-untyped-def]
+    _products(add_product, dst, src, kind, x, w, g, out, low, high)
+
+
+@kernel
+def _products_sum(dst, src, kind, x, w, g, out, low, high):  # type: ignore[no-untyped-def]
+    _products(add_sum, dst, src, kind, x, w, g, out, low, high)
+
+
+@kernel
+def _products_turned(dst, src, kind, x, w, g, out, low, high):  # type: ignore[no-untyped-def]
+    _products(add_turned, dst, src, kind, x, w, g, out, low, high)
+
+
+GATHERERS: dict[Combination, Callable[..., None]] = {
+    "product": _gather_product,
+    "sum": _gather_sum,
+    "first": _gather_first,
+    "turned": _gather_turned,
+    "turned back": _gather_turned_back,
+}
+_PRODUCTS: dict[Combination, Callable[..., None]] = {
+    "product": _products_product,
+    "sum": _products_sum,
+    "turned": _products_turned,
+}

@@ -1,0 +1,290 @@
+"""Sources that ask the model in training for hard negatives, and remember what they found for a while.
+
+Each key (a query, or an answer) has a row of candidates. A row is renewed from the model as it then is, once it is
+older than ``refresh`` epochs and a batch asks for it, so the work spreads evenly over the steps. Memory: 4 bytes per
+candidate and key of this rank's training triples.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from distkg.kernels.jit import kernel
+from distkg.kernels.scores.similarity import SQUARED_L2
+from distkg.negatives.base import (
+    SOURCES,
+    Negatives,
+    NegativeSource,
+    Queries,
+    Requires,
+    SourceError,
+    SourceOptions,
+    TrainingProgress,
+)
+from distkg.negatives.known_facts import known_facts
+from distkg.negatives.model_based.nearest import NearestEntities
+from distkg.negatives.model_view import ModelView
+from distkg.negatives.training_graph import TrainingGraph
+
+_NEVER = -torch.inf
+QUERY_BYTES = 60  # of a known answer, while they are sorted
+
+
+class RememberedOptions(SourceOptions):
+    refresh: float = Field(1.0, gt=0, description="Epochs after which candidates are asked for again.")
+
+
+class RememberedSource(NegativeSource):
+    """A table of candidates by key. Subclasses say what a key is, and how its candidates are renewed."""
+
+    Options = RememberedOptions
+    needs = "a model"
+    requires: ClassVar[Requires] = "queries"
+
+    @classmethod
+    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
+        known = QUERY_BYTES * queries
+        return known + -(-queries // workers) * 2 * (4 * cls.width(options) + 12)  # twice, while rows are added
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        assert isinstance(options, RememberedOptions)
+        self._refresh = options.refresh
+        empty = torch.empty(0, self.width(options), dtype=torch.int32)
+        self._table = RowsByKey(empty, fill=-1, refresh=options.refresh)
+        self._model: ModelView | None = None
+        self._now = TrainingProgress()
+
+    @classmethod
+    @abstractmethod
+    def width(cls, options: SourceOptions) -> int:
+        """Candidates per key."""
+
+    @abstractmethod
+    def key(self, queries: Queries) -> Tensor:
+        """What candidates are remembered by: int64 [b]."""
+
+    @abstractmethod
+    def renew(self, model: ModelView, queries: Queries, before: Tensor, generator: torch.Generator) -> Tensor:
+        """Candidates int64 [b, width] of queries with different keys, -1 where there are fewer; collective.
+
+        ``before`` int64 [b, width] are those so far, -1 in a new row.
+        """
+
+    def attach(self, model: ModelView) -> None:
+        self._model = model
+
+    def advance(self, moment: TrainingProgress) -> None:
+        self._now = moment
+
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        """Collective among the ranks of the model. Known answers of a query are never drawn."""
+        candidates, known = self._pools(queries, generator)
+        uniforms = torch.randint(1 << 62, (len(queries), count), generator=generator)
+        left_out = torch.zeros(uniforms.shape, dtype=torch.bool)
+        _choose(candidates.numpy(), known.numpy(), uniforms.numpy(), left_out.numpy())
+        return Negatives(uniforms, left_out if bool(left_out.any()) else None)
+
+    def pool_sizes(self, queries: Queries) -> Tensor:
+        return (~self._pools(queries, torch.Generator().manual_seed(0))[1]).sum(1)
+
+    def _pools(self, queries: Queries, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Candidates int64 [b, width], and bool [b, width] where one is missing or a known answer."""
+        if self._model is None:
+            raise SourceError(
+                f"{type(self).__name__} looks at the vectors of a model: use it in training, or show it a trained one "
+                "with `distkg negatives STORE --run RUN`"
+            )
+        rows = self._renewed_rows(self._model, queries, generator)
+        candidates = self._table.values[rows].long()
+        known = known_facts(self.graph.known, queries.anchor, queries.relation, candidates, 1)
+        return candidates, known | (candidates < 0)
+
+    def _renewed_rows(self, model: ModelView, queries: Queries, generator: torch.Generator) -> Tensor:
+        """The row of each query's key, int64 [b], after those too old were renewed."""
+        table = self._table
+        rows, old, first = table.look_up(self.key(queries), self._now.epochs)
+        found = self.renew(model, queries[first], table.values[old].long(), generator)
+        table.renew(old, found.int(), self._now.epochs)
+        return rows
+
+
+class RowsByKey:
+    """Rows of values by integer keys, each of which is due for renewal after a while.
+
+    All keys are new in the first epoch of a training. So that their renewals do not come all at once again and again,
+    the first of each comes early, by as many epochs as its key decides.
+
+    Attributes:
+        values: [rows, …], any dtype.
+    """
+
+    def __init__(self, empty: Tensor, fill: float, refresh: float) -> None:
+        """
+        Args:
+            empty: [0, …], gives shape and dtype of a row.
+            fill: the values of a row until it is renewed.
+            refresh: epochs until a row is due again.
+        """
+        self.values, self._fill, self._refresh = empty, fill, refresh
+        self._keys = torch.empty(0, dtype=torch.int64)
+        self._renewed = torch.empty(0)
+
+    def look_up(self, keys: Tensor, now: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Of keys int64 [b], when ``now`` epochs are done: the row of each, int64 [b]; the rows that are new or due,
+        int64 [o], and for each of them the place of one of its keys, int64 [o]."""
+        unique, place = torch.unique(keys, return_inverse=True)
+        self._make_rows(unique)
+        rows = torch.searchsorted(self._keys, unique)
+        old = self._renewed[rows] <= now - self._refresh
+        first = torch.empty(len(unique), dtype=torch.int64)
+        first[place] = torch.arange(len(place))
+        return rows[place], rows[old], first[old]
+
+    def renew(self, rows: Tensor, values: Tensor, now: float) -> None:
+        """Fill rows int64 [o] with values [o, …]."""
+        self.values[rows] = values
+        new = self._renewed[rows] == _NEVER
+        # One epoch's order is random and spreads the rest.
+        early = max(0.0, self._refresh - 1) * _share(self._keys[rows])
+        self._renewed[rows] = torch.where(new, now - early, now)
+
+    def _make_rows(self, keys: Tensor) -> None:
+        # Keys are sorted, which torch.isin does not know.
+        place = torch.searchsorted(self._keys, keys)
+        new = keys[self._keys[place.clamp_max(len(self._keys) - 1)] != keys] if len(self._keys) else keys
+        if not len(new):
+            return
+        self._keys, order = torch.cat([self._keys, new]).sort()
+        empty = self.values.new_full((len(new), *self.values.shape[1:]), self._fill)
+        self.values = torch.cat([self.values, empty])[order]
+        self._renewed = torch.cat([self._renewed, torch.full((len(new),), _NEVER)])[order]
+
+
+def _share(keys: Tensor) -> Tensor:
+    """A number in [0, 1) that looks random for each key int64 [b]: float32 [b] (Fibonacci hashing, Knuth 6.4)."""
+    mixed = (keys % (1 << 32)) * 2654435769 % (1 << 32)
+    return (mixed >> 8).float() / (1 << 24)
+
+
+@kernel
+def _choose(candidates: np.ndarray, known: np.ndarray, uniforms: np.ndarray, left_out: np.ndarray) -> None:
+    """Turn random numbers int64 [b, K] into candidates that are not known; leave out where there is none."""
+    for i in range(uniforms.shape[0]):
+        free = 0
+        for c in range(candidates.shape[1]):
+            free += not known[i, c]
+        for k in range(uniforms.shape[1]):
+            if free == 0:
+                uniforms[i, k] = 0
+                left_out[i, k] = True
+                continue
+            place = uniforms[i, k] % free
+            c = -1
+            while place >= 0:
+                c += 1
+                place -= not known[i, c]
+            uniforms[i, k] = candidates[i, c]
+
+
+class NearestOptions(RememberedOptions):
+    neighbours: int = Field(32, ge=1, description="Nearest entities to draw from.")
+
+
+class NearestSource(RememberedSource):
+    """Candidates are the entities nearest to a vector."""
+
+    Options = NearestOptions
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        self._nearest: NearestEntities | None = None
+        self._rebuilt = -1.0
+
+    @classmethod
+    def width(cls, options: SourceOptions) -> int:
+        assert isinstance(options, NearestOptions)
+        return options.neighbours
+
+    def _search(self, model: ModelView, vectors: Tensor, nearest: NearestEntities) -> Tensor:
+        # Ranks see the same clock, so that they renew their shards in the same step.
+        if self._rebuilt < 0 or self._now.epochs - self._rebuilt >= self._refresh:
+            nearest.rebuild()
+            self._rebuilt = self._now.epochs
+        return nearest.search(vectors, self._table.values.shape[1])
+
+
+@SOURCES.register("nearest_neighbour")
+class NearestNeighbour(NearestSource):
+    """Entities whose vectors are nearest to the answer's, by L2 (Kotnis, Nastase 2017)."""
+
+    requires = "answers"
+
+    def key(self, queries: Queries) -> Tensor:
+        return queries.answer
+
+    def renew(self, model: ModelView, queries: Queries, before: Tensor, generator: torch.Generator) -> Tensor:
+        if self._nearest is None:
+            self._nearest = NearestEntities(model, SQUARED_L2)
+        found = self._search(model, model.candidates(queries.answer), self._nearest)
+        return torch.where(found == queries.answer[:, None], -1, found)
+
+
+@SOURCES.register("near_miss")
+class NearMiss(NearestSource):
+    """Entities that the model takes for the best answers (Kotnis, Nastase 2017)."""
+
+    def key(self, queries: Queries) -> Tensor:
+        return queries.anchor * (2 * self.graph.relations) + queries.relation
+
+    def renew(self, model: ModelView, queries: Queries, before: Tensor, generator: torch.Generator) -> Tensor:
+        if self._nearest is None:
+            self._nearest = NearestEntities(model, model.similarity)
+        return self._search(model, model.query(queries.anchor, queries.relation), self._nearest)
+
+
+class CachedOptions(RememberedOptions):
+    cache: int = Field(50, ge=1, description="Entities remembered for each query, N₁ in the paper.")
+    explored: int = Field(50, ge=1, description="Random entities that compete for a place at each renewal, N₂.")
+
+
+@SOURCES.register("cached")
+class Cached(RememberedSource):
+    """Entities that scored well among random ones (NSCaching, Zhang et al. 2019).
+
+    At a renewal the cache and as many random entities are scored, and the new cache is drawn from them without
+    replacement, in proportion to exp(score) (arXiv 1812.06410, algorithms 2 and 3).
+    """
+
+    Options = CachedOptions
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        assert isinstance(options, CachedOptions)
+        self._explored = options.explored
+
+    @classmethod
+    def width(cls, options: SourceOptions) -> int:
+        assert isinstance(options, CachedOptions)
+        return options.cache
+
+    def key(self, queries: Queries) -> Tensor:
+        return queries.anchor * (2 * self.graph.relations) + queries.relation
+
+    def renew(self, model: ModelView, queries: Queries, before: Tensor, generator: torch.Generator) -> Tensor:
+        count, width = before.shape
+        start = torch.randint(self.entities, before.shape, generator=generator)
+        explored = torch.randint(self.entities, (count, self._explored), generator=generator)
+        competing = torch.cat([torch.where(before < 0, start, before), explored], dim=1)
+        ids, place = torch.unique(competing, return_inverse=True)
+        rows, vectors = model.candidates(ids), model.query(queries.anchor, queries.relation)
+        scores = model.similarity.indexed(vectors, rows, place.to(rows.device)).cpu()
+        noise = torch.empty_like(scores).exponential_(generator=generator).log_()
+        best = (scores - noise).topk(width, dim=1).indices  # Gumbel's trick: a draw in proportion to exp(score)
+        return competing.gather(1, best)

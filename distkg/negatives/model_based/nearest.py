@@ -1,0 +1,75 @@
+"""The entities nearest to vectors, over the shards of all ranks.
+
+Every rank searches its own rows for everyone's vectors, and the answers are merged. Up to ``EXHAUSTIVE_ROWS`` rows the
+search is exact and looks at the rows as they are; beyond, it asks a FAISS index of this rank's rows (inverted lists,
+one in 16 searched), which ``rebuild`` renews.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distkg.kernels.ann import VectorIndex, metric_of
+from distkg.kernels.scores.log_sum_exp import blocks
+from distkg.kernels.scores.similarity import Similarity
+from distkg.kernels.select_topk import Best, best_of, keep_best
+from distkg.negatives.model_view import ModelView
+
+EXHAUSTIVE_ROWS = 100_000
+
+
+class NearestEntities:
+    """The best entities by a similarity."""
+
+    def __init__(self, model: ModelView, similarity: Similarity) -> None:
+        """
+        Raises:
+            AnnError: this rank holds more rows than are searched one by one, and there is no index for the similarity.
+        """
+        self._model, self._similarity = model, similarity
+        self._index: VectorIndex | None = None
+        self._indexed = len(model.own_candidates()) > EXHAUSTIVE_ROWS
+        if self._indexed:
+            metric_of(similarity)
+
+    def rebuild(self) -> None:
+        """Index this rank's rows as they are now; nothing to do where the search is exact."""
+        if self._indexed:
+            rows = self._model.own_candidates().cpu()
+            self._index = VectorIndex.empty(self._similarity, len(rows), rows.shape[1])
+            self._index.fill(rows)
+
+    def search(self, vectors: Tensor, top: int) -> Tensor:
+        """The ``top`` best entities for vectors float32 [b, Q], best first: int64 [b, top] on CPU, -1 for none.
+
+        Collective: ranks may bring different numbers of vectors, also none.
+        """
+        ranks = self._model.ranks
+        most = torch.tensor(len(vectors), device=ranks.device)
+        ranks.all_reduce(most, "max")
+        if not int(most):
+            return torch.empty(0, top, dtype=torch.int64)
+        everyone = ranks.all_gather(F.pad(vectors, (0, 0, 0, int(most) - len(vectors))))
+        found = self._among_own(everyone, top)
+        low = ranks.rank * int(most)
+        mine = slice(low, low + len(vectors))
+        scores = ranks.all_gather(found.scores[None])[:, mine]
+        entities = ranks.all_gather(found.entities[None])[:, mine]
+        merged = best_of(scores.transpose(0, 1).flatten(1), entities.transpose(0, 1).flatten(1), top)
+        return merged.entities.long().cpu()
+
+    def _among_own(self, vectors: Tensor, top: int) -> Best:
+        if self._indexed:
+            if self._index is None:
+                self.rebuild()
+            assert self._index is not None
+            scores, places = self._index.search(vectors, top)
+            entities = torch.where(places < 0, -1, places + self._model.first).int()
+            return Best(scores.to(vectors.device), entities.to(vectors.device))
+        best = Best.none_yet(len(vectors), top, vectors.device)
+        rows = self._model.own_candidates()
+        for low, high in blocks(len(rows)):
+            keep_best(self._similarity.scores(vectors, rows[low:high]), self._model.first + low, 0, best)
+        return best

@@ -1,0 +1,255 @@
+"""Sources that draw from a pool of entities which the query decides.
+
+The entities of all pools lie one pool after the other; the pool of a query is a range of them, in relational
+corruption a range with a gap. A draw is thus two steps, find the range and take a place in it, without a loop over
+triples. Semantics as in the PyKEEN negative-sampling extension (d'Amato et al. 2025, arXiv 2508.05587).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from distkg.data.store.classes import Classes
+from distkg.kernels.jit import kernel
+from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, SourceError, SourceOptions
+from distkg.negatives.training_graph import TrainingGraph
+
+
+class PoolOptions(SourceOptions):
+    integrate: bool = Field(
+        False,
+        description="Where a pool holds fewer entities than negatives are asked for, take the whole pool and draw the "
+        "rest from all entities; without it small pools repeat themselves and empty ones give no negatives.",
+    )
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Rows of members: pool p is ``members[offsets[p]:offsets[p + 1]]``.
+
+    Attributes:
+        offsets: int64 [P + 1].
+        members: int32, distinct within a pool.
+    """
+
+    offsets: NDArray[np.int64]
+    members: NDArray[np.int32]
+
+    @classmethod
+    def from_pairs(cls, pool: np.ndarray, member: np.ndarray, pools: int, entities: int) -> Pools:
+        """Distinct (pool, member) pairs, members sorted within a pool."""
+        keys = np.unique(pool.astype(np.int64) * entities + member)
+        offsets = np.searchsorted(keys, np.arange(pools + 1, dtype=np.int64) * entities)
+        return cls(offsets.astype(np.int64), (keys % entities).astype(np.int32))
+
+    def ranges(self, pool: NDArray[np.int64]) -> Ranges:
+        """Where the pools [b] lie; -1 stands for an empty one."""
+        start, end = self.offsets[pool], self.offsets[pool + 1]
+        return Ranges(start, np.where(pool < 0, 0, end - start), np.zeros_like(start), np.zeros_like(start))
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """The pool of each query: ``size`` members from ``start`` on, of which ``gap`` do not count from ``gap_at`` on.
+
+    Attributes: int64 [b] each; ``size`` is without the gap, ``gap_at`` counts from ``start``.
+    """
+
+    start: NDArray[np.int64]
+    size: NDArray[np.int64]
+    gap_at: NDArray[np.int64]
+    gap: NDArray[np.int64]
+
+
+class PoolSource(NegativeSource):
+    """A source with one pool per query. Subclasses say where it lies."""
+
+    Options = PoolOptions
+    bytes_per_query: ClassVar[int] = 0
+    members: NDArray[np.int32]
+
+    @classmethod
+    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
+        return queries * cls.bytes_per_query
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        assert isinstance(options, PoolOptions)
+        self.integrate = options.integrate
+
+    @abstractmethod
+    def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
+        """The pools of queries, int64 [b] each, as ranges of ``members``."""
+
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        found = self._ranges(queries)
+        uniforms = torch.randint(1 << 62, (len(queries), count), generator=generator)
+        left_out = torch.zeros(uniforms.shape, dtype=torch.bool)
+        spans = found.start, found.size, found.gap_at, found.gap
+        _take(*spans, self.members, self.entities, self.integrate, uniforms.numpy(), left_out.numpy())
+        return Negatives(uniforms, left_out if bool(left_out.any()) else None)
+
+    def pool_sizes(self, queries: Queries) -> Tensor:
+        return torch.from_numpy(self._ranges(queries).size)
+
+    def _ranges(self, queries: Queries) -> Ranges:
+        return self.ranges(queries.anchor.numpy(), queries.relation.numpy(), queries.answer.numpy())
+
+
+@kernel
+def _take(
+    start: np.ndarray,
+    size: np.ndarray,
+    gap_at: np.ndarray,
+    gap: np.ndarray,
+    members: np.ndarray,
+    entities: int,
+    integrate: bool,
+    uniforms: np.ndarray,
+    left_out: np.ndarray,
+) -> None:
+    """Turn random numbers int64 [b, K] into entities. The modulo's bias is below the pool's size / 2⁶²."""
+    count = uniforms.shape[1]
+    for i in range(uniforms.shape[0]):
+        whole = integrate and size[i] < count
+        for k in range(count):
+            if whole and k >= size[i]:
+                uniforms[i, k] %= entities
+            elif size[i] == 0:
+                uniforms[i, k] = 0
+                left_out[i, k] = True
+            else:
+                place = k if whole else uniforms[i, k] % size[i]
+                if place >= gap_at[i]:
+                    place += gap[i]
+                uniforms[i, k] = members[start[i] + place]
+
+
+@SOURCES.register("corrupt")
+class Corrupt(PoolSource):
+    """Entities that answer the relation in training: tails of r, heads for r⁻¹ (Socher et al. 2013)."""
+
+    bytes_per_query = 72  # queries, their keys and the sorted keys, 8 bytes each number, while pools are made
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        _, relation, answer = graph.queries().T
+        self._pools = Pools.from_pairs(relation, answer, 2 * graph.relations, graph.entities)
+        self.members = self._pools.members
+
+    def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
+        return self._pools.ranges(relation)
+
+
+@SOURCES.register("typed")
+class Typed(PoolSource):
+    """Entities of the class that the relation asks for, domain or range (Krompaß et al. 2015)."""
+
+    needs = "classes, domain and range"
+
+    @classmethod
+    def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
+        require_classes(graph, "typed", relations=True)
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        classes = require_classes(graph, "typed", relations=True)
+        self._wanted = classes.wanted.astype(np.int64)
+        self._pools = members_of_classes(classes, graph.entities)
+        self.members = self._pools.members
+
+    def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
+        return self._pools.ranges(self._wanted[relation])
+
+
+@SOURCES.register("classes")
+class SameClass(PoolSource):
+    """Entities of the first class of the answer that they stand beside."""
+
+    needs = "classes"
+
+    @classmethod
+    def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
+        require_classes(graph, "classes", relations=False)
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        classes = require_classes(graph, "classes", relations=False)
+        self._first = classes.first.astype(np.int64)
+        self._pools = members_of_classes(classes, graph.entities)
+        self.members = self._pools.members
+
+    def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
+        return self._pools.ranges(self._first[answer])
+
+
+@SOURCES.register("relational")
+class Relational(PoolSource):
+    """Answers that the anchor has by other relations of the same direction (Kotnis, Nastase 2017).
+
+    The entities that an anchor reaches lie grouped by the one relation that leads there; those that several relations
+    lead to come last. The pool of a relation is all of them but its own group.
+    """
+
+    bytes_per_query = 120  # links, keys and their sorting, while groups are made
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        triples = graph.triples
+        keys, sole, members = [], [], []
+        for direction, (anchor, answer) in enumerate(((0, 2), (2, 0))):
+            pair = triples[:, anchor].astype(np.int64) * graph.entities + triples[:, answer]
+            links = np.unique(np.stack([pair, triples[:, 1].astype(np.int64)], axis=1), axis=0)
+            unique, first, relations = np.unique(links[:, 0], return_index=True, return_counts=True)
+            keys.append(unique // graph.entities * 2 + direction)
+            sole.append(np.where(relations == 1, links[first, 1], graph.relations))
+            members.append(unique % graph.entities)
+        key, alone, member = (np.concatenate(parts) for parts in (keys, sole, members))
+        order = np.lexsort((member, alone, key))
+        self.members = member[order].astype(np.int32)
+        self._groups = (key * (graph.relations + 1) + alone)[order]
+        self._offsets = np.searchsorted(key[order], np.arange(2 * graph.entities + 1))
+
+    def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
+        direction, own = np.divmod(relation, self.graph.relations)
+        key = anchor * 2 + direction
+        start, end = self._offsets[key], self._offsets[key + 1]
+        group = key * (self.graph.relations + 1) + own
+        low, high = np.searchsorted(self._groups, group), np.searchsorted(self._groups, group + 1)
+        return Ranges(start, end - start - (high - low), low - start, high - low)
+
+
+def members_of_classes(classes: Classes, entities: int) -> Pools:
+    """One pool per class."""
+    entity = np.repeat(np.arange(entities), np.diff(classes.offsets))
+    return Pools.from_pairs(classes.members, entity, len(classes.labels), entities)
+
+
+def require_classes(graph: TrainingGraph, source: str, *, relations: bool) -> Classes:
+    """The graph's classes.
+
+    Raises:
+        SourceError: it has none of those that are needed.
+    """
+    classes = graph.classes
+    if classes is None or not classes.has_entities:
+        raise SourceError(
+            f"negatives.source: {source} needs classes of entities, and this store has none. Put a file "
+            "entity_types.tsv (entity, class) beside the triples and make the store again with `distkg prepare`."
+        )
+    if relations and not classes.has_relations:
+        raise SourceError(
+            f"negatives.source: {source} needs domain and range of relations, and this store has none. Put a file "
+            "relation_domain_range.tsv (relation, class of heads, class of tails) beside the triples and make "
+            "the store again with `distkg prepare`; or use negatives.source: classes, which needs those of entities "
+            "alone."
+        )
+    return classes

@@ -1,0 +1,175 @@
+"""The plan of a run on the machine at hand, made before anything starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from distkg.config import ConfigError, RunConfig
+from distkg.data.store.graph_store import Store
+from distkg.embedding.build import check_objective, check_sources
+from distkg.embedding.footprint import asks_distinct_queries
+from distkg.foundation.graphs.training_graphs import graphs_of
+from distkg.foundation.initial_model import is_foundation
+from distkg.foundation.plan import plan_foundation
+from distkg.planning.machine import Machine, measure, memory_limit
+from distkg.planning.plan import Plan, count_distinct_queries, plan
+from distkg.training.precision import missing_precisions_here
+from distkg.training.provenance import open_named
+
+COUNTED_TRIPLES = 5_000_000  # above this, distinct queries are not counted, and the estimate of time is an upper bound
+
+
+def plan_run(config: RunConfig) -> Plan:
+    """Plan ``config`` on the graphs that it names, with rates measured here in half a second.
+
+    Raises:
+        ConfigError, UnknownNameError: no graph is named, or as `check_objective` or `check_foundation`.
+        StoreError: a store cannot be opened.
+        SourceError: a graph lacks what the negative source needs.
+        PlanError: the run does not fit.
+    """
+    notes = () if joins_cluster(config) else tuple(missing_precisions_here(config))
+    return replace(_plan(config), notes=notes)
+
+
+def _plan(config: RunConfig) -> Plan:
+    if is_foundation(config):
+        with _threads(_worker_threads(config)):
+            planned = plan_foundation(
+                config, memory_per_worker(config), workers_of_node=_workers_here(config), slowdown=_crowding(config)
+            )
+        stores = [Store.open(address) for address in graphs_of(config)]
+        return replace(planned, warnings=(*_missing_tokens(planned), *_empty_splits(config, stores)))
+    store = open_store(config)
+    check_objective(config)
+    check_sources(config, store)
+    distinct = None
+    if asks_distinct_queries(config) and store.manifest.triples.get("train", 0) <= COUNTED_TRIPLES:
+        distinct = count_distinct_queries(store.iter_triples(["train"]), store.num_relations)
+    planned = plan(
+        config,
+        store.manifest,
+        memory_per_worker(config),
+        worker_machine(config),
+        gpu_available=gpu_memory_per_worker(config),
+        distinct_queries=distinct,
+    )
+    return replace(planned, warnings=_empty_splits(config, [store]))
+
+
+def check_run(config: RunConfig, at_once: int = 1) -> None:
+    """Raise what a run of ``config``, one of some ``at_once``, would raise at its start; nothing is measured.
+
+    Raises:
+        ConfigError, UnknownNameError, StoreError, SourceError, PlanError: as `plan_run`.
+    """
+    available = memory_per_worker(config)
+    if available is not None and config.cluster.memory_per_worker_gb is None:
+        available //= at_once
+    if is_foundation(config):
+        plan_foundation(config, available, workers_of_node=_workers_here(config))
+        return
+    store = open_store(config)
+    plan(config, store.manifest, available)
+    check_objective(config)
+    check_sources(config, store)
+
+
+def open_store(config: RunConfig) -> Store:
+    """The graph of a run of embeddings.
+
+    Raises:
+        ConfigError: ``data.store`` is empty.
+        StoreError: it cannot be opened.
+    """
+    if not config.data.store:
+        raise ConfigError("data.store is empty: name a store made by `distkg prepare`, as in --set data.store=stores/x")
+    return open_named(config.data.store)
+
+
+def _missing_tokens(planned: Plan) -> tuple[str, ...]:
+    if not planned.reads or any(graph.tokens for graph in planned.graphs):
+        return ()
+    return (
+        f"the model reads tokens of {', '.join(planned.reads)}, and no graph has them, so it learns from facts alone; "
+        "`distkg tokens` makes them",
+    )
+
+
+def _empty_splits(config: RunConfig, stores: Sequence[Store]) -> tuple[str, ...]:
+    """What a run misses whose graphs have no triples to rank."""
+    empty = [split for split in ("valid", "test") if not any(store.manifest.triples.get(split) for store in stores)]
+    warnings = []
+    if "valid" in empty:
+        idle = [
+            key
+            for key, acts in (
+                ("train.patience", config.train.patience is not None),
+                ("optimizer.schedule: plateau", config.optimizer.schedule == "plateau"),
+            )
+            if acts
+        ]
+        warnings.append(
+            "valid holds no triples: nothing is validated, and the newest checkpoint is kept, not the best"
+            + (f"; {' and '.join(idle)} will do nothing" if idle else "")
+        )
+    if "test" in empty:
+        warnings.append("test holds no triples: the run will end without test metrics")
+    return tuple(warnings)
+
+
+def memory_per_worker(config: RunConfig) -> int | None:
+    """Bytes that a worker may use: as configured, else an equal part of this machine; None on another cluster."""
+    if config.cluster.memory_per_worker_gb is not None:
+        return int(config.cluster.memory_per_worker_gb * 2**30)
+    return None if joins_cluster(config) else memory_limit() // config.train.workers
+
+
+def gpu_memory_per_worker(config: RunConfig) -> int | None:
+    """Bytes of a worker's share of this machine's GPU; None for a run on CPUs or on another cluster."""
+    share = config.cluster.gpus_per_worker
+    if share == 0 or joins_cluster(config) or not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.get_device_properties(0).total_memory * min(share, 1))
+
+
+def worker_machine(config: RunConfig) -> Machine:
+    """Rates of one worker, taking this machine for a sample of the ones that will do the work."""
+    device = "cuda" if config.cluster.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu"
+    with _threads(_worker_threads(config)):
+        machine = measure(device)
+    return machine.shared_by(_crowding(config))
+
+
+def joins_cluster(config: RunConfig) -> bool:
+    """Whether the run goes to a cluster that is already there, on machines that may differ from this one."""
+    address = config.cluster.address
+    return bool(os.environ.get("RAY_ADDRESS")) if address is None else address != "local"
+
+
+def _worker_threads(config: RunConfig) -> int:
+    return max(1, int(config.cluster.cpus_per_worker))
+
+
+def _workers_here(config: RunConfig) -> int:
+    return 1 if joins_cluster(config) else config.train.workers
+
+
+def _crowding(config: RunConfig) -> float:
+    """How many threads compete for a core of this machine."""
+    return max(1.0, _workers_here(config) * _worker_threads(config) / (os.cpu_count() or 1))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,84 @@
+"""Training a model that ranks relations, (h, ?, t): a hidden fact's relation against all that are not known there.
+
+Facts, graphs and steps are those of other foundation models. ``negatives`` has no say: relations are few, so that all
+of them compete at every step (as TRIX is trained, Zhang et al. 2024).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.config import RunConfig
+from distkg.data.store.graph_store import Store
+from distkg.data.store.known_relations import KnownRelations
+from distkg.evaluation.metrics import ranking_metrics, subsample
+from distkg.foundation.batches import FoundationBatch
+from distkg.foundation.graph_scorer import GraphScorer
+from distkg.foundation.graphs.training_graphs import LearnedGraph
+from distkg.foundation.learner import FoundationLearner
+from distkg.foundation.loop import FoundationLoop
+from distkg.foundation.models import MODELS
+from distkg.negatives import Queries, TrainingProgress
+from distkg.objectives import EXCLUDED
+from distkg.relation_prediction.ranking import known_relations_of, rank_relations
+
+
+def ranks_relations(config: RunConfig) -> bool:
+    """Whether the configured model is a foundation model that ranks relations."""
+    return config.model.name in MODELS and MODELS[config.model.name].ranks == "relations"
+
+
+def as_triples(queries: Queries, relations: int) -> Tensor:
+    """The facts that queries ask about, from either end: int64 [b, 3]."""
+    from_head = queries.relation < relations
+    head = torch.where(from_head, queries.anchor, queries.answer)
+    tail = torch.where(from_head, queries.answer, queries.anchor)
+    return torch.stack([head, queries.relation % relations, tail], dim=1)
+
+
+class RelationLoop(FoundationLoop):
+    """Steps of a model that ranks relations."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self._known: dict[str, KnownRelations] = {}
+
+    def loss(self, asked: FoundationBatch, moment: TrainingProgress) -> Tensor:
+        """Mean over the facts; other relations that are known between their entities are left out."""
+        graph, device = asked.graph, self._ranks.device
+        head, relation, tail = as_triples(asked.queries, graph.relations).unbind(1)
+        scores = self._model.relation_scores(graph, head.to(device), tail.to(device), asked.weight(device))
+        relation = relation.to(device)
+        pairs = torch.stack([head, tail], dim=1).numpy()
+        left_out = torch.from_numpy(self._known_in(asked.learned.store).mask(pairs)).to(scores.device)
+        return self._objective(scores.gather(1, relation[:, None])[:, 0], scores.masked_fill(left_out, EXCLUDED)).mean()
+
+    def _known_in(self, store: Store) -> KnownRelations:
+        """Of the training facts, those that are asked about among them."""
+        if store.address not in self._known:
+            facts = store.iter_triples(["train"])
+            self._known[store.address] = KnownRelations.of(facts, store.num_entities, store.num_relations)
+        return self._known[store.address]
+
+
+class RelationLearner(FoundationLearner):
+    """A ``Learner`` of a model that ranks relations; metrics are filtered, of one question for each triple."""
+
+    loop_kind = RelationLoop
+
+    def _metrics(self, graph: LearnedGraph, split: str) -> dict[str, float]:
+        limit, seed = self._config.evaluate.max_final_triples, self._config.train.seed
+        return ranking_metrics(self._rank(graph, subsample(graph.store.triples(split), limit, seed)))
+
+    def _rank(self, graph: LearnedGraph, triples: np.ndarray, known: Any = None) -> Any:
+        reasoner = GraphScorer(self.model, graph.facts)
+        size = self._config.evaluate.batch_size
+        facts = known_relations_of(graph.store, triples)
+        hurries = self._stop.hurries
+        return rank_relations(
+            reasoner.relation_scores, triples, facts, batch_size=size, ranks=self._ranks, hurries=hurries
+        )

@@ -1,0 +1,376 @@
+"""What a checkpoint is on disk: a folder of safetensors files, one a rank, and ``manifest.json``, written last.
+
+``rank-00001-of-00004.safetensors`` holds the rows of rank 1 of 4, and the first rank's file also the replicated
+tensors. The manifest says which rows lie where and carries the size and SHA-256 of every file, and of itself. It
+takes its name by one rename when all files are on disk, so a folder with a manifest was written to the end. Nothing
+here unpickles, and files that the manifest does not name are never opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from distkg.data.storage.tensor_files import (
+    DTYPES,
+    MAX_DIMENSIONS,
+    TensorFileError,
+    TensorHeader,
+    check_tensors,
+    read_header,
+)
+from distkg.kernels.finite import is_finite
+from distkg.strict_json import JsonError, check_regular, read_json
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+_DIGEST = "sha256"
+_UNNAMED = f"{MANIFEST}.part"
+_ROWS_FILES = "rank-*-of-*.safetensors"
+_WRITTEN_HERE = (_UNNAMED, _ROWS_FILES, ".tmp??????")  # safetensors writes to .tmp…, renames
+_BYTES_AT_ONCE = 16 << 20
+_BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written, trusted or read as asked; the message says which, why and what to do."""
+
+
+class LaterFormatError(CheckpointError):
+    """A checkpoint that a later distkg wrote."""
+
+
+def _known_dtype(name: str) -> str:
+    if name not in _BY_NAME:
+        raise ValueError(f"no data type of a checkpoint; known are {', '.join(_BY_NAME)}")
+    return name
+
+
+def _plain_name(name: str) -> str:
+    if not name.isprintable() or not 0 < len(name) <= 1000:
+        raise ValueError("a tensor's name has 1 to 1000 printable characters")
+    return name
+
+
+Size = Annotated[int, Field(ge=0, lt=1 << 63)]
+TensorName = Annotated[str, AfterValidator(_plain_name)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class TensorEntry(_Entry):
+    """One tensor of a checkpoint, with the shape of the whole."""
+
+    dtype: Annotated[str, AfterValidator(_known_dtype)] = Field(description="As torch names it: float32, bfloat16, …")
+    shape: list[Size] = Field(max_length=MAX_DIMENSIONS)
+    sharded: bool = Field(description="Rows spread over the files; else whole in the first file.")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The data type itself."""
+        return _BY_NAME[self.dtype]
+
+    def __str__(self) -> str:
+        return f"{'sharded' if self.sharded else 'replicated'} {self.dtype} {self.shape}"
+
+
+class FileEntry(_Entry):
+    """One rank's file."""
+
+    name: str = Field(pattern=r"^rank-[0-9]{5,}-of-[0-9]{5,}\.safetensors$", max_length=60)
+    low: Size = Field(description="First row of the sharded tensors in it.")
+    high: Size = Field(description="One past the last row.")
+    bytes: Size
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Manifest(_Entry):
+    """What a checkpoint holds.
+
+    Attributes:
+        serial: grows by one with every checkpoint of a folder; the newest has the highest, whatever the clocks say.
+        created: time of writing, ISO 8601, UTC.
+    """
+
+    format: int = FORMAT
+    serial: Size
+    created: str = Field(max_length=64)
+    best: bool
+    world_size: int = Field(ge=1)
+    rows: Size
+    progress: dict[str, JsonValue]
+    tensors: dict[TensorName, TensorEntry]
+    files: list[FileEntry]
+
+    def pieces(self, tensor: str) -> list[tuple[str, int, int]]:
+        """Files that hold a tensor, each with its first row and one past its last."""
+        entry = self.tensors[tensor]
+        if entry.sharded:
+            return [(file.name, file.low, file.high) for file in self.files]
+        return [(self.files[0].name, 0, entry.shape[0])]
+
+    def headers(self, index: int) -> dict[str, TensorHeader]:
+        """Data type and shape of each tensor in the file of a rank."""
+        rows = self.files[index].high - self.files[index].low
+        return {
+            name: TensorHeader(entry.torch_dtype, (rows, *entry.shape[1:]) if entry.sharded else tuple(entry.shape))
+            for name, entry in self.tensors.items()
+            if entry.sharded or index == 0
+        }
+
+
+def file_name(rank: int, size: int) -> str:
+    """Name of the file of rank ``rank`` of ``size``."""
+    return f"rank-{rank:05d}-of-{size:05d}.safetensors"
+
+
+def write_file(path: Path, tensors: Mapping[str, Tensor], low: int, high: int) -> FileEntry:
+    """Write contiguous CPU tensors to one safetensors file, and return when it is on the disk.
+
+    Raises:
+        OSError, SafetensorError: the file could not be written (a full disk, say).
+    """
+    save_file(dict(tensors), path)
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors leaves it readable by its writer alone
+    digest = _sha256_of(path)
+    _to_disk(path)
+    _to_disk(path.parent)
+    return FileEntry(name=path.name, low=low, high=high, bytes=path.stat().st_size, sha256=digest)
+
+
+def difference(folder: Path, manifest: Manifest, index: int) -> str | None:
+    """How the file of a rank differs from what the manifest says; None where it does not. Reads the whole file.
+
+    A file with NaN or infinity differs too: distkg writes none.
+    """
+    entry = manifest.files[index]
+    path = folder / entry.name
+    try:
+        size = check_regular(path)
+        if size != entry.bytes:
+            return f"{entry.name} has {size} bytes, its manifest says {entry.bytes}"
+        digest = _sha256_of(path)
+    except OSError as error:
+        return f"{entry.name} cannot be read ({error.strerror or error})"
+    if digest != entry.sha256:
+        return f"{entry.name} has SHA-256 {digest[:16]}…, its manifest says {entry.sha256[:16]}…"
+    try:
+        check_file(folder, manifest, index)
+        broken = _non_finite(path, manifest.headers(index))
+    except CheckpointError as error:
+        return str(error)
+    return f"{entry.name} holds NaN or infinity in {', '.join(broken)}" if broken else None
+
+
+def check_file(folder: Path, manifest: Manifest, index: int) -> None:
+    """Hold the header of a rank's file against the manifest, before anything is allocated for its tensors.
+
+    Raises:
+        CheckpointError: other tensors, data types or shapes, or no safetensors file.
+    """
+    path = folder / manifest.files[index].name
+    try:
+        check_tensors(read_header(path), manifest.headers(index), "its manifest")
+    except TensorFileError as error:
+        raise CheckpointError(f"{path} is damaged ({error}): use another checkpoint") from None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Commit a checkpoint whose files are on the disk: from here on it counts."""
+    tree = manifest.model_dump()
+    unnamed = folder / _UNNAMED
+    unnamed.write_text(json.dumps(tree | {_DIGEST: _sha256_of_json(tree)}, indent=1, allow_nan=False) + "\n", "utf-8")
+    _to_disk(unnamed)
+    os.replace(unnamed, folder / MANIFEST)
+    _to_disk(folder)
+    _to_disk(folder.parent)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a committed checkpoint, in agreement with itself.
+
+    Raises:
+        LaterFormatError: a later distkg wrote it.
+        CheckpointError: there is none, or it is not as it was written.
+    """
+    path = folder / MANIFEST
+    if not os.path.lexists(path):
+        raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}")
+    try:
+        tree = read_json(path)
+        written, found = tree.pop(_DIGEST), tree["format"]
+        if type(found) is int and found > FORMAT:
+            raise LaterFormatError(f"{folder} has checkpoint format {found}, this distkg reads {FORMAT}")
+        if written != _sha256_of_json(tree):
+            raise CheckpointError(f"{path} was changed after it was written: its checksum differs")
+        manifest = Manifest.model_validate(tree)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(ascii(part).strip("'") for part in problem["loc"])
+        raise CheckpointError(f"{path} is damaged ({place}: {problem['msg']})") from None
+    except (JsonError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        why = error if isinstance(error, JsonError) else "it is no manifest of a checkpoint"
+        raise CheckpointError(f"{path} is damaged ({why})") from None
+    problem_of_whole = _contradiction(manifest)
+    if problem_of_whole is not None:
+        raise CheckpointError(f"{path} is damaged: {problem_of_whole}")
+    return manifest
+
+
+def copy_rows(folder: Path, manifest: Manifest, tensor: str, low: int, out: Tensor) -> None:
+    """Fill ``out`` with the rows of a tensor from ``low`` on, a few megabytes at a time.
+
+    Raises:
+        CheckpointError: a file is damaged, or its tensor has another shape than the manifest says.
+    """
+    high = low + len(out)
+    # Each part opens the file anew: a mapping that lives on would count the whole file as this process's memory.
+    step = max(1, _BYTES_AT_ONCE // max(1, out[:1].nbytes))
+    for name, first, last in manifest.pieces(tensor):
+        expected = [last - first, *manifest.tensors[tensor].shape[1:]]
+        start, stop = max(low, first), min(high, last)
+        for row in range(start, stop, step):
+            end = min(row + step, stop)
+            with _opened(folder / name) as file:
+                rows = file.get_slice(tensor)
+                _check_shape(folder / name, tensor, rows.get_shape(), expected)
+                out[row - low : end - low].copy_(rows[row - first : end - first])
+
+
+def copy_whole(folder: Path, manifest: Manifest, tensor: str, out: Tensor) -> None:
+    """Fill ``out`` with a replicated tensor.
+
+    Raises:
+        CheckpointError: its file is damaged, or the tensor has another shape than the manifest says.
+    """
+    path = folder / manifest.files[0].name
+    with _opened(path) as file:
+        values = file.get_tensor(tensor)
+        _check_shape(path, tensor, list(values.shape), manifest.tensors[tensor].shape)
+        out.copy_(values)
+
+
+def begin(folder: Path) -> None:
+    """Make the folder of a checkpoint, marked as unfinished until its manifest takes the mark's place."""
+    folder.mkdir(exist_ok=True)
+    (folder / _UNNAMED).touch()
+
+
+def is_committed(folder: Path) -> bool:
+    """True for a checkpoint that was written to the end, whatever happened to it since."""
+    if os.path.lexists(folder / MANIFEST):
+        return True
+    return not os.path.lexists(folder / _UNNAMED) and any(folder.glob(_ROWS_FILES))
+
+
+def is_unfinished(folder: Path) -> bool:
+    """True for what a process left that died while it wrote, or deleted, a checkpoint."""
+    return not is_committed(folder) and os.path.lexists(folder / _UNNAMED)
+
+
+def remove(folder: Path) -> None:
+    """Delete a checkpoint's own files; the folder too, unless somebody put something else there. Links stay."""
+    if folder.is_symlink():
+        return
+    if os.path.lexists(folder / MANIFEST):  # a crash after the first file must not leave a torn checkpoint
+        os.replace(folder / MANIFEST, folder / _UNNAMED)
+        _to_disk(folder)
+    for pattern in reversed(_WRITTEN_HERE):  # the mark of what is unfinished goes last
+        for path in folder.glob(pattern):
+            if path.is_symlink() or not path.is_dir():
+                path.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _contradiction(manifest: Manifest) -> str | None:
+    """What in a manifest cannot be, from its own numbers."""
+    files = manifest.files
+    names = [file_name(rank, manifest.world_size) for rank in range(len(files))]
+    bounds, ends = [file.low for file in files] + [manifest.rows], [0] + [file.high for file in files]
+    if bounds != ends or len(files) != manifest.world_size:
+        return f"its files do not hold rows 0 to {manifest.rows}"
+    if [file.name for file in files] != names:
+        return f"its files are not {names[0]} and so on"
+    for name, entry in manifest.tensors.items():
+        if entry.sharded and entry.shape[:1] != [manifest.rows]:
+            return f"{name} has shape {entry.shape}, the checkpoint has {manifest.rows} rows"
+    row, whole = _bytes_of_row(manifest), sum(_bytes(entry) for entry in manifest.tensors.values() if not entry.sharded)
+    for index, file in enumerate(files):
+        needed = (file.high - file.low) * row + (whole if index == 0 else 0)
+        if needed > file.bytes:
+            return f"the tensors of {file.name} take {needed} bytes, and it has {file.bytes}"
+    return None
+
+
+def _bytes_of_row(manifest: Manifest) -> int:
+    rows = (entry.model_copy(update={"shape": entry.shape[1:]}) for entry in manifest.tensors.values() if entry.sharded)
+    return sum(_bytes(entry) for entry in rows)
+
+
+def _bytes(entry: TensorEntry) -> int:
+    return TensorHeader(entry.torch_dtype, tuple(entry.shape)).bytes
+
+
+def _non_finite(path: Path, headers: Mapping[str, TensorHeader]) -> list[str]:
+    """Names of a file's tensors that hold NaN or infinity, looked at a few megabytes at a time."""
+    return sorted(name for name, header in headers.items() if not _holds_numbers(path, name, header))
+
+
+def _holds_numbers(path: Path, name: str, header: TensorHeader) -> bool:
+    if not header.dtype.is_floating_point or not header.bytes:
+        return True
+    if not header.shape:
+        with _opened(path) as file:
+            return is_finite(file.get_tensor(name))
+    step = max(1, _BYTES_AT_ONCE * header.shape[0] // header.bytes)
+    for low in range(0, header.shape[0], step):
+        with _opened(path) as file:
+            if not is_finite(file.get_slice(name)[low : low + step]):
+                return False
+    return True
+
+
+def _check_shape(path: Path, tensor: str, found: list[int], expected: list[int]) -> None:
+    if list(found) != expected:
+        raise CheckpointError(f"{path} holds {tensor} of shape {list(found)}, its manifest says {expected}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error}): use another checkpoint") from error
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_of_json(tree: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,171 @@
+"""Ranks together do what one plain dense computation does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from distkg.config import RunConfig, parse_config
+from distkg.data.store.graph_store import Store
+from distkg.embedding.batches import SampledBatch, SampledBatches, unique_places
+from distkg.embedding.build import build_objective
+from distkg.embedding.loop import Loop
+from distkg.embedding.model import Model
+from distkg.negatives import TrainingGraph, make_source
+from distkg.sharding.ranks import Ranks
+from distkg.sharding.replicated_parameters import ReplicatedParameters
+from tests.distributed import run_ranks
+
+
+def config(store: str, **sections: dict[str, Any]) -> RunConfig:
+    tree: dict[str, Any] = {
+        "data": {"store": store},
+        "model": {"name": "distmult", "dim": 8},
+        "objective": {"name": "logistic"},
+        "negatives": {"count": 4, "chunk_size": 16},
+        "optimizer": {"name": "rowwise_adagrad", "learning_rate": 0.05},
+        "train": {"batch_size": 256, "seed": 7},
+    }
+    for name, values in sections.items():
+        tree[name] = tree.get(name, {}) | values
+    return parse_config(tree, "test")
+
+
+def train(ranks: Ranks, run: RunConfig, epochs: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """All entity rows, relation rows and mean losses by epoch after some epochs."""
+    store = Store.open(run.data.store)
+    model = Model(run, store.num_entities, store.num_relations, ranks)
+    batches, step = build_objective(run, store, model)
+    dense = ReplicatedParameters(model, run.optimizer, ranks)
+    rate = run.optimizer.learning_rate
+    loop = Loop(model, batches, step, dense, rate, lambda epoch, step: 1.0, run.train.seed, overlap=run.train.overlap)
+    losses = []
+    for epoch in range(epochs):
+        assert loop.run(epoch, 0, batches.steps, lambda step: True) == batches.steps
+        losses.append(loop.pop_mean_loss())
+    rows = model.entities.gather(torch.arange(store.num_entities))
+    return rows.numpy(), model.relations.detach().numpy(), losses
+
+
+def dense_reference(run: RunConfig, size: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same batches as ``size`` ranks draw, trained on one dense table with autograd and hand-written Adagrad."""
+    store = Store.open(run.data.store)
+    model = Model(run, store.num_entities, store.num_relations, Ranks.single())
+    entities = model.entities.local.clone().requires_grad_()
+    relations = model.relations.detach().clone().requires_grad_()
+    source = make_source(run.negatives.source, run.negatives.options, TrainingGraph.of_store(store))
+    makers = [
+        SampledBatches(store, source, run.negatives, run.train.batch_size, epochs, run.train.seed, Ranks(rank, size))
+        for rank in range(size)
+    ]
+    row_sums, relation_sums = torch.zeros(len(entities), 1), torch.zeros_like(relations)
+    rate = run.optimizer.learning_rate
+    for epoch in range(epochs):
+        for step in range(makers[0].steps):
+            loss = sum(_plain_loss(maker.window(epoch, step, step + 1)[0], entities, relations) for maker in makers)
+            to_rows, to_relations = torch.autograd.grad(loss, (entities, relations))
+            row_sums += to_rows.square().mean(1, keepdim=True)
+            relation_sums += to_relations.square()
+            with torch.no_grad():
+                entities -= rate * to_rows / (row_sums.sqrt() + 1e-10)
+                relations -= rate * to_relations / (relation_sums.sqrt() + 1e-10)
+    return entities.detach().numpy(), relations.detach().numpy()
+
+
+def _plain_loss(batch: object, entities: torch.Tensor, relations: torch.Tensor) -> torch.Tensor:
+    assert isinstance(batch, SampledBatch)
+    total = entities.new_zeros(())
+    for i in range(len(batch.anchor)):
+        query = entities[batch.ids[batch.anchor[i]]] * relations[batch.relation[i]]
+        negatives = entities[batch.ids[batch.negatives[i // batch.sharing]]]
+        positive = query @ entities[batch.ids[batch.answer[i]]]
+        keep = torch.ones(len(negatives), dtype=torch.bool) if batch.left_out is None else ~batch.left_out[i]
+        wrong = F.softplus(negatives @ query)
+        total = total + F.softplus(-positive) + (wrong * keep).sum() / keep.sum().clamp_min(1)
+    return total / batch.queries
+
+
+SHARED, INDEPENDENT, RELATIONAL = {"shared": True}, {"shared": False}, {"source": "relational"}
+MIXED = {"source": "mixture", "options": {"parts": [{"source": "uniform"}, {"source": "bernoulli", "weight": 2}]}}
+
+
+@pytest.mark.parametrize("negatives", [SHARED, INDEPENDENT, RELATIONAL, MIXED])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_ranks_together_equal_a_dense_table(small_store: str, size: int, negatives: dict[str, object]) -> None:
+    run = config(small_store, negatives={**negatives, "filter": True})
+    expected_rows, expected_relations = dense_reference(run, size, 1)
+    results = [train(Ranks.single(), run, 1)] if size == 1 else run_ranks(size, train, run, 1)
+    for rows, relations, _ in results:
+        np.testing.assert_allclose(rows, expected_rows, atol=2e-5)
+        np.testing.assert_allclose(relations, expected_relations, atol=2e-5)
+
+
+@pytest.mark.parametrize("objective", ["one_vs_all", "k_vs_all"])
+def test_objectives_over_all_entities_do_not_depend_on_the_number_of_ranks(small_store: str, objective: str) -> None:
+    run = config(
+        small_store,
+        objective={"name": objective, "label_smoothing": 0.1},
+        regularizer={"name": "n3", "weight": 0.01},
+        optimizer={"name": "adagrad"},
+        train={"batch_size": 100_000},  # one step an epoch: the batch is then the same on any number of ranks
+    )
+    rows, relations, losses = train(Ranks.single(), run, 3)
+    for size in (2, 3):
+        for other_rows, other_relations, other_losses in run_ranks(size, train, run, 3):
+            np.testing.assert_allclose(other_rows, rows, atol=2e-5)
+            np.testing.assert_allclose(other_relations, relations, atol=2e-5)
+            np.testing.assert_allclose(other_losses, losses, rtol=1e-5)
+
+
+def test_grouped_and_single_queries_are_the_same_objective(small_store: str) -> None:
+    single, grouped = (
+        train(
+            Ranks.single(),
+            config(
+                small_store,
+                objective={"name": "one_vs_all", "group_answers": group},
+                regularizer={"name": "n3", "weight": 0.01},
+                optimizer={"name": "adagrad"},
+                train={"batch_size": 100_000},
+            ),
+            3,
+        )
+        for group in (False, True)
+    )
+    np.testing.assert_allclose(grouped[2], single[2], rtol=1e-5)
+    np.testing.assert_allclose(grouped[0], single[0], atol=1e-5)
+
+
+def test_overlapping_the_exchange_learns_the_same(small_store: str) -> None:
+    plain = train(Ranks.single(), config(small_store), 60)[2]
+    overlapped = run_ranks(2, train, config(small_store, train={"overlap": True}), 60)[0][2]
+    assert plain[-1] < 0.75 * plain[0]
+    assert overlapped[-1] == pytest.approx(plain[-1], rel=0.1)
+
+
+def test_a_rank_without_rows_takes_part(small_store: str) -> None:
+    entities = Store.open(small_store).num_entities
+    unique, place = unique_places(torch.tensor([5, 2, 5, entities - 1]), entities)
+    assert unique.tolist() == [2, 5, entities - 1]
+    assert place.tolist() == [1, 0, 1, 2]
+
+
+def test_every_training_triple_is_asked_once_an_epoch(small_store: str) -> None:
+    run = config(small_store)
+    store = Store.open(small_store)
+    source = make_source("uniform", {}, TrainingGraph.of_store(store))
+    seen = []
+    for rank in range(3):
+        maker = SampledBatches(store, source, run.negatives, run.train.batch_size, 1, 0, Ranks(rank, 3))
+        for batch in maker.window(5, 0, maker.steps):
+            assert isinstance(batch, SampledBatch)
+            asked = torch.stack([batch.ids[batch.anchor], batch.relation, batch.ids[batch.answer]], 1)
+            seen += [tuple(row) for row in asked.tolist()]
+    relations = store.num_relations
+    expected = [(h, r, t) for h, r, t in store.triples("train").tolist()]
+    expected += [(t, r + relations, h) for h, r, t in store.triples("train").tolist()]
+    assert sorted(seen) == sorted(expected)
