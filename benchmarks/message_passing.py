@@ -74,7 +74,7 @@ def _dgl_layer(edges: Edges) -> dict[str, Layer]:
     if edges.device.type != "cpu":
         return {}
     graph = dgl.graph((edges.src, edges.dst), num_nodes=edges.nodes)
-    kind = edges.kind.long()
+    kind = edges.relation.long()
 
     def layer(states: Tensor, relations: Tensor) -> Tensor:
         said = relations.transpose(0, 1)[kind]
@@ -98,7 +98,7 @@ def _geometric_layer(edges: Edges) -> dict[str, Layer]:
 
         def forward(self, states: Tensor, relations: Tensor) -> Tensor:
             index = torch.stack([edges.src.long(), edges.dst.long()])
-            found: Tensor = self.propagate(index, x=states, said=relations[:, edges.kind.long()])
+            found: Tensor = self.propagate(index, x=states, said=relations[:, edges.relation.long()])
             return found
 
         def message(self, x_j: Tensor, said: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def measure(store: str, name: str, batch: int, work: Workload) -> dict[str, floa
     edges = KnowledgeGraph.of_store(Store.open(store)).facts.to(torch.device(work.device))
     layer = layers(edges)[name]
     states = torch.randn(batch, edges.nodes, work.width, device=work.device, requires_grad=True)
-    relations = torch.randn(batch, edges.kinds, work.width, device=work.device, requires_grad=True)
+    relations = torch.randn(batch, edges.num_relations, work.width, device=work.device, requires_grad=True)
 
     def forward() -> Tensor:
         with torch.no_grad():

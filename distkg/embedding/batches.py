@@ -65,7 +65,7 @@ class SampledBatch:
         anchor, answer: int64 [b] places in ids.
         relation: int64 [b] in [0, 2R).
         negatives: int64 [rows, K] places in ids; ``sharing`` consecutive queries share a row.
-        left_out: bool [b, K], where a query has no negative in truth; None where it has all.
+        mask: bool [b, K], where a query has no negative in truth; None where it has all.
         queries: number of queries of this step over all ranks.
         made: negatives made for each query, entities among them as places in ids; None where there are none.
     """
@@ -76,7 +76,7 @@ class SampledBatch:
     relation: Tensor
     negatives: Tensor
     sharing: int
-    left_out: Tensor | None
+    mask: Tensor | None
     queries: int
     made: GeneratedNegatives | None = None
 
@@ -165,7 +165,7 @@ class SampledBatches:
             relation=queries.relation.to(device),
             negatives=placed[2].view(negatives.entities.shape).to(device),
             sharing=self._sharing,
-            left_out=None if negatives.left_out is None else negatives.left_out.to(device),
+            mask=None if negatives.mask is None else negatives.mask.to(device),
             queries=2 * sum(self._portions.sizes(step)),
             made=None if negatives.made is None else negatives.made.at_places(placed[-1], device),
         )
@@ -193,19 +193,19 @@ class SampledBatches:
         return DrawRequest(self._moment(epoch, step), self._queries(epoch, step), self._negatives.count, seed)
 
     def _negatives_of(self, queries: Queries, epoch: int, step: int) -> Negatives:
-        """Those of a step, with ``left_out`` bool [b, K] for each query, None where all are meant."""
+        """Those of a step, with ``mask`` bool [b, K] for each query, None where all are meant."""
         sharing = self._sharing
         generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
         self.source.advance(self._moment(epoch, step))
         if self._ahead is not None:
             self._expect(epoch, step, self._ahead)
         drawn = self.source.draw(queries[::sharing], self._negatives.count, generator)
-        left_out = None if drawn.left_out is None else drawn.left_out.repeat_interleave(sharing, 0)[: len(queries)]
+        mask = None if drawn.mask is None else drawn.mask.repeat_interleave(sharing, 0)[: len(queries)]
         if self._known is not None:
             known = known_facts(self._known, queries.anchor, queries.relation, drawn.entities, sharing)
             self._removed += int(known.sum())
-            left_out = known if left_out is None else left_out | known
-        found = Negatives(drawn.entities, left_out, drawn.made)
+            mask = known if mask is None else mask | known
+        found = Negatives(drawn.entities, mask, drawn.made)
         if sharing == 1:
             self.latest = queries, found
         return found

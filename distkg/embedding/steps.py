@@ -61,8 +61,8 @@ class SampledStep:
         else:
             drawn = GatheredRows(rows)
             negative = similarity.indexed(asked.query, candidates(drawn.rows), batch.negatives)
-        if batch.left_out is not None:
-            negative = negative.masked_fill(batch.left_out, EXCLUDED)
+        if batch.mask is not None:
+            negative = negative.masked_fill(batch.mask, EXCLUDED)
         loss = self._objective(asked.positive, negative).sum() + asked.penalty(self._penalty)
         if batch.made is not None:
             loss = loss + batch.made.weight * self._made_loss(asked, batch.made, drawn)
@@ -77,10 +77,10 @@ class SampledStep:
             negative = similarity.indexed(asked.query, candidates(drawn.rows), made.entities)
         else:
             assert made.vectors is not None
-            places = torch.arange(made.left_out.numel(), device=made.left_out.device).view(made.left_out.shape)
+            places = torch.arange(made.mask.numel(), device=made.mask.device).view(made.mask.shape)
             negative = similarity.indexed(asked.query, made.vectors.flatten(0, 1), places)
-        negative = negative.masked_fill(made.left_out, EXCLUDED)
-        some = ~made.left_out.all(1)
+        negative = negative.masked_fill(made.mask, EXCLUDED)
+        some = ~made.mask.all(1)
         return (self._objective(asked.positive, negative, made.growth) * some).sum()
 
 

@@ -79,7 +79,7 @@ class NegativeTelemetry:
         line: Record = {"uniform_score": self._mean(anywhere)}
         drawn = self._scored(asked, negatives.entities)
         if not self._batches.source.generates:
-            counted = torch.ones_like(drawn, dtype=torch.bool) if negatives.left_out is None else ~negatives.left_out
+            counted = torch.ones_like(drawn, dtype=torch.bool) if negatives.mask is None else ~negatives.mask
             if isinstance(self._batches.source, Kmas):
                 counted[:, self._batches.source.hard(self._batches.count) :] = False
             return {"score": self._mean(drawn[counted]), **line}
@@ -89,9 +89,9 @@ class NegativeTelemetry:
         entities = none if made is None or made.entities is None else made.entities
         found = self._scored(asked[: len(entities)], entities)
         if made is not None and made.vectors is not None:
-            places = torch.arange(made.left_out.numel(), device=asked.device).view(made.left_out.shape)
+            places = torch.arange(made.mask.numel(), device=asked.device).view(made.mask.shape)
             found = self._view.similarity.indexed(asked, made.vectors.flatten(0, 1).to(asked.device), places).cpu()
-        band = none if made is None else made.band[:, None].masked_fill(made.left_out, -1)
+        band = none if made is None else made.band[:, None].masked_fill(made.mask, -1)
         bands = {name: self._mean(found[band == place]) for place, name in enumerate(BAND_NAMES)}
         return {"score": self._mean(found[band >= 0]), **line, "band_scores": bands}
 

@@ -96,8 +96,8 @@ def negatives_for(asked: FoundationBatch, states: Tensor, count: int, moment: Tr
         if not bool(wrong.any()):
             break
         entities = torch.where(wrong, torch.randint(source.entities, entities.shape, generator=generator), entities)
-    left_out = right(entities)
-    return Negatives(entities, left_out if drawn.left_out is None else left_out | drawn.left_out, drawn.made)
+    mask = right(entities)
+    return Negatives(entities, mask if drawn.mask is None else mask | drawn.mask, drawn.made)
 
 
 def similarity_to_own(states: Tensor, relation: Tensor) -> Tensor:

@@ -103,8 +103,8 @@ class FoundationLoop:
         if self._telemetry is not None:
             source, count = asked.learned.source, negatives.entities.shape[1]
             assert isinstance(source, Kmas)
-            assert negatives.left_out is not None
-            self._telemetry.see(scores[:, 1 : 1 + count], negatives.left_out, source.hard(self._count))
+            assert negatives.mask is not None
+            self._telemetry.see(scores[:, 1 : 1 + count], negatives.mask, source.hard(self._count))
         loss, penalty = self._of_scores(scores, negatives), model.penalty(asked.graph, states, relation)
         return loss if penalty is None else loss + penalty
 
@@ -122,11 +122,11 @@ class FoundationLoop:
         """The loss of scores float32 [b, m] of ``candidates_of`` these negatives."""
         drawn_count, made, device = negatives.entities.shape[1], negatives.made, scores.device
         positive, (drawn, extra) = scores[:, 0], scores[:, 1:].tensor_split([drawn_count], dim=1)
-        assert negatives.left_out is not None
-        loss = self._objective(positive, drawn.masked_fill(negatives.left_out.to(device), EXCLUDED))
+        assert negatives.mask is not None
+        loss = self._objective(positive, drawn.masked_fill(negatives.mask.to(device), EXCLUDED))
         if made is not None:
-            some = ~made.left_out.all(1).to(device)
-            hard = extra.masked_fill(made.left_out.to(device), EXCLUDED)
+            some = ~made.mask.all(1).to(device)
+            hard = extra.masked_fill(made.mask.to(device), EXCLUDED)
             loss = loss + made.weight * self._objective(positive, hard, made.growth.to(device)) * some
         return loss.mean()
 

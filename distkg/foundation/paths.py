@@ -49,7 +49,7 @@ def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, 
 
     ``BEAM`` paths to each entity are kept at every length, so one that begins badly may be missed.
     """
-    relations = edges.kinds // 2
+    relations = edges.num_relations // 2
     src, dst = edges.src.numpy(), edges.dst.numpy()
     # Paths so far: their entities, their sum, and the edge and the path before.
     trail, sums = np.array([[anchor]]), np.array([0.0])
@@ -73,7 +73,7 @@ def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, 
         history.append((edge, before))
         for place in np.flatnonzero(trail[:, -1] == answer):
             steps = _walked_back(history, int(place))
-            facts = tuple(_fact(int(dst[e]), int(edges.kind[e]), int(src[e]), relations) for e in steps)
+            facts = tuple(_fact(int(dst[e]), int(edges.relation[e]), int(src[e]), relations) for e in steps)
             found.append(Path(float(sums[place]) / length, facts))
     return sorted(found, key=lambda path: -path.importance)[:top]
 

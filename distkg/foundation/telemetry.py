@@ -23,13 +23,13 @@ class KmasTelemetry:
         self._sources, self._tables, self._count, self._ranks = sources, tables, count, ranks
         self._sums = torch.zeros(6, dtype=torch.float64)
 
-    def see(self, scores: Tensor, left_out: Tensor, hard: int) -> None:
+    def see(self, scores: Tensor, mask: Tensor, hard: int) -> None:
         """A step's scores float32 [b, K] of negatives, of which the first ``hard`` are hard."""
-        scores, meant = scores.detach(), ~left_out
+        scores, meant = scores.detach(), ~mask
         parts = slice(None, hard), slice(hard, None)
         sums = [float((scores[:, part] * meant[:, part]).sum()) for part in parts]
         counts = [float(meant[:, part].sum()) for part in parts]
-        top = scores.masked_fill(left_out, -torch.inf).topk(min(TOP, scores.shape[1]), dim=1).indices
+        top = scores.masked_fill(mask, -torch.inf).topk(min(TOP, scores.shape[1]), dim=1).indices
         among = [float((top < hard).sum()), float(top.numel())] if hard else [0.0, 0.0]
         self._sums += torch.tensor([*sums, *counts, *among], dtype=torch.float64)
 

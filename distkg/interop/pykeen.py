@@ -97,7 +97,7 @@ class SourceSampler(NegativeSampler):
         )
         drawn = _with_made(self.source.draw(queries, count, self._generator))
         heads = self._heads(len(flat), count)
-        given = torch.ones(len(queries), count, dtype=torch.bool) if drawn.left_out is None else ~drawn.left_out
+        given = torch.ones(len(queries), count, dtype=torch.bool) if drawn.mask is None else ~drawn.mask
         for_head, for_tail = drawn.entities.chunk(2)
         head_given, tail_given = given.chunk(2)
         chosen = torch.where(heads, head_given, tail_given)
@@ -105,7 +105,7 @@ class SourceSampler(NegativeSampler):
         negatives[..., 0] = torch.where(heads & chosen, for_head, negatives[..., 0])
         negatives[..., 2] = torch.where(~heads & chosen, for_tail, negatives[..., 2])
         shape = (*positive.shape[:-1], count)
-        return negatives.view(*shape, 3), None if drawn.left_out is None else chosen.view(shape)
+        return negatives.view(*shape, 3), None if drawn.mask is None else chosen.view(shape)
 
     def _heads(self, triples: int, count: int) -> Tensor:
         """Where the head is replaced: half of each row, at random places; bool [b, K]."""
@@ -126,9 +126,9 @@ def _with_made(drawn: Negatives) -> Negatives:
             "PyKEEN trains on entities, and this source makes vectors: give options={'negatives': 'snap', ...}"
         )
     count = drawn.entities.shape[1]
-    left_out = torch.zeros(drawn.entities.shape, dtype=torch.bool) if drawn.left_out is None else drawn.left_out
+    mask = torch.zeros(drawn.entities.shape, dtype=torch.bool) if drawn.mask is None else drawn.mask
     entities = torch.cat([made.entities, drawn.entities], dim=1)[:, :count]
-    return Negatives(entities, torch.cat([made.left_out, left_out], dim=1)[:, :count])
+    return Negatives(entities, torch.cat([made.mask, mask], dim=1)[:, :count])
 
 
 class RelabelledModel:

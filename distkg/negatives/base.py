@@ -83,7 +83,7 @@ class GeneratedNegatives:
     Attributes:
         entities: int64 [b, M]; None where they are vectors.
         vectors: float32 [b, M, C], candidate vectors; None where they are entities.
-        left_out: bool [b, M], True where there is none in truth.
+        mask: bool [b, M], True where there is none in truth.
         band: int64 [b], of hardness, 0 the hardest.
         growth: float32 [b], factor of the objective's margin.
         weight: of their loss, beside 1 for those drawn.
@@ -91,7 +91,7 @@ class GeneratedNegatives:
 
     entities: Tensor | None
     vectors: Tensor | None
-    left_out: Tensor
+    mask: Tensor
     band: Tensor
     growth: Tensor
     weight: float
@@ -101,7 +101,7 @@ class GeneratedNegatives:
         return GeneratedNegatives(
             entities=None if self.entities is None else places.view(self.entities.shape).to(device),
             vectors=None if self.vectors is None else self.vectors.to(device),
-            left_out=self.left_out.to(device),
+            mask=self.mask.to(device),
             band=self.band.to(device),
             growth=self.growth.to(device),
             weight=self.weight,
@@ -114,23 +114,23 @@ class Negatives:
 
     Attributes:
         entities: int64 [rows, K].
-        left_out: bool [rows, K], True where there is no negative in truth; None where all are meant.
+        mask: bool [rows, K], True where there is no negative in truth; None where all are meant.
         made: more of them, made for each query; None where there are none.
     """
 
     entities: Tensor
-    left_out: Tensor | None = None
+    mask: Tensor | None = None
     made: GeneratedNegatives | None = None
 
     def first(self, count: int) -> Negatives:
         """Those of the first ``count`` queries."""
-        left_out = None if self.left_out is None else self.left_out[:count]
+        mask = None if self.mask is None else self.mask[:count]
         made = self.made
         if made is not None:
-            parts = (made.left_out[:count], made.band[:count], made.growth[:count])
+            parts = (made.mask[:count], made.band[:count], made.growth[:count])
             entities, vectors = (None if part is None else part[:count] for part in (made.entities, made.vectors))
             made = GeneratedNegatives(entities, vectors, *parts, made.weight)
-        return Negatives(self.entities[:count], left_out, made)
+        return Negatives(self.entities[:count], mask, made)
 
 
 class NegativeSource(ABC):

@@ -142,10 +142,10 @@ class Mixture(NegativeSource):
         drawn = [source.draw(queries, size, generator) for source, size in asked]
         entities = torch.cat([negatives.entities for negatives in drawn], dim=1)
         made = next((negatives.made for negatives in drawn if negatives.made is not None), None)
-        if all(negatives.left_out is None for negatives in drawn):
+        if all(negatives.mask is None for negatives in drawn):
             return Negatives(entities, None, made)
-        left_out = [_left_out(negatives) for negatives in drawn]
-        return Negatives(entities, torch.cat(left_out, dim=1), made)
+        mask = [_mask_of(negatives) for negatives in drawn]
+        return Negatives(entities, torch.cat(mask, dim=1), made)
 
     def pool_sizes(self, queries: Queries) -> Tensor:
         """Of the largest pool."""
@@ -157,7 +157,7 @@ def parts_of(source: NegativeSource) -> list[NegativeSource]:
     return [each for part in source.sources for each in parts_of(part)] if isinstance(source, Mixture) else [source]
 
 
-def _left_out(negatives: Negatives) -> Tensor:
-    if negatives.left_out is not None:
-        return negatives.left_out
+def _mask_of(negatives: Negatives) -> Tensor:
+    if negatives.mask is not None:
+        return negatives.mask
     return torch.zeros_like(negatives.entities, dtype=torch.bool)

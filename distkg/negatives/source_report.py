@@ -89,7 +89,7 @@ def examine(
     drawn = source.draw(queries, count, torch.Generator().manual_seed(seed))
     if drawn.made is not None:
         drawn = _learn_and_make(source, queries, count)
-    given = torch.ones_like(drawn.entities, dtype=torch.bool) if drawn.left_out is None else ~drawn.left_out
+    given = torch.ones_like(drawn.entities, dtype=torch.bool) if drawn.mask is None else ~drawn.mask
     known = _answers_among(graph.known, queries, drawn.entities) & given
     held_out = np.concatenate([store.triples("valid"), store.triples("test")])
     held_out_answers = KnownAnswers.from_triples(held_out, graph.relations)
@@ -127,7 +127,7 @@ def _learn_and_make(source: NegativeSource, queries: Queries, count: int) -> Neg
     made = source.draw(queries, count, generator).made
     if made is None or made.entities is None:
         raise SourceError("vectors cannot be shown: set negatives.options to {negatives: snap}, which makes entities")
-    return Negatives(made.entities, made.left_out)
+    return Negatives(made.entities, made.mask)
 
 
 def _some_queries(graph: TrainingGraph, sample: int, seed: int) -> Queries:

@@ -54,8 +54,8 @@ class RelationLoop(FoundationLoop):
         scores = self._model.relation_scores(graph, head.to(device), tail.to(device), asked.weight(device))
         relation = relation.to(device)
         pairs = torch.stack([head, tail], dim=1).numpy()
-        left_out = torch.from_numpy(self._known_in(asked.learned.store).mask(pairs)).to(scores.device)
-        return self._objective(scores.gather(1, relation[:, None])[:, 0], scores.masked_fill(left_out, EXCLUDED)).mean()
+        mask = torch.from_numpy(self._known_in(asked.learned.store).mask(pairs)).to(scores.device)
+        return self._objective(scores.gather(1, relation[:, None])[:, 0], scores.masked_fill(mask, EXCLUDED)).mean()
 
     def _known_in(self, store: Store) -> KnownRelations:
         """Of the training facts, those that are asked about among them."""

@@ -78,7 +78,7 @@ def test_a_pool_that_never_answers_ends_with_the_counts_and_a_finite_loss(store:
 
 def test_replies_of_not_a_number_are_counted_and_do_not_reach_the_loss(store: Path, tmp_path: Path) -> None:
     def spoil(reply: Reply) -> Reply:
-        return Reply(torch.full(reply.entities.shape, torch.nan).numpy(), reply.left_out, reply.version)
+        return Reply(torch.full(reply.entities.shape, torch.nan).numpy(), reply.mask, reply.version)
 
     lines = train(run_config(store), tmp_path / "run", spoil=spoil)
     assert all(line["negatives"]["broken"] > 0 and line["negatives"]["delivered"] == 0 for line in lines)

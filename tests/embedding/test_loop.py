@@ -83,7 +83,7 @@ def _plain_loss(batch: object, entities: torch.Tensor, relations: torch.Tensor) 
         query = entities[batch.ids[batch.anchor[i]]] * relations[batch.relation[i]]
         negatives = entities[batch.ids[batch.negatives[i // batch.sharing]]]
         positive = query @ entities[batch.ids[batch.answer[i]]]
-        keep = torch.ones(len(negatives), dtype=torch.bool) if batch.left_out is None else ~batch.left_out[i]
+        keep = torch.ones(len(negatives), dtype=torch.bool) if batch.mask is None else ~batch.mask[i]
         wrong = F.softplus(negatives @ query)
         total = total + F.softplus(-positive) + (wrong * keep).sum() / keep.sum().clamp_min(1)
     return total / batch.queries

@@ -32,7 +32,7 @@ def setting() -> tuple[Model, SampledStep, SampledBatch]:
         relation=torch.tensor([0, 3]),
         negatives=torch.tensor([[4, 5], [6, 0]]),
         sharing=1,
-        left_out=None,
+        mask=None,
         queries=2,
     )
     return model, SampledStep(model, config), batch
@@ -51,7 +51,7 @@ def made_loss(
     for i in range(2):
         margin = 2.0 * made.growth[i]
         positive = (query[i] * rows[batch.answer[i]]).sum()
-        kept = [m for m in range(vectors.shape[1]) if not made.left_out[i, m]]
+        kept = [m for m in range(vectors.shape[1]) if not made.mask[i, m]]
         if not kept:
             continue
         scores = torch.stack([(query[i] * vectors[i, m]).sum() for m in kept])
@@ -62,15 +62,15 @@ def made_loss(
 
 
 @pytest.mark.parametrize("kind", ["vectors", "entities"])
-@pytest.mark.parametrize("left_out", [[[False, False], [False, True]], [[True, True], [False, False]]])
-def test_loss_and_gradient_are_those_of_the_sum_written_out(kind: str, left_out: list[list[bool]]) -> None:
+@pytest.mark.parametrize("mask", [[[False, False], [False, True]], [[True, True], [False, False]]])
+def test_loss_and_gradient_are_those_of_the_sum_written_out(kind: str, mask: list[list[bool]]) -> None:
     torch.manual_seed(0)
     model, step, batch = setting()
     rows, free = torch.randn(ENTITIES, WIDTH), torch.randn(2, 2, WIDTH)
     entities = torch.tensor([[5, 6], [4, 2]])
     growth = torch.tensor([1.0, 1.5])
     chosen = (None, free) if kind == "vectors" else (entities, None)
-    made = GeneratedNegatives(*chosen, torch.tensor(left_out), torch.tensor([0, 3]), growth, 0.25)
+    made = GeneratedNegatives(*chosen, torch.tensor(mask), torch.tensor([0, 3]), growth, 0.25)
 
     plain, whole = step(batch, rows), step(with_made(batch, made), rows)
     leaf = rows.clone().requires_grad_()

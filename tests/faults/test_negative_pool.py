@@ -172,7 +172,7 @@ def test_replies_of_wrong_shape_and_of_not_a_number_are_counted(store: Path, tmp
         if reply is None or number % 3 == 0:
             return reply
         wrong = reply.entities[:, 1:] if number % 3 == 1 else np.full(reply.entities.shape, np.nan)
-        return Reply(wrong, reply.left_out, reply.version)
+        return Reply(wrong, reply.mask, reply.version)
 
     def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, services: Any) -> dict[str, Any]:
         def spoiling(key: str) -> Any:

@@ -51,7 +51,7 @@ def test_a_wrong_shape_is_named(tmp_path: Path) -> None:
         import_checkpoint(file)
 
 
-def write_trix(path: Path, numbered: bool, left_out: str = "") -> dict[str, torch.Tensor]:
+def write_trix(path: Path, numbered: bool, mask: str = "") -> dict[str, torch.Tensor]:
     """A file as TRIX publishes it, or as its code writes it since; returns the weights by the model's names."""
     torch.manual_seed(0)
     weights = {name: torch.randn_like(tensor) for name, tensor in make_model("trix", {}).state_dict().items()}
@@ -60,7 +60,7 @@ def write_trix(path: Path, numbered: bool, left_out: str = "") -> dict[str, torc
         network, _, rest = name.partition(".")
         number = {"entity_model_mini": "entity_model_1", "entity_model": "entity_model_2"} if numbered else {}
         written[f"{number.get(network, network)}.{rest}"] = tensor
-    torch.save({"model": {name: tensor for name, tensor in written.items() if name != left_out}}, path)
+    torch.save({"model": {name: tensor for name, tensor in written.items() if name != mask}}, path)
     return weights
 
 
@@ -75,7 +75,7 @@ def test_trix_is_read_by_either_of_its_names(tmp_path: Path, numbered: bool) -> 
 
 
 def test_a_trix_file_of_another_model_names_its_keys(tmp_path: Path) -> None:
-    write_trix(tmp_path / "trix.pth", True, left_out="entity_model_1.mlp.0.bias")
+    write_trix(tmp_path / "trix.pth", True, mask="entity_model_1.mlp.0.bias")
     with pytest.raises(ModelFileError, match=r"trix.pth does not fit trix: missing: entity_model_mini.mlp.0.bias$"):
         import_checkpoint(tmp_path / "trix.pth", format="trix")
     with pytest.raises(ModelFileError, match=r"not known to the model: entity_model_1.layers.0.layer_norm.bias.* more"):

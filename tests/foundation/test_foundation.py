@@ -68,14 +68,14 @@ def test_a_batch_hides_what_it_asks_and_never_calls_a_fact_wrong(stores: list[st
         asked = made.batch(0, step)
         states = torch.randn(len(asked.queries), 2 * asked.graph.relations, 4)
         negatives = negatives_for(asked, states, 20, TrainingProgress())
-        assert negatives.left_out is not None
+        assert negatives.mask is not None
         graph, queries = asked.graph, asked.queries
         facts = {(h, r, t) for h, r, t in graph.triples.tolist()}
         facts |= {(t, r + graph.relations, h) for h, r, t in facts}
         kinds = graph.facts
         left = {
             (int(u), int(k), int(v))
-            for u, k, v, weight in zip(kinds.dst, kinds.kind, kinds.src, asked.weight(CPU), strict=True)
+            for u, k, v, weight in zip(kinds.dst, kinds.relation, kinds.src, asked.weight(CPU), strict=True)
             if weight
         }
         assert (queries.relation < graph.relations).tolist() == [True] * 4 + [False] * 4
@@ -85,7 +85,7 @@ def test_a_batch_hides_what_it_asks_and_never_calls_a_fact_wrong(stores: list[st
             assert (anchor, relation, answer) in facts
             assert (anchor, relation, answer) not in left
             assert (answer, (relation + graph.relations) % (2 * graph.relations), anchor) not in left
-            wrong = negatives.entities[row][~negatives.left_out[row]].tolist()
+            wrong = negatives.entities[row][~negatives.mask[row]].tolist()
             assert not any((anchor, relation, entity) in facts for entity in wrong)
         assert len(left) >= len(facts) - 2 * len(queries)
 
@@ -125,13 +125,13 @@ def test_the_loss_is_ultras_twice(stores: list[str]) -> None:
     made = batches(stores, settings)
     asked = made.batch(0, 0)
     negatives = negatives_for(made.batch(0, 0), torch.empty(0), 6, TrainingProgress())  # the same as in the loss
-    assert negatives.left_out is not None
+    assert negatives.mask is not None
     with torch.no_grad():
         scores = learner.model(asked.graph, asked.queries.anchor, asked.queries.relation, asked.weight(CPU))
         total = 0.0
         for row in range(8):
             positive = float(scores[row, asked.queries.answer[row]])
-            wrong = scores[row, negatives.entities[row][~negatives.left_out[row]]].tolist()
+            wrong = scores[row, negatives.entities[row][~negatives.mask[row]]].tolist()
             shares = torch.softmax(torch.tensor(wrong), 0).tolist()
             positive_loss = -math.log(1 / (1 + math.exp(-positive)))
             negative_loss = sum(
@@ -207,12 +207,10 @@ class MakesTwo(NegativeSource):
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         size = len(queries)
-        left_out = torch.zeros(size, 2, dtype=torch.bool)
-        left_out[::2, 1] = True
+        mask = torch.zeros(size, 2, dtype=torch.bool)
+        mask[::2, 1] = True
         made = torch.tensor([1, 2]).repeat(size, 1)
-        extra = GeneratedNegatives(
-            made, None, left_out, torch.zeros(size, dtype=torch.int64), torch.ones(size), weight=0.5
-        )
+        extra = GeneratedNegatives(made, None, mask, torch.zeros(size, dtype=torch.int64), torch.ones(size), weight=0.5)
         return Negatives(torch.zeros(size, 1, dtype=torch.int64), None, extra)
 
     def pool_sizes(self, queries: Queries) -> torch.Tensor:
@@ -227,7 +225,7 @@ def test_negatives_that_are_made_add_a_weighted_loss_of_their_own(stores: list[s
     asked = replace(asked, learned=replace(asked.learned, source=source))
     first, second = (replace(asked, generator=torch.Generator().manual_seed(5)) for _ in range(2))
     drawn = negatives_for(first, torch.empty(0), 1, TrainingProgress())
-    assert drawn.left_out is not None
+    assert drawn.mask is not None
     with torch.no_grad():
         scores = learner.model(asked.graph, asked.queries.anchor, asked.queries.relation, asked.weight(CPU))
         found = learner.loop.loss(second, TrainingProgress())
@@ -238,7 +236,7 @@ def test_negatives_that_are_made_add_a_weighted_loss_of_their_own(stores: list[s
         made = scores[row, [1] if row % 2 == 0 else [1, 2]][None]
         total += 0.5 * float(objective(positive, made))
         total += float(objective(positive, scores[row, drawn.entities[row]][None]))
-    assert not bool(drawn.left_out.any())
+    assert not bool(drawn.mask.any())
     assert float(found) == pytest.approx(total / 8, rel=1e-4)
 
 

@@ -114,7 +114,7 @@ def test_a_packed_graph_holds_its_arrays_once(stores: list[str]) -> None:
     places = [array.ctypes.data for array in packed(graph).arrays if len(array)]
     assert len(places) == len(set(places))
     facts = graph.facts.facts
-    for tensor in (graph.facts.triples, facts.dst, facts.src, facts.kind, graph.facts.meetings.src):
+    for tensor in (graph.facts.triples, facts.dst, facts.src, facts.relation, graph.facts.meetings.src):
         assert tensor.data_ptr() in places
     assert graph.known.answers.ctypes.data in places
     head = len(packed(graph).head)

@@ -67,7 +67,7 @@ def test_a_path_in_words_follows_the_facts() -> None:
     for layer, (head, relation, tail) in enumerate([(0, 1, 4), (3, 1, 4)]):
         for e in range(len(edges)):
             ends = int(edges.dst[e]), int(edges.src[e])
-            if int(edges.kind[e]) % 2 == relation and set(ends) == {head, tail}:
+            if int(edges.relation[e]) % 2 == relation and set(ends) == {head, tail}:
                 gradients[layer, e] = 1.0
     (best,) = most_influential(gradients, edges, anchor=0, answer=3, top=1)
     labels = dict(enumerate("abcde"))

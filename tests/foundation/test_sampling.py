@@ -25,7 +25,7 @@ def test_a_neighbourhood_is_a_part_of_the_graph_in_both_directions() -> None:
     facts = set(map(tuple, whole.triples.tolist()))
     found = set()
     edges = part.facts
-    for u, k, v in zip(edges.dst.tolist(), edges.kind.tolist(), edges.src.tolist(), strict=True):
+    for u, k, v in zip(edges.dst.tolist(), edges.relation.tolist(), edges.src.tolist(), strict=True):
         head, tail = int(part.nodes[u]), int(part.nodes[v])
         found.add((head, k, tail) if k < RELATIONS else (tail, k - RELATIONS, head))
     assert found <= facts

@@ -149,7 +149,7 @@ def test_a_layer_gathers_the_mixture_edge_by_edge() -> None:
         for e in range(len(edges)):
             if e == 3:
                 continue
-            u, k, v = int(edges.dst[e]), int(edges.kind[e]), int(edges.src[e])
+            u, k, v = int(edges.dst[e]), int(edges.relation[e]), int(edges.src[e])
             gate = 4 * layer.gate(torch.cat([query[b], relations[b, k]])).softmax(0)
             vector = layer.relation_projection(relations[b, k])
             small = layer.narrowed(states[b, v])

@@ -81,7 +81,7 @@ def test_rounds_are_their_sums_written_out() -> None:
 
 
 def left_of(edges: Edges, weight: Tensor) -> set[Fact]:
-    sides = (edges.dst.tolist(), edges.kind.tolist(), edges.src.tolist())
+    sides = (edges.dst.tolist(), edges.relation.tolist(), edges.src.tolist())
     return {edge for edge, shown in zip(zip(*sides, strict=True), weight.tolist(), strict=True) if shown}
 
 

@@ -95,7 +95,7 @@ def test_workers_of_a_node_read_the_same_memory(stores: list[str], tmp_path: Pat
         KnowledgeGraph.of_store = KnowledgeGraph._of_relations = refuse  # type: ignore[assignment, method-assign]
         graph = services.graph_of(config.data.graphs[1])
         edges = graph.facts.facts
-        arrays = [edges.dst, edges.src, edges.kind, graph.facts.triples, graph.facts.meetings.src]
+        arrays = [edges.dst, edges.src, edges.relation, graph.facts.triples, graph.facts.meetings.src]
         assert not graph.known.answers.flags.writeable
         found = [place(tensor.data_ptr()) for tensor in arrays] + [place(graph.known.answers.ctypes.data)]
         (run / f"rank-{ranks.rank}.json").write_text(json.dumps(found))

@@ -23,11 +23,11 @@ def as_lists(rows: Rows) -> tuple[list[int], ...]:
 
 def test_orders_written_by_hand() -> None:
     edges = few()
-    triples = zip(edges.dst.tolist(), edges.kind.tolist(), edges.src.tolist(), strict=True)
+    triples = zip(edges.dst.tolist(), edges.relation.tolist(), edges.src.tolist(), strict=True)
     assert list(triples) == [(0, 0, 2), (0, 1, 1), (2, 1, 0), (2, 1, 0)]
     assert as_lists(edges.by_dst) == ([0, 2, 2, 4, 4], [2, 1, 0, 0], [0, 1, 1, 1], [0, 1, 2, 3])
     assert as_lists(edges.by_src) == ([0, 2, 3, 4, 4], [2, 2, 0, 0], [1, 1, 1, 0], [2, 3, 1, 0])
-    assert as_lists(edges.by_kind) == ([0, 1, 4, 4], [0, 2, 2, 0], [2, 0, 0, 1], [0, 2, 3, 1])
+    assert as_lists(edges.by_relation) == ([0, 1, 4, 4], [0, 2, 2, 0], [2, 0, 0, 1], [0, 2, 3, 1])
     assert edges.degrees().tolist() == [2, 0, 2, 0]
     assert edges.degrees(torch.tensor([1.0, 0.0, 0.5, -1.0])).tolist() == [1, 0, 2, 0]
 
@@ -36,7 +36,7 @@ def test_orders_written_by_hand() -> None:
 def test_rows_are_all_edges_of_their_side(triples: list[tuple[int, int, int]]) -> None:
     edges = Edges.of(*torch.tensor(triples, dtype=torch.int64).reshape(-1, 3).T, 5, 3)
     ordered = sorted(triples)
-    by = {0: edges.by_dst, 1: edges.by_kind, 2: edges.by_src}
+    by = {0: edges.by_dst, 1: edges.by_relation, 2: edges.by_src}
     others = {0: (2, 1), 1: (0, 2), 2: (0, 1)}
     for side, rows in by.items():
         offsets, first, second, order = as_lists(rows)
@@ -52,7 +52,7 @@ def test_a_copy_for_a_device_is_made_once() -> None:
     assert edges.to(torch.device("cpu")) is edges
     there = edges.to(device)
     assert edges.to(device) is there
-    assert {side.device for side in (there.dst, there.src, there.kind, there.offsets)} == {device}
+    assert {side.device for side in (there.dst, there.src, there.relation, there.offsets)} == {device}
     assert (there.nodes, there.kinds, len(there)) == (4, 3, 4)
 
 

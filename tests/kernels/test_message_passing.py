@@ -85,7 +85,7 @@ def test_an_edge_of_weight_0_is_as_if_it_were_not_there() -> None:
     weight = torch.ones(20)
     weight[5:9] = 0
     kept = torch.cat([torch.arange(5), torch.arange(9, 20)])
-    rest = Edges.of(edges.dst[kept], edges.kind[kept], edges.src[kept], 6, 3)
+    rest = Edges.of(edges.dst[kept], edges.relation[kept], edges.src[kept], 6, 3)
     assert torch.equal(propagate(states, relations, edges, weight), propagate(states, relations, rest))
 
 

@@ -33,7 +33,7 @@ def source_of(name: str, degrees: np.ndarray = DEGREES) -> NegativeSource:
 
 def sample_of(source: NegativeSource, shape: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
     negatives = source.draw(queries(shape[0]), shape[1], generator)
-    assert negatives.left_out is None
+    assert negatives.mask is None
     return negatives.entities
 
 
@@ -116,8 +116,8 @@ def test_kept_negatives_have_the_shares_of_the_definition() -> None:
     source = make_source("bernoulli", {}, TrainingGraph.of_triples(TRIPLES, 7, 2))
     both = torch.tensor([[0, 0, 1], [1, 2, 0], [1, 1, 5], [5, 3, 1]])  # each relation forward and back
     drawn = source.draw(Queries(*both.T.contiguous()), 40_000, torch.Generator().manual_seed(0))
-    assert drawn.left_out is not None
-    kept = (~drawn.left_out).sum(1).tolist()
+    assert drawn.mask is not None
+    kept = (~drawn.mask).sum(1).tolist()
     assert kept[1] == 40_000  # heads of relation 0
     assert kept[2] == 40_000  # tails of relation 1
     assert kept[1] / (kept[0] + kept[1]) == pytest.approx(0.8, abs=0.01)

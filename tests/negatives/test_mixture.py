@@ -52,7 +52,7 @@ def test_a_source_without_a_share_is_not_asked() -> None:
     source = mixture({"source": "corrupt", "weight": [[0, 0], [1, 1]]}, {"source": "uniform", "weight": 1})
     drawn = source.draw(queries(50), 8, torch.Generator().manual_seed(1))
     assert drawn.entities.shape == (50, 8)
-    assert drawn.left_out is None
+    assert drawn.mask is None
 
 
 def test_it_looks_at_queries_where_any_part_does() -> None:

@@ -61,10 +61,8 @@ def known_to(anchor: int, relation: int) -> set[int]:
 
 def drawn_sets(source: NegativeSource, queries: Queries) -> list[set[int]]:
     negatives = source.draw(queries, 300, torch.Generator().manual_seed(1))
-    left_out = (
-        torch.zeros_like(negatives.entities, dtype=torch.bool) if negatives.left_out is None else negatives.left_out
-    )
-    return [set(row[~out].tolist()) for row, out in zip(negatives.entities, left_out, strict=True)]
+    mask = torch.zeros_like(negatives.entities, dtype=torch.bool) if negatives.mask is None else negatives.mask
+    return [set(row[~out].tolist()) for row, out in zip(negatives.entities, mask, strict=True)]
 
 
 @pytest.mark.parametrize("similarity", [DOT, SQUARED_L2])

@@ -21,7 +21,7 @@ def ask(*anchors: int) -> Queries:
 def drawn(anchor: int, hops: int, sampler: str) -> set[int]:
     source = make_source("k_hop", {"hops": hops, "sampler": sampler}, TrainingGraph.of_triples(TRIPLES, 8, 2))
     negatives = source.draw(ask(anchor), 200, torch.Generator().manual_seed(0))
-    assert negatives.left_out is None
+    assert negatives.mask is None
     return set(negatives.entities.flatten().tolist())
 
 
@@ -36,8 +36,8 @@ def test_walks_end_where_they_can_and_never_at_the_anchor(sampler: str) -> None:
 def test_an_anchor_without_neighbours_has_no_negatives() -> None:
     source = make_source("k_hop", {}, TrainingGraph.of_triples(TRIPLES, 8, 2))
     negatives = source.draw(ask(7, 2), 5, torch.Generator().manual_seed(0))
-    assert negatives.left_out is not None
-    assert negatives.left_out.tolist() == [[True] * 5, [False] * 5]
+    assert negatives.mask is not None
+    assert negatives.mask.tolist() == [[True] * 5, [False] * 5]
 
 
 def test_pools_are_the_entities_within_so_many_hops() -> None:

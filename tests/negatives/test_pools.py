@@ -63,12 +63,12 @@ def assert_pools(source: PoolSource, pool_of: Callable[[int, int, int], set[int]
         pool = pool_of(*query)
         assert sizes[i] == len(pool)
         if not pool:
-            assert drawn.left_out is not None
-            assert bool(drawn.left_out[i].all())
+            assert drawn.mask is not None
+            assert bool(drawn.mask[i].all())
         else:
             # One of seven is missed by sixty draws with a chance of 10⁻⁴; the pool may not gain a member.
             assert set(drawn.entities[i].tolist()) <= pool
-            assert drawn.left_out is None or not bool(drawn.left_out[i].any())
+            assert drawn.mask is None or not bool(drawn.mask[i].any())
 
 
 def pool_source(name: str, of_graph: TrainingGraph, **options: bool) -> PoolSource:
@@ -142,7 +142,7 @@ def test_integrate_takes_the_whole_pool_and_fills_it_up_from_all_entities() -> N
     source = pool_source("corrupt", graph(ROWS), integrate=True)
     ask = Queries(torch.zeros(2000, dtype=torch.int64), torch.ones(2000).long(), torch.full((2000,), 2))
     drawn = source.draw(ask, 6, torch.Generator().manual_seed(2))
-    assert drawn.left_out is None
+    assert drawn.mask is None
     assert drawn.entities[:, :2].tolist() == [[2, 3]] * 2000  # the tails of relation 1
     rest = np.bincount(drawn.entities[:, 2:].flatten().numpy(), minlength=ENTITIES)
     assert stats.chisquare(rest).pvalue > 1e-3
@@ -160,7 +160,7 @@ def test_integrate_replaces_an_empty_pool_by_all_entities() -> None:
     source = pool_source("relational", graph([(0, 0, 1)]), integrate=True)
     ask = Queries(*(torch.tensor([value]) for value in (0, 0, 1)))
     drawn = source.draw(ask, 200, torch.Generator().manual_seed(4))
-    assert drawn.left_out is None
+    assert drawn.mask is None
     assert set(drawn.entities.flatten().tolist()) == set(range(ENTITIES))
 
 

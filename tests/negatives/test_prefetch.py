@@ -106,7 +106,7 @@ def test_a_delivery_is_what_the_source_itself_draws_with_the_seed_of_the_request
         drawn = ask_and_draw(source, step)
         assert drawn.entities.dtype == torch.int64
         assert torch.equal(drawn.entities, expected.entities)
-        assert (drawn.left_out is None) == (expected.left_out is None)
+        assert (drawn.mask is None) == (expected.mask is None)
     assert only_ahead(source).take_deliveries().delivered == 36
 
 
@@ -159,7 +159,7 @@ def late(reply: Reply) -> None:
 
 
 def with_ids(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Reply], Reply]:
-    return lambda reply: Reply(change(reply.entities), reply.left_out, reply.version)
+    return lambda reply: Reply(change(reply.entities), reply.mask, reply.version)
 
 
 BROKEN = {
@@ -239,7 +239,7 @@ def test_a_source_that_raises_where_the_fallback_was_chosen_is_counted_and_warne
 
 
 def test_an_age_below_zero_is_not_used() -> None:
-    source, _ = ahead("near_miss", spoil=lambda reply: Reply(reply.entities, reply.left_out, version=9))
+    source, _ = ahead("near_miss", spoil=lambda reply: Reply(reply.entities, reply.mask, version=9))
     ask_and_draw(source, 0)
     counts = only_ahead(source).take_deliveries()
     assert (counts.delivered, counts.old) == (0, 12)
@@ -257,7 +257,7 @@ def test_a_late_reply_is_drawn_by_the_source_that_stands_in() -> None:
 
 def test_what_was_drawn_from_vectors_too_old_is_not_used() -> None:
     def slow(reply: Reply) -> Reply:  # by one who has not heard of later vectors
-        return Reply(reply.entities, reply.left_out, version=0)
+        return Reply(reply.entities, reply.mask, version=0)
 
     source, _ = ahead("near_miss", pool={"max_age": 2}, spoil=slow)
     for step in range(5):

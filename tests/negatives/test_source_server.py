@@ -56,7 +56,7 @@ def made(**changes: Any) -> Callable[[Negatives], Any]:
     parts = {
         "entities": None,
         "vectors": torch.zeros(QUERIES, 2, 4),
-        "left_out": torch.zeros(QUERIES, 2, dtype=torch.bool),
+        "mask": torch.zeros(QUERIES, 2, dtype=torch.bool),
         "band": torch.zeros(QUERIES, dtype=torch.int64),
         "growth": torch.ones(QUERIES),
         "weight": 1.0,
@@ -77,7 +77,7 @@ WRONG: dict[str, tuple[Callable[[Negatives], Any], str]] = {
     "nothing": (lambda drawn: None, "a NoneType was returned, where Negatives were expected"),
     "marks": (
         lambda drawn: Negatives(drawn.entities, torch.zeros(QUERIES, dtype=torch.bool)),
-        "left_out has the shape (6,), where (6, 5) was requested",
+        "mask has the shape (6,), where (6, 5) was requested",
     ),
     "made of NaN": (made(vectors=torch.full((QUERIES, 2, 4), torch.nan)), "made.vectors holds NaN or infinite"),
     "growth": (made(growth=torch.full((QUERIES,), torch.inf)), "made.growth holds NaN or infinite numbers"),

@@ -158,8 +158,8 @@ class KnowledgeGraph:
         if weight is None or bool(weight.all()):
             return self._hypergraph
         facts = self.facts
-        seen = (facts.kind < self.relations) & (weight.cpu() != 0)
-        triples = torch.stack([side[seen].long() for side in (facts.dst, facts.kind, facts.src)], dim=1)
+        seen = (facts.relation < self.relations) & (weight.cpu() != 0)
+        triples = torch.stack([side[seen].long() for side in (facts.dst, facts.relation, facts.src)], dim=1)
         return Hypergraph.of(triples, self.entities, self.relations)
 
     @cached_property

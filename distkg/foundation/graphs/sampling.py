@@ -76,13 +76,13 @@ class SubgraphSampler:
         """Around entities int64 [s]. Every fact that is met is taken in both directions."""
         facts, graph, entities = self._graph.facts, self._graph, entities.cpu()
         met = torch.from_numpy(self._sample(entities.unique().numpy(), self._fanouts, seed))
-        dst, kind, src = (side[met].long() for side in (facts.dst, facts.kind, facts.src))
+        dst, kind, src = (side[met].long() for side in (facts.dst, facts.relation, facts.src))
         inverse = (kind + graph.relations) % (2 * graph.relations)
         chosen = torch.cat([met, graph.places_of(src, inverse, dst)]).unique()
-        sides = [side[chosen].long() for side in (facts.dst, facts.kind, facts.src)]
+        sides = [side[chosen].long() for side in (facts.dst, facts.relation, facts.src)]
         nodes = torch.cat([sides[0], sides[2], entities]).unique()
         place = torch.searchsorted
-        edges = Edges.of(place(nodes, sides[0]), sides[1], place(nodes, sides[2]), len(nodes) + 1, facts.kinds)
+        edges = Edges.of(place(nodes, sides[0]), sides[1], place(nodes, sides[2]), len(nodes) + 1, facts.num_relations)
         tokens = tokens_of_part(graph.tokens, nodes, strangers=1)
         return Subgraph(nodes, graph.relations, edges, chosen, tokens)
 

@@ -27,7 +27,7 @@ def weights_of_meetings(graph: KnowledgeGraph, meetings: dict[str, Edges], weigh
     lost = _lost(graph, weight)
     found = {}
     for way, edges in meetings.items():
-        entity = edges.kind.long()
+        entity = edges.relation.long()
         gone = torch.zeros(len(edges), dtype=torch.bool)
         for relation, as_tail in zip((edges.dst, edges.src), AS_TAILS[way], strict=True):
             as_head = (relation.long() + as_tail * graph.relations) % (2 * graph.relations)
@@ -39,6 +39,6 @@ def weights_of_meetings(graph: KnowledgeGraph, meetings: dict[str, Edges], weigh
 def _lost(graph: KnowledgeGraph, weight: Tensor) -> Tensor:
     """Entities and relations, as heads, that were in facts which are all hidden: int64, entity * 2R + relation."""
     facts = graph.facts
-    pairs = facts.dst.long() * 2 * graph.relations + facts.kind.long()
+    pairs = facts.dst.long() * 2 * graph.relations + facts.relation.long()
     hidden, seen = pairs[weight == 0].unique(), pairs[weight != 0]
     return hidden[~torch.isin(hidden, seen)]

@@ -236,6 +236,6 @@ def _hidden(graph: KnowledgeGraph, sampler: ExampleSampler, weight: Tensor) -> N
     places = (weight == 0).nonzero()[:, -1].cpu()
     if not len(places):
         return None
-    head, kind, tail = (side[places].numpy() for side in (graph.facts.dst, graph.facts.kind, graph.facts.src))
+    head, kind, tail = (side[places].numpy() for side in (graph.facts.dst, graph.facts.relation, graph.facts.src))
     inverse = kind >= graph.relations
     return sampler.hidden(np.where(inverse, tail, head), kind % graph.relations, np.where(inverse, head, tail))

@@ -60,7 +60,7 @@ class CompositionConvolution(nn.Module):
 
     def forward(self, states: Tensor, relations: Tensor, edges: Edges, weight: Tensor) -> Tensor:
         """float32 [N, d] of states [N, d] and relations [2R, d]; ``weight`` float32 [E]."""
-        direct = (edges.kind < self._relations).to(weight)
+        direct = (edges.relation < self._relations).to(weight)
         by_facts, by_inverses = (
             gather_compositions(states, relations, edges, part, self._how)
             for part in (weight * direct, weight * (1 - direct))

@@ -17,41 +17,41 @@ class Edges:
 
     Attributes:
         nodes: how many nodes.
-        kinds: how many kinds of edges.
+        num_relations: relations of edges, inverses counted apart.
         dst, src: int32 [E], nodes u and v.
-        kind: int32 [E].
+        relation: int32 [E].
         offsets: int64 [nodes + 1]; the edges of node u are ``offsets[u] … offsets[u + 1] - 1``.
     """
 
     nodes: int
-    kinds: int
+    num_relations: int
     dst: Tensor
     src: Tensor
-    kind: Tensor
+    relation: Tensor
     offsets: Tensor
     _elsewhere: dict[torch.device, Edges] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def of(cls, dst: Tensor, kind: Tensor, src: Tensor, nodes: int, kinds: int) -> Edges:
-        """Edges in any order, integer [E] each; their order becomes that of (dst, kind, src)."""
-        order = sorted_by(src, kind, dst)
+    def of(cls, dst: Tensor, relation: Tensor, src: Tensor, nodes: int, num_relations: int) -> Edges:
+        """Edges in any order, integer [E] each; their order becomes that of (dst, relation, src)."""
+        order = sorted_by(src, relation, dst)
         dst = dst[order].int()
-        return cls(nodes, kinds, dst, src[order].int(), kind[order].int(), offsets_of(dst, nodes))
+        return cls(nodes, num_relations, dst, src[order].int(), relation[order].int(), offsets_of(dst, nodes))
 
     def __len__(self) -> int:
-        return len(self.kind)
+        return len(self.relation)
 
     @property
     def device(self) -> torch.device:
-        return self.kind.device
+        return self.relation.device
 
     def to(self, device: torch.device) -> Edges:
         """The same edges there; a copy is made once for each device."""
         if device == self.device:
             return self
         if device not in self._elsewhere:
-            sides = (side.to(device) for side in (self.dst, self.src, self.kind, self.offsets))
-            self._elsewhere[device] = Edges(self.nodes, self.kinds, *sides)
+            sides = (side.to(device) for side in (self.dst, self.src, self.relation, self.offsets))
+            self._elsewhere[device] = Edges(self.nodes, self.num_relations, *sides)
         return self._elsewhere[device]
 
     def degrees(self, weight: Tensor | None = None) -> Tensor:
@@ -62,31 +62,31 @@ class Edges:
         torch.cumsum(weight.to(self.device) != 0, 0, out=counted[1:])
         return counted[self.offsets].diff()
 
-    def keys_of(self, dst: Tensor, kind: Tensor, src: Tensor) -> Tensor:
+    def keys_of(self, dst: Tensor, relation: Tensor, src: Tensor) -> Tensor:
         """One number, int64, for each edge of int64 sides: in the order of edges."""
-        return (dst * self.kinds + kind) * self.nodes + src
+        return (dst * self.num_relations + relation) * self.nodes + src
 
     @cached_property
     def keys(self) -> Tensor:
         """Of all edges, ascending: int64 [E]."""
-        return self.keys_of(self.dst.long(), self.kind.long(), self.src.long())
+        return self.keys_of(self.dst.long(), self.relation.long(), self.src.long())
 
     @cached_property
     def by_dst(self) -> Rows:
-        """First src, second kind."""
-        return Rows(self.offsets, self.src, self.kind, None)
+        """First src, second relation."""
+        return Rows(self.offsets, self.src, self.relation, None)
 
     @cached_property
     def by_src(self) -> Rows:
-        """First dst, second kind."""
+        """First dst, second relation."""
         order = sorted_by(self.src)
-        return Rows(offsets_of(self.src[order], self.nodes), self.dst[order], self.kind[order], order.int())
+        return Rows(offsets_of(self.src[order], self.nodes), self.dst[order], self.relation[order], order.int())
 
     @cached_property
-    def by_kind(self) -> Rows:
+    def by_relation(self) -> Rows:
         """First dst, second src."""
-        order = sorted_by(self.src, self.kind)
-        return Rows(offsets_of(self.kind[order], self.kinds), self.dst[order], self.src[order], order.int())
+        order = sorted_by(self.src, self.relation)
+        return Rows(offsets_of(self.relation[order], self.num_relations), self.dst[order], self.src[order], order.int())
 
 
 @dataclass(frozen=True, eq=False)

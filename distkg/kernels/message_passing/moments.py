@@ -65,7 +65,7 @@ def propagate_moments(
 def reference_moments(states: Tensor, relations: Tensor, edges: Edges, weight: Tensor, message: Message) -> Moments:
     """``propagate_moments`` in plain torch, everything on one device: holds all messages at once."""
     there = weight != 0
-    src, kind, dst = (side.long()[there] for side in (edges.src, edges.kind, edges.dst))
+    src, kind, dst = (side.long()[there] for side in (edges.src, edges.relation, edges.dst))
     messages = REFERENCES[message](states[:, src], relations[:, kind]) * weight[there, None]
     place = dst[None, :, None].expand_as(messages)
     nothing = messages.new_zeros(states.shape)
@@ -146,7 +146,7 @@ _ON_CPU = _OnCpu()
 def _for_each_query(run: Callable[..., None], given: Given, tensors: Sequence[Tensor]) -> None:
     """``run`` with the graph, a query's states and relations, and the query's parts of ``tensors``."""
     edges, weight, states, relations = (given.edges, *(tensor.detach().numpy() for tensor in given[1:4]))
-    graph = edges.offsets.numpy(), edges.src.numpy(), edges.kind.numpy(), weight
+    graph = edges.offsets.numpy(), edges.src.numpy(), edges.relation.numpy(), weight
     arrays, own = [tensor.numpy() for tensor in tensors], int(len(relations) > 1)
     tasks = [(i,) for i in range(len(states))]
     for_each(tasks, lambda i: run(*graph, states[i], relations[i * own], *(array[i] for array in arrays)))

@@ -32,7 +32,8 @@ def gather(given: Given, found: Tensor, whose: Tensor) -> None:
     by = whose.new_empty(2, batch, pieces.partial, width)
     with torch.cuda.device_of(found):
         _gather[(len(pieces), batch, blocks)](
-            states, relations, edges.src, edges.kind, weight, pieces.starts, pieces.target, found, whose, partial, by,
+            states, relations, edges.src, edges.relation, weight, pieces.starts, pieces.target, found, whose, partial,
+            by,
             *strides(states, relations), nodes, pieces.partial, HOW=MESSAGE[how], **tile,
         )  # fmt: skip
         if len(pieces.hubs):
@@ -46,7 +47,7 @@ def gather_back(
 ) -> None:
     """As ``MomentPasses.gather_back``."""
     edges, weight, states, relations, how = given
-    for rows, out, of_relations in ((edges.by_src, to_states, False), (edges.by_kind, to_relations, True)):
+    for rows, out, of_relations in ((edges.by_src, to_states, False), (edges.by_relation, to_relations, True)):
         (batch, _, width), pieces = out.shape, rows.pieces
         if not out.numel():
             continue
@@ -54,7 +55,7 @@ def gather_back(
         partial = out.new_empty(batch, pieces.partial, width, dtype=torch.float32)
         with torch.cuda.device_of(out):
             _gather_back[(len(pieces), batch, blocks)](
-                states, relations, edges.dst, edges.src, edges.kind, rows.order, weight, pieces.starts,
+                states, relations, edges.dst, edges.src, edges.relation, rows.order, weight, pieces.starts,
                 pieces.target, *gradients, whose, out, partial, *strides(states, relations), edges.nodes, len(rows),
                 pieces.partial, HOW=MESSAGE[how], BACK=BACK[how], OF_RELATIONS=of_relations, **tile,
             )  # fmt: skip

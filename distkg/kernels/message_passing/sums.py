@@ -64,7 +64,7 @@ def propagate(
 
 def reference_propagate(states: Tensor, relations: Tensor, edges: Edges, weight: Tensor, message: Message) -> Tensor:
     """``propagate`` in plain torch, everything on one device: holds all messages at once."""
-    given, by = states[:, edges.src.long()], relations[:, edges.kind.long()]
+    given, by = states[:, edges.src.long()], relations[:, edges.relation.long()]
     messages = REFERENCES[message](given, by) * weight[:, None]
     return torch.zeros_like(states).index_add(1, edges.dst.long(), messages.to(states.dtype))
 
@@ -110,7 +110,9 @@ class _Propagate(torch.autograd.Function):
             passes.gather(rows, rows.ordered(weight), gradient, relations, BACK[ctx.message], to_states)
         if ctx.needs_input_grad[1]:
             of_queries = weight.new_empty(len(states), *relations.shape[1:], dtype=torch.float32)
-            passes.gather(edges.by_kind, edges.by_kind.ordered(weight), gradient, states, BACK[ctx.message], of_queries)
+            passes.gather(
+                edges.by_relation, edges.by_relation.ordered(weight), gradient, states, BACK[ctx.message], of_queries
+            )
             to_relations = shared(of_queries, relations)
         if ctx.needs_input_grad[2]:
             to_weight = torch.empty_like(weight)
@@ -157,7 +159,7 @@ class _OnCpu:
     def to_weight(
         self, edges: Edges, states: Tensor, relations: Tensor, gradient: Tensor, how: Combination, out: Tensor
     ) -> None:
-        sides = edges.dst.numpy(), edges.src.numpy(), edges.kind.numpy()
+        sides = edges.dst.numpy(), edges.src.numpy(), edges.relation.numpy()
         vectors = (tensor.detach().numpy() for tensor in (states, relations, gradient))
         arrays, run = (*sides, *vectors, out.numpy()), _PRODUCTS[how]
         for_each_part(1, np.arange(len(edges) + 1), lambda _, low, high: run(*arrays, low, high))

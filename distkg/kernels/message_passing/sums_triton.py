@@ -72,7 +72,7 @@ def to_weight(edges: Edges, states: Tensor, relations: Tensor, gradient: Tensor,
     _, tile = tile_of(states.shape[2])
     with torch.cuda.device_of(out):
         _products[(triton.cdiv(len(edges), tile["EDGES"]),)](
-            states, relations, gradient, edges.dst, edges.src, edges.kind, out,
+            states, relations, gradient, edges.dst, edges.src, edges.relation, out,
             *strides(states, relations), len(edges), len(states), HOW=how, **tile,
         )  # fmt: skip
 

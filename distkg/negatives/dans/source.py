@@ -103,7 +103,7 @@ class Dans(NegativeSource):
         if self._model is None:
             raise SourceError("dans learns from a model in training: it has nothing to show without one")
         beside = self._beside.draw(queries, count, generator)
-        return Negatives(beside.entities, beside.left_out, self._made(self._model, queries, generator))
+        return Negatives(beside.entities, beside.mask, self._made(self._model, queries, generator))
 
     def pool_sizes(self, queries: Queries) -> Tensor:
         return self._beside.pool_sizes(queries)
@@ -128,8 +128,8 @@ class Dans(NegativeSource):
         growth = band_margins(self._now.progress, 1.0, growing)[band]
         if options.negatives == "snap":
             return GeneratedNegatives(values.long().clamp_min(0), None, values < 0, band, growth, options.weight)
-        left_out = values[..., 0].isnan()
-        return GeneratedNegatives(None, values.nan_to_num(), left_out, band, growth, options.weight)
+        mask = values[..., 0].isnan()
+        return GeneratedNegatives(None, values.nan_to_num(), mask, band, growth, options.weight)
 
     def _learn(self, model: ModelView, queries: Queries, generator: torch.Generator) -> None:
         """From some of the triples."""

@@ -87,9 +87,9 @@ class RememberedSource(NegativeSource):
         """Collective among the ranks of the model. Known answers of a query are never drawn."""
         candidates, known = self._pools(queries, generator)
         uniforms = torch.randint(1 << 62, (len(queries), count), generator=generator)
-        left_out = torch.zeros(uniforms.shape, dtype=torch.bool)
-        _choose(candidates.numpy(), known.numpy(), uniforms.numpy(), left_out.numpy())
-        return Negatives(uniforms, left_out if bool(left_out.any()) else None)
+        mask = torch.zeros(uniforms.shape, dtype=torch.bool)
+        _choose(candidates.numpy(), known.numpy(), uniforms.numpy(), mask.numpy())
+        return Negatives(uniforms, mask if bool(mask.any()) else None)
 
     def pool_sizes(self, queries: Queries) -> Tensor:
         return (~self._pools(queries, torch.Generator().manual_seed(0))[1]).sum(1)
@@ -174,7 +174,7 @@ def _share(keys: Tensor) -> Tensor:
 
 
 @kernel
-def _choose(candidates: np.ndarray, known: np.ndarray, uniforms: np.ndarray, left_out: np.ndarray) -> None:
+def _choose(candidates: np.ndarray, known: np.ndarray, uniforms: np.ndarray, mask: np.ndarray) -> None:
     """Turn random numbers int64 [b, K] into candidates that are not known; leave out where there is none."""
     for i in range(uniforms.shape[0]):
         free = 0
@@ -183,7 +183,7 @@ def _choose(candidates: np.ndarray, known: np.ndarray, uniforms: np.ndarray, lef
         for k in range(uniforms.shape[1]):
             if free == 0:
                 uniforms[i, k] = 0
-                left_out[i, k] = True
+                mask[i, k] = True
                 continue
             place = uniforms[i, k] % free
             c = -1

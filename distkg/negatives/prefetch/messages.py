@@ -59,36 +59,36 @@ class Reply:
 
     Attributes:
         entities: integer [b, K].
-        left_out: bool [b, K], where there is none in truth; None where all are meant.
+        mask: bool [b, K], where there is none in truth; None where all are meant.
         version: step of the vectors that were looked at; that of the request where none were.
         made: negatives made besides; None where the source makes none.
     """
 
     entities: np.ndarray
-    left_out: np.ndarray | None
+    mask: np.ndarray | None
     version: int
     made: SentMade | None = None
 
     @classmethod
     def of(cls, drawn: Negatives, version: int) -> Reply:
         """Of negatives as the source has drawn them."""
-        left_out = None if drawn.left_out is None else drawn.left_out.numpy()
+        mask = None if drawn.mask is None else drawn.mask.numpy()
         made = None if drawn.made is None else SentMade.of(drawn.made)
-        return cls(_as_sent(drawn.entities), left_out, version, made)
+        return cls(_as_sent(drawn.entities), mask, version, made)
 
     def negatives(self, count: int) -> Negatives:
         """The first ``count`` of each query: a mixture asks for as many as it can need, and needs one less at times."""
-        left_out = None if self.left_out is None else torch.from_numpy(np.array(self.left_out[:, :count]))
+        mask = None if self.mask is None else torch.from_numpy(np.array(self.mask[:, :count]))
         made = None if self.made is None else self.made.received()
-        return Negatives(torch.from_numpy(np.array(self.entities[:, :count], dtype=np.int64)), left_out, made)
+        return Negatives(torch.from_numpy(np.array(self.entities[:, :count], dtype=np.int64)), mask, made)
 
     def fault(self, queries: int, count: int, entities: int) -> str | None:
         """How it differs from what was asked for: shapes, types, entities that exist, numbers that are finite; None
         where it does not."""
         shape = queries, count
         found = _fault_of_ids(self.entities, shape, entities)
-        if found is None and self.left_out is not None:
-            found = _fault_of(self.left_out, shape, "b", "left_out")
+        if found is None and self.mask is not None:
+            found = _fault_of(self.mask, shape, "b", "mask")
         return found or (None if self.made is None else self.made.fault(queries, entities))
 
 
@@ -98,7 +98,7 @@ class SentMade:
 
     entities: np.ndarray | None
     vectors: np.ndarray | None
-    left_out: np.ndarray
+    mask: np.ndarray
     band: np.ndarray
     growth: np.ndarray
     weight: float
@@ -107,24 +107,24 @@ class SentMade:
     def of(cls, made: GeneratedNegatives) -> SentMade:
         entities = None if made.entities is None else _as_sent(made.entities)
         vectors = None if made.vectors is None else made.vectors.numpy()
-        left_out, band, growth = (part.numpy() for part in (made.left_out, made.band, made.growth))
-        return cls(entities, vectors, left_out, band, growth, made.weight)
+        mask, band, growth = (part.numpy() for part in (made.mask, made.band, made.growth))
+        return cls(entities, vectors, mask, band, growth, made.weight)
 
     def received(self) -> GeneratedNegatives:
         entities = None if self.entities is None else torch.from_numpy(np.array(self.entities, dtype=np.int64))
         vectors = None if self.vectors is None else torch.from_numpy(np.array(self.vectors))
-        parts = (self.left_out, self.band, self.growth)
-        left_out, band, growth = (torch.from_numpy(np.array(part)) for part in parts)
-        return GeneratedNegatives(entities, vectors, left_out, band, growth, self.weight)
+        parts = (self.mask, self.band, self.growth)
+        mask, band, growth = (torch.from_numpy(np.array(part)) for part in parts)
+        return GeneratedNegatives(entities, vectors, mask, band, growth, self.weight)
 
     def fault(self, queries: int, entities: int) -> str | None:
         """As ``Reply.fault``."""
-        width = self.left_out.shape[-1] if isinstance(self.left_out, np.ndarray) and self.left_out.ndim else 0
+        width = self.mask.shape[-1] if isinstance(self.mask, np.ndarray) and self.mask.ndim else 0
         shape = queries, width
         found = (
             _fault_of(self.growth, (queries,), "f", "made.growth")
             or _fault_of(self.band, (queries,), "iu", "made.band")
-            or _fault_of(self.left_out, shape, "b", "made.left_out")
+            or _fault_of(self.mask, shape, "b", "made.mask")
             or (None if np.isfinite(self.weight) else "made.weight is not finite")
         )
         if found is not None:

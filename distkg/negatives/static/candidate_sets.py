@@ -92,10 +92,10 @@ class PoolSource(NegativeSource):
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         found = self._ranges(queries)
         uniforms = torch.randint(1 << 62, (len(queries), count), generator=generator)
-        left_out = torch.zeros(uniforms.shape, dtype=torch.bool)
+        mask = torch.zeros(uniforms.shape, dtype=torch.bool)
         spans = found.start, found.size, found.gap_at, found.gap
-        _take(*spans, self.members, self.entities, self.integrate, uniforms.numpy(), left_out.numpy())
-        return Negatives(uniforms, left_out if bool(left_out.any()) else None)
+        _take(*spans, self.members, self.entities, self.integrate, uniforms.numpy(), mask.numpy())
+        return Negatives(uniforms, mask if bool(mask.any()) else None)
 
     def pool_sizes(self, queries: Queries) -> Tensor:
         return torch.from_numpy(self._ranges(queries).size)
@@ -114,7 +114,7 @@ def _take(
     entities: int,
     integrate: bool,
     uniforms: np.ndarray,
-    left_out: np.ndarray,
+    mask: np.ndarray,
 ) -> None:
     """Turn random numbers int64 [b, K] into entities. The modulo's bias is below the pool's size / 2⁶²."""
     count = uniforms.shape[1]
@@ -125,7 +125,7 @@ def _take(
                 uniforms[i, k] %= entities
             elif size[i] == 0:
                 uniforms[i, k] = 0
-                left_out[i, k] = True
+                mask[i, k] = True
             else:
                 place = k if whole else uniforms[i, k] % size[i]
                 if place >= gap_at[i]:

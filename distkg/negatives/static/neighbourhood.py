@@ -50,8 +50,8 @@ class KHop(NegativeSource):
         met = self._walk(starts, self._hops, seed)
         end = np.where(met[:, -1] == starts, met[:, -2], met[:, -1])
         entities = torch.from_numpy(end).view(len(queries), count)
-        left_out = entities == queries.anchor[:, None]
-        return Negatives(entities, left_out if bool(left_out.any()) else None)
+        mask = entities == queries.anchor[:, None]
+        return Negatives(entities, mask if bool(mask.any()) else None)
 
     def pool_sizes(self, queries: Queries) -> Tensor:
         csr = Csr.undirected(self._edges, self.entities)

@@ -69,8 +69,8 @@ def test_snapped_negatives_are_entities_that_are_no_known_answers() -> None:
     for anchor, relation, answer in graph().queries().tolist():
         known.setdefault((anchor, relation), set()).add(answer)
     assert made.entities is not None
-    assert made.entities.shape == made.left_out.shape == (len(asked), 2)
-    assert not made.left_out.any()
+    assert made.entities.shape == made.mask.shape == (len(asked), 2)
+    assert not made.mask.any()
     for anchor, relation, found in zip(
         asked.anchor.tolist(), asked.relation.tolist(), made.entities.tolist(), strict=True
     ):
@@ -92,9 +92,9 @@ def test_embeddings_near_their_answer_are_left_out() -> None:
     assert near.entities is None
     assert near.vectors is not None
     assert near.vectors.shape == (len(queries()), 2, WIDTH)
-    assert not near.left_out.any()
+    assert not near.mask.any()
     far = made_by(source(negatives="embedding", least_distance=1e6))
-    assert far.left_out.all()
+    assert far.mask.all()
 
 
 def test_what_was_made_is_kept_until_it_is_refreshed() -> None:
@@ -111,7 +111,7 @@ def test_what_was_made_is_kept_until_it_is_refreshed() -> None:
 @pytest.mark.parametrize("kind", ["snap", "embedding"])
 def test_it_makes_for_some_queries_at_some_draws_and_the_others_have_none_until_then(kind: str) -> None:
     dans = source(negatives=kind, every=3, renewed=40, least_distance=0.0)
-    with_some = [int((~made_by(dans, epochs=draw / 100, seed=draw).left_out.all(1)).sum()) for draw in range(7)]
+    with_some = [int((~made_by(dans, epochs=draw / 100, seed=draw).mask.all(1)).sum()) for draw in range(7)]
     assert with_some == [40, 40, 40, 80, 80, 80, 120]
     assert len(queries()) > 120, "or there would be nothing to wait for"
 
