@@ -81,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     pools = pools_for(TrainingGraph.of_store(store), [row for row in rows if row in DRAWN])
     variants = {name: _changes(*DRAWN[name]) for name in pools}
     if SELF_ADVERSARIAL in rows:
-        variants[SELF_ADVERSARIAL] = ["objective.name=self_adversarial", "objective.temperature=1"]
+        margin = [] if load_config(preset).objective.name == "self_adversarial" else ["objective.margin=3"]
+        variants[SELF_ADVERSARIAL] = ["objective.name=self_adversarial", "objective.temperature=1", *margin]
     figures = run_variants(session, preset, variants)
     for name in variants:
         figures.add(name, {"pool": pools.get(name, store.num_entities)})

@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,19 @@ from distkg.config import (
     RunConfig,
     Section,
     StrictModel,
+    default_values,
+    family_of,
     flatten,
     load_config,
+    load_written_config,
     parse_config,
     parse_options,
     preset_names,
     resume_class,
 )
 from distkg.documents import parse_yaml
+from distkg.embedding.scorers import SCORERS
+from distkg.foundation.models import MODELS
 
 
 def write(folder: Path, text: str) -> str:
@@ -44,7 +50,7 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
 
 
 def test_overrides_are_typed_and_come_last(tmp_path: Path) -> None:
-    source = write(tmp_path, "model: {dim: 64}\n")
+    source = write(tmp_path, "model: {dim: 64}\nobjective: {name: margin}\n")
     overrides = ["model.dim=128", "negatives.shared=false", "model.options.norm=l1", "train.time_limit_seconds=2.5"]
     config = load_config(source, overrides)
     assert (config.model.dim, config.negatives.shared) == (128, False)
@@ -111,16 +117,130 @@ def test_yaml_gives_the_same_configuration_back() -> None:
         assert parse_config(yaml.safe_load(text), "test") == config
 
 
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"objective": {"name": "self_adversarial"}, "negatives": {"pool": {"actors": 1}}, "regularizer": {"name": "n3"}},
+    {"objective": {"name": "query_sampling", "activation": "hanon"}},
+    {"objective": {"name": "non_negative"}},
+    {"objective": {"name": "k_vs_all"}},
+    {"model": {"name": "ultra", "start": "models/x"}, "objective": {"name": "margin"}, "data": {"fanouts": [3]}},
+    {"model": {"name": "trix_relations"}, "objective": {"name": "margin"}},
+]
+"""Configurations that have, together, every key."""
+
+
 @pytest.mark.parametrize(("name", "section"), sections())
 def test_every_key_has_help_and_prints_it_above_itself(name: str, section: type[BaseModel]) -> None:
-    lines = RunConfig().to_yaml(help_text=True).splitlines()
-    *above, last = name.split(".")
-    start = lines.index(f"{'  ' * len(above)}{last}:")
-    pad = "  " * (len(above) + 1)
     assert issubclass(section, Section)
+    printed = [parse_config(variant, "test").to_yaml(help_text=True).splitlines() for variant in VARIANTS]
+    *above, last = name.split(".")
+    pad = "  " * (len(above) + 1)
     for key, field in section.model_fields.items():
-        place = next(i for i in range(start, len(lines)) if lines[i].startswith(f"{pad}{key}:"))
-        assert lines[place - 1] == f"{pad}# {field.description}"
+        lines = [lines for lines in printed if _line_of(lines, f"{'  ' * len(above)}{last}:", f"{pad}{key}:")]
+        assert lines, f"{name}.{key} is printed by no variant"
+        place = _line_of(lines[0], f"{'  ' * len(above)}{last}:", f"{pad}{key}:")
+        assert lines[0][place - 1] == f"{pad}# {field.description}"
+
+
+def _line_of(lines: list[str], section: str, key: str) -> int:
+    """Index of a key's line below that of its section; 0 where there is none."""
+    if section not in lines:
+        return 0
+    return next((i for i in range(lines.index(section), len(lines)) if lines[i].startswith(key)), 0)
+
+
+DEAD = [
+    # Of embeddings, for a foundation model.
+    *(("ultra", "margin", key, "embedding models") for key in (
+        "model.dim", "model.dropout", "model.dtype", "model.inverse", "regularizer.name", "regularizer.weight",
+        "negatives.shared", "negatives.chunk_size", "negatives.filter", "train.overlap", "train.precision",
+        "train.compile", "evaluate.memory_mb", "objective.activation",
+    )),
+    # Of foundation models, for an embedding.
+    *(("complex", "margin", key, "foundation models") for key in (
+        "data.graphs", "data.fanouts", "train.steps_per_epoch", "model.start", "negatives.vectors",
+    )),
+    # Of objectives.
+    ("complex", "one_vs_all", "objective.margin", "objective.name: margin or self_adversarial"),
+    ("complex", "one_vs_all", "negatives.count", "objective.name: margin or logistic or self_adversarial"),
+    ("complex", "one_vs_all", "objective.label_smoothing", "objective.name: k_vs_all"),
+    ("complex", "margin", "objective.group_answers", "objective.name: one_vs_all"),
+    ("complex", "margin", "objective.temperature", "objective.name: self_adversarial"),
+    ("complex", "margin", "objective.products", "objective.name: one_vs_all or k_vs_all or query_sampling"),
+    ("complex", "margin", "objective.query_share", "objective.name: query_sampling"),
+    ("complex", "query_sampling", "objective.radius", "objective.name: non_negative"),
+    # Of relation prediction, where all relations compete.
+    ("trix_relations", "margin", "negatives.source", "embedding models and foundation models"),
+    # Of what is switched off.
+    ("complex", "margin", "regularizer.weight", "regularizer.name: n3 or l2"),
+    ("complex", "margin", "negatives.pool.depth", "negatives.pool.actors"),
+    ("complex", "query_sampling", "objective.activation_limit", "objective.activation: hanon or halin"),
+    ("ultra", "margin", "data.sampler", "data.fanouts"),
+    ("ultra", "margin", "model.keep_start", "model.start"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "objective", "key", "owner"), DEAD)
+def test_a_key_that_does_not_act_is_refused_by_what_it_belongs_to(
+    tmp_path: Path, model: str, objective: str, key: str, owner: str
+) -> None:
+    value = json.dumps(default_values()[key]).replace("null", "3")
+    file = write(tmp_path, f"model: {{name: {model}}}\nobjective: {{name: {objective}}}\n")
+    with pytest.raises(ConfigError, match=rf"^override '{key}=.*: {key}: belongs to .*{owner}"):
+        load_config(file, [f"{key}={value}"])
+    section, name = key.rsplit(".", 1)
+    tree: dict[str, Any] = {"model": {"name": model}, "objective": {"name": objective}}
+    node = tree
+    for part in section.split("."):
+        node = node.setdefault(part, {})
+    node[name] = default_values()[key]
+    with pytest.raises(ConfigError, match=rf"^mine\.yaml: {key}: belongs to .*{owner}"):
+        parse_config(tree, "mine.yaml")
+    assert key not in flatten(parse_config(tree, "mine.yaml", dead_keys_are="dropped"))
+
+
+def test_an_override_takes_the_keys_of_the_other_choice_with_it() -> None:
+    config = load_config("preset:dans_complex", ["objective.name=one_vs_all"])
+    assert set(config.model_dump()) == set(RunConfig().model_dump())
+    assert config == load_config(
+        "preset:complex_codex_s",
+        [
+            *("model.dim=128", "optimizer.name=adam", "optimizer.learning_rate=0.02", "optimizer.schedule=linear"),
+            *("train.workers=1", "train.epochs=1000", "train.batch_size=512", "train.time_limit_seconds=60"),
+            "checkpoint.every=5",
+        ],
+    )
+    with pytest.raises(ConfigError, match=r"override 'objective\.margin=3'"):
+        load_config("preset:dans_complex", ["objective.name=one_vs_all", "objective.margin=3"])
+
+
+def test_with_an_objective_of_a_plug_in_every_key_of_objectives_acts() -> None:
+    tree = {"objective": {"name": "theirs", "margin": 2, "label_smoothing": 0.1}, "negatives": {"count": 3}}
+    assert parse_config(tree, "test").negatives.count == 3
+
+
+def test_what_earlier_versions_wrote_is_read(tmp_path: Path) -> None:
+    written = write(tmp_path, "model: {name: ultra, dim: 256}\nobjective: {name: margin, radius: 1.0}\n")
+    assert load_written_config(written) == load_config(
+        write(tmp_path, "model: {name: ultra}\nobjective: {name: margin}\n")
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_on_its_way_to_the_workers_a_configuration_stays_the_same(variant: dict[str, Any]) -> None:
+    config = parse_config(variant, "test")
+    assert parse_config(config.model_dump(), "sent") == config
+    assert parse_config(yaml.safe_load(config.to_yaml(help_text=True)), "written") == config
+
+
+def test_foundation_models_are_known_by_name_without_importing_one() -> None:
+    assert {name for name in MODELS if family_of(name) == "foundation"} == {
+        name for name in MODELS if MODELS[name].ranks == "entities"
+    }
+    assert {name for name in MODELS if family_of(name) == "relation_prediction"} == {
+        name for name in MODELS if MODELS[name].ranks == "relations"
+    }
+    assert {family_of(name) for name in SCORERS} == {"embedding"}
 
 
 def test_a_configuration_read_back_has_the_same_hash() -> None:
@@ -195,11 +315,12 @@ def test_the_class_of_a_key(key: str, kind: str | None) -> None:
 
 
 def test_a_flat_configuration_has_every_key_with_its_value() -> None:
-    config = parse_config({"model": {"options": {"norm": "l1"}}, "negatives": {"pool": {"actors": 3}}}, "test")
-    found = flatten(config)
+    tree = {"model": {"options": {"norm": "l1"}}, "objective": {"name": "margin"}, "negatives": {"pool": {"actors": 3}}}
+    found = flatten(parse_config(tree, "test"))
     assert found["model.options.norm"] == "l1"
     assert found["negatives.pool.actors"] == 3
-    assert set(found) == {*keys(), "model.options.norm"} - {"model.options", "negatives.options"}
+    every = {key for variant in VARIANTS for key in flatten(parse_config(variant, "test"))}
+    assert every == set(keys()) - {"model.options", "negatives.options"}
 
 
 def test_the_documentation_names_every_key_that_a_resumed_run_may_not_change_freely() -> None:
@@ -224,7 +345,8 @@ def test_the_documentation_names_every_key_that_a_resumed_run_may_not_change_fre
     ],
 )
 def test_who_names_a_source_to_stand_in_wants_the_run_to_go_on(pool: dict[str, Any], on_error: str) -> None:
-    config = parse_config({"negatives": {"pool": pool}}, "test")
+    tree = {"objective": {"name": "margin"}, "negatives": {"pool": {"actors": 1} | pool}}
+    config = parse_config(tree, "test")
     assert config.negatives.pool.on_error == on_error
     # On its way to the workers, and read back from a run folder, every key is set.
     again = parse_config(yaml.safe_load(config.to_yaml()), "test")
@@ -253,8 +375,10 @@ def test_a_value_of_another_kind_is_refused_by_key(tmp_path: Path, text: str, me
 
 
 def test_words_for_true_and_false_serve_keys_that_take_them(tmp_path: Path) -> None:
-    config = load_config(write(tmp_path, "negatives: {shared: no, filter: on}\nmodel: {start: off}\n"))
-    assert (config.negatives.shared, config.negatives.filter, config.model.start) == (False, True, "off")
+    config = load_config(
+        write(tmp_path, "negatives: {shared: no, filter: on}\nobjective: {name: margin}\ndata: {store: off}\n")
+    )
+    assert (config.negatives.shared, config.negatives.filter, config.data.store) == (False, True, "off")
 
 
 def test_a_section_without_keys_is_the_default(tmp_path: Path) -> None:
@@ -314,7 +438,7 @@ def test_a_misspelt_option_is_told_before_what_it_leaves_missing() -> None:
 
 
 def test_yaml_for_ascii_reads_back_the_same() -> None:
-    config = parse_config({"data": {"store": "größe/💥 1e3"}, "model": {"start": "1e3"}}, "test")
+    config = parse_config({"data": {"store": "größe/💥 1e3"}, "cluster": {"address": "1e3"}}, "test")
     text = config.to_yaml(help_text=True, ascii_only=True)
     assert "größe" not in text
     assert parse_config(parse_yaml(text, "text"), "text") == config

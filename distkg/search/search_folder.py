@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from distkg.config import RunConfig, load_config
+from distkg.config import RunConfig, default_values, flatten, load_written_config
 from distkg.data.storage.atomic_file import replace_text
 from distkg.data.storage.local_path import local_path
 from distkg.data.store.identity import LABELS, mismatch
@@ -128,11 +128,11 @@ class SearchFolder:
             )
         # Where it runs may change; a search that was stopped may go on elsewhere.
         moved = self._check_stores(record)
-        there, here = flat(self.read_config()), flat(config.redacted())
+        there, here = flatten(self.read_config()), flatten(config.redacted())
         changed = [
             key
-            for key in here
-            if there.get(key) != here[key]
+            for key in dict.fromkeys([*here, *there])
+            if there.get(key) != here.get(key)
             and not key.startswith("cluster.")
             and not (moved and key in ("data.store", "data.graphs"))
         ]
@@ -162,7 +162,7 @@ class SearchFolder:
 
     def read_config(self) -> RunConfig:
         """The configuration that trials change."""
-        return load_config(str(self.config))
+        return load_written_config(str(self.config))
 
     def read_space(self) -> Space:
         """The space of the search."""
@@ -301,16 +301,11 @@ def budget_share(config: RunConfig, line: dict[str, Any]) -> float:
     return epochs if limit is None else max(epochs, float(line.get("time", 0)) / limit)
 
 
-def flat(config: RunConfig) -> dict[str, Any]:
-    """Values by dotted key, such as model.dim."""
-    tree = config.model_dump()
-    return {f"{section}.{key}": value for section, keys in tree.items() for key, value in keys.items()}
-
-
 def differences(base: RunConfig, other: RunConfig) -> list[tuple[str, Any, Any]]:
-    """Dotted keys whose values differ, with both values."""
-    before, after = flat(base), flat(other)
-    return [(key, before[key], after[key]) for key in after if before[key] != after[key]]
+    """Return the dotted keys of ``other`` whose values differ, with both values; a key that ``base`` lacks has its
+    default there."""
+    before, after = default_values() | flatten(base), flatten(other)
+    return [(key, before.get(key), after[key]) for key in after if before.get(key) != after[key]]
 
 
 def _is_driver_file(name: str) -> bool:

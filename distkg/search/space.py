@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from distkg.config import PRESETS, ConfigError, RunConfig, Section, parse_config, preset_file
+from distkg.config.run_config import conditions_of, describe_condition, unmet_condition
 from distkg.documents import DocumentError, is_regular_file, read_yaml, yaml_of
 from distkg.redaction import redact_tree
 
@@ -137,7 +138,7 @@ def space_yaml(space: Space) -> str:
 
 
 def with_parameters(config: RunConfig, parameters: Mapping[str, Value]) -> RunConfig:
-    """The configuration with dotted keys set.
+    """Return the configuration with dotted keys set; keys that do not act with the values of others are left out.
 
     Raises:
         ConfigError: a value that its key does not take.
@@ -149,7 +150,7 @@ def with_parameters(config: RunConfig, parameters: Mapping[str, Value]) -> RunCo
         for key in path:
             node = node.setdefault(key, {})
         node[last] = value
-    return parse_config(tree, f"parameters {describe_parameters(parameters)}")
+    return parse_config(tree, f"parameters {describe_parameters(parameters)}", dead_keys_are="dropped")
 
 
 def parameters_of(config: RunConfig, space: Space) -> Parameters | None:
@@ -173,8 +174,10 @@ def check_space(space: Space, config: RunConfig, check: Callable[[RunConfig], ob
         source: names the space in errors.
 
     Raises:
-        SpaceError: one that cannot be run, with the reason.
+        SpaceError: one that cannot be run, with the reason; or a key that acts with no point of the space.
     """
+    for key in space:
+        _check_acts(key, space, config, source)
     for key, value in _single_changes(space):
         try:
             check(with_parameters(config, {key: value}))
@@ -183,6 +186,20 @@ def check_space(space: Space, config: RunConfig, check: Callable[[RunConfig], ob
                 f"{source}: {key}: the space offers {describe_value(value)}, with which no run can start. "
                 f"Narrow the distribution, or change CONFIG. {error}"
             ) from None
+
+
+def _check_acts(key: str, space: Space, config: RunConfig, source: str) -> None:
+    """Refuse a key that would do nothing, whatever the space chooses for the keys that it depends on."""
+    whole = config.model_dump()
+    for other, values in conditions_of(key).items():
+        tag = "model.name" if other == "family" else other
+        offered = space[tag].samples() if tag in space else []
+        choices = [with_parameters(config, {tag: value}) for value in offered]
+        if unmet_condition(key, whole) and all(unmet_condition(key, each.model_dump()) for each in choices):
+            raise SpaceError(
+                f"{source}: {key}: belongs to {describe_condition(other, values)}, which neither CONFIG nor the space "
+                "has, so that it would do nothing. Leave it out"
+            )
 
 
 def describe_value(value: Value) -> str:

@@ -214,7 +214,7 @@ def config_of_run(run: Path) -> tuple[dict[str, Any], list[str]] | None:
     unknown = [key for key in values if resume_class(key) is None]
     known = {key: value for key, value in values.items() if key not in unknown}
     try:
-        config = recorded_config(parse_config(_nested(known), str(file)))
+        config = recorded_config(parse_config(_nested(known), str(file), dead_keys_are="dropped"))
     except ConfigError:
         config = {key: _plain(value) for key, value in known.items() if key not in BY_CONTENT}
     return config | {key: _plain(values[key]) for key in unknown}, unknown

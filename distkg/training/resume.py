@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distkg.config import Resume, RunConfig, resume_class
+from distkg.config import Resume, RunConfig, default_values, resume_class
 from distkg.data.store.identity import LABELS, StoreIdentity, mismatch
 from distkg.data.store.relation_text import RELATION_TEXT
 from distkg.foundation.graphs.training_graphs import graphs_of
@@ -129,9 +129,11 @@ def _differing(
 ) -> list[Change]:
     """Keys whose values differ. One that only this version knows had its default; one that it does not know steers the
     course, for all that can be told."""
-    default = recorded_config(RunConfig())
+    default = default_values()
     found = []
     for key in dict.fromkeys([*after, *before]):
+        if key not in after and key in default:
+            continue  # it does not act now; where it did, the key that it belongs to differs
         old, new = before.get(key, default.get(key)), after.get(key)
         kind = resume_class(key) or "course"
         if _equal(old, new) or (resume_class(key) is None and not key_was_set(old)):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distkg import __version__
-from distkg.config import ConfigError, RunConfig, load_config
+from distkg.config import ConfigError, RunConfig, load_written_config
 from distkg.data.storage.atomic_file import replace_text
 from distkg.data.storage.local_path import local_path
 from distkg.data.storage.location import make_folder
@@ -52,7 +52,7 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} is no run folder: it holds no config.yaml. Name a folder that training wrote."
             )
-        return load_config(str(self.config))
+        return load_written_config(str(self.config))
 
     def report(self, line: Record) -> None:
         """Append a line to metrics.jsonl."""

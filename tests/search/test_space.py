@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distkg.config import RunConfig, load_config
+from distkg.config import RunConfig, load_config, parse_config
 from distkg.search.space import (
     Choice,
     Interval,
@@ -139,7 +139,8 @@ def tried(form: dict[str, Any], key: str = "model.dim") -> list[Any]:
     values = []
     space = parse_space({key: form}, "s")
     section, name = key.split(".")
-    check_space(space, RunConfig(), lambda config: values.append(getattr(getattr(config, section), name)), "s")
+    base = parse_config({"objective": {"name": "margin"}}, "s")
+    check_space(space, base, lambda config: values.append(getattr(getattr(config, section), name)), "s")
     return values
 
 
@@ -153,12 +154,27 @@ def test_ends_inside_and_choices_are_tried_before_anything_starts() -> None:
 def test_a_value_that_cannot_be_run_is_refused_with_the_reason() -> None:
     space = parse_space({"objective.query_share": {"uniform": [0.5, 1.5]}}, "s.yaml")
     with pytest.raises(SpaceError) as caught:
-        check_space(space, RunConfig(), lambda config: None, "s.yaml")
+        check_space(space, parse_config({"objective": {"name": "query_sampling"}}, "s"), lambda config: None, "s.yaml")
     assert str(caught.value) == (
         "s.yaml: objective.query_share: the space offers 1.5, with which no run can start. Narrow the distribution, "
         "or change CONFIG. parameters objective.query_share=1.5: objective.query_share: Input should be less than or "
         "equal to 1"
     )
+
+
+def test_a_key_that_acts_with_no_point_of_the_space_is_refused() -> None:
+    space = parse_space({"objective.margin": {"uniform": [1, 9]}}, "s.yaml")
+    with pytest.raises(SpaceError, match=r"objective\.margin: belongs to objective\.name: margin or self_adversarial"):
+        check_space(space, RunConfig(), lambda config: None, "s.yaml")
+    names = {"objective.name": {"choice": ["one_vs_all", "margin"]}, "objective.margin": {"uniform": [1, 9]}}
+    check_space(parse_space(names, "s.yaml"), RunConfig(), lambda config: None, "s.yaml")
+
+
+def test_a_key_of_one_choice_is_left_out_with_the_other() -> None:
+    names = {"objective.name": "one_vs_all", "objective.margin": 3.0}
+    assert with_parameters(RunConfig(), names) == RunConfig()
+    names["objective.name"] = "margin"
+    assert with_parameters(RunConfig(), names).objective.margin == 3.0
 
 
 def test_real_numbers_for_a_key_of_whole_ones_are_refused() -> None:

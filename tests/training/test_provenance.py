@@ -279,5 +279,9 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> 
 
 
 def test_secrets_are_not_recorded() -> None:
-    tree = {"negatives": {"vectors": "s3://user:pass@bucket/run?token=x"}}
+    tree = {
+        "model": {"name": "ultra"},
+        "objective": {"name": "margin"},
+        "negatives": {"vectors": "s3://user:pass@bucket/run?token=x"},
+    }
     assert recorded_config(parse_config(tree, "test"))["negatives.vectors"] == "s3://bucket/run"

@@ -115,7 +115,7 @@ def with_value(base: RunConfig, key: str, value: Any) -> RunConfig:
     for name in path:
         node = node[name]
     node[last] = value
-    return parse_config(tree, key)
+    return parse_config(tree, key, dead_keys_are="dropped")
 
 
 @pytest.mark.parametrize("accept", [False, True])

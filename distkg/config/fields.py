@@ -1,0 +1,54 @@
+"""Fields of a configuration: each says whether a resumed run may change it, and with which settings it acts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from distkg.config.strict import StrictModel
+
+Resume = Literal["fixed", "course", "free"]
+"""Whether a key may differ when a run is resumed.
+
+``fixed``: it gives stored tensors their meaning and never may. ``course``: it steers the course of training and may on
+request, which is recorded. ``free``: it decides how long, where and how fast, and may.
+"""
+
+Conditions = Mapping[str, tuple[Any, ...]]
+"""Settings with which a key acts: dotted key, or ``family`` → its values; without values: anything but its zero."""
+
+
+class Section(StrictModel):
+    """A section of a configuration."""
+
+    model_config = ConfigDict(validate_assignment=True)
+
+
+def fixed(*default: Any, acts: Conditions | None = None, **settings: Any) -> Any:
+    """Return a field that is ``fixed`` on resume; other arguments as of pydantic's ``Field``."""
+    return _field("fixed", acts, *default, **settings)
+
+
+def course(*default: Any, acts: Conditions | None = None, **settings: Any) -> Any:
+    """Return a field that is ``course`` on resume; other arguments as of pydantic's ``Field``."""
+    return _field("course", acts, *default, **settings)
+
+
+def free(*default: Any, acts: Conditions | None = None, **settings: Any) -> Any:
+    """Return a field that is ``free`` on resume; other arguments as of pydantic's ``Field``."""
+    return _field("free", acts, *default, **settings)
+
+
+def section(kind: type[Section], description: str, acts: Conditions | None = None) -> Any:
+    """Return a field that holds a section; ``acts`` holds for every key in it."""
+    return Field(default_factory=kind, description=description, json_schema_extra=_extra(acts))
+
+
+def _field(resume: Resume, acts: Conditions | None, *default: Any, **settings: Any) -> Any:
+    return Field(*default, json_schema_extra={"resume": resume, **_extra(acts)}, **settings)
+
+
+def _extra(acts: Conditions | None) -> dict[str, Any]:
+    return {"acts_with": {key: list(values) for key, values in acts.items()}} if acts else {}

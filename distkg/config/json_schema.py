@@ -1,0 +1,63 @@
+"""JSON Schema of configuration files: one variant for each family of models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distkg.config.families import FAMILIES, FAMILY_OF_MODEL, FamilyName
+from distkg.config.run_config import RunConfig
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of configuration files, from which editors complete keys and check values.
+
+    ``oneOf`` has a variant for each family, told apart by ``model.name``. Of a key, ``resume`` says whether it may
+    differ when a run is resumed (`distkg.config.fields.Resume`), and ``acts_with`` with which other settings it acts.
+    """
+    definitions: dict[str, Any] = {}
+    for family in FAMILIES:
+        definitions |= _variant(family)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "distkg configuration",
+        "oneOf": [{"$ref": f"#/$defs/{family}"} for family in FAMILIES],
+        "$defs": definitions,
+    }
+
+
+def _variant(family: FamilyName) -> dict[str, Any]:
+    """Definitions of a family's sections, by ``family.Section``, and of its whole configuration, by ``family``."""
+    schema = RunConfig.model_json_schema()
+    sections = schema.pop("$defs")
+    for definition in (schema, *sections.values()):
+        properties = definition.get("properties", {})
+        for key in [key for key, value in properties.items() if not _belongs(value, family)]:
+            del properties[key]
+    own = sorted(name for name, kind in FAMILY_OF_MODEL.items() if kind == family)
+    name = sections["ModelConfig"]["properties"]["name"]
+    if own:
+        name["enum"] = own
+        del name["default"]
+        sections["ModelConfig"]["required"] = ["name"]
+        schema["required"] = ["model"]
+    else:
+        name["not"] = {"enum": sorted(FAMILY_OF_MODEL)}
+    schema |= {"title": FAMILIES[family]}
+    found = {family: schema} | {f"{family}.{key}": definition for key, definition in sections.items()}
+    renamed: dict[str, Any] = _renamed(found, family)
+    return renamed
+
+
+def _belongs(value: dict[str, Any], family: FamilyName) -> bool:
+    families = value.get("acts_with", {}).get("family")
+    return families is None or family in families
+
+
+def _renamed(node: Any, family: FamilyName) -> Any:
+    """The same with references to the family's own sections."""
+    if isinstance(node, dict):
+        return {
+            key: f"#/$defs/{family}.{value.removeprefix('#/$defs/')}" if key == "$ref" else _renamed(value, family)
+            for key, value in node.items()
+        }
+    return [_renamed(each, family) for each in node] if isinstance(node, list) else node

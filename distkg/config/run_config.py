@@ -1,0 +1,246 @@
+"""The configuration of a run: a union of variants, tagged by ``model.name`` (the family) and ``objective.name``.
+
+All variants share one class; every key states with which settings it acts. A key that does not act is refused when a
+configuration is read (`distkg.config.loading`) and is neither written nor printed nor hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
+
+from distkg.config.families import FAMILIES, family_of
+from distkg.config.fields import Conditions, Resume, Section, section
+from distkg.config.sections import (
+    BUILT_IN,
+    EMBEDDING,
+    SAMPLED,
+    CheckpointConfig,
+    ClusterConfig,
+    DataConfig,
+    EvaluateConfig,
+    ModelConfig,
+    NegativesConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    RegularizerConfig,
+    TrainConfig,
+)
+from distkg.documents import yaml_of
+from distkg.printable import printable_lines
+from distkg.redaction import is_remote, redact_tree
+
+DRAWS_NEGATIVES: Conditions = {"family": ("embedding", "foundation"), "objective.name": SAMPLED}
+
+
+class RunConfig(Section):
+    """Everything that decides a run."""
+
+    data: DataConfig = section(DataConfig, "The graph.")
+    model: ModelConfig = section(ModelConfig, "What is learned.")
+    objective: ObjectiveConfig = section(ObjectiveConfig, "What is minimised.")
+    regularizer: RegularizerConfig = section(RegularizerConfig, "What keeps vectors small.", EMBEDDING)
+    negatives: NegativesConfig = section(NegativesConfig, "Wrong answers to learn from.", DRAWS_NEGATIVES)
+    optimizer: OptimizerConfig = section(OptimizerConfig, "How vectors move.")
+    train: TrainConfig = section(TrainConfig, "How long, how wide, in what order.")
+    evaluate: EvaluateConfig = section(EvaluateConfig, "Exact filtered ranking.")
+    checkpoint: CheckpointConfig = section(CheckpointConfig, "What survives a crash.")
+    cluster: ClusterConfig = section(ClusterConfig, "Where it runs.")
+
+    @model_serializer(mode="wrap")
+    def _acting_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = handler(self)
+        return without_dead_keys(tree, tree)
+
+    def to_yaml(self, *, help_text: bool = False, ascii_only: bool = False) -> str:
+        """Return YAML with every key that acts, addresses without secrets.
+
+        Args:
+            help_text: put each key's help above it as a comment.
+            ascii_only: escape all other characters of values.
+        """
+        shown = self.redacted()
+        if not help_text:
+            return _yaml(shown.model_dump(), ascii_only, sort_keys=False)
+        return "\n".join(_documented(shown.model_dump(), RunConfig, 0, ascii_only)) + "\n"
+
+    def redacted(self) -> RunConfig:
+        """Return the configuration as it is written and shown: without the secrets of its addresses."""
+        return RunConfig.model_validate(redact_tree(self.model_dump()))
+
+    @property
+    def private(self) -> bool:
+        """True where the run reads something that needs permission, so that its files are for its owner alone."""
+        addresses = [self.data.store, *self.data.graphs, self.model.start, self.negatives.vectors]
+        return any(map(is_remote, addresses))
+
+    def sha256(self) -> str:
+        """Return the hash of the resolved configuration, as written to result.json."""
+        return hashlib.sha256(self.to_yaml().encode()).hexdigest()
+
+
+def flatten(config: RunConfig) -> dict[str, Any]:
+    """Return the acting values by dotted key, such as model.dim; options have a key each."""
+    return flatten_tree(config.model_dump())
+
+
+def flatten_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """As ``flatten``, of nested mappings that need not be a valid configuration.
+
+    >>> flatten_tree({"model": {"dim": 8, "options": {"norm": "l1"}}, "negatives": {"options": {}}})
+    {'model.dim': 8, 'model.options.norm': 'l1'}
+    """
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{below}": each for below, each in flatten_tree(value).items()}
+        else:
+            found[key] = value
+    return found
+
+
+def resume_class(key: str) -> Resume | None:
+    """Return the class of a dotted key when a run is resumed; None where there is no such key."""
+    names = key.split(".")
+    for end in range(len(names), 0, -1):  # an option is of the class of all options
+        field = _fields().get(".".join(names[:end]))
+        if field is not None:
+            return field["resume"] if end == len(names) or field["default"] == {} else None
+    return None
+
+
+def default_values() -> dict[str, Any]:
+    """Return the default of every key of every variant, by dotted key."""
+    return {key: field["default"] for key, field in _fields().items()}
+
+
+def conditions_of(key: str) -> Conditions:
+    """Return the settings with which a dotted key acts, those of its sections included; none where it always does."""
+    found: dict[str, tuple[Any, ...]] = {}
+    kind: type[BaseModel] = RunConfig
+    for name in key.split("."):
+        field = kind.model_fields.get(name)
+        if field is None:
+            break  # an option of a registered class
+        extra = field.json_schema_extra
+        if isinstance(extra, dict):
+            own: Any = extra.get("acts_with", {})
+            found |= {other: tuple(values) for other, values in own.items()}
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
+            break
+        kind = field.annotation
+    return found
+
+
+def unmet_condition(key: str, tree: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]] | None:
+    """Return the first condition of a dotted key that a configuration, or a part of one, does not meet."""
+    for other, values in conditions_of(key).items():
+        if not _is_met(other, values, tree):
+            return other, values
+    return None
+
+
+def _is_met(key: str, values: tuple[Any, ...], tree: Mapping[str, Any]) -> bool:
+    if key == "family":
+        return family_of(str(value_in(tree, "model.name"))) in values
+    value = value_in(tree, key)
+    if key == "objective.name":
+        return value in values or value not in BUILT_IN
+    return unmet_condition(key, tree) is None and (value in values if values else bool(value))
+
+
+def value_in(tree: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key in nested mappings, else its default."""
+    node: Any = tree
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return _fields()[key]["default"] if node is None else node
+
+
+def describe_condition(key: str, values: tuple[Any, ...]) -> str:
+    """Return what a condition asks for, for a message.
+
+    >>> describe_condition("objective.name", ("margin", "self_adversarial"))
+    'objective.name: margin or self_adversarial'
+    >>> describe_condition("negatives.pool.actors", ())
+    'a run with negatives.pool.actors'
+    """
+    if key == "family":
+        return " and ".join(FAMILIES[name] for name in values)
+    return f"{key}: {' or '.join(map(str, values))}" if values else f"a run with {key}"
+
+
+def dead_keys(tree: Mapping[str, Any], whole: Mapping[str, Any]) -> list[str]:
+    """Return the dotted keys of a part of a configuration that do not act in the whole."""
+    return list(_dead(tree, whole, ""))
+
+
+def _dead(tree: Mapping[str, Any], whole: Mapping[str, Any], above: str) -> Iterator[str]:
+    for name, value in tree.items():
+        key = f"{above}{name}"
+        if isinstance(value, Mapping) and key not in _fields():
+            yield from _dead(value, whole, f"{key}.")
+        elif unmet_condition(key, whole) is not None:
+            yield key
+
+
+def without_dead_keys(tree: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of nested mappings without the keys that do not act in the whole, and sections of such alone."""
+    dead = set(dead_keys(tree, whole))
+
+    def copy(node: Mapping[str, Any], above: str) -> dict[str, Any]:
+        kept: dict[str, Any] = {}
+        for name, value in node.items():
+            key = f"{above}{name}"
+            if isinstance(value, Mapping) and key not in _fields():
+                below = copy(value, f"{key}.")
+                if below or not value:
+                    kept[name] = below
+            elif key not in dead:
+                kept[name] = value
+        return kept
+
+    return copy(tree, "")
+
+
+@cache
+def _fields() -> dict[str, dict[str, Any]]:
+    """Resume class and default of every key, by dotted key."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def visit(kind: type[Section], above: str) -> None:
+        for name, field in kind.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                visit(field.annotation, f"{above}{name}.")
+                continue
+            extra = field.json_schema_extra
+            resume = extra.get("resume") if isinstance(extra, dict) else None
+            found[f"{above}{name}"] = {"resume": resume, "default": field.get_default(call_default_factory=True)}
+
+    visit(RunConfig, "")
+    return found
+
+
+def _yaml(value: Any, ascii_only: bool = False, **options: Any) -> str:
+    """A value as YAML that can be printed: letters as they are, unless something is unprintable among them."""
+    text = yaml_of(value, ascii_only=ascii_only, **options)
+    return text if printable_lines(text) == text else yaml_of(value, ascii_only=True, **options)
+
+
+def _documented(tree: Mapping[str, Any], kind: type[BaseModel], indent: int, ascii_only: bool) -> list[str]:
+    """Lines of YAML of a section, help above each key."""
+    pad, lines = "  " * indent, []
+    for key, value in tree.items():
+        field = kind.model_fields[key]
+        lines.append(f"{pad}# {field.description}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            lines.append(f"{pad}{key}:")
+            lines.extend(_documented(value, field.annotation, indent + 1, ascii_only))
+        else:
+            text = _yaml(value, ascii_only, default_flow_style=True, width=1000)
+            lines.append(f"{pad}{key}: " + text.removesuffix("...\n").strip())
+    return lines
