@@ -17,7 +17,7 @@ from benchmarks.rooflines import QUICK_SECONDS, SECONDS, Rooflines, around, toge
 from benchmarks.training_windows import TimedTraining, Window
 from distkg.config import RunConfig, parse_config
 from distkg.data.store.graph_store import Store
-from distkg.planning.plan import count_distinct_queries
+from distkg.embedding.plan import count_distinct_queries
 from distkg.sharding.ranks import Ranks
 
 VARIANTS = [(grouped, products) for grouped in (False, True) for products in ("float32", "bfloat16")]

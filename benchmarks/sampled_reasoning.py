@@ -19,7 +19,7 @@ from distkg.data.store.graph_store import Store
 from distkg.evaluation.metrics import known_answers_of
 from distkg.evaluation.ranking import rank_by_scores
 from distkg.foundation.files import load_model
-from distkg.inference.zero_shot import reasoner_of
+from distkg.foundation.zero_shot import reasoner_of
 
 TRIPLES = 200  # of the test split
 FANOUTS: dict[str, list[int]] = {

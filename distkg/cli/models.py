@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -27,9 +27,7 @@ from distkg.printable import printable
 
 if TYPE_CHECKING:
     from distkg.data.store.graph_store import Store
-    from distkg.foundation.models import FoundationModel
-    from distkg.inference.predict import Best
-    from distkg.inference.zero_shot import Reason
+    from distkg.training.family import Predictor
 
 
 class Known(StrEnum):
@@ -93,11 +91,8 @@ def evaluate(
     """Rank a split exactly among all entities; show metrics by side, relation and category."""
     from distkg.reporting.tables import metrics_table, relations_table
 
-    if is_foundation_model(model):
-        found = _evaluated_foundation(model, store, split, triples=triples, fanouts=_numbers(fanouts))
-    else:
-        _refuse_fanouts(model, fanouts)
-        found = _evaluated_run(model, store, split, triples)
+    with _opened(model, store=store, fanouts=_numbers(fanouts), offered="--store") as predictor:
+        found = predictor.evaluate(split.value, triples)
     if as_json:
         say_json(found)
         return
@@ -156,15 +151,23 @@ def predict(
 
     if output is not None:
         inference.check_output(output)
-    with _answering(model, store, graph, _numbers(fanouts)) as (best, facts):
+    with _opened(model, store=store, triples=graph, fanouts=_numbers(fanouts), tell=print_remarks) as predictor:
+        if predictor.topk is None:
+            _refuse_unranked(predictor, "entities")
+        best, facts = predictor.topk, predictor.store
         if queries is not None and output is not None:
             written = inference.predict_file_with(best, facts, queries, output, top, known.value, warn=_warn)
             say(f"{written:,} answers: {output}")
             return
-        query = facts.entity_id(str(anchor)), facts.relation_id(str(relation)) + inverse * facts.num_relations
+        if explain and predictor.explain is None:
+            raise typer.BadParameter(f"{model} is a run: --explain is for foundation models, which reason along facts")
+        anchor_id, relation_id = facts.entity_id(str(anchor)), facts.relation_id(str(relation))
+        query = anchor_id, relation_id + inverse * facts.num_relations
         _warn_untrained(facts, [query[0]], [query[1]])
         (found,) = inference.predict_with(best, facts, [query[0]], [query[1]], top, known.value)
-        reasons = _reasons(model, facts, query, [answer.entity for answer in found], explain) if explain else []
+        reasons = []
+        if explain and predictor.explain is not None:
+            reasons = predictor.explain(*query, [answer.entity for answer in found], explain)
     if as_json:
         rows = [asdict(answer) for answer in found]
         for row, paths in zip(rows, reasons, strict=False):
@@ -195,15 +198,15 @@ def predict_relation(
     as_json: JsonOption = False,
 ) -> None:
     """List the relations that most likely lead from one entity to another, by a model that ranks relations."""
-    from distkg.foundation.files import load_model
-    from distkg.inference.relations import predict_relations
     from distkg.reporting.tables import text_table
 
-    loaded = load_model(model)
-    with _facts_of(loaded, store, graph) as facts:
+    with _opened(model, store=store, triples=graph, tell=print_remarks) as predictor:
+        if predictor.top_relations is None:
+            _refuse_unranked(predictor, "relations")
+        facts = predictor.store
         ends = facts.entity_id(head), facts.entity_id(tail)
         _warn_untrained(facts, ends, [])
-        found = predict_relations(loaded, facts, *ends, top, known.value)
+        found = predictor.top_relations(*ends, top, known.value)
     if as_json:
         say_json([asdict(each) for each in found])
         return
@@ -243,75 +246,31 @@ def export(
     store: Annotated[str, typer.Option(help="Store of the run, where it has moved.")] = "",
 ) -> None:
     """Write vectors and labels as safetensors and Parquet, so that NumPy alone can recompute a score."""
-    from distkg.embedding.load_run import load_run
-    from distkg.inference.export import export_model
-    from distkg.sharding.ranks import Ranks
+    from distkg.training.family import family_of_folder
 
-    if is_foundation_model(run):
+    if not family_of_folder(run).has_vectors:
         raise typer.BadParameter(
             f"{run} is a foundation model, which has no vectors of entities to export: its folder is all that "
             "`distkg predict` and `distkg evaluate` need"
         )
-    model, own, config = load_run(run, Ranks.single(), store, scope="labels")
-    export_model(model, own, config.model, to, index=index)
+    with _opened(run, store=store or None, scope="labels") as predictor:
+        assert predictor.export is not None
+        predictor.export(to, index)
     say(f"export: {to}")
 
 
-def is_foundation_model(model: Path) -> bool:
-    from distkg.foundation.files import is_model
-
-    return is_model(model)
-
-
-def _evaluated_run(run: Path, store: str | None, split: Split, triples: int | None) -> dict[str, Any]:
-    from distkg.embedding.load_run import load_run
-    from distkg.evaluation.metrics import evaluate_triples
+def _opened(model: Path, **choice: Any) -> AbstractContextManager[Predictor]:
+    """Open the model of a run folder or of a model folder in this process; ``choice`` as of ``GraphChoice``."""
     from distkg.sharding.ranks import Ranks
+    from distkg.training.family import GraphChoice, family_of_folder
 
-    model, own, config = load_run(run, Ranks.single(), store or "")
-    settings = config.evaluate
-    sizes = {"batch_size": settings.batch_size, "memory_mb": settings.memory_mb}
-    return evaluate_triples(model, own, split.value, triples, **sizes)
+    return family_of_folder(model).open(model, Ranks.single(), GraphChoice(**choice))
 
 
-def _evaluated_foundation(
-    model: Path, store: str | None, split: Split, triples: int | None, fanouts: list[int]
-) -> dict[str, Any]:
-    from distkg.data.store.graph_store import Store
-    from distkg.foundation.files import load_model
-    from distkg.inference.zero_shot import evaluate_zero_shot
-    from distkg.relation_prediction.ranking import evaluate_relations
+def _refuse_unranked(predictor: Predictor, what: str) -> NoReturn:
+    from distkg.training.family import cannot_rank
 
-    if store is None:
-        raise typer.BadParameter(f"{model} is a foundation model: give the graph to be asked about with --store")
-    loaded, facts = load_model(model), Store.open_inference(store)
-    if loaded.ranks == "relations":
-        _refuse_fanouts(model, ",".join(map(str, fanouts)))
-        return evaluate_relations(loaded, facts, split.value, triples=triples)
-    return evaluate_zero_shot(loaded, facts, split.value, fanouts=fanouts, triples=triples)
-
-
-def _reasons(model: Path, facts: Store, query: tuple[int, int], answers: list[int], top: int) -> list[list[Reason]]:
-    from distkg.foundation.files import load_model
-    from distkg.inference.zero_shot import reasons_for
-
-    if not is_foundation_model(model):
-        raise typer.BadParameter(f"{model} is a run: --explain is for foundation models, which reason along facts")
-    return reasons_for(load_model(model), facts, *query, answers, top)
-
-
-def _refuse_other_graph(run: Path, **given: str | None) -> None:
-    if options := " and ".join(f"--{name}" for name, value in given.items() if value is not None):
-        raise typer.BadParameter(
-            f"{options}: for foundation models; {run} is a run, whose vectors belong to the entities of its own store"
-        )
-
-
-def _refuse_fanouts(model: Path, fanouts: str) -> None:
-    if fanouts:
-        raise typer.BadParameter(
-            f"--fanouts: for foundation models that rank entities, which reason along facts; {model} is none"
-        )
+    raise cannot_rank(predictor.model, what)
 
 
 def _warn_untrained(facts: Store, entities: Sequence[int], relations: Sequence[int]) -> None:
@@ -323,42 +282,6 @@ def _warn_untrained(facts: Store, entities: Sequence[int], relations: Sequence[i
 
 def _warn(warning: str) -> None:
     say(f"warning: {warning}", err=True)
-
-
-@contextmanager
-def _answering(model: Path, store: str | None, graph: str | None, fanouts: list[int]) -> Iterator[tuple[Best, Store]]:
-    """What finds the best answers of a run or of a foundation model, and the store that has the labels."""
-    from distkg.inference import predict as inference
-
-    if not is_foundation_model(model):
-        from distkg.embedding.load_run import load_run
-        from distkg.sharding.ranks import Ranks
-
-        _refuse_other_graph(model, graph=graph)
-        _refuse_fanouts(model, ",".join(map(str, fanouts)))
-        loaded, own, _ = load_run(model, Ranks.single(), store or "")
-        yield inference.best_of_model(loaded), own
-        return
-    from distkg.foundation.files import load_model
-    from distkg.inference.zero_shot import best_zero_shot
-
-    reasoning = load_model(model)
-    with _facts_of(reasoning, store, graph) as facts:
-        yield best_zero_shot(reasoning, facts, fanouts=fanouts), facts
-
-
-def _facts_of(model: FoundationModel, store: str | None, graph: str | None) -> AbstractContextManager[Store]:
-    """The store to reason from, for as long as it is needed."""
-    from distkg.data.store.graph_store import Store
-    from distkg.inference.fresh_graph import fresh_graph
-
-    if (store is None) == (graph is None):
-        raise typer.BadParameter(
-            f"{model.name} is a foundation model: give the graph to reason from, --store or --graph"
-        )
-    if store is not None:
-        return nullcontext(Store.open_inference(store))
-    return fresh_graph(str(graph), model.reads, print_remarks)
 
 
 def _numbers(text: str) -> list[int]:

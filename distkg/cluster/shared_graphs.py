@@ -5,7 +5,7 @@ A task and not the driver, for what a task has made is made again where its node
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,8 @@ import ray
 from distkg.cluster.session.ray_session import worker_environment
 from distkg.cluster.session.remote_errors import get_or_explain
 from distkg.config import RunConfig, parse_config
-from distkg.foundation.graphs.training_graphs import GraphOf, LearnedGraph, graphs_of
-from distkg.foundation.initial_model import is_foundation, made_graph
 from distkg.sharding.zero_copy import Packed, packed, unpacked
+from distkg.training.family import family_of
 
 Graphs = Mapping[str, ray.ObjectRef]
 """Address of a store → the packed graph."""
@@ -25,7 +24,7 @@ MADE_AT_ONCE = 4
 
 
 def share_graphs(config: RunConfig) -> Graphs:
-    """Have the graphs of a run made, a few at a time; none where the model is no foundation model.
+    """Have the graphs of a run made, a few at a time; none where its family of models shares none.
 
     They stay as long as the references are held.
 
@@ -33,7 +32,8 @@ def share_graphs(config: RunConfig) -> Graphs:
         StoreError, ConfigError, SourceError: as ``made_graph``.
         RemoteTaskError: making a graph failed otherwise, or its process died every time that Ray tried.
     """
-    if not is_foundation(config):
+    family = family_of(config)
+    if not family.shares_graphs:
         return {}
     # Without a CPU of their own: workers hold all of them when a lost graph is made again.
     make = _make.options(
@@ -44,7 +44,7 @@ def share_graphs(config: RunConfig) -> Graphs:
     )
     graphs: dict[str, ray.ObjectRef] = {}
     under_way: list[ray.ObjectRef] = []
-    for address in dict.fromkeys(graphs_of(config)):
+    for address in dict.fromkeys(family.addresses(config)):
         if len(under_way) == MADE_AT_ONCE:
             done, under_way = ray.wait(under_way)
             get_or_explain(done, "making the graphs of the run")
@@ -54,7 +54,7 @@ def share_graphs(config: RunConfig) -> Graphs:
     return graphs
 
 
-def graphs_of_node(graphs: Graphs) -> GraphOf | None:
+def graphs_of_node(graphs: Graphs) -> Callable[[str], Any] | None:
     """How a process of any node comes to the graphs; None where there are none.
 
     Their arrays lie in the node's object store, where others read them: nobody writes to them.
@@ -62,12 +62,12 @@ def graphs_of_node(graphs: Graphs) -> GraphOf | None:
     return partial(_mapped, graphs) if graphs else None
 
 
-def _mapped(graphs: Graphs, address: str) -> LearnedGraph:
-    graph: LearnedGraph = unpacked(ray.get(graphs[address]))
-    return graph
+def _mapped(graphs: Graphs, address: str) -> Any:
+    return unpacked(ray.get(graphs[address]))
 
 
 @ray.remote
 def _make(config: dict[str, Any], address: str) -> tuple[bool, Packed]:
     """That it is done, which the driver may read without the graph, and the graph."""
-    return True, packed(made_graph(address, parse_config(config, "the launched run")))
+    run = parse_config(config, "the launched run")
+    return True, packed(family_of(run).make_shared(run, address))

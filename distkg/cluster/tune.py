@@ -34,10 +34,7 @@ from distkg.cluster.watch.lease import STALE_SECONDS, claimed, wait_until_free
 from distkg.cluster.watch.progress_monitor import Record
 from distkg.cluster.watch.run_watch import stop_runs
 from distkg.config import ConfigError, RunConfig, parse_config
-from distkg.data.store.graph_store import Store
-from distkg.foundation.graphs.training_graphs import graphs_of
-from distkg.foundation.initial_model import is_foundation
-from distkg.planning.preflight import check_run, open_store
+from distkg.planning.preflight import check_run
 from distkg.printable import printable, printable_lines
 from distkg.redaction import redact
 from distkg.search.search_folder import (
@@ -50,6 +47,7 @@ from distkg.search.search_folder import (
 )
 from distkg.search.space import Space, check_space, parameters_of, with_parameters
 from distkg.termination import Terminated
+from distkg.training.family import family_of
 from distkg.training.provenance import provenance_of
 from distkg.training.run import train_on_rank
 
@@ -114,7 +112,7 @@ def launch_search(
     config = run_folder.absolute_store(config)
     check_search(config, space, max_concurrent)
     with claimed(folder.path, resume=resume, private=config.private):
-        folder.start(config, space, provenance_of(config, stores_of(config)))
+        folder.start(config, space, provenance_of(config, family_of(config).stores(config)))
         shutil.rmtree(folder.path / run_folder.LAUNCH, ignore_errors=True)
         left = trials - len(folder.ended())
         if left > 0:
@@ -129,7 +127,7 @@ def check_search(config: RunConfig, space: Space, max_concurrent: int = 1) -> No
     Raises:
         ConfigError, StoreError, PlanError, SpaceError: as `launch_search`.
     """
-    stores = stores_of(config)
+    stores = family_of(config).stores(config)
     if not any(store.manifest.triples.get("valid") for store in stores):
         listed = ", ".join(store.shown for store in stores)
         raise SearchError(
@@ -138,11 +136,6 @@ def check_search(config: RunConfig, space: Space, max_concurrent: int = 1) -> No
         )
     check_run(config, max_concurrent)
     check_space(space, config, lambda changed: check_run(changed, max_concurrent), "the space")
-
-
-def stores_of(config: RunConfig) -> list[Store]:
-    """The stores that a run trains on; raises as ``Store.open``."""
-    return [Store.open(address) for address in graphs_of(config)] if is_foundation(config) else [open_store(config)]
 
 
 def _silent(trial: Trial) -> None:

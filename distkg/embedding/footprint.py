@@ -13,14 +13,10 @@ from distkg.embedding.scorers import Scorer
 from distkg.negatives import SOURCES, depends_on_query, source_memory
 from distkg.negatives.prefetch.prefetched_source import hosted_parts
 from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING
+from distkg.planning.sizes import BASE_PROCESS, CATEGORY_BYTES, FLOAT, INDEX, READ_BATCH, READ_BYTES
 from distkg.sharding.optimizers import OPTIMIZERS
 
-FLOAT, INDEX = 4, 8
-BASE_PROCESS = 700 << 20  # a Ray worker with torch, numba and pyarrow imported and its process group joined
-READ_BATCH = 1 << 20  # triples that are read from the store at once
-READ_BYTES = 96  # of such a triple: both its queries as keys, sorted and looked up
 QUERY_BYTES = 60  # of a training query while queries are grouped: rows, keys, order, offsets and answers
-CATEGORY_BYTES = 44  # of a training triple while relations are put into categories
 
 ON_DEVICE = frozenset(
     {"entity table", "optimizer state", "relations and networks", "exchange buffers", "objective", "evaluation"}

@@ -6,13 +6,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from distkg.config import ConfigError, RunConfig
+from distkg.config import ConfigError, RunConfig, family_of
 from distkg.data.store.graph_store import Store
 from distkg.data.store.identity import Scope, StoreIdentity, check_store
 from distkg.embedding.learner import model_state
 from distkg.embedding.model import Model
 from distkg.embedding.sharded_model_view import ShardedModelView
-from distkg.foundation.models import MODELS
 from distkg.printable import printable_lines
 from distkg.redaction import redact
 from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints
@@ -48,7 +47,7 @@ def load_run(
     """
     folder = RunFolder(run)
     config = folder.read_config()
-    if config.model.name in MODELS:
+    if family_of(config.model.name) != "embedding":
         raise ConfigError(f"{run} is a run of {config.model.name}, which has no vectors of entities of one store")
     checkpoints = Checkpoints(folder.checkpoints, ranks, config.checkpoint.keep, notice=notice)
     name = checkpoints.best_or_newest()

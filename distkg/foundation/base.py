@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from distkg.config import StrictModel, parse_options
 from distkg.data.store.graph_store import Store
 from distkg.data.store.identity import LABELS, StoreIdentity, mismatch
+from distkg.data.store.relation_text import RELATION_TEXT
+from distkg.data.tokens.token_store import FOLDER as TOKENS
 from distkg.foundation.graphs.knowledge_graph import Facts, KnowledgeGraph
 from distkg.registry import Registry
 
@@ -156,6 +158,12 @@ class FoundationModel(nn.Module, ABC):
             UnsupportedQuestionError: the model ranks entities.
         """
         raise self._cannot_rank("relations")
+
+    @property
+    def files_beside_manifest(self) -> list[str]:
+        """Files of a store's folder that are not in its manifest, and that the model reads where they are there."""
+        text = [RELATION_TEXT] if self.reads_relation_text else []
+        return text + [f"{TOKENS}/{name}.json" for name in self.reads]
 
     def _cannot_rank(self, what: Literal["entities", "relations"]) -> UnsupportedQuestionError:
         others = ", ".join(name for name in MODELS if MODELS[name].ranks == what)

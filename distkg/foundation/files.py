@@ -64,6 +64,16 @@ def is_model(path: Path) -> bool:
     return _place(local_path(path, "model folder")) is not None
 
 
+def described_model(path: Path) -> str | None:
+    """Return the name of a folder's model; None where it holds none.
+
+    Raises:
+        ModelFileError: its description cannot be read.
+    """
+    found = _place(local_path(path, "model folder"))
+    return None if found is None else _description(found / DESCRIPTION).model
+
+
 def _place(path: Path) -> Path | None:
     return next((folder for folder in (path, path / MODEL_FOLDER) if _holds_model(folder)), None)
 

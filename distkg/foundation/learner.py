@@ -75,7 +75,8 @@ class FoundationLearner:
         )
 
     def provenance(self) -> Provenance:
-        return provenance_of(self._config, [graph.store for graph in self.graphs], self.model)
+        stores = [graph.store for graph in self.graphs]
+        return provenance_of(self._config, stores, self.model.files_beside_manifest)
 
     def _mined(self, services: Services) -> tuple[SimilarityCache | None, Callable[[int], None]]:
         """Tables of relations that actors compare, where the run asks for them, and what keeps them young."""

@@ -18,8 +18,7 @@ from distkg.randomness import Purpose, mixed_seed, seed_dropout
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.replicated_parameters import ReplicatedParameters
 from distkg.training.clock import Clock
-
-WINDOW = 8  # steps between questions whether to go on, at most
+from distkg.training.learner import WINDOW
 
 
 class FoundationLoop:

@@ -11,7 +11,6 @@ from typing import Any
 from distkg.config import RunConfig
 from distkg.data.store.graph_store import Store
 from distkg.data.tokens.token_store import read_modalities
-from distkg.embedding.footprint import BASE_PROCESS, CATEGORY_BYTES, FLOAT, INDEX, READ_BATCH, READ_BYTES
 from distkg.foundation.batches import queries_of_rank, steps_of_epoch
 from distkg.foundation.footprint import (
     growth,
@@ -25,6 +24,7 @@ from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
 from distkg.foundation.initial_model import check_foundation, initial_model, made_graph
 from distkg.foundation.models import FoundationModel
 from distkg.planning.plan import GraphSize, Plan, PlanError, refusal, with_fewest_workers
+from distkg.planning.sizes import BASE_PROCESS, CATEGORY_BYTES, FLOAT, INDEX, READ_BATCH, READ_BYTES
 from distkg.sharding.zero_copy import packed
 
 GRAPHS, EDGES = "graphs", "weights of edges"

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +16,12 @@ import pyarrow.parquet as pq
 from distkg.data.storage.atomic_file import check_replaceable, replaced_file
 from distkg.data.storage.local_path import local_path
 from distkg.data.store.graph_store import Store
-from distkg.data.store.known_answers import KnownAnswers
+from distkg.data.store.known_answers import Known, KnownAnswers
 from distkg.embedding.model import Model
+from distkg.evaluation.topk import TopAnswers, TopK, top_answers
 from distkg.inference.queries import read_queries
-from distkg.inference.topk import TopAnswers, top_answers
 from distkg.inference.untrained import untrained_warnings
 from distkg.printable import printable
-
-Known = Literal["exclude", "mark", "keep"]
 
 _ANSWERS_PER_WRITE = 1 << 20
 
@@ -81,12 +78,8 @@ def predict(
     return predict_with(best_of_model(model, batch_size, memory_mb), store, anchors, relations, top, known)
 
 
-Best = Callable[[np.ndarray, int, KnownAnswers | None], TopAnswers]
-"""Queries int [q, 2], how many answers, and answers to leave out → the best answers."""
-
-
 def predict_with(
-    best: Best,
+    best: TopK,
     store: Store,
     anchors: Sequence[int] | np.ndarray,
     relations: Sequence[int] | np.ndarray,
@@ -142,7 +135,7 @@ def predict_file(
 
 
 def predict_file_with(
-    best: Best,
+    best: TopK,
     store: Store,
     queries: str | Path,
     output: str | Path,
@@ -171,15 +164,15 @@ def predict_file_with(
     return sum(len(table) for table in tables)
 
 
-def best_of_model(model: Model, batch_size: int = 256, memory_mb: int = 256) -> Best:
+def best_of_model(model: Model, batch_size: int = 256, memory_mb: int = 256) -> TopK:
     """What ``predict_with`` asks for the best answers of an embedding model."""
     return partial(top_answers, model, batch_size=batch_size, memory_mb=memory_mb)
 
 
 def _answer(
-    best: Best, store: Store, queries: np.ndarray, *, top: int, known: Known
+    best: TopK, store: Store, queries: np.ndarray, *, top: int, known: Known
 ) -> tuple[TopAnswers, np.ndarray | None]:
-    """Best answers, and which of them [q, k] are known (None where kept unlooked)."""
+    """TopK answers, and which of them [q, k] are known (None where kept unlooked)."""
     facts = None
     if known != "keep":
         facts = KnownAnswers.for_queries(store.iter_triples(list(store.manifest.triples)), store.num_relations, queries)

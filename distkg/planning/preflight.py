@@ -9,96 +9,45 @@ from dataclasses import replace
 
 import torch
 
-from distkg.config import ConfigError, RunConfig
+from distkg.config import RunConfig
 from distkg.data.store.graph_store import Store
-from distkg.embedding.build import check_objective, check_sources
-from distkg.embedding.footprint import asks_distinct_queries
-from distkg.foundation.graphs.training_graphs import graphs_of
-from distkg.foundation.initial_model import is_foundation
-from distkg.foundation.plan import plan_foundation
 from distkg.planning.machine import Machine, measure, memory_limit
-from distkg.planning.plan import Plan, count_distinct_queries, plan
+from distkg.planning.plan import Plan
+from distkg.planning.resources import Resources
+from distkg.training.family import family_of
 from distkg.training.precision import missing_precisions_here
-from distkg.training.provenance import open_named
-
-COUNTED_TRIPLES = 5_000_000  # above this, distinct queries are not counted, and the estimate of time is an upper bound
 
 
 def plan_run(config: RunConfig) -> Plan:
     """Plan ``config`` on the graphs that it names, with rates measured here in half a second.
 
     Raises:
-        ConfigError, UnknownNameError: no graph is named, or as `check_objective` or `check_foundation`.
-        StoreError: a store cannot be opened.
-        SourceError: a graph lacks what the negative source needs.
-        PlanError: the run does not fit.
+        ConfigError, UnknownNameError, StoreError, SourceError, PlanError: as ``Family.plan``.
     """
-    notes = () if joins_cluster(config) else tuple(missing_precisions_here(config))
-    return replace(_plan(config), notes=notes)
-
-
-def _plan(config: RunConfig) -> Plan:
-    if is_foundation(config):
-        with _threads(_worker_threads(config)):
-            planned = plan_foundation(
-                config, memory_per_worker(config), workers_of_node=_workers_here(config), slowdown=_crowding(config)
-            )
-        stores = [Store.open(address) for address in graphs_of(config)]
-        return replace(planned, warnings=(*_missing_tokens(planned), *_empty_splits(config, stores)))
-    store = open_store(config)
-    check_objective(config)
-    check_sources(config, store)
-    distinct = None
-    if asks_distinct_queries(config) and store.manifest.triples.get("train", 0) <= COUNTED_TRIPLES:
-        distinct = count_distinct_queries(store.iter_triples(["train"]), store.num_relations)
-    planned = plan(
-        config,
-        store.manifest,
-        memory_per_worker(config),
-        worker_machine(config),
-        gpu_available=gpu_memory_per_worker(config),
-        distinct_queries=distinct,
+    family, notes = family_of(config), () if joins_cluster(config) else tuple(missing_precisions_here(config))
+    resources = Resources(
+        memory=memory_per_worker(config),
+        gpu_memory=gpu_memory_per_worker(config),
+        workers_of_node=_workers_here(config),
+        slowdown=_crowding(config),
+        measure=lambda: worker_machine(config),
     )
-    return replace(planned, warnings=_empty_splits(config, [store]))
+    with _threads(_worker_threads(config)):
+        planned = family.plan(config, resources)
+    warnings = (*planned.warnings, *_empty_splits(config, family.stores(config)))
+    return replace(planned, warnings=warnings, notes=notes)
 
 
 def check_run(config: RunConfig, at_once: int = 1) -> None:
     """Raise what a run of ``config``, one of some ``at_once``, would raise at its start; nothing is measured.
 
     Raises:
-        ConfigError, UnknownNameError, StoreError, SourceError, PlanError: as `plan_run`.
+        ConfigError, UnknownNameError, StoreError, SourceError, PlanError: as ``Family.plan``.
     """
     available = memory_per_worker(config)
     if available is not None and config.cluster.memory_per_worker_gb is None:
         available //= at_once
-    if is_foundation(config):
-        plan_foundation(config, available, workers_of_node=_workers_here(config))
-        return
-    store = open_store(config)
-    plan(config, store.manifest, available)
-    check_objective(config)
-    check_sources(config, store)
-
-
-def open_store(config: RunConfig) -> Store:
-    """The graph of a run of embeddings.
-
-    Raises:
-        ConfigError: ``data.store`` is empty.
-        StoreError: it cannot be opened.
-    """
-    if not config.data.store:
-        raise ConfigError("data.store is empty: name a store made by `distkg prepare`, as in --set data.store=stores/x")
-    return open_named(config.data.store)
-
-
-def _missing_tokens(planned: Plan) -> tuple[str, ...]:
-    if not planned.reads or any(graph.tokens for graph in planned.graphs):
-        return ()
-    return (
-        f"the model reads tokens of {', '.join(planned.reads)}, and no graph has them, so it learns from facts alone; "
-        "`distkg tokens` makes them",
-    )
+    family_of(config).plan(config, Resources(memory=available, workers_of_node=_workers_here(config)))
 
 
 def _empty_splits(config: RunConfig, stores: Sequence[Store]) -> tuple[str, ...]:

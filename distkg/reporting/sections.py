@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distkg.foundation.models import MODELS
+from distkg.config import family_of
 from distkg.redaction import redact_address
 from distkg.reporting import html
 from distkg.reporting.curves import EPOCH, LOSS, VALID_MRR, by_epoch, by_wall_time
@@ -24,7 +24,7 @@ SHOWN_WORKERS, SHOWN_GRAPHS = 64, 4
 def subject(run: RunRecord) -> list[str]:
     """What was trained on what, as its configuration names it."""
     model, data = section(run.config, "model"), section(run.config, "data")
-    dim = f"{model['dim']} dimensions" if "dim" in model and str(model.get("name")) not in MODELS else None
+    dim = f"{model['dim']} dimensions" if "dim" in model and family_of(str(model.get("name"))) == "embedding" else None
     graphs = graphs_named(data.get("store"), data.get("graphs"))
     parts = (model.get("name"), dim, section(run.config, "objective").get("name"), graphs)
     return [str(part) for part in parts if part]

@@ -11,6 +11,9 @@ from distkg.training.clock import Clock
 from distkg.training.provenance import Provenance
 from distkg.training.run_dir import Record
 
+WINDOW = 8
+"""Steps between two questions whether to go on, at most."""
+
 
 class Steps(Protocol):
     """Makes the steps of an epoch.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,11 @@ from distkg.data.errors import StoreError
 from distkg.data.storage.location import Location, without_secrets
 from distkg.data.store.graph_store import Store
 from distkg.data.store.identity import LABELS, Scope, StoreIdentity, check_store, mismatch
-from distkg.data.store.relation_text import RELATION_TEXT
-from distkg.data.tokens.token_store import FOLDER as TOKENS
-from distkg.embedding.scorers import SCORERS
-from distkg.foundation.files import weights_sha256
-from distkg.foundation.graphs.training_graphs import graphs_of
-from distkg.foundation.models import MODELS, FoundationModel
 from distkg.negatives import SOURCES
 from distkg.redaction import redact_tree
-from distkg.registry import Registry, UnknownNameError
+from distkg.registry import UnknownNameError
 from distkg.sharding.checkpoint.files import MANIFEST, CheckpointError, Manifest, is_committed, read_manifest
+from distkg.training.family import family_of
 from distkg.training.run_dir import RunFolder
 
 FORMAT = 1
@@ -66,9 +61,8 @@ class Provenance(BaseModel):
         return self.model_dump()
 
 
-def provenance_of(config: RunConfig, stores: Sequence[Store], model: FoundationModel | None = None) -> Provenance:
-    """The record of a run on these stores; ``model`` is that of a foundation-model run, which says what it reads."""
-    beside = files_read_beside(model)
+def provenance_of(config: RunConfig, stores: Sequence[Store], beside: Sequence[str] = ()) -> Provenance:
+    """Return the record of a run on these stores; ``beside`` are files that it reads beside their manifests."""
     graphs = [StoreIdentity.of(store, beside) for store in stores]
     return Provenance(graphs=graphs, config=recorded_config(config), inputs=input_checksums(config))
 
@@ -77,16 +71,22 @@ def recorded_config(config: RunConfig) -> dict[str, JsonValue]:
     """Values by dotted key as they are recorded and compared: without secrets, options with their defaults."""
     values = flatten(config)
     model, negatives = config.model, config.negatives
-    kinds: Registry[Any] = MODELS if model.name in MODELS else SCORERS
-    values |= _all_options("model.options", kinds, model.name, model.options)
-    values |= _all_options("negatives.options", SOURCES, negatives.source, negatives.options)
+    values |= _all_options("model.options", family_of(config).model_options, model.name, model.options)
+    if "negatives.source" in values:
+        values |= _all_options("negatives.options", _source_options, negatives.source, negatives.options)
     return {key: _plain(value) for key, value in values.items() if key not in BY_CONTENT}
 
 
-def _all_options(key: str, kinds: Registry[Any], name: str, given: dict[str, Any]) -> dict[str, Any]:
+def _source_options(name: str) -> type[BaseModel]:
+    return SOURCES[name].Options
+
+
+def _all_options(
+    key: str, options: Callable[[str], type[BaseModel]], name: str, given: dict[str, Any]
+) -> dict[str, Any]:
     """Options with their defaults, so that one left out equals one that is spelt out; none where they are not valid."""
     try:
-        return flatten_tree({key: kinds[name].Options.model_validate(given).model_dump()})
+        return flatten_tree({key: options(name).model_validate(given).model_dump()})
     except (UnknownNameError, ValidationError):
         return {}
 
@@ -99,10 +99,9 @@ def _plain(value: Any) -> JsonValue:
 
 def input_checksums(config: RunConfig) -> dict[str, str]:
     """Checksums of the models that a configuration names, where they can be read."""
-    found = {
-        "model.start": weights_sha256(Path(config.model.start)) if config.model.start else None,
-        "negatives.vectors": _best_checkpoint_sha256(config.negatives.vectors) if config.negatives.vectors else None,
-    }
+    found = family_of(config).inputs(config)
+    if config.negatives.vectors:
+        found |= {"negatives.vectors": _best_checkpoint_sha256(config.negatives.vectors)}
     return {key: checksum for key, checksum in found.items() if checksum is not None}
 
 
@@ -123,14 +122,6 @@ def committed(checkpoints: Path) -> list[tuple[Path, Manifest]]:
             except CheckpointError:
                 continue  # whoever loads it says so
     return sorted(found, key=lambda pair: -pair[1].serial)
-
-
-def files_read_beside(model: FoundationModel | None) -> list[str]:
-    """Files of a store's folder that are not in its manifest, and that a model reads where they are there."""
-    if model is None:
-        return []
-    text = [RELATION_TEXT] if model.reads_relation_text else []
-    return text + [f"{TOKENS}/{name}.json" for name in model.reads]
 
 
 def write_provenance(folder: Path, record: Provenance) -> None:
@@ -315,7 +306,7 @@ def _check_one_of(graphs: Sequence[StoreIdentity], store: Store, run: Path) -> N
 
 def _addresses_of(run: Path) -> list[str]:
     config = RunFolder(run).read_config()
-    return graphs_of(config) if config.model.name in MODELS else [config.data.store]
+    return family_of(config).addresses(config)
 
 
 def warn_unrecorded(run: Path, store: str) -> None:

@@ -15,8 +15,7 @@ from typing import Any
 from distkg.config import Resume, RunConfig, default_values, resume_class
 from distkg.data.store.identity import LABELS, StoreIdentity, mismatch
 from distkg.data.store.relation_text import RELATION_TEXT
-from distkg.foundation.graphs.training_graphs import graphs_of
-from distkg.foundation.models import MODELS
+from distkg.training.family import family_of
 from distkg.training.provenance import (
     Provenance,
     config_of_run,
@@ -77,7 +76,7 @@ def check_resume(config: RunConfig, run: RunFolder, *, accept_changes: bool) -> 
     written = None if record is not None else config_of_run(run.path)
     if record is None and written is None:
         return []
-    stores = [open_named(address) for address in _addresses(config)]
+    stores = [open_named(address) for address in family_of(config).addresses(config)]
     for store in stores:
         store.verify(LABELS)
     if record is not None:
@@ -113,12 +112,6 @@ def compare(
     _refuse([change for change in changes if change.kind == "fixed"], run)
     changes += _differing_graphs(record.graphs, now.graphs, run, manifests_only)
     return _judged(changes, run, accept_changes)
-
-
-def _addresses(config: RunConfig) -> list[str]:
-    if config.model.name in MODELS:
-        return graphs_of(config)
-    return [config.data.store] if config.data.store else []
 
 
 def _differing(

@@ -14,15 +14,11 @@ from pydantic import JsonValue
 
 from distkg.config import RunConfig
 from distkg.data.storage.location import make_folder
-from distkg.embedding.learner import EmbeddingLearner
-from distkg.embedding.loop import WINDOW
 from distkg.evaluation.score_blocks import ScoreError
-from distkg.foundation.initial_model import is_foundation
-from distkg.foundation.learner import FoundationLearner
-from distkg.relation_prediction.learner import RelationLearner, ranks_relations
 from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints, NonFiniteError
 from distkg.sharding.ranks import Ranks
-from distkg.training.learner import Learner
+from distkg.training.family import family_of
+from distkg.training.learner import WINDOW
 from distkg.training.malloc_settings import keep_freed_memory, peak_rss_mb
 from distkg.training.precision import missing_precisions
 from distkg.training.progress import Progress
@@ -102,14 +98,6 @@ def train_on_rank(
         return {"stopped": training.progress.steps}
 
 
-def make_learner(config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services) -> Learner:
-    """What the configuration asks to be trained."""
-    if is_foundation(config):
-        kind = RelationLearner if ranks_relations(config) else FoundationLearner
-        return kind(config, ranks, schedule, services)
-    return EmbeddingLearner(config, ranks, schedule, services)
-
-
 class Training:
     """A run in progress on this rank."""
 
@@ -119,7 +107,7 @@ class Training:
         self.config, self.folder, self.ranks, self.listener = config, folder, ranks, listener
         self.progress = Progress()
         self.schedule = Schedule(config.optimizer, config.train.epochs)
-        self.learner = make_learner(config, ranks, self.schedule, services)
+        self.learner = family_of(config).learner(config, ranks, self.schedule, services)
         self.loop = self.learner.loop
         self.provenance = self.learner.provenance()
         self._check_writer = services.check_writer

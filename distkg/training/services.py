@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from distkg.foundation.graphs.training_graphs import GraphOf
 from distkg.negatives.kmas.relation_miner import MinerOf
 from distkg.negatives.prefetch.prefetched_source import PoolOf
 from distkg.training.stopping import StopRequest
@@ -29,7 +29,7 @@ class Services:
 
     pool_of: PoolOf | None = None
     miner_of: MinerOf | None = None
-    graph_of: GraphOf | None = None
+    graph_of: Callable[[str], Any] | None = None
     check_writer: Callable[[], None] = _nobody_else_writes
     stop: StopRequest = field(default_factory=StopRequest)
 

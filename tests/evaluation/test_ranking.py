@@ -18,7 +18,7 @@ from distkg.embedding.model import Model
 from distkg.evaluation import score_blocks as blocks
 from distkg.evaluation.ranking import Ranking, both_queries, rank_answers
 from distkg.evaluation.score_blocks import Blocks, ScoreError, evaluating
-from distkg.inference.topk import top_answers
+from distkg.evaluation.topk import top_answers
 from distkg.kernels.scores.similarity import DOT
 from distkg.sharding.ranks import Ranks
 

@@ -12,7 +12,6 @@ import torch
 from distkg.config import ConfigError, RunConfig
 from distkg.data.errors import StoreError
 from distkg.data.generate import generate
-from distkg.embedding.footprint import BASE_PROCESS
 from distkg.foundation.files import make_model
 from distkg.foundation.footprint import Growth, growth, ranking, seconds_of_query, training_step
 from distkg.foundation.initial_model import made_graph
@@ -21,6 +20,7 @@ from distkg.foundation.plan import plan_foundation
 from distkg.planning import preflight
 from distkg.planning.peak import peak_bytes
 from distkg.planning.plan import PlanError
+from distkg.planning.sizes import BASE_PROCESS
 from distkg.sharding.zero_copy import packed
 
 SMALL = {"width": 8, "layers": 2, "hidden": 8}

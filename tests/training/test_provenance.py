@@ -22,7 +22,7 @@ from distkg.data.store.relation_text import make_relation_text
 from distkg.embedding.load_run import load_run, view_of_run
 from distkg.foundation.files import load_model
 from distkg.foundation.initial_model import check_foundation
-from distkg.inference.zero_shot import best_zero_shot, evaluate_zero_shot, reasons_for
+from distkg.foundation.zero_shot import best_zero_shot, evaluate_zero_shot, reasons_for
 from distkg.sharding.ranks import Ranks
 from distkg.training.provenance import (
     Provenance,

@@ -21,9 +21,9 @@ from distkg.cluster.session.address import ClusterError, check_cluster, not_ther
 from distkg.cluster.session.lost_cluster import ClusterWatch, LostClusterError
 from distkg.cluster.session.private_ray import PrivateRay, private_ray
 from distkg.config import ClusterConfig, PoolConfig, RunConfig
-from distkg.foundation.initial_model import is_foundation
 from distkg.planning.machine import memory_limit
 from distkg.termination import SignalHandling, ending_on_signals
+from distkg.training.family import family_of
 
 TRAIN_SLOT = "train_slot"
 """Custom resource that only train workers take.
@@ -229,7 +229,7 @@ def _local_options(config: RunConfig, runs: int, dashboard: bool) -> dict[str, A
 
 def object_store_bytes(config: RunConfig) -> int:
     """Of a Ray of our own: graphs of a foundation model lie there. Memory is taken when something is put into it."""
-    return max(OBJECT_STORE_BYTES, memory_limit() // 4) if is_foundation(config) else OBJECT_STORE_BYTES
+    return max(OBJECT_STORE_BYTES, memory_limit() // 4) if family_of(config).shares_graphs else OBJECT_STORE_BYTES
 
 
 def _join(address: str) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+Known = Literal["exclude", "mark", "keep"]
+"""Treatment of known facts among predictions: left out, marked, or kept without a look."""
 
 
 @dataclass(frozen=True)

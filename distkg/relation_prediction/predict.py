@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from distkg.data.store.graph_store import Store
+from distkg.data.store.known_answers import Known
 from distkg.foundation.graph_scorer import GraphScorer
 from distkg.foundation.models import FoundationModel
-from distkg.inference.predict import Known
 from distkg.relation_prediction.ranking import known_relations_of
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,10 @@ class TopAnswers:
 
     entities: np.ndarray
     scores: np.ndarray
+
+
+TopK = Callable[[np.ndarray, int, KnownAnswers | None], TopAnswers]
+"""Queries int [q, 2], how many answers, and answers to leave out → the best answers."""
 
 
 def top_answers(

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distkg.config import ConfigError, RunConfig
-from distkg.embedding.footprint import BASE_PROCESS
+from distkg.embedding.plan import count_distinct_queries, plan
 from distkg.planning.machine import Machine
-from distkg.planning.plan import PlanError, count_distinct_queries, plan
+from distkg.planning.plan import PlanError
+from distkg.planning.sizes import BASE_PROCESS
 from distkg.registry import UnknownNameError
 
 MACHINE = Machine(flops=1e11, bandwidth=1e10)

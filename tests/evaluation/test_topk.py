@@ -13,7 +13,7 @@ from small_model import SmallModel, random_model
 from distkg.data.store.known_answers import KnownAnswers
 from distkg.evaluation import score_blocks as blocks
 from distkg.evaluation.score_blocks import ScoreError
-from distkg.inference.topk import TopAnswers, top_answers
+from distkg.evaluation.topk import TopAnswers, top_answers
 from distkg.sharding.ranks import Ranks
 
 

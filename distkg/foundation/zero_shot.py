@@ -15,12 +15,11 @@ from distkg.data.store.graph_store import Store
 from distkg.data.store.known_answers import KnownAnswers
 from distkg.evaluation.metrics import evaluate_ranks
 from distkg.evaluation.ranking import rank_by_scores
+from distkg.evaluation.topk import TopAnswers, TopK
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph_scorer import GraphScorer
 from distkg.foundation.graphs.sampling import SubgraphSampler
 from distkg.foundation.paths import edge_gradients, in_words, most_influential
-from distkg.inference.predict import Best
-from distkg.inference.topk import TopAnswers
 
 BATCH_SIZE = 16  # queries; a query looks at the whole graph
 
@@ -55,7 +54,7 @@ def reasoner_of(model: FoundationModel, store: Store, fanouts: Sequence[int] = (
 
 def best_zero_shot(
     model: FoundationModel, store: Store, *, fanouts: Sequence[int] = (), batch_size: int = BATCH_SIZE
-) -> Best:
+) -> TopK:
     """What ``predict_with`` asks for the best answers, reasoned from the training facts of the store."""
     reasoner = reasoner_of(model, store, fanouts)
 

@@ -12,13 +12,13 @@ import torch
 from typer.testing import CliRunner
 
 from distkg.cli import app, models
+from distkg.data.fresh_graph import fresh_graph
 from distkg.data.prepare import prepare
 from distkg.data.store.graph_store import Store
 from distkg.foundation.files import PublishedFormat, make_model, save_model
 from distkg.foundation.models import FoundationModel, KnowledgeGraph
-from distkg.inference.fresh_graph import fresh_graph
+from distkg.foundation.zero_shot import best_zero_shot, evaluate_zero_shot
 from distkg.inference.predict import predict_with
-from distkg.inference.zero_shot import best_zero_shot, evaluate_zero_shot
 
 ENTITIES = 12
 

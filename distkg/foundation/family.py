@@ -1,0 +1,104 @@
+"""The family of foundation models: small networks that read any graph, and rank its entities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from distkg.config import RunConfig
+from distkg.data.fresh_graph import fresh_graph
+from distkg.data.store.graph_store import Store
+from distkg.foundation.base import FoundationModel
+from distkg.foundation.files import is_model, load_model, weights_sha256
+from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
+from distkg.foundation.initial_model import made_graph
+from distkg.foundation.learner import FoundationLearner
+from distkg.foundation.models import MODELS
+from distkg.foundation.plan import plan_foundation
+from distkg.foundation.zero_shot import best_zero_shot, evaluate_zero_shot, reasons_for
+from distkg.planning.plan import Plan
+from distkg.planning.resources import Resources
+from distkg.sharding.ranks import Ranks
+from distkg.training.family import GraphChoice, Predictor, QuestionError
+from distkg.training.schedule import Schedule
+from distkg.training.services import Services
+
+
+class FoundationFamily:
+    """A ``Family``."""
+
+    shares_graphs, has_vectors = True, False
+
+    def addresses(self, config: RunConfig) -> list[str]:
+        return graphs_of(config)
+
+    def stores(self, config: RunConfig) -> list[Store]:
+        return [Store.open(address) for address in graphs_of(config)]
+
+    def model_options(self, name: str) -> type[BaseModel]:
+        return MODELS[name].Options
+
+    def inputs(self, config: RunConfig) -> dict[str, str | None]:
+        start = config.model.start
+        return {"model.start": weights_sha256(Path(start))} if start else {}
+
+    def plan(self, config: RunConfig, resources: Resources) -> Plan:
+        slowdown = None if resources.measure is None else resources.slowdown
+        planned = plan_foundation(
+            config, resources.memory, workers_of_node=resources.workers_of_node, slowdown=slowdown
+        )
+        return replace(planned, warnings=(*planned.warnings, *_missing_tokens(planned)))
+
+    def learner(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services) -> FoundationLearner:
+        return FoundationLearner(config, ranks, schedule, services)
+
+    def make_shared(self, config: RunConfig, address: str) -> LearnedGraph:
+        return made_graph(address, config)
+
+    def holds_model(self, folder: Path) -> bool:
+        return is_model(folder)
+
+    @contextmanager
+    def open(self, folder: Path, ranks: Ranks, graph: GraphChoice) -> Iterator[Predictor]:
+        model = load_model(folder)
+        with facts_of(model, graph) as store:
+            yield Predictor(
+                model=model.name,
+                store=store,
+                evaluate=lambda split, triples: evaluate_zero_shot(
+                    model, store, split, fanouts=graph.fanouts, triples=triples
+                ),
+                topk=best_zero_shot(model, store, fanouts=graph.fanouts),
+                explain=partial(reasons_for, model, store),
+            )
+
+
+def facts_of(model: FoundationModel, graph: GraphChoice) -> AbstractContextManager[Store]:
+    """Open the graph that a model reasons from, for as long as it is needed.
+
+    Raises:
+        QuestionError: none is named, or two are.
+    """
+    if (graph.store is None) == (graph.triples is None):
+        raise QuestionError(f"{model.name} is a foundation model: give the graph to reason from, {graph.offered}")
+    if graph.store is not None:
+        return nullcontext(Store.open_inference(graph.store))
+    tell = {} if graph.tell is None else {"tell": graph.tell}
+    return fresh_graph(str(graph.triples), model.reads, **tell)
+
+
+def _missing_tokens(planned: Plan) -> tuple[str, ...]:
+    if not planned.reads or any(graph.tokens for graph in planned.graphs):
+        return ()
+    return (
+        f"the model reads tokens of {', '.join(planned.reads)}, and no graph has them, so it learns from facts alone; "
+        "`distkg tokens` makes them",
+    )
+
+
+FAMILY = FoundationFamily()
