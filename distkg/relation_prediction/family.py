@@ -31,7 +31,7 @@ class RelationFamily(FoundationFamily):
             name = described_model(folder)
         except ModelFileError:
             return False  # whoever loads it says what is wrong
-        return name in MODELS and MODELS[name].ranks == "relations"
+        return name is not None and name in MODELS and MODELS[name].ranks == "relations"
 
     @contextmanager
     def open(self, folder: Path, ranks: Ranks, graph: GraphChoice) -> Iterator[Predictor]:
