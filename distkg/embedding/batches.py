@@ -135,6 +135,7 @@ class SampledBatches:
         self._removed = 0
         self.latest: tuple[Queries, Negatives] | None = None
         self._expected = 0  # first step, over all epochs, of whose queries the source has not been told
+        self._announced: dict[int, Queries] = {}  # by step over all epochs, until their own step
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
         return [self._batch(epoch, step) for step in range(first, last)]
@@ -150,7 +151,7 @@ class SampledBatches:
         )
 
     def _batch(self, epoch: int, step: int) -> SampledBatch:
-        queries = self._queries(epoch, step)
+        queries = self._announced.pop(epoch * self.steps + step, None) or self._queries(epoch, step)
         head, tail = queries.anchor.chunk(2)
         negatives = self._negatives_of(queries, epoch, step)
         made = negatives.made.entities if negatives.made is not None else None
@@ -190,7 +191,8 @@ class SampledBatches:
         """The draw of the step when so many are done."""
         epoch, step = divmod(done, self.steps)
         seed = mixed_seed(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
-        return DrawRequest(self._moment(epoch, step), self._queries(epoch, step), self._negatives.count, seed)
+        queries = self._announced[done] = self._queries(epoch, step)
+        return DrawRequest(self._moment(epoch, step), queries, self._negatives.count, seed)
 
     def _negatives_of(self, queries: Queries, epoch: int, step: int) -> Negatives:
         """Those of a step, with ``mask`` bool [b, K] for each query, None where all are meant."""

@@ -103,16 +103,19 @@ def build_objective(
     services: Services = LOCAL_SERVICES,
     time_gone: Callable[[], float] = lambda: 0.0,
 ) -> tuple[Batches, Step]:
-    """Batches and step for ``objective.name``; ``services`` as in `train_on_rank`, ``time_gone`` in `SampledBatches`.
+    """Make the batches and the step of ``objective.name``.
+
+    Args:
+        services: as in `train_on_rank`.
+        time_gone: as in `SampledBatches`.
 
     Raises:
         UnknownNameError, ConfigError: as `check_objective`; or negatives are to be drawn by actors and there are none.
     """
     check_objective(config)
-    ranks, train = model.ranks, config.train
-    name = config.objective.name
+    name, train, ranks = config.objective.name, config.train, model.ranks
     if name in SAMPLED:
-        source = _make_source(config.negatives, TrainingGraph.of_store(store), services)
+        source = build_source(config.negatives, TrainingGraph.of_store(store), services)
         source.attach(ShardedModelView(model))
         sampled = SampledBatches(
             store, source, config.negatives, train.batch_size, train.epochs, train.seed, ranks, time_gone
@@ -126,7 +129,7 @@ def build_objective(
     return queries, QuerySamplingStep(model, config) if share else NonNegativeStep(model, config)
 
 
-def _make_source(chosen: NegativesConfig, graph: TrainingGraph, services: Services) -> NegativeSource:
+def build_source(chosen: NegativesConfig, graph: TrainingGraph, services: Services) -> NegativeSource:
     if not chosen.pool.actors:
         return make_source(chosen.source, chosen.options, graph)
     if services.pool_of is None:

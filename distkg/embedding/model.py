@@ -9,6 +9,7 @@ from distkg.config import RunConfig
 from distkg.embedding.activation import make_hardness
 from distkg.embedding.scorers import Scorer, make_scorer
 from distkg.kernels.gather_scatter import take_rows
+from distkg.kernels.scores.similarity import Similarity
 from distkg.randomness import Purpose, stream
 from distkg.sharding.optimizers import OPTIMIZERS
 from distkg.sharding.ranks import Ranks
@@ -90,8 +91,13 @@ class Model(nn.Module):
             query: Tensor = self._transform(self.dropout(anchor), self.dropout(relation))
         return query.float()
 
+    @property
+    def training_similarity(self) -> Similarity:
+        """Similarity by which training compares queries with candidates: the scorer's own, or an activated distance."""
+        return self.hardness.similarity
+
     def training_query(self, anchor: Tensor, relation: Tensor, relation_rows: Tensor) -> Tensor:
-        """Query vectors for ``hardness.similarity``, from anchor rows, relation ids and their rows."""
+        """Return query vectors for ``training_similarity``, from anchor rows, relation ids and their rows."""
         return self.hardness(self.query_from_rows(anchor, relation_rows), self._stored(relation))
 
     def candidates(self) -> Tensor:

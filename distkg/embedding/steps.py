@@ -52,7 +52,7 @@ class SampledStep:
 
     def __call__(self, batch: Batch, rows: Tensor) -> StepResult:
         assert isinstance(batch, SampledBatch)
-        similarity, candidates = self._model.hardness.similarity, self._model.scorer.candidates
+        similarity, candidates = self._model.training_similarity, self._model.scorer.candidates
         asked = ScoredQueries(self._model, batch, rows)
         if batch.sharing > 1:
             drawn = GatheredRows(rows, batch.negatives.flatten())
@@ -72,7 +72,7 @@ class SampledStep:
 
     def _made_loss(self, asked: ScoredQueries, made: GeneratedNegatives, drawn: GatheredRows) -> Tensor:
         """Of negatives made for each query (DANS-KGC, equation 15); vectors are constants, entities learn."""
-        similarity, candidates = self._model.hardness.similarity, self._model.scorer.candidates
+        similarity, candidates = self._model.training_similarity, self._model.scorer.candidates
         if made.entities is not None:
             negative = similarity.indexed(asked.query, candidates(drawn.rows), made.entities)
         else:
@@ -114,7 +114,7 @@ class ScoredQueries:
         self._anchor, self._answer = self.taken = GatheredRows(rows, batch.anchor), GatheredRows(rows, batch.answer)
         self._relation = model.relation_rows(batch.relation)
         self.query = model.training_query(self._anchor.rows, batch.relation, self._relation)
-        self.positive = model.hardness.similarity.pairs(self.query, model.scorer.candidates(self._answer.rows))
+        self.positive = model.training_similarity.pairs(self.query, model.scorer.candidates(self._answer.rows))
 
     def penalty(self, penalty: Penalty) -> Tensor:
         """Of all vectors used, scalar."""
@@ -159,7 +159,7 @@ class AllEntitiesStep:
         everyone = ranks.all_gather(padded)
         with products_in(self._products):
             reduced = self._objective(
-                model.hardness.similarity, everyone, candidates.detach(), batch.answers, ranks, model.num_entities
+                model.training_similarity, everyone, candidates.detach(), batch.answers, ranks, model.num_entities
             )
         grad_query = ranks.reduce_scatter(reduced.query)[: len(query)]
         total = batch.answers.count.sum()
@@ -197,7 +197,7 @@ class QuerySamplingStep:
         everyone = ranks.all_gather(F.pad(sampled.detach(), (0, 0, 0, batch.width - len(sampled))))
         with products_in(self._products):
             kept_away = self._uniformity(
-                model.hardness.similarity,
+                model.training_similarity,
                 everyone,
                 candidates.detach(),
                 Answers.none(batch.live),
@@ -220,7 +220,7 @@ class NonNegativeStep:
 
     def __init__(self, model: Model, config: RunConfig) -> None:
         self._model = model
-        self._best = 1.0 if model.hardness.similarity is DOT else 0.0
+        self._best = 1.0 if model.training_similarity is DOT else 0.0
         self._weight, self._radius = config.objective.uniformity, config.objective.radius
         self._penalty = Penalty(model, config)
 
