@@ -1,4 +1,4 @@
-"""Relation categories 1-1, 1-n, n-1 and n-n."""
+"""Cardinality categories of relations: 1-1, 1-n, n-1 and n-n."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ THRESHOLD = 1.5
 
 
 def relation_categories(triples: np.ndarray, num_relations: int) -> list[str]:
-    """Category of each relation, from distinct triples [n, 3].
+    """Return the category of each relation, from distinct triples [n, 3].
 
     Bordes et al. 2013 (Translating Embeddings for Modeling Multi-relational Data, section 4.3): a side counts as
     n where an average of 1.5 or more entities of that side share the other entity. "1-n" thus means: a head has
@@ -24,6 +24,6 @@ def relation_categories(triples: np.ndarray, num_relations: int) -> list[str]:
 
 
 def _distinct(relations: np.ndarray, entities: np.ndarray, num_relations: int) -> NDArray[np.int64]:
-    """How many distinct entities each relation has."""
+    """Count the distinct entities of each relation: int64 [R]."""
     pairs = np.unique(entities.astype(np.int64) * num_relations + relations)
     return np.bincount(pairs % num_relations, minlength=num_relations)
