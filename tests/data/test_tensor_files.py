@@ -65,7 +65,7 @@ def tensor(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8), **more:
         ({"a": tensor(shape=[1], offsets=[4, 8])}, "without gap and overlap"),
         ({"a": tensor(), "__metadata__": {"a": 1}}, "__metadata__ must be an object with string values"),
         ([], "not a JSON object"),
-        (b"{", "no JSON at"),
+        (b"{", "not valid JSON at"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a": NaN}', "NaN is no number"),
         (b'{"a": 1, "a": 1}', "occurs twice"),

@@ -55,7 +55,9 @@ def read_bytes(file: SourceFile, largest: int) -> bytes:
 
 def too_large(name: str, largest: int) -> IngestError:
     """Build the error for a file that is larger than the limit."""
-    return IngestError(f"{name} is larger than {largest >> 20:,} MiB when decompressed; is it the right file?")
+    return IngestError(
+        f"{name} is larger than {largest >> 20:,} MiB when decompressed. Check that it is the right file"
+    )
 
 
 def utf8_pieces(file: SourceFile, piece_bytes: int) -> Iterator[bytes]:

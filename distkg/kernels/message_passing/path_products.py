@@ -1,8 +1,8 @@
-"""Sums over paths of three nodes: every node of a path gathers the product of what the other two give.
+"""Message passing over paths of three nodes: every node of a path gathers the product of the other two nodes' vectors.
 
-A path (a, b, c) brings y[b] z[c] to a, x[a] z[c] to b, and x[a] y[b] to c. Paths that share their first two nodes lie
-together in a run, so that a path costs two additions of a row and one integer, however wide the product. Compiled for
-float32 on CPU, one thread for each query; the plain form beside it is the reference, and serves other devices.
+A path (a, b, c) adds y[b] z[c] to a, x[a] z[c] to b, and x[a] y[b] to c. Paths with the same first two nodes form a
+run, so that a path costs two additions of a row and one integer. Compiled for float32 on CPU, with one thread per
+query; a plain torch form is the reference, and runs on other devices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from distkg.kernels.message_passing.sums import for_each
 
 @dataclass(frozen=True)
 class Paths:
-    """Paths of three nodes in runs.
+    """Paths of three nodes, in runs with equal first and middle nodes.
 
     Attributes:
         first, middle: int32 [runs], nodes a and b of each run.
@@ -36,7 +36,7 @@ class Paths:
         return len(self.last)
 
     def expanded(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Nodes a, b and c of every path: int64 [paths] each."""
+        """Return the nodes a, b and c of every path: int64 [paths] each."""
         counts = self.offsets.diff()
         return (
             self.first.long().repeat_interleave(counts),
@@ -46,10 +46,10 @@ class Paths:
 
 
 def gather_products(x: Tensor, y: Tensor, z: Tensor, paths: Paths) -> tuple[Tensor, Tensor, Tensor]:
-    """What first, middle and last nodes gather: float32 [B, n, d] each; differentiable in all three tensors.
+    """Sum the products at first, middle and last nodes: float32 [B, n, d] each; differentiable in all three tensors.
 
     Args:
-        x, y, z: float32 [B, n, d], what a node gives as the first, the middle and the last of a path.
+        x, y, z: float32 [B, n, d], vectors of nodes in the role of first, middle and last node of a path.
     """
     if x.dtype != torch.float32 or not on_cpu(x, y, z):
         return reference_gather_products(x, y, z, paths)
@@ -58,7 +58,7 @@ def gather_products(x: Tensor, y: Tensor, z: Tensor, paths: Paths) -> tuple[Tens
 
 
 def reference_gather_products(x: Tensor, y: Tensor, z: Tensor, paths: Paths) -> tuple[Tensor, Tensor, Tensor]:
-    """``gather_products`` in plain torch, on any device: holds all products at once."""
+    """Plain torch form of ``gather_products``, for any device; holds all products at once."""
     a, b, c = (nodes.to(x.device) for nodes in paths.expanded())
     first, middle, last = x[:, a], y[:, b], z[:, c]
     return (
