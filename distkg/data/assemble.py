@@ -150,14 +150,14 @@ def renumber(graph: Graph, plan: Plan) -> tuple[str, NDArray[np.int32]]:
 
 def count_unseen(parts: dict[str, Part], entities: int, relations: int, problems: Problems) -> None:
     """Count the valid and test triples with an entity or a relation that is absent from train."""
-    seen = np.zeros(entities, dtype=bool), np.zeros(relations, dtype=bool)
+    in_train = np.zeros(entities, dtype=bool), np.zeros(relations, dtype=bool)
     for _, triples in parts["train"].chunks():
-        seen[0][triples[:, [0, 2]]] = True
-        seen[1][triples[:, 1]] = True
+        in_train[0][triples[:, [0, 2]]] = True
+        in_train[1][triples[:, 1]] = True
     for split in [split for split in parts if split != "train"]:
         for rows, triples in parts[split].chunks():
-            unseen_entity = ~(seen[0][triples[:, 0]] & seen[0][triples[:, 2]])
-            for kind, unseen in (("entities", unseen_entity), ("relations", ~seen[1][triples[:, 1]])):
+            unseen_entity = ~(in_train[0][triples[:, 0]] & in_train[0][triples[:, 2]])
+            for kind, unseen in (("entities", unseen_entity), ("relations", ~in_train[1][triples[:, 1]])):
                 if unseen.any():
                     where = parts[split].spool.where(int(rows[unseen.argmax()]))
                     problems.note(f"{split}_unseen_{kind}", where, int(unseen.sum()))

@@ -141,11 +141,11 @@ def _refuse_too_large(entities: int, relations: int, triples: int) -> None:
         if count >= 2**31:
             raise IngestError(f"{count:,} {name} are too many: their ids have 32 bits. Ask for fewer")
     needed = ENTITY_BYTES * entities + FACT_BYTES * min(triples, triples * PER_THEME // relations)
-    there = memory_limit()
-    if needed > there:
+    available = memory_limit()
+    if needed > available:
         raise IngestError(
             f"a graph of {entities:,} entities and {triples:,} triples needs at least {needed / 2**30:,.0f} GiB of "
-            f"memory, and {there / 2**30:,.0f} GiB are available. Ask for fewer, or for more relations"
+            f"memory, and {available / 2**30:,.0f} GiB are available. Ask for fewer, or for more relations"
         )
 
 

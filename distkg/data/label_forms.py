@@ -50,20 +50,22 @@ def shown(label: str) -> str:
 
 def _changed(labels: pa.Array) -> tuple[pa.Array, pa.Array]:
     """Return the labels that are not in plain form, and their plain forms."""
-    found = [labels.slice(0, 0)]
+    changed_labels = [labels.slice(0, 0)]
     forms = [labels.slice(0, 0)]
     for start in range(0, len(labels), CHUNK):
         part = labels.slice(start, CHUNK)
         part = part.filter(pc.match_substring_regex(part, _MAY_CHANGE))
         form = plain_forms(part)
         differs = pc.not_equal(part, form)
-        found.append(part.filter(differs))
+        changed_labels.append(part.filter(differs))
         forms.append(form.filter(differs))
-    return pa.concat_arrays(found), pa.concat_arrays(forms)
+    return pa.concat_arrays(changed_labels), pa.concat_arrays(forms)
 
 
 def _among(labels: pa.Array, forms: pa.Array) -> pa.Array:
     """Return the labels that occur among the forms."""
-    wanted = pc.unique(forms)
+    unique_forms = pc.unique(forms)
     parts = [labels.slice(start, CHUNK) for start in range(0, len(labels), CHUNK)]
-    return pa.concat_arrays([labels.slice(0, 0), *(part.filter(pc.is_in(part, value_set=wanted)) for part in parts)])
+    return pa.concat_arrays(
+        [labels.slice(0, 0), *(part.filter(pc.is_in(part, value_set=unique_forms)) for part in parts)]
+    )

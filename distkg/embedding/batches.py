@@ -153,8 +153,8 @@ class SampledBatches:
         queries = self._queries(epoch, step)
         head, tail = queries.anchor.chunk(2)
         negatives = self._negatives_of(queries, epoch, step)
-        made = negatives.made.entities if negatives.made is not None else None
-        used = [head, tail, negatives.entities, *([] if made is None else [made])]
+        generated = negatives.made.entities if negatives.made is not None else None
+        used = [head, tail, negatives.entities, *([] if generated is None else [generated])]
         ids, places = unique_places(torch.cat([entities.flatten() for entities in used]), self.source.entities)
         placed = places.split([entities.numel() for entities in used])
         device = self._ranks.device
@@ -171,19 +171,19 @@ class SampledBatches:
         )
 
     def _moment(self, epoch: int, step: int) -> TrainingProgress:
-        done = epoch * self.steps + step
-        progress = max(done / self._all_steps, self._time_gone())
-        return TrainingProgress(done / self.steps, min(1.0, progress), done)
+        step_number = epoch * self.steps + step
+        progress = max(step_number / self._all_steps, self._time_gone())
+        return TrainingProgress(step_number / self.steps, min(1.0, progress), step_number)
 
     def _expect(self, epoch: int, step: int, ahead: int) -> None:
         """Request the negatives of the next steps, at least ``ahead`` of them, from the source in advance.
 
         Several steps share a message, since the cost of a message hardly depends on its size.
         """
-        now, together = epoch * self.steps + step, min(TOGETHER, ahead)
-        end = min((now + ahead) // together * together + together, self._all_steps)
+        now, steps_per_message = epoch * self.steps + step, min(TOGETHER, ahead)
+        end = min((now + ahead) // steps_per_message * steps_per_message + steps_per_message, self._all_steps)
         if end > self._expected:
-            self.source.prefetch([self._coming(done) for done in range(max(self._expected, now), end)])
+            self.source.prefetch([self._coming(step_number) for step_number in range(max(self._expected, now), end)])
             self._expected = end
 
     def _coming(self, done: int) -> DrawRequest:
@@ -294,7 +294,9 @@ class EpochOrder:
     def __call__(self, epoch: int) -> Tensor:
         if epoch not in self._kept:
             generator = stream(Purpose.ORDER, self._seed, epoch, self._rank)
-            latest = {kept: order for kept, order in self._kept.items() if abs(kept - epoch) == 1}
+            latest = {
+                cached_epoch: order for cached_epoch, order in self._kept.items() if abs(cached_epoch - epoch) == 1
+            }
             self._kept = {**latest, epoch: torch.randperm(self._count, generator=generator)}
         return self._kept[epoch]
 
@@ -417,9 +419,9 @@ def unique_places(ids: Tensor, entities: int) -> tuple[Tensor, Tensor]:
     if len(ids) * 8 < entities:
         unique, places = torch.unique(ids, return_inverse=True)
         return unique, places
-    seen = torch.zeros(entities, dtype=torch.bool)
-    seen[ids] = True
-    unique = seen.nonzero().flatten()
+    marks = torch.zeros(entities, dtype=torch.bool)
+    marks[ids] = True
+    unique = marks.nonzero().flatten()
     place = torch.empty(entities, dtype=torch.int64)
     place[unique] = torch.arange(len(unique))
     return unique, place[ids]

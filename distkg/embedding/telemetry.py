@@ -84,17 +84,17 @@ class NegativeTelemetry:
             if isinstance(self._batches.source, Kmas):
                 counted[:, self._batches.source.hard(self._batches.count) :] = False
             return {"score": self._mean(drawn[counted]), **line}
-        made = negatives.made
+        generated = negatives.made
         # Scoring of entities is collective, so a rank without generated entities takes part with none.
         none = torch.empty(0, 1, dtype=torch.int64)
-        entities = none if made is None or made.entities is None else made.entities
+        entities = none if generated is None or generated.entities is None else generated.entities
         made_scores = self._scored(vectors[: len(entities)], entities)
-        if made is not None and made.vectors is not None:
-            places = torch.arange(made.mask.numel(), device=vectors.device).view(made.mask.shape)
+        if generated is not None and generated.vectors is not None:
+            places = torch.arange(generated.mask.numel(), device=vectors.device).view(generated.mask.shape)
             made_scores = self._view.similarity.indexed(
-                vectors, made.vectors.flatten(0, 1).to(vectors.device), places
+                vectors, generated.vectors.flatten(0, 1).to(vectors.device), places
             ).cpu()
-        band = none if made is None else made.band[:, None].masked_fill(made.mask, -1)
+        band = none if generated is None else generated.band[:, None].masked_fill(generated.mask, -1)
         bands = {name: self._mean(made_scores[band == place]) for place, name in enumerate(BAND_NAMES)}
         return {"score": self._mean(made_scores[band >= 0]), **line, "band_scores": bands}
 

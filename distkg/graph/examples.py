@@ -140,28 +140,28 @@ def _mixed(state: np.uint64, part: np.uint64) -> np.uint64:
 
 @njit(cache=True, nogil=True)
 def _hashes(head: np.ndarray, relation: np.ndarray, tail: np.ndarray, seed: int) -> np.ndarray:
-    found = np.empty(len(head), dtype=np.uint64)
+    hashes = np.empty(len(head), dtype=np.uint64)
     start = _mixed(np.uint64(0), np.uint64(seed))
     for f in range(len(head)):
-        found[f] = _mixed(_mixed(_mixed(start, np.uint64(head[f])), np.uint64(relation[f])), np.uint64(tail[f]))
-    return found
+        hashes[f] = _mixed(_mixed(_mixed(start, np.uint64(head[f])), np.uint64(relation[f])), np.uint64(tail[f]))
+    return hashes
 
 
 @njit(cache=True, nogil=True)
 def _drawn(first: int, last: int, hashes: np.ndarray, hidden: np.ndarray, draw: int, count: int) -> np.ndarray:
     """Return the ``count`` visible facts in first … last - 1 with the smallest hashes of ``draw``, smallest first."""
-    found, keys, size = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.uint64), 0
+    smallest, keys, size = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.uint64), 0
     for f in range(first, last):
         key = _mixed(hashes[f], np.uint64(draw))
         if hidden[f] or (size == count and key >= keys[size - 1]):
             continue
         place = min(size, count - 1)
         while place > 0 and keys[place - 1] > key:
-            found[place], keys[place] = found[place - 1], keys[place - 1]
+            smallest[place], keys[place] = smallest[place - 1], keys[place - 1]
             place -= 1
-        found[place], keys[place] = f, key
+        smallest[place], keys[place] = f, key
         size = min(size + 1, count)
-    return found[:size]
+    return smallest[:size]
 
 
 @njit(cache=True, nogil=True)

@@ -24,8 +24,8 @@ def grow_two_sides(
     rng = np.random.default_rng(seed)
     (offsets, neighbours), (other_offsets, other_neighbours) = (_shuffled_adjacency(each, nodes, rng) for each in edges)
     side = np.full(nodes, -1, np.int8)
-    wanted = np.array([first, nodes - first])
-    _grow(rng.permutation(nodes), offsets, neighbours, other_offsets, other_neighbours, wanted, steps, fanout, side)
+    targets = np.array([first, nodes - first])
+    _grow(rng.permutation(nodes), offsets, neighbours, other_offsets, other_neighbours, targets, steps, fanout, side)
     return side
 
 
@@ -60,31 +60,31 @@ def _grow(
     fanout: int,
     side: np.ndarray,
 ) -> None:
-    left = wanted.copy()
+    remaining = wanted.copy()
     queue = np.empty(order.size, np.int64)
     for start in order:
         if side[start] >= 0:
             continue
         # left / wanted, compared without division, since ``wanted`` may be 0.
-        mine = 0 if left[0] * wanted[1] >= left[1] * wanted[0] and left[0] > 0 else 1
-        if left[mine] == 0:
-            mine = 1 - mine
-        side[start] = mine
-        left[mine] -= 1
+        current = 0 if remaining[0] * wanted[1] >= remaining[1] * wanted[0] and remaining[0] > 0 else 1
+        if remaining[current] == 0:
+            current = 1 - current
+        side[start] = current
+        remaining[current] -= 1
         queue[0] = start
         low, high = 0, 1
         for _ in range(steps):
             end = high
             for place in range(low, end):
                 node = queue[place]
-                first = offsets[node] if mine == 0 else other_offsets[node]
-                last = offsets[node + 1] if mine == 0 else other_offsets[node + 1]
+                first = offsets[node] if current == 0 else other_offsets[node]
+                last = offsets[node + 1] if current == 0 else other_offsets[node + 1]
                 for edge in range(first, min(last, first + fanout)):
-                    met = neighbours[edge] if mine == 0 else other_neighbours[edge]
-                    if side[met] < 0 and left[mine] > 0:
-                        side[met] = mine
-                        left[mine] -= 1
-                        queue[high] = met
+                    neighbour = neighbours[edge] if current == 0 else other_neighbours[edge]
+                    if side[neighbour] < 0 and remaining[current] > 0:
+                        side[neighbour] = current
+                        remaining[current] -= 1
+                        queue[high] = neighbour
                         high += 1
             low = end
 

@@ -69,24 +69,24 @@ class DglSampler:
 
         def edges_of(front: NDArray[np.int64], fanout: int, step: int) -> NDArray[np.int64]:
             dgl.seed((seed + step) % (1 << 31))
-            found = dgl.sampling.sample_neighbors(self._graph, torch.from_numpy(front), fanout, edge_dir="out")
-            edges: NDArray[np.int64] = found.edata[dgl.EID].numpy()
+            subgraph = dgl.sampling.sample_neighbors(self._graph, torch.from_numpy(front), fanout, edge_dir="out")
+            edges: NDArray[np.int64] = subgraph.edata[dgl.EID].numpy()
             return edges
 
         return _step_by_step(starts, fanouts, self._target, self._nodes, edges_of)
 
 
 def _step_by_step(starts, fanouts, target, nodes, edges_of) -> NDArray[np.int64]:  # type: ignore[no-untyped-def]
-    met = np.zeros(nodes, dtype=np.bool_)
+    visited = np.zeros(nodes, dtype=np.bool_)
     front = np.unique(starts)
-    found = [np.empty(0, dtype=np.int64)]
+    sampled = [np.empty(0, dtype=np.int64)]
     for step, fanout in enumerate(fanouts):
-        met[front] = True
+        visited[front] = True
         edges = edges_of(front, fanout, step)
-        found.append(edges)
+        sampled.append(edges)
         reached = np.unique(target[edges])
-        front = reached[~met[reached]].astype(np.int64)
-    return np.unique(np.concatenate(found))
+        front = reached[~visited[reached]].astype(np.int64)
+    return np.unique(np.concatenate(sampled))
 
 
 @njit(cache=True, nogil=True)
@@ -94,19 +94,19 @@ def _some_edges(
     front: np.ndarray, offsets: np.ndarray, order: np.ndarray, fanout: int, uniforms: np.ndarray
 ) -> np.ndarray:
     """Sample at most ``fanout`` edges of each node, given one uniform number in [0, 1) per sampled edge."""
-    found = np.empty(uniforms.shape[0], dtype=np.int64)
+    sampled = np.empty(uniforms.shape[0], dtype=np.int64)
     place = 0
     for v in front:
         low, degree = offsets[v], offsets[v + 1] - offsets[v]
         first = place
         for last in range(max(0, degree - fanout), degree):  # Floyd's algorithm for distinct numbers
             chosen = int(uniforms[place] * (last + 1)) if degree > fanout else last
-            for taken in range(first, place):
-                if found[taken] == chosen:
+            for previous in range(first, place):
+                if sampled[previous] == chosen:
                     chosen = last
                     break
-            found[place] = chosen
+            sampled[place] = chosen
             place += 1
-        for taken in range(first, place):
-            found[taken] = order[low + found[taken]]
-    return found
+        for previous in range(first, place):
+            sampled[previous] = order[low + sampled[previous]]
+    return sampled

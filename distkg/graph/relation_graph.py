@@ -102,9 +102,9 @@ def _thinned(
     """Keep at most ``most`` relations of each entity, chosen at random, in their order."""
     entity = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     order = np.lexsort((np.random.default_rng(seed).random(len(entity)), entity))
-    kept = np.sort(order[np.arange(len(order)) - offsets[entity] < most])
-    counts = np.bincount(entity[kept], minlength=len(offsets) - 1)
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), relations[kept]
+    selected = np.sort(order[np.arange(len(order)) - offsets[entity] < most])
+    counts = np.bincount(entity[selected], minlength=len(offsets) - 1)
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), relations[selected]
 
 
 def relations_of_entities(

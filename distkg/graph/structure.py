@@ -93,10 +93,10 @@ def _sums_over_neighbours(graph: Csr, values: Floats) -> Floats:
 def _pagerank(graph: Csr, degree: Floats) -> Floats:
     """Compute PageRank by power iteration; isolated nodes distribute their weight to all."""
     n = len(degree)
-    rank, given = np.full(n, 1 / n), np.maximum(degree, 1)
+    rank, out_degree = np.full(n, 1 / n), np.maximum(degree, 1)
     for _ in range(MOST_ITERATIONS):
         lost = rank[degree == 0].sum()
-        new = DAMPING * (_sums_over_neighbours(graph, rank / given) + lost / n) + (1 - DAMPING) / n
+        new = DAMPING * (_sums_over_neighbours(graph, rank / out_degree) + lost / n) + (1 - DAMPING) / n
         moved, rank = np.abs(new - rank).sum(), new
         if moved < TOLERANCE:
             break

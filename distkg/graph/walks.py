@@ -53,9 +53,9 @@ def _walk_by_dgl(graph: Any, starts: NDArray[np.int64], steps: int, seed: int) -
     dgl = import_dgl("negatives.options.sampler: compiled")
     dgl.seed(seed % (1 << 31))
     traces, _ = dgl.sampling.random_walk(graph, torch.from_numpy(starts), length=steps)
-    met: NDArray[np.int64] = traces.numpy()
-    stayed = met < 0  # DGL ends a walk at a node without neighbours
-    return np.where(stayed, starts[:, None], met) if stayed.any() else met
+    visited: NDArray[np.int64] = traces.numpy()
+    stayed = visited < 0  # DGL ends a walk at a node without neighbours
+    return np.where(stayed, starts[:, None], visited) if stayed.any() else visited
 
 
 def plain_walks(edges: np.ndarray, n: int) -> Walker:
@@ -64,11 +64,11 @@ def plain_walks(edges: np.ndarray, n: int) -> Walker:
 
 
 def _walk_compiled(csr: Csr, starts: NDArray[np.int64], steps: int, seed: int) -> NDArray[np.int64]:
-    met = np.empty((len(starts), steps + 1), dtype=np.int64)
-    met[:, 0] = starts
+    visited = np.empty((len(starts), steps + 1), dtype=np.int64)
+    visited[:, 0] = starts
     uniforms = np.random.default_rng(seed).integers(0, 1 << 62, (len(starts), steps))
-    _walk(csr.offsets, csr.neighbours, uniforms, met)
-    return met
+    _walk(csr.offsets, csr.neighbours, uniforms, visited)
+    return visited
 
 
 def ball_sizes(csr: Csr, centres: NDArray[np.int64], steps: int) -> NDArray[np.int64]:

@@ -158,10 +158,10 @@ def reference_count_block(scores: Tensor, low: int, first: int, tally: Tally) ->
     columns = torch.from_numpy(tally.answers[begin:end].astype(np.int64) - low).to(scores.device)
     inside = (columns >= 0) & (columns < width)
     columns.clamp_(0, width - 1)
-    found = torch.where(inside, scores[query_rows, columns], 0.0)
+    answer_scores = torch.where(inside, scores[query_rows, columns], 0.0)
     starts, ends = tally.known_starts[queries], tally.known_ends[queries]
     hide_cells(scores, known_cells(tally.known, starts, ends, low, width))
-    tally.found[begin:end] += found.cpu().numpy()
+    tally.found[begin:end] += answer_scores.cpu().numpy()
     for at in range(0, end - begin, _SLICE):
         part = slice(at, min(at + _SLICE, end - begin))
         threshold = torch.from_numpy(tally.thresholds[begin:end][part]).to(scores.device)

@@ -45,12 +45,12 @@ def product_over_rows(left: Tensor, right: Tensor) -> Tensor:
         return left.T @ right
     if right.shape[1] >= _WIDE and cpu.has_onednn():
         return cpu.linear(_dense(left).T, _dense(right).T)
-    whole = len(left) - len(left) % _PART
+    even = len(left) - len(left) % _PART
     # The wider factor last: four times as fast if the other one has few columns.
-    rest = right[whole:].T @ left[whole:]
-    if not whole:
+    rest = right[even:].T @ left[even:]
+    if not even:
         return rest.T
-    wide, narrow = (rows[:whole].unflatten(0, (-1, _PART)) for rows in (left, right))
+    wide, narrow = (rows[:even].unflatten(0, (-1, _PART)) for rows in (left, right))
     return torch.bmm(narrow.mT, wide).sum(0).add_(rest).T
 
 

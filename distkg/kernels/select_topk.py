@@ -60,16 +60,16 @@ def keep_best(scores: Tensor, low: int, first: int, best: Best) -> None:
 def _keep(scores: np.ndarray, low: int, best_scores: np.ndarray, best_entities: np.ndarray) -> None:
     last = best_scores.shape[1] - 1
     for i in range(scores.shape[0]):
-        kept, entities = best_scores[i], best_entities[i]
+        best_row, entities = best_scores[i], best_entities[i]
         for c in range(scores.shape[1]):
             score = scores[i, c]
-            if score > kept[last]:
+            if score > best_row[last]:
                 place = last
-                while place > 0 and score > kept[place - 1]:
-                    kept[place] = kept[place - 1]
+                while place > 0 and score > best_row[place - 1]:
+                    best_row[place] = best_row[place - 1]
                     entities[place] = entities[place - 1]
                     place -= 1
-                kept[place] = score
+                best_row[place] = score
                 entities[place] = low + c
 
 
@@ -89,10 +89,10 @@ def best_of(scores: Tensor, entities: Tensor, top: int) -> Best:
     ordered = _flip(bits).long()
     keys = (ordered << _ID_BITS) + (_LAST_ID - entities.long())
     keys = keys.masked_fill_(scores == -torch.inf, _NOBODY).topk(top, dim=1).values
-    found = keys != _NOBODY
+    is_valid = keys != _NOBODY
     best_scores = _flip((keys >> _ID_BITS).int()).view(torch.float32)
     ids = _LAST_ID - keys.bitwise_and((1 << _ID_BITS) - 1)
-    return Best(best_scores.masked_fill(~found, -torch.inf), torch.where(found, ids, -1).to(torch.int32))
+    return Best(best_scores.masked_fill(~is_valid, -torch.inf), torch.where(is_valid, ids, -1).to(torch.int32))
 
 
 def _flip(bits: Tensor) -> Tensor:

@@ -169,11 +169,11 @@ class KVsAll(AllEntitiesObjective):
         grad_query, grad_candidates = torch.zeros_like(query), torch.zeros_like(candidates)
         for start in range(0, len(query), _BLOCK_QUERIES):
             chunk, live = query[start : start + _BLOCK_QUERIES], asked_at_all[start : start + _BLOCK_QUERIES, None]
-            asked, row = answers.within(start, start + _BLOCK_QUERIES)
+            query_index, row = answers.within(start, start + _BLOCK_QUERIES)
             for low, high in blocks(len(candidates)):
                 rows = candidates[low:high]
                 scores = similarity.scores(chunk, rows)
-                place = _places(asked, row, low, high)
+                place = _places(query_index, row, low, high)
                 positive = scores[place]
                 loss += ((F.softplus(scores) - floor * scores) * live).sum()
                 loss -= (1 - self.label_smoothing) * positive.sum()

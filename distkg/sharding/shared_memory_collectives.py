@@ -64,15 +64,15 @@ class NodeMemory:
         dist.all_gather_object(offers, offer)
         memories, outboxes = [], {}
         try:
-            for peer, theirs in enumerate(offers):
-                if own is None or theirs is None:
+            for peer, peer_offer in enumerate(offers):
+                if own is None or peer_offer is None:
                     raise OSError("no anonymous memory")
                 if peer == rank:
                     memories.append(own)
                     continue
                 # On another machine or in another container the path does not exist, or is of another process.
-                memories.append(MappedMemory.of_peer(theirs.path(theirs.memory), theirs.token))
-                outboxes[peer] = Outbox(peer, theirs.path(theirs.pipes[rank]))
+                memories.append(MappedMemory.of_peer(peer_offer.path(peer_offer.memory), peer_offer.token))
+                outboxes[peer] = Outbox(peer, peer_offer.path(peer_offer.pipes[rank]))
         except OSError:
             memories = []
         everyone = torch.tensor([len(memories)])

@@ -147,7 +147,7 @@ def test_actors_without_ray_are_refused(store: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"negatives": {"source": "uniform", "pool": {"actors": 1}}}, r"uniform does not look at queries"),
+        ({"negatives": {"source": "uniform", "pool": {"actors": 1}}}, r"uniform needs no model"),
         ({"objective": {"name": "one_vs_all"}}, r"one_vs_all draws no negatives"),
         (
             {"negatives": {"source": "relational", "pool": {"actors": 1, "fallback": "cached"}}},

@@ -138,9 +138,9 @@ class _Records(NamedTuple):
             for line, text in self.block.lines():
                 yield line, text, False
             return
-        whole, end = self.block.text, self.block.line_end
+        content, end = self.block.text, self.block.line_end
         for place in range(len(self)):
-            text = whole[self.starts[place] : self.starts[place + 1]].removesuffix(end).removesuffix(b"\r")
+            text = content[self.starts[place] : self.starts[place + 1]].removesuffix(end).removesuffix(b"\r")
             yield self.block.first_line + int(self.lines[place]), text, bool(self.broken[place])
 
 
@@ -195,7 +195,7 @@ def _parse(records: _Records, layout: Layout, file: SourceFile, problems: Proble
         return None
     names = [str(column) for column in range(layout.columns)]
     chosen = [str(column) for column in layout.order]
-    several = len(records) != block.line_count
+    multiline = len(records) != block.line_count
     try:
         table = arrow_csv.read_csv(
             pa.BufferReader(block.text),
@@ -204,7 +204,7 @@ def _parse(records: _Records, layout: Layout, file: SourceFile, problems: Proble
                 delimiter=layout.delimiter,
                 quote_char='"' if layout.quoted else False,
                 ignore_empty_lines=False,
-                newlines_in_values=several,
+                newlines_in_values=multiline,
             ),
             arrow_csv.ConvertOptions(
                 column_types=dict.fromkeys(chosen, pa.utf8()), include_columns=chosen, strings_can_be_null=False
@@ -216,17 +216,17 @@ def _parse(records: _Records, layout: Layout, file: SourceFile, problems: Proble
     if table.num_rows != len(records) or any(has_empty(column) for column in (head, relation, tail)):
         return None
     lines = np.arange(table.num_rows, dtype=np.int64)
-    if several and records.lines is not None:
+    if multiline and records.lines is not None:
         lines = records.lines[:-1]
         _count_lines(records.lines, block, file, problems)
     return LabelBatch((head, relation, tail), block.first_line + lines)
 
 
 def _count_lines(lines: NDArray[np.int64], block: Block, file: SourceFile, problems: Problems) -> None:
-    several = np.flatnonzero(np.diff(lines) > 1)
-    if len(several):
-        where = f"{file.name}:{block.first_line + int(lines[several[0]])}"
-        problems.note("records_over_several_lines", where, len(several))
+    multiline = np.flatnonzero(np.diff(lines) > 1)
+    if len(multiline):
+        where = f"{file.name}:{block.first_line + int(lines[multiline[0]])}"
+        problems.note("records_over_several_lines", where, len(multiline))
 
 
 def _clean_line_ends(block: Block) -> bool:

@@ -98,9 +98,9 @@ def detect_layout(block: Block, extension: str, options: ReadOptions | None = No
     layout = _with_columns(base, names, records[skipped + 1 :], options, name)
     if layout.columns != 3 and not layout.header and not options.columns:
         raise IngestError(_other_columns(name, layout, first))
-    used = records[: skipped + layout.header]
+    preface_records = records[: skipped + layout.header]
     return layout._replace(
-        preface=sum(record.lines for record in used),
+        preface=sum(record.lines for record in preface_records),
         comments=sum(record.text.startswith("#") for record in records[:skipped]),
         blank=sum(not record.text.strip("\r") for record in records[:skipped]),
         notes=(*(["the first line, a count, is skipped"] if count else []), *layout.notes),

@@ -254,8 +254,8 @@ def _in_folder(folder: Location, format: Format, shown: str, options: ReadOption
     files = files_in_folder(folder, SPLITS, format, options)
     if "train" not in files:
         forms = ", ".join(f"train.{extension}" for extension in EXTENSIONS)
-        aside = "".join(f". {sentence}" for sentence in files_left_aside(folder, []))
-        raise IngestError(f"folder {shown} holds no train file ({forms}, text also compressed){aside}{_hint(folder)}")
+        unread = "".join(f". {sentence}" for sentence in files_left_aside(folder, []))
+        raise IngestError(f"folder {shown} holds no train file ({forms}, text also compressed){unread}{_hint(folder)}")
     return {split: files[split] for split in SPLITS if split in files}
 
 

@@ -108,15 +108,15 @@ def _compare(
     split, row = records["split"][members], records["row"][members]
     # One representative per (triple, split): members are in row order, so the first one is kept.
     group = first[members] * len(dropped) + split
-    _, kept, inverse = np.unique(group, return_index=True, return_inverse=True)
-    original = row[kept][inverse]
+    _, firsts, inverse = np.unique(group, return_index=True, return_inverse=True)
+    original = row[firsts][inverse]
     for code, parts in enumerate(dropped):
-        in_split = (split == code) & (original != row)
-        parts.append(np.stack([row[in_split], original[in_split]], axis=1))
+        in_earlier = (split == code) & (original != row)
+        parts.append(np.stack([row[in_earlier], original[in_earlier]], axis=1))
     for (code, later), parts in overlaps.items():
-        here, there = kept[split[kept] == code], kept[split[kept] == later]
-        _, left, right = np.intersect1d(first[members[here]], first[members[there]], return_indices=True)
-        parts.append(np.stack([row[here[left]], row[there[right]]], axis=1))
+        in_earlier, in_later = firsts[split[firsts] == code], firsts[split[firsts] == later]
+        _, left, right = np.intersect1d(first[members[in_earlier]], first[members[in_later]], return_indices=True)
+        parts.append(np.stack([row[in_earlier[left]], row[in_later[right]]], axis=1))
 
 
 def first_occurrences(triples: NDArray[np.int32]) -> NDArray[np.int64]:

@@ -40,10 +40,10 @@ def split_part(
         problems: receives the warning ``held_out_short``, the number of triples missing from the shares.
     """
     wanted_valid, wanted_test = round(len(part) * shares[1]), round(len(part) * shares[2])
-    wanted = wanted_valid + wanted_test
-    held_out = choose_held_out(part.spool, part.without, entities, relations, wanted, seed)
-    problems.note("held_out_short", part.spool.name, wanted - len(held_out))
-    first_test = round(len(held_out) * wanted_valid / max(wanted, 1))
+    held_out_count = wanted_valid + wanted_test
+    held_out = choose_held_out(part.spool, part.without, entities, relations, held_out_count, seed)
+    problems.note("held_out_short", part.spool.name, held_out_count - len(held_out))
+    first_test = round(len(held_out) * wanted_valid / max(held_out_count, 1))
     return {
         "train": Part(part.spool, np.union1d(part.without, held_out)),
         "valid": _taken(part, held_out[:first_test], folder / "held-out-valid"),

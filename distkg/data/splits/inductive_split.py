@@ -100,8 +100,8 @@ def inductive_split(
     for name, in_graph in zip((TRAINING, INFERENCE), sides, strict=True):
         reports.append(_write(store, facts[in_graph], address_within(to, name), plan, split))
         stores.append(Store.open(address_within(to, name)))
-    carried = [_carry(store, made) for made in stores]
-    labels = [(made.entity_labels(), made.relation_labels()) for made in stores]
+    carried = [_carry(store, new_store) for new_store in stores]
+    labels = [(new_store.entity_labels(), new_store.relation_labels()) for new_store in stores]
     return InductiveSplit(
         training=reports[0],
         inference=reports[1],
@@ -194,9 +194,9 @@ def _declared(store: Store, entities: np.ndarray, relations: np.ndarray) -> Decl
         for kind in classes.members[classes.offsets[entity] : classes.offsets[entity + 1]]
     ]
     range_of, domain_of = np.split(classes.wanted, 2)
-    named = [*names, "-"]  # index -1 means none
+    names_or_dash = [*names, "-"]  # index -1 means none
     kinds = [
-        (label.as_py(), named[domain_of[relation]], named[range_of[relation]])
+        (label.as_py(), names_or_dash[domain_of[relation]], names_or_dash[range_of[relation]])
         for label, relation in zip(store.relation_labels().take(pa.array(relations)), relations, strict=True)
     ]
     return Declared(members, kinds)

@@ -88,11 +88,11 @@ def _sort_bucket(path: Path) -> NDArray[np.void]:
     pair, records = pair[order], records[order]
     again = pair[1:] == pair[:-1]
     # Only entity pairs with several facts matter, and these are few.
-    several = np.zeros(len(pair), bool)
-    several[1:] |= again
-    several[:-1] |= again
-    order = np.lexsort((records["code"][several], pair[several]))
-    records[several] = records[several][order]
+    is_shared = np.zeros(len(pair), bool)
+    is_shared[1:] |= again
+    is_shared[:-1] |= again
+    order = np.lexsort((records["code"][is_shared], pair[is_shared]))
+    records[is_shared] = records[is_shared][order]
     records.tofile(path)
     return records
 
@@ -188,8 +188,8 @@ def _count_facts(paths: list[Path], splits: list[str], near: _Near, relations: p
                 leaked[kind][fact[chosen]] = True
                 relation, other_relation = (records["code"][side[chosen]] >> 1 for side in (fact, other))
                 for place in range(1, len(splits)):
-                    here = split[fact[chosen]] == place
-                    for (first, second), times in _counted(relation[here], other_relation[here]):
+                    in_split = split[fact[chosen]] == place
+                    for (first, second), times in _counted(relation[in_split], other_relation[in_split]):
                         pairs.setdefault((place, kind), Counter())[min(first, second), max(first, second)] += times
         for kind, rows in leaked.items():
             for place in range(1, len(splits)):
@@ -197,14 +197,14 @@ def _count_facts(paths: list[Path], splits: list[str], near: _Near, relations: p
     for (place, kind), total in totals.items():
         if not total:
             continue
-        listed = _listed(pairs[place, kind], relations)
+        pairs_text = _listed(pairs[place, kind], relations)
         if kind == "symmetric":
             problems.tell(
                 f"{splits[place]}: {total:,} facts of symmetric relations are in train with head and tail exchanged "
-                f"({listed})"
+                f"({pairs_text})"
             )
         else:
-            problems.note(f"train_{splits[place]}_{kind}", listed, total)
+            problems.note(f"train_{splits[place]}_{kind}", pairs_text, total)
 
 
 def _neighbours(records: NDArray[np.void]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:

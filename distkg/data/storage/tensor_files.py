@@ -113,11 +113,13 @@ def check_tensors(found: Mapping[str, TensorHeader], expected: Mapping[str, Tens
         TensorFileError: a tensor has another data type or shape, is missing, or is unexpected.
     """
     for name in sorted(found.keys() & expected.keys()):
-        here, there = found[name], expected[name]
-        if here.shape != there.shape:
-            raise TensorFileError(f"it holds {name} of shape {list(here.shape)}, {source} says {list(there.shape)}")
-        if here.dtype != there.dtype:
-            raise TensorFileError(f"it holds {name} as {here}, {source} says {there}")
+        actual, required = found[name], expected[name]
+        if actual.shape != required.shape:
+            raise TensorFileError(
+                f"it holds {name} of shape {list(actual.shape)}, {source} says {list(required.shape)}"
+            )
+        if actual.dtype != required.dtype:
+            raise TensorFileError(f"it holds {name} as {actual}, {source} says {required}")
     for name in sorted(expected.keys() - found.keys()):
         raise TensorFileError(f"it lacks the tensor {name}")
     for name in sorted(found.keys() - expected.keys()):

@@ -120,22 +120,24 @@ def encode_classes(declared: Declared, entities: pa.Array, relations: pa.Array) 
             rows.append((entity_id[entity], class_id.setdefault(kind, len(class_id))))
         else:
             unknown_entities[entity] = None
-    wanted = np.full((2, len(relations)), -1, np.int32)
+    declared_classes = np.full((2, len(relations)), -1, np.int32)
     for relation, head, tail in declared.relation_classes:
         if relation not in relation_id:
             unknown_relations[relation] = None
             continue
         for side, kind in enumerate((tail, head)):
             if kind not in NONE:
-                previous = wanted[side, relation_id[relation]]
-                wanted[side, relation_id[relation]] = class_id.setdefault(kind, len(class_id))
+                previous = declared_classes[side, relation_id[relation]]
+                declared_classes[side, relation_id[relation]] = class_id.setdefault(kind, len(class_id))
                 if previous not in (-1, class_id[kind]):
                     declared_twice[relation] = None
     table = np.array(rows, dtype=np.int64).reshape(-1, 2)
     order = np.argsort(table[:, 0], kind="stable")
     counts = np.bincount(table[:, 0], minlength=len(entities))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    classes = Classes(pa.array(list(class_id), pa.utf8()), offsets, table[order, 1].astype(np.int32), wanted.ravel())
+    classes = Classes(
+        pa.array(list(class_id), pa.utf8()), offsets, table[order, 1].astype(np.int32), declared_classes.ravel()
+    )
     unknown = {
         "typed_entities_not_in_the_graph": unknown_entities,
         "declared_relations_not_in_the_graph": unknown_relations,

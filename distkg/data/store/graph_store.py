@@ -296,10 +296,10 @@ class Store:
         return column.combine_chunks()
 
     def _id(self, label: str, labels: pa.Array, kind: str) -> int:
-        for meant in dict.fromkeys((label, from_printable(label))):
-            found: int = pc.index(labels, pa.scalar(meant, labels.type)).as_py()
-            if found >= 0:
-                return found
+        for candidate in dict.fromkeys((label, from_printable(label))):
+            index: int = pc.index(labels, pa.scalar(candidate, labels.type)).as_py()
+            if index >= 0:
+                return index
         close = ", ".join(repr(other) for other in _close_labels(label, labels))
         hint = f" Close: {close}." if close else ""
         raise StoreError(f"store {self.shown} has no {kind} labelled {label!r}.{hint}")

@@ -18,9 +18,9 @@ def relation_categories(triples: np.ndarray, num_relations: int) -> list[str]:
     count = np.bincount(triples[:, 1], minlength=num_relations)
     tails_per_head = count / np.maximum(_distinct(triples[:, 1], triples[:, 0], num_relations), 1)
     heads_per_tail = count / np.maximum(_distinct(triples[:, 1], triples[:, 2], num_relations), 1)
-    left = np.where(heads_per_tail < THRESHOLD, "1", "n")
-    right = np.where(tails_per_head < THRESHOLD, "1", "n")
-    return [f"{head}-{tail}" for head, tail in zip(left, right, strict=True)]
+    head_side = np.where(heads_per_tail < THRESHOLD, "1", "n")
+    tail_side = np.where(tails_per_head < THRESHOLD, "1", "n")
+    return [f"{head}-{tail}" for head, tail in zip(head_side, tail_side, strict=True)]
 
 
 def _distinct(relations: np.ndarray, entities: np.ndarray, num_relations: int) -> NDArray[np.int64]:

@@ -80,8 +80,8 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         _claim(self.location, without_secrets(self.address), private=self.private)
         # In the store's own folder if that is local: /tmp may be small, or in memory.
-        beside = self.location.path if self.location.local else None
-        self.scratch = Path(tempfile.mkdtemp(prefix=".scratch-", dir=beside))
+        parent = self.location.path if self.location.local else None
+        self.scratch = Path(tempfile.mkdtemp(prefix=".scratch-", dir=parent))
         return self
 
     def __exit__(

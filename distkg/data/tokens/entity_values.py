@@ -188,10 +188,10 @@ def read_numbers(store: Store, address: str, keys: Keys | None = None) -> Number
             values.append(_number(fields[2], file.name, line))
         ids.append(known.ids(labels))
     entity = np.concatenate(ids)
-    kept = entity >= 0
-    known.check_any(int(kept.sum()), file.name)
-    columns_of = np.array(attributes, np.int32)[kept], np.array(values, np.float64)[kept]
-    return Numbers(entity[kept], *columns_of, list(place), known.unknown, known.example)
+    known_rows = entity >= 0
+    known.check_any(int(known_rows.sum()), file.name)
+    columns_of = np.array(attributes, np.int32)[known_rows], np.array(values, np.float64)[known_rows]
+    return Numbers(entity[known_rows], *columns_of, list(place), known.unknown, known.example)
 
 
 def read_token_lists(store: Store, address: str, vocabulary: int, keys: Keys | None = None) -> EntityValues:
@@ -225,17 +225,17 @@ def find_images(store: Store, folder: Path, keys: Keys | None = None) -> EntityV
     if not folder.is_dir():
         raise IngestError(f"there is no folder of images {folder}")
     known = Known(store, keys)
-    found: list[tuple[str, Path]] = []
+    images: list[tuple[str, Path]] = []
     for place in _visible(folder):
         if place.is_dir():
-            found += [(unquote(place.name), file) for file in _visible(place) if file.is_file()]
+            images += [(unquote(place.name), file) for file in _visible(place) if file.is_file()]
         else:
-            found.append((unquote(place.stem), place))
-    unreadable = next((path for _, path in found if not _is_text(str(path.absolute()))), None)
+            images.append((unquote(place.stem), place))
+    unreadable = next((path for _, path in images if not _is_text(str(path.absolute()))), None)
     if unreadable is not None:
         raise IngestError(f"{str(unreadable)!a}: the name of this image is not UTF-8; rename it")
-    entity = known.ids([key for key, _ in found])
-    paths = pa.array([str(path.absolute()) for _, path in found], pa.large_utf8())
+    entity = known.ids([key for key, _ in images])
+    paths = pa.array([str(path.absolute()) for _, path in images], pa.large_utf8())
     return _gathered(entity, paths, known, str(folder))
 
 
@@ -245,10 +245,10 @@ def _is_text(label: str) -> bool:
 
 
 def _gathered(entity: NDArray[np.int32], values: pa.Array, known: Known, name: str) -> EntityValues:
-    kept = np.flatnonzero(entity >= 0)
-    known.check_any(len(kept), name)
+    known_rows = np.flatnonzero(entity >= 0)
+    known.check_any(len(known_rows), name)
     return EntityValues(
-        by_entity(entity[kept], values.take(pa.array(kept)), known.entities), known.unknown, known.example
+        by_entity(entity[known_rows], values.take(pa.array(known_rows)), known.entities), known.unknown, known.example
     )
 
 

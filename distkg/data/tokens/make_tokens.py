@@ -156,18 +156,18 @@ def make_tokens(store: Store, name: str, source: TokenSource, most: int = 8, map
     started = time.perf_counter()
     if most < 1:
         raise StoreError(f"most={most} must be at least 1: it is the number of tokens per entity")
-    seen = _Seen(len(source.codebook))
-    made = mapped(partial(token_rows, encode=source.encode, most=most), _blocks(source.found.values))
-    modality = write_modality(store, name, seen.passing(made), most, source.codebook, source.told)
-    labels = store.entity_labels_of(np.array(list(seen.examples), np.int64))
-    shown = [[source.name_of(token) for token in tokens] for tokens in seen.examples.values()]
+    statistics = _Seen(len(source.codebook))
+    rows = mapped(partial(token_rows, encode=source.encode, most=most), _blocks(source.found.values))
+    modality = write_modality(store, name, statistics.passing(rows), most, source.codebook, source.told)
+    labels = store.entity_labels_of(np.array(list(statistics.examples), np.int64))
+    shown = [[source.name_of(token) for token in tokens] for tokens in statistics.examples.values()]
     return TokenReport(
         store=store.shown,
         name=name,
         entities=modality.entities,
         covered=modality.covered,
-        tokens=seen.tokens / max(modality.covered, 1),
-        distinct=int(seen.used.sum()),
+        tokens=statistics.tokens / max(modality.covered, 1),
+        distinct=int(statistics.used.sum()),
         vocabulary=modality.vocabulary,
         width=modality.width,
         unknown=source.found.unknown,

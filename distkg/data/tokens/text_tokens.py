@@ -112,5 +112,5 @@ def _loaded(folder: Path) -> tuple[Tokenizer, frozenset[int]]:
 
 def _says_nothing(piece: str) -> bool:
     letters = piece.removeprefix("##").lstrip("ĠĊ▁")  # position marks of WordPiece, byte-level BPE, SentencePiece
-    whole = letters == piece or not piece.startswith("##")
-    return not any(map(str.isalnum, letters)) or (whole and letters.lower() in FUNCTION_WORDS)
+    is_word_start = letters == piece or not piece.startswith("##")
+    return not any(map(str.isalnum, letters)) or (is_word_start and letters.lower() in FUNCTION_WORDS)

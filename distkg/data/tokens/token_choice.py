@@ -29,7 +29,7 @@ def most_frequent(entity: np.ndarray, token: np.ndarray, entities: int, most: in
     owner = pairs // size
     order = np.lexsort((pairs, -count, owner))
     place = np.arange(len(order)) - np.searchsorted(owner, owner)  # rank within the entity; owners are sorted
-    kept = np.sort(pairs[order[place < most]])
-    owner = kept // size
-    chosen[owner, np.arange(len(kept)) - np.searchsorted(owner, owner)] = kept % size
+    selected = np.sort(pairs[order[place < most]])
+    owner = selected // size
+    chosen[owner, np.arange(len(selected)) - np.searchsorted(owner, owner)] = selected % size
     return chosen

@@ -121,8 +121,8 @@ class Modality:
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise self._damaged(file, str(error)) from None
         if vectors.shape != (self.vocabulary, self.width) or vectors.dtype != np.float16:
-            found = f"{vectors.dtype} {list(vectors.shape)}"
-            raise self._damaged(file, f"{found} instead of float16 {[self.vocabulary, self.width]}")
+            actual = f"{vectors.dtype} {list(vectors.shape)}"
+            raise self._damaged(file, f"{actual} instead of float16 {[self.vocabulary, self.width]}")
         if not np.isfinite(vectors).all():
             raise self._damaged(file, "it holds a number that is not finite")
         return vectors
@@ -136,10 +136,10 @@ class Modality:
         ids = self._folder.file_within(f"{self.name}.safetensors")
         for file, entry in ((ids, self.description.ids), (self._codebook_file, self.description.codebook)):
             try:
-                found = file.sha256()
+                checksum = file.sha256()
             except OSError as error:
                 raise self._damaged(file, str(error)) from None
-            if found != entry.sha256:
+            if checksum != entry.sha256:
                 raise self._damaged(file, f"it differs from its checksum in {self.name}.json")
 
     @property

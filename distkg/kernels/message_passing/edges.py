@@ -119,12 +119,12 @@ class Rows:
         row = torch.repeat_interleave(torch.arange(len(self), device=device), counts)
         before = torch.cumsum(counts, 0) - counts
         within = torch.arange(len(row), device=device) - before[row]
-        several = counts > 1
-        place = torch.cumsum(several[row], 0) - 1
-        hubs = several.nonzero()[:, 0]
+        is_cut = counts > 1
+        place = torch.cumsum(is_cut[row], 0) - 1
+        hubs = is_cut.nonzero()[:, 0]
         return Pieces(
             starts=torch.cat([self.offsets[row] + PIECE * within, self.offsets[-1:]]),
-            target=torch.where(several[row], -1 - place, row).int(),
+            target=torch.where(is_cut[row], -1 - place, row).int(),
             hubs=hubs.int(),
             hub_starts=torch.cat([hubs.new_zeros(1), counts[hubs].cumsum(0)]).int(),
             partial=int(counts[hubs].sum()),

@@ -42,12 +42,12 @@ def layer_update(
         residual: add the states to the update.
         factor: float32 [..., m], multiplied with the last m numbers of a first.
     """
-    seen = states, *([gathered] if isinstance(gathered, Tensor) else gathered)
+    inputs = states, *([gathered] if isinstance(gathered, Tensor) else gathered)
     vectors = bias, scale, shift
-    if states.dtype != torch.float32 or not on_cpu(*seen, weight, *vectors) or torch.is_autocast_enabled("cpu"):
+    if states.dtype != torch.float32 or not on_cpu(*inputs, weight, *vectors) or torch.is_autocast_enabled("cpu"):
         return reference_layer_update(states, gathered, weight, *vectors, residual, factor)
-    found: Tensor = _LayerUpdate.apply(residual, factor, weight, *vectors, *seen)
-    return found
+    updated: Tensor = _LayerUpdate.apply(residual, factor, weight, *vectors, *inputs)
+    return updated
 
 
 def reference_layer_update(
@@ -92,8 +92,8 @@ class _LayerUpdate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        scale, shift, normal, deviation, by, *seen = ctx.saved_tensors
-        rows, maps = seen[: len(ctx.shapes)], seen[len(ctx.shapes) :]
+        scale, shift, normal, deviation, by, *saved = ctx.saved_tensors
+        rows, maps = saved[: len(ctx.shapes)], saved[len(ctx.shapes) :]
         g = gradient.reshape(normal.shape).contiguous()
         backs = [own.T.contiguous() for own in maps]
         to_rows = [each.new_empty(each.shape) for each in rows]

@@ -95,22 +95,22 @@ class _Moments(torch.autograd.Function):
         ctx, states: Tensor, relations: Tensor, weight: Tensor, edges: Edges, message: Message, passes: MomentPasses
     ):
         states, relations, weight = states.contiguous(), relations.contiguous(), weight.contiguous()
-        found = states.new_empty(4, *states.shape, dtype=torch.float32)
-        whose = states.new_empty(2, *states.shape, dtype=torch.int32)
-        passes.gather(Given(edges, weight, states, relations, message), found, whose)
-        ctx.save_for_backward(states, relations, weight, whose)
+        moments = states.new_empty(4, *states.shape, dtype=torch.float32)
+        edge_of = states.new_empty(2, *states.shape, dtype=torch.int32)
+        passes.gather(Given(edges, weight, states, relations, message), moments, edge_of)
+        ctx.save_for_backward(states, relations, weight, edge_of)
         ctx.edges, ctx.message, ctx.passes = edges, message, passes
         ctx.set_materialize_grads(False)
-        return tuple(found)
+        return tuple(moments)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor | None):  # type: ignore[no-untyped-def]
-        states, relations, weight, whose = ctx.saved_tensors
+        states, relations, weight, edge_of = ctx.saved_tensors
         back = tuple(None if gradient is None else gradient.contiguous() for gradient in gradients)
         to_states = torch.empty_like(states)
         of_queries = states.new_empty(len(states), *relations.shape[1:], dtype=torch.float32)
-        given = Given(ctx.edges, weight, states, relations, ctx.message)
-        ctx.passes.gather_back(given, back, whose, to_states, of_queries)
+        inputs = Given(ctx.edges, weight, states, relations, ctx.message)
+        ctx.passes.gather_back(inputs, back, edge_of, to_states, of_queries)
         return to_states, shared(of_queries, relations), None, None, None, None
 
 

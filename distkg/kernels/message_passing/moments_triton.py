@@ -117,11 +117,11 @@ def _gather(  # type: ignore[no-untyped-def]
         there = share != 0
         v = tl.load(src + edge, mask=there, other=0)
         k = tl.load(kind + edge, mask=there, other=0)
-        said = share[:, None, None] * message(states, v, relations, k, part, column, there, width, half, HOW)
-        total += said
-        squares += said * said
-        largest, most = _higher(said, edge[:, None, None], there[:, None, None], largest, most)
-        lowest, least = _higher(-said, edge[:, None, None], there[:, None, None], lowest, least)
+        messages = share[:, None, None] * message(states, v, relations, k, part, column, there, width, half, HOW)
+        total += messages
+        squares += messages * messages
+        largest, most = _higher(messages, edge[:, None, None], there[:, None, None], largest, most)
+        lowest, least = _higher(-messages, edge[:, None, None], there[:, None, None], lowest, least)
     row = tl.load(target + piece)
     if row >= 0:
         _write_all(
@@ -174,12 +174,12 @@ def _pull(  # type: ignore[no-untyped-def]
     part, column, there, width, half, HOW: tl.constexpr,
 ):  # fmt: skip
     """Gradients of messages, given those of the moments of the gathering rows: [EDGES, 2, HALF]."""
-    said = share[:, None, None] * message(states, v, relations, k, part, column, there, width, half, HOW)
-    pull = tl.zeros_like(said)
+    messages = share[:, None, None] * message(states, v, relations, k, part, column, there, width, half, HOW)
+    pull = tl.zeros_like(messages)
     if to_total is not None:
         pull += read(to_total, row, part, column, there, width, half)
     if to_squares is not None:
-        pull += 2 * said * read(to_squares, row, part, column, there, width, half)
+        pull += 2 * messages * read(to_squares, row, part, column, there, width, half)
     if to_largest is not None:
         own = _read_who(whose, row, part, column, there, width, half) == edge[:, None, None]
         pull += tl.where(own, read(to_largest, row, part, column, there, width, half), 0.0)

@@ -53,8 +53,8 @@ def gather_products(x: Tensor, y: Tensor, z: Tensor, paths: Paths) -> tuple[Tens
     """
     if x.dtype != torch.float32 or not on_cpu(x, y, z):
         return reference_gather_products(x, y, z, paths)
-    found: tuple[Tensor, Tensor, Tensor] = _GatherProducts.apply(x, y, z, paths)
-    return found
+    sums: tuple[Tensor, Tensor, Tensor] = _GatherProducts.apply(x, y, z, paths)
+    return sums
 
 
 def reference_gather_products(x: Tensor, y: Tensor, z: Tensor, paths: Paths) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,18 +71,18 @@ def reference_gather_products(x: Tensor, y: Tensor, z: Tensor, paths: Paths) -> 
 class _GatherProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor, z: Tensor, paths: Paths):  # type: ignore[no-untyped-def]
-        given = [tensor.contiguous() for tensor in (x, y, z)]
-        out = [torch.zeros_like(tensor) for tensor in given]
-        _for_each_query(_gather, given, out, paths)
-        ctx.save_for_backward(*given)
+        inputs = [tensor.contiguous() for tensor in (x, y, z)]
+        out = [torch.zeros_like(tensor) for tensor in inputs]
+        _for_each_query(_gather, inputs, out, paths)
+        ctx.save_for_backward(*inputs)
         ctx.paths = paths
         return tuple(out)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):  # type: ignore[no-untyped-def]
-        given = ctx.saved_tensors
-        out = [torch.zeros_like(tensor) for tensor in given]
-        _for_each_query(_scatter, [*given, *(gradient.contiguous() for gradient in gradients)], out, ctx.paths)
+        inputs = ctx.saved_tensors
+        out = [torch.zeros_like(tensor) for tensor in inputs]
+        _for_each_query(_scatter, [*inputs, *(gradient.contiguous() for gradient in gradients)], out, ctx.paths)
         return *out, None
 
 

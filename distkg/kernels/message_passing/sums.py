@@ -59,14 +59,14 @@ def propagate(
     passes = _passes_for(states, relations, weight)
     if passes is None:
         return reference_propagate(states, relations, edges, weight, message)
-    found: Tensor = _Propagate.apply(states, relations, weight, edges, message, passes)
-    return found
+    sums: Tensor = _Propagate.apply(states, relations, weight, edges, message, passes)
+    return sums
 
 
 def reference_propagate(states: Tensor, relations: Tensor, edges: Edges, weight: Tensor, message: Message) -> Tensor:
     """Plain torch form of ``propagate``, on one device; holds all messages at once."""
-    given, by = states[:, edges.src.long()], relations[:, edges.relation.long()]
-    messages = REFERENCES[message](given, by) * weight[:, None]
+    sources, by = states[:, edges.src.long()], relations[:, edges.relation.long()]
+    messages = REFERENCES[message](sources, by) * weight[:, None]
     return torch.zeros_like(states).index_add(1, edges.dst.long(), messages.to(states.dtype))
 
 

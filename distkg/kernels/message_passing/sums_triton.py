@@ -34,10 +34,10 @@ _WARPS = 1
 def tile_of(width: int, numbers: int = _TILE) -> tuple[int, dict[str, Any]]:
     """Return the number of blocks into which vectors of a width are cut, and the sizes of tiles."""
     half = (width + 1) // 2
-    taken = min(_WIDEST, triton.next_power_of_2(half))
-    edges = max(1, min(_MOST_EDGES, numbers // (2 * taken)))
-    sizes = {"width": width, "half": half, "EDGES": edges, "HALF": taken, "num_warps": _WARPS}
-    return -(-half // taken), sizes
+    half_tile = min(_WIDEST, triton.next_power_of_2(half))
+    edges = max(1, min(_MOST_EDGES, numbers // (2 * half_tile)))
+    sizes = {"width": width, "half": half, "EDGES": edges, "HALF": half_tile, "num_warps": _WARPS}
+    return -(-half // half_tile), sizes
 
 
 def gather(rows: Rows, weight: Tensor, first: Tensor, second: Tensor, how: Combination, out: Tensor) -> None:
@@ -100,17 +100,17 @@ def read(matrix, row, part, column, there, width, half):  # type: ignore[no-unty
 def combined(x, other, second, row, part, column, there, width, half, HOW: tl.constexpr):  # type: ignore[no-untyped-def]
     """Combine numbers x, and those of the other half, with rows of the second matrix; see ``messages``."""
     if HOW == "product":
-        found = x * read(second, row, part, column, there, width, half)
+        result = x * read(second, row, part, column, there, width, half)
     elif HOW == "sum":
-        found = x + read(second, row, part, column, there, width, half)
+        result = x + read(second, row, part, column, there, width, half)
     elif HOW == "first":
-        found = x
+        result = x
     else:
         cosine = read(second, row, tl.zeros_like(part), column, there, width, half)
         sine = read(second, row, tl.zeros_like(part) + 1, column, there, width, half)
         sign = tl.where((part == 1) == (HOW == "turned"), 1.0, -1.0)
-        found = x * cosine + sign * other * sine
-    return found
+        result = x * cosine + sign * other * sine
+    return result
 
 
 @triton.jit
@@ -189,6 +189,6 @@ def _products(  # type: ignore[no-untyped-def]
             x = states + tl.cast(query, tl.int64) * states_stride
             w = relations + tl.cast(query, tl.int64) * relations_stride
             g = gradient + tl.cast(query, tl.int64) * states_stride
-            said = message(x, v, w, k, part, column, there, width, half, HOW)
-            sums += said * read(g, u, part, column, there, width, half)
+            messages = message(x, v, w, k, part, column, there, width, half, HOW)
+            sums += messages * read(g, u, part, column, there, width, half)
     tl.store(out + edge, tl.sum(tl.sum(sums, 2), 1), mask=there)

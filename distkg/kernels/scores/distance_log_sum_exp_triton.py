@@ -175,10 +175,10 @@ def _second(  # type: ignore[no-untyped-def]
         query = start + tl.arange(0, QUERIES)
         q = _load(vector, start, queries, dim, QUERIES, WIDTH)
         factor = tl.load(scale + query, mask=query < queries, other=1.0)
-        whole = tl.load(log_sum + query, mask=query < queries, other=0.0)
+        log_sums = tl.load(log_sum + query, mask=query < queries, other=0.0)
         pushed = tl.load(push + query, mask=query < queries, other=0.0)
         value, slope = _value_and_slope(factor[:, None] * _distances(q, c), limit, steepness, KIND)
-        weight = pushed[:, None] * slope * tl.exp(-value - whole[:, None])
+        weight = pushed[:, None] * slope * tl.exp(-value - log_sums[:, None])
         towards += tl.dot(tl.trans(weight), q, input_precision="ieee")
         weights += tl.sum(weight, 0)
     place = row.to(tl.int64)[:, None] * grad_stride + column[None, :]

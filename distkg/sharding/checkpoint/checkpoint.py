@@ -311,9 +311,9 @@ class Checkpoints:
         readable, unreadable = self._manifests()
         worthless = (self._damaged.keys() - {newest}) | ({replaced.name} if replaced else set())
         sound = sorted(readable.keys() - worthless, key=lambda name: -readable[name].serial)
-        kept = set(sound[: self._keep]) | set([name for name in sound if readable[name].best][:1])
+        names_to_keep = set(sound[: self._keep]) | set([name for name in sound if readable[name].best][:1])
         later = {name for name, error in unreadable.items() if isinstance(error, LaterFormatError)}
-        for name in (readable.keys() - kept) | (worthless & unreadable.keys() - later):
+        for name in (readable.keys() - names_to_keep) | (worthless & unreadable.keys() - later):
             remove(self._folder / name)
 
     def _newest(self, wanted: Callable[[Manifest], bool]) -> str | None:
@@ -351,9 +351,9 @@ class Checkpoints:
             manifest = self.describe(name)
         except CheckpointError as error:
             return [f"{error} (as rank {self._ranks.rank} sees it)"]
-        mine = range(self._ranks.rank, len(manifest.files), self._ranks.size)
-        found = (difference(self._folder / name, manifest, index) for index in mine)
-        return [text for text in found if text is not None]
+        indices = range(self._ranks.rank, len(manifest.files), self._ranks.size)
+        differences = (difference(self._folder / name, manifest, index) for index in indices)
+        return [text for text in differences if text is not None]
 
     def _manifests(self) -> tuple[dict[str, Manifest], dict[str, CheckpointError]]:
         """Read the manifests of committed checkpoints: name → manifest, and name → error of unreadable ones."""
@@ -376,12 +376,12 @@ class Checkpoints:
 
     def _check_fit(self, name: str, state: State) -> None:
         manifest = self.describe(name)
-        held = manifest.tensors
+        stored = manifest.tensors
         self._check_shards(state)
         wrong = [
-            f"{tensor} is {held.get(tensor, 'missing')} in the checkpoint, {entry} here"
+            f"{tensor} is {stored.get(tensor, 'missing')} in the checkpoint, {entry} here"
             for tensor, entry in state.entries().items()
-            if held.get(tensor) != entry
+            if stored.get(tensor) != entry
         ]
         if wrong:
             raise CheckpointError(

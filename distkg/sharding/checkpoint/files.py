@@ -216,10 +216,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}")
     try:
         tree = read_json(path)
-        written, found = tree.pop(_DIGEST), tree["format"]
-        if type(found) is int and found > FORMAT:
+        written, version = tree.pop(_DIGEST), tree["format"]
+        if type(version) is int and version > FORMAT:
             raise LaterFormatError(
-                f"{folder} has checkpoint format {found}, this distkg reads {FORMAT}. Upgrade distkg"
+                f"{folder} has checkpoint format {version}, this distkg reads {FORMAT}. Upgrade distkg"
             )
         if written != _sha256_of_json(tree):
             raise CheckpointError(f"{path} was changed after it was written: its checksum differs")
@@ -315,9 +315,12 @@ def _contradiction(manifest: Manifest) -> str | None:
     for name, entry in manifest.tensors.items():
         if entry.sharded and entry.shape[:1] != [manifest.rows]:
             return f"{name} has shape {entry.shape}, the checkpoint has {manifest.rows} rows"
-    row, whole = _bytes_of_row(manifest), sum(_bytes(entry) for entry in manifest.tensors.values() if not entry.sharded)
+    row, replicated_bytes = (
+        _bytes_of_row(manifest),
+        sum(_bytes(entry) for entry in manifest.tensors.values() if not entry.sharded),
+    )
     for index, file in enumerate(files):
-        needed = (file.high - file.low) * row + (whole if index == 0 else 0)
+        needed = (file.high - file.low) * row + (replicated_bytes if index == 0 else 0)
         if needed > file.bytes:
             return f"the tensors of {file.name} take {needed} bytes, and it has {file.bytes}"
     return None
