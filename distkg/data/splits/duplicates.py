@@ -111,8 +111,8 @@ def _compare(
     _, firsts, inverse = np.unique(group, return_index=True, return_inverse=True)
     original = row[firsts][inverse]
     for code, parts in enumerate(dropped):
-        in_earlier = (split == code) & (original != row)
-        parts.append(np.stack([row[in_earlier], original[in_earlier]], axis=1))
+        in_split = (split == code) & (original != row)
+        parts.append(np.stack([row[in_split], original[in_split]], axis=1))
     for (code, later), parts in overlaps.items():
         in_earlier, in_later = firsts[split[firsts] == code], firsts[split[firsts] == later]
         _, left, right = np.intersect1d(first[members[in_earlier]], first[members[in_later]], return_indices=True)
