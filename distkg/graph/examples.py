@@ -51,8 +51,8 @@ class ExampleSampler:
     def __init__(
         self, triples: np.ndarray, entities: int, relations: int, *, hops: int = 3, fanout: int = 5, seed: int = 0
     ) -> None:
-        """``fanout`` is the largest number of facts followed from each entity, besides the example; ``seed`` selects
-        them."""
+        """``fanout`` is the largest number of facts followed from each entity, besides the example; ``seed`` decides
+        which facts."""
         self.hops, self._fanout, self._entities = hops, fanout, entities
         self._keys = np.unique(self._keys_of(*triples.T.astype(np.int64)))
         pairs, tail = np.divmod(self._keys, entities)

@@ -41,12 +41,12 @@ def inductive_graphs(folder: Location, format: Format, options: ReadOptions | No
             f"no file for {', '.join(sorted(missing))}"
         )
 
-    def found(*names: str) -> list[SourceFile]:
+    def files_of(*names: str) -> list[SourceFile]:
         return [files[name] for name in names if name in files]
 
     if grail:
-        inference = {"train": found("inference"), "test": found("valid", "test")}
+        inference = {"train": files_of("inference"), "test": files_of("valid", "test")}
     else:
-        inference = {"train": found("inference"), "valid": found("valid"), "test": found("test")}
-    training = {"train": found("train"), "valid": found("train_valid"), "test": found("train_test")}
+        inference = {"train": files_of("inference"), "valid": files_of("valid"), "test": files_of("test")}
+    training = {"train": files_of("train"), "valid": files_of("train_valid"), "test": files_of("train_test")}
     return {TRAINING: training, INFERENCE: inference}

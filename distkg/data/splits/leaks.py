@@ -37,7 +37,7 @@ def report_leaks(
     """Count the facts of valid and test that train contains under a near-inverse or near-duplicate relation.
 
     ``train_test_inverses`` and ``train_test_duplicates_by_relation`` are warnings. For symmetric relations a note gives
-    the number of facts whose reversal is in train: this is no error in the data, but it makes these facts easy.
+    the number of facts whose reversal is in train: this is not an error in the data, but it makes these facts easy.
 
     Args:
         relations: labels by id.
