@@ -26,14 +26,14 @@ def load_function(name: str) -> Callable[..., Any]:
     try:
         attribute = getattr(import_module(module_name), function_name, None)
     except Exception as error:  # user code may raise anything
-        raise StoreError(f"module {module_name!r} cannot be imported: {_in_short(error)}") from error
+        raise StoreError(f"module {module_name!r} cannot be imported: {_short_message(error)}") from error
     if not callable(attribute):
         raise StoreError(f"module {module_name!r} has no function {function_name!r}")
     function: Callable[..., Any] = attribute
     return function
 
 
-def _in_short(error: Exception) -> str:
+def _short_message(error: Exception) -> str:
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
@@ -66,7 +66,7 @@ class ImageTokenizer:
         try:
             return np.asarray(tokens_of(path))
         except Exception as error:  # user code and damaged images may raise anything
-            raise StoreError(f"{self.function} fails on {path}: {_in_short(error)}") from error
+            raise StoreError(f"{self.function} fails on {path}: {_short_message(error)}") from error
 
     def _checked(self, path: str, tokens: np.ndarray) -> list[int]:
         if tokens.size and (tokens.ndim != 1 or tokens.dtype.kind not in "iu"):

@@ -170,7 +170,7 @@ class SampledBatches:
             made=None if negatives.made is None else negatives.made.at_places(placed[-1], device),
         )
 
-    def _moment(self, epoch: int, step: int) -> TrainingProgress:
+    def _progress(self, epoch: int, step: int) -> TrainingProgress:
         step_number = epoch * self.steps + step
         progress = max(step_number / self._all_steps, self._time_gone())
         return TrainingProgress(step_number / self.steps, min(1.0, progress), step_number)
@@ -183,20 +183,22 @@ class SampledBatches:
         now, steps_per_message = epoch * self.steps + step, min(TOGETHER, ahead)
         end = min((now + ahead) // steps_per_message * steps_per_message + steps_per_message, self._all_steps)
         if end > self._expected:
-            self.source.prefetch([self._coming(step_number) for step_number in range(max(self._expected, now), end)])
+            self.source.prefetch(
+                [self._draw_request(step_number) for step_number in range(max(self._expected, now), end)]
+            )
             self._expected = end
 
-    def _coming(self, done: int) -> DrawRequest:
+    def _draw_request(self, done: int) -> DrawRequest:
         """Return the request for the negatives of a step, given the number of steps before it."""
         epoch, step = divmod(done, self.steps)
         seed = mixed_seed(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
-        return DrawRequest(self._moment(epoch, step), self._queries(epoch, step), self._negatives.count, seed)
+        return DrawRequest(self._progress(epoch, step), self._queries(epoch, step), self._negatives.count, seed)
 
     def _negatives_of(self, queries: Queries, epoch: int, step: int) -> Negatives:
         """Draw the negatives of a step; ``mask`` is bool [b, K] per query, True to exclude, None if all are used."""
         sharing = self._sharing
         generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
-        self.source.advance(self._moment(epoch, step))
+        self.source.advance(self._progress(epoch, step))
         if self._ahead is not None:
             self._expect(epoch, step, self._ahead)
         drawn = self.source.draw(queries[::sharing], self._negatives.count, generator)
@@ -289,16 +291,16 @@ class EpochOrder:
 
     def __init__(self, count: int, seed: int, rank: int) -> None:
         self._count, self._seed, self._rank = count, seed, rank
-        self._kept: dict[int, Tensor] = {}
+        self._cache: dict[int, Tensor] = {}
 
     def __call__(self, epoch: int) -> Tensor:
-        if epoch not in self._kept:
+        if epoch not in self._cache:
             generator = stream(Purpose.ORDER, self._seed, epoch, self._rank)
             latest = {
-                cached_epoch: order for cached_epoch, order in self._kept.items() if abs(cached_epoch - epoch) == 1
+                cached_epoch: order for cached_epoch, order in self._cache.items() if abs(cached_epoch - epoch) == 1
             }
-            self._kept = {**latest, epoch: torch.randperm(self._count, generator=generator)}
-        return self._kept[epoch]
+            self._cache = {**latest, epoch: torch.randperm(self._count, generator=generator)}
+        return self._cache[epoch]
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
         "relations and networks": dense * (2 + accumulators),  # with value and gradient
         "checkpoint copy": stored + state + dense * (1 + accumulators),  # while a checkpoint is written
         "exchange buffers": _exchange(config, counts, scorer),
-        "objective": _every_entity(config, counts, scorer)
+        "objective": _all_entities(config, counts, scorer)
         if over_all_entities(config)
         else _sampled(config, counts, scorer),
         "evaluation": _evaluation(config, counts, scorer),
@@ -141,7 +141,7 @@ def _sampled(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     return (vectors * scorer.entity_width + 4 * sizes.scores) * FLOAT
 
 
-def _every_entity(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
+def _all_entities(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     sizes = step_sizes(config, counts)
     shard = shard_rows(config, counts) * scorer.entity_width
     vectors = 6 * sizes.queries * scorer.entity_width  # queries of all workers, and their gradients

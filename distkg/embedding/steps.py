@@ -65,12 +65,12 @@ class SampledStep:
             negative = negative.masked_fill(batch.mask, EXCLUDED)
         loss = self._objective(scored.positive, negative).sum() + scored.penalty(self._penalty)
         if batch.made is not None:
-            loss = loss + batch.made.weight * self._made_loss(scored, batch.made, drawn)
+            loss = loss + batch.made.weight * self._generated_loss(scored, batch.made, drawn)
         loss = loss / batch.queries
         loss.backward()
         return StepResult(loss.detach(), gradient_of(rows, *scored.taken, drawn))
 
-    def _made_loss(self, asked: ScoredQueries, made: GeneratedNegatives, drawn: GatheredRows) -> Tensor:
+    def _generated_loss(self, asked: ScoredQueries, made: GeneratedNegatives, drawn: GatheredRows) -> Tensor:
         """Loss of negatives generated per query (DANS-KGC, equation 15); vectors are constants, entities learn."""
         similarity, candidates = self._model.hardness.similarity, self._model.scorer.candidates
         if made.entities is not None:

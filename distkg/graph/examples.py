@@ -67,7 +67,7 @@ class ExampleSampler:
         order = np.lexsort((self._hashes[fact], end))
         self._facts = fact[order]
         self._of_entity = np.searchsorted(end[order], np.arange(entities + 1))
-        self._kept: dict[tuple[int, int], list[Surrounding]] = {}
+        self._cache: dict[tuple[int, int], list[Surrounding]] = {}
 
     def hidden(self, head: np.ndarray, relation: np.ndarray, tail: np.ndarray) -> NDArray[np.bool_]:
         """Return the mask bool [T'], True for the given facts, int [m] each, all of which must be in the graph."""
@@ -95,11 +95,11 @@ class ExampleSampler:
                 subgraphs.append(made(relation, nothing if hidden is None else hidden))
                 continue
             key = relation, count
-            if key not in self._kept:
-                if len(self._kept) == MOST_KEPT:
-                    del self._kept[next(iter(self._kept))]
-                self._kept[key] = made(relation, nothing)
-            examples = self._kept[key]
+            if key not in self._cache:
+                if len(self._cache) == MOST_KEPT:
+                    del self._cache[next(iter(self._cache))]
+                self._cache[key] = made(relation, nothing)
+            examples = self._cache[key]
             if hidden is not None and any(bool(hidden[around.facts].any()) for around in examples):
                 examples = made(relation, hidden)
             subgraphs.append(examples)

@@ -46,8 +46,8 @@ def read_delimited(file: SourceFile, problems: Problems) -> Iterator[LabelBatch]
     if start is None:
         return
     layout = detect_layout(start, file.extension, file.options, file.name)
-    _tell(layout, file, problems)
-    first = _FirstLine(layout, file, problems)
+    _note_layout(layout, file, problems)
+    first = _HeaderDetector(layout, file, problems)
     triples = _counting_nuls(chain([start.after(layout.preface)], blocks), file, problems)
     for records in _whole_records(triples, layout, file, problems):
         batch = _parse(records, layout, file, problems) or _parse_by_record(records, layout, file, problems)
@@ -65,7 +65,7 @@ def _counting_nuls(blocks: Iterable[Block], file: SourceFile, problems: Problems
         yield block
 
 
-def _tell(layout: Layout, file: SourceFile, problems: Problems) -> None:
+def _note_layout(layout: Layout, file: SourceFile, problems: Problems) -> None:
     """Count the lines before the first triple, and note how the file is read."""
     problems.note("comment_lines", f"{file.name}:1", layout.comments)
     problems.note("blank_lines", f"{file.name}:1", layout.blank)
@@ -80,7 +80,7 @@ def _tell(layout: Layout, file: SourceFile, problems: Problems) -> None:
     problems.note("columns_left_out", f"{file.name}: {', '.join(layout.left_out)}", len(layout.left_out))
 
 
-class _FirstLine:
+class _HeaderDetector:
     """Detector of an unmarked header: the first triple of a file, if none of its labels recurs in its column."""
 
     def __init__(self, layout: Layout, file: SourceFile, problems: Problems) -> None:

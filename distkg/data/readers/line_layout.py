@@ -226,14 +226,14 @@ def _records(sample: str, delimiter: str) -> list[_Record]:
 
 def _usual_columns(records: list[_Record]) -> int:
     """Return the most frequent number of columns of non-blank lines, preferring three or more; 0 without lines."""
-    counts = _counted(records)
+    counts = _column_counts(records)
     many = {count: times for count, times in counts.items() if count >= 3}
     if not many and (len(counts) > 1 or counts.total() == 1):
         return 3  # a few lines are wrong, not the file
     return max(many or counts, key=lambda count: ((many or counts)[count], count == 3), default=0)
 
 
-def _counted(records: list[_Record]) -> Counter[int]:
+def _column_counts(records: list[_Record]) -> Counter[int]:
     return Counter(len(record.fields or ()) for record in records if record.text.strip("\r"))
 
 
@@ -246,7 +246,7 @@ def _detect_delimiter(sample: str, expected: str) -> str:
     scores: dict[str, tuple[float, int, bool]] = {}
     for delimiter in DELIMITERS:
         records = _records(sample, delimiter)
-        counts = _counted(records)
+        counts = _column_counts(records)
         columns = _usual_columns(records)
         if columns >= 3 and counts[columns]:
             first = next((record.fields or [] for record in records if record.text.strip("\r")), [])

@@ -52,7 +52,7 @@ def read_rdf_document(file: SourceFile, problems: Problems) -> Iterator[LabelBat
     """
     stream = _Stream(file)
     parser = pyoxigraph.parse(stream, format=FORMATS[file.format])  # type: ignore[arg-type]
-    literals, terms = LiteralCount(file, problems), _Terms(file)
+    literals, terms = LiteralCount(file, problems), _TermLabels(file)
     rows: list[Row] = []
     done = 0
     while True:
@@ -79,7 +79,7 @@ def read_rdf_document(file: SourceFile, problems: Problems) -> Iterator[LabelBat
     terms.close(problems)
 
 
-class _Terms:
+class _TermLabels:
     """Labels of the terms of one document."""
 
     def __init__(self, file: SourceFile) -> None:

@@ -46,8 +46,8 @@ def split_part(
     first_test = round(len(held_out) * wanted_valid / max(held_out_count, 1))
     return {
         "train": Part(part.spool, np.union1d(part.without, held_out)),
-        "valid": _taken(part, held_out[:first_test], folder / "held-out-valid"),
-        "test": _taken(part, held_out[first_test:], folder / "held-out-test"),
+        "valid": _held_out_part(part, held_out[:first_test], folder / "held-out-valid"),
+        "test": _held_out_part(part, held_out[first_test:], folder / "held-out-test"),
     }
 
 
@@ -84,7 +84,7 @@ def random_keys(rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def _taken(part: Part, rows: NDArray[np.int64], path: Path) -> Part:
+def _held_out_part(part: Part, rows: NDArray[np.int64], path: Path) -> Part:
     spool = Spool(path)
     spool.append(part.spool.take(rows))
     spool.finish()

@@ -100,15 +100,15 @@ def inductive_split(
     for name, in_graph in zip((TRAINING, INFERENCE), sides, strict=True):
         reports.append(_write(store, facts[in_graph], address_within(to, name), plan, split))
         stores.append(Store.open(address_within(to, name)))
-    carried = [_carry(store, new_store) for new_store in stores]
+    carried = [_copy_extras(store, new_store) for new_store in stores]
     labels = [(new_store.entity_labels(), new_store.relation_labels()) for new_store in stores]
     return InductiveSplit(
         training=reports[0],
         inference=reports[1],
-        shared_entities=_shared(labels[0][0], labels[1][0]),
-        shared_relations=_shared(labels[0][1], labels[1][1]),
+        shared_entities=_count_shared(labels[0][0], labels[1][0]),
+        shared_relations=_count_shared(labels[0][1], labels[1][1]),
         left_out=len(facts) - int(sides.sum()),
-        connected=(_connected(facts[sides[0]]), _connected(facts[sides[1]])),
+        connected=(_largest_component_share(facts[sides[0]]), _largest_component_share(facts[sides[1]])),
         carried=carried[0],
     )
 
@@ -175,13 +175,13 @@ def _write(
             parts,
             store.entity_labels().take(pa.array(entities)).cast(pa.large_utf8()),
             store.relation_labels().take(pa.array(relations)).cast(pa.large_utf8()),
-            _declared(store, entities, relations),
+            _declared_classes(store, entities, relations),
         )
         manifest = assemble(writer, graph, plan, problems, lambda stage, done: None)
     return report(address, manifest, time.perf_counter() - started)
 
 
-def _declared(store: Store, entities: np.ndarray, relations: np.ndarray) -> Declared | None:
+def _declared_classes(store: Store, entities: np.ndarray, relations: np.ndarray) -> Declared | None:
     """Return the declared classes of these entities, and domains and ranges of these relations."""
     classes = store.classes()
     if classes is None:
@@ -202,7 +202,7 @@ def _declared(store: Store, entities: np.ndarray, relations: np.ndarray) -> Decl
     return Declared(members, kinds)
 
 
-def _carry(source: Store, made: Store) -> list[str]:
+def _copy_extras(source: Store, made: Store) -> list[str]:
     """Copy relation texts and tokens of the source; return their names."""
     carried = []
     text = Location.of(source.address).child(RELATION_TEXT)
@@ -219,10 +219,10 @@ def _carry(source: Store, made: Store) -> list[str]:
     return carried
 
 
-def _shared(labels: pa.Array, others: pa.Array) -> int:
+def _count_shared(labels: pa.Array, others: pa.Array) -> int:
     return int(pc.sum(pc.is_in(labels, others)).as_py() or 0)
 
 
-def _connected(facts: NDArray[np.int32]) -> float:
+def _largest_component_share(facts: NDArray[np.int32]) -> float:
     entities, ends = np.unique(facts[:, [0, 2]], return_inverse=True)
     return largest_component(ends.reshape(-1, 2), len(entities)) / len(entities)

@@ -52,8 +52,8 @@ def report_leaks(
     for records in map(_sort_bucket, paths):
         pair, code = _distinct(records)
         facts += np.bincount(code >> 1, minlength=len(relations))
-        shared.update(_shared(pair, code))
-    near = _Near.of(shared, facts)
+        shared.update(_shared_codes(pair, code))
+    near = _NearRelations.of(shared, facts)
     if len(near.inverses) or len(near.duplicates):
         _count_facts(paths, splits, near, relations, problems)
     for path in paths:
@@ -110,7 +110,7 @@ def _distinct(records: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.
     return pair[new], code[new]
 
 
-def _shared(pair: NDArray[np.int64], code: NDArray[np.int32]) -> Counter[tuple[int, int]]:
+def _shared_codes(pair: NDArray[np.int64], code: NDArray[np.int32]) -> Counter[tuple[int, int]]:
     """Count the entity pairs that each two codes have in common."""
     counts: Counter[tuple[int, int]] = Counter()
     place, step = np.arange(len(pair)), 1
@@ -118,15 +118,15 @@ def _shared(pair: NDArray[np.int64], code: NDArray[np.int32]) -> Counter[tuple[i
         place = place[place + step < len(pair)]
         place = place[pair[place] == pair[place + step]]
         loop = pair[place] >> 32 == pair[place] & 0xFFFFFFFF
-        for (first, second), times in _counted(code[place], code[place + step]):
+        for (first, second), times in _pair_counts(code[place], code[place + step]):
             counts[first, second] += times
-        for (first, second), times in _counted(code[place[loop]], code[place[loop] + step]):
+        for (first, second), times in _pair_counts(code[place[loop]], code[place[loop] + step]):
             counts[first, second ^ 1] += times  # a self-loop has both directions
         step += 1
     return counts
 
 
-class _Near(NamedTuple):
+class _NearRelations(NamedTuple):
     """Near-inverse pairs of relations (including a relation with itself) and near-duplicate pairs.
 
     Attributes:
@@ -139,7 +139,7 @@ class _Near(NamedTuple):
     relations: int
 
     @classmethod
-    def of(cls, shared: Mapping[tuple[int, int], int], facts: NDArray[np.int64]) -> _Near:
+    def of(cls, shared: Mapping[tuple[int, int], int], facts: NDArray[np.int64]) -> _NearRelations:
         """Find the pairs from the counts of shared codes and the number of facts [R] of each relation."""
         inverses: Counter[tuple[int, int]] = Counter()
         duplicates: Counter[tuple[int, int]] = Counter()
@@ -174,7 +174,9 @@ class _Near(NamedTuple):
         yield "duplicates_by_relation", ~reversed_pair & ~same_relation & np.isin(key, self.duplicates)
 
 
-def _count_facts(paths: list[Path], splits: list[str], near: _Near, relations: pa.Array, problems: Problems) -> None:
+def _count_facts(
+    paths: list[Path], splits: list[str], near: _NearRelations, relations: pa.Array, problems: Problems
+) -> None:
     totals: Counter[tuple[int, str]] = Counter()
     pairs: dict[tuple[int, str], Counter[tuple[int, int]]] = {}
     for path in paths:
@@ -189,7 +191,7 @@ def _count_facts(paths: list[Path], splits: list[str], near: _Near, relations: p
                 relation, other_relation = (records["code"][side[chosen]] >> 1 for side in (fact, other))
                 for place in range(1, len(splits)):
                     in_split = split[fact[chosen]] == place
-                    for (first, second), times in _counted(relation[in_split], other_relation[in_split]):
+                    for (first, second), times in _pair_counts(relation[in_split], other_relation[in_split]):
                         pairs.setdefault((place, kind), Counter())[min(first, second), max(first, second)] += times
         for kind, rows in leaked.items():
             for place in range(1, len(splits)):
@@ -197,7 +199,7 @@ def _count_facts(paths: list[Path], splits: list[str], near: _Near, relations: p
     for (place, kind), total in totals.items():
         if not total:
             continue
-        pairs_text = _listed(pairs[place, kind], relations)
+        pairs_text = _format_pairs(pairs[place, kind], relations)
         if kind == "symmetric":
             problems.tell(
                 f"{splits[place]}: {total:,} facts of symmetric relations are in train with head and tail exchanged "
@@ -219,14 +221,14 @@ def _neighbours(records: NDArray[np.void]) -> Iterator[tuple[NDArray[np.int64], 
         step += 1
 
 
-def _counted(first: NDArray[np.int32], second: NDArray[np.int32]) -> Iterator[tuple[tuple[int, int], int]]:
+def _pair_counts(first: NDArray[np.int32], second: NDArray[np.int32]) -> Iterator[tuple[tuple[int, int], int]]:
     """Yield the distinct pairs of two columns [m] and their counts."""
     keys, times = np.unique(first.astype(np.int64) << 32 | second.astype(np.int64), return_counts=True)
     for key, count in zip(keys.tolist(), times.tolist(), strict=True):
         yield (key >> 32, key & 0xFFFFFFFF), count
 
 
-def _listed(pairs: Counter[tuple[int, int]], relations: pa.Array) -> str:
+def _format_pairs(pairs: Counter[tuple[int, int]], relations: pa.Array) -> str:
     """Format the pairs with most facts for a message."""
     shown = []
     for (low, high), _ in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:SHOWN_PAIRS]:

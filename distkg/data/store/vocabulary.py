@@ -54,15 +54,15 @@ class Vocabulary:
         count = self._count + labels
         if count > MOST_LABELS:
             raise IngestError(f"more than {MOST_LABELS:,} labels; a store's ids are 32-bit")
-        self._hashes = _grown(self._hashes, count)
-        self._ends = _grown(self._ends, count + 1)
-        self._text = _grown(self._text, int(self._ends[self._count]) + text)
+        self._hashes = _resized(self._hashes, count)
+        self._ends = _resized(self._ends, count + 1)
+        self._text = _resized(self._text, int(self._ends[self._count]) + text)
         if self._table.size < 2 * count:
             self._table = np.full(1 << (2 * count - 1).bit_length(), -1, dtype=np.int32)
             _fill_table(self._table, self._hashes, self._count)
 
 
-def _grown(array: np.ndarray, size: int) -> np.ndarray:
+def _resized(array: np.ndarray, size: int) -> np.ndarray:
     if array.size >= size:
         return array
     larger = np.empty(max(size, array.size + array.size // 2), dtype=array.dtype)

@@ -157,7 +157,7 @@ def read_texts(store: Store, address: str, keys: Keys | None = None) -> EntityVa
             labels.append(label)
             texts.append(entity_text.replace("\t", " "))
         ids.append(known.ids(labels))
-    return _gathered(np.concatenate(ids), pa.array(texts, pa.large_utf8()), known, file.name)
+    return _entity_values(np.concatenate(ids), pa.array(texts, pa.large_utf8()), known, file.name)
 
 
 def labels_as_texts(store: Store) -> EntityValues:
@@ -209,7 +209,7 @@ def read_token_lists(store: Store, address: str, vocabulary: int, keys: Keys | N
     for key, tokens in tree.items():
         lists.append(_token_ids(tokens, vocabulary, f"{name}: {key!r}"))
     entity = np.repeat(known.ids(list(tree)), [len(tokens) for tokens in lists])
-    return _gathered(entity, pa.array(np.concatenate([np.empty(0, np.int32), *lists])), known, name)
+    return _entity_values(entity, pa.array(np.concatenate([np.empty(0, np.int32), *lists])), known, name)
 
 
 def find_images(store: Store, folder: Path, keys: Keys | None = None) -> EntityValues:
@@ -236,7 +236,7 @@ def find_images(store: Store, folder: Path, keys: Keys | None = None) -> EntityV
         raise IngestError(f"{str(unreadable)!a}: the name of this image is not UTF-8; rename it")
     entity = known.ids([key for key, _ in images])
     paths = pa.array([str(path.absolute()) for _, path in images], pa.large_utf8())
-    return _gathered(entity, paths, known, str(folder))
+    return _entity_values(entity, paths, known, str(folder))
 
 
 def _is_text(label: str) -> bool:
@@ -244,7 +244,7 @@ def _is_text(label: str) -> bool:
     return label.isascii() or not any("\ud800" <= character <= "\udfff" for character in label)
 
 
-def _gathered(entity: NDArray[np.int32], values: pa.Array, known: Known, name: str) -> EntityValues:
+def _entity_values(entity: NDArray[np.int32], values: pa.Array, known: Known, name: str) -> EntityValues:
     known_rows = np.flatnonzero(entity >= 0)
     known.check_any(len(known_rows), name)
     return EntityValues(

@@ -156,7 +156,7 @@ def make_tokens(store: Store, name: str, source: TokenSource, most: int = 8, map
     started = time.perf_counter()
     if most < 1:
         raise StoreError(f"most={most} must be at least 1: it is the number of tokens per entity")
-    statistics = _Seen(len(source.codebook))
+    statistics = _TokenCounts(len(source.codebook))
     rows = mapped(partial(token_rows, encode=source.encode, most=most), _blocks(source.found.values))
     modality = write_modality(store, name, statistics.passing(rows), most, source.codebook, source.told)
     labels = store.entity_labels_of(np.array(list(statistics.examples), np.int64))
@@ -198,7 +198,7 @@ def _blocks(values: pa.LargeListArray) -> Iterator[pa.LargeListArray]:
         yield values.slice(start, ENTITIES_AT_ONCE)
 
 
-class _Seen:
+class _TokenCounts:
     """Statistics of the token rows that are written: counts, and the first entities with tokens."""
 
     def __init__(self, vocabulary: int) -> None:

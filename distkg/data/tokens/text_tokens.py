@@ -106,11 +106,11 @@ def _loaded(folder: Path) -> tuple[Tokenizer, frozenset[int]]:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     special = {token for token, piece in tokenizer.get_added_tokens_decoder().items() if piece.special}
-    idle = {token for piece, token in tokenizer.get_vocab().items() if _says_nothing(piece)}
+    idle = {token for piece, token in tokenizer.get_vocab().items() if _is_uninformative(piece)}
     return tokenizer, frozenset(special | idle)
 
 
-def _says_nothing(piece: str) -> bool:
+def _is_uninformative(piece: str) -> bool:
     letters = piece.removeprefix("##").lstrip("ĠĊ▁")  # position marks of WordPiece, byte-level BPE, SentencePiece
     is_word_start = letters == piece or not piece.startswith("##")
     return not any(map(str.isalnum, letters)) or (is_word_start and letters.lower() in FUNCTION_WORDS)

@@ -193,7 +193,7 @@ def write_modality(
     content = save({"codebook": _half(codebook)})
     checksum = hashlib.sha256(content).hexdigest()
     folder = Location.of(store.address).child(FOLDER)
-    covered = _Covered(len(codebook))
+    covered = _CoverageCounter(len(codebook))
     try:
         folder.filesystem.create_dir(folder.child(CODEBOOKS).path, recursive=True)
         fresh, described = folder.child(f"{name}.safetensors.part"), folder.child(f"{name}.json")
@@ -218,7 +218,7 @@ def write_modality(
     return Modality(name, description, folder)
 
 
-class _Covered:
+class _CoverageCounter:
     """Check of the token rows that are written; counts the entities that have a token."""
 
     def __init__(self, vocabulary: int) -> None:

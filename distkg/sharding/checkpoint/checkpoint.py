@@ -128,7 +128,7 @@ class Checkpoints:
         self._writing: Future[None] | None = None
         self._notice, self._on_commit = notice, on_commit
         self._damaged: dict[str, str] = {}  # name → problem; equal on every rank
-        self._untold: list[str] = []
+        self._unreported: list[str] = []
         self.last: str | None = None
 
     def save(self, name: str, state: State, progress: Mapping[str, JsonValue], *, best: bool = False) -> None:
@@ -159,7 +159,7 @@ class Checkpoints:
             files=[],
         )
         self.wait()
-        tensors = _copied(state.sharded | state.replicated if self._ranks.first else state.sharded)
+        tensors = _copies(state.sharded | state.replicated if self._ranks.first else state.sharded)
         self._writing = self._writer.submit(self._write, name, tensors, draft)
 
     def wait(self) -> None:
@@ -184,13 +184,13 @@ class Checkpoints:
                 f"every checkpoint in {self._folder} is damaged:\n{listed}\nNothing was deleted. Put back a sound copy "
                 "of one of them, or train anew in another run folder"
             )
-        self._tell()
+        self._report_skipped()
         return name
 
     def best(self) -> str | None:
         """Return the name of the newest undamaged checkpoint that is marked best; None if there is none."""
         name = self._newest(lambda manifest: manifest.best)
-        self._tell()
+        self._report_skipped()
         return name
 
     def best_or_newest(self) -> str | None:
@@ -198,7 +198,7 @@ class Checkpoints:
         name = self._newest(lambda manifest: manifest.best)
         if name is None:
             return self.newest()
-        self._tell()
+        self._report_skipped()
         return name
 
     def load(self, name: str, state: State) -> dict[str, Any]:
@@ -285,7 +285,7 @@ class Checkpoints:
         for other in self._folders():
             if is_unfinished(other):
                 remove(other)
-        replaced = _aside(folder) if is_committed(folder) or folder.is_symlink() else None
+        replaced = _unused_path(folder) if is_committed(folder) or folder.is_symlink() else None
         if replaced is not None:
             folder.rename(replaced)
         begin(folder)
@@ -330,12 +330,12 @@ class Checkpoints:
 
     def _skip(self, name: str, problem: str) -> None:
         if name not in self._damaged:
-            self._untold.append(f"{self._folder}: checkpoint {name} is skipped for the one before it: {problem}")
+            self._unreported.append(f"{self._folder}: checkpoint {name} is skipped for the one before it: {problem}")
         self._damaged[name] = problem
 
-    def _tell(self) -> None:
+    def _report_skipped(self) -> None:
         """Report skipped checkpoints once; if all are damaged, the error reports them."""
-        texts, self._untold = self._untold, []
+        texts, self._unreported = self._unreported, []
         for text in texts if self._ranks.first else []:
             self._notice(text)
 
@@ -454,7 +454,7 @@ def _entry(tensor: Tensor, shape: list[int], sharded: bool) -> TensorEntry:
     return TensorEntry(dtype=str(tensor.dtype).removeprefix("torch."), shape=shape, sharded=sharded)
 
 
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copy tensors to contiguous CPU memory."""
     copies = {name: _copy(tensor.detach()) for name, tensor in tensors.items()}
     for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
@@ -477,7 +477,7 @@ def _as_json(progress: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     return copy
 
 
-def _aside(folder: Path) -> Path:
+def _unused_path(folder: Path) -> Path:
     """Return an unused path next to a checkpoint; an existing one may hold the only undamaged copy."""
     names = (f"{folder.name}{_SET_ASIDE}{number or ''}" for number in itertools.count())
     return next(path for path in map(folder.with_name, names) if not os.path.lexists(path))
