@@ -1,4 +1,4 @@
-"""``python -m distkg``, for where the ``distkg`` script is not on the path."""
+"""Entry point of ``python -m distkg``, for environments without the ``distkg`` script on the path."""
 
 from distkg.cli import main
 

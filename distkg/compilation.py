@@ -1,9 +1,9 @@
-"""``njit``, and where compiled code is kept: beside the package, else at home, else in a private temporary folder.
+"""``njit`` with a safe cache folder: in the package, else in the user's home, else in a private temporary folder.
 
-Numba writes its cache into the ``__pycache__`` of the package or below the user's home, and refuses to compile where
-it can write to neither, as in a container that runs as another user. Everything that is compiled imports ``njit`` from
-here, so the place is decided once in each process, driver and workers alike. A cache is code that will be run: a
-temporary folder that another user could have made or can change is never used.
+Numba writes its cache into the ``__pycache__`` of the package or the user's home, and refuses to compile if it can
+write to neither, as in a container that runs as another user. All compiled code imports ``njit`` from here, so the
+folder is chosen once in each process, driver and workers alike. A cache is code that will be run: a temporary folder
+that another user could have created or can change is never used.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from numba.misc.appdirs import AppDirs
 
 PACKAGE = Path(__file__).resolve().parent
 NUMBA_CACHE, TRITON_CACHE = "NUMBA_CACHE_DIR", "TRITON_CACHE_DIR"
-_PROBE_BYTES = 4096  # a full disk takes an empty file
+_PROBE_BYTES = 4096  # an empty file can be written even to a full disk
 
 
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """``numba.njit(**options)``; with ``cache=True`` what is compiled is kept for later processes, where possible."""
+    """Return ``numba.njit(**options)``; ``cache=True`` keeps compiled code for later processes, if possible."""
 
     def compiled(function: Callable[..., Any]) -> Any:
         if options.get("cache") and _has_cache():
-            with suppress(RuntimeError):  # a function without a file of its own has no cache
+            with suppress(RuntimeError):  # a function without a source file cannot be cached
                 return numba.njit(**options)(function)
         return numba.njit(**{name: value for name, value in options.items() if name != "cache"})(function)
 
@@ -40,11 +40,11 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def choose_cache(packages: Iterable[Path], home: Path) -> str | None:
-    """Value of NUMBA_CACHE_DIR under which numba finds a place; empty where it finds one itself, None for no cache.
+    """Return a usable value of NUMBA_CACHE_DIR; empty if numba's default works, None if no cache is possible.
 
     Args:
-        packages: folders of the modules that are compiled.
-        home: numba's folder in the user's home.
+        packages: folders of the compiled modules.
+        home: numba's cache folder in the user's home.
     """
     configured = os.environ.get(NUMBA_CACHE, "")
     if configured and _is_writable(Path(configured)):
@@ -57,10 +57,10 @@ def choose_cache(packages: Iterable[Path], home: Path) -> str | None:
 
 @cache
 def private_folder() -> str | None:
-    """A folder in the temporary one that only this user can read or write; None where there can be none.
+    """Return a temporary folder that only this user can read or write; None if it cannot be created.
 
-    It has one name for each user, so that processes share it. Where something else has that name, it is made anew for
-    this process and those that it starts.
+    Its name depends on the user, so that processes share it. If the name is taken by something else, a new folder is
+    created for this process and its child processes.
     """
     try:
         parent = tempfile.gettempdir()
@@ -80,19 +80,19 @@ def private_folder() -> str | None:
 
 @cache
 def _has_cache() -> bool:
-    """Decide where numba keeps compiled code; False where nothing can be kept."""
+    """Choose the cache folder of numba; False if no cache is possible."""
     packages = [PACKAGE, *(init.parent for init in PACKAGE.glob("*/**/__init__.py"))]
     chosen = choose_cache(packages, Path(AppDirs(appname="numba", appauthor=False).user_cache_dir))
     if chosen is None:
         return False
     numba.config.CACHE_DIR = chosen
     if chosen:
-        os.environ[NUMBA_CACHE] = chosen  # for processes that this one starts
+        os.environ[NUMBA_CACHE] = chosen  # for child processes
     return True
 
 
 def keep_gpu_kernels() -> None:
-    """Point Triton, which compiles into the user's home, to the private folder where that cannot be written to."""
+    """Set Triton's cache to the private folder if its default, the user's home, is not writable."""
     home = Path(os.environ.get("TRITON_HOME", os.path.expanduser("~")))
     if TRITON_CACHE in os.environ or _may_be_made(home / ".triton"):
         return
@@ -113,18 +113,18 @@ def _is_writable(folder: Path) -> bool:
 
 
 def _may_be_made(folder: Path) -> bool:
-    """Whether a folder is writable or can be made; it is not made."""
+    """Return True if a folder is writable or could be created; does not create it."""
     nearest = next((place for place in (folder, *folder.parents) if place.exists()), None)
     return nearest is not None and os.access(nearest, os.W_OK)
 
 
 def _is_private(folder: str) -> bool:
-    found = os.lstat(folder)
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077
+    status = os.lstat(folder)
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077
 
 
 def _keeps_owners_apart(folder: str) -> bool:
-    """Whether nobody but root can replace what this user has in a folder."""
-    found = os.stat(folder)
-    others_write = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
-    return found.st_uid in (0, os.geteuid()) and not others_write
+    """Return True if only root and this user can replace this user's files in a folder."""
+    status = os.stat(folder)
+    others_write = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
+    return status.st_uid in (0, os.geteuid()) and not others_write

@@ -1,4 +1,4 @@
-"""A first run, end to end: generate a graph with known rules, train on it, and ask it for facts it has not seen."""
+"""Demonstration of a whole run: generate a graph with known rules, train on it, and predict held-out facts."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ EXAMPLES, ANSWERS = 3, 3
 
 
 def run_demo(folder: Path | None, workers: int, console: Console | None = None) -> Path:
-    """Generate, train on ``workers`` local Ray workers, and print metrics, predictions and the report's path.
+    """Generate a graph, train on ``workers`` local Ray workers, and print metrics, predictions and the report's path.
 
     Args:
-        folder: for the store and the run; default: a new folder in ``runs``.
+        folder: folder for the store and the run; default: a new folder in ``runs``.
 
     Returns:
         The path of the report.
 
     Raises:
-        StoreError, RunFolderError: ``folder`` holds a demonstration already.
+        StoreError, RunFolderError: ``folder`` already holds a demonstration.
     """
     console = console or make_console()
     folder = local_path(folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S"), "demonstration folder")
     store, run = folder / "store", folder / "run"
     console.print(f"[bold]1. Graph[/] with known logical rules, in {escape(printable(str(store)))}")
-    made = generate(str(store), entities=ENTITIES, relations=RELATIONS, triples=TRIPLES, seed=SEED, partitions=workers)
+    graph = generate(str(store), entities=ENTITIES, relations=RELATIONS, triples=TRIPLES, seed=SEED, partitions=workers)
     console.print(
-        f"   {made.entities:,} entities, {made.relations} relations, {made.triples['train']:,} training triples"
+        f"   {graph.entities:,} entities, {graph.relations} relations, {graph.triples['train']:,} training triples"
     )
     config = load_config("preset:demo", [f"data.store={store}", f"train.workers={workers}"])
     _train(config, run, console)
@@ -71,14 +71,14 @@ def _show_examples(run: Path, console: Console) -> None:
 
 
 def _examples(store: Store) -> list[tuple[int, int, int]]:
-    """Test triples of different relations, drawn by the demonstration's seed."""
+    """Draw test triples of different relations with the demonstration's seed."""
     triples = np.random.default_rng(SEED).permutation(store.triples("test"))
     _, first = np.unique(triples[:, 1], return_index=True)
     return [(int(h), int(r), int(t)) for h, r, t in triples[np.sort(first)[:EXAMPLES]]]
 
 
 def _show(model: Model, store: Store, head: int, relation: int, tail: int, console: Console) -> None:
-    """The best answers to (head, relation, ?), other known facts left out, the one held out pointed at."""
+    """Print the best answers to (head, relation, ?) without other known facts, with a mark at the held-out one."""
     (answers,) = predict(model, store, [head], [relation], top=store.num_entities, known="mark")
     unknown = [answer for answer in answers if answer.entity == tail or not answer.known]
     best = [replace(answer, rank=rank) for rank, answer in enumerate(unknown[:ANSWERS], 1)]

@@ -1,8 +1,8 @@
-"""YAML that a person or another program wrote, read within bounds of size and depth (JSON: ``distkg.strict_json``).
+"""Strict YAML parser for files of users, with limits of size and depth (for JSON see ``distkg.strict_json``).
 
-YAML is read as version 1.1 without the readings that surprise: ``no`` and ``on`` are text (a key that is true or false
-takes them), dates are text, ``1e-3`` is a number, a key given twice is an error, and so is a number that YAML 1.1 and
-1.2 read differently (``010``, ``1:30``). Anchors, aliases and merge keys work; what they expand to is bounded.
+YAML is read as version 1.1 without its pitfalls: ``no`` and ``on`` are text (boolean keys accept both), dates are text,
+``1e-3`` is a number, and a repeated key is an error, as is a number that YAML 1.1 and 1.2 read differently (``010``,
+``1:30``). Anchors, aliases and merge keys work; their expansion is limited.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class DocumentError(ValueError):
-    """A YAML text that cannot be used; the message names the file, the line and what to do."""
+    """A YAML text is invalid; the message names the file and line and says what to do."""
 
 
 def is_regular_file(path: Path) -> bool:
-    """``Path.is_file``, False also for a name that no file can have."""
+    """Return ``Path.is_file()``, and False for names that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -37,26 +37,28 @@ def is_regular_file(path: Path) -> bool:
 
 
 def read_yaml(path: Path, name: str) -> Any:
-    """The value of a YAML file of at most 256 KiB of UTF-8, with or without a byte order mark; None where it is empty.
+    """Read a YAML file of at most 256 KiB of UTF-8, with or without a byte order mark; None if it is empty.
 
     Args:
-        name: what errors call the file.
+        name: name of the file in errors.
 
     Raises:
-        DocumentError: another encoding, not YAML, or a value that has no single meaning; names file and line.
-        OSError: the system refuses to read it.
+        DocumentError: another encoding, not YAML, or an ambiguous value; names file and line.
+        OSError: the file cannot be read.
     """
     if not is_regular_file(path):
         raise DocumentError(f"{name} is not a regular file")
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise DocumentError(f"{name} is larger than {MAX_BYTES >> 10} KiB; is it the right file?")
+        raise DocumentError(
+            f"{name} is larger than {MAX_BYTES >> 10} KiB, the limit of YAML files. Check that it is the right file"
+        )
     return parse_yaml(_decoded(content, name), name)
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """The value of a YAML text; ``name`` says in errors whose text it is.
+    """Parse a YAML text; ``name`` is the name of its source in errors.
 
     Raises:
         DocumentError: as ``read_yaml``.
@@ -75,9 +77,9 @@ def parse_yaml(text: str, name: str) -> Any:
 
 
 def yaml_of(value: Any, *, ascii_only: bool = False, **options: Any) -> str:
-    """A value as YAML that this module reads back as the same value; options as those of ``yaml.dump``."""
+    """Dump a value as YAML that ``parse_yaml`` reads back as the same value; options are those of ``yaml.dump``."""
     text: str = yaml.dump(value, Dumper=_Writer, allow_unicode=not ascii_only, **options)
-    if not ascii_only and _LINE_BREAKS.search(text):  # written as they are, they are folded into spaces
+    if not ascii_only and _LINE_BREAKS.search(text):  # unescaped, they would be folded into spaces
         return yaml_of(value, ascii_only=True, **options)
     return text
 
@@ -90,7 +92,7 @@ def _not_yaml(name: str, text: str, line: int, problem: str) -> DocumentError:
 def _decoded(content: bytes, name: str) -> str:
     encoding = next((known for mark, known in _ENCODINGS.items() if content.startswith(mark)), None)
     if encoding is None and b"\0" in content:
-        encoding = "UTF-16 without a byte order mark, or no text"
+        encoding = "UTF-16 without a byte order mark, or not text"
     if encoding is not None:
         raise DocumentError(f"{name}: the file is {encoding}. Save it as UTF-8")
     try:
@@ -113,7 +115,7 @@ def _error(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
 
 
 class _Reader(yaml.SafeLoader):
-    """Parser of one document into dict, list, str, int, float, bool and None; aliases become copies."""
+    """Parser of one document to dict, list, str, int, float, bool and None; aliases become copies."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
 
@@ -153,7 +155,7 @@ class _Reader(yaml.SafeLoader):
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
         merged: dict[str, Any] = {}
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             key = self._key(key_node)
@@ -164,11 +166,11 @@ class _Reader(yaml.SafeLoader):
             if key_node.tag == _MERGE:
                 merged = self._merged(value_node, depth)
             else:
-                found[key] = self._value(value_node, depth)
-        return {**merged, **found}
+                mapping[key] = self._value(value_node, depth)
+        return {**merged, **mapping}
 
     def _merged(self, node: yaml.Node, depth: int) -> dict[str, Any]:
-        """Keys of the mapping, or mappings, behind ``<<``; the first of several wins."""
+        """Return the merged keys of the mapping, or mappings, of ``<<``; the first of several wins."""
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         merged: dict[str, Any] = {}
         for each in nodes:
@@ -178,7 +180,7 @@ class _Reader(yaml.SafeLoader):
         return merged
 
     def _key(self, node: yaml.Node) -> str:
-        """Keys are text, also those that look like a number."""
+        """Return a key as text, even if it looks like a number."""
         if not isinstance(node, yaml.ScalarNode):
             raise _error("a key must be a word, not a list or a mapping", node)
         return _checked_text(node)
@@ -217,12 +219,12 @@ def _checked_text(node: yaml.ScalarNode) -> str:
     text: str = node.value
     control = _CONTROL.search(text)
     if control:
-        raise _error(f"a text holds the control character U+{ord(control.group()):04X}, which no key takes", node)
+        raise _error(f"a text holds the control character U+{ord(control.group()):04X}, which is not allowed", node)
     return text
 
 
 class _Writer(yaml.SafeDumper):
-    """Writes text that ``_Reader`` takes for a number in quotes, also where YAML 1.1 does not."""
+    """Writer that quotes all text that ``_Reader`` would read as a number, including what YAML 1.1 would not."""
 
 
 for _kind, _pattern, _first in (

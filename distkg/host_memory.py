@@ -1,4 +1,4 @@
-"""The memory that processes of this machine may use."""
+"""Memory limit of the processes of this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/
 
 
 def memory_limit(container_limits: Iterable[Path] = CGROUP_LIMITS) -> int:
-    """Bytes that processes on this machine may use together: its memory, or the container's limit where lower."""
+    """Return the bytes available to all processes: the machine's memory, or the container's limit if lower."""
     limits = [int(text) for text in map(_read, container_limits) if text.isdigit()]
     return min([psutil.virtual_memory().total, *limits])
 

@@ -1,7 +1,7 @@
-"""Text made safe to show: control, bidirectional and invisible characters become visible escapes, such as ``\\x1b``.
+"""Escaping of text for display: control, bidirectional and invisible characters become escapes such as ``\\x1b``.
 
-Labels, paths and messages of libraries are data. Written raw, an escape sequence moves the cursor of a terminal, a
-newline forges a line of a log or a row of a TSV file, and a bidirectional mark turns the rest of a line around.
+Labels, paths and messages of libraries are data. Unescaped, an escape sequence moves the cursor of a terminal, a
+newline forges a line of a log or a row of a TSV file, and a bidirectional mark reverses the rest of a line.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _BACKSLASH = "\\x5c"
 
 
 def is_printable(text: str) -> bool:
-    """Whether ``printable`` leaves a text as it is."""
+    """Return True if ``printable`` does not change a text."""
     return printable(text) == text
 
 
 def printable(text: str) -> str:
-    r"""The text with every unsafe character as an escape: ``\xHH``, ``\uHHHH`` or ``\UHHHHHHHH``.
+    r"""Escape every unsafe character as ``\xHH``, ``\uHHHH`` or ``\UHHHHHHHH``.
 
-    Any other text, backslashes included, stays as it is, and ``from_printable`` gives the text back: a backslash that
-    would begin one of these escapes is itself written ``\x5c``.
+    Other text, including backslashes, is unchanged, and ``from_printable`` inverts the function: a backslash that would
+    begin one of these escapes is itself escaped as ``\x5c``.
 
     >>> print(printable("a\tb\x1b[31m\u202e"), printable("C:\\new"), printable(r"\x1b"))
     a\x09b\x1b[31m\u202e C:\new \x5cx1b
@@ -43,7 +43,7 @@ def printable(text: str) -> str:
 
 
 def from_printable(text: str) -> str:
-    r"""The text of which ``printable`` made this one; escapes that ``printable`` does not write stay as they are.
+    r"""Invert ``printable``; escapes that ``printable`` does not write are unchanged.
 
     >>> from_printable(r"a\x09b"), from_printable(r"caf\u00e9 C:\new")
     ('a\tb', 'caf\\u00e9 C:\\new')
@@ -52,22 +52,22 @@ def from_printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """A message as ``printable`` writes it, its line breaks kept."""
+    """Escape a message like ``printable``, but keep its line breaks."""
     return _UNSAFE_IN_LINES.sub(_escaped, text.replace("\r\n", "\n"))
 
 
 def printable_html(text: str) -> str:
-    """A text as HTML shows it, inside an element or a quoted attribute."""
+    """Escape a text for HTML, inside an element or a quoted attribute."""
     return html.escape(printable(text), quote=True)
 
 
 def printable_json(value: Any, **options: Any) -> str:
-    """JSON in printable characters; arguments as those of ``json.dumps``."""
+    """Dump JSON in printable characters; arguments are those of ``json.dumps``."""
     return _UNSAFE_IN_LINES.sub(_json_escaped, json.dumps(value, **options))
 
 
 def _guarded(text: str) -> str:
-    """Backslashes that begin what reads as an escape, escaped."""
+    """Escape the backslashes that begin a sequence that reads as an escape."""
     return _ESCAPE.sub(lambda match: _BACKSLASH + match[0][1:] if _character(match[0]) else match[0], text)
 
 
@@ -84,7 +84,7 @@ def _escape(code: int) -> str:
 
 
 def _character(escape: str) -> str | None:
-    """The character that ``printable`` writes as this escape; None where it writes it otherwise, or not at all."""
+    """Return the character that ``printable`` writes as this escape; None if there is none."""
     code = int(escape[2:], 16)
     if code > 0x10FFFF or _escape(code) != escape:
         return None

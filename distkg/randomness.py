@@ -1,7 +1,7 @@
 """Random streams as a function of (seed, purpose, epoch, step, rank).
 
-Nothing random is carried from step to step, so a run that resumes at a step continues exactly as if it had not
-stopped, without random state in its checkpoint.
+No random state is carried from step to step, so a resumed run continues exactly like an uninterrupted one, without
+random state in its checkpoint.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MASK = (1 << 64) - 1
 
 
 class Purpose(IntEnum):
-    """What a stream is for; streams of different purposes are independent."""
+    """Purpose of a random stream; streams of different purposes are independent."""
 
     ENTITIES = 1
     RELATIONS = 2
@@ -27,7 +27,7 @@ class Purpose(IntEnum):
 
 
 def mixed_seed(*parts: int) -> int:
-    """One 63-bit seed from several integers (the finaliser of SplitMix64, Steele et al. 2014, over each)."""
+    """Mix several integers into a 63-bit seed, with the finaliser of SplitMix64 (Steele et al. 2014) over each."""
     state = 0x9E3779B97F4A7C15
     for part in parts:
         state = (state ^ (part & _MASK)) * 0xBF58476D1CE4E5B9 & _MASK
@@ -37,15 +37,15 @@ def mixed_seed(*parts: int) -> int:
 
 
 def stream(purpose: Purpose, *parts: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """A generator for this purpose, seed, epoch, step, rank …"""
+    """Create a generator for a purpose and seed, epoch, step, rank …"""
     return torch.Generator(device=device).manual_seed(mixed_seed(purpose, *parts))
 
 
 def seed_dropout(device: torch.device, seed: int) -> None:
-    """Seed what torch's dropout draws from on this device, and no other device's generator.
+    """Seed the generator of torch's dropout on this device, and no other device's generator.
 
-    ``torch.manual_seed`` would note down a call and its stack for every kind of device that is not in use: half a
-    millisecond, and memory that grows with every step.
+    ``torch.manual_seed`` would record a call and its stack for every unused kind of device: half a millisecond, and
+    memory that grows with every step.
     """
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)

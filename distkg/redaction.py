@@ -1,4 +1,4 @@
-"""Secrets in addresses: the one function that removes them from whatever distkg writes, prints or raises."""
+"""Redaction of secrets in addresses, for everything that distkg writes, prints or raises."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ OPTIONS = frozenset(
         "use_mmap",
     ]
 )
-"""Options of pyarrow's file systems that are needed to reach a place and identify nobody."""
+"""Options of pyarrow's file systems that are needed to open an address and are not secret."""
 
 _WITHOUT_PORT = frozenset(["s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "wasb", "wasbs"])
 _AZURE_HOST = re.compile(r"[\w-]+\.(?:dfs|blob)\.core\.", re.IGNORECASE)
 
-# One slash is what is left of two where an address was taken for a path.
+# An address that was parsed as a path has one slash left of two.
 _COLLAPSED = r"(?<![A-Za-z0-9])(?i:s3[an]?|gc?s|hdfs|viewfs|abfss?|wasbs?|https?|ftp|ray|rediss?):/"
 _SCHEME = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*:(?:\\?/){{2}}|{_COLLAPSED}")
 _ADDRESS = re.compile(rf"(?:{_SCHEME.pattern})[^\s'\"<>]*")
@@ -76,13 +76,13 @@ _SECRET_VALUES = tuple(
 
 
 def redact(text: str, *, options: bool = False) -> str:
-    """A text without the secrets of the addresses in it: user names, passwords, tokens, query strings.
+    """Remove the secrets of the addresses in a text: user names, passwords, tokens, query strings.
 
-    A local path is not an address: whatever it holds, it stays as it is.
+    A local path is not an address, and is never changed.
 
     Args:
         text: an address, or any text with addresses, such as the message of an exception.
-        options: keep the options of addresses that are needed to open them and are not secret (``OPTIONS``).
+        options: keep the options that are needed to open an address and are not secret (``OPTIONS``).
 
     >>> redact("s3://key:secret@bucket/x?region=eu-west-1&secret_key=y", options=True)
     's3://bucket/x?region=eu-west-1'
@@ -99,13 +99,13 @@ def redact(text: str, *, options: bool = False) -> str:
 
 
 def redact_address(address: str, *, options: bool = False) -> str:
-    """As ``redact``, of a text that is known to be one address or one local path, whatever characters it has."""
+    """Redact a text that is one address or one local path, whatever characters it has; see ``redact``."""
     scheme = _scheme(address)
     return scheme + _without_secrets(scheme, address[len(scheme) :], options, "") if scheme else address
 
 
 def redact_tree(tree: Any) -> Any:
-    """Nested dicts and lists, such as a configuration, with every string redacted; options of addresses stay."""
+    """Redact every string in nested dicts and lists, such as a configuration; options of addresses are kept."""
     if isinstance(tree, dict):
         return {redact_tree(key): _redacted_entry(key, value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -114,14 +114,14 @@ def redact_tree(tree: Any) -> Any:
 
 
 def is_remote(address: str) -> bool:
-    """Whether an address names a place that is not a file system of this machine, and is not open to everybody."""
+    """Return True for an address that is not on a local file system and is not public."""
     scheme = _SCHEME.match(address)
     anonymous = "anonymous=true" in address.lower() or "://anonymous@" in address.lower()
     return scheme is not None and not address.lower().startswith("file:") and not anonymous
 
 
 def _redacted_value(value: str) -> str:
-    """A value of a configuration: a local path stays as it is, also where a part of it reads like an assignment."""
+    """Redact a configuration value; a local path is unchanged, even if a part of it reads like an assignment."""
     if _SCHEME.match(value) and len(_SCHEME.findall(value)) == 1:
         return redact_address(value, options=True)
     looks_local = not _SCHEME.search(value) and not _PLAIN_USER.search(value) and "%" not in value
@@ -134,8 +134,8 @@ def _redacted_entry(key: Any, value: Any) -> Any:
 
 
 def _scheme(text: str) -> str:
-    found = _SCHEME.match(text)
-    return found[0] if found else ""
+    match = _SCHEME.match(text)
+    return match[0] if match else ""
 
 
 def _addresses_redacted(text: str, options: bool) -> str:
@@ -143,7 +143,7 @@ def _addresses_redacted(text: str, options: bool) -> str:
     starts = [found.start() for found in _SCHEME.finditer(text) if not text.endswith("//", 0, found.start())]
     for start, following in pairwise([*starts, len(text)]):
         if start < position:
-            continue  # it stood inside the password of the address before
+            continue  # inside the password of the previous address
         scheme = _scheme(text[start:])
         body = re.match(r"\S*", text[start + len(scheme) : following])
         end = _end(text, scheme, start + len(scheme), body[0] if body else "")
@@ -156,7 +156,7 @@ def _addresses_redacted(text: str, options: bool) -> str:
 
 
 def _end(text: str, scheme: str, begin: int, body: str) -> int:
-    """Where an address ends that begins at ``begin``; a password may hold white space."""
+    """Return the end of an address that begins at ``begin``; a password may hold white space."""
     end = begin + len(body)
     if "@" in body or not _holds_password(scheme, body):
         return end
@@ -165,7 +165,7 @@ def _end(text: str, scheme: str, begin: int, body: str) -> int:
 
 
 def _holds_password(scheme: str, body: str) -> bool:
-    """Whether what follows the scheme begins with user:password rather than host:port."""
+    """Return True if the part after the scheme begins with user:password rather than host:port."""
     authority = re.split(r"[/\\?#]", body, maxsplit=1)[0]
     user, colon, password = authority.partition(":")
     if not colon or user.startswith("[") or ("@" not in body and _CLOSING.fullmatch(password)):
@@ -174,21 +174,21 @@ def _holds_password(scheme: str, body: str) -> bool:
 
 
 def _without_secrets(scheme: str, body: str, options: bool, mask: str) -> str:
-    """What follows the scheme of an address, without secrets; ``mask`` stands for a query that is left out."""
+    """Remove the secrets of the part of an address after its scheme; ``mask`` replaces a removed query."""
     place = _without_user(scheme, body)
     host = re.match(r"[^/?#&]*", place)
     low = host.end() if host else 0
-    found = re.compile(r"[?#]" if place[low : low + 1] != "&" else "&").search(place, low)
-    if not found:
+    separator = re.compile(r"[?#]" if place[low : low + 1] != "&" else "&").search(place, low)
+    if not separator:
         return place
-    query, hash_sign, fragment = place[found.end() :].partition("#")
-    if found[0] == "#":
-        query, fragment, hash_sign = "", place[found.end() :], "#"
+    query, hash_sign, fragment = place[separator.end() :].partition("#")
+    if separator[0] == "#":
+        query, fragment, hash_sign = "", place[separator.end() :], "#"
     kept = _harmless(query) if options else ""
     shown = f"?{kept}" if kept else mask if query else ""
-    # A fragment that assigns nothing is the last part of a name, as in RDF; of a lone address it means nothing.
+    # A fragment without an assignment is the last part of a name, as in RDF; in a lone address it has no meaning.
     name = f"{hash_sign}{fragment}" if mask and not re.search(r"[=@]", fragment) else ""
-    return place[: found.start()] + shown + name
+    return place[: separator.start()] + shown + name
 
 
 def _without_user(scheme: str, body: str) -> str:
@@ -200,21 +200,21 @@ def _without_user(scheme: str, body: str) -> str:
 
 
 def _needed_user(scheme: str, user: str, place: str) -> str:
-    """The part before @ where it names no user: a container of Azure, or nobody."""
+    """Return the part before @ if it is not a user: an Azure container, or an anonymous user."""
     name = user.partition(":")[0]
     container = scheme.lower().startswith(("abfs", "wasb")) and _AZURE_HOST.match(place)
     return f"{name}@" if name and (container or user == "anonymous") else ""
 
 
 def _harmless(query: str) -> str:
-    """The options of a query that are no secrets, as they were written."""
+    """Return the options of a query that are not secret, as written."""
     pairs = [pair.partition("=") for pair in re.split(r"[&;]", query)]
     named = [(unquote(key).strip(), value) for key, _, value in pairs]
     return "&".join(f"{key}={_without_owner(key, value)}" for key, value in named if key.lower() in OPTIONS)
 
 
 def _without_owner(key: str, value: str) -> str:
-    """The value of an option; that of ``endpoint_override`` may name a user and a password itself."""
+    """Return the value of an option; remove user and password from that of ``endpoint_override``."""
     plain = unquote(value)
     if "@" not in plain or key.lower().endswith("_path"):
         return value

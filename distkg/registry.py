@@ -1,8 +1,8 @@
-"""One small registry: name → class. Unknown names answer with the known ones.
+"""Registry of classes by name; an unknown name raises an error that lists the known ones.
 
-Packages of somebody else's add to it by an entry point: its name is the one that configurations use, and its module
-registers a class under that name as the modules of distkg do. It is imported when the name is asked for, in every
-process.
+Third-party packages add classes with an entry point: its name is the one that configurations use, and its module
+registers a class under that name as the modules of distkg do. The module is imported at the first use of the name, in
+every process.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class UnknownNameError(ValueError):
-    """A name that no registered class carries; the message lists the names that exist."""
+    """No class is registered under a name; the message lists the registered names."""
 
 
 class Registry(Generic[T]):
-    """Maps the names that users write in a configuration to classes.
+    """Registry that maps names in configurations to classes.
 
     >>> animals: Registry[type] = Registry("animal")
     >>> @animals.register("cat")
@@ -28,14 +28,14 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, kind: str, group: str = "") -> None:
-        """``group`` names the entry points of plug-ins, such as ``distkg.scorers``."""
+        """``group`` is the entry-point group of plug-ins, such as ``distkg.scorers``."""
         self.kind, self.group = kind, group
         self._entries: dict[str, T] = {}
         self._plug_ins: dict[str, EntryPoint] | None = None
         self._broken: dict[str, str] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that files a class under ``name``; a name is given once."""
+        """Return a decorator that registers a class under ``name``, which must be new."""
 
         def add(entry: T) -> T:
             if name in self._entries:
@@ -71,13 +71,13 @@ class Registry(Generic[T]):
         return self._plug_ins
 
     def _load(self, name: str) -> None:
-        """Import a plug-in that was not asked for before; what is wrong with it is said when it is asked for."""
+        """Import a plug-in at its first use, and record its error, if any."""
         point = self._found_plug_ins().get(name)
         if point is None or name in self._entries or name in self._broken:
             return
         try:
             point.load()
-        except Exception as error:  # whatever a module of somebody else's raises
+        except Exception as error:  # third-party code may raise anything
             lines = str(error).splitlines()
             self._broken[name] = f"{point.value}: {type(error).__name__}{f': {lines[0]}' if lines else ''}"
             return

@@ -1,4 +1,4 @@
-"""JSON that was written by distkg or claims so: read with bounds, and refused where two readers could differ on it."""
+"""Strict JSON parser with limits of size and depth, which rejects JSON that parsers interpret differently."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class JsonError(ValueError):
-    """Bytes that are no JSON value, or one that distkg would not write; the message says why.
+    """The bytes are not a JSON value, or one that distkg would not write; the message says why.
 
     Attributes:
-        line: of a mistake in the syntax, from 1; 0 where there is none.
+        line: line of a syntax error, from 1; else 0.
     """
 
     def __init__(self, message: str, line: int = 0) -> None:
@@ -28,13 +28,12 @@ class JsonError(ValueError):
 
 
 def parse_json(content: bytes, limit: int = MAX_BYTES) -> Any:
-    """The value of a JSON text in UTF-8.
+    """Parse a JSON text in UTF-8.
 
-    NaN, Infinity, numbers beyond the range of a double, keys that occur twice in one object, and halves of characters
-    are refused.
+    NaN, Infinity, numbers beyond the range of a double, repeated keys in one object, and lone surrogates are rejected.
 
     Raises:
-        JsonError: no such text, one longer than ``limit`` bytes, or one nested deeper than Python can read.
+        JsonError: invalid JSON, longer than ``limit`` bytes, or nested deeper than Python can read.
     """
     if len(content) > limit:
         raise JsonError(f"it has {len(content):,} bytes; at most {limit:,} are read")
@@ -51,11 +50,13 @@ def parse_json(content: bytes, limit: int = MAX_BYTES) -> Any:
     except RecursionError:
         raise JsonError("its brackets are nested too deeply") from None
     except UnicodeEncodeError:
-        raise JsonError("a text in it has half a character (\\ud800 to \\udfff alone), which is no Unicode") from None
+        raise JsonError(
+            "a text in it has half a character (\\ud800 to \\udfff alone), which is not valid Unicode"
+        ) from None
     except UnicodeDecodeError as error:
         raise JsonError(f"it is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
-        problem = f"it is no JSON at line {error.lineno}, column {error.colno}: {error.msg}"
+        problem = f"it is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}"
         raise JsonError(problem, error.lineno) from None
     except JsonError:
         raise
@@ -64,7 +65,7 @@ def parse_json(content: bytes, limit: int = MAX_BYTES) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a regular file; a link, a pipe or a folder in its place is refused unopened.
+    """Parse a regular file; a link, a pipe or a folder is rejected without opening it.
 
     Raises:
         JsonError: as ``parse_json``, or the file is missing or cannot be read.
@@ -78,14 +79,14 @@ def read_json(path: Path) -> Any:
 
 
 def check_regular(path: Path) -> int:
-    """The size of a regular file.
+    """Check that a path is a regular file, and return its size.
 
     Raises:
-        OSError: it is missing, a link (which could lead anywhere), a folder, a pipe or a device.
+        OSError: the file is missing, or it is a link (which could lead anywhere), a folder, a pipe or a device.
     """
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
-        raise OSError(errno.ELOOP, "it is a link; put the file itself there", str(path))
+        raise OSError(errno.ELOOP, "it is a link; replace it by the file itself", str(path))
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return status.st_size
@@ -100,7 +101,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> float:
-    raise JsonError(f"{name} is no number of JSON")
+    raise JsonError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:

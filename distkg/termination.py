@@ -1,7 +1,7 @@
-"""Ending a process on SIGINT, SIGTERM and SIGHUP: one exception in the main thread, one line, one exit code.
+"""Termination of a process on SIGINT, SIGTERM and SIGHUP: one exception in the main thread, one line, one exit code.
 
-The exit code is 128 and the number of the signal: 130, 143 and 129. A second signal ends the process at once. So does
-the first, where the main thread is held up in compiled code and cannot hear of it.
+The exit code is 128 plus the number of the signal: 130, 143 and 129. A second signal ends the process at once, as does
+the first one if the main thread is in compiled code and does not react.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from types import FrameType
 
 HEARD = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 HELD_UP_SECONDS = 2.0
-"""How long the main thread may take to react to a signal before the process ends without it."""
+"""Seconds that the main thread has to react to a signal before the process is ended without it."""
 
 SAME_EVENT_SECONDS = 0.2
-"""Signals within this time of the first are the same event: a closing terminal sends several."""
+"""Seconds within which signals are one event, since a closing terminal sends several."""
 
 
 class Terminated(SystemExit):
@@ -32,12 +32,12 @@ class Terminated(SystemExit):
 
 
 class SignalHandling:
-    """What happened to the signals of this process since :func:`ending_on_signals`.
+    """State of the signal handling of this process since :func:`ending_on_signals`.
 
     Attributes:
-        received: number of the first signal; None before there is one.
-        reported: the user has been told, so that no further line is needed.
-        whole_command: the process is a command of the command line, and no program that goes on after it.
+        received: number of the first signal; None before.
+        reported: True if the user has been informed, so that no further line is printed.
+        whole_command: True if the process is a command of the command line, False if it is a program that continues.
     """
 
     def __init__(self) -> None:
@@ -54,16 +54,16 @@ class SignalHandling:
         return signal.Signals(self.received or signal.SIGTERM).name
 
     def install(self) -> None:
-        """Set the handlers, also after a library has set its own; only in the main thread there are any."""
+        """Set the handlers, again after a library has set its own; no effect outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in HEARD:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays what it is
+            if signal.getsignal(number) is not signal.SIG_IGN:  # respect nohup
                 signal.signal(number, self._react)
 
     @contextmanager
     def at_forced_end(self, act: Callable[[], object]) -> Iterator[None]:
-        """Have something done, such as ending child processes, where the process must end at once."""
+        """Register an action for an immediate end of the process, such as ending child processes, in this context."""
         self._last_acts.append(act)
         try:
             yield
@@ -80,7 +80,7 @@ class SignalHandling:
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
     def hear(self, number: int) -> None:
-        """Note a signal as it arrives; called in a thread of its own, whatever the main thread does."""
+        """Record a signal as it arrives; called in its own thread, independent of the main thread."""
         now = time.monotonic()
         if self._first_heard is None:
             self._first_heard, self.received = now, self.received or number
@@ -90,11 +90,11 @@ class SignalHandling:
             self.end_now()
 
     def end_now(self) -> None:
-        """End this process without unwinding: last acts, one line, the signal's exit code."""
+        """End this process without unwinding: registered actions, one line, the signal's exit code."""
         self._end("" if self.reported else f"stopped by {self.name}", 128 + (self.received or signal.SIGTERM))
 
     def end_command(self, message: str, code: int) -> None:
-        """End a whole command without unwinding, where a library would not survive that; else do nothing."""
+        """End a whole command without unwinding, for libraries that would crash in it; else do nothing."""
         if self.whole_command:
             self._end(message, code)
 
@@ -121,9 +121,9 @@ _active: SignalHandling | None = None
 
 @contextmanager
 def ending_on_signals() -> Iterator[SignalHandling]:
-    """Raise KeyboardInterrupt (SIGINT) or :class:`Terminated` (SIGTERM, SIGHUP) in the main thread meanwhile.
+    """Raise KeyboardInterrupt (SIGINT) or :class:`Terminated` (SIGTERM, SIGHUP) in the main thread, in this context.
 
-    Within another such block, and in other threads than the main one, nothing is changed.
+    A nested context, or one in another thread than the main one, has no effect.
     """
     global _active
     if _active is not None or threading.current_thread() is not threading.main_thread():
@@ -158,11 +158,11 @@ def _listen(source: socket.socket, handling: SignalHandling) -> None:
 
 
 def run_until_signal(command: Callable[[], object]) -> None:
-    """Run a whole command; after a signal, say so in one line and exit with the signal's code."""
+    """Run a whole command; after a signal, print one line and exit with the signal's code."""
     with ending_on_signals() as handling:
         handling.whole_command = True
         try:
             command()
         finally:
             if handling.received is not None:
-                handling.end_now()  # whatever was raised, and whatever libraries would do at the end
+                handling.end_now()  # regardless of the exception, and without exit handlers of libraries

@@ -255,7 +255,7 @@ def test_prepare_reads_files_as_it_is_told(tmp_path: Path) -> None:
     assert "warning: literals_dropped: 1, first at x.nt:2" in made.stderr
     failed = run_cli("prepare", tmp_path / "x.nt", "--store", tmp_path / "c", "--no-header")
     assert failed.exit_code == 2
-    assert "error: --header and --no-header: none of the files (x.nt) has such a thing" in failed.stderr
+    assert "--header and --no-header: only for delimited text, which none of the files (x.nt) is" in failed.stderr
 
 
 def test_plan_prints_bytes_and_time(store: Path) -> None:

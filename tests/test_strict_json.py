@@ -35,11 +35,11 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "no JSON at line 1, column 1"),
-        (b"{", "no JSON at line 1, column 2"),
-        (b"[1,\n2,]", r"no JSON at line 2, column [23]"),  # the comma, from Python 3.13 on
-        (b"NaN", "NaN is no number of JSON"),
-        (b'{"a": -Infinity}', "-Infinity is no number of JSON"),
+        (b"", "not valid JSON at line 1, column 1"),
+        (b"{", "not valid JSON at line 1, column 2"),
+        (b"[1,\n2,]", r"not valid JSON at line 2, column [23]"),  # the comma, from Python 3.13 on
+        (b"NaN", "NaN is not a JSON number"),
+        (b'{"a": -Infinity}', "-Infinity is not a JSON number"),
         (b"[1e999]", "the number 1e999 is too large"),
         (b'{"a": 1, "b": 2, "a": 3}', "key 'a' occurs twice"),
         (b'{"\\u001b[31m": 1, "\\u001b[31m": 2}', r"key '\\x1b\[31m' occurs twice"),

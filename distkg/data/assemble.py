@@ -1,4 +1,4 @@
-"""From provisional ids to a store: entities renumbered by partition, files written, manifest committed."""
+"""Assembly of a store from triples in provisional ids: renumber entities by partition, write files, commit."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Progress = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What ``prepare`` and ``generate`` made.
+    """Report of ``prepare`` and ``generate`` about the store that they made.
 
     Attributes:
-        store: its address.
-        entities, relations: how many labels.
-        triples: split → how many.
-        warnings: what was counted while reading, such as ``train_duplicates``.
-        rejects: address of the rejects file, where lines were set aside.
+        store: address of the store.
+        entities, relations: number of labels.
+        triples: split → number of triples.
+        warnings: warning → count, such as ``train_duplicates``.
+        rejects: address of the rejects file; None if no line was rejected.
         seconds: wall time.
-        examples: warning → where it was first met, ``file:line``.
-        notes: sentences about how files were read, where that is not the plainest way.
-        beside: that of the training graph, where the source holds two.
+        examples: warning → first occurrence, ``file:line``.
+        notes: sentences for the user about how files were read.
+        beside: report of the training graph, if the source holds two graphs.
     """
 
     store: str
@@ -52,7 +52,7 @@ class PrepareReport:
 
 @dataclass(frozen=True)
 class Part:
-    """The triples of one split: a spool without some (sorted) rows."""
+    """Triples of one split: a spool, of which the sorted rows ``without`` are skipped."""
 
     spool: Spool
     without: NDArray[np.int64] = field(default_factory=lambda: NO_ROWS)
@@ -61,18 +61,18 @@ class Part:
         return len(self.spool) - len(self.without)
 
     def chunks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:
-        """Rows in the spool [m] and triples [m, 3]."""
+        """Yield row numbers in the spool [m] and triples [m, 3]."""
         return self.spool.chunks(self.without)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph ready to be written, in provisional ids.
+    """Graph in provisional ids, ready to be written.
 
     Attributes:
         parts: split → its triples, train first.
         entities, relations: labels in provisional id order, large_utf8.
-        declared: what the source says of classes; None where it says nothing.
+        declared: entity classes, domains and ranges of the source; None if it has none.
     """
 
     parts: dict[str, Part]
@@ -83,7 +83,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the entities of a store are ordered and partitioned, and what it was made from."""
+    """Options of assembling a store: source address, seed of the entity order, partitions and partitioner."""
 
     source: str
     seed: int
@@ -95,7 +95,7 @@ def assemble(writer: StoreWriter, graph: Graph, plan: Plan, problems: Problems, 
     """Write all files of a store and commit it.
 
     Raises:
-        IngestError: more partitions than entities, or none.
+        IngestError: more partitions than entities, or less than one.
     """
     count = len(graph.entities)
     if not 1 <= plan.partitions <= count:
@@ -130,10 +130,10 @@ def assemble(writer: StoreWriter, graph: Graph, plan: Plan, problems: Problems, 
 
 
 def renumber(graph: Graph, plan: Plan) -> tuple[str, NDArray[np.int32]]:
-    """The partitioner used, and provisional id → id in the store: int32 [N], a permutation.
+    """Return the partitioner used, and the map provisional id → id in the store: int32 [N], a permutation.
 
-    Ids are random (so that any contiguous range is a fair sample of degrees) and, with METIS, random within
-    the partition, whose members get a contiguous range.
+    Ids are random, so that any contiguous range is a fair sample of degrees. With METIS each partition gets a
+    contiguous range, and ids are random within it.
     """
     count = len(graph.entities)
     order = np.random.default_rng([plan.seed, 1]).permutation(count).astype(np.int32)
@@ -149,15 +149,15 @@ def renumber(graph: Graph, plan: Plan) -> tuple[str, NDArray[np.int32]]:
 
 
 def count_unseen(parts: dict[str, Part], entities: int, relations: int, problems: Problems) -> None:
-    """Count valid and test triples that mention an entity or a relation absent from train."""
-    seen = np.zeros(entities, dtype=bool), np.zeros(relations, dtype=bool)
+    """Count the valid and test triples with an entity or a relation that is absent from train."""
+    in_train = np.zeros(entities, dtype=bool), np.zeros(relations, dtype=bool)
     for _, triples in parts["train"].chunks():
-        seen[0][triples[:, [0, 2]]] = True
-        seen[1][triples[:, 1]] = True
+        in_train[0][triples[:, [0, 2]]] = True
+        in_train[1][triples[:, 1]] = True
     for split in [split for split in parts if split != "train"]:
         for rows, triples in parts[split].chunks():
-            unseen_entity = ~(seen[0][triples[:, 0]] & seen[0][triples[:, 2]])
-            for kind, unseen in (("entities", unseen_entity), ("relations", ~seen[1][triples[:, 1]])):
+            unseen_entity = ~(in_train[0][triples[:, 0]] & in_train[0][triples[:, 2]])
+            for kind, unseen in (("entities", unseen_entity), ("relations", ~in_train[1][triples[:, 1]])):
                 if unseen.any():
                     where = parts[split].spool.where(int(rows[unseen.argmax()]))
                     problems.note(f"{split}_unseen_{kind}", where, int(unseen.sum()))

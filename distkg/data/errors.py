@@ -1,9 +1,9 @@
-"""What goes wrong with stores and with the files they are made from."""
+"""Errors of stores and of the files from which stores are made."""
 
 
 class StoreError(ValueError):
-    """A store that cannot be opened, read, made or trusted; the message says which and what to do."""
+    """A store cannot be opened, read, made or trusted; the message names the store and says what to do."""
 
 
 class IngestError(StoreError):
-    """A source that cannot become a store; the message names the file, the line and what to do."""
+    """A source file cannot become a store; the message names the file and line and says what to do."""

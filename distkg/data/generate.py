@@ -1,8 +1,7 @@
-"""Generated graphs with known logical rules and skewed degrees.
+"""Generator of graphs with known logical rules and skewed degrees.
 
-Relations come in themes (work, study, film, then again with numbers), each a little world of persons,
-organisations and cities. With o an organisation of the theme, every theme holds these rules without exception
-in the whole graph:
+Relations come in themes (work, study, film, then again with numbers), each over persons, organisations and cities.
+With o an organisation of the theme, the facts of every theme satisfy these rules without exception:
 
 ====================  ==============================================  =====================
 pattern               rule                                            example
@@ -13,9 +12,9 @@ composition           base(p, o) ∧ site(o, c) ⇒ via(p, c)             works_
 hierarchy             base(p, o) ⇒ wider(p, o)                        works_at ⇒ affiliated_with
 ====================  ==============================================  =====================
 
-(the last theme is cut off where the number of relations or triples ends). Valid and test are drawn from the
-right-hand sides only, and every left-hand side stays in train, so a model can be perfect in principle wherever
-a rule has one answer. Persons, organisations and cities are drawn from a bounded Zipf law.
+The last theme is cut off at the requested number of relations or triples. Valid and test are drawn from the
+right-hand sides only, and every left-hand side stays in train, so a perfect model exists wherever a rule has one
+answer. Persons, organisations and cities are drawn from a bounded Zipf law.
 """
 
 from __future__ import annotations
@@ -49,13 +48,13 @@ THEMES = (
 )
 PER_THEME = 6
 ENTITY_BYTES, FACT_BYTES = 40, 8
-"""Memory of an entity, and of a fact of the largest theme, at least; twice as much was measured."""
+"""Lower bounds of the memory per entity and per fact of the largest theme; twice as much was measured."""
 
 Ints = NDArray[np.int64]
 
 
 class Facts(NamedTuple):
-    """Triples of one relation: heads and tails [n], of which those from ``implied_from`` on follow by a rule."""
+    """Triples of one relation: heads and tails [n]; the facts from ``implied_from`` on follow from a rule."""
 
     head: Ints
     tail: Ints
@@ -72,12 +71,12 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class World:
-    """Kinds of entities, by what they do in a theme.
+    """Kinds of entities by their role in a theme.
 
     Attributes:
         persons: heads of every base relation.
-        organisations: one kind for each theme vocabulary used.
-        cities: where organisations are; none where no relation says so.
+        organisations: one kind for each theme vocabulary in use.
+        cities: sites of organisations; empty if no relation uses them.
     """
 
     persons: Kind
@@ -86,7 +85,8 @@ class World:
 
     @classmethod
     def of(cls, entities: int, relations: int, triples: int) -> World:
-        """Up to 30 % of entities organisations (twelve triples or more for each), a third as many cities, persons."""
+        """Divide the entities: up to 30 % organisations (with at least twelve triples each), a third as many cities,
+        and persons."""
         used = min(len(THEMES), -(-relations // PER_THEME))
         theme_triples = triples * min(relations, PER_THEME) // relations
         each = max(1, min(int(0.3 * entities) // used, theme_triples // 12))
@@ -96,21 +96,21 @@ class World:
         return cls(Kind("person", 0, persons), organisations, Kind("city", entities - cities, cities))
 
     def labels(self) -> pa.Array:
-        """``person_0`` … in provisional id order: large_utf8 [entities]."""
+        """Return the labels ``person_0`` … in provisional id order: large_utf8 [entities]."""
         return pa.concat_arrays([_labels(kind) for kind in (self.persons, *self.organisations, self.cities)])
 
 
 def generate(
     store: str, *, entities: int, relations: int, triples: int, seed: int, partitions: int = 1
 ) -> PrepareReport:
-    """Make a store with a generated graph: exactly that many entities, relations and distinct triples.
+    """Generate a graph with exactly the given numbers of entities, relations and distinct triples, and store it.
 
-    Valid and test get min(5 %, 20,000) triples each (fewer where too few follow by a rule; none with one
-    relation). Memory holds one theme (six relations) and a few integers per entity.
+    Valid and test get min(5 %, 20,000) triples each: fewer if too few follow from a rule, none with one relation.
+    Memory holds one theme (six relations) and a few integers per entity.
 
     Raises:
-        IngestError: fewer triples than it takes to mention every entity, or more than the entities can carry.
-        StoreError: a store that is in the way.
+        IngestError: too few triples to mention every entity, or more than the entities allow.
+        StoreError: the folder is not free, or a write fails.
     """
     started = time.perf_counter()
     if min(entities, relations, triples) < 1 or entities < 10:
@@ -132,24 +132,25 @@ def generate(
 
 
 def _refuse_too_large(entities: int, relations: int, triples: int) -> None:
-    """
+    """Check the size of the graph against 32-bit ids and the memory of this machine.
+
     Raises:
-        IngestError: ids would not fit into 32 bits, or memory would surely not suffice.
+        IngestError: ids would not fit into 32 bits, or memory is certainly too small.
     """
     for name, count in (("entities", entities), ("relations", 2 * relations)):
         if count >= 2**31:
             raise IngestError(f"{count:,} {name} are too many: their ids have 32 bits. Ask for fewer")
     needed = ENTITY_BYTES * entities + FACT_BYTES * min(triples, triples * PER_THEME // relations)
-    there = memory_limit()
-    if needed > there:
+    available = memory_limit()
+    if needed > available:
         raise IngestError(
             f"a graph of {entities:,} entities and {triples:,} triples needs at least {needed / 2**30:,.0f} GiB of "
-            f"memory to be made, and {there / 2**30:,.0f} GiB are there. Ask for fewer, or for more relations"
+            f"memory, and {available / 2**30:,.0f} GiB are available. Ask for fewer, or for more relations"
         )
 
 
 def relation_names(relations: int) -> list[str]:
-    """Names in id order; a vocabulary used for the n-th time gets the suffix ``_n``."""
+    """Return the names in id order; a vocabulary used for the n-th time gets the suffix ``_n``."""
     names = []
     for relation in range(relations):
         round_, place = divmod(relation, PER_THEME * len(THEMES))
@@ -164,7 +165,7 @@ def _labels(kind: Kind) -> pa.Array:
 
 
 def _facts(world: World, relations: int, triples: int, rng: np.random.Generator) -> Iterator[tuple[int, Facts]]:
-    """Relation ids and their facts, theme by theme; triples are shared out by the number of relations."""
+    """Yield relation ids and their facts, theme by theme; triples are divided by the number of relations."""
     themes: list[_Theme] = []
     for first in range(0, relations, PER_THEME):
         names = min(PER_THEME, relations - first)
@@ -175,8 +176,8 @@ def _facts(world: World, relations: int, triples: int, rng: np.random.Generator)
     fewest = min(theme.base_count - theme.organisations.size for theme in themes)
     if fewest < 0 or sum(theme.base_count for theme in themes) < world.persons.size:
         raise IngestError(
-            f"{triples:,} triples do not suffice to mention each of the entities under {relations} relations; "
-            "ask for more triples (six for each entity and twelve for each relation do) or for fewer entities"
+            f"{triples:,} triples are too few to mention every entity with {relations} relations; ask for more triples "
+            "(six per entity and twelve per relation are enough) or for fewer entities"
         )
     for number, theme in enumerate(themes):
         for place, facts in theme.facts():
@@ -184,7 +185,7 @@ def _facts(world: World, relations: int, triples: int, rng: np.random.Generator)
 
 
 class _Theme:
-    """The facts of up to six relations around one kind of organisation."""
+    """Facts of up to six relations around one kind of organisation."""
 
     def __init__(
         self, world: World, organisations: Kind, names: int, budget: int, next_person: int, rng: np.random.Generator
@@ -196,30 +197,31 @@ class _Theme:
         self.base_count = -(-budget // names) if names <= 2 else int((budget - site) / sum(weights))
 
     def facts(self) -> Iterator[tuple[int, Facts]]:
-        """Place of the relation in the theme, and its facts; symmetry comes last and fills the budget exactly."""
+        """Yield the index of the relation in the theme and its facts; symmetry is last and fills the budget exactly."""
         person, place = self._base()
         yield 0, Facts(person, place + self.organisations.first, len(person))
-        left = self.budget - len(person)
+        remaining = self.budget - len(person)
         if self.names >= 2:
-            yield 1, Facts((place + self.organisations.first)[:left], person[:left], 0)
-            left -= min(left, len(person))
+            yield 1, Facts((place + self.organisations.first)[:remaining], person[:remaining], 0)
+            remaining -= min(remaining, len(person))
         if self.names >= 4:
             city = self._site()
             yield 3, Facts(np.arange(len(city)) + self.organisations.first, city + self.world.cities.first, len(city))
-            left -= len(city)
+            remaining -= len(city)
         if self.names >= 5:
             via = _unique_pairs(person, city[place], self.world.cities.size)
             yield 4, Facts(via[0], via[1] + self.world.cities.first, 0)
-            left -= len(via[0])
+            remaining -= len(via[0])
         if self.names >= 6:
             wider = self._wider(person, place)
             yield 5, wider
-            left -= len(wider.head)
+            remaining -= len(wider.head)
         if self.names >= 3:
-            yield 2, self._symmetric(left)
+            yield 2, self._symmetric(remaining)
 
     def _base(self) -> tuple[Ints, Ints]:
-        """Persons and places (organisations counted from 0): each person in turn, each organisation at least once."""
+        """Draw the base facts: persons and places (organisations from 0), each person in turn, each organisation at
+        least once."""
         persons, places = self.world.persons.size, self.organisations.size
         heads = (self.next_person + np.arange(min(self.base_count, persons))) % persons
         tails = zipf(self.rng, places, len(heads))
@@ -227,7 +229,7 @@ class _Theme:
         return self._more(heads, tails, self.base_count)
 
     def _more(self, persons: Ints, places: Ints, count: int) -> tuple[Ints, Ints]:
-        """Those distinct pairs, and further ones up to ``count``."""
+        """Extend distinct (person, place) pairs to ``count`` distinct pairs."""
         width = self.organisations.size
         people = self.world.persons.size
 
@@ -240,24 +242,24 @@ class _Theme:
         return keys // width, keys % width
 
     def _site(self) -> Ints:
-        """The city of each organisation, counted from 0; each city at least once."""
+        """Draw the city of each organisation, from 0; each city at least once."""
         city = zipf(self.rng, self.world.cities.size, self.organisations.size)
         city[: self.world.cities.size] = np.arange(self.world.cities.size)
         return city
 
     def _wider(self, persons: Ints, places: Ints) -> Facts:
-        """The base facts, which follow, behind further facts of the wider relation, which do not."""
+        """Return facts of the wider relation: further ones, then the base facts, which are implied."""
         count = len(persons) + int(EXTRA_WIDER * len(persons))
         heads, tails = (np.roll(side, -len(persons)) for side in self._more(persons, places, count))
         return Facts(heads, tails + self.organisations.first, count - len(persons))
 
     def _symmetric(self, count: int) -> Facts:
-        """``count`` facts between persons: a half, then the same facts turned round, which follow."""
+        """Return ``count`` facts between persons: the first half, then their reversals, which are implied."""
         people, pairs = self.world.persons.size, -(-count // 2)
 
         def draw(size: int, even: bool) -> Ints:
             one = self.rng.integers(0, people, size) if even else zipf(self.rng, people, size)
-            # Acquaintances are near: most are a few numbers away, some anywhere.
+            # Acquaintances are local: most ids are close, some are anywhere.
             step = self.rng.integers(1, people, size) if even else 1 + zipf(self.rng, people - 1, size)
             other = (one + step) % people
             return np.minimum(one, other) * people + np.maximum(one, other)
@@ -271,7 +273,7 @@ class _Theme:
 
 
 def zipf(rng: np.random.Generator, n: int, size: int) -> Ints:
-    """Draws from [0, n) with probability falling as rank^-0.8, by the inverse of the continuous law: int64 [size]."""
+    """Sample from [0, n) with probability ∝ rank^-0.8, by inversion of the continuous law: int64 [size]."""
     power = 1 - ZIPF_EXPONENT
     drawn = (rng.random(size) * ((n + 1.0) ** power - 1) + 1) ** (1 / power)
     return np.minimum(drawn.astype(np.int64) - 1, n - 1)
@@ -280,7 +282,7 @@ def zipf(rng: np.random.Generator, n: int, size: int) -> Ints:
 def _distinct(
     keys: Ints, count: int, capacity: int, draw: Callable[[int, bool], Ints], rng: np.random.Generator
 ) -> Ints:
-    """``keys``, followed by distinct drawn ones up to ``count``; drawn evenly once the skewed law repeats itself."""
+    """Extend ``keys`` with distinct drawn ones to ``count``; switch to uniform draws when the skewed law repeats."""
     if count > capacity // 2 and count > len(keys):
         raise IngestError(
             f"a relation would need {count:,} of {capacity:,} possible facts; ask for fewer triples or more entities"
@@ -301,7 +303,7 @@ def _unique_pairs(heads: Ints, tails: Ints, width: int) -> tuple[Ints, Ints]:
 
 
 def _held_out(spool: Spool, implied: Ints, writer: StoreWriter, rng: np.random.Generator) -> dict[str, Part]:
-    """Valid and test from the implied rows, given as ranges [relations, 2]; train shuffled."""
+    """Draw valid and test from the implied rows, given as ranges [relations, 2], and shuffle train."""
     counts = implied[:, 1] - implied[:, 0]
     each = min(round(HELD_OUT_SHARE * len(spool)), MOST_HELD_OUT, int(counts.sum()) // 4)
     ordinals = rng.choice(counts.sum(), 2 * each, replace=False)

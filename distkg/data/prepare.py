@@ -1,9 +1,9 @@
-"""From files to a store, in bounded memory.
+"""Preparation of a store from files of triples, in bounded memory.
 
-Labels become provisional ids while the files stream by; triples wait on local disk as three integers each.
-Then duplicates are found by hash buckets, splits are chosen where the source is one file, entities are renumbered
-by partition, and everything is written as Parquet. Memory holds the labels, a few integers per entity and one
-bucket of triples, never all triples (METIS excepted: it needs the edges of train).
+Files are streamed: labels become provisional ids, and triples are spooled to local disk as three integers each.
+Then duplicates are found with hash buckets, a single file is split, entities are renumbered by partition, and the
+store is written as Parquet. Memory holds the labels, a few integers per entity and one bucket of triples, never all
+triples (except with METIS, which needs the edges of train).
 """
 
 from __future__ import annotations
@@ -90,124 +90,128 @@ def prepare(
     """Make a store from files of triples.
 
     Args:
-        source: a file, or a folder with train|valid|test files and, where there are any, files of classes (see
-            ``distkg.data.store.classes``); local or any pyarrow address. With ``inference`` among the files it holds
-            two graphs, and two stores are made, ``training`` and ``inference`` in ``store``: see
-            ``distkg.data.splits.inductive``.
+        source: a file, or a folder with train, valid and test files and optional class files (see
+            ``distkg.data.store.classes``); a local path or a pyarrow address. A folder with a file ``inference`` holds
+            two graphs (see ``distkg.data.splits.inductive``): two stores are made, ``training`` and ``inference`` in
+            ``store``.
         store: new folder or address; a half-written store is replaced, a finished one never.
-        format: of the files; ``auto`` goes by their endings.
-        valid, test: files of these splits, where ``source`` is one file or a folder without them.
-        split: shares of train, valid and test, used where ``source`` is one file and neither ``valid`` nor
-            ``test`` is given. Every entity and relation of valid and test is kept in train as well; where a
-            sparse graph cannot spare that many triples, fewer are held out and ``held_out_short`` counts them.
-        partitions: contiguous ranges of entity ids to form, all of ceil(N / partitions) but the last.
-        partitioner: which entities share a range.
-        on_error: ``skip`` sets bad lines aside in rejects.tsv.
-        seed: decides entity order and splits.
+        format: format of the files; ``auto`` goes by their extensions.
+        valid, test: files of these splits, if ``source`` is one file or a folder without them.
+        split: shares of train, valid and test, if ``source`` is one file and neither ``valid`` nor ``test`` is given.
+            Every entity and relation of valid and test also stays in train. If the graph is too sparse for these
+            shares, fewer triples are held out, and the warning ``held_out_short`` counts the missing ones.
+        partitions: number of contiguous ranges of entity ids, of ceil(N / partitions) entities each except the last.
+        partitioner: assignment of entities to ranges.
+        on_error: ``fail`` raises at the first bad line; ``skip`` writes bad lines to rejects.tsv.
+        seed: random seed of entity order and splits.
         columns: names or numbers (from 1) of the columns of head, relation and tail in tables, such as ``x,r,y`` or
-            ``2,3,4``; other columns are left out. Default: by the header, or in this order.
-        header: whether the first line of delimited text names the columns; default: where its names are known.
-        delimiter: of text, one character; default: the one that gives most lines the same number of columns.
-        encoding: of text; default: UTF-8, or what a byte order mark says.
-        literals: whether RDF facts with a literal as their object are read.
-        progress: called with a stage and how many triples it has done.
+            ``2,3,4``; other columns are left out. Default: by the header, else the first three.
+        header: True if the first line of delimited text names the columns; default: if its names are known ones.
+        delimiter: column delimiter of text, one character; default: the one that gives most lines the same number of
+            columns.
+        encoding: encoding of text; default: UTF-8, or by the byte order mark.
+        literals: ``keep`` or ``drop`` RDF facts whose object is a literal.
+        progress: callback that receives a stage and the number of triples done.
 
     Returns:
-        Counts and warnings. Duplicates within a split are dropped and counted (``train_duplicates``); triples in
-        two splits stay in both and are counted (``train_test_overlap``), as are valid and test triples with
-        entities or relations that train lacks (``test_unseen_entities``), those that train tells under another relation
-        (``train_test_inverses``), labels that differ in spaces only, rejected, blank and header lines. All are in
-        docs/data.md.
+        Counts and warnings. Duplicates within a split are dropped and counted (``train_duplicates``). Triples in two
+        splits stay in both and are counted (``train_test_overlap``). Also counted are valid and test triples with
+        entities or relations that train lacks (``test_unseen_entities``), held-out triples that train contains under
+        another relation (``train_test_inverses``), labels that differ in spaces only, and rejected, blank and header
+        lines. docs/data.md lists all warnings.
 
     Raises:
-        IngestError: a source that cannot be used; names file and line.
-        StoreError: a store that is in the way.
+        IngestError: an unusable source; names file and line.
+        StoreError: the folder is not free, or a write fails.
     """
     check_split(split)
     _check_choice("on_error", on_error, OnError)
     _check_choice("partitioner", partitioner, PartitionerName)
     options = read_options(columns, header, delimiter, encoding, literals)
-    ways = _Ways(Plan(without_secrets(source), seed, partitions, partitioner), on_error, progress or _silent)
+    settings = _Settings(Plan(without_secrets(source), seed, partitions, partitioner), on_error, progress or _silent)
     location = Location.of(source)
-    if location.is_folder():
-        declared = read_declared(location, options.encoding)
-        graphs = inductive_graphs(location, format, options)
-        if graphs is not None:
-            if valid or test:
-                raise IngestError(
-                    f"folder {without_secrets(source)} holds a graph for inference beside train, so --valid and --test "
-                    "cannot be given: its files say what is asked of which graph"
-                )
-            _check_tables(options, [file for graph in graphs.values() for files in graph.values() for file in files])
-            return _make_both(graphs, store, ways, declared)
-        sources = find_sources(source, format, valid, test, options)
-        _check_tables(options, list(sources.values()))
-        aside = files_left_aside(location, {file.name for file in sources.values()})
-        return _make(_each_alone(sources), store, ways, declared, notes=aside)
-    sources = find_sources(source, format, valid, test, options)
-    _check_tables(options, list(sources.values()))
-    return _make(_each_alone(sources), store, ways, None, split if len(sources) == 1 else None)
+    is_folder = location.is_folder()
+    declared = read_declared(location, options.encoding) if is_folder else None
+    graphs = inductive_graphs(location, format, options) if is_folder else None
+    if graphs is not None:
+        _refuse_separate_splits(source, valid, test)
+        _check_tables(options, [file for graph in graphs.values() for files in graph.values() for file in files])
+        return _make_both(graphs, store, settings, declared)
+    files = find_sources(source, format, valid, test, options)
+    _check_tables(options, list(files.values()))
+    unread = files_left_aside(location, {file.name for file in files.values()}) if is_folder else []
+    shares = split if len(files) == 1 and not is_folder else None
+    return _make({name: [file] for name, file in files.items()}, store, settings, declared, shares, unread)
 
 
 @dataclass(frozen=True)
-class _Ways:
+class _Settings:
+    """Options of ``prepare`` that do not depend on the files."""
+
     plan: Plan
     on_error: OnError
     progress: Progress
 
 
-def _each_alone(sources: Mapping[str, SourceFile]) -> dict[str, list[SourceFile]]:
-    return {split: [file] for split, file in sources.items()}
+def _refuse_separate_splits(source: str, valid: str | None, test: str | None) -> None:
+    """Raise IngestError if files of splits are given in addition to a folder of two graphs."""
+    if valid or test:
+        raise IngestError(
+            f"folder {without_secrets(source)} holds a training and an inference graph, whose splits are in its files: "
+            "leave out --valid and --test"
+        )
 
 
-def _make_both(graphs: Graphs, store: str, ways: _Ways, declared: Declared | None) -> PrepareReport:
-    """A store for each graph, in folders named after them; the report is that of the graph for inference."""
-    made = {name: _make(sources, address_within(store, name), ways, declared) for name, sources in graphs.items()}
-    return replace(made[INFERENCE], beside=made[TRAINING])
+def _make_both(graphs: Graphs, store: str, settings: _Settings, declared: Declared | None) -> PrepareReport:
+    """Make a store for each graph, in folders named after the graphs; return the report of the inference graph."""
+    reports = {name: _make(files, address_within(store, name), settings, declared) for name, files in graphs.items()}
+    return replace(reports[INFERENCE], beside=reports[TRAINING])
 
 
 def _make(
     sources: Mapping[str, Sequence[SourceFile]],
     store: str,
-    ways: _Ways,
+    settings: _Settings,
     declared: Declared | None,
     shares: tuple[float, float, float] | None = None,
     notes: Sequence[str] = (),
 ) -> PrepareReport:
+    """Make one store, splitting train by ``shares`` if given."""
     started = time.perf_counter()
-    with StoreWriter(store, private=is_remote(ways.plan.source)) as writer:
-        problems = Problems(ways.on_error, writer.open_rejects)
+    with StoreWriter(store, private=is_remote(settings.plan.source)) as writer:
+        problems = Problems(settings.on_error, writer.open_rejects)
         for note in notes:
             problems.tell(note)
-        ingest = _Ingest(writer, problems, ways.progress)
+        ingest = _Ingest(writer, problems, settings.progress)
         parts = ingest.read(sources)
         if shares:
             sizes = len(ingest.entities), len(ingest.relations)
-            parts = split_part(parts["train"], *sizes, shares, ways.plan.seed, writer.scratch, problems)
+            parts = split_part(parts["train"], *sizes, shares, settings.plan.seed, writer.scratch, problems)
         graph = Graph(parts, ingest.entities.labels(), ingest.relations.labels(), declared)
         count_unseen(parts, len(graph.entities), len(graph.relations), problems)
         report_leaks(parts, graph.relations, writer.scratch, problems)
         for labels in (graph.entities, graph.relations):
             warn_of_forms(labels, problems)
-        manifest = assemble(writer, graph, ways.plan, problems, ingest.progress)
+        manifest = assemble(writer, graph, settings.plan, problems, ingest.progress)
     return replace(report(store, manifest, time.perf_counter() - started), notes=tuple(problems.notes))
 
 
 def _check_tables(options: ReadOptions, files: Sequence[SourceFile]) -> None:
-    """Raise where options for tables are given, and no file is one."""
+    """Raise IngestError if an option of tables or delimited text applies to none of the files."""
     tables = any(file.format in ("tsv", "parquet") for file in files)
     text = any(file.format == "tsv" for file in files)
-    for name, given, used in (
-        ("--columns", bool(options.columns), tables),
-        ("--header and --no-header", options.header is not None, text),
-        ("--delimiter", bool(options.delimiter), text),
+    for name, is_set, applies, formats in (
+        ("--columns", bool(options.columns), tables, "delimited text and Parquet"),
+        ("--header and --no-header", options.header is not None, text, "delimited text"),
+        ("--delimiter", bool(options.delimiter), text, "delimited text"),
     ):
-        if given and not used:
-            raise IngestError(f"{name}: none of the files ({', '.join(file.name for file in files)}) has such a thing")
+        if is_set and not applies:
+            shown = ", ".join(file.name for file in files)
+            raise IngestError(f"{name}: only for {formats}, which none of the files ({shown}) is; leave it out")
 
 
 class _Ingest:
-    """Reads files into spools of provisional ids."""
+    """Reader of files into spools of provisional ids."""
 
     def __init__(self, writer: StoreWriter, problems: Problems, progress: Progress) -> None:
         self.scratch = writer.scratch
@@ -217,7 +221,7 @@ class _Ingest:
         self.relations = Vocabulary()
 
     def read(self, sources: Mapping[str, Sequence[SourceFile]]) -> dict[str, Part]:
-        """All splits without their duplicates; a split without files is empty."""
+        """Read all splits without duplicates; a split without files is empty."""
         spools = {split: self._spool(split, sources.get(split, ())) for split in SPLITS}
         self._warn_of_headers(spools)
         self.progress("looking for duplicates", sum(len(spool) for spool in spools.values()))
@@ -239,16 +243,16 @@ class _Ingest:
         return spool
 
     def _warn_of_headers(self, spools: Mapping[str, Spool]) -> None:
-        """Warn of first triples none of whose labels occurs in its column again, in any file."""
+        """Warn of first triples whose labels do not recur in their columns in any file."""
         for name, line, labels in self.problems.possible_headers:
             head, relation, tail = (pa.array([label], pa.utf8()) for label in labels)
             first = self._encode((head, relation, tail))[0]
-            again = (
+            recurs = (
                 ((triples == first).any(axis=1) & ~(triples == first).all(axis=1)).any()
                 for spool in spools.values()
                 for _, triples in spool.chunks()
             )
-            if not any(again):
+            if not any(recurs):
                 self.problems.note("first_line_may_be_a_header", f"{name}:{line}")
 
     def _encode(self, columns: tuple[pa.Array, pa.Array, pa.Array]) -> NDArray[np.int32]:
@@ -262,18 +266,19 @@ class _Ingest:
         if split == "train" or self.problems.on_error == "fail":
             rejected = self.problems.counts["rejected_lines"]
             first = f"; {rejected} lines rejected, first {self.problems.examples['rejected_lines']}" if rejected else ""
-            raise IngestError(f"{spool.name}:1: the file holds no triples{first}. Is it the right file and --format?")
+            raise IngestError(f"{spool.name}:1: the file holds no triples{first}. Check the file and --format")
         self.problems.note("empty_files", spool.name)
 
 
 def _silent(stage: str, done: int) -> None:
-    """The default of ``progress``."""
+    """Default ``progress`` callback: do nothing."""
 
 
 def check_split(split: tuple[float, float, float]) -> None:
-    """
+    """Check the shares of train, valid and test.
+
     Raises:
-        IngestError: these are no shares of train, valid and test.
+        IngestError: not three shares ≥ 0 that sum to 1, with some for train.
     """
     if len(split) != 3 or min(split) < 0 or split[0] <= 0 or abs(sum(split) - 1) > 1e-6:
         raise IngestError(
@@ -287,7 +292,7 @@ def _check_choice(name: str, value: str, choices: object) -> None:
 
 
 def report(store: str, manifest: Manifest, seconds: float) -> PrepareReport:
-    """The report of a committed store."""
+    """Build the report of a committed store."""
     rejects = address_within(store, "rejects.tsv") if "rejects.tsv" in manifest.files else None
     return PrepareReport(
         store=store,

@@ -1,4 +1,4 @@
-"""Triples of one split as provisional ids on local disk, in the order read, with the lines they came from."""
+"""Spool file: triples of one split as provisional ids on local disk, in reading order, with their source lines."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ NO_ROWS: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
 
 class Spool:
-    """An append-only file of int32 [n, 3] triples.
+    """Append-only file of triples int32 [n, 3].
 
     Args:
-        path: file to make.
-        name: the source file, for messages.
-        unit: what its places count, where that is not lines.
+        path: file to create.
+        name: name of the source file, for messages.
+        unit: prefix of positions in messages, if they are not lines (``SourceFile.unit``).
     """
 
     def __init__(self, path: Path, name: str = "", unit: str = "") -> None:
@@ -26,7 +26,7 @@ class Spool:
         self._files = [(0, name, unit)]  # first row of each source file
         self._rows = 0
         self._file = path.open("wb")
-        # Row and line at which a run of consecutive lines begins; a fault in the source starts a new run.
+        # Row and line at which each run of consecutive lines begins; a rejected line starts a new run.
         self._run_rows: list[NDArray[np.int64]] = []
         self._run_lines: list[NDArray[np.int64]] = []
         self._next_line = -1
@@ -36,16 +36,16 @@ class Spool:
 
     @property
     def name(self) -> str:
-        """Of the source file; of the first where there are several."""
+        """Name of the source file; of the first one if there are several."""
         return self._files[0][1]
 
     def begin(self, name: str, unit: str = "") -> None:
-        """What is appended from now on comes from another source file."""
+        """Start the rows of another source file."""
         self._files.append((self._rows, name, unit))
         self._next_line = -1
 
     def append(self, triples: NDArray[np.int32], lines: NDArray[np.int64] | None = None) -> None:
-        """Add triples [n, 3] and, where they come from a file, their lines [n]."""
+        """Append triples [n, 3] and, if they come from a file, their lines [n]."""
         if lines is not None and len(lines):
             starts = np.flatnonzero(np.diff(lines, prepend=self._next_line - 1) != 1)
             self._run_rows.append(starts + self._rows)
@@ -55,11 +55,11 @@ class Spool:
         self._rows += len(triples)
 
     def finish(self) -> None:
-        """End writing; reading may begin."""
+        """End writing; the spool can now be read."""
         self._file.close()
 
     def chunks(self, without: NDArray[np.int64] = NO_ROWS) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:
-        """Rows [m] and triples [m, 3] in order, leaving out the sorted rows ``without``."""
+        """Yield row numbers [m] and triples [m, 3] in order, skipping the sorted rows ``without``."""
         with self.path.open("rb") as file:
             for start in range(0, self._rows, CHUNK_ROWS):
                 count = min(CHUNK_ROWS, self._rows - start)
@@ -73,13 +73,13 @@ class Spool:
                 yield rows, triples
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Triples at some rows: int32 [m, 3]."""
+        """Read the triples of given rows: int32 [m, 3]."""
         if not len(rows):
             return np.empty((0, 3), dtype=np.int32)
         return np.array(np.memmap(self.path, dtype=np.int32, mode="r", shape=(self._rows, 3))[rows])
 
     def where(self, row: int) -> str:
-        """``file:line`` of a row that came from a file."""
+        """Return the source position ``file:line`` of a row."""
         starts = np.concatenate(self._run_rows)
         run = int(np.searchsorted(starts, row, side="right")) - 1
         line = int(np.concatenate(self._run_lines)[run]) + row - int(starts[run])
@@ -88,7 +88,7 @@ class Spool:
 
 
 def shuffled(source: Spool, path: Path, without: NDArray[np.int64], rng: np.random.Generator) -> Spool:
-    """A random permutation of a spool in bounded memory: rows fall into random buckets, each shuffled in memory."""
+    """Permute a spool at random in bounded memory: rows go to random buckets, each shuffled in memory."""
     count = -(-len(source) // (4 * CHUNK_ROWS)) or 1
     buckets = [Spool(path.with_suffix(f".{bucket}")) for bucket in range(count)]
     for _, triples in source.chunks(without):

@@ -1,5 +1,5 @@
-"""What training compares queries with answers by: the scorer's similarity, or its squared distance under a
-hardness-aware activation (HaLE, Wang et al. 2022, arXiv 2201.00565, section 3.2)."""
+"""Similarity of queries and answers in training: the scorer's own, or its squared distance under a hardness-aware
+activation (HaLE, Wang et al. 2022, arXiv 2201.00565, section 3.2)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from distkg.kernels.scores.activations import ACTIVATIONS
 from distkg.kernels.scores.similarity import SQUARED_L2, Similarity
 
 SMALLEST_SCALE = 0.05
-"""Floor of c_r. At 0 every distance would be activated alike, no gradient would lead back, and the relation be lost."""
+"""Lower bound of c_r. At c_r = 0 all activated distances are equal, the gradient vanishes, and c_r cannot recover."""
 
 
 class Hardness(nn.Module):
-    """The scorer's own similarity.
+    """Training similarity without an activation: the scorer's own.
 
     Attributes:
-        similarity: compares training queries with candidates.
+        similarity: similarity of training queries and candidates.
     """
 
     def __init__(self, similarity: Similarity) -> None:
@@ -32,12 +32,12 @@ class Hardness(nn.Module):
         self.similarity = similarity
 
     def forward(self, query: Tensor, relation: Tensor) -> Tensor:
-        """Training queries from query vectors [B, Q] and rows of relations int64 [B]."""
+        """Return training queries from query vectors [B, Q] and relation rows int64 [B]."""
         return query
 
 
 class ActivatedHardness(Hardness):
-    """An activation of c_r ‖q − e‖², c_r > 0 for each relation, 1 at the start (eq. 8)."""
+    """Activation of c_r ‖q − e‖², with a c_r > 0 for each relation that starts at 1 (eq. 8)."""
 
     def __init__(self, similarity: ActivatedDistance, relations: int, *, learned: bool) -> None:
         super().__init__(similarity)
@@ -53,10 +53,10 @@ class ActivatedHardness(Hardness):
 
 
 def make_hardness(config: RunConfig, scorer: Scorer, relations: int) -> Hardness:
-    """As configured in ``objective.activation``.
+    """Build the training similarity configured in ``objective.activation``.
 
     Raises:
-        ConfigError: an activation for a scorer that has no squared distance.
+        ConfigError: an activation for a scorer without a squared distance.
     """
     objective = config.objective
     if objective.activation == "none":

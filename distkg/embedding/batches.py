@@ -1,7 +1,7 @@
-"""Batches as a function of (seed, epoch, step, rank).
+"""Batches of embedding training, as a function of (seed, epoch, step, rank).
 
-Each rank holds its own part of the training queries; an epoch takes the part in a fresh random order and cuts it
-into as many steps as every other rank.
+Each rank holds its part of the training queries. An epoch visits the part in a new random order, cut into the same
+number of steps on every rank.
 """
 
 from __future__ import annotations
@@ -30,44 +30,44 @@ from distkg.randomness import Purpose, mixed_seed, stream
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 
-TOGETHER = 8  # steps whose negatives are announced at once
+TOGETHER = 8  # steps whose negatives are requested in one message
 
 
 class Batch(Protocol):
-    """What the loop needs to know of a batch: the entities whose rows it uses, int64, sorted and unique."""
+    """Batch as the training loop sees it: ``ids``, the entities whose rows it uses, int64, sorted and unique."""
 
     @property
     def ids(self) -> Tensor: ...
 
 
 class Batches(Protocol):
-    """Makes the batches of an epoch.
+    """Source of the batches of an epoch.
 
     Attributes:
-        steps: steps of an epoch, the same on every rank.
-        triples: training triples of the graph.
+        steps: steps per epoch, the same on every rank.
+        triples: number of training triples of the graph.
     """
 
     steps: int
     triples: int
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
-        """Batches of the steps first … last-1 on this rank; collective."""
+        """Make the batches of the steps first … last - 1 on this rank; collective."""
         ...
 
 
 @dataclass(frozen=True)
 class SampledBatch:
-    """Queries with their answers and negatives; entities as places in ``ids``.
+    """Batch of queries with answers and negatives; entities are indices into ``ids``.
 
     Attributes:
         ids: int64 [u] entities, sorted and unique.
-        anchor, answer: int64 [b] places in ids.
+        anchor, answer: int64 [b], indices into ids.
         relation: int64 [b] in [0, 2R).
-        negatives: int64 [rows, K] places in ids; ``sharing`` consecutive queries share a row.
-        mask: bool [b, K], where a query has no negative in truth; None where it has all.
+        negatives: int64 [rows, K], indices into ids; ``sharing`` consecutive queries share a row.
+        mask: bool [b, K], True for negatives to exclude; None if all are used.
         queries: number of queries of this step over all ranks.
-        made: negatives made for each query, entities among them as places in ids; None where there are none.
+        made: negatives generated per query, with entities as indices into ids; None if there are none.
     """
 
     ids: Tensor
@@ -82,7 +82,7 @@ class SampledBatch:
 
 
 class Portions:
-    """Cuts each rank's ``counts[rank]`` items into ``steps`` nearly equal portions."""
+    """Partition of each rank's ``counts[rank]`` items into ``steps`` nearly equal portions."""
 
     def __init__(self, counts: list[int], batch_size: int) -> None:
         self.counts = counts
@@ -93,17 +93,17 @@ class Portions:
         return step * count // self.steps, (step + 1) * count // self.steps
 
     def sizes(self, step: int) -> list[int]:
-        """Items of every rank at this step."""
+        """Return the number of items of every rank at a step."""
         return [high - low for low, high in (self.bounds(rank, step) for rank in range(len(self.counts)))]
 
 
 class SampledBatches:
-    """Each triple of this rank's part as two queries, with negatives of ``source``.
+    """Batches with sampled negatives: each triple of this rank's part gives a tail and a head query.
 
     Attributes:
-        source: draws the negatives.
-        count: of negatives for each query.
-        latest: queries of the latest step and their negatives; None before the first, and where queries share them.
+        source: negative source.
+        count: number of negatives per query.
+        latest: queries of the latest step and their negatives; None before the first step, or if negatives are shared.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class SampledBatches:
         ranks: Ranks,
         time_gone: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """``time_gone()`` is the share of the run's time limit that is gone, the same on every rank."""
+        """``time_gone()`` is the elapsed share of the run's time limit, equal on every rank."""
         part = store.triples_part("train", ranks.rank, ranks.size)
         self._local = torch.from_numpy(part)
         self._relations = store.num_relations
@@ -134,14 +134,14 @@ class SampledBatches:
         self._ahead = negatives.pool.depth if negatives.pool.actors else None
         self._removed = 0
         self.latest: tuple[Queries, Negatives] | None = None
-        self._expected = 0  # first step, over all epochs, of whose queries the source has not been told
-        self._announced: dict[int, Queries] = {}  # by step over all epochs, until their own step
+        self._expected = 0  # first step, counted over all epochs, whose negatives are not requested yet
+        self._announced: dict[int, Queries] = {}  # queries of requested steps, by the same count, until their step
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
         return [self._batch(epoch, step) for step in range(first, last)]
 
     def _queries(self, epoch: int, step: int) -> Queries:
-        """This rank's queries of a step: those for tails, then those for heads."""
+        """Return this rank's queries of a step: tail queries, then head queries."""
         low, high = self._portions.bounds(self._ranks.rank, step)
         head, relation, tail = self._local[self._order(epoch)[low:high]].long().unbind(1)
         return Queries(
@@ -154,8 +154,8 @@ class SampledBatches:
         queries = self._announced.pop(epoch * self.steps + step, None) or self._queries(epoch, step)
         head, tail = queries.anchor.chunk(2)
         negatives = self._negatives_of(queries, epoch, step)
-        made = negatives.made.entities if negatives.made is not None else None
-        used = [head, tail, negatives.entities, *([] if made is None else [made])]
+        generated = negatives.made.entities if negatives.made is not None else None
+        used = [head, tail, negatives.entities, *([] if generated is None else [generated])]
         ids, places = unique_places(torch.cat([entities.flatten() for entities in used]), self.source.entities)
         placed = places.split([entities.numel() for entities in used])
         device = self._ranks.device
@@ -171,34 +171,36 @@ class SampledBatches:
             made=None if negatives.made is None else negatives.made.at_places(placed[-1], device),
         )
 
-    def _moment(self, epoch: int, step: int) -> TrainingProgress:
-        done = epoch * self.steps + step
-        progress = max(done / self._all_steps, self._time_gone())
-        return TrainingProgress(done / self.steps, min(1.0, progress), done)
+    def _progress(self, epoch: int, step: int) -> TrainingProgress:
+        step_number = epoch * self.steps + step
+        progress = max(step_number / self._all_steps, self._time_gone())
+        return TrainingProgress(step_number / self.steps, min(1.0, progress), step_number)
 
     def _expect(self, epoch: int, step: int, ahead: int) -> None:
-        """Tell the source of the queries at least ``ahead`` steps from this one, so that it may have them drawn for.
+        """Request the negatives of the next steps, at least ``ahead`` of them, from the source in advance.
 
-        Several steps at a time: a message costs more than what is in it.
+        Several steps share a message, since the cost of a message hardly depends on its size.
         """
-        now, together = epoch * self.steps + step, min(TOGETHER, ahead)
-        end = min((now + ahead) // together * together + together, self._all_steps)
+        now, steps_per_message = epoch * self.steps + step, min(TOGETHER, ahead)
+        end = min((now + ahead) // steps_per_message * steps_per_message + steps_per_message, self._all_steps)
         if end > self._expected:
-            self.source.prefetch([self._coming(done) for done in range(max(self._expected, now), end)])
+            self.source.prefetch(
+                [self._draw_request(step_number) for step_number in range(max(self._expected, now), end)]
+            )
             self._expected = end
 
-    def _coming(self, done: int) -> DrawRequest:
-        """The draw of the step when so many are done."""
+    def _draw_request(self, done: int) -> DrawRequest:
+        """Return the request for the negatives of a step, given the number of steps before it."""
         epoch, step = divmod(done, self.steps)
         seed = mixed_seed(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
         queries = self._announced[done] = self._queries(epoch, step)
-        return DrawRequest(self._moment(epoch, step), queries, self._negatives.count, seed)
+        return DrawRequest(self._progress(epoch, step), queries, self._negatives.count, seed)
 
     def _negatives_of(self, queries: Queries, epoch: int, step: int) -> Negatives:
-        """Those of a step, with ``mask`` bool [b, K] for each query, None where all are meant."""
+        """Draw the negatives of a step; ``mask`` is bool [b, K] per query, True to exclude, None if all are used."""
         sharing = self._sharing
         generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
-        self.source.advance(self._moment(epoch, step))
+        self.source.advance(self._progress(epoch, step))
         if self._ahead is not None:
             self._expect(epoch, step, self._ahead)
         drawn = self.source.draw(queries[::sharing], self._negatives.count, generator)
@@ -207,29 +209,29 @@ class SampledBatches:
             known = known_facts(self._known, queries.anchor, queries.relation, drawn.entities, sharing)
             self._removed += int(known.sum())
             mask = known if mask is None else mask | known
-        found = Negatives(drawn.entities, mask, drawn.made)
+        negatives = Negatives(drawn.entities, mask, drawn.made)
         if sharing == 1:
-            self.latest = queries, found
-        return found
+            self.latest = queries, negatives
+        return negatives
 
     def take_removed(self) -> int:
-        """Negatives left out as known facts since the last call."""
+        """Return and reset the number of negatives that were excluded as known facts."""
         removed, self._removed = self._removed, 0
         return removed
 
 
 @dataclass(frozen=True)
 class QuerySampledBatch:
-    """Queries with one answer each, some of which are sampled to be compared with all entities.
+    """Batch of queries with one answer each, of which a sample is compared with all entities.
 
     Attributes:
         ids: int64 [u] entities, sorted and unique.
-        anchor, answer: int64 [b] places in ids.
+        anchor, answer: int64 [b], indices into ids.
         relation: int64 [b] in [0, 2R).
         queries: number of queries of this step over all ranks.
-        sampled: int64 [s], places of the sampled queries in the batch, sorted.
-        width: sampled queries of the fullest rank: the others fill up to it when queries are gathered.
-        live: float32 [ranks · width], 1 for a sampled query and 0 for one that only fills up.
+        sampled: int64 [s], indices of the sampled queries in the batch, sorted.
+        width: largest number of sampled queries of a rank, to which gathered queries are padded.
+        live: float32 [ranks · width], 1 for a sampled query and 0 for padding.
     """
 
     ids: Tensor
@@ -243,7 +245,7 @@ class QuerySampledBatch:
 
 
 class QuerySampledBatches:
-    """Each triple of this rank's part as two queries; a share of a batch's queries, 0 for none, is sampled."""
+    """Batches in which each triple of this rank's part gives two queries, and a share of the queries is sampled."""
 
     def __init__(self, store: Store, share: float, batch_size: int, seed: int, ranks: Ranks) -> None:
         self._share, self._seed, self._ranks = share, seed, ranks
@@ -263,7 +265,7 @@ class QuerySampledBatches:
         chosen = self._order(epoch)[low:high]
         sizes = self._portions.sizes(step)
         counts = [self._sampled_of(size) for size in sizes]
-        # The order is random already: its first queries are as good a sample as any, and differ in every epoch.
+        # The order is random already, so the first queries are a random sample that differs in every epoch.
         sampled = torch.arange(counts[self._ranks.rank])
         ids, places = unique_places(torch.cat([self._anchor[chosen], self._answer[chosen]]), self._entities)
         anchor, answer = places.chunk(2)
@@ -282,36 +284,38 @@ class QuerySampledBatches:
         )
 
     def _sampled_of(self, queries: int) -> int:
-        """At least one, unless there is none or none is wanted."""
+        """Return the number of sampled queries: at least one, unless ``queries`` or the share is 0."""
         return min(queries, max(1, round(self._share * queries))) if self._share else 0
 
 
 class EpochOrder:
-    """The random order of an epoch; that of the epoch before is kept, as negatives are asked for ahead of time."""
+    """Random order of the queries of an epoch; caches neighbouring epochs, since negatives are requested in advance."""
 
     def __init__(self, count: int, seed: int, rank: int) -> None:
         self._count, self._seed, self._rank = count, seed, rank
-        self._kept: dict[int, Tensor] = {}
+        self._cache: dict[int, Tensor] = {}
 
     def __call__(self, epoch: int) -> Tensor:
-        if epoch not in self._kept:
+        if epoch not in self._cache:
             generator = stream(Purpose.ORDER, self._seed, epoch, self._rank)
-            latest = {kept: order for kept, order in self._kept.items() if abs(kept - epoch) == 1}
-            self._kept = {**latest, epoch: torch.randperm(self._count, generator=generator)}
-        return self._kept[epoch]
+            latest = {
+                cached_epoch: order for cached_epoch, order in self._cache.items() if abs(cached_epoch - epoch) == 1
+            }
+            self._cache = {**latest, epoch: torch.randperm(self._count, generator=generator)}
+        return self._cache[epoch]
 
 
 @dataclass(frozen=True)
 class AllEntitiesBatch:
-    """Queries of this rank, and the answers of all ranks' queries that this rank owns.
+    """Batch of queries of this rank, and the answers of all ranks' queries among this rank's entities.
 
     Attributes:
         ids: int64 [u] anchors, sorted and unique.
-        anchor: int64 [b] places in ids.
+        anchor: int64 [b], indices into ids.
         relation: int64 [b] in [0, 2R).
-        count: float32 [b], answers of each query.
-        width: queries of the fullest rank: the others fill up to it when queries are gathered.
-        answers: those that this rank owns, of the queries of all ranks.
+        count: float32 [b], number of answers of each query.
+        width: largest number of queries of a rank, to which gathered queries are padded.
+        answers: answers of all ranks' queries that are rows of this rank.
     """
 
     ids: Tensor
@@ -323,7 +327,7 @@ class AllEntitiesBatch:
 
 
 class AllEntitiesBatches:
-    """Queries with all their training answers (grouped), or with one answer each."""
+    """Batches for objectives over all entities: queries with all their training answers (grouped), or with one."""
 
     def __init__(self, store: Store, group: bool, batch_size: int, seed: int, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -332,7 +336,7 @@ class AllEntitiesBatches:
         queries = _local_queries(store, ranks) if group else _single_queries(store, ranks)
         self._anchor, self._relation, self._offsets, self._answers = map(torch.from_numpy, queries)
         counts = ranks.all_gather(torch.tensor([len(self._anchor)], device=ranks.device)).tolist()
-        # A triple is two queries; where equal queries are grouped, the batch size counts the groups themselves.
+        # A triple gives two queries. With grouping, the batch size is the number of distinct queries.
         self._portions = Portions(counts, batch_size if group else 2 * batch_size)
         self.steps = self._portions.steps
         self._order = EpochOrder(len(self._anchor), seed, ranks.rank)
@@ -361,7 +365,7 @@ class AllEntitiesBatches:
         )
 
     def _owned(self, query: Tensor, entity: Tensor, width: int) -> Answers:
-        """The answers of all ranks' queries that this rank owns; collective."""
+        """Select the answers of all ranks' queries that are rows of this rank; collective."""
         ranks = self._ranks
         longest = torch.tensor(len(query), device=ranks.device)
         ranks.all_reduce(longest, "max")
@@ -380,7 +384,7 @@ QueryArrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _local_queries(store: Store, ranks: Ranks) -> QueryArrays:
-    """This rank's distinct queries with all their answers: a query belongs to rank (anchor + relation) mod ranks."""
+    """Collect this rank's distinct queries with all their answers; a query's rank is (anchor + relation) mod ranks."""
     relations, parts = store.num_relations, []
     for triples in store.iter_triples(["train"]):
         keep_tail = (triples[:, 0] + triples[:, 1]) % ranks.size == ranks.rank
@@ -393,7 +397,7 @@ def _local_queries(store: Store, ranks: Ranks) -> QueryArrays:
 
 
 def _group(queries: np.ndarray, relations: int) -> QueryArrays:
-    """Sort (anchor, relation, answer) rows and cut them into groups of one query each."""
+    """Sort (anchor, relation, answer) rows and group them by query."""
     key = queries[:, 0].astype(np.int64) * (2 * relations) + queries[:, 1]
     order = np.lexsort((queries[:, 2], key))
     unique, starts = np.unique(key[order], return_index=True)
@@ -403,7 +407,7 @@ def _group(queries: np.ndarray, relations: int) -> QueryArrays:
 
 
 def _single_queries(store: Store, ranks: Ranks) -> QueryArrays:
-    """Both queries of each triple of this rank's part, one answer each."""
+    """Return both queries of each triple of this rank's part, with one answer each."""
     part = store.triples_part("train", ranks.rank, ranks.size).astype(np.int64)
     anchor = np.concatenate([part[:, 0], part[:, 2]])
     relation = np.concatenate([part[:, 1], part[:, 1] + store.num_relations])
@@ -412,16 +416,16 @@ def _single_queries(store: Store, ranks: Ranks) -> QueryArrays:
 
 
 def unique_places(ids: Tensor, entities: int) -> tuple[Tensor, Tensor]:
-    """Sorted unique ids and the place of each id among them, like ``torch.unique(return_inverse=True)``.
+    """Return sorted unique ids and the index of each id among them, like ``torch.unique(return_inverse=True)``.
 
-    Where ids are many beside the entities, marking beats sorting.
+    If ids are many relative to the entities, marking is faster than sorting.
     """
     if len(ids) * 8 < entities:
         unique, places = torch.unique(ids, return_inverse=True)
         return unique, places
-    seen = torch.zeros(entities, dtype=torch.bool)
-    seen[ids] = True
-    unique = seen.nonzero().flatten()
+    marks = torch.zeros(entities, dtype=torch.bool)
+    marks[ids] = True
+    unique = marks.nonzero().flatten()
     place = torch.empty(entities, dtype=torch.int64)
     place[unique] = torch.arange(len(unique))
     return unique, place[ids]

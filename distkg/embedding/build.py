@@ -1,4 +1,4 @@
-"""The batches and the step that the configured objective needs."""
+"""Construction of the batches and the training step of the configured objective."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from distkg.training.services import LOCAL_SERVICES, Services
 
 
 def check_objective(config: RunConfig) -> None:
-    """Raise what a run of these settings would raise on its workers, before any starts.
+    """Validate the objective, scorer and negatives of a configuration before any worker starts.
 
     Raises:
         UnknownNameError: no such scorer, objective or negative source.
@@ -56,7 +56,7 @@ def check_objective(config: RunConfig) -> None:
 
 
 def check_sources(config: RunConfig, store: Store) -> None:
-    """Raise what making the negative sources of a run on this graph would raise on its workers, before any starts.
+    """Validate the negative sources of a configuration on a graph before any worker starts.
 
     Raises:
         UnknownNameError, ConfigError: as `check_objective`.
@@ -73,26 +73,26 @@ def check_sources(config: RunConfig, store: Store) -> None:
 
 def _check_negatives(config: RunConfig) -> None:
     chosen, sampled = config.negatives, config.objective.name in SAMPLED
-    hosted = hosted_parts(chosen.source, chosen.options)  # names a wrong source or option, also where none is asked
+    hosted = hosted_parts(chosen.source, chosen.options)  # also validates source and options
     if not chosen.pool.actors:
         return
     if not sampled:
-        raise ConfigError(f"negatives.pool.actors: {config.objective.name} has no negatives to draw. Set it to 0.")
+        raise ConfigError(f"negatives.pool.actors: {config.objective.name} draws no negatives. Set it to 0.")
     if not hosted:
         raise ConfigError(
-            f"negatives.pool.actors: {chosen.source} does not look at queries, so it is drawn in the step in no time. "
-            "Set it to 0, or choose another negatives.source: `distkg negatives` lists them."
+            f"negatives.pool.actors: {chosen.source} needs no model and is fast enough to be drawn in the step. Set "
+            "it to 0, or choose another negatives.source: `distkg negatives` lists all sources."
         )
     if chosen.pool.actors > 1 and all(SOURCES[name].requires == "relations" for name, _ in hosted.values()):
         raise ConfigError(
-            f"negatives.pool.actors: an actor compares all relations of a graph for kmas, and {chosen.pool.actors - 1} "
-            "would have nothing to do. Set it to 1."
+            f"negatives.pool.actors: one actor compares all relations of a graph for kmas, so "
+            f"{chosen.pool.actors - 1} would be idle. Set it to 1."
         )
-    standing_in = chosen.pool.fallback
-    if SOURCES[standing_in].requires != "nothing" or SOURCES[standing_in] is Mixture:
+    fallback = chosen.pool.fallback
+    if SOURCES[fallback].requires != "nothing" or SOURCES[fallback] is Mixture:
         raise ConfigError(
-            f"negatives.pool.fallback: {standing_in} looks at the model; what stands in is drawn in the step and "
-            "must be quick. Use uniform, or any source that needs only the graph."
+            f"negatives.pool.fallback: {fallback} needs the model. Use a source that needs only the graph, such as "
+            "uniform, degree, bernoulli, corrupt, typed, classes, relational or k_hop."
         )
 
 
@@ -103,14 +103,14 @@ def build_objective(
     services: Services = LOCAL_SERVICES,
     time_gone: Callable[[], float] = lambda: 0.0,
 ) -> tuple[Batches, Step]:
-    """Make the batches and the step of ``objective.name``.
+    """Build the batches and the step of ``objective.name``.
 
     Args:
         services: as in `train_on_rank`.
         time_gone: as in `SampledBatches`.
 
     Raises:
-        UnknownNameError, ConfigError: as `check_objective`; or negatives are to be drawn by actors and there are none.
+        UnknownNameError, ConfigError: as `check_objective`, or ``negatives.pool.actors`` is set without Ray.
     """
     check_objective(config)
     name, train, ranks = config.objective.name, config.train, model.ranks
@@ -134,7 +134,7 @@ def build_source(chosen: NegativesConfig, graph: TrainingGraph, services: Servic
         return make_source(chosen.source, chosen.options, graph)
     if services.pool_of is None:
         raise ConfigError(
-            "negatives.pool.actors asks for Ray actors, and this training runs without Ray: launch it with "
+            "negatives.pool.actors needs Ray actors, but this training runs without Ray: launch it with "
             "`distkg train` or launch_training, or set negatives.pool.actors: 0."
         )
     return make_hosted_source(

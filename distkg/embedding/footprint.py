@@ -1,4 +1,4 @@
-"""Bytes that a worker holds at its peak, counted from the shapes that training allocates; an upper bound."""
+"""Memory estimate: upper bound of a worker's peak bytes, from the shapes that training allocates."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING
 from distkg.planning.sizes import BASE_PROCESS, CATEGORY_BYTES, FLOAT, INDEX, READ_BATCH, READ_BYTES
 from distkg.sharding.optimizers import OPTIMIZERS
 
-QUERY_BYTES = 60  # of a training query while queries are grouped: rows, keys, order, offsets and answers
+QUERY_BYTES = 60  # per training query while queries are grouped: rows, keys, order, offsets and answers
 
 ON_DEVICE = frozenset(
     {"entity table", "optimizer state", "relations and networks", "exchange buffers", "objective", "evaluation"}
 )
-"""What a worker with a GPU keeps there."""
+"""Parts of the footprint that are in GPU memory, if the worker has a GPU."""
 
 
 class GraphCounts(Protocol):
-    """The counts that a plan needs, as the manifest of a store has them."""
+    """Counts of a graph that a plan needs, as in the manifest of a store."""
 
     @property
     def entities(self) -> int: ...
@@ -41,10 +41,10 @@ class StepSizes:
 
     Attributes:
         queries: queries of the step over all workers.
-        own: of them, those of this worker.
+        own: queries of this worker.
         drawn: negatives that this worker draws.
-        rows: distinct entity rows that this worker asks for, at most.
-        scores: comparisons of a query with a candidate that this worker computes.
+        rows: upper bound of the distinct entity rows that this worker fetches.
+        scores: number of scores that this worker computes.
     """
 
     queries: int
@@ -55,29 +55,29 @@ class StepSizes:
 
 
 def over_all_entities(config: RunConfig) -> bool:
-    """Whether the objective moves every entity in every step, rather than answers and negatives."""
+    """Return True if the objective updates every entity in every step, instead of answers and negatives only."""
     return config.objective.name in (*ALL_ENTITIES, QUERY_SAMPLING, NON_NEGATIVE)
 
 
 def asks_distinct_queries(config: RunConfig) -> bool:
-    """Whether a step takes distinct queries with all their answers, rather than triples."""
+    """Return True if a step consists of distinct queries with all their answers, instead of triples."""
     grouped = config.objective.group_answers or config.objective.name == "k_vs_all"
     return config.objective.name in ALL_ENTITIES and grouped
 
 
 def shares_negatives(config: RunConfig) -> bool:
-    """Whether queries of a chunk share their negatives."""
+    """Return True if the queries of a chunk share their negatives."""
     negatives = config.negatives
     return negatives.shared and not depends_on_query(negatives.source, negatives.options)
 
 
 def shard_rows(config: RunConfig, counts: GraphCounts) -> int:
-    """Entity rows of the largest shard."""
+    """Return the number of entity rows of the largest shard."""
     return -(-counts.entities // config.train.workers)
 
 
 def step_sizes(config: RunConfig, counts: GraphCounts) -> StepSizes:
-    """Sizes of a step of this configuration."""
+    """Compute the sizes of a training step of a configuration."""
     queries = config.train.batch_size * (1 if asks_distinct_queries(config) else 2)
     own = -(-queries // config.train.workers)
     if over_all_entities(config):
@@ -92,13 +92,13 @@ def step_sizes(config: RunConfig, counts: GraphCounts) -> StepSizes:
 
 
 def relation_floats(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
-    """Floats that every worker holds in full: relation vectors and the scorer's own layers."""
+    """Count the replicated floats: relation vectors and the scorer's own layers."""
     relations = counts.relations * (2 if config.model.inverse == "learned" else 1)
     return relations * scorer.relation_width + sum(parameter.numel() for parameter in scorer.parameters())
 
 
 def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[str, int]:
-    """Bytes of the fullest worker, by use."""
+    """Estimate the bytes of the largest worker, by use."""
     floats = shard_rows(config, counts) * scorer.entity_width
     stored = floats * (2 if config.model.dtype == "bfloat16" else FLOAT)
     columns = OPTIMIZERS[config.optimizer.name].columns(scorer.entity_width)
@@ -109,10 +109,10 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
         "base process": BASE_PROCESS,
         "entity table": stored,
         "optimizer state": state,
-        "relations and networks": dense * (2 + accumulators),  # value and gradient besides
-        "checkpoint copy": stored + state + dense * (1 + accumulators),  # while one is written
+        "relations and networks": dense * (2 + accumulators),  # with value and gradient
+        "checkpoint copy": stored + state + dense * (1 + accumulators),  # while a checkpoint is written
         "exchange buffers": _exchange(config, counts, scorer),
-        "objective": _every_entity(config, counts, scorer)
+        "objective": _all_entities(config, counts, scorer)
         if over_all_entities(config)
         else _sampled(config, counts, scorer),
         "evaluation": _evaluation(config, counts, scorer),
@@ -125,27 +125,27 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
 
 
 def _exchange(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
-    # Rows asked for and served, their gradients both ways and summed; the next step's rows where they overlap.
+    # Rows requested and served, their gradients in both directions and summed; with overlap, the next step's rows too.
     sets = 5 if config.train.workers > 1 else 2
     return (sets + config.train.overlap) * step_sizes(config, counts).rows * scorer.entity_width * FLOAT
 
 
 def _sampled(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     sizes = step_sizes(config, counts)
-    drawn = sizes.drawn if shares_negatives(config) else 0  # unshared ones are read where they lie
+    drawn = sizes.drawn if shares_negatives(config) else 0  # unshared negatives are read in place
     vectors = 8 * sizes.own + 2 * drawn  # anchor, relation, query, answer and negatives, with their gradients
     return (vectors * scorer.entity_width + 4 * sizes.scores) * FLOAT
 
 
-def _every_entity(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
+def _all_entities(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     sizes = step_sizes(config, counts)
     shard = shard_rows(config, counts) * scorer.entity_width
     vectors = 6 * sizes.queries * scorer.entity_width  # queries of all workers, and their gradients
     block = min(config.objective.score_memory_mb << 20, sizes.scores * FLOAT)
     gradients = 2 if config.train.overlap else 1
     if type(scorer).candidates is not Scorer.candidates:
-        gradients += 2  # the answers' part of each row, and its gradient
-    rounding = 14 * shard if config.model.dtype == "bfloat16" else 0  # the shard in float32, stepped and rounded
+        gradients += 2  # the answer part of each row, and its gradient
+    rounding = 14 * shard if config.model.dtype == "bfloat16" else 0  # the shard in float32, updated and rounded
     return (vectors + gradients * shard) * FLOAT + block + rounding
 
 
@@ -163,7 +163,7 @@ def _training_triples(config: RunConfig, counts: GraphCounts) -> int:
 
 def _batches(config: RunConfig, counts: GraphCounts) -> int:
     sizes = step_sizes(config, counts)
-    marks = counts.entities * (1 + INDEX)  # finds distinct ids by marking them
+    marks = counts.entities * (1 + INDEX)  # marks of `unique_places`
     return WINDOW * (sizes.own * 6 + sizes.drawn * 2) * INDEX + marks
 
 
@@ -173,25 +173,25 @@ def _negative_source(config: RunConfig, counts: GraphCounts) -> int:
     chosen, train = config.negatives, counts.triples.get("train", 0)
     here = [(chosen.pool.fallback, {}), *_mined(config)] if chosen.pool.actors else [(chosen.source, chosen.options)]
     own = sum(source_memory(name, options, 2 * train, config.train.workers) for name, options in here)
-    return own + 3 * 4 * train if own else 0  # a source of that kind keeps the training triples
+    return own + 3 * 4 * train if own else 0  # such a source holds the training triples
 
 
 def _published(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     chosen = config.negatives
     pooled = chosen.pool.actors and not over_all_entities(config)
     pooled = pooled and len(hosted_parts(chosen.source, chosen.options)) > len(_mined(config))
-    return 2 * shard_rows(config, counts) * scorer.entity_width * FLOAT if pooled else 0  # a copy, in Ray's store too
+    return 2 * shard_rows(config, counts) * scorer.entity_width * FLOAT if pooled else 0  # one copy in Ray's store
 
 
 def _mined(config: RunConfig) -> list[tuple[str, Mapping[str, Any]]]:
-    """Sources of which actors compare relations alone, and which draw in the step."""
+    """Return the sources for which actors only compare relations, and which draw in the step."""
     parts = hosted_parts(config.negatives.source, config.negatives.options).values()
     return [part for part in parts if SOURCES[part[0]].requires == "relations"]
 
 
 def _known_facts(config: RunConfig, counts: GraphCounts) -> int:
     everything = sum(counts.triples.values())
-    # The answers to the queries evaluated are at most all facts, both ways, as 4 bytes and 8 while they are sorted.
+    # Known answers are at most all facts in both directions: 4 bytes each, and 8 more while they are sorted.
     evaluated = 2 * everything * 12 + min(everything, READ_BATCH) * READ_BYTES
     train = counts.triples.get("train", 0)
     filtered = config.negatives.filter and not over_all_entities(config)

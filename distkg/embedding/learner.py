@@ -1,4 +1,4 @@
-"""Embeddings of one graph as a run trains them."""
+"""Learner of the embeddings of one graph."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from distkg.training.services import Services
 
 
 class EmbeddingLearner:
-    """A ``Learner``: the model of one store's graph, and all that trains it."""
+    """``Learner`` of an embedding model: model, optimizers, batches and evaluation on one store's graph."""
 
     def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services) -> None:
         self._config, self._schedule, self._stop = config, schedule, services.stop
@@ -97,20 +97,20 @@ class EmbeddingLearner:
         }
 
     def export_model(self, folder: Path) -> None:
-        """Its rows may be many, and lie in checkpoints: `distkg export` writes them."""
+        """Do nothing: the rows may be many and are in the checkpoints; `distkg export` writes them."""
 
     def describe(self) -> Record:
         return describe_graph(self.store, self.model)
 
 
 def model_state(model: Model) -> State:
-    """The tensors that make a model, without the optimizer's."""
+    """Return the tensors of a model, without those of the optimizer."""
     replicated = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     return State({"entities": model.entities.local}, replicated, model.num_entities)
 
 
 def describe_graph(store: Store, model: Model) -> Record:
-    """Sizes and balance of the graph, for the report."""
+    """Return sizes and balance of the graph, for the report."""
     degrees = store.degrees()
     edges = np.unique(np.geomspace(1, max(2, int(degrees.max()) + 1), 24).astype(np.int64))
     counts, _ = np.histogram(degrees, edges)

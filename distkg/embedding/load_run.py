@@ -1,4 +1,4 @@
-"""Embedding models that runs have trained: loaded, or looked at by negative sources of another training."""
+"""Loading of trained embedding models, for use or as a view for the negative sources of another training."""
 
 from __future__ import annotations
 
@@ -32,23 +32,25 @@ def load_run(
     *,
     notice: Callable[[str], None] = _to_stderr,
 ) -> tuple[Model, Store, RunConfig]:
-    """The best model of a run (the newest where none was validated), its store and configuration; collective.
+    """Load the best model of a run (the newest if none was validated), its store and configuration; collective.
 
     Args:
-        store: address of the run's store, where it has moved; by default the one of its configuration.
-        scope: files of the store that must be those of the run.
-        notice: told on the first rank of damaged checkpoints that are skipped.
+        store: address of the run's store, if it has moved; default: the one in the configuration.
+        scope: files of the store that must equal those that the run was trained on.
+        notice: receives messages about skipped damaged checkpoints, on the first rank.
 
     Raises:
         ConfigError: the folder holds no run of embeddings.
-        CheckpointError: it holds no checkpoint, or every one is damaged.
-        StoreError: its store cannot be opened.
+        CheckpointError: the run has no checkpoint, or all are damaged.
+        StoreError: the run's store cannot be opened.
         StoreMismatchError: the store is not the one that the model was trained on; names the file that differs.
     """
     folder = RunFolder(run)
     config = folder.read_config()
     if family_of(config.model.name) != "embedding":
-        raise ConfigError(f"{run} is a run of {config.model.name}, which has no vectors of entities of one store")
+        raise ConfigError(
+            f"{run} is a run of {config.model.name}, which has no entity vectors; name a run of an embedding model"
+        )
     checkpoints = Checkpoints(folder.checkpoints, ranks, config.checkpoint.keep, notice=notice)
     name = checkpoints.best_or_newest()
     if name is None:
@@ -64,13 +66,13 @@ def load_run(
 
 
 def view_of_run(run: Path, store: Store) -> ShardedModelView:
-    """The trained model of a run folder, to be looked at with the ids of a store.
+    """Open the trained model of a run as a view with the ids of a store.
 
     Raises:
         ConfigError, CheckpointError: as ``load_run``.
         StoreMismatchError: the run was trained on another store; names the file that differs.
     """
-    # A run that says what it was trained on is held against this store, wherever its own lies now.
+    # A run that recorded its store is checked against this one, wherever its own store is now.
     recorded = provenance_of_run(run) is not None
     model, own, _ = load_run(run, Ranks.single(), store.address if recorded else "", "labels")
     check_store(StoreIdentity.of(own), store, "labels", f"run {run}")

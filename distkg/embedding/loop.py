@@ -1,7 +1,7 @@
-"""The training loop over the steps of an epoch: fetch rows, compute, push gradients, update.
+"""Training loop over the steps of an epoch: fetch rows, compute, push gradients, update.
 
-Read ``_one_after_the_other`` first: it is the algorithm. ``_overlapped`` does the same work with both exchanges
-under way while the step computes, so the rows of a step may lack the two latest updates.
+Read ``_one_after_the_other`` first: it is the algorithm. ``_overlapped`` does the same work, but both exchanges run
+while the step computes, so the rows of a step may lack the two latest updates.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Routed = tuple[int, Batch, Route]
 
 
 class Loop:
-    """Runs steps on this rank.
+    """Training loop of this rank.
 
     Attributes:
         clock: seconds by phase.
-        bytes_exchanged: bytes that this rank sent to and received from others, estimated for reductions.
-        steps: steps done.
-        window: steps between two questions whether to go on; the same on all ranks.
+        bytes_exchanged: bytes that this rank sent and received, estimated for reductions.
+        steps: number of steps done.
+        window: number of steps between two calls of ``should_continue``; equal on all ranks.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Loop:
         *,
         overlap: bool,
     ) -> None:
-        """``rate(epoch, step)`` is a factor on the learning rates of ``table_rate`` and of dense parameters."""
+        """``rate(epoch, step)`` is a factor on ``table_rate`` and on the learning rate of replicated parameters."""
         self.clock = Clock()
         self.bytes_exchanged = 0
         self.steps = 0
@@ -62,10 +62,10 @@ class Loop:
         self._losses = 0
 
     def run(self, epoch: int, first: int, last: int, should_continue: Callable[[int], bool]) -> int:
-        """Steps first … last-1 of an epoch; every update is applied on return.
+        """Run the steps first … last - 1 of an epoch; all updates are applied on return.
 
-        ``should_continue(step)`` is asked before each window; where it says no, the steps end there. Returns the next
-        step.
+        ``should_continue(step)`` is called before each window; if it returns False, the loop ends there. Return the
+        next step.
         """
         self._next = first
         before = self._ranks.traffic.bytes
@@ -78,7 +78,7 @@ class Loop:
         return self._next
 
     def pop_mean_loss(self) -> float:
-        """Mean loss per step since the last call, over all ranks; collective."""
+        """Return and reset the mean loss per step over all ranks; collective."""
         total = self._loss / max(self._losses, 1)
         self._ranks.all_reduce(total)
         self._loss = torch.zeros_like(self._loss)
@@ -132,7 +132,7 @@ class Loop:
             self._apply(epoch, *outstanding)
 
     def _compute(self, epoch: int, step: int, batch: Batch, rows: Tensor) -> tuple[StepResult, Work]:
-        """Loss and gradients; those of dense parameters begin to be reduced."""
+        """Compute loss and gradients, and start the reduction of the gradients of replicated parameters."""
         with self.clock("compute"):
             seed_dropout(self._ranks.device, mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
             computed = self._step(batch, rows)

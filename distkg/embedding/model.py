@@ -1,4 +1,4 @@
-"""A model: a scorer, the sharded entity table, and the replicated relations and networks."""
+"""Embedding model: a scorer, the sharded entity table, and the replicated relations and networks."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _FILL_ROWS = 1 << 14
 
 
 class Model(nn.Module):
-    """What is trained, ranked with and exported.
+    """Knowledge-graph embedding model for training, ranking and export.
+
+    With ``train=False`` the table has no optimizer state and is to be filled from a checkpoint.
 
     Attributes:
-        scorer: replicated.
-        relations: parameter [2R, relation_width], or [R, ·] where inverses are tied; replicated.
-        hardness: what training compares by.
-        entities: the sharded table [N, entity_width].
+        scorer: replicated scorer.
+        relations: replicated parameter [2R, relation_width], or [R, ·] if inverses are tied.
+        hardness: training similarity.
+        entities: sharded table [N, entity_width].
         num_relations: R, without inverses.
-
-    With ``train=False`` the table has no optimizer state and waits to be filled from a checkpoint.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Model(nn.Module):
             self._fill_entities(config.train.seed)
 
     def _fill_entities(self, seed: int) -> None:
-        """Rows as a function of seed and global row block, so that they do not depend on the number of ranks."""
+        """Initialise rows as a function of seed and global row block, independent of the number of ranks."""
         low, high = self.entities.shards.range(self.ranks.rank)
         for block in range(low // _FILL_ROWS, -(-high // _FILL_ROWS)):
             start = block * _FILL_ROWS
@@ -70,22 +70,22 @@ class Model(nn.Module):
             self.entities.local[first - low : last - low] = rows[first - start : last - start].to(self.ranks.device)
 
     def relation_rows(self, relation: Tensor) -> Tensor:
-        """Vectors [B, relation_width] of relation ids int64 [B] in [0, 2R)."""
+        """Return the vectors [B, relation_width] of relation ids int64 [B] in [0, 2R)."""
         rows = take_rows(self.relations, self._stored(relation))
         if not self.tied:
             return rows
         return torch.where((relation >= self.num_relations)[:, None], self.scorer.inverse(rows), rows)
 
     def _stored(self, relation: Tensor) -> Tensor:
-        """Rows of ``relations`` that hold relations: inverses share those of their relation where tied."""
+        """Map relation ids to rows of ``relations``: a tied inverse has the row of its relation."""
         return relation % self.num_relations if self.tied else relation
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        """Query vectors [B, Q] from anchor rows [B, entity_width] and relation ids int64 [B] in [0, 2R)."""
+        """Compute query vectors [B, Q] from anchor rows [B, entity_width] and relation ids int64 [B] in [0, 2R)."""
         return self.query_from_rows(anchor, self.relation_rows(relation))
 
     def query_from_rows(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        """Query vectors float32 [B, Q] from anchor rows and relation rows."""
+        """Compute query vectors float32 [B, Q] from anchor rows and relation rows."""
         autocast = self.ranks.device.type == "cuda" and self._precision != torch.float32
         with torch.autocast(self.ranks.device.type, dtype=self._precision, enabled=autocast):
             query: Tensor = self._transform(self.dropout(anchor), self.dropout(relation))
@@ -97,15 +97,15 @@ class Model(nn.Module):
         return self.hardness.similarity
 
     def training_query(self, anchor: Tensor, relation: Tensor, relation_rows: Tensor) -> Tensor:
-        """Return query vectors for ``training_similarity``, from anchor rows, relation ids and their rows."""
+        """Compute query vectors for ``training_similarity`` from anchor rows, relation ids and relation rows."""
         return self.hardness(self.query_from_rows(anchor, relation_rows), self._stored(relation))
 
     def candidates(self) -> Tensor:
-        """This rank's entity rows in the role of answers: float32 [rows of this rank, C]."""
+        """Return the candidate vectors of this rank's entities: float32 [rows of this rank, C]."""
         return self.scorer.candidates(self.entities.local.float())
 
     def average_buffers(self) -> None:
-        """Batch-norm statistics, which each rank gathers from its own queries, become their mean; collective."""
+        """Average the batch-norm statistics, which each rank collects on its own queries, over ranks; collective."""
         for buffer in self.buffers():
             if buffer.is_floating_point():
                 self.ranks.all_reduce(buffer)

@@ -1,4 +1,4 @@
-"""The model in training as negative sources see it."""
+"""View of the model in training for negative sources."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distkg.evaluation.score_blocks import evaluating
 
 
 class ShardedModelView:
-    """A ``ModelView``: vectors of a model as they are now, without dropout and without a graph of gradients."""
+    """``ModelView`` of a sharded model: current vectors, without dropout and without gradients."""
 
     def __init__(self, model: Model) -> None:
         self._model = model

@@ -1,4 +1,4 @@
-"""The mathematics of one training step on this rank: loss and gradients, given the rows that it uses."""
+"""Training steps on this rank: loss and gradients of a batch, given the rows that it uses."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from distkg.training.precision import product_precision
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step leaves behind, besides the gradients of replicated parameters in their ``.grad``.
+    """Result of a training step; gradients of replicated parameters are in their ``.grad``.
 
     Attributes:
         loss: float32 scalar; the sum over ranks is the batch's loss.
         rows: float32 [u, entity_width], gradient of the rows fetched for the batch.
-        every_row: float32 [rows of this rank, entity_width], gradient of this rank's own rows, where the objective
-            reaches all entities; else None.
+        every_row: float32 [rows of this rank, entity_width], gradient of this rank's own rows if the objective is over
+            all entities; else None.
     """
 
     loss: Tensor
@@ -37,13 +37,13 @@ class StepResult:
 
 
 class Step(Protocol):
-    """Loss and gradients of a batch."""
+    """Function that computes loss and gradients of a batch."""
 
     def __call__(self, batch: Batch, rows: Tensor) -> StepResult: ...
 
 
 class SampledStep:
-    """Score the answers, score the negatives, compare."""
+    """Step of objectives with sampled negatives: score answers and negatives, and compare the scores."""
 
     def __init__(self, model: Model, config: RunConfig) -> None:
         self._model = model
@@ -53,25 +53,25 @@ class SampledStep:
     def __call__(self, batch: Batch, rows: Tensor) -> StepResult:
         assert isinstance(batch, SampledBatch)
         similarity, candidates = self._model.training_similarity, self._model.scorer.candidates
-        asked = ScoredQueries(self._model, batch, rows)
+        scored = ScoredQueries(self._model, batch, rows)
         if batch.sharing > 1:
             drawn = GatheredRows(rows, batch.negatives.flatten())
             count = batch.negatives.shape[1]
-            negative = score_shared(similarity, asked.query, candidates(drawn.rows), count, batch.sharing)
+            negative = score_shared(similarity, scored.query, candidates(drawn.rows), count, batch.sharing)
         else:
             drawn = GatheredRows(rows)
-            negative = similarity.indexed(asked.query, candidates(drawn.rows), batch.negatives)
+            negative = similarity.indexed(scored.query, candidates(drawn.rows), batch.negatives)
         if batch.mask is not None:
             negative = negative.masked_fill(batch.mask, EXCLUDED)
-        loss = self._objective(asked.positive, negative).sum() + asked.penalty(self._penalty)
+        loss = self._objective(scored.positive, negative).sum() + scored.penalty(self._penalty)
         if batch.made is not None:
-            loss = loss + batch.made.weight * self._made_loss(asked, batch.made, drawn)
+            loss = loss + batch.made.weight * self._generated_loss(scored, batch.made, drawn)
         loss = loss / batch.queries
         loss.backward()
-        return StepResult(loss.detach(), gradient_of(rows, *asked.taken, drawn))
+        return StepResult(loss.detach(), gradient_of(rows, *scored.taken, drawn))
 
-    def _made_loss(self, asked: ScoredQueries, made: GeneratedNegatives, drawn: GatheredRows) -> Tensor:
-        """Of negatives made for each query (DANS-KGC, equation 15); vectors are constants, entities learn."""
+    def _generated_loss(self, asked: ScoredQueries, made: GeneratedNegatives, drawn: GatheredRows) -> Tensor:
+        """Loss of negatives generated per query (DANS-KGC, equation 15); vectors are constants, entities learn."""
         similarity, candidates = self._model.training_similarity, self._model.scorer.candidates
         if made.entities is not None:
             negative = similarity.indexed(asked.query, candidates(drawn.rows), made.entities)
@@ -80,19 +80,19 @@ class SampledStep:
             places = torch.arange(made.mask.numel(), device=made.mask.device).view(made.mask.shape)
             negative = similarity.indexed(asked.query, made.vectors.flatten(0, 1), places)
         negative = negative.masked_fill(made.mask, EXCLUDED)
-        some = ~made.mask.all(1)
-        return (self._objective(asked.positive, negative, made.growth) * some).sum()
+        has_negatives = ~made.mask.all(1)
+        return (self._objective(asked.positive, negative, made.growth) * has_negatives).sum()
 
 
 class GatheredRows:
-    """Rows of a batch by index, or all of them, as a leaf of the graph of gradients."""
+    """Rows of a batch, all or by index, as a leaf of the autograd graph."""
 
     def __init__(self, rows: Tensor, index: Tensor | None = None) -> None:
         self._index = index
         self.rows = (rows.detach() if index is None else rows.index_select(0, index)).requires_grad_()
 
     def add_gradient_to(self, total: Tensor) -> None:
-        """Add the gradient where the rows came from, duplicates summed."""
+        """Scatter-add the gradient to the gradient of the batch's rows."""
         if self.rows.grad is None:
             return
         if self._index is None:
@@ -102,12 +102,12 @@ class GatheredRows:
 
 
 class ScoredQueries:
-    """Queries of a batch with one answer each.
+    """Query vectors of a batch with one answer each, and the scores of the answers.
 
     Attributes:
-        query: float32 [b, Q], as training compares them.
+        query: float32 [b, Q], training query vectors.
         positive: float32 [b], scores of the answers.
-        taken: the rows that were used.
+        taken: gathered anchor and answer rows.
     """
 
     def __init__(self, model: Model, batch: SampledBatch | QuerySampledBatch, rows: Tensor) -> None:
@@ -117,29 +117,29 @@ class ScoredQueries:
         self.positive = model.training_similarity.pairs(self.query, model.scorer.candidates(self._answer.rows))
 
     def penalty(self, penalty: Penalty) -> Tensor:
-        """Of all vectors used, scalar."""
+        """Apply a penalty to all vectors used: scalar."""
         return penalty(self._anchor.rows, self._relation, self._answer.rows)
 
 
 def gradient_of(rows: Tensor, *uses: GatheredRows) -> Tensor:
-    """Gradient of a batch's rows, float32 [u, width], from those of all that was taken of them."""
+    """Sum the gradients of gathered rows to the gradient of a batch's rows, float32 [u, width]."""
     total = torch.zeros_like(rows)
-    for taken in uses:
-        taken.add_gradient_to(total)
+    for gathered in uses:
+        gathered.add_gradient_to(total)
     return total
 
 
 def score_shared(similarity: Similarity, query: Tensor, drawn: Tensor, count: int, sharing: int) -> Tensor:
-    """Scores [B, count] of queries [B, Q] with shared negatives.
+    """Score queries [B, Q] against shared negatives: [B, count].
 
-    ``drawn`` [rows * count, C] holds the negatives of the first ``sharing`` queries, then those of the next.
+    ``drawn`` [rows * count, C] holds the negatives of the first ``sharing`` queries, then of the next ones.
     """
     pairs = zip(query.split(sharing), drawn.split(count), strict=True)
     return torch.cat([similarity.block(chunk, candidates) for chunk, candidates in pairs])
 
 
 class AllEntitiesStep:
-    """Score every entity for every query, each rank its own rows."""
+    """Step of objectives over all entities: every rank scores its own rows for every query."""
 
     def __init__(self, model: Model, config: RunConfig) -> None:
         self._model = model
@@ -171,10 +171,10 @@ class AllEntitiesStep:
 
 
 class QuerySamplingStep:
-    """Bring all queries near their answers, and keep all entities away from some queries (HaLE, eq. 5 and 9).
+    """Step of query sampling (HaLE, eq. 5 and 9): attract answers, and repel all entities from sampled queries.
 
-    L = mean over all queries of h(c d²)² + λ · mean over sampled queries of log Σ over entities of exp(−h(c d²)),
-    where the squares are as configured, and without an activation the score stands for −h(c d²).
+    L = mean over all queries of h(c d²)² + λ · mean over sampled queries of log Σ over entities of exp(−h(c d²)), with
+    or without the square as configured. Without an activation, −h(c d²) is replaced by the score.
     """
 
     def __init__(self, model: Model, config: RunConfig) -> None:
@@ -187,11 +187,11 @@ class QuerySamplingStep:
     def __call__(self, batch: Batch, rows: Tensor) -> StepResult:
         assert isinstance(batch, QuerySampledBatch)
         model, ranks = self._model, self._model.ranks
-        asked = ScoredQueries(model, batch, rows)
-        alignment = (asked.positive.square() if self._square else -asked.positive).sum()
-        alignment = (alignment + asked.penalty(self._penalty)) / batch.queries
+        scored = ScoredQueries(model, batch, rows)
+        alignment = (scored.positive.square() if self._square else -scored.positive).sum()
+        alignment = (alignment + scored.penalty(self._penalty)) / batch.queries
 
-        sampled = asked.query[batch.sampled]
+        sampled = scored.query[batch.sampled]
         own = model.entities.local.float().detach().requires_grad_()
         candidates = model.scorer.candidates(own)
         everyone = ranks.all_gather(F.pad(sampled.detach(), (0, 0, 0, batch.width - len(sampled))))
@@ -208,11 +208,11 @@ class QuerySamplingStep:
         torch.autograd.backward([alignment, sampled], [torch.ones_like(alignment), self._weight * grad_sampled])
         every_row = _through_candidates(own, candidates, kept_away.candidates.mul_(self._weight))
         loss = alignment.detach() + self._weight * kept_away.loss
-        return StepResult(loss, gradient_of(rows, *asked.taken), every_row)
+        return StepResult(loss, gradient_of(rows, *scored.taken), every_row)
 
 
 class NonNegativeStep:
-    """Bring all queries near their answers, and keep all entities at a distance from their centre (NonNeg of HaLE).
+    """Step without negatives (NonNeg of HaLE): attract answers, and keep all entities away from their centre.
 
     L = mean over queries of (s⁺ − b)² + λ · spread of all entities, where b is 0 for distances and 1 for inner
     products (section 4.1.2 of HaLE, in words).
@@ -227,18 +227,18 @@ class NonNegativeStep:
     def __call__(self, batch: Batch, rows: Tensor) -> StepResult:
         assert isinstance(batch, QuerySampledBatch)
         model = self._model
-        asked = ScoredQueries(model, batch, rows)
-        alignment = (asked.positive - self._best).square().sum()
-        alignment = (alignment + asked.penalty(self._penalty)) / batch.queries
+        scored = ScoredQueries(model, batch, rows)
+        alignment = (scored.positive - self._best).square().sum()
+        alignment = (alignment + scored.penalty(self._penalty)) / batch.queries
         alignment.backward()
         own = model.entities.local.float()
         loss, every_row = spread(own, self._radius, model.num_entities, model.ranks)
         every_row *= self._weight
-        return StepResult(alignment.detach() + self._weight * loss, gradient_of(rows, *asked.taken), every_row)
+        return StepResult(alignment.detach() + self._weight * loss, gradient_of(rows, *scored.taken), every_row)
 
 
 def _through_candidates(own: Tensor, candidates: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient of entity rows from that of candidates; nothing to do where they are the rows themselves."""
+    """Return the gradient of entity rows from that of candidates; the same if candidates are the rows."""
     if candidates is own:
         return gradient
     (every_row,) = torch.autograd.grad(candidates, own, gradient)
@@ -246,7 +246,7 @@ def _through_candidates(own: Tensor, candidates: Tensor, gradient: Tensor) -> Te
 
 
 class Penalty:
-    """The regularizer on the vectors that a batch uses, weighted; zero where there is none."""
+    """Weighted regularizer on the vectors of a batch; zero if none is configured."""
 
     def __init__(self, model: Model, config: RunConfig) -> None:
         self._scorer = model.scorer
@@ -256,7 +256,7 @@ class Penalty:
         self._relation = settings.weight if settings.relation_weight is None else settings.relation_weight
 
     def __call__(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> Tensor:
-        """Sum over queries, scalar."""
+        """Return the sum over queries: scalar."""
         if self._norm is None:
             return anchor.new_zeros(())
         first, second, third = self._scorer.factors(anchor, relation, answer)
@@ -264,21 +264,21 @@ class Penalty:
         return (self._entity * entity + self._relation * self._norm(second)).sum()
 
     def of_queries(self, anchor: Tensor, relation: Tensor, count: Tensor) -> Tensor:
-        """The share of anchors and relations of queries with ``count`` answers each, scalar."""
+        """Return the part of anchors and relations of queries with ``count`` answers each: scalar."""
         if self._norm is None:
             return (anchor[:0].sum() + relation[:0].sum()) * 0
         first, second, _ = self._scorer.factors(anchor, relation, anchor)
         return (count * (self._entity * self._norm(first) + self._relation * self._norm(second))).sum()
 
     def of_answers(self, own: Tensor, row: Tensor, total: Tensor, every_row: Tensor) -> Tensor:
-        """The share of the answers among this rank's rows; its gradient is added to ``every_row``."""
+        """Return the part of the answers among this rank's rows, and add its gradient to ``every_row``."""
         if self._norm is None or not len(row):
             return own.new_zeros(())
-        taken, times = row.unique(return_counts=True)
-        answer = own[taken].requires_grad_()
+        unique_rows, times = row.unique(return_counts=True)
+        answer = own[unique_rows].requires_grad_()
         relation = own.new_zeros(1, self._scorer.relation_width)
         magnitude = self._scorer.factors(answer, relation, answer)[2]
         loss = (times * self._norm(magnitude)).sum() * self._entity / total
         (gradient,) = torch.autograd.grad(loss, answer)
-        add_rows(every_row, taken, gradient)
+        add_rows(every_row, unique_rows, gradient)
         return loss.detach()

@@ -1,4 +1,4 @@
-"""What became of the negatives since the last report: how hard they were, and how they came."""
+"""Telemetry of negatives for metrics.jsonl: their scores, and their delivery by the actor pool."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ CONSEQUENCES: dict[EventKind, str] = {
     "metrics.jsonl count",
     "hung": "It was killed and is being replaced; `hung` and `restarts` in metrics.jsonl count",
 }
-PROBED = 64  # queries and negatives of each, for their mean scores
-QUANTILES = 33  # of each worker's ages, for the median over all
+PROBED = 64  # queries, and negatives per query, whose mean score is computed
+QUANTILES = 33  # of the ages per worker, for the median over all workers
 
 
 def negative_telemetry(batches: Batches, model: Model) -> NegativeTelemetry | None:
-    """For a training whose negatives look at queries; None for others, whose negatives are all alike."""
+    """Return the telemetry if the negatives depend on queries, else None."""
     if isinstance(batches, SampledBatches) and batches.source.looks_at_queries:
         return NegativeTelemetry(batches, ShardedModelView(model))
     return None
 
 
 class NegativeTelemetry:
-    """Reports on the negatives of a training; collective."""
+    """Reporter of the scores and deliveries of negatives; collective."""
 
     def __init__(self, batches: SampledBatches, view: ShardedModelView) -> None:
         self._batches, self._view, self._ranks = batches, view, view.ranks
@@ -51,16 +51,17 @@ class NegativeTelemetry:
         self._reports = 0
 
     def report(self) -> Record:
-        """Over all ranks, since the last call:
+        """Return the report over all ranks since the last call:
 
-        - ``score``, ``uniform_score``: mean score of the latest negatives (of those made, where the source makes some;
-          of the hard ones of kmas), and of uniform ones for the same queries; ``band_scores``: of those made, by band;
-        - of kmas ``hard_share``, that of hard negatives at the end, and ``rejected``, the share of hard ones that were
-          known answers and so drawn again;
-        - ``false_negatives_removed``: drawn and left out as known facts, where ``negatives.filter`` looks for them;
-        - where a pool draws them: ``delivered`` (share of queries), ``late``, ``old``, ``broken``, ``refused``,
-          ``failed``, ``lost`` (queries for which the source that stands in drew), ``age_median``, ``age_max`` (steps;
-          None where nothing was delivered), ``restarts`` and ``hung`` (so far), and ``warnings`` where there are some.
+        - ``score``, ``uniform_score``: mean score of the latest negatives (only the generated ones, if the source
+          generates; only the hard ones of kmas), and of uniform negatives for the same queries; ``band_scores``: mean
+          score of the generated negatives by band;
+        - for kmas: ``hard_share``, the current share of hard negatives, and ``rejected``, the share of hard negatives
+          that were known answers and were drawn again;
+        - ``false_negatives_removed``: number of negatives excluded as known facts, with ``negatives.filter``;
+        - with an actor pool: ``delivered`` (share of queries), ``late``, ``old``, ``broken``, ``refused``, ``failed``,
+          ``lost`` (queries for which the fallback source drew), ``age_median``, ``age_max`` (steps; None if nothing
+          was delivered), ``restarts`` and ``hung`` (since the start), and ``warnings`` if there are any.
         """
         line: Record = {**self._scores(), "false_negatives_removed": self._removed()}
         line |= kmas_report(self._kmas, self._batches.count, self._ranks) if self._kmas else {}
@@ -74,29 +75,31 @@ class NegativeTelemetry:
         queries, negatives = self._probe()
         generator = torch.Generator().manual_seed(self._reports)
         uniform = torch.randint(self._batches.source.entities, (len(queries), PROBED), generator=generator)
-        asked = self._view.query(queries.anchor, queries.relation)
-        anywhere = self._scored(asked, uniform).mean(1)
+        vectors = self._view.query(queries.anchor, queries.relation)
+        anywhere = self._scored(vectors, uniform).mean(1)
         line: Record = {"uniform_score": self._mean(anywhere)}
-        drawn = self._scored(asked, negatives.entities)
+        drawn = self._scored(vectors, negatives.entities)
         if not self._batches.source.generates:
             counted = torch.ones_like(drawn, dtype=torch.bool) if negatives.mask is None else ~negatives.mask
             if isinstance(self._batches.source, Kmas):
                 counted[:, self._batches.source.hard(self._batches.count) :] = False
             return {"score": self._mean(drawn[counted]), **line}
-        made = negatives.made
-        # Entities are scored by all ranks together, also where this one has none of them.
+        generated = negatives.made
+        # Scoring of entities is collective, so a rank without generated entities takes part with none.
         none = torch.empty(0, 1, dtype=torch.int64)
-        entities = none if made is None or made.entities is None else made.entities
-        found = self._scored(asked[: len(entities)], entities)
-        if made is not None and made.vectors is not None:
-            places = torch.arange(made.mask.numel(), device=asked.device).view(made.mask.shape)
-            found = self._view.similarity.indexed(asked, made.vectors.flatten(0, 1).to(asked.device), places).cpu()
-        band = none if made is None else made.band[:, None].masked_fill(made.mask, -1)
-        bands = {name: self._mean(found[band == place]) for place, name in enumerate(BAND_NAMES)}
-        return {"score": self._mean(found[band >= 0]), **line, "band_scores": bands}
+        entities = none if generated is None or generated.entities is None else generated.entities
+        made_scores = self._scored(vectors[: len(entities)], entities)
+        if generated is not None and generated.vectors is not None:
+            places = torch.arange(generated.mask.numel(), device=vectors.device).view(generated.mask.shape)
+            made_scores = self._view.similarity.indexed(
+                vectors, generated.vectors.flatten(0, 1).to(vectors.device), places
+            ).cpu()
+        band = none if generated is None else generated.band[:, None].masked_fill(generated.mask, -1)
+        bands = {name: self._mean(made_scores[band == place]) for place, name in enumerate(BAND_NAMES)}
+        return {"score": self._mean(made_scores[band >= 0]), **line, "band_scores": bands}
 
     def _probe(self) -> tuple[Queries, Negatives]:
-        """Some of the latest queries and negatives; none where no step was made yet."""
+        """Return the first of the latest queries and negatives; empty before the first step."""
         if self._batches.latest is None:
             nothing = torch.empty(0, dtype=torch.int64)
             return Queries(nothing, nothing, nothing), Negatives(nothing.view(0, 1))
@@ -108,19 +111,19 @@ class NegativeTelemetry:
         return ratio(total, count)
 
     def _scored(self, asked: Tensor, entities: Tensor) -> Tensor:
-        """Scores float32 [b, m] of entities int64 [b, m]; collective."""
+        """Score entities int64 [b, m] for query vectors: float32 [b, m]; collective."""
         ids, places = torch.unique(entities, return_inverse=True)
         rows = self._view.candidates(ids)
         return self._view.similarity.indexed(asked, rows, places.to(rows.device)).cpu()
 
 
 class Counts(Protocol):
-    """Whoever counts what became of negatives that others were to draw.
+    """Client of an actor pool that counts deliveries and failures.
 
     Attributes:
-        restarts: how often one of the others was lost and replaced.
-        hung: how often this rank had one of the others killed because it did not answer.
-        log: of what happened to them.
+        restarts: number of actors that were lost and replaced.
+        hung: number of actors that this rank had killed because they did not answer.
+        log: events of the pool.
     """
 
     log: PoolEventLog
@@ -135,27 +138,32 @@ class Counts(Protocol):
 
 
 def delivery_report(counted: Sequence[Counts], ranks: Ranks) -> Record:
-    """Keys ``delivered`` … ``warnings`` of ``NegativeTelemetry.report``; collective."""
-    taken = [each.take_deliveries() for each in counted]
+    """Return the keys ``delivered`` … ``warnings`` of ``NegativeTelemetry.report``; collective."""
+    deliveries = [each.take_deliveries() for each in counted]
     warnings = [event for each in counted for event in each.log.take_warnings()]
-    own = [sum(getattr(each, name) for each in taken) for name in COUNTED]
+    own = [sum(getattr(each, name) for each in deliveries) for name in COUNTED]
     *counts, hung, warned = sum_over(ranks, [*own, max(each.hung for each in counted), len(warnings)])
-    median, oldest = _ages(taken, ranks)
+    median, oldest = _ages(deliveries, ranks)
     restarts = torch.tensor([max(each.restarts for each in counted)], device=ranks.device)
     ranks.all_reduce(restarts, "max")
-    filled_in = {name: int(count) for name, count in zip(COUNTED[1:], counts[1:], strict=True)}
-    line: Record = {"delivered": ratio(counts[0], sum(counts)), **filled_in, "age_median": median, "age_max": oldest}
+    by_fallback = {name: int(count) for name, count in zip(COUNTED[1:], counts[1:], strict=True)}
+    line: Record = {
+        "delivered": ratio(counts[0], sum(counts)),
+        **by_fallback,
+        "age_median": median,
+        "age_max": oldest,
+    }
     line |= {"restarts": int(restarts), "hung": int(hung)}
     return line | ({"warnings": _warnings_of_all(warnings, counted, ranks)} if warned else {})
 
 
 def _warnings_of_all(own: Sequence[PoolEvent], counted: Sequence[Counts], ranks: Ranks) -> list[str]:
-    """Texts of the first warning of each kind, of which no rank warns again; collective."""
+    """Return the text of the first warning of each kind, and mute the kind on all ranks; collective."""
     first: dict[EventKind, str] = {}
     for rank in range(ranks.size):
-        said = ranks.broadcast_object([(event.kind, event.text) for event in own], rank)
-        assert isinstance(said, list)
-        for kind, text in said:
+        events = ranks.broadcast_object([(event.kind, event.text) for event in own], rank)
+        assert isinstance(events, list)
+        for kind, text in events:
             first.setdefault(kind, text)
     for each in counted:
         each.log.mark_said(list(first))
@@ -163,28 +171,28 @@ def _warnings_of_all(own: Sequence[PoolEvent], counted: Sequence[Counts], ranks:
 
 
 def kmas_report(sources: Sequence[Kmas], count: int, ranks: Ranks) -> Record:
-    """Keys ``hard_share`` and ``rejected`` of ``NegativeTelemetry.report``, of ``count`` negatives; collective."""
+    """Return the keys ``hard_share`` and ``rejected`` of ``NegativeTelemetry.report``; collective."""
     drawn, rejected = zip(*(source.take_rejections() for source in sources), strict=True)
     drawn_by_all, rejected_by_all = sum_over(ranks, [sum(drawn), sum(rejected)])
     return {"hard_share": sources[0].hard(count) / count, "rejected": ratio(rejected_by_all, drawn_by_all)}
 
 
 def sum_over(ranks: Ranks, numbers: Sequence[float]) -> list[float]:
-    """Sums of numbers over ranks; collective."""
+    """Sum numbers over ranks; collective."""
     total = torch.tensor(numbers, dtype=torch.float64, device=ranks.device)
     ranks.all_reduce(total)
-    found: list[float] = total.tolist()
-    return found
+    sums: list[float] = total.tolist()
+    return sums
 
 
 def ratio(part: float, whole: float) -> float | None:
-    """A share for reports; None of nothing."""
+    """Return a share, rounded for reports; None if ``whole`` is 0."""
     return round(part / whole, 6) if whole else None
 
 
 def _ages(taken: Sequence[Deliveries], ranks: Ranks) -> tuple[int | None, int | None]:
     ages = [age for each in taken for age in each.ages]
     own = np.quantile(ages, np.linspace(0, 1, QUANTILES)) if ages else np.full(QUANTILES, -1.0)
-    found = ranks.all_gather(torch.from_numpy(own).to(ranks.device)[None]).flatten()
-    seen = found[found >= 0]
-    return (int(seen.median()), int(seen.max())) if len(seen) else (None, None)
+    all_ages = ranks.all_gather(torch.from_numpy(own).to(ranks.device)[None]).flatten()
+    known_ages = all_ages[all_ages >= 0]
+    return (int(known_ages.median()), int(known_ages.max())) if len(known_ages) else (None, None)

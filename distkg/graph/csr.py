@@ -1,4 +1,4 @@
-"""Adjacency in compressed rows, with NumPy alone."""
+"""Adjacency in compressed sparse rows, with NumPy only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Csr:
-    """Neighbours of node v: ``neighbours[offsets[v]:offsets[v + 1]]``.
+    """Compressed sparse rows: the neighbours of node v are ``neighbours[offsets[v]:offsets[v + 1]]``.
 
     Attributes:
         offsets: int64 [n + 1].
@@ -22,7 +22,7 @@ class Csr:
 
     @classmethod
     def undirected(cls, edges: np.ndarray, n: int) -> Csr:
-        """Both directions of edges [m, 2] between nodes in [0, n); loops left out, parallel edges kept."""
+        """Build from both directions of edges [m, 2] between nodes in [0, n), without loops, with parallel edges."""
         edges = edges[edges[:, 0] != edges[:, 1]]
         source = np.concatenate([edges[:, 0], edges[:, 1]])
         target = np.concatenate([edges[:, 1], edges[:, 0]])
@@ -32,5 +32,5 @@ class Csr:
 
     @property
     def sources(self) -> NDArray[np.int32]:
-        """The node at the other end of each entry of ``neighbours``: int32 [edges]."""
+        """Row of each entry of ``neighbours``, the node at the other end of the edge: int32 [edges]."""
         return np.repeat(np.arange(len(self.offsets) - 1, dtype=np.int32), np.diff(self.offsets))

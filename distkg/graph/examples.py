@@ -1,11 +1,10 @@
-"""Example facts of a relation, and what lies around them.
+"""Sampler of example facts of a relation and the subgraphs around them.
 
-What KG-ICL (Cui et al. 2024, arXiv 2410.12288) calls a prompt graph: facts of a relation, and the facts near their two
-ends, say in any graph what the relation means, without its name.
+KG-ICL (Cui et al. 2024, arXiv 2410.12288) calls this a prompt graph: facts of a relation, and the facts near their two
+ends, describe the relation in any graph without its name.
 
-Whatever falls by lot is decided by a hash of each fact: of those that may be taken, the ones with the smallest hashes
-are. So hiding facts gives exactly what the graph without them gives, and a fact that was not taken changes nothing when
-it is hidden.
+Random choices are made by a hash of each fact: of the eligible facts, those with the smallest hashes are chosen. Hiding
+facts thus gives exactly the sample of the graph without them, and hiding a fact outside the sample changes nothing.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from numpy.typing import NDArray
 
 from distkg.compilation import njit
 
-MOST_KEPT = 1024  # relations whose surroundings are kept, 40 kB each with five examples and five facts of each entity
+MOST_KEPT = 1024  # cached relations, 40 kB each with five examples and five facts per entity
 
 
 @dataclass(frozen=True)
 class Surrounding:
-    """The facts around one example, which is among them, and the entities in these, numbered anew.
+    """Subgraph around one example fact, including it, with entities renumbered.
 
     Attributes:
-        nodes: int32 [n], the entities: first the example's head, then, unless it is the same, its tail.
-        facts: int32 [e], places in the sampler's facts, ascending and so by relation.
-        head, tail: int32 [e], their ends, as numbers here.
-        from_head, from_tail: int32 [n], steps over these facts, either way, from the example's head and from its tail;
-            ``hops`` where there are more.
+        nodes: int32 [n], entities: first the example's head, then its tail, unless it is the same.
+        facts: int32 [e], indices into the sampler's facts, ascending and hence sorted by relation.
+        head, tail: int32 [e], ends of the facts, as indices into ``nodes``.
+        from_head, from_tail: int32 [n], distances in the undirected subgraph from the example's head and tail, at most
+            ``hops``.
     """
 
     nodes: NDArray[np.int32]
@@ -42,18 +41,18 @@ class Surrounding:
 
 
 class ExampleSampler:
-    """Draws examples of relations from facts int [T, 3], and what lies within ``hops`` steps of their ends.
+    """Sampler of example facts of relations, from facts int [T, 3], with the subgraph within ``hops`` of their ends.
 
     Attributes:
-        hops: steps.
-        head, relation, tail: int32 [T'], the distinct facts, sorted by relation, head and tail.
+        hops: largest distance from the ends of an example.
+        head, relation, tail: int32 [T'], distinct facts, sorted by relation, head and tail.
     """
 
     def __init__(
         self, triples: np.ndarray, entities: int, relations: int, *, hops: int = 3, fanout: int = 5, seed: int = 0
     ) -> None:
-        """``fanout`` facts, at most, of each entity that is met are followed, the example besides; ``seed`` decides
-        which."""
+        """``fanout`` is the largest number of facts followed from each entity, besides the example; ``seed`` decides
+        which facts."""
         self.hops, self._fanout, self._entities = hops, fanout, entities
         self._keys = np.unique(self._keys_of(*triples.T.astype(np.int64)))
         pairs, tail = np.divmod(self._keys, entities)
@@ -61,17 +60,17 @@ class ExampleSampler:
         self.head, self.relation, self.tail = (side.astype(np.int32) for side in (head, relation, tail))
         self._of_relation = np.searchsorted(self.relation, np.arange(relations + 1))
         self._hashes = _hashes(self.head, self.relation, self.tail, seed)
-        # Facts of each entity, as its head or its tail, by their hashes.
+        # Facts of each entity, as head or tail, sorted by hash.
         place = np.arange(len(self.head), dtype=np.int32)
         loop = self.head == self.tail
         end, fact = np.concatenate([self.head, self.tail[~loop]]), np.concatenate([place, place[~loop]])
         order = np.lexsort((self._hashes[fact], end))
         self._facts = fact[order]
         self._of_entity = np.searchsorted(end[order], np.arange(entities + 1))
-        self._kept: dict[tuple[int, int], list[Surrounding]] = {}
+        self._cache: dict[tuple[int, int], list[Surrounding]] = {}
 
     def hidden(self, head: np.ndarray, relation: np.ndarray, tail: np.ndarray) -> NDArray[np.bool_]:
-        """A mask of the facts that hides these, int [m] each, all of which must be in the graph: bool [T']."""
+        """Return the mask bool [T'], True for the given facts, int [m] each, all of which must be in the graph."""
         mask = np.zeros(len(self._keys), dtype=np.bool_)
         mask[np.searchsorted(self._keys, self._keys_of(head, relation, tail))] = True
         return mask
@@ -79,44 +78,44 @@ class ExampleSampler:
     def surroundings(
         self, relations: Sequence[int], count: int, hidden: NDArray[np.bool_] | None = None, draw: int = 0
     ) -> list[list[Surrounding]]:
-        """Of ``count`` examples of each relation in [0, R), or of all where it has fewer.
+        """Sample the subgraphs of ``count`` examples of each relation in [0, R), or of all if it has fewer.
 
         Args:
-            hidden: bool [T'], facts that must not be seen; None for none.
-            draw: which examples; those of draw 0 are kept and used again while nothing that is hidden is among them.
+            hidden: bool [T'], True for facts to hide; None for none.
+            draw: number of the draw. Draw 0 is cached, and used while it contains no hidden fact.
         """
         room, nothing = np.full(self._entities, -1, dtype=np.int32), np.zeros(len(self._keys), dtype=np.bool_)
 
         def made(relation: int, hidden: NDArray[np.bool_]) -> list[Surrounding]:
             return [self._around(fact, hidden, room) for fact in self.examples(relation, count, hidden, draw).tolist()]
 
-        found = []
+        subgraphs = []
         for relation in relations:
             if draw:
-                found.append(made(relation, nothing if hidden is None else hidden))
+                subgraphs.append(made(relation, nothing if hidden is None else hidden))
                 continue
             key = relation, count
-            if key not in self._kept:
-                if len(self._kept) == MOST_KEPT:
-                    del self._kept[next(iter(self._kept))]
-                self._kept[key] = made(relation, nothing)
-            kept = self._kept[key]
-            if hidden is not None and any(bool(hidden[around.facts].any()) for around in kept):
-                kept = made(relation, hidden)
-            found.append(kept)
-        return found
+            if key not in self._cache:
+                if len(self._cache) == MOST_KEPT:
+                    del self._cache[next(iter(self._cache))]
+                self._cache[key] = made(relation, nothing)
+            examples = self._cache[key]
+            if hidden is not None and any(bool(hidden[around.facts].any()) for around in examples):
+                examples = made(relation, hidden)
+            subgraphs.append(examples)
+        return subgraphs
 
     def examples(
         self, relation: int, count: int, hidden: NDArray[np.bool_] | None = None, draw: int = 0
     ) -> NDArray[np.int64]:
-        """Places of up to ``count`` facts of a relation; arguments as of ``surroundings``."""
+        """Sample up to ``count`` facts of a relation and return their indices; arguments as in ``surroundings``."""
         hidden = np.zeros(len(self._keys), dtype=np.bool_) if hidden is None else hidden
         first, last = self._of_relation[relation : relation + 2]
         drawn: NDArray[np.int64] = _drawn(first, last, self._hashes, hidden, draw, count)
         return drawn
 
     def around(self, fact: int, hidden: NDArray[np.bool_] | None = None) -> Surrounding:
-        """What lies around the fact in this place, which is seen though it be hidden."""
+        """Sample the subgraph around the fact with index ``fact``, which is included even if it is hidden."""
         hidden = np.zeros(len(self._keys), dtype=np.bool_) if hidden is None else hidden
         return self._around(fact, hidden, np.full(self._entities, -1, dtype=np.int32))
 
@@ -125,14 +124,14 @@ class ExampleSampler:
         return Surrounding(*_around(fact, *graph, hidden, self.hops, self._fanout, room))
 
     def _keys_of(self, head: np.ndarray, relation: np.ndarray, tail: np.ndarray) -> NDArray[np.int64]:
-        """One number for each fact, in the order of facts."""
+        """Return one sortable key for each fact; keys have the order of facts."""
         keys: NDArray[np.int64] = (relation.astype(np.int64) * self._entities + head) * self._entities + tail
         return keys
 
 
 @njit(cache=True, nogil=True)
 def _mixed(state: np.uint64, part: np.uint64) -> np.uint64:
-    """The finaliser of SplitMix64 (Steele et al. 2014)."""
+    """Mix a part into a state with the finaliser of SplitMix64 (Steele et al. 2014)."""
     state = (state ^ part) + np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -141,28 +140,28 @@ def _mixed(state: np.uint64, part: np.uint64) -> np.uint64:
 
 @njit(cache=True, nogil=True)
 def _hashes(head: np.ndarray, relation: np.ndarray, tail: np.ndarray, seed: int) -> np.ndarray:
-    found = np.empty(len(head), dtype=np.uint64)
+    hashes = np.empty(len(head), dtype=np.uint64)
     start = _mixed(np.uint64(0), np.uint64(seed))
     for f in range(len(head)):
-        found[f] = _mixed(_mixed(_mixed(start, np.uint64(head[f])), np.uint64(relation[f])), np.uint64(tail[f]))
-    return found
+        hashes[f] = _mixed(_mixed(_mixed(start, np.uint64(head[f])), np.uint64(relation[f])), np.uint64(tail[f]))
+    return hashes
 
 
 @njit(cache=True, nogil=True)
 def _drawn(first: int, last: int, hashes: np.ndarray, hidden: np.ndarray, draw: int, count: int) -> np.ndarray:
-    """The visible facts from ``first`` to ``last`` whose hashes with ``draw`` are the smallest, smallest first."""
-    found, keys, size = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.uint64), 0
+    """Return the ``count`` visible facts in first … last - 1 with the smallest hashes of ``draw``, smallest first."""
+    smallest, keys, size = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.uint64), 0
     for f in range(first, last):
         key = _mixed(hashes[f], np.uint64(draw))
         if hidden[f] or (size == count and key >= keys[size - 1]):
             continue
         place = min(size, count - 1)
         while place > 0 and keys[place - 1] > key:
-            found[place], keys[place] = found[place - 1], keys[place - 1]
+            smallest[place], keys[place] = smallest[place - 1], keys[place - 1]
             place -= 1
-        found[place], keys[place] = f, key
+        smallest[place], keys[place] = f, key
         size = min(size + 1, count)
-    return found[:size]
+    return smallest[:size]
 
 
 @njit(cache=True, nogil=True)
@@ -177,7 +176,7 @@ def _around(
     fanout: int,
     room: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
-    """Fields of ``Surrounding``; ``room`` int32 [entities] is -1 everywhere, before and after."""
+    """Compute the fields of ``Surrounding``; ``room`` int32 [entities] is -1 everywhere, before and after."""
     met, step = 2, 2
     for _ in range(hops):
         step = min(step * fanout, 2 * len(head))
@@ -218,7 +217,7 @@ def _around(
 
 @njit(cache=True, nogil=True)
 def _steps(start: int, nodes: int, source: np.ndarray, target: np.ndarray, most: int) -> np.ndarray:
-    """Fewest facts on a way from a node, whichever way they point: int32 [nodes], ``most`` at most."""
+    """Compute undirected distances from a node: int32 [nodes], at most ``most``."""
     steps = np.full(nodes, most, dtype=np.int32)
     steps[start] = 0
     for step in range(most - 1):

@@ -1,4 +1,4 @@
-"""Two sides of a graph, each grown from many starts along its own edges, so that nodes stay with their neighbours."""
+"""Partition of a graph into two sides, each grown from many seeds along its edges, to keep neighbours together."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from distkg.compilation import njit
 def grow_two_sides(
     edges: tuple[np.ndarray, np.ndarray], nodes: int, first: int, seed: int, steps: int = 2, fanout: int = 10
 ) -> NDArray[np.int8]:
-    """The side of each node, 0 or 1: int8 [nodes]; ``first`` nodes are of side 0.
+    """Assign each node to side 0 or 1: int8 [nodes]; side 0 gets ``first`` nodes.
 
-    In random order, a node that no side has yet goes to the side that lacks more of its nodes, and with it what is
-    found in ``steps`` steps from it, over at most ``fanout`` edges of each node. GraIL (Teru et al. 2020) and InGram
-    (Lee et al. 2023) sample such neighbourhoods for one graph and leave the rest to the other, which then lacks the
-    hubs. Here the sides take turns: on WN18RR each keeps about a third of the facts, instead of a half and a fifth.
+    In random order, an unassigned node goes to the side that lacks the larger share of its nodes, together with the
+    unassigned nodes within ``steps`` steps over at most ``fanout`` edges of each node. GraIL (Teru et al. 2020) and
+    InGram (Lee et al. 2023) sample such neighbourhoods for one graph and give the rest to the other, which then lacks
+    the hubs. Here the sides take turns: on WN18RR each keeps about a third of the facts, instead of a half and a fifth.
 
     Args:
-        edges: of each side, integer [m, 2]; directions do not matter.
+        edges: edges along which each side grows, integer [m, 2]; directions do not matter.
     """
     rng = np.random.default_rng(seed)
     (offsets, neighbours), (other_offsets, other_neighbours) = (_shuffled_adjacency(each, nodes, rng) for each in edges)
     side = np.full(nodes, -1, np.int8)
-    wanted = np.array([first, nodes - first])
-    _grow(rng.permutation(nodes), offsets, neighbours, other_offsets, other_neighbours, wanted, steps, fanout, side)
+    targets = np.array([first, nodes - first])
+    _grow(rng.permutation(nodes), offsets, neighbours, other_offsets, other_neighbours, targets, steps, fanout, side)
     return side
 
 
 def largest_component(edges: np.ndarray, nodes: int) -> int:
-    """Nodes of the largest connected part, edges integer [m, 2] taken without direction."""
+    """Count the nodes of the largest connected component of undirected edges integer [m, 2]."""
     if not nodes:
         return 0
     parent = np.arange(nodes)
@@ -41,7 +41,7 @@ def largest_component(edges: np.ndarray, nodes: int) -> int:
 def _shuffled_adjacency(
     edges: np.ndarray, nodes: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Neighbours of each node in compressed rows, in random order."""
+    """Return the neighbours of each node in compressed sparse rows, in random order."""
     both = rng.permutation(np.concatenate([edges, edges[:, ::-1]]).astype(np.int32), axis=0)
     order = np.argsort(both[:, 0], kind="stable")
     offsets = np.searchsorted(both[order, 0], np.arange(nodes + 1)).astype(np.int64)
@@ -60,31 +60,31 @@ def _grow(
     fanout: int,
     side: np.ndarray,
 ) -> None:
-    left = wanted.copy()
+    remaining = wanted.copy()
     queue = np.empty(order.size, np.int64)
     for start in order:
         if side[start] >= 0:
             continue
-        # left / wanted, compared without division: a side may want none.
-        mine = 0 if left[0] * wanted[1] >= left[1] * wanted[0] and left[0] > 0 else 1
-        if left[mine] == 0:
-            mine = 1 - mine
-        side[start] = mine
-        left[mine] -= 1
+        # left / wanted, compared without division, since ``wanted`` may be 0.
+        current = 0 if remaining[0] * wanted[1] >= remaining[1] * wanted[0] and remaining[0] > 0 else 1
+        if remaining[current] == 0:
+            current = 1 - current
+        side[start] = current
+        remaining[current] -= 1
         queue[0] = start
         low, high = 0, 1
         for _ in range(steps):
             end = high
             for place in range(low, end):
                 node = queue[place]
-                first = offsets[node] if mine == 0 else other_offsets[node]
-                last = offsets[node + 1] if mine == 0 else other_offsets[node + 1]
+                first = offsets[node] if current == 0 else other_offsets[node]
+                last = offsets[node + 1] if current == 0 else other_offsets[node + 1]
                 for edge in range(first, min(last, first + fanout)):
-                    met = neighbours[edge] if mine == 0 else other_neighbours[edge]
-                    if side[met] < 0 and left[mine] > 0:
-                        side[met] = mine
-                        left[mine] -= 1
-                        queue[high] = met
+                    neighbour = neighbours[edge] if current == 0 else other_neighbours[edge]
+                    if side[neighbour] < 0 and remaining[current] > 0:
+                        side[neighbour] = current
+                        remaining[current] -= 1
+                        queue[high] = neighbour
                         high += 1
             low = end
 

@@ -1,7 +1,7 @@
-"""The edges around some nodes, a few of each node at every step away from them.
+"""Neighbour sampling: edges around some nodes, with a fanout at every step.
 
-``DglSampler`` (DGL's) and ``PlainSampler`` (no DGL needed) draw from the same distribution: of a node with more edges
-than are wanted, every set of that many alike.
+``DglSampler`` and ``PlainSampler`` (without DGL) sample from the same distribution: for a node with more edges than the
+fanout, every subset of that size is equally likely.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from distkg.graph.partition import import_dgl
 
 
 class EdgeSampler(Protocol):
-    """Samples edges step by step.
+    """Neighbour sampler.
 
     Args of a call:
         starts: int64 [s], nodes.
-        fanouts: at each step, the edges kept of every node that was met for the first time, at most.
-        seed: decides which.
+        fanouts: largest number of edges per new node at each step.
+        seed: random seed.
 
     Returns:
-        int64 [m], sorted and unique: places of edges in the arrays that the sampler was made of.
+        int64 [m], sorted and unique: indices of edges in the arrays from which the sampler was built.
     """
 
     def __call__(self, starts: NDArray[np.int64], fanouts: Sequence[int], seed: int) -> NDArray[np.int64]: ...
 
 
 class PlainSampler:
-    """Compiled, of edges source → target, integer [E] each, followed from source to target."""
+    """Compiled neighbour sampler over edges source → target, integer [E] each, followed from source to target."""
 
     def __init__(self, source: np.ndarray, target: np.ndarray, nodes: int) -> None:
         self._target, self._nodes = target, nodes
@@ -49,7 +49,7 @@ class PlainSampler:
 
 
 class DglSampler:
-    """Through ``dgl.sampling.sample_neighbors``; of edges as ``PlainSampler``.
+    """Neighbour sampler with ``dgl.sampling.sample_neighbors``; arguments as of ``PlainSampler``.
 
     Raises:
         MissingDglError: DGL cannot be used.
@@ -60,53 +60,53 @@ class DglSampler:
         self._graph: Any = None
 
     def __call__(self, starts: NDArray[np.int64], fanouts: Sequence[int], seed: int) -> NDArray[np.int64]:
-        import torch  # here, so that reading files does not wait for it
+        import torch  # imported here, so that reading files does not load it
 
         dgl = import_dgl("data.sampler: compiled")
-        if self._graph is None:  # not before, as a process that only passes the sampler on needs no DGL
+        if self._graph is None:  # at first use, since a process that only passes the sampler on needs no DGL
             ends = (torch.from_numpy(np.array(side, dtype=np.int64)) for side in (self._source, self._target))
             self._graph = dgl.graph(tuple(ends), num_nodes=self._nodes)
 
         def edges_of(front: NDArray[np.int64], fanout: int, step: int) -> NDArray[np.int64]:
             dgl.seed((seed + step) % (1 << 31))
-            found = dgl.sampling.sample_neighbors(self._graph, torch.from_numpy(front), fanout, edge_dir="out")
-            edges: NDArray[np.int64] = found.edata[dgl.EID].numpy()
+            subgraph = dgl.sampling.sample_neighbors(self._graph, torch.from_numpy(front), fanout, edge_dir="out")
+            edges: NDArray[np.int64] = subgraph.edata[dgl.EID].numpy()
             return edges
 
         return _step_by_step(starts, fanouts, self._target, self._nodes, edges_of)
 
 
 def _step_by_step(starts, fanouts, target, nodes, edges_of) -> NDArray[np.int64]:  # type: ignore[no-untyped-def]
-    met = np.zeros(nodes, dtype=np.bool_)
+    visited = np.zeros(nodes, dtype=np.bool_)
     front = np.unique(starts)
-    found = [np.empty(0, dtype=np.int64)]
+    sampled = [np.empty(0, dtype=np.int64)]
     for step, fanout in enumerate(fanouts):
-        met[front] = True
+        visited[front] = True
         edges = edges_of(front, fanout, step)
-        found.append(edges)
+        sampled.append(edges)
         reached = np.unique(target[edges])
-        front = reached[~met[reached]].astype(np.int64)
-    return np.unique(np.concatenate(found))
+        front = reached[~visited[reached]].astype(np.int64)
+    return np.unique(np.concatenate(sampled))
 
 
 @njit(cache=True, nogil=True)
 def _some_edges(
     front: np.ndarray, offsets: np.ndarray, order: np.ndarray, fanout: int, uniforms: np.ndarray
 ) -> np.ndarray:
-    """One ticket in [0, 1) for each edge that is wanted."""
-    found = np.empty(uniforms.shape[0], dtype=np.int64)
+    """Sample at most ``fanout`` edges of each node, given one uniform number in [0, 1) per sampled edge."""
+    sampled = np.empty(uniforms.shape[0], dtype=np.int64)
     place = 0
     for v in front:
         low, degree = offsets[v], offsets[v + 1] - offsets[v]
         first = place
-        for last in range(max(0, degree - fanout), degree):  # Floyd's choice of distinct numbers
+        for last in range(max(0, degree - fanout), degree):  # Floyd's algorithm for distinct numbers
             chosen = int(uniforms[place] * (last + 1)) if degree > fanout else last
-            for taken in range(first, place):
-                if found[taken] == chosen:
+            for previous in range(first, place):
+                if sampled[previous] == chosen:
                     chosen = last
                     break
-            found[place] = chosen
+            sampled[place] = chosen
             place += 1
-        for taken in range(first, place):
-            found[taken] = order[low + found[taken]]
-    return found
+        for previous in range(first, place):
+            sampled[previous] = order[low + sampled[previous]]
+    return sampled

@@ -1,8 +1,7 @@
-"""Which entities share a partition, so that few edges join different ones.
+"""Graph partitioning with few edges between parts.
 
 ``metis`` (Karypis and Kumar 1998, through DGL) and ``ldg`` (Stanton and Kliot 2012, restreamed as in Nishimura and
-Ugander 2013; no DGL needed) answer the same question; both give partitions of exactly the sizes that
-``part_offsets`` says.
+Ugander 2013, without DGL) are interchangeable; both return parts of exactly the sizes of ``part_offsets``.
 """
 
 from __future__ import annotations
@@ -27,28 +26,28 @@ SLACK = 1.05
 
 
 class Partitioner(Protocol):
-    """Assigns nodes to parts.
+    """Graph partitioner.
 
     Args of a call:
         edges: integer [m, 2], nodes in [0, n); directions, loops and repeats do not matter.
-        n: nodes.
-        parts: how many parts.
-        seed: decides the order in which nodes are looked at.
+        n: number of nodes.
+        parts: number of parts.
+        seed: random seed of the order in which nodes are visited.
 
     Returns:
-        int32 [n], the part of each node; part p has ``diff(part_offsets(n, parts))[p]`` nodes.
+        int32 [n], part of each node; part p has ``diff(part_offsets(n, parts))[p]`` nodes.
     """
 
     def __call__(self, edges: np.ndarray, n: int, parts: int, seed: int) -> NDArray[np.int32]: ...
 
 
 def part_offsets(n: int, parts: int) -> NDArray[np.int64]:
-    """Ends of equal contiguous ranges: int64 [parts + 1]; all have ceil(n / parts) ids but the last ones."""
+    """Return the bounds of equal contiguous ranges: int64 [parts + 1]; all but the last ones have ceil(n / parts)."""
     return np.minimum(np.arange(parts + 1, dtype=np.int64) * -(-n // parts), n)
 
 
 def choose_partitioner() -> tuple[str, Partitioner]:
-    """METIS where DGL is installed, else its plain counterpart; with its name."""
+    """Return the name and function of METIS if DGL works, else of ``ldg``."""
     try:
         import_dgl("ldg")
     except MissingDglError as error:
@@ -58,16 +57,15 @@ def choose_partitioner() -> tuple[str, Partitioner]:
 
 
 def metis(edges: np.ndarray, n: int, parts: int, seed: int) -> NDArray[np.int32]:
-    """Multilevel k-way partitioning of METIS; see ``Partitioner``.
+    """Partition with the multilevel k-way algorithm of METIS; see ``Partitioner``.
 
-    The seed decides the order in which METIS sees the nodes; ties among equally good cuts may still fall either
-    way from call to call.
+    The seed permutes the nodes for METIS; ties between equally good cuts may still differ between calls.
     """
     import torch  # here, so that reading files does not wait for it
 
     dgl = import_dgl("the partitioner ldg")
     shuffle = np.random.default_rng(seed).permutation(n)
-    # METIS may hang or abort on loops and parallel edges: in a knowledge graph small parts have many of both.
+    # METIS may hang or abort on loops and parallel edges, of which small knowledge graphs have many.
     simple = np.unique(np.sort(edges[edges[:, 0] != edges[:, 1]], axis=1), axis=0)
     source, target = (torch.from_numpy(shuffle[simple[:, column]]) for column in (0, 1))
     with contextlib.redirect_stdout(io.StringIO()):
@@ -76,7 +74,7 @@ def metis(edges: np.ndarray, n: int, parts: int, seed: int) -> NDArray[np.int32]
 
 
 def ldg(edges: np.ndarray, n: int, parts: int, seed: int) -> NDArray[np.int32]:
-    """Linear deterministic greedy, streamed over the nodes several times in random order; see ``Partitioner``."""
+    """Partition by linear deterministic greedy, restreamed over the nodes in random order; see ``Partitioner``."""
     graph, rng = Csr.undirected(edges, n), np.random.default_rng(seed)
     assignment = np.full(n, -1, dtype=np.int32)
     sizes = np.full(parts, int(np.ceil(SLACK * n / parts)), dtype=np.int64)
@@ -86,7 +84,7 @@ def ldg(edges: np.ndarray, n: int, parts: int, seed: int) -> NDArray[np.int32]:
 
 
 def equalised(assignment: NDArray[np.int32], graph: Csr, parts: int) -> NDArray[np.int32]:
-    """Move the least attached nodes of overfull parts to parts with room, next to their neighbours there."""
+    """Move the least attached nodes of overfull parts to parts with room, preferably with their neighbours."""
     sizes = np.diff(part_offsets(len(assignment), parts))
     surplus = np.maximum(np.bincount(assignment, minlength=parts) - sizes, 0)
     inside = assignment[graph.sources] == assignment[graph.neighbours]
@@ -101,30 +99,30 @@ def equalised(assignment: NDArray[np.int32], graph: Csr, parts: int) -> NDArray[
 
 
 class MissingDglError(ValueError):
-    """DGL cannot be used on this machine; the message names what does the same without it.
+    """DGL cannot be used on this machine; the message names a replacement without DGL.
 
     Attributes:
-        cause: why it cannot.
+        cause: why DGL cannot be used.
     """
 
     def __init__(self, cause: str, twin: str) -> None:
-        super().__init__(f"{cause}. Use {twin} instead, which does the same without it.")
+        super().__init__(f"{cause}. Use {twin} instead, which does the same without DGL.")
         self.cause = cause
 
 
 def import_dgl(twin: str) -> Any:
-    """DGL on its PyTorch backend.
+    """Import DGL with its PyTorch backend.
 
     Args:
-        twin: what to use instead, for the message of the error.
+        twin: replacement without DGL, for the error message.
 
     Raises:
-        MissingDglError: it is not installed, or does not work with what is.
+        MissingDglError: DGL is not installed, or does not work with the installed torch.
     """
-    os.environ.setdefault("DGLBACKEND", "pytorch")  # else the import writes a configuration file at home
+    os.environ.setdefault("DGLBACKEND", "pytorch")  # otherwise the import writes a file to the home folder
     try:
         return importlib.import_module("dgl")
-    except Exception as error:  # whatever a library built for another torch raises
+    except Exception as error:  # a library built for another torch may raise anything
         if isinstance(error, ModuleNotFoundError) and error.name == "dgl":
             cause = "DGL is not installed (its wheels end at Python 3.11)"
         else:
@@ -136,7 +134,7 @@ def import_dgl(twin: str) -> Any:
 def _stream(
     order: np.ndarray, offsets: np.ndarray, neighbours: np.ndarray, sizes: np.ndarray, assignment: np.ndarray
 ) -> None:
-    """Give each node of ``order`` the part with most of its neighbours, weighted by the room left there."""
+    """Assign each node of ``order`` to the part with most of its neighbours, weighted by the free room of the part."""
     room = sizes.copy()
     for part in assignment:
         if part >= 0:

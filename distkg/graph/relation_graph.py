@@ -1,7 +1,7 @@
-"""Which relations meet: the graph of relations that foundation models read instead of relation names.
+"""Relation graph: relations connected by shared entities, which foundation models use instead of relation names.
 
-Two relations meet where one entity stands in a fact of each, as its head or as its tail. With inverses among the
-relations, the four ways are one matrix read in four orders: the tails of r are the heads of r + R.
+Two relations meet in an entity that is the head or tail of a fact of each. With inverses among the relations, the four
+kinds of meeting are one matrix read in four orders: the tails of r are the heads of r + R.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from distkg.compilation import njit
 
 KINDS = ("head to head", "tail to tail", "head to tail", "tail to head")
-MOST_RELATIONS = 20_000  # with inverses; their matrix is bytes
-MOST_EDGES = 200_000_000  # of a graph that says in which entity relations meet: 12 bytes each
+MOST_RELATIONS = 20_000  # with inverses; their matrix has one byte per pair
+MOST_EDGES = 200_000_000  # edges with the shared entity: 12 bytes each
 
 
 class RelationEdges(NamedTuple):
-    """Edges (i, kind, j): relation i meets relation j; int32 [E] each. Kinds are numbered as in ``KINDS``."""
+    """Edges (i, kind, j): relation i meets relation j; int32 [E] each. Kinds are indices into ``KINDS``."""
 
     row: NDArray[np.int32]
     kind: NDArray[np.int32]
@@ -27,7 +27,7 @@ class RelationEdges(NamedTuple):
 
 
 class EntityEdges(NamedTuple):
-    """Edges (i, v, j): relations i and j meet in entity v; int32 [E] each, for one way of meeting."""
+    """Edges (i, v, j): relations i and j meet in entity v; int32 [E] each, for one kind of meeting."""
 
     row: NDArray[np.int32]
     entity: NDArray[np.int32]
@@ -35,13 +35,13 @@ class EntityEdges(NamedTuple):
 
 
 class TooManyRelationsError(ValueError):
-    """The matrix of relations that meet would not fit."""
+    """The relation graph would not fit into memory."""
 
 
 def relation_graph(triples: np.ndarray, entities: int, relations: int) -> RelationEdges:
-    """The graph of the 2R relations of facts [m, 3] (ULTRA, Galkin et al. 2024, section 4.1).
+    """Build the graph of the 2R relations of facts [m, 3] (ULTRA, Galkin et al. 2024, section 4.1).
 
-    A relation meets itself where it has a fact.
+    A relation with a fact meets itself.
 
     Raises:
         TooManyRelationsError: more than ``MOST_RELATIONS`` with inverses.
@@ -55,23 +55,23 @@ def relation_graph(triples: np.ndarray, entities: int, relations: int) -> Relati
     _mark_pairs(*relations_of_entities(triples, entities, relations), headed)
     inverse = np.roll(np.arange(2 * relations), relations)
     matrices = headed, headed[inverse][:, inverse], headed[:, inverse], headed[inverse]
-    found = [np.nonzero(matrix) for matrix in matrices]
-    kind = np.repeat(np.arange(4, dtype=np.int32), [len(row) for row, _ in found])
-    row, column = (np.concatenate(side).astype(np.int32) for side in zip(*found, strict=True))
+    pairs = [np.nonzero(matrix) for matrix in matrices]
+    kind = np.repeat(np.arange(4, dtype=np.int32), [len(row) for row, _ in pairs])
+    row, column = (np.concatenate(side).astype(np.int32) for side in zip(*pairs, strict=True))
     return RelationEdges(row, kind, column)
 
 
 def entity_relation_graphs(
     triples: np.ndarray, entities: int, relations: int, most_per_entity: int | None = None, seed: int = 0
 ) -> dict[str, EntityEdges]:
-    """The graphs of the 2R relations whose edges say in which entity they meet, by way of ``KINDS`` (TRIX, Zhang et al.
-    2024, section 4.1).
+    """Build the graphs of the 2R relations whose edges name the shared entity, one for each of ``KINDS`` (TRIX, Zhang
+    et al. 2024, section 4.1).
 
-    An entity with k relations gives k² - k edges to each of the first two ways, where no relation meets itself, and k²
-    to each of the others. ``most_per_entity`` keeps that many relations of an entity at most, chosen at random.
+    An entity with k relations gives k² - k edges to each of the first two kinds, in which no relation meets itself, and
+    k² to each of the others. ``most_per_entity`` is the largest number of relations kept per entity, chosen at random.
 
     Raises:
-        TooManyRelationsError: so many edges that they would not fit; says how many, and what to do.
+        TooManyRelationsError: the edges would not fit into memory; says how many, and what to do.
     """
     offsets, own = relations_of_entities(triples, entities, relations)
     if most_per_entity is not None:
@@ -80,17 +80,17 @@ def entity_relation_graphs(
     total = int((counts**2).sum())
     if 4 * total > MOST_EDGES:
         raise TooManyRelationsError(
-            f"relations meet {4 * total:,} times in single entities, {MOST_EDGES:,} at most are held: the entity with "
-            f"most relations has {counts.max():,}. Train a model whose configuration bounds the relations of an entity "
-            "(most_per_entity in model.options), or take ultra, which does not need this graph"
+            f"the relation graph would have {4 * total:,} edges, {MOST_EDGES:,} at most are held: the entity with most "
+            f"relations has {counts.max():,}. Train a model with fewer relations per entity (most_per_entity in "
+            "model.options), or use ultra, which does not need this graph"
         )
     row, entity, column = (np.empty(total, np.int32) for _ in range(3))
     _fill_pairs(offsets, own, row, entity, column)
     inverse = np.roll(np.arange(2 * relations, dtype=np.int32), relations)
-    apart = row != column
+    different = row != column
     return {
-        "head to head": EntityEdges(row[apart], entity[apart], column[apart]),
-        "tail to tail": EntityEdges(inverse[row[apart]], entity[apart], inverse[column[apart]]),
+        "head to head": EntityEdges(row[different], entity[different], column[different]),
+        "tail to tail": EntityEdges(inverse[row[different]], entity[different], inverse[column[different]]),
         "head to tail": EntityEdges(row, entity, inverse[column]),
         "tail to head": EntityEdges(inverse[row], entity, column),
     }
@@ -99,18 +99,18 @@ def entity_relation_graphs(
 def _thinned(
     offsets: NDArray[np.int64], relations: NDArray[np.int64], most: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """At most so many relations of each entity, at random, in the order they had."""
+    """Keep at most ``most`` relations of each entity, chosen at random, in their order."""
     entity = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     order = np.lexsort((np.random.default_rng(seed).random(len(entity)), entity))
-    kept = np.sort(order[np.arange(len(order)) - offsets[entity] < most])
-    counts = np.bincount(entity[kept], minlength=len(offsets) - 1)
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), relations[kept]
+    selected = np.sort(order[np.arange(len(order)) - offsets[entity] < most])
+    counts = np.bincount(entity[selected], minlength=len(offsets) - 1)
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), relations[selected]
 
 
 def relations_of_entities(
     triples: np.ndarray, entities: int, relations: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of each entity the relations in [0, 2R) of which it is a head, each once: offsets [n + 1] and relations."""
+    """Return the distinct relations in [0, 2R) of which each entity is a head: offsets [n + 1] and relations."""
     anchor = np.concatenate([triples[:, 0], triples[:, 2]]).astype(np.int64)
     relation = np.concatenate([triples[:, 1], triples[:, 1] + relations])
     pairs = np.unique(anchor * (2 * relations) + relation)

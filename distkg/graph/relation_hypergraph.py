@@ -1,8 +1,8 @@
-"""How relations meet along a fact: the hypergraph of relations that MOTIF reads (Huang et al. 2025, arXiv 2502.13339).
+"""Relation hypergraph of MOTIF (Huang et al. 2025, arXiv 2502.13339): pairs and paths of relations.
 
-Beside pairs of relations that meet in an entity it holds paths of three: a fact of relation b leads from u to v, and u
-stands in a fact of a, v in one of c. Each end is met as a head or as a tail, which makes four kinds of paths; with
-inverses among the relations they are one set of paths, as the tails of r are the heads of r + R.
+In addition to pairs of relations that meet in an entity it has paths of three: a fact of relation b leads from u to v,
+u is in a fact of a, and v is in a fact of c. u and v can be head or tail of these facts, which gives four kinds of
+paths. With inverses among the relations these are one set of paths, since the tails of r are the heads of r + R.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from distkg.compilation import njit
 from distkg.graph.relation_graph import TooManyRelationsError, relation_graph, relations_of_entities
 
 KINDS = ("hh", "tt", "ht", "tfh", "tft", "hft", "hfh")
-PAIRS = 3  # of these kinds have two members, the others three
-MOST_HYPEREDGES = 200_000_000  # a byte each, as the kinds of paths share theirs
+PAIRS = 3  # number of kinds with two members; the others have three
+MOST_HYPEREDGES = 200_000_000  # one byte each, since the kinds of paths share their arrays
 
 
 class RelationHypergraph(NamedTuple):
     """Hyperedges among the 2R relations of a graph.
 
     Attributes:
-        row, kind, column: int32 [P], the pairs (i, kind, j), kinds as the first ``PAIRS`` of ``KINDS``; ``ht`` stands
-            for ``th`` too, which is the same pair read the other way.
-        first, middle: int32 [runs], relations a and b of paths; a run holds all paths that share them, sorted by b.
+        row, kind, column: int32 [P], pairs (i, kind, j), with the first ``PAIRS`` of ``KINDS``; ``ht`` also represents
+            ``th``, which is the reversed pair.
+        first, middle: int32 [runs], relations a and b; a run holds all paths with equal a and b, sorted by b.
         offsets: int64 [runs + 1]; the relations c of run i are ``last[offsets[i]:offsets[i + 1]]``.
         last: int32 [paths]. (a, b, c) is a path of ``hfh``; (a + R, b, c) is one of ``tfh``, (a, b, c + R) of ``hft``,
             and (a + R, b, c + R) of ``tft``, all modulo 2R.
@@ -42,11 +42,11 @@ class RelationHypergraph(NamedTuple):
 
 
 def relation_hypergraph(triples: np.ndarray, entities: int, relations: int) -> RelationHypergraph:
-    """The hypergraph of facts [m, 3]. Its size is known before it is built.
+    """Build the hypergraph of facts [m, 3]; its size is checked before it is built.
 
     Raises:
-        TooManyRelationsError: more than ``MOST_HYPEREDGES``, or more relations than a graph of relations takes; says
-            how many of each kind, and what to choose instead.
+        TooManyRelationsError: more than ``MOST_HYPEREDGES``, or too many relations for a relation graph; says how many
+            of each kind, and what to use instead.
     """
     row, kind, column = relation_graph(triples, entities, relations)
     pairs = kind < PAIRS
@@ -66,14 +66,14 @@ def _refuse_too_many(pairs: np.ndarray, paths: int) -> None:
         by_kind = ", ".join(f"{count:,} {name}" for name, count in zip(KINDS, counts, strict=True))
         raise TooManyRelationsError(
             f"the hypergraph of relations would have {sum(counts):,} hyperedges ({by_kind}), {MOST_HYPEREDGES:,} at "
-            "most are held: motif is for graphs with few relations. Take another model, such as ultra or trix"
+            "most are held: motif is for graphs with few relations. Use another model, such as ultra or trix"
         )
 
 
 def _facts_by_relation(
     triples: np.ndarray, relations: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Facts in both directions by relation and head: offsets [2R + 1], heads and tails."""
+    """Sort facts in both directions by relation and head: offsets [2R + 1], heads and tails."""
     head, relation, tail = triples.T.astype(np.int64)
     heads, tails = np.concatenate([head, tail]), np.concatenate([tail, head])
     kind = np.concatenate([relation, relation + relations])
@@ -94,7 +94,7 @@ def _walk(
     offsets: np.ndarray,
     last: np.ndarray,
 ) -> tuple[int, int]:
-    """Count runs and paths, and write them down where there is room; no path is met twice."""
+    """Count runs and paths, and store them if the arrays have room; every path is visited once."""
     n = facts.shape[0] - 1
     matrix = np.zeros((n, n), np.uint8)
     used, reached = np.zeros(n, np.bool_), np.zeros(n, np.uint8)
@@ -102,7 +102,7 @@ def _walk(
     for b in range(n):
         f = facts[b]
         while f < facts[b + 1]:
-            # What is reached from all facts of one head is laid beside each of its relations at once.
+            # All relations reached from the facts of one head are stored with each relation of the head at once.
             u = heads[f]
             reached[:] = 0
             while f < facts[b + 1] and heads[f] == u:

@@ -1,8 +1,8 @@
-"""Six numbers that say where an entity stands in its graph, on the undirected graph without loops or parallel edges.
+"""Six structural features of entities, on the undirected graph without loops or parallel edges.
 
-Betweenness and closeness look at all shortest paths: on large graphs from a sample of pivots (Brandes, Pich 2007),
-from which both are estimated without bias. The others are exact. DANS-KGC (arXiv 2511.07901) assesses by these six how
-hard an entity is; definitions are those of NetworkX.
+Betweenness and closeness depend on all shortest paths; on large graphs both are estimated without bias from a sample of
+pivots (Brandes, Pich 2007). The others are exact. DANS-KGC (arXiv 2511.07901) measures the difficulty of an entity with
+these features. Definitions are those of NetworkX.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ DAMPING, TOLERANCE, MOST_ITERATIONS = 0.85, 1e-10, 200
 
 @dataclass(frozen=True)
 class Structure:
-    """One number per entity each, float64 [n].
+    """Structural features, float64 [n] each.
 
     Attributes:
-        betweenness: share of the shortest paths between others that pass through.
-        closeness: harmonic: sum of 1 / distance to all others, 0 to those that cannot be reached.
-        clustering: share of the pairs of neighbours that are linked; 0 with fewer than two.
-        triples: triples in which the entity stands.
-        neighbour_degree: mean degree of its neighbours; 0 without any.
-        pagerank: damping 0.85.
+        betweenness: share of the shortest paths between other entities that pass through the entity.
+        closeness: harmonic closeness: sum of 1 / distance to all others, with 0 for unreachable ones.
+        clustering: share of the pairs of neighbours that are linked; 0 with fewer than two neighbours.
+        triples: number of triples with the entity.
+        neighbour_degree: mean degree of the neighbours; 0 without neighbours.
+        pagerank: PageRank with damping 0.85.
     """
 
     betweenness: Floats
@@ -40,7 +40,7 @@ class Structure:
     pagerank: Floats
 
     def standardised(self) -> NDArray[np.float32]:
-        """log(1 + x) of each, brought to mean 0 and deviation 1: float32 [n, 6]; all 0 where all are equal."""
+        """Standardise log(1 + x) of each feature to mean 0 and deviation 1: float32 [n, 6]; 0 for a constant one."""
         logged = np.log1p(np.stack(astuple(self), axis=1))
         centred = logged - logged.mean(0)
         deviation = centred.std(0)
@@ -48,10 +48,10 @@ class Structure:
 
 
 def structure(triples: np.ndarray, entities: int, *, pivots: int = 256, seed: int = 0) -> Structure:
-    """The structure of a graph of integer triples [m, 3].
+    """Compute the structural features of the entities of integer triples [m, 3].
 
-    ``pivots`` entities, drawn without replacement, stand for all as ends of shortest paths; with as many as there are
-    entities betweenness and closeness are exact. Time: ``pivots`` times the edges.
+    ``pivots`` entities, drawn without replacement, are the sources of shortest paths; with all entities as pivots
+    betweenness and closeness are exact. Time: ``pivots`` times the edges.
     """
     graph = simple_graph(triples[:, ::2], entities)
     degree = np.diff(graph.offsets).astype(np.float64)
@@ -71,7 +71,7 @@ def structure(triples: np.ndarray, entities: int, *, pivots: int = 256, seed: in
 
 
 def simple_graph(edges: np.ndarray, n: int) -> Csr:
-    """Undirected, without loops and parallel edges, neighbours in order."""
+    """Build the undirected graph without loops and parallel edges, with sorted neighbours."""
     low, high = np.minimum(edges[:, 0], edges[:, 1]).astype(np.int64), np.maximum(edges[:, 0], edges[:, 1])
     keys = np.unique(low * n + high)
     graph = Csr.undirected(np.stack([keys // n, keys % n], axis=1), n)
@@ -91,12 +91,12 @@ def _sums_over_neighbours(graph: Csr, values: Floats) -> Floats:
 
 
 def _pagerank(graph: Csr, degree: Floats) -> Floats:
-    """By power iteration; what stands alone passes its weight to all."""
+    """Compute PageRank by power iteration; isolated nodes distribute their weight to all."""
     n = len(degree)
-    rank, given = np.full(n, 1 / n), np.maximum(degree, 1)
+    rank, out_degree = np.full(n, 1 / n), np.maximum(degree, 1)
     for _ in range(MOST_ITERATIONS):
         lost = rank[degree == 0].sum()
-        new = DAMPING * (_sums_over_neighbours(graph, rank / given) + lost / n) + (1 - DAMPING) / n
+        new = DAMPING * (_sums_over_neighbours(graph, rank / out_degree) + lost / n) + (1 - DAMPING) / n
         moved, rank = np.abs(new - rank).sum(), new
         if moved < TOLERANCE:
             break
@@ -111,7 +111,7 @@ def _sort_rows(offsets: np.ndarray, neighbours: np.ndarray) -> None:
 
 @njit(cache=True, nogil=True)
 def _shortest_paths(offsets: np.ndarray, neighbours: np.ndarray, pivots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over pivots: dependencies of each node (Brandes 2001, algorithm 1), and 1 / distance to it."""
+    """Sum over pivots the dependencies of each node (Brandes 2001, algorithm 1), and 1 / distance to it."""
     n = len(offsets) - 1
     through, near = np.zeros(n), np.zeros(n)
     distance, paths, share = np.full(n, -1, np.int32), np.zeros(n), np.zeros(n)
@@ -146,7 +146,7 @@ def _shortest_paths(offsets: np.ndarray, neighbours: np.ndarray, pivots: np.ndar
 
 @njit(cache=True, nogil=True)
 def _clustering(offsets: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
-    """Each triangle is found once, from its node of least (degree, id), by merging two ordered rows."""
+    """Count the triangles of each node. Each is visited once, from its node of least (degree, id), by merging rows."""
     n = len(offsets) - 1
     triangles = np.zeros(n)
     ahead_of, ahead = np.zeros(n + 1, np.int64), np.empty(len(neighbours) // 2, np.int32)

@@ -1,7 +1,7 @@
-"""Random walks from nodes, and how many nodes lie within some steps of them.
+"""Random walks from nodes, and sizes of their k-hop neighbourhoods.
 
-``dgl_walks`` (DGL's sampler) and ``plain_walks`` (no DGL needed) draw from the same distribution: each step goes to a
-neighbour, every edge alike.
+``dgl_walks`` and ``plain_walks`` (without DGL) sample from the same distribution: each step follows a uniformly random
+edge.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from distkg.graph.partition import import_dgl
 
 
 class Walker(Protocol):
-    """Walks ``steps`` steps from each start.
+    """Random-walk sampler.
 
     Args of a call:
         starts: int64 [w], nodes.
-        steps: how many.
-        seed: decides the walks.
+        steps: number of steps.
+        seed: random seed.
 
     Returns:
-        int64 [w, steps + 1], the nodes met, the start first; a node without neighbours is never left.
+        int64 [w, steps + 1], visited nodes, the start first; a walk stays at a node without neighbours.
     """
 
     def __call__(self, starts: NDArray[np.int64], steps: int, seed: int) -> NDArray[np.int64]: ...
 
 
 def dgl_walks(edges: np.ndarray, n: int) -> Walker:
-    """Through ``dgl.sampling.random_walk``; three times the time of ``plain_walks`` on one core (FB15k-237, two steps).
+    """Build a walker on ``dgl.sampling.random_walk``, which takes three times as long as ``plain_walks`` (FB15k-237,
+    two steps, one core).
 
     Raises:
         MissingDglError: DGL cannot be used.
     """
-    import torch  # here, so that reading files does not wait for it
+    import torch  # imported here, so that reading files does not load it
 
     dgl = import_dgl("negatives.options.sampler: compiled")
     csr = Csr.undirected(edges, n)
@@ -52,26 +53,26 @@ def _walk_by_dgl(graph: Any, starts: NDArray[np.int64], steps: int, seed: int) -
     dgl = import_dgl("negatives.options.sampler: compiled")
     dgl.seed(seed % (1 << 31))
     traces, _ = dgl.sampling.random_walk(graph, torch.from_numpy(starts), length=steps)
-    met: NDArray[np.int64] = traces.numpy()
-    stayed = met < 0  # DGL ends a walk where a node has no neighbour
-    return np.where(stayed, starts[:, None], met) if stayed.any() else met
+    visited: NDArray[np.int64] = traces.numpy()
+    stayed = visited < 0  # DGL ends a walk at a node without neighbours
+    return np.where(stayed, starts[:, None], visited) if stayed.any() else visited
 
 
 def plain_walks(edges: np.ndarray, n: int) -> Walker:
-    """Compiled; the neighbours of a node without any are itself."""
+    """Build a compiled walker; a node without neighbours is its own neighbour."""
     return partial(_walk_compiled, Csr.undirected(edges, n))
 
 
 def _walk_compiled(csr: Csr, starts: NDArray[np.int64], steps: int, seed: int) -> NDArray[np.int64]:
-    met = np.empty((len(starts), steps + 1), dtype=np.int64)
-    met[:, 0] = starts
+    visited = np.empty((len(starts), steps + 1), dtype=np.int64)
+    visited[:, 0] = starts
     uniforms = np.random.default_rng(seed).integers(0, 1 << 62, (len(starts), steps))
-    _walk(csr.offsets, csr.neighbours, uniforms, met)
-    return met
+    _walk(csr.offsets, csr.neighbours, uniforms, visited)
+    return visited
 
 
 def ball_sizes(csr: Csr, centres: NDArray[np.int64], steps: int) -> NDArray[np.int64]:
-    """How many other nodes lie within ``steps`` steps of each centre: int64 [c]."""
+    """Count the other nodes within ``steps`` steps of each centre: int64 [c]."""
     sizes = np.zeros(len(centres), dtype=np.int64)
     nodes = len(csr.offsets) - 1
     _ball_sizes(csr.offsets, csr.neighbours, centres, steps, np.full(nodes, -1), np.empty(nodes, np.int64), sizes)

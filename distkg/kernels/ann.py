@@ -1,4 +1,4 @@
-"""Approximate nearest vectors, by FAISS: exhaustive for few vectors, inverted lists for many."""
+"""Approximate nearest-neighbour search with FAISS: exhaustive for few vectors, inverted lists for many."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch import Tensor
 
 from distkg.kernels.scores.similarity import Similarity
 
-_FLAT_BELOW = 100_000  # rows up to which an exhaustive index answers within milliseconds
+_FLAT_BELOW = 100_000  # rows up to which an exhaustive search takes milliseconds
 _ROWS_AT_ONCE = 1 << 15
-_SAMPLE_PER_LIST = 64  # FAISS asks for 39 or more to place a list's centre
-_PROBED = 16  # one list in so many is searched
+_SAMPLE_PER_LIST = 64  # FAISS needs 39 or more to place the centre of a list
+_PROBED = 16  # one in so many lists is searched
 
 
 class AnnError(ValueError):
-    """An index that cannot be made or read; the message says why and what to use instead."""
+    """An index cannot be made or read; the message says why and what to use instead."""
 
 
 class VectorIndex:
-    """Candidate vectors, to be searched by query vectors in the order of a similarity.
+    """Nearest-neighbour index of candidate vectors, searched in the order of a similarity.
 
     Attributes:
-        index: FAISS's.
+        index: the FAISS index.
     """
 
     def __init__(self, index: Any, similarity: Similarity) -> None:
@@ -35,7 +35,8 @@ class VectorIndex:
 
     @classmethod
     def empty(cls, similarity: Similarity, count: int, width: int) -> VectorIndex:
-        """For ``count`` vectors of ``width``: ``IndexFlat`` up to 100,000, above ``IndexIVFFlat`` with 4√N lists.
+        """Create an index for ``count`` vectors of ``width``: ``IndexFlat`` up to 100,000, else ``IndexIVFFlat``
+        with 4√N lists.
 
         Raises:
             AnnError: a similarity other than product and L2, or FAISS is not installed.
@@ -53,29 +54,29 @@ class VectorIndex:
 
     @property
     def wanted_sample(self) -> int:
-        """How many vectors ``train`` needs; 0 where it need not be called."""
+        """Number of vectors that ``train`` needs; 0 if training is not needed."""
         return 0 if self.index.is_trained else self.index.nlist * _SAMPLE_PER_LIST
 
     def train(self, sample: Tensor) -> None:
-        """Place the centres of the lists by some of the vectors, float32 [s, C]."""
+        """Place the centres of the lists, given a sample of the vectors, float32 [s, C]."""
         self.index.train(sample.contiguous().numpy())
 
     def add(self, rows: Tensor) -> None:
-        """Add vectors float32 [n, C]; their places go on from those that are there."""
+        """Append vectors float32 [n, C]; their indices continue those of the present vectors."""
         self.index.add(rows.contiguous().numpy())
 
     def fill(self, rows: Tensor) -> None:
-        """Train where it is needed, and add all of float32 [n, C]."""
-        wanted = self.wanted_sample
-        if wanted:
-            self.train(rows[torch.linspace(0, len(rows) - 1, min(wanted, len(rows))).long()])
+        """Train if needed, and add all vectors float32 [n, C]."""
+        sample_size = self.wanted_sample
+        if sample_size:
+            self.train(rows[torch.linspace(0, len(rows) - 1, min(sample_size, len(rows))).long()])
         for part in rows.split(_ROWS_AT_ONCE):
             self.add(part)
 
     def search(self, query: Tensor, top: int) -> tuple[Tensor, Tensor]:
-        """Best vectors: scores float32 and places int64 [q, top]; -inf and -1 where fewer are found.
+        """Search the ``top`` best vectors: scores float32 and indices int64 [q, top], padded with -inf and -1.
 
-        Scores are the similarity's own.
+        Scores are those of the similarity.
         """
         values, places = self.index.search(query.detach().float().cpu().contiguous().numpy(), top)
         if self._similarity != "dot":
@@ -85,7 +86,7 @@ class VectorIndex:
 
 
 def cluster(rows: Tensor, count: int, *, rounds: int = 20, seed: int = 0) -> Tensor:
-    """Centres float32 [count, C] of clusters of vectors float32 [n, C], by k-means.
+    """Cluster vectors float32 [n, C] by k-means, and return the centres float32 [count, C].
 
     Raises:
         AnnError: FAISS is not installed.
@@ -98,9 +99,10 @@ def cluster(rows: Tensor, count: int, *, rounds: int = 20, seed: int = 0) -> Ten
 
 
 def load_faiss() -> ModuleType:
-    """
+    """Import FAISS.
+
     Raises:
-        AnnError: it is not installed.
+        AnnError: FAISS is not installed.
     """
     try:
         import faiss
@@ -111,10 +113,10 @@ def load_faiss() -> ModuleType:
 
 
 def metric_of(similarity: Similarity) -> int:
-    """FAISS's number of the metric.
+    """Return the FAISS metric of a similarity.
 
     Raises:
-        AnnError: there is none for this similarity, or FAISS is not installed.
+        AnnError: FAISS has no such metric, or is not installed.
     """
     faiss = load_faiss()
     metrics = {"dot": faiss.METRIC_INNER_PRODUCT, "squared_l2": faiss.METRIC_L2, "l2": faiss.METRIC_L2}

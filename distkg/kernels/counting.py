@@ -1,7 +1,7 @@
-"""How many candidates score above an answer, and how many equal to it, known facts left out.
+"""Rank counts: number of candidates that score above an answer, and equal to it, without known facts.
 
-One pass over a block of scores while it is still in cache. The compiled kernel and the plain torch form count
-the same integers; the latter also serves devices without a compiled kernel.
+The kernel makes one pass over a block of scores while the block is in cache. The compiled kernel and the plain torch
+form count the same integers; the latter also runs on devices without a compiled kernel.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from distkg.kernels.jit import kernel, on_cpu
 
-_SLICE = 256  # answers compared at once by the plain form, which copies a row of scores for each
+_SLICE = 256  # answers per slice in the plain form, which copies a row of scores for each
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Queries with their answers, and what has been counted of them so far.
+    """Queries with their answers, and the rank counts so far.
 
-    Answers lie in the order of their queries. Known entities of query i, ascending, are
+    Answers are in the order of their queries. Known entities of query i, ascending, are
     ``known[known_starts[i]:known_ends[i]]``; they are never counted. An answer never counts against itself.
 
     Attributes:
@@ -30,11 +30,11 @@ class Tally:
         known_ends: int64 [q].
         answer_starts: int64 [q + 1]; answers of query i are ``answers[answer_starts[i]:answer_starts[i + 1]]``.
         answers: int32 [a] entities.
-        thresholds: float32 [a], the score that each answer is compared at.
-        greater: int64 [a], entities that score above the threshold.
-        equal: int64 [a], entities that score exactly the threshold.
-        found: float32 [a], the answer's score as it stood in its block; 0 until its block has been counted.
-        broken: int64 [q], non-finite scores.
+        thresholds: float32 [a], score of each answer, with which candidates are compared.
+        greater: int64 [a], number of entities that score above the threshold.
+        equal: int64 [a], number of entities that score exactly the threshold.
+        found: float32 [a], score of the answer in its block; 0 until its block is counted.
+        broken: int64 [q], number of non-finite scores.
     """
 
     known: np.ndarray
@@ -57,7 +57,7 @@ class Tally:
         answer_starts: np.ndarray,
         answers: np.ndarray,
     ) -> Tally:
-        """Nothing counted yet, all thresholds 0."""
+        """Create a tally with all counts and thresholds 0."""
         zeros = np.zeros(len(answers), np.int64)
         return cls(
             known=known,
@@ -148,33 +148,33 @@ def _count(
 
 
 def reference_count_block(scores: Tensor, low: int, first: int, tally: Tally) -> None:
-    """``count_block`` in plain torch, on any device."""
+    """Plain torch form of ``count_block``, for any device."""
     rows, width = scores.shape
     queries = slice(first, first + rows)
     tally.broken[queries] += (~torch.isfinite(scores)).sum(1).cpu().numpy()
     begin, end = int(tally.answer_starts[first]), int(tally.answer_starts[first + rows])
     counts = np.diff(tally.answer_starts[first : first + rows + 1])
-    asked = torch.from_numpy(np.repeat(np.arange(rows), counts)).to(scores.device)
+    query_rows = torch.from_numpy(np.repeat(np.arange(rows), counts)).to(scores.device)
     columns = torch.from_numpy(tally.answers[begin:end].astype(np.int64) - low).to(scores.device)
     inside = (columns >= 0) & (columns < width)
     columns.clamp_(0, width - 1)
-    found = torch.where(inside, scores[asked, columns], 0.0)
+    answer_scores = torch.where(inside, scores[query_rows, columns], 0.0)
     starts, ends = tally.known_starts[queries], tally.known_ends[queries]
     hide_cells(scores, known_cells(tally.known, starts, ends, low, width))
-    tally.found[begin:end] += found.cpu().numpy()
+    tally.found[begin:end] += answer_scores.cpu().numpy()
     for at in range(0, end - begin, _SLICE):
         part = slice(at, min(at + _SLICE, end - begin))
         threshold = torch.from_numpy(tally.thresholds[begin:end][part]).to(scores.device)
-        block = scores.index_select(0, asked[part])
-        itself = inside[part] & (scores[asked[part], columns[part]] == threshold)
+        block = scores.index_select(0, query_rows[part])
+        itself = inside[part] & (scores[query_rows[part], columns[part]] == threshold)
         tally.greater[begin:end][part] += (block > threshold[:, None]).sum(1).cpu().numpy()
         tally.equal[begin:end][part] += ((block == threshold[:, None]).sum(1) - itself.long()).cpu().numpy()
 
 
 def known_cells(known: np.ndarray, starts: np.ndarray, ends: np.ndarray, low: int, width: int) -> np.ndarray:
-    """Cells of a flattened block [b, width] of entities ``low …`` that hold known entities: int64, ascending.
+    """Return the cells of known entities in a flattened block [b, width] of entities ``low …``: int64, ascending.
 
-    Row i knows ``known[starts[i]:ends[i]]``, ascending entities.
+    The known entities of row i are ``known[starts[i]:ends[i]]``, ascending.
     """
     counts = ends - starts
     row = np.repeat(np.arange(len(starts)), counts)

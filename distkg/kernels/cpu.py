@@ -1,8 +1,8 @@
-"""Features of this machine's processor on which kernels depend, each found out once; everything else asks here.
+"""Processor features on which kernels depend, each detected once per process.
 
-A feature is there when the very call that needs it succeeds, so that caps from outside (``ONEDNN_MAX_CPU_ISA``,
+A feature is detected by trying the call that needs it, so caps by environment variables (``ONEDNN_MAX_CPU_ISA``,
 ``ATEN_CPU_CAPABILITY``), builds of torch without oneDNN and other architectures need no list of processors. Loops
-compiled by numba need no answer from here: LLVM lowers them for the processor at hand, whatever it has.
+compiled by numba need no detection: LLVM compiles them for the processor at hand.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import torch
 from torch import Tensor
 
 ARM = ("aarch64", "arm64")
-# Values of ONEDNN_MAX_CPU_ISA under which oneDNN takes bfloat16 and leaves the processor's instructions for it unused.
+# Values of ONEDNN_MAX_CPU_ISA under which oneDNN accepts bfloat16 but does not use the processor's instructions for it.
 _CAPS_BELOW_BFLOAT16 = ("AVX512_CORE", "AVX512_CORE_VNNI")
-_BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert")  # as torch.cpu.get_capabilities names them
+_BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert")  # names in torch.cpu.get_capabilities
 
 
 @cache
 def has_onednn() -> bool:
-    """True where oneDNN multiplies float32 matrices, with and without a third one to add."""
+    """Return True if oneDNN can multiply float32 matrices, with and without adding a third one."""
     return torch.backends.mkldnn.is_available() and _multiplies(torch.float32) and _adds()
 
 
 @cache
 def has_fast_bfloat16() -> bool:
-    """True where oneDNN multiplies bfloat16 matrices by instructions of the processor.
+    """Return True if oneDNN multiplies bfloat16 matrices with instructions of the processor.
 
-    Without them oneDNN either refuses (below AVX-512) or takes four times as long as for float32 (AVX-512 alone).
+    Without these, oneDNN either refuses (below AVX-512) or takes four times as long as for float32 (AVX-512 only).
     """
     return has_onednn() and _multiplies(torch.bfloat16) and _has_bfloat16_instructions()
 
 
 def describe() -> str:
-    """The features in one line, for the log of a test run.
+    """Format the features in one line, for the log of a test run.
 
     >>> describe().startswith("processor: ")
     True
@@ -47,13 +47,16 @@ def describe() -> str:
 
 
 def linear(left: Tensor, right: Tensor) -> Tensor:
-    """oneDNN's ``left @ right.T``: [m, k] × [n, k] -> [m, n]; ask `has_onednn` or `has_fast_bfloat16` first."""
+    """Multiply with oneDNN, ``left @ right.T``: [m, k] × [n, k] -> [m, n].
+
+    Check `has_onednn` or `has_fast_bfloat16` first.
+    """
     product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
     return product
 
 
 def linear_plus(left: Tensor, right: Tensor, added: Tensor) -> Tensor:
-    """oneDNN's ``added + left @ right.T`` of float32; ask `has_onednn` first."""
+    """Compute ``added + left @ right.T`` of float32 with oneDNN; check `has_onednn` first."""
     total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(left, added, right, None, "add")
     return total
 
@@ -76,7 +79,7 @@ def _adds() -> bool:
 
 def _has_bfloat16_instructions() -> bool:
     if platform.machine().lower() in ARM:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # there it asks for the instructions
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # on other systems it checks the instructions
     caps = {os.environ.get(name, "").upper() for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")}
     available = torch.cpu.get_capabilities()
     return caps.isdisjoint(_CAPS_BELOW_BFLOAT16) and any(available.get(name) for name in _BFLOAT16_INSTRUCTIONS)

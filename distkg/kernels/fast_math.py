@@ -1,8 +1,8 @@
-"""exp, log, sine and cosine of float32 in forms that compiled loops can take sixteen numbers at a time, unlike the C
-library's.
+"""Vectorisable exp, log, sine and cosine of float32: compiled loops process sixteen numbers at a time, which they
+cannot do with the functions of the C library.
 
-Polynomials fitted by least squares at Chebyshev points. Relative error below 3·10⁻⁷; exp's grows with |x|, as float32
-products of x round, to 6·10⁻⁶ at the ends of its range.
+Polynomials fitted by least squares at Chebyshev points. Relative error below 3·10⁻⁷; that of exp grows with |x|, since
+products with x are rounded to float32, to 6·10⁻⁶ at the ends of its range.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MANTISSA_BITS, _BIAS = 23, 127
 
 @intrinsic
 def _nearest(context: Any, x: Any) -> Any:
-    """The whole number nearest to x, as float32."""
+    """Round x to the nearest integer, as float32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.call(builder.module.declare_intrinsic("llvm.rint", [_FLOAT]), arguments)
@@ -32,7 +32,7 @@ def _nearest(context: Any, x: Any) -> Any:
 
 @intrinsic
 def _power_of_two(context: Any, n: Any) -> Any:
-    """2ⁿ of a whole float32 n in [-126, 127], written into the exponent's bits."""
+    """Return 2ⁿ for an integral float32 n in [-126, 127], by setting the exponent bits."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         exponent = builder.add(builder.fptosi(arguments[0], _INT), ir.Constant(_INT, _BIAS))
@@ -43,7 +43,7 @@ def _power_of_two(context: Any, n: Any) -> Any:
 
 @intrinsic
 def _bits(context: Any, x: Any) -> Any:
-    """The bits of a float32 as int32."""
+    """Return the bits of a float32 as int32."""
     return types.int32(types.float32), lambda context, builder, signature, arguments: builder.bitcast(
         arguments[0], _INT
     )
@@ -51,7 +51,7 @@ def _bits(context: Any, x: Any) -> Any:
 
 @intrinsic
 def _from_bits(context: Any, bits: Any) -> Any:
-    """The float32 of an int32's bits."""
+    """Return the float32 with the bits of an int32."""
     return types.float32(types.int32), lambda context, builder, signature, arguments: builder.bitcast(
         arguments[0], _FLOAT
     )
@@ -59,7 +59,7 @@ def _from_bits(context: Any, bits: Any) -> Any:
 
 @intrinsic
 def _whole(context: Any, x: Any) -> Any:
-    """A whole float32 as int32."""
+    """Convert an integral float32 to int32."""
     return types.int32(types.float32), lambda context, builder, signature, arguments: builder.fptosi(arguments[0], _INT)
 
 
@@ -71,7 +71,7 @@ _LOG2_E, _LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
 
 @part_of_kernel
 def exp(x: np.float32) -> np.float32:
-    """eˣ; below -87 it is e⁻⁸⁷ and above 88 e⁸⁸. NaN stays NaN."""
+    """Return eˣ, with x clamped to [-87, 88]. NaN stays NaN."""
     x = _LOWEST if x < _LOWEST else x
     x = _HIGHEST if x > _HIGHEST else x
     y = x * _LOG2_E
@@ -89,7 +89,7 @@ def exp(x: np.float32) -> np.float32:
 
 @part_of_kernel
 def log(x: np.float32) -> np.float32:
-    """Natural logarithm of a positive normal number."""
+    """Return the natural logarithm of a positive normal number."""
     # x = 2^n (1 + m) with √½ <= 1 + m < √2
     bits = _bits(x) - _SQRT_HALF_BITS
     n = bits >> np.int32(_MANTISSA_BITS)
@@ -108,16 +108,16 @@ def log(x: np.float32) -> np.float32:
 
 
 _half, _TWO_OVER_PI = np.float32(0.5), np.float32(0.6366197723675814)
-# π/2 in three parts of few bits, so that whole multiples of the first two are exact.
+# π/2 in three parts of few bits, so that integer multiples of the first two are exact.
 _HALF_PI_1, _HALF_PI_2 = np.float32(1.5703125), np.float32(4.837512969970703e-4)
 _HALF_PI_3 = np.float32(7.54978942e-8)
 
 
 @part_of_kernel
 def sine_and_cosine(x: np.float32) -> tuple[np.float32, np.float32]:
-    """sin x and cos x, to 10⁻⁷ for |x| up to 1000; for kernels whose arithmetic is in order.
+    """Return sin x and cos x, with error below 10⁻⁷ for |x| up to 1000; only for ``kernel_in_order``.
 
-    Beyond, the error grows as that of x itself.
+    For larger |x| the error grows like the rounding error of x.
     """
     quarter = _nearest(x * _TWO_OVER_PI)
     r = ((x - quarter * _HALF_PI_1) - quarter * _HALF_PI_2) - quarter * _HALF_PI_3

@@ -1,4 +1,4 @@
-"""Rows by index: adding into them with duplicates, with a plain reference beside each kernel."""
+"""Gather and scatter-add of rows by index, with gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distkg.kernels.jit import kernel, on_cpu
 
 
 def add_rows(target: Tensor, index: Tensor, source: Tensor) -> None:
-    """``target[index[i]] += source[i]``, duplicates summed.
+    """Scatter-add rows, ``target[index[i]] += source[i]``; duplicates are summed.
 
     Args:
         target: float32 [n, d], changed in place.
@@ -47,13 +47,13 @@ class _TakeRows(torch.autograd.Function):
 
 
 def take_rows(rows: Tensor, index: Tensor) -> Tensor:
-    """``rows[index]`` [k, d] whose gradient sums duplicates by ``add_rows``, many times faster than torch's own."""
-    taken: Tensor = _TakeRows.apply(rows, index)
-    return taken
+    """Gather ``rows[index]`` [k, d]; its gradient uses ``add_rows``, many times faster than torch's own."""
+    gathered: Tensor = _TakeRows.apply(rows, index)
+    return gathered
 
 
 def squared_norms(rows: Tensor) -> Tensor:
-    """|·|² of each row: float32 [n, d] -> [n]; no autograd."""
+    """Compute |·|² of each row: float32 [n, d] -> [n]; no autograd."""
     if not on_cpu(rows) or rows.dtype != torch.float32:
         return torch.linalg.vecdot(rows, rows)
     out = rows.new_empty(len(rows))

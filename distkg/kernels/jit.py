@@ -1,4 +1,4 @@
-"""How this package compiles its CPU kernels."""
+"""Decorators that compile CPU kernels with numba."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from distkg.compilation import njit
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Reassociation lets sums use vector registers; NaN and infinity keep their meaning, because a kernel that
-# optimised them away would hide a diverged run.
+# Reassociation lets sums use vector registers. NaN and infinity keep their meaning, because a kernel that optimised
+# these away would hide a diverged run.
 _FAST = {"reassoc", "contract", "nsz", "arcp", "afn"}
 
 
 def kernel(function: F) -> F:
-    """Compile for this CPU on first use (cached on disk); releases the interpreter lock while it runs."""
+    """Compile a function for this CPU at its first call (cached on disk); it releases the GIL while it runs."""
     compiled: F = njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")(function)
     return compiled
 
 
 def kernel_in_order(function: F) -> F:
-    """``kernel`` that leaves sums in the order in which they are written, for arithmetic that lives by its rounding."""
+    """Compile like ``kernel``, but keep sums in the written order, for arithmetic that relies on rounding."""
     compiled: F = njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")(function)
     return compiled
 
 
 def on_cpu(*tensors: Tensor) -> bool:
-    """True where the compiled kernels can read these tensors."""
+    """Return True if the compiled kernels can read these tensors."""
     return all(tensor.device.type == "cpu" for tensor in tensors)
 
 
 def part_of_kernel(function: F) -> F:
-    """Compile into the kernels that call it: same arithmetic, no cache of its own. May take functions as arguments."""
+    """Inline a function into the kernels that call it, with their arithmetic; it may take functions as arguments."""
     compiled: F = njit(inline="always", fastmath=_FAST, error_model="numpy")(function)
     return compiled

@@ -1,4 +1,4 @@
-"""Rows of a matrix that a compiled loop will soon read from anywhere in memory, asked for ahead of time."""
+"""Cache prefetch of matrix rows in compiled loops with random access."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _READ, _KEEP, _DATA = (ir.Constant(_INT, value) for value in (0, 3, 1))
 
 @intrinsic
 def prefetch_row(context: Any, matrix: Any, row: Any) -> Any:
-    """Ask for a row of a C-contiguous matrix; the loop goes on at once. Nothing happens to the matrix."""
+    """Prefetch a row of a C-contiguous matrix into the cache, without waiting."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, arguments[0])

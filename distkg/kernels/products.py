@@ -1,6 +1,6 @@
-"""Matrix products on the fastest library that torch carries for the device.
+"""Matrix products with the fastest library that torch includes for the device.
 
-On CPU, torch.mm calls MKL, which runs at half speed or less on processors of other makers; oneDNN, in the
+On CPU, torch.mm calls MKL, which runs at half speed or less on processors of other makers than Intel. oneDNN, in the
 same wheel, compiles its kernels for the machine at hand. ``benchmarks/rooflines.py`` measures both.
 """
 
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from distkg.kernels import cpu
 
-_WIDE = 32  # columns, from which oneDNN is faster at sums over rows
-_PART = 256  # rows that MKL sums on one thread; it shares out more of them, and bits then depend on how many threads
-_SMALL = 1 << 16  # products with fewer multiplications than this are dominated by the call itself
+_WIDE = 32  # columns from which oneDNN is faster at sums over rows
+_PART = 256  # rows that MKL sums on one thread; with more rows the bits depend on the number of threads
+_SMALL = 1 << 16  # number of multiplications below which the call itself dominates the time
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right.T`` of float32 [m, k] × [n, k] -> float32 [m, n]; no autograd.
+    """Compute ``left @ right.T`` of float32 [m, k] × [n, k] -> float32 [m, n]; no autograd.
 
-    bfloat16 gives bfloat16, on any processor: without instructions for it, products are made in float32 and rounded.
+    bfloat16 gives bfloat16 on any processor: without instructions for it, the product is float32, then rounded.
     """
     if _precision is not torch.float32:
         return _product(left.to(_precision), right.to(_precision)).float()
@@ -30,33 +30,33 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def product_plus(left: Tensor, right: Tensor, added: Tensor) -> Tensor:
-    """``added + left @ right.T`` of float32 [m, k], [n, k] and [m, n]; no autograd."""
+    """Compute ``added + left @ right.T`` of float32 [m, k], [n, k] and [m, n]; no autograd."""
     if left.device.type == "cpu" and left.is_contiguous() and right.is_contiguous() and cpu.has_onednn():
         return cpu.linear_plus(left, right, added)
     return torch.addmm(added, left, right.T)
 
 
 def product_over_rows(left: Tensor, right: Tensor) -> Tensor:
-    """``left.T @ right`` of float32 [k, m] × [k, n], k large -> float32 [m, n]; no autograd.
+    """Compute ``left.T @ right`` of float32 [k, m] × [k, n], k large -> float32 [m, n]; no autograd.
 
-    The same bits with any number of threads.
+    The result has the same bits with any number of threads.
     """
     if left.device.type != "cpu":
         return left.T @ right
     if right.shape[1] >= _WIDE and cpu.has_onednn():
         return cpu.linear(_dense(left).T, _dense(right).T)
-    whole = len(left) - len(left) % _PART
-    # The wider one last: four times as fast where the other has few columns.
-    rest = right[whole:].T @ left[whole:]
-    if not whole:
+    even = len(left) - len(left) % _PART
+    # The wider factor last: four times as fast if the other one has few columns.
+    rest = right[even:].T @ left[even:]
+    if not even:
         return rest.T
-    wide, narrow = (rows[:whole].unflatten(0, (-1, _PART)) for rows in (left, right))
+    wide, narrow = (rows[:even].unflatten(0, (-1, _PART)) for rows in (left, right))
     return torch.bmm(narrow.mT, wide).sum(0).add_(rest).T
 
 
 @contextmanager
 def products_in(precision: torch.dtype) -> Iterator[None]:
-    """Within, ``product`` rounds its factors and its result to ``precision``; sums inside a product stay float32."""
+    """Make ``product`` round its factors and its result to ``precision`` within the context; sums stay float32."""
     global _precision
     before, _precision = _precision, precision
     try:
@@ -66,9 +66,9 @@ def products_in(precision: torch.dtype) -> Iterator[None]:
 
 
 def half_where_fast(device: torch.device | str) -> torch.autocast:
-    """Within, linear layers of torch multiply in bfloat16, where that is fast; for what needs no more precision.
+    """Return an autocast context in which torch's linear layers use bfloat16, if that is fast on the device.
 
-    On a CPU with instructions for it, this is up to five times as fast as float32.
+    On a CPU with bfloat16 instructions, this is up to five times as fast as float32.
     """
     kind = torch.device(device).type
     return torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu" or cpu.has_fast_bfloat16())
@@ -86,7 +86,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _dense(matrix: Tensor) -> Tensor:
-    """A matrix without gaps, transposed or not: for columns cut out of a wider one oneDNN has only a slow path."""
+    """Return a contiguous matrix, transposed or not: oneDNN is slow for a column slice of a wider matrix."""
     return matrix if matrix.is_contiguous() or matrix.T.is_contiguous() else matrix.contiguous()
 
 

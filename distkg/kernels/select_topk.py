@@ -1,7 +1,7 @@
-"""The best entities of queries, kept while blocks of scores pass by.
+"""Running top-k selection over blocks of scores.
 
-Order: higher score first, among equal scores the lower entity id. It is total, so what is kept does not depend
-on how queries and entities are cut. The compiled kernel and the plain torch form keep the same.
+Order: higher score first, among equal scores the lower entity id. The order is total, so the result does not depend on
+the blocks of queries and entities. The compiled kernel and the plain torch form give the same result.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _LAST_ID = (1 << 31) - 1
 
 @dataclass(frozen=True)
 class Best:
-    """The best so far, in order.
+    """Top-k entities so far, in order.
 
     Attributes:
-        scores: float32 [q, k]; -inf where fewer were found.
-        entities: int32 [q, k]; -1 there.
+        scores: float32 [q, k], padded with -inf.
+        entities: int32 [q, k], padded with -1.
     """
 
     scores: Tensor
@@ -40,7 +40,7 @@ class Best:
 
 
 def keep_best(scores: Tensor, low: int, first: int, best: Best) -> None:
-    """Let the entities of one block into ``best``; those that score -inf or NaN never enter.
+    """Update ``best`` with one block of scores; scores of -inf or NaN are ignored.
 
     Args:
         scores: float32 [b, n] of queries ``first … first + b - 1`` and entities ``low … low + n - 1``. Blocks of
@@ -60,21 +60,21 @@ def keep_best(scores: Tensor, low: int, first: int, best: Best) -> None:
 def _keep(scores: np.ndarray, low: int, best_scores: np.ndarray, best_entities: np.ndarray) -> None:
     last = best_scores.shape[1] - 1
     for i in range(scores.shape[0]):
-        kept, entities = best_scores[i], best_entities[i]
+        best_row, entities = best_scores[i], best_entities[i]
         for c in range(scores.shape[1]):
             score = scores[i, c]
-            if score > kept[last]:
+            if score > best_row[last]:
                 place = last
-                while place > 0 and score > kept[place - 1]:
-                    kept[place] = kept[place - 1]
+                while place > 0 and score > best_row[place - 1]:
+                    best_row[place] = best_row[place - 1]
                     entities[place] = entities[place - 1]
                     place -= 1
-                kept[place] = score
+                best_row[place] = score
                 entities[place] = low + c
 
 
 def reference_keep_best(scores: Tensor, low: int, first: int, best: Best) -> None:
-    """``keep_best`` in plain torch, on any device."""
+    """Plain torch form of ``keep_best``, for any device."""
     rows = slice(first, first + scores.shape[0])
     ids = torch.arange(low, low + scores.shape[1], dtype=torch.int32, device=scores.device)
     scores = torch.cat([best.scores[rows], scores.nan_to_num(-torch.inf, torch.inf, -torch.inf)], 1)
@@ -84,17 +84,17 @@ def reference_keep_best(scores: Tensor, low: int, first: int, best: Best) -> Non
 
 
 def best_of(scores: Tensor, entities: Tensor, top: int) -> Best:
-    """The ``top`` best of scores float32 [q, n] and their entities int32 [q, n]; those with -inf do not count."""
+    """Select the ``top`` best of scores float32 [q, n] and their entities int32 [q, n], without scores of -inf."""
     bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
     ordered = _flip(bits).long()
     keys = (ordered << _ID_BITS) + (_LAST_ID - entities.long())
     keys = keys.masked_fill_(scores == -torch.inf, _NOBODY).topk(top, dim=1).values
-    found = keys != _NOBODY
+    is_valid = keys != _NOBODY
     best_scores = _flip((keys >> _ID_BITS).int()).view(torch.float32)
     ids = _LAST_ID - keys.bitwise_and((1 << _ID_BITS) - 1)
-    return Best(best_scores.masked_fill(~found, -torch.inf), torch.where(found, ids, -1).to(torch.int32))
+    return Best(best_scores.masked_fill(~is_valid, -torch.inf), torch.where(is_valid, ids, -1).to(torch.int32))
 
 
 def _flip(bits: Tensor) -> Tensor:
-    """Bit patterns of floats to integers that sort like them, and back."""
+    """Map bit patterns of floats to integers that sort like the floats, and back."""
     return torch.where(bits < 0, bits ^ _LAST_ID, bits)

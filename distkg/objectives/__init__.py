@@ -1,4 +1,4 @@
-"""What a run minimises: objectives with sampled negatives, objectives over all entities, and penalties."""
+"""Training objectives: with sampled negatives, over all entities, and regularizers."""
 
 from distkg.objectives.all_entities import ALL_ENTITIES, AllEntitiesObjective, Answers, OneVsAll, Reduced
 from distkg.objectives.regularizers import REGULARIZERS, Regularizer
@@ -6,10 +6,10 @@ from distkg.objectives.sampled import EXCLUDED, SAMPLED, SampledObjective
 from distkg.objectives.spread import spread
 
 QUERY_SAMPLING = "query_sampling"
-"""The objective of HaLE: answers for all queries, all entities for some of them (``training.steps``)."""
+"""HaLE's objective: answers of all queries, and all entities for a sample of queries (``embedding.steps``)."""
 
 NON_NEGATIVE = "non_negative"
-"""Answers only, and a global spread of the entities: NonNeg, with which HaLE compares itself (``training.steps``)."""
+"""NonNeg, HaLE's baseline: answers only, and a global spread of the entities (``embedding.steps``)."""
 
 __all__ = [
     "ALL_ENTITIES",

@@ -1,8 +1,8 @@
 """Objectives over all entities of the sharded table, exact on any number of ranks.
 
-Every rank sees the queries of all ranks and scores them against its own rows only, block by block. What a query
-needs to know of another rank's rows is one float, their log Σ exp. No B×N tensor is kept: blocks of scores live
-within a memory bound, and are computed again where they would not fit.
+Every rank scores the queries of all ranks against its own rows only, block by block. Ranks exchange one float per
+query, log Σ exp over their rows. No B×N tensor is kept: blocks of scores stay within a memory bound, and are
+recomputed if they would not fit.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _BLOCK_QUERIES = 256
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of a batch that this rank owns, sorted by query, each named once.
+    """Answers of a batch among this rank's rows, sorted by query, without duplicates.
 
     Attributes:
-        query: int64 [a], place of the query in the batch of all ranks.
+        query: int64 [a], index of the query in the batch of all ranks.
         row: int64 [a], local row number of the answer.
-        count: float32 [B], answers of each query over all ranks; 0 for a query that only fills the batch up.
+        count: float32 [B], number of answers of each query over all ranks; 0 for padding.
     """
 
     query: Tensor
@@ -43,24 +43,24 @@ class Answers:
 
     @classmethod
     def none(cls, count: Tensor) -> Answers:
-        """No answers: what remains of one_vs_all is the mean of log Σ exp, weighted by ``count`` float32 [B]."""
+        """Build without answers: one_vs_all is then the mean of log Σ exp, weighted by ``count`` float32 [B]."""
         nothing = torch.empty(0, dtype=torch.int64, device=count.device)
         return cls(nothing, nothing, count)
 
     def within(self, low: int, high: int) -> tuple[Tensor, Tensor]:
-        """Answers of the queries low … high-1, their queries counted from low."""
+        """Select the answers of the queries low … high - 1, with query indices relative to low."""
         first, last = torch.searchsorted(self.query, torch.tensor([low, high], device=self.query.device)).tolist()
         return self.query[first:last] - low, self.row[first:last]
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """What an objective says of a batch on this rank.
+    """Loss and gradients of a batch on this rank.
 
     Attributes:
-        loss: float32 scalar, this rank's share: the sum over ranks is the batch's loss.
-        query: float32 [B, Q], this rank's share of the gradient of every query.
-        candidates: float32 [rows of this rank, C], the gradient of this rank's rows.
+        loss: float32 scalar; the sum over ranks is the batch's loss.
+        query: float32 [B, Q], contribution of this rank to the gradient of every query.
+        candidates: float32 [rows of this rank, C], gradient of this rank's rows.
     """
 
     loss: Tensor
@@ -69,7 +69,7 @@ class Reduced:
 
 
 class AllEntitiesObjective(ABC):
-    """Loss and gradients of all queries against all entities."""
+    """Base class of objectives over all queries and all entities."""
 
     def __init__(self, config: ObjectiveConfig) -> None:
         self.label_smoothing = config.label_smoothing
@@ -79,14 +79,14 @@ class AllEntitiesObjective(ABC):
     def __call__(
         self, similarity: Similarity, query: Tensor, candidates: Tensor, answers: Answers, ranks: Ranks, entities: int
     ) -> Reduced:
-        """Reduce a batch; collective.
+        """Compute loss and gradients of a batch; collective.
 
         Args:
-            similarity: compares queries with candidates.
-            query: float32 [B, Q], the same on all ranks.
+            similarity: similarity of queries and candidates.
+            query: float32 [B, Q], equal on all ranks.
             candidates: float32 [rows of this rank, C].
-            answers: those that this rank owns.
-            ranks: whom to reduce with.
+            answers: answers among this rank's rows.
+            ranks: ranks of the reduction.
             entities: number of entities over all ranks.
         """
 
@@ -95,7 +95,7 @@ class AllEntitiesObjective(ABC):
 class OneVsAll(AllEntitiesObjective):
     """Cross entropy of each answer among all entities (Lacroix et al. 2018, eq. 7), averaged over answers.
 
-    A query asked once with n answers costs n · log Σ exp − Σ s⁺: the same sum as asked n times with one.
+    A query with n answers has the loss n · log Σ exp − Σ s⁺, the sum over n queries with one answer each.
     """
 
     def __call__(
@@ -116,9 +116,9 @@ class OneVsAll(AllEntitiesObjective):
         return Reduced(loss / total, grad_query, grad_candidates)
 
     def _queries_at_once(self, rows: int) -> tuple[int, bool]:
-        """How many queries to take through both passes together, and whether their scores fit the memory.
+        """Return the number of queries per block of both passes, and whether their scores fit into memory.
 
-        ``rows`` are those of the fullest rank: the ranks reduce together, so they must all cut the batch alike.
+        ``rows`` is the number of rows of the largest rank: ranks reduce together, so all must use the same blocks.
         """
         fitting = self.memory // (4 * max(rows, 1))
         if fitting >= _BLOCK_QUERIES // 4:
@@ -127,7 +127,7 @@ class OneVsAll(AllEntitiesObjective):
 
 
 def _over_all_ranks(log_sum: Tensor, ranks: Ranks) -> Tensor:
-    """log Σ exp over the rows of all ranks from that of each: one float per query and rank crosses, in one exchange."""
+    """Reduce log Σ exp over the rows of all ranks, in one exchange of one float per query and rank."""
     return ranks.all_gather(log_sum[None]).logsumexp(0)
 
 
@@ -140,23 +140,23 @@ def _subtract_answers(
     grad_query: Tensor,
     grad_candidates: Tensor,
 ) -> Tensor:
-    """Subtract the gradient of share · Σ s⁺ from the last two arguments; gives Σ s⁺, a scalar."""
+    """Subtract the gradient of share · Σ s⁺ from the last two arguments, and return Σ s⁺, a scalar."""
     if not len(answers.row):
         return query.new_zeros(())
-    asked, answer = query[answers.query].requires_grad_(), candidates[answers.row].requires_grad_()
-    positive = similarity.pairs(asked, answer).sum()
+    queries, answer = query[answers.query].requires_grad_(), candidates[answers.row].requires_grad_()
+    positive = similarity.pairs(queries, answer).sum()
     (positive * -share).backward()
-    if asked.grad is not None and answer.grad is not None:
-        add_rows(grad_query, answers.query, asked.grad)
+    if queries.grad is not None and answer.grad is not None:
+        add_rows(grad_query, answers.query, queries.grad)
         add_rows(grad_candidates, answers.row, answer.grad)
     return positive.detach()
 
 
 @ALL_ENTITIES.register("k_vs_all")
 class KVsAll(AllEntitiesObjective):
-    """Binary cross entropy over all entities, all answers of a query positive (Dettmers et al. 2018, eq. 2).
+    """Binary cross entropy over all entities, with all answers of a query as positives (Dettmers et al. 2018, eq. 2).
 
-    Averaged over queries and entities. Labels y are smoothed to (1 − ε) y + 1 / N where ε > 0, as in ConvE's code.
+    Averaged over queries and entities. With ε > 0, labels y are smoothed to (1 − ε) y + 1 / N, as in ConvE's code.
     """
 
     def __call__(
@@ -169,11 +169,11 @@ class KVsAll(AllEntitiesObjective):
         grad_query, grad_candidates = torch.zeros_like(query), torch.zeros_like(candidates)
         for start in range(0, len(query), _BLOCK_QUERIES):
             chunk, live = query[start : start + _BLOCK_QUERIES], asked_at_all[start : start + _BLOCK_QUERIES, None]
-            asked, row = answers.within(start, start + _BLOCK_QUERIES)
+            query_index, row = answers.within(start, start + _BLOCK_QUERIES)
             for low, high in blocks(len(candidates)):
                 rows = candidates[low:high]
                 scores = similarity.scores(chunk, rows)
-                place = _places(asked, row, low, high)
+                place = _places(query_index, row, low, high)
                 positive = scores[place]
                 loss += ((F.softplus(scores) - floor * scores) * live).sum()
                 loss -= (1 - self.label_smoothing) * positive.sum()

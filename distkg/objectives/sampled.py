@@ -1,7 +1,7 @@
-"""Objectives that compare the answer's score with those of sampled negatives.
+"""Objectives that compare the score of the answer with those of sampled negatives.
 
-Each maps positive scores [B] and negative scores [B, K] (``EXCLUDED`` where a negative was left out) to one loss
-per query [B]. They read as in their papers; the step averages them over the queries of all ranks.
+Each maps positive scores [B] and negative scores [B, K] (``EXCLUDED`` for excluded negatives) to one loss per query
+[B], as in its paper; the step averages over the queries of all ranks.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 from distkg.config import ObjectiveConfig
 from distkg.registry import Registry
 
-EXCLUDED = -1e9  # the score of a negative left out: finite, so that 0 × it is 0
+EXCLUDED = -1e9  # score of an excluded negative: finite, so that 0 × EXCLUDED is 0
 
 SAMPLED: Registry[type[SampledObjective]] = Registry("objective with negatives", "distkg.objectives")
 
 
 class SampledObjective(ABC):
-    """A loss over one positive and K negatives per query."""
+    """Base class of losses over one positive and K negatives per query."""
 
     def __init__(self, config: ObjectiveConfig) -> None:
         self.margin = config.margin
@@ -29,9 +29,9 @@ class SampledObjective(ABC):
 
     @abstractmethod
     def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
-        """Loss [B] of positive scores [B] and negative scores [B, K].
+        """Return the loss [B] of positive scores [B] and negative scores [B, K].
 
-        ``growth`` float32 [B] is a factor on the margin of each query; objectives without a margin have no use for it.
+        ``growth`` float32 [B] is a factor on the margin of each query; objectives without a margin ignore it.
         """
 
     def _grown(self, growth: Tensor | None) -> Tensor | float:
@@ -40,7 +40,7 @@ class SampledObjective(ABC):
 
 @SAMPLED.register("margin")
 class MarginRanking(SampledObjective):
-    """Mean of max(0, γ − s⁺ + s⁻) (Bordes et al. 2013, eq. 1)."""
+    """Margin ranking loss: mean of max(0, γ − s⁺ + s⁻) (Bordes et al. 2013, eq. 1)."""
 
     def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
         below = self._grown(growth) - positive
@@ -57,9 +57,9 @@ class Logistic(SampledObjective):
 
 @SAMPLED.register("self_adversarial")
 class SelfAdversarial(SampledObjective):
-    """−log σ(γ + s⁺) − Σ p log σ(−γ − s⁻), p = softmax(temperature · s⁻) held constant (Sun et al. 2019, eq. 5-6).
+    """Self-adversarial loss −log σ(γ + s⁺) − Σ p log σ(−γ − s⁻) (Sun et al. 2019, eq. 5-6).
 
-    With temperature 0 all negatives weigh the same (their eq. 4).
+    p = softmax(temperature · s⁻) is a constant. With temperature 0 all negatives have the same weight (their eq. 4).
     """
 
     def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
@@ -82,7 +82,7 @@ class SampledSoftmax(SampledObjective):
 
 
 def _mean_of_included(terms: Tensor, negative: Tensor) -> Tensor:
-    """Mean [B] of terms [B, K] that are 0 where a negative is left out; 0 where all are."""
+    """Return the mean [B] of terms [B, K] over included negatives; terms of excluded ones are 0."""
     if negative.numel() and negative.detach().amin() > EXCLUDED:
-        return terms.mean(1)  # counting costs as much as the loss itself, the smallest score next to nothing
+        return terms.mean(1)  # the minimum is cheap, counting costs as much as the loss
     return terms.sum(1) / (negative != EXCLUDED).sum(1).clamp_min(1)

@@ -1,7 +1,7 @@
-"""Rows to the ranks that need them, gradients back to the ranks that own them.
+"""Routes of the row exchange: rows go to the ranks that need them, gradients return to the ranks that own the rows.
 
-A ``Route`` says, for one set of ids, which rows this rank asks of whom and which it serves to whom. Routes of
-several steps are planned in one exchange of ids, because two messages for eight steps cost less than sixteen.
+A ``Route`` lists, for one set of ids, the rows that this rank requests from and serves to each rank. Routes of several
+steps are planned in one exchange of ids, because two messages for eight steps cost less than sixteen.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from distkg.sharding.shards import Shards
 
 @dataclass(frozen=True)
 class Route:
-    """The traffic for one set of ids.
+    """Route of one set of ids.
 
     Attributes:
-        ids: int64 [k], sorted and unique: the rows that this rank asks for, in this order.
-        ask: how many of them each rank owns.
-        serve: int64 [s], local row numbers that this rank serves, those asked by rank 0 first.
-        serve_counts: how many each rank asked.
-        updated: int64 [u], ``serve`` without duplicates: the local rows that gradients will reach.
-        position: int64 [s], place of each served row in ``updated``.
+        ids: int64 [k], sorted and unique rows that this rank requests.
+        ask: number of requested rows that each rank owns.
+        serve: int64 [s], local row numbers that this rank serves, first those requested by rank 0.
+        serve_counts: number of rows that each rank requested.
+        updated: int64 [u], ``serve`` without duplicates: local rows that receive gradients.
+        position: int64 [s], index of each served row in ``updated``.
     """
 
     ids: Tensor
@@ -37,18 +37,18 @@ class Route:
 
 
 def plan_routes(id_sets: list[Tensor], shards: Shards, ranks: Ranks) -> list[Route]:
-    """One route for each set of sorted unique ids (int64); collective."""
+    """Plan a route for each set of sorted unique ids (int64); collective."""
     asks = [shards.splits(ids) for ids in id_sets]
     if ranks.size == 1:
         everything = [torch.arange(len(ids), device=ids.device) for ids in id_sets]
         return [
             Route(ids, ask, ids, ask, ids, order) for ids, ask, order in zip(id_sets, asks, everything, strict=True)
         ]
-    asked = torch.tensor(asks, dtype=torch.int64, device=ranks.device).T.contiguous()
-    served = torch.empty_like(asked)
+    request_counts = torch.tensor(asks, dtype=torch.int64, device=ranks.device).T.contiguous()
+    served = torch.empty_like(request_counts)
     ones = [1] * ranks.size
-    ranks.all_to_all(served, asked, ones, ones)
-    incoming = _send_ids(id_sets, asked, served, ranks)
+    ranks.all_to_all(served, request_counts, ones, ones)
+    incoming = _send_ids(id_sets, request_counts, served, ranks)
     low, _ = shards.range(ranks.rank)
     return [
         _route(ids, ask, incoming[step] - low, served[:, step].tolist())
@@ -57,7 +57,7 @@ def plan_routes(id_sets: list[Tensor], shards: Shards, ranks: Ranks) -> list[Rou
 
 
 def _send_ids(id_sets: list[Tensor], asked: Tensor, served: Tensor, ranks: Ranks) -> list[Tensor]:
-    """The ids that others ask of this rank: for each set, those of rank 0 first."""
+    """Exchange ids, and return those requested from this rank: for each set, first those of rank 0."""
     parts = [ids.split(asked[:, step].tolist()) for step, ids in enumerate(id_sets)]
     outgoing = torch.cat([parts[step][owner] for owner in range(ranks.size) for step in range(len(id_sets))])
     received = outgoing.new_empty(int(served.sum()))

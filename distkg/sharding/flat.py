@@ -1,4 +1,4 @@
-"""The parameters of a network as one row, so that one update moves all of them."""
+"""Parameters of a network as one flat row, so that one optimizer update moves all of them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from distkg.sharding.optimizers import RowOptimizer
 
 
 class FlatParameters:
-    """Values and gradients of the parameters of a module that learn, laid into one buffer each; the parameters become
-    views of them.
+    """Flat buffers of the values and gradients of a module's trainable parameters, which become views of the buffers.
 
     Attributes:
-        values, gradients: float32 [1, n], parameter after parameter.
+        values, gradients: float32 [1, n], concatenated parameters.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -28,7 +27,7 @@ class FlatParameters:
             parameter.data, parameter.grad = values.view_as(parameter), gradients.view_as(parameter)
 
     def step(self, optimizer: RowOptimizer, learning_rate: float) -> None:
-        """Move as ``optimizer``, one of a single row, says, and clear the gradients."""
+        """Update the values with ``optimizer``, which has a single row, and clear the gradients."""
         optimizer.step(self._row, self.gradients, learning_rate)
         self.values += self.gradients
         self.gradients.zero_()

@@ -1,6 +1,6 @@
-"""Row-wise optimizers: they touch the rows that received a gradient, each row once.
+"""Sparse optimizers: update only the rows with a gradient, each row once.
 
-The update is not linear in the gradient, so duplicate rows must be summed before they come here.
+The update is not linear in the gradient, so the gradients of duplicate rows must be summed before.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ OPTIMIZERS: Registry[type[RowOptimizer]] = Registry("optimizer")
 
 
 class RowOptimizer(ABC):
-    """State for ``rows`` rows of ``width`` floats.
+    """Base class: optimizer state of ``rows`` rows of ``width`` floats.
 
     Attributes:
-        state: name → tensor whose first dimension is the row, as checkpoints write it.
+        state: name → tensor whose first dimension is the row, as in checkpoints.
     """
 
     def __init__(self, rows: int, width: int, device: torch.device) -> None:
@@ -32,14 +32,14 @@ class RowOptimizer(ABC):
     @staticmethod
     @abstractmethod
     def columns(width: int) -> dict[str, int]:
-        """Floats of state per row, by name."""
+        """Return the floats of state per row, by name."""
 
     @abstractmethod
     def step(self, ids: Tensor, grad: Tensor, learning_rate: float) -> None:
-        """Turn gradients into the changes that are to be added to the rows.
+        """Replace gradients by the changes to add to the rows, and update the state.
 
         Args:
-            ids: int64 [k], unique row numbers, whose state moves.
+            ids: int64 [k], unique row numbers.
             grad: float32 [k, width], overwritten with the changes.
         """
 
@@ -88,9 +88,9 @@ class Adagrad(RowOptimizer):
 
 @OPTIMIZERS.register("adam")
 class LazyAdam(RowOptimizer):
-    """Adam (Kingma & Ba 2015) whose rows without gradient rest; each row counts its own steps.
+    """Lazy Adam (Kingma & Ba 2015): rows without gradient are unchanged, and each row counts its own steps.
 
-    The count makes the bias correction right for rows that are seen rarely.
+    With the count the bias correction is right for rows that are updated rarely.
     """
 
     BETAS = (0.9, 0.999)
@@ -156,7 +156,7 @@ def _lazy_adam(
     for i in range(ids.shape[0]):
         row = ids[i]
         steps[row, 0] += one
-        # Two powers cost as much as the row itself; rows that always move together have the same.
+        # Two powers cost as much as the row itself; consecutive rows often have the same step count.
         if steps[row, 0] != latest:
             latest = steps[row, 0]
             mean_scale = np.float32(-rate / (one - first**latest))

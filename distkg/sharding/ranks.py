@@ -1,6 +1,6 @@
-"""The ranks of a run and the collectives they use; with one rank every collective is the identity.
+"""Ranks of a run and their collectives; with one rank every collective is the identity.
 
-Knows torch.distributed, not Ray: a process group may come from Ray Train, from torchrun or from a test.
+Depends on torch.distributed only, not on Ray: the process group may come from Ray Train, from torchrun or from a test.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _REDUCTIONS: dict[str, tuple[dist.ReduceOp.RedOpType, Reduction]] = {
     "min": (dist.ReduceOp.MIN, torch.minimum),
 }
 _ALL_READ_ALL = 4
-"""Up to so many ranks each reads what all others say; among more of them gloo's ring moves less."""
+"""Largest number of ranks that reduce by reading all other ranks' memory; with more, gloo's ring moves fewer bytes."""
 
 
 class Work:
-    """A collective under way; ``wait()`` blocks until its output may be read."""
+    """Handle of an asynchronous collective; ``wait()`` blocks until its output may be read."""
 
     def __init__(self, finish: Callable[[], object] | None = None) -> None:
         self._finish = finish
@@ -40,25 +40,25 @@ class Work:
 
 
 Fill = Callable[[int, Tensor], object]
-"""Given a rank and rows: writes what goes to the rank into the rows."""
+"""Function ``fill(rank, rows)`` that writes the data for a rank into rows."""
 
 
 class Exchange(Protocol):
-    """Rows under way between all pairs of ranks."""
+    """Handle of an asynchronous all-to-all exchange of rows."""
 
     def wait(self) -> Sequence[Tensor]:
-        """Block until all have arrived: what each rank sent, to be read only and not after :meth:`end`."""
+        """Wait for and return the rows from each rank; read-only, and valid until :meth:`end`."""
 
     def end(self) -> None:
-        """The memory of what arrived may be used again."""
+        """Release the memory of the received rows."""
 
 
 @dataclass
 class OverSockets:
-    """An exchange by torch.distributed."""
+    """Exchange through torch.distributed."""
 
     work: dist.Work
-    sent: Tensor  # kept alive until it has left
+    sent: Tensor  # kept alive until it is sent
     received: Sequence[Tensor]
 
     def wait(self) -> Sequence[Tensor]:
@@ -71,26 +71,26 @@ class OverSockets:
 
 @dataclass
 class Traffic:
-    """Bytes that this rank sent and received; for reductions, what a ring algorithm moves (2 (W - 1) / W each way)."""
+    """Bytes that this rank sent and received; for reductions, those of a ring algorithm (2 (W - 1) / W each way)."""
 
     bytes: int = 0
 
     def add(self, tensor: Tensor, times: float) -> None:
-        """Count ``times`` the size of a tensor."""
+        """Add ``times`` the size of a tensor."""
         self.bytes += round(tensor.nbytes * times)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among the workers.
+    """Rank of this process among the workers, and the collectives.
 
     Attributes:
-        rank: 0 … size-1.
+        rank: 0 … size - 1.
         size: number of workers.
-        device: where this rank's tensors live.
+        device: device of this rank's tensors.
         group: process group of the collectives; None with one rank or for the default group.
-        traffic: what the collectives have moved so far.
-        node: memory that all ranks map, where they share a machine and compute on its CPU.
+        traffic: bytes moved by the collectives so far.
+        node: shared memory of all ranks, if they are on one machine and compute on CPU; else None.
     """
 
     rank: int = 0
@@ -102,14 +102,14 @@ class Ranks:
 
     @classmethod
     def single(cls, device: str = "cpu") -> Ranks:
-        """One process, no process group."""
+        """Ranks of a single process, without a process group."""
         return cls(device=torch.device(device))
 
     @classmethod
     def from_process_group(cls, device: torch.device, *, share_memory: bool = True) -> Ranks:
-        """The ranks of torch.distributed's default group, or one rank where it is not initialised; collective.
+        """Ranks of torch.distributed's default group, or one rank if it is not initialised; collective.
 
-        With ``share_memory`` ranks that all compute on one machine's CPU exchange tensors through its memory.
+        With ``share_memory``, ranks that all compute on the CPU of one machine exchange tensors through shared memory.
         """
         if not dist.is_initialized():
             return cls(device=device)
@@ -123,11 +123,10 @@ class Ranks:
         return self.rank == 0
 
     def exchange(self, fill: Fill, send: Sequence[int], receive: Sequence[int], like: Tensor) -> Exchange:
-        """Begin to send ``send[w]`` rows to every other rank w, and to receive ``receive[w]`` from it; collective.
+        """Start to send ``send[w]`` rows to every other rank w, and to receive ``receive[w]`` from it; collective.
 
-        ``fill(w, rows)`` writes what goes to rank w into the rows that it is given, which have the dtype and, but
-        for their number, the shape of ``like``. What stays here is left to the caller: both counts of this rank
-        itself are ignored.
+        ``fill(w, rows)`` writes the data for rank w into the given rows, which have the dtype and row shape of
+        ``like``. The counts of this rank itself are ignored: the caller handles its own rows.
         """
         send = [0 if rank == self.rank else count for rank, count in enumerate(send)]
         receive = [0 if rank == self.rank else count for rank, count in enumerate(receive)]
@@ -176,10 +175,10 @@ class Ranks:
         if self.node is None:
             dist.all_gather_single(out, tensor.contiguous(), group=self.group)
             return out
-        said = self.node.post(tensor)
-        for place, part in zip(out.split(len(tensor)), said.wait(), strict=True):
+        message = self.node.post(tensor)
+        for place, part in zip(out.split(len(tensor)), message.wait(), strict=True):
             place.copy_(part)
-        said.end()
+        message.end()
         return out
 
     def reduce_scatter(self, tensor: Tensor) -> Tensor:
@@ -191,10 +190,10 @@ class Ranks:
         if self.node is None:
             dist.reduce_scatter_single(out, tensor.contiguous(), group=self.group)
             return out
-        said = self.node.post(tensor)
+        message = self.node.post(tensor)
         low = self.rank * len(out)
-        _reduce([part[low : low + len(out)] for part in said.wait()], torch.add, out)
-        said.end()
+        _reduce([part[low : low + len(out)] for part in message.wait()], torch.add, out)
+        message.end()
         return out
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
@@ -204,7 +203,7 @@ class Ranks:
         return tensor
 
     def broadcast_object(self, value: object, source: int = 0) -> object:
-        """A small Python value of ``source`` on every rank (sent by peers of this run only)."""
+        """Return a small Python value of rank ``source`` on every rank (pickled, among workers of this run only)."""
         if self.size == 1:
             return value
         box = [value]
@@ -217,17 +216,17 @@ class Ranks:
 
     def _all_reduce_in_memory(self, node: NodeMemory, tensor: Tensor, reduce: Reduction) -> Work:
         rows = torch.atleast_1d(tensor)
-        said = node.post(rows)
+        message = node.post(rows)
 
         def finish() -> None:
-            _reduce(said.wait(), reduce, rows)
-            said.end()
+            _reduce(message.wait(), reduce, rows)
+            message.end()
 
         return Work(finish)
 
 
 def _reduce(parts: Sequence[Tensor], reduce: Reduction, out: Tensor) -> None:
-    """In the order of ranks, so that every rank finds the same bits."""
+    """Reduce in the order of ranks, so that every rank gets the same bits."""
     reduce(parts[0], parts[1], out=out)
     for part in parts[2:]:
         reduce(out, part, out=out)

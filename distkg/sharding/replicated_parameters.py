@@ -1,4 +1,4 @@
-"""Replicated parameters: relations and small networks, all-reduced and moved alike on every rank."""
+"""Replicated parameters: relations and small networks, with all-reduced gradients and equal updates on every rank."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from distkg.sharding.ranks import Ranks, Work
 
 
 class ReplicatedParameters:
-    """The parameters of a module that every rank holds in full.
+    """Parameters of a module that is replicated on every rank.
 
-    They lie in one row, so that a step costs one all-reduce and one update. Row-wise Adagrad would give all of them one
-    rate, so they take Adagrad instead.
+    They are one flat row, so a step costs one all-reduce and one update. Row-wise Adagrad would use one learning rate
+    for the whole row, so Adagrad is used instead.
     """
 
     def __init__(self, module: nn.Module, config: OptimizerConfig, ranks: Ranks) -> None:
@@ -25,11 +25,11 @@ class ReplicatedParameters:
         self._optimizer = kind(1, self._flat.values.shape[1], ranks.device)
 
     def reduce(self) -> Work:
-        """Begin to sum gradients over ranks."""
+        """Start to sum gradients over ranks."""
         return self._ranks.all_reduce(self._flat.gradients, wait=False)
 
     def step(self, factor: float) -> None:
-        """Clip, move by the learning rate × ``factor``, and clear gradients."""
+        """Clip gradients, update with the learning rate × ``factor``, and clear gradients."""
         gradients = self._flat.gradients
         if self._clip is not None:
             gradients *= (self._clip / (gradients.norm() + 1e-6)).clamp_max(1.0)
@@ -38,5 +38,5 @@ class ReplicatedParameters:
         self._flat.step(self._optimizer, self._rate * factor)
 
     def state(self) -> dict[str, Tensor]:
-        """Optimizer state by name."""
+        """Return the optimizer state by name."""
         return self._optimizer.state

@@ -1,4 +1,4 @@
-"""Who owns which rows: equal contiguous ranges of entity ids, one per rank."""
+"""Assignment of rows to ranks: equal contiguous ranges of entity ids, one per rank."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shards:
-    """``rows`` ids in ``size`` contiguous ranges of ``ceil(rows / size)``; the last may be shorter or empty.
+    """Partition of ``rows`` ids into ``size`` contiguous ranges of ``ceil(rows / size)``; the last may be shorter or
+    empty.
 
     >>> shards = Shards(rows=10, size=4)
     >>> [shards.range(w) for w in range(4)]
@@ -25,7 +26,7 @@ class Shards:
         return -(-self.rows // self.size)
 
     def range(self, rank: int) -> tuple[int, int]:
-        """First id and one past the last id of ``rank``."""
+        """Return the first id and one past the last id of ``rank``."""
         low = min(rank * self.per_rank, self.rows)
         return low, min(low + self.per_rank, self.rows)
 
@@ -34,7 +35,7 @@ class Shards:
         return high - low
 
     def splits(self, sorted_ids: Tensor) -> list[int]:
-        """How many of the sorted ids each rank owns."""
+        """Count the sorted ids that each rank owns."""
         bounds = torch.tensor([self.range(w)[1] for w in range(self.size)], device=sorted_ids.device)
         ends = torch.searchsorted(sorted_ids, bounds.to(sorted_ids.dtype))
         return torch.diff(ends, prepend=ends.new_zeros(1)).tolist()

@@ -1,7 +1,7 @@
-"""Collectives of ranks that share a machine: through memory that all of them map, without a socket.
+"""Collectives of ranks on one machine through shared memory, without sockets.
 
-Gloo copies every byte through the kernel's loopback network, which costs a third of a training step. Here a rank
-writes what it says into its own memory, tells every peer where by a message of 16 bytes, and peers read it there.
+Gloo copies every byte through the kernel's loopback network, which costs a third of a training step. Here a rank writes
+its data into its own memory and sends every peer the offset in a message of 16 bytes; peers read the data in place.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _TOKEN_BYTES = 32
 
 @dataclass(frozen=True)
 class Offer:
-    """How peers reach a rank: its process id, the descriptors of its memory and of a pipe for every rank, and the
-    bytes that its memory begins with."""
+    """Address of a rank for its peers: process id, descriptors of its memory and of a pipe for every rank, and the
+    first bytes of its memory."""
 
     process: int
     memory: int
@@ -38,12 +38,12 @@ class Offer:
 
 
 class NodeMemory:
-    """What this rank says to the others of its machine, and what they say to it."""
+    """Shared memory and pipes of this rank and its peers on one machine."""
 
     def __init__(
         self, rank: int, memories: Sequence[MappedMemory], inboxes: dict[int, Inbox], outboxes: dict[int, Outbox]
     ) -> None:
-        """``memories`` of all ranks, boxes by peer; :meth:`open` makes them."""
+        """``memories`` of all ranks, boxes by peer; use :meth:`open` to create these."""
         self._rank, self._memories, self._inboxes, self._outboxes = rank, memories, inboxes, outboxes
         self._regions = Regions(memories[rank])
         self._begun = 0
@@ -51,11 +51,11 @@ class NodeMemory:
 
     @classmethod
     def open(cls) -> NodeMemory | None:
-        """Memory shared by all ranks of the default group; None where one cannot reach another; collective."""
+        """Connect all ranks of the default group; None if any rank cannot reach another; collective."""
         rank, size = dist.get_rank(), dist.get_world_size()
         token = secrets.token_bytes(_TOKEN_BYTES)
         offer, own, inboxes = None, None, dict[int, Inbox]()
-        with suppress(OSError):  # where this system has no such memory, or no descriptors are left
+        with suppress(OSError):  # no such memory on this system, or no descriptors left
             own = MappedMemory.new(token)
             inboxes = {peer: Inbox(peer) for peer in range(size) if peer != rank}
             pipes = [inboxes[peer].writes if peer != rank else -1 for peer in range(size)]
@@ -64,15 +64,15 @@ class NodeMemory:
         dist.all_gather_object(offers, offer)
         memories, outboxes = [], {}
         try:
-            for peer, theirs in enumerate(offers):
-                if own is None or theirs is None:
+            for peer, peer_offer in enumerate(offers):
+                if own is None or peer_offer is None:
                     raise OSError("no anonymous memory")
                 if peer == rank:
                     memories.append(own)
                     continue
-                # On another machine or in another container that path leads nowhere, or to another process.
-                memories.append(MappedMemory.of_peer(theirs.path(theirs.memory), theirs.token))
-                outboxes[peer] = Outbox(peer, theirs.path(theirs.pipes[rank]))
+                # On another machine or in another container the path does not exist, or is of another process.
+                memories.append(MappedMemory.of_peer(peer_offer.path(peer_offer.memory), peer_offer.token))
+                outboxes[peer] = Outbox(peer, peer_offer.path(peer_offer.pipes[rank]))
         except OSError:
             memories = []
         everyone = torch.tensor([len(memories)])
@@ -84,7 +84,7 @@ class NodeMemory:
         return cls(rank, memories, inboxes, outboxes)
 
     def post(self, tensor: Tensor) -> PendingMessage:
-        """Begin to offer a tensor to every rank, this one included; collective."""
+        """Start to send a tensor to every rank, including this one; collective."""
         region = self._regions.take(tensor.nbytes, self._latest_done)
         self._own.view(region.offset, len(tensor), tensor).copy_(tensor)
         size = len(self._memories)
@@ -93,7 +93,7 @@ class NodeMemory:
     def exchange(
         self, fill: Callable[[int, Tensor], object], send: Sequence[int], receive: Sequence[int], like: Tensor
     ) -> PendingMessage:
-        """Begin to offer ``send[w]`` rows, written by ``fill(w, rows)``, to each rank w; collective."""
+        """Start to send ``send[w]`` rows, written by ``fill(w, rows)``, to each rank w; collective."""
         sizes = [count * row_bytes(like) for count in send]
         region = self._regions.take(sum(sizes), self._latest_done)
         offsets = list(accumulate(sizes, initial=region.offset))[:-1]
@@ -109,35 +109,35 @@ class NodeMemory:
     def _begin(self, region: Region, offsets: Sequence[int], counts: Sequence[int], like: Tensor) -> PendingMessage:
         for peer, outbox in self._outboxes.items():
             outbox.send(self._begun, offsets[peer])
-        said = PendingMessage(self, region, self._begun, offsets[self._rank], counts, like[:0])
+        message = PendingMessage(self, region, self._begun, offsets[self._rank], counts, like[:0])
         self._begun += 1
-        return said
+        return message
 
     def _wait(self, said: PendingMessage) -> list[Tensor]:
         parts = []
         for rank, (memory, count) in enumerate(zip(self._memories, said.counts, strict=True)):
             offset = said.offset if rank == self._rank else self._inboxes[rank].receive(said.number)
             parts.append(memory.view(offset, count, said.like))
-        # Every rank has begun this collective, hence has done all that this rank did before it began.
+        # Every rank has begun this collective, so it has finished those that this rank finished before beginning it.
         self._latest_done = max(self._latest_done, said.number)
         return parts
 
     def _end(self, said: PendingMessage) -> None:
-        # Once a later collective is done here, every rank has read as well: they run the same program.
+        # When a later collective is done here, every rank has read this one: all ranks have the same order.
         said.region.free_from = self._begun
 
 
 @dataclass(frozen=True)
 class PendingMessage:
-    """A collective under way.
+    """Handle of an asynchronous collective.
 
     Attributes:
-        memory: where it takes place.
-        region: what this rank wrote.
-        number: of the collective, in the order of the program.
-        offset: where this rank finds what it says to itself.
-        counts: rows that each rank says to this one.
-        like: a tensor with the dtype and, but for their number, the shape of the rows.
+        memory: memory in which it takes place.
+        region: region that this rank wrote.
+        number: number of the collective, in program order.
+        offset: offset of the rows from this rank to itself.
+        counts: number of rows from each rank to this one.
+        like: tensor with the dtype and row shape of the rows.
     """
 
     memory: NodeMemory
@@ -148,9 +148,9 @@ class PendingMessage:
     like: Tensor
 
     def wait(self) -> list[Tensor]:
-        """Block until every rank has spoken: what each said, to be read only and not after :meth:`end`."""
+        """Wait for and return the rows from each rank; read-only, and valid until :meth:`end`."""
         return self.memory._wait(self)
 
     def end(self) -> None:
-        """What was said is not looked at any more, and may be overwritten."""
+        """Release the rows, which may be overwritten from then on."""
         self.memory._end(self)

@@ -1,4 +1,4 @@
-"""The entity table, a contiguous range of rows on each rank; the whole of it is never on one."""
+"""Sharded entity table: each rank holds a contiguous range of rows, and no rank holds the whole table."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from distkg.sharding.optimizers import RowOptimizer
 from distkg.sharding.ranks import Exchange, Ranks
 from distkg.sharding.shards import Shards
 
-_CACHED_ROWS = 1024  # rows that stay in cache between the optimizer's pass and the addition; bounds float32 copies
+_CACHED_ROWS = 1024  # rows that stay in cache between optimizer and addition; bounds float32 copies
 
 
 @dataclass(frozen=True)
 class RowFetch:
-    """Rows under way; ``wait`` gives them as float32.
+    """Handle of an asynchronous fetch of rows; ``wait`` returns float32 rows.
 
     Attributes:
-        rows: those of this rank are in place.
-        parts: ``rows`` by owner.
-        exchange: brings the others; None with one rank.
+        rows: result, in which this rank's own rows are filled in.
+        parts: views of ``rows`` by owner.
+        exchange: exchange of the rows of other ranks; None with one rank.
     """
 
     rows: Tensor
@@ -42,12 +42,12 @@ class RowFetch:
 
 @dataclass(frozen=True)
 class GradientPush:
-    """Gradients under way to their owners.
+    """Handle of an asynchronous push of gradients to the owners of their rows.
 
     Attributes:
-        route: whose rows they are.
-        own: those of this rank's rows.
-        exchange: brings what others computed for them; None with one rank.
+        route: route of the rows.
+        own: gradients that this rank computed for its own rows.
+        exchange: exchange of gradients from other ranks; None with one rank.
     """
 
     route: Route
@@ -56,11 +56,11 @@ class GradientPush:
 
 
 class ShardedTable:
-    """``shards.rows`` rows of ``width`` floats; this rank holds ``local`` and its optimizer state.
+    """Table of ``shards.rows`` rows of ``width`` floats, of which this rank holds ``local`` and its optimizer state.
 
     Attributes:
         local: float32 or bfloat16 [rows of this rank, width].
-        optimizer: state of the local rows; None where the table is only read.
+        optimizer: optimizer of the local rows; None for a read-only table.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ShardedTable:
         self._every_row = torch.arange(len(self.local), device=ranks.device)
 
     def fetch(self, route: Route) -> RowFetch:
-        """Begin to bring the rows of ``route`` here: float32 [len(route.ids), width] on arrival; collective."""
+        """Start to fetch the rows of ``route``: float32 [len(route.ids), width]; collective."""
         if self.ranks.size == 1:
             return RowFetch(self.local.index_select(0, route.serve))
         serve = route.serve.split(route.serve_counts)
@@ -94,7 +94,7 @@ class ShardedTable:
         return RowFetch(rows, parts, exchange)
 
     def push(self, route: Route, gradients: Tensor) -> GradientPush:
-        """Begin to send gradients float32 [len(route.ids), width] to the owners of their rows; collective."""
+        """Start to send gradients float32 [len(route.ids), width] to the owners of their rows; collective."""
         if self.ranks.size == 1:
             return GradientPush(route, gradients)
         parts = gradients.split(route.ask)
@@ -104,7 +104,7 @@ class ShardedTable:
         return GradientPush(route, parts[self.ranks.rank], exchange)
 
     def collect(self, departing: GradientPush) -> tuple[Tensor, Tensor]:
-        """Arrived gradients, duplicates summed: local row numbers int64 [u] and float32 [u, width]."""
+        """Wait for gradients, and sum duplicates: local row numbers int64 [u] and gradients float32 [u, width]."""
         route = departing.route
         if departing.exchange is None:
             return route.updated, departing.own
@@ -116,9 +116,9 @@ class ShardedTable:
         return route.updated, summed
 
     def update(self, ids: Tensor, gradients: Tensor, learning_rate: float) -> None:
-        """One optimizer step for unique local rows; ``gradients`` [u, width] are overwritten."""
+        """Update unique local rows with the optimizer; ``gradients`` [u, width] are overwritten."""
         if self.optimizer is None:
-            raise TypeError("this table was made without an optimizer: it can be read, not trained")
+            raise TypeError("this table was created without an optimizer, so it can be read but not trained")
         self.optimizer.step(ids, gradients, learning_rate)
         if self.local.dtype == torch.float32:
             add_rows(self.local, ids, gradients)
@@ -126,21 +126,21 @@ class ShardedTable:
             self.local[ids] = round_stochastically(self.local[ids].float().add_(gradients))
 
     def update_all(self, gradients: Tensor, learning_rate: float) -> None:
-        """One optimizer step for every local row, gradients [rows of this rank, width], which are overwritten."""
+        """Update all local rows with the optimizer; ``gradients`` [rows of this rank, width] are overwritten."""
         for ids, part in zip(self._every_row.split(_CACHED_ROWS), gradients.split(_CACHED_ROWS), strict=True):
             self.update(ids, part, learning_rate)
 
     def gather(self, ids: Tensor) -> Tensor:
-        """Rows float32 [k, width] of any ids int64 [k], repeated or not; no autograd; collective."""
+        """Gather rows float32 [k, width] of any ids int64 [k], with repetitions; no autograd; collective."""
         unique, position = torch.unique(ids, return_inverse=True)
         (route,) = plan_routes([unique], self.shards, self.ranks)
         return self.fetch(route).wait()[position]
 
 
 def round_stochastically(values: Tensor) -> Tensor:
-    """float32 -> bfloat16, up or down at random with the right mean.
+    """Round float32 to bfloat16 stochastically, so that the expectation is exact.
 
-    Rounding to nearest would lose every step smaller than 1/256 of its value, and training would stall.
+    Rounding to nearest would lose every update smaller than 1/256 of its value, and training would stall.
     """
     noise = torch.randint(0, 1 << 16, values.shape, dtype=torch.int32, device=values.device)
     bits = (values.view(torch.int32) + noise).bitwise_and_(-(1 << 16))

@@ -1,6 +1,6 @@
-"""Values as a small head and large arrays, so that several processes read the arrays where they lie.
+"""Zero-copy serialisation: a small head and separate arrays, which several processes can read in place.
 
-Whoever carries a packed value may map its arrays read-only: unpacking copies none of them.
+The arrays of a packed value may be mapped read-only; unpacking does not copy them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Packed:
-    """A value taken apart.
+    """Serialised value.
 
     Attributes:
-        head: all of it but the numbers.
-        arrays: uint8 [n] each, the numbers of its arrays and tensors.
+        head: pickle of the value without the contents of its arrays and tensors.
+        arrays: uint8 [n] each, contents of its arrays and tensors.
     """
 
     head: bytes
@@ -35,7 +35,7 @@ class Packed:
 
 
 def packed(value: object) -> Packed:
-    """Take apart a value that can be pickled; its arrays are shared with it, not copied."""
+    """Serialise a picklable value; its arrays are shared with the value, not copied."""
     buffers: list[pickle.PickleBuffer] = []
     head = io.BytesIO()
     _Pickler(head, protocol=5, buffer_callback=buffers.append).dump(value)
@@ -43,15 +43,15 @@ def packed(value: object) -> Packed:
 
 
 def unpacked(parts: Packed) -> Any:
-    """The value again, whose arrays and tensors are views of the packed ones.
+    """Deserialise a value, whose arrays and tensors are views of the packed arrays.
 
-    Where those are read-only, so are its arrays; a tensor cannot know, and must not be written to either.
+    NumPy arrays are read-only if the packed arrays are. Tensors cannot be read-only, but must not be written to either.
     """
     return pickle.loads(parts.head, buffers=parts.arrays)
 
 
 class _Pickler(pickle.Pickler):
-    """Tensors go as arrays: left to themselves they would be copied."""
+    """Pickler that handles tensors as arrays, since torch's own pickling copies them."""
 
     def reducer_override(self, value: object) -> Any:
         if isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter):
@@ -61,6 +61,6 @@ class _Pickler(pickle.Pickler):
 
 def _tensor(array: NDArray[Any]) -> Tensor:
     with warnings.catch_warnings():
-        # torch warns of every array that it cannot write to.
+        # torch warns about every array that is not writable.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

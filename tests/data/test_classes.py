@@ -109,11 +109,11 @@ def test_json_of_another_form_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("entity_classes", '{"ann": [1]}', r"'ann' has the class 1, which is no text"),
-        ("entity_classes", '{"ann": [null]}', r"'ann' has the class None, which is no text"),
+        ("entity_classes", '{"ann": [1]}', r"'ann' has the class 1, not a string"),
+        ("entity_classes", '{"ann": [null]}', r"'ann' has the class None, not a string"),
         ("entity_classes", '{"ann": [], "ann": []}', r"is not JSON: key 'ann' occurs twice"),
         ("entity_classes", "[" * 100_000, r"is not JSON: its brackets are nested too deeply"),
-        ("relation_domain_range", '{"likes": {"domain": ["a"]}}', r"'likes' has a class that is no text"),
+        ("relation_domain_range", '{"likes": {"domain": ["a"]}}', r"'likes' has a class that is not a string"),
     ],
 )
 def test_classes_are_texts(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -63,7 +63,7 @@ def test_no_code_of_a_file_is_run(tmp_path: Path, name: str) -> None:
 
 
 def test_what_is_no_codebook_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(IngestError, match=r"ends with none of .npy, .safetensors, .pth, .pt"):
+    with pytest.raises(IngestError, match=r"must be a file that ends with one of .npy, .safetensors, .pth, .pt"):
         read_codebook(tmp_path / "x.bin")
     with pytest.raises(IngestError, match="cannot be read"):
         read_codebook(tmp_path / "absent.pth")
@@ -71,7 +71,7 @@ def test_what_is_no_codebook_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IngestError, match=r"has shape \[3\]; one vector per token"):
         read_codebook(tmp_path / "flat.npy")
     save_file({"a": np.zeros((1, 1)), "b": np.zeros((1, 1))}, tmp_path / "two.safetensors")
-    with pytest.raises(IngestError, match="which of its 2 tensors"):
+    with pytest.raises(IngestError, match="it holds 2 tensors"):
         read_codebook(tmp_path / "two.safetensors")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(IngestError, match="list instead of one tensor"):

@@ -226,7 +226,7 @@ def test_other_columns_than_three_are_one_message_about_the_file(
 
 def test_openkes_count_is_named(source: WriteSource, problems: MakeProblems) -> None:
     text = "2\n0 1 5\n1 2 5\n"
-    with pytest.raises(IngestError, match=r"x\.txt: the first line is a count, as OpenKE .*--columns 1,3,2"):
+    with pytest.raises(IngestError, match=r"x\.txt: the first line is a count, as in OpenKE .*--columns 1,3,2"):
         read(source("x.txt", text), problems("fail"))
     assert read(source("x.txt", text, columns="1,3,2"), problems("fail")) == (
         [("0", "5", "1"), ("1", "5", "2")],

@@ -89,8 +89,8 @@ def test_keys_of_a_files_own(store: Store, file: Callable[..., str]) -> None:
     [
         ("ada\tfine\nbob lacks a tab\n", r"said.tsv:2: a label, a tab and a text are expected: 'bob lacks a tab'"),
         (b"ada\tfine\n\nbob\t\xff\n", r"said.tsv:3: bytes that are not UTF-8 \(byte 5"),
-        ("eve\tx\n", r"said.tsv speaks of no entity of the store: its first is 'eve', and the store's first '"),
-        ("", r"speaks of no entity of the store: it is empty"),
+        ("eve\tx\n", r"said.tsv names no entity of the store: its first is 'eve', and the store's first is '"),
+        ("", r"names no entity of the store: it is empty"),
     ],
 )
 def test_texts_that_cannot_be_used(store: Store, file: Callable[..., str], content: str, message: str) -> None:
@@ -122,8 +122,8 @@ def test_numbers(store: Store, file: Callable[..., str]) -> None:
     ("content", "message"),
     [
         ("ada\tborn\n", r"said.tsv:1: 2 columns where label, attribute and value are expected"),
-        ("ada\tborn\t1\nada\tborn\tearly\n", r"said.tsv:2: 'early' is no finite number"),
-        ("ada\tborn\tnan\n", r"said.tsv:1: 'nan' is no finite number"),
+        ("ada\tborn\t1\nada\tborn\tearly\n", r"said.tsv:2: 'early' is not a finite number"),
+        ("ada\tborn\tnan\n", r"said.tsv:1: 'nan' is not a finite number"),
     ],
 )
 def test_numbers_that_cannot_be_used(store: Store, file: Callable[..., str], content: str, message: str) -> None:
@@ -153,9 +153,9 @@ def test_tokens_that_others_made(store: Store, tmp_path: Path, file: Callable[..
         ('{"bob": "12"}', r"said.json: 'bob' needs a list of token ids: 12"),
         ('{"bob": [1.5]}', r"said.json: 'bob' needs a list of token ids"),
         ('{"bob": [[1], [0]]}', r"said.json: 'bob' needs a list of token ids"),
-        ("[1]", r"said.json: an object \{key: \[token, …\]\} is expected"),
-        ('{"bob": [1],\n"ada": [1}', r"said.json:2: this is not JSON"),
-        ('{"eve": [1]}', r"said.json speaks of no entity"),
+        ("[1]", r"said.json: a JSON object \{key: \[token, …\]\} is expected"),
+        ('{"bob": [1],\n"ada": [1}', r"said.json:2: invalid JSON"),
+        ('{"eve": [1]}', r"said.json names no entity"),
     ],
 )
 def test_tokens_that_cannot_be_used(store: Store, file: Callable[..., str], content: str, message: str) -> None:
@@ -182,7 +182,7 @@ def test_images_by_file_and_by_folder(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", ["nan", "inf", "1e400", "1_000", "٣", "0x10", ""])
 def test_a_number_is_written_in_one_way(store: Store, file: Callable[..., str], number: str) -> None:
-    with pytest.raises(IngestError, match=r"said\.tsv:1: .* is no finite number"):
+    with pytest.raises(IngestError, match=r"said\.tsv:1: .* is not a finite number"):
         read_numbers(store, file(f"bob\theight\t{number}\n"))
 
 

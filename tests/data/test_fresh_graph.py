@@ -83,7 +83,7 @@ def test_a_file_is_read_as_prepare_reads_it(tmp_path: Path) -> None:
     with fresh_graph(str(tmp_path / "x.csv"), tell=told.append) as store:
         assert store.entity_labels_of(store.triples("train")[:, 2]) == ["france", "france"]
     assert told[0].warnings == {"header_lines": 1}
-    assert told[0].notes[0] == "x.csv: read as semicolon-separated, which its ending does not say"
+    assert told[0].notes[0] == "x.csv: read as semicolon-separated, although its extension is .csv"
     (tmp_path / "x.csv").write_text("a,r,b,1\nb,r,c,2\n")
     with pytest.raises(IngestError, match=r"--columns 1,2,3 .*make a store with it, and give that with --store"):
         fresh_graph(str(tmp_path / "x.csv")).__enter__()
@@ -103,6 +103,6 @@ def test_the_command_line_says_how_a_graph_was_read(tmp_path: Path) -> None:
     asked = ["predict", str(tmp_path / "model"), "--anchor", "paris", "--relation", "in", "--graph"]
     result = CliRunner().invoke(app, [*asked, str(tmp_path / "x.csv")])
     assert result.exit_code == 0, result.output
-    assert "note: x.csv: read as semicolon-separated, which its ending does not say" in result.stderr
+    assert "note: x.csv: read as semicolon-separated, although its extension is .csv" in result.stderr
     assert "warning: header_lines: 1, first at x.csv:1" in result.stderr
     assert "warning: labels_that_differ_in_spaces_or_unicode_form: 1, such as 'paris' and 'paris '" in result.stderr

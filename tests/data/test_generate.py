@@ -122,7 +122,7 @@ def test_relations_repeat_their_vocabulary_with_a_number() -> None:
 
 def test_impossible_sizes_are_refused_with_advice(tmp_path: Path) -> None:
     address = str(tmp_path / "s")
-    with pytest.raises(IngestError, match=r"2,000 triples do not suffice .* ask for more triples"):
+    with pytest.raises(IngestError, match=r"2,000 triples are too few .* ask for more triples"):
         generate(address, entities=1000, relations=8, triples=2000, seed=0)
     with pytest.raises(IngestError, match="possible facts; ask for fewer triples or more entities"):
         generate(address, entities=100, relations=6, triples=100_000, seed=0)
@@ -147,7 +147,7 @@ def test_draws_follow_a_power_law() -> None:
         ({"entities": 100, "relations": 2**30, "triples": 2**40}, "relations are too many"),
         (
             {"entities": 2**30, "relations": 6, "triples": 2**40},
-            "needs at least .* GiB of memory to be made, and 1 GiB",
+            "needs at least .* GiB of memory, and 1 GiB are available",
         ),
     ],
 )

@@ -72,7 +72,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_other_files_for_splits_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other.tsv").write_text("a\tr\tb\n")
-    with pytest.raises(IngestError, match="--valid and --test cannot be given"):
+    with pytest.raises(IngestError, match="leave out --valid and --test"):
         prepare(folder_of(tmp_path, **TWO), str(tmp_path / "store"), test=str(tmp_path / "other.tsv"))
 
 

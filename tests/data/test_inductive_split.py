@@ -86,7 +86,7 @@ def test_what_holds_of_every_split(
     except IngestError as error:
         refused = str(error)
     if made is None:
-        assert "would have no facts" in refused or "cannot be shared out" in refused
+        assert "would have no facts" in refused or "cannot be divided" in refused
         assert not (folder / "two").exists()
         return
     training, inference = (facts_of(each) for each in two(folder / "two"))
@@ -147,7 +147,7 @@ def test_relations_are_shared_out_by_their_facts() -> None:
     assert [np.bincount(side).tolist() for side in chosen] == [[70, 30]] * 5
     assert len({tuple(side.tolist()) for side in chosen}) == 5
     assert {int(relation_sides(counts, 0.5, seed)[0]) for seed in range(9)} == {0, 1}
-    with pytest.raises(IngestError, match=r"1 relations cannot be shared out as 0.5 to 0.5"):
+    with pytest.raises(IngestError, match=r"1 relations cannot be divided 0.5 to 0.5"):
         relation_sides(np.array([5]), 0.5, 0)
 
 

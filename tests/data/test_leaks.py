@@ -76,7 +76,7 @@ def test_symmetric_relations_are_a_note(tmp_path: Path) -> None:
     (folder / "test.tsv").write_text("".join(f"b{i}\tmarried\ta{i}\n" for i in range(9)))
     made = prepare(str(folder), str(tmp_path / "s"))
     assert made.warnings == {}
-    assert made.notes == ("test: 9 facts of symmetric relations stand in train the other way round (married)",)
+    assert made.notes == ("test: 9 facts of symmetric relations are in train with head and tail exchanged (married)",)
 
 
 def test_duplicates_by_relation_and_a_threshold(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_images_by_a_function_of_the_users(store: Store, tmp_path: Path, codeboo
     make_tokens(store, "image", image_source(store, tmp_path / "images", f"{plugin}:sizes", codebook), most=3)
     assert tokens_of(store, "image")["bob"] == [0, 2, 4]
     with pytest.raises(
-        StoreError, match=r"plugin_of_a_test:broken gives no sequence of token ids for .*1.bin: no tokens"
+        StoreError, match=r"plugin_of_a_test:broken must return a list of token ids; for .*1.bin it gave no tokens"
     ):
         make_tokens(store, "image", image_source(store, tmp_path / "images", f"{plugin}:broken", codebook))
     (tmp_path / "images" / "bob" / "2.bin").write_bytes(bytes([9]))
@@ -107,7 +107,7 @@ def test_images_by_a_function_of_the_users(store: Store, tmp_path: Path, codeboo
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("sizes", r"'sizes' names no function: module:function is expected"),
+        ("sizes", r"'sizes' is not the name of a function: write module:function"),
         ("no_such_module:f", r"module 'no_such_module' cannot be imported"),
         ("plugin_of_a_test:f", r"module 'plugin_of_a_test' has no function 'f'"),
     ],

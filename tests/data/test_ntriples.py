@@ -102,4 +102,4 @@ def test_literals_are_dropped_and_counted(source: WriteSource, problems: MakePro
     assert (kept.counts, kept.examples) == ({"literals_dropped": 2}, {"literals_dropped": "x.nt:2"})
     kept = problems("fail")
     assert read(source("x.nt", text), kept)[0][2][2] == '"c"@en-gb'
-    assert kept.notes == ["x.nt: 2 facts have a literal as their tail; --literals drop leaves such out"]
+    assert kept.notes == ["x.nt: 2 facts have a literal as their tail; use --literals drop to leave these out"]

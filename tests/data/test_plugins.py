@@ -33,7 +33,7 @@ def test_a_module_that_cannot_be_used_is_named(
         ("raise OSError('image file is truncated')", r"fails on a\.png: OSError: image file is truncated"),
         ("raise ValueError", r"fails on a\.png: ValueError"),
         ("return [[1], [2, 3]]", r"fails on a\.png: ValueError: "),
-        ("return [0.5]", r"gives no sequence of token ids for a\.png"),
+        ("return [0.5]", r"must return a list of token ids; for a\.png"),
         ("return [9]", r"gives token 9 for a\.png; the codebook has 0 to 3"),
     ],
 )

@@ -264,7 +264,7 @@ def test_labels_that_are_one_are_told(tmp_path: Path) -> None:
 
 def test_options_that_no_file_has_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.nt").write_text("<http://a> <http://b> <http://c> .\n")
-    with pytest.raises(IngestError, match=r"--columns: none of the files \(x\.nt\) has such a thing"):
+    with pytest.raises(IngestError, match=r"--columns: only for .*, which none of the files \(x\.nt\) is"):
         prepare(str(tmp_path / "x.nt"), str(tmp_path / "s"), columns="1,2,3")
 
 

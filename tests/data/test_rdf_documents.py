@@ -79,7 +79,7 @@ def test_literals_are_kept_and_told_or_dropped_and_counted(source: WriteSource, 
     kept = problems("fail")
     rows, _ = read(source("x.ttl", text), kept)
     assert [row[2] for row in rows[1:]] == ['"Ada"@en', '"7"^^<http://www.w3.org/2001/XMLSchema#integer>']
-    assert kept.notes == ["x.ttl: 2 facts have a literal as their tail; --literals drop leaves such out"]
+    assert kept.notes == ["x.ttl: 2 facts have a literal as their tail; use --literals drop to leave these out"]
     kept = problems("fail")
     assert read(source("x.ttl", text, literals="drop"), kept) == ([("http://x/a", "http://x/p", "http://x/b")], [1])
     assert (kept.counts, kept.examples) == ({"literals_dropped": 2}, {"literals_dropped": "x.ttl:triple 2"})

@@ -41,7 +41,7 @@ def test_one_file_may_have_its_evaluation_files_beside(tmp_path: Path) -> None:
 def test_a_format_overrules_the_ending(tmp_path: Path) -> None:
     touch(tmp_path, "dump.data")
     assert find_sources(str(tmp_path / "dump.data"), "nt", None, None)["train"].format == "nt"
-    with pytest.raises(IngestError, match=r"dump\.data: the ending does not tell the format .*use --format"):
+    with pytest.raises(IngestError, match=r"dump\.data: the extension does not give the format .*use --format"):
         find_sources(str(tmp_path / "dump.data"), "auto", None, None)
 
 
@@ -82,7 +82,7 @@ def test_compressed_files_and_endings_in_capitals_are_found(tmp_path: Path) -> N
         ("train.tsv.tar", "train.tsv.tar is there, but is not read: archives are not read"),
         ("train.parquet.gz", "train.parquet.gz is there, but is not read: Parquet is compressed inside"),
         ("train.xlsx", "train.xlsx is there, but is not read: this format is not read"),
-        ("train.del", "train.del is there, but is not read: its ending is no known one"),
+        ("train.del", "train.del is there, but is not read: its extension is unknown"),
         ("training.csv", "training.csv is not read; name it train.csv"),
         ("train2id.txt", "train2id.txt is there: OpenKE's form.*--columns 1,3,2"),
         ("facts.tsv", "It holds facts.tsv"),
@@ -97,8 +97,8 @@ def test_splits_by_other_names_are_told(tmp_path: Path) -> None:
     folder = Location.of(touch(tmp_path, "train.tsv", "dev.tsv", "val_triples.csv", "test.zip", "notes.txt", "dev.md"))
     assert files_left_aside(folder, ["train.tsv"]) == [
         "dev.tsv is not read; name it valid.tsv if it is the valid split",
-        "test.zip is there, but is not read: archives are not read; unpack it, and give the file or the folder that "
-        "was in it",
+        "test.zip is there, but is not read: archives are not read; unpack it, and give the file or folder "
+        "that it holds",
         "val_triples.csv is not read; name it valid.csv if it is the valid split",
     ]
 

@@ -58,14 +58,14 @@ def tensor(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8), **more:
         ({"a": tensor(offsets=[8, 0])}, "fills -8 bytes"),
         ({"a": tensor(dtype="F8_E4M3", shape=[8])}, "data type 'F8_E4M3'"),
         ({"a": tensor(dtype=["F32"])}, r"data type \['F32'\]"),
-        ({"a": tensor(more=1)}, "other things than dtype"),
-        ({"a": [1, 2]}, "other things than dtype"),
+        ({"a": tensor(more=1)}, "must have dtype, shape and data_offsets"),
+        ({"a": [1, 2]}, "must have dtype, shape and data_offsets"),
         ({"a": tensor(), "b": tensor()}, "without gap and overlap"),
         ({"a": tensor(shape=[1], offsets=[0, 4]), "b": tensor(shape=[1], offsets=[2, 6])}, "without gap and overlap"),
         ({"a": tensor(shape=[1], offsets=[4, 8])}, "without gap and overlap"),
-        ({"a": tensor(), "__metadata__": {"a": 1}}, "__metadata__ is no object of texts"),
-        ([], "no JSON object"),
-        (b"{", "no JSON at"),
+        ({"a": tensor(), "__metadata__": {"a": 1}}, "__metadata__ must be an object with string values"),
+        ([], "not a JSON object"),
+        (b"{", "not valid JSON at"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a": NaN}', "NaN is no number"),
         (b'{"a": 1, "a": 1}', "occurs twice"),
@@ -132,5 +132,5 @@ def test_tensors_are_held_against_those_expected() -> None:
         check_tensors({"a": float32}, {"a": TensorHeader(torch.float32, (3,))}, "the manifest")
     with pytest.raises(TensorFileError, match="lacks the tensor a"):
         check_tensors({}, {"a": float32}, "the manifest")
-    with pytest.raises(TensorFileError, match="holds a tensor 'a' that does not belong there"):
+    with pytest.raises(TensorFileError, match="holds an unexpected tensor 'a'"):
         check_tensors({"a": float32}, {}, "the manifest")

@@ -45,7 +45,7 @@ def test_a_truncated_file_is_said_to_be_one(tmp_path: Path, ending: str) -> None
 def test_the_ending_must_fit_the_bytes(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"x.tsv.{ending}"
     path.write_bytes(b"a\tr\tb\n")
-    with pytest.raises(IngestError, match=rf"x\.tsv\.{ending}:1: .*no \w+ file, as its ending says"):
+    with pytest.raises(IngestError, match=rf"x\.tsv\.{ending}:1: .*not a \w+ file, although its extension says so"):
         content(text_file(path))
     path = tmp_path / "x.tsv"
     path.write_bytes(compress(TEXT, f"x.{ending}"))
@@ -84,5 +84,5 @@ def test_byte_order_marks_decide(tmp_path: Path, mark: str) -> None:
 
 @pytest.mark.parametrize("name", ["rot13", "nonsense", "base64", "", "hex"])
 def test_unknown_encodings_are_refused(name: str) -> None:
-    with pytest.raises(IngestError, match=r"--encoding .* is no text encoding"):
+    with pytest.raises(IngestError, match=r"--encoding .* is not a text encoding"):
         read_options(encoding=name)

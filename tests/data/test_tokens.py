@@ -84,7 +84,7 @@ def test_tokens_of_an_earlier_store_are_refused(tmp_path: Path) -> None:
     ("name", "rows", "codebook", "message"),
     [
         ("../x", ROWS, CODEBOOK, "cannot name tokens"),
-        ("text", ROWS, CODEBOOK[:2], "token 2 is none of the codebook's, which are 0 to 1"),
+        ("text", ROWS, CODEBOOK[:2], "token 2 is not in the codebook, whose tokens are 0 to 1"),
         ("text", ROWS, CODEBOOK * 1e5, "vector of token 0 is not finite, or too large for float16"),
         ("text", ROWS, np.array([[1.0], [np.nan], [0.0]]), "vector of token 1 is not finite"),
     ],

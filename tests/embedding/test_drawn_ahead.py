@@ -147,11 +147,11 @@ def test_actors_without_ray_are_refused(store: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"negatives": {"source": "uniform", "pool": {"actors": 1}}}, r"uniform does not look at queries"),
-        ({"objective": {"name": "one_vs_all"}}, r"one_vs_all has no negatives to draw"),
+        ({"negatives": {"source": "uniform", "pool": {"actors": 1}}}, r"uniform needs no model"),
+        ({"objective": {"name": "one_vs_all"}}, r"one_vs_all draws no negatives"),
         (
             {"negatives": {"source": "relational", "pool": {"actors": 1, "fallback": "cached"}}},
-            r"negatives\.pool\.fallback: cached looks at the model",
+            r"negatives\.pool\.fallback: cached needs the model",
         ),
         ({"negatives": {"source": "relational", "pool": {"actors": 1, "fallback": "unifrom"}}}, r"unifrom.*uniform"),
     ],

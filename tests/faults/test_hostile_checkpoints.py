@@ -213,7 +213,7 @@ def test_a_checkpoint_behind_a_link_is_refused_and_left_alone(folder: Path, tmp_
     (folder / "step-1").rename(tmp_path / "elsewhere")
     (folder / "step-1").symlink_to(tmp_path / "elsewhere")
     checkpoints = Checkpoints(folder, Ranks.single(), keep=1)
-    with pytest.raises(CheckpointError, match="step-1 is a link; put the folder itself there"):
+    with pytest.raises(CheckpointError, match="step-1 is a link; replace it by the folder itself"):
         checkpoints.newest()
     checkpoints.save("step-2", state_of(), {"epoch": 2})
     checkpoints.wait()

@@ -274,7 +274,7 @@ def test_actors_that_would_have_nothing_to_do_are_refused(stores: list[str], emb
     with pytest.raises(ConfigError, match=r"near_miss looks at vectors of entities, which ultra has none of"):
         check_foundation(with_pool({"source": "mixture", "options": asking, "pool": {"actors": 0}}))
     embeddings.negatives.pool.actors = 3
-    with pytest.raises(ConfigError, match=r"and 2 would have nothing to do\. Set it to 1"):
+    with pytest.raises(ConfigError, match=r"so 2 would be idle\. Set it to 1"):
         check_objective(embeddings)
 
 

@@ -96,7 +96,7 @@ def test_hubs_keep_as_many_relations_as_they_may() -> None:
 def test_too_many_meetings_are_refused_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_EDGES", 100)
     triples = np.array([[0, r, 1 + r] for r in range(6)])
-    with pytest.raises(TooManyRelationsError, match=r"168 times.*100 at most.*most relations has 6.*most_per_entity"):
+    with pytest.raises(TooManyRelationsError, match=r"168 edges.*100 at most.*most relations has 6.*most_per_entity"):
         entity_relation_graphs(triples, 8, 6)
 
 

@@ -381,7 +381,7 @@ def test_an_empty_or_absent_folder_has_no_checkpoint(tmp_path: Path) -> None:
         checkpoints = Checkpoints(folder, Ranks.single(), keep=2)
         assert checkpoints.newest() is None
         assert checkpoints.best() is None
-    with pytest.raises(CheckpointError, match=r"step-1 is no checkpoint: it has no manifest\.json"):
+    with pytest.raises(CheckpointError, match=r"step-1 is not a checkpoint: it has no manifest\.json"):
         checkpoints.load("step-1", one(0.0))
     assert not (tmp_path / "absent").exists()
 

@@ -37,7 +37,7 @@ def test_a_peer_that_closed_is_reported() -> None:
 
 def test_a_silent_peer_is_reported() -> None:
     inbox, outbox = connected(timeout=0.05)
-    with pytest.raises(RuntimeError, match=r"worker 1 has said nothing for 0\.05 s"):
+    with pytest.raises(RuntimeError, match=r"worker 1 has not answered for 0\.05 s"):
         inbox.receive(0)
     del outbox
 

@@ -1,7 +1,7 @@
-"""Delimited text (TSV, CSV and kin), one triple per record.
+"""Reader of delimited text (TSV, CSV and similar), one triple per record.
 
-A block without faults goes through pyarrow's CSV parser whole. A block with any fault is read again record by
-record, so that each fault is reported with its line and reason.
+A block without faults is parsed whole by pyarrow's CSV parser. A block with a fault is parsed again record by record,
+so that each fault is reported with its line and reason.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ __all__ = ["Layout", "column_order", "detect_layout", "has_empty", "read_delimit
 NAME_ENCODING = "If the file is in another encoding, name it, such as --encoding cp1252 (Windows) or latin-1. "
 
 Row = tuple[int, list[str]]
-"""Line and labels of head, relation and tail."""
+"""Line number, and labels of head, relation and tail."""
 
 
 def read_delimited(file: SourceFile, problems: Problems) -> Iterator[LabelBatch]:
-    """Stream triples from delimited text; delimiter, columns and header are found from the first lines.
+    """Stream triples from delimited text; delimiter, columns and header are detected from the first lines.
 
-    Records of other than the usual number of columns, with an empty label or bad UTF-8 are rejected; blank lines and
-    comments (``#`` and another number of columns) are counted.
+    Records with an unusual number of columns, an empty label or invalid UTF-8 are rejected. Blank lines and comments
+    (``#`` and an unusual number of columns) are counted.
 
     Raises:
-        IngestError: of the lines nobody says which columns are head, relation and tail.
+        IngestError: the columns of head, relation and tail cannot be detected and are not given.
     """
     blocks = read_blocks(file)
     start = next(blocks, None)
     if start is None:
         return
     layout = detect_layout(start, file.extension, file.options, file.name)
-    _tell(layout, file, problems)
-    first = _FirstLine(layout, file, problems)
+    _note_layout(layout, file, problems)
+    first = _HeaderDetector(layout, file, problems)
     triples = _counting_nuls(chain([start.after(layout.preface)], blocks), file, problems)
     for records in _whole_records(triples, layout, file, problems):
         batch = _parse(records, layout, file, problems) or _parse_by_record(records, layout, file, problems)
@@ -65,8 +65,8 @@ def _counting_nuls(blocks: Iterable[Block], file: SourceFile, problems: Problems
         yield block
 
 
-def _tell(layout: Layout, file: SourceFile, problems: Problems) -> None:
-    """Count what stands before the first triple, and say how the file is read."""
+def _note_layout(layout: Layout, file: SourceFile, problems: Problems) -> None:
+    """Count the lines before the first triple, and note how the file is read."""
     problems.note("comment_lines", f"{file.name}:1", layout.comments)
     problems.note("blank_lines", f"{file.name}:1", layout.blank)
     if layout.header:
@@ -74,14 +74,14 @@ def _tell(layout: Layout, file: SourceFile, problems: Problems) -> None:
     expected = "," if file.extension == "csv" else "\t"
     if file.extension in ("csv", "tsv") and layout.delimiter != expected:
         shown = NAMED.get(layout.delimiter, repr(layout.delimiter))
-        problems.tell(f"{file.name}: read as {shown}-separated, which its ending does not say")
+        problems.tell(f"{file.name}: read as {shown}-separated, although its extension is .{file.extension}")
     for sentence in layout.notes:
         problems.tell(f"{file.name}: {sentence}")
     problems.note("columns_left_out", f"{file.name}: {', '.join(layout.left_out)}", len(layout.left_out))
 
 
-class _FirstLine:
-    """Finds out whether a file's first triple may be a header: none of its labels occurs again in its column."""
+class _HeaderDetector:
+    """Detector of an unmarked header: the first triple of a file, if none of its labels recurs in its column."""
 
     def __init__(self, layout: Layout, file: SourceFile, problems: Problems) -> None:
         self._file, self._problems = file, problems
@@ -91,7 +91,7 @@ class _FirstLine:
         self._rows = 0
 
     def watch(self, batch: LabelBatch) -> None:
-        """Look at the next triples of the file."""
+        """Check the next triples of the file for the labels of the first."""
         if not self._open or not len(batch.lines):
             return
         columns = batch.columns
@@ -103,25 +103,25 @@ class _FirstLine:
             self._labels = head, relation, tail
             columns = columns[0].slice(1), columns[1].slice(1), columns[2].slice(1)
         self._rows += len(batch.lines)
-        # Relations first: of nearly all files, the first relation occurs again in the first block.
+        # Relations first: in nearly all files the first relation recurs in the first block.
         self._open = not any(
             pc.any(pc.equal(columns[place], self._labels[place])).as_py() for place in (1, 0, 2) if len(columns[place])
         )
 
     def close(self) -> None:
-        """Tell ``problems`` where the first triple may be a header."""
+        """Report a first triple that may be a header to ``problems``."""
         if self._open and self._labels is not None and self._rows > 1:
             self._problems.possible_headers.append((self._file.name, self._line, self._labels))
 
 
 class _Records(NamedTuple):
-    """Whole records of a file.
+    """Complete records of a file.
 
     Attributes:
-        block: their text.
-        starts: int64 [n + 1], where each begins in the text; None where each line is a record.
-        lines: int64 [n + 1], lines of the block before each.
-        broken: bool [n], records whose quoting is broken.
+        block: text of the records.
+        starts: int64 [n + 1], byte offset of each record in the text; None if each line is a record.
+        lines: int64 [n + 1], number of lines of the block before each record.
+        broken: bool [n], True for records with broken quoting.
     """
 
     block: Block
@@ -133,22 +133,22 @@ class _Records(NamedTuple):
         return self.block.line_count if self.starts is None else len(self.starts) - 1
 
     def texts(self) -> Iterator[tuple[int, bytes, bool]]:
-        """Line, text without its end, and whether the quoting is broken, of each record."""
+        """Yield line number, text without its line end, and whether the quoting is broken, for each record."""
         if self.starts is None or self.lines is None or self.broken is None:
             for line, text in self.block.lines():
                 yield line, text, False
             return
-        whole, end = self.block.text, self.block.line_end
+        content, end = self.block.text, self.block.line_end
         for place in range(len(self)):
-            text = whole[self.starts[place] : self.starts[place + 1]].removesuffix(end).removesuffix(b"\r")
+            text = content[self.starts[place] : self.starts[place + 1]].removesuffix(end).removesuffix(b"\r")
             yield self.block.first_line + int(self.lines[place]), text, bool(self.broken[place])
 
 
 def _whole_records(blocks: Iterable[Block], layout: Layout, file: SourceFile, problems: Problems) -> Iterator[_Records]:
-    """Blocks cut where records end, which may be lines after the line in which they begin.
+    """Cut blocks at the ends of records, which may span several lines.
 
-    A quote that does not close, within ``LONGEST_RECORD`` or before the end of the file, is no record's beginning: its
-    line is rejected, and the next one is read.
+    If a quote does not close within ``LONGEST_RECORD`` bytes or before the end of the file, its line is rejected, and
+    reading continues with the next line.
     """
     rest: Block | None = None
     for block in blocks:
@@ -162,7 +162,7 @@ def _whole_records(blocks: Iterable[Block], layout: Layout, file: SourceFile, pr
 def _closed_records(
     block: Block, layout: Layout, file: SourceFile, problems: Problems, at_end: bool
 ) -> Generator[_Records, None, Block | None]:
-    """The records of a block; what it returns is the last one, where it may close in the next block."""
+    """Yield the records of a block; return the last one instead if it may close in the next block."""
     while block.text:
         if not layout.quoted or b'"' not in block.text:
             yield _Records(block)
@@ -189,13 +189,13 @@ def _closed_records(
 
 
 def _parse(records: _Records, layout: Layout, file: SourceFile, problems: Problems) -> LabelBatch | None:
-    """The records as labels, or None where any of them has a fault."""
+    """Parse the records with pyarrow; None if a record has a fault."""
     block = records.block
     if not _clean_line_ends(block) or (records.broken is not None and records.broken.any()):
         return None
     names = [str(column) for column in range(layout.columns)]
     chosen = [str(column) for column in layout.order]
-    several = len(records) != block.line_count
+    multiline = len(records) != block.line_count
     try:
         table = arrow_csv.read_csv(
             pa.BufferReader(block.text),
@@ -204,7 +204,7 @@ def _parse(records: _Records, layout: Layout, file: SourceFile, problems: Proble
                 delimiter=layout.delimiter,
                 quote_char='"' if layout.quoted else False,
                 ignore_empty_lines=False,
-                newlines_in_values=several,
+                newlines_in_values=multiline,
             ),
             arrow_csv.ConvertOptions(
                 column_types=dict.fromkeys(chosen, pa.utf8()), include_columns=chosen, strings_can_be_null=False
@@ -216,28 +216,28 @@ def _parse(records: _Records, layout: Layout, file: SourceFile, problems: Proble
     if table.num_rows != len(records) or any(has_empty(column) for column in (head, relation, tail)):
         return None
     lines = np.arange(table.num_rows, dtype=np.int64)
-    if several and records.lines is not None:
+    if multiline and records.lines is not None:
         lines = records.lines[:-1]
         _count_lines(records.lines, block, file, problems)
     return LabelBatch((head, relation, tail), block.first_line + lines)
 
 
 def _count_lines(lines: NDArray[np.int64], block: Block, file: SourceFile, problems: Problems) -> None:
-    several = np.flatnonzero(np.diff(lines) > 1)
-    if len(several):
-        where = f"{file.name}:{block.first_line + int(lines[several[0]])}"
-        problems.note("records_over_several_lines", where, len(several))
+    multiline = np.flatnonzero(np.diff(lines) > 1)
+    if len(multiline):
+        where = f"{file.name}:{block.first_line + int(lines[multiline[0]])}"
+        problems.note("records_over_several_lines", where, len(multiline))
 
 
 def _clean_line_ends(block: Block) -> bool:
-    """Whether the parser and the block agree on what ends lines: the parser takes any carriage return for an end."""
+    """Return True if pyarrow splits the block at the same line ends; it treats every carriage return as one."""
     if block.line_end == b"\r":
         return b"\n" not in block.text
     return block.text.count(b"\r") == block.text.count(b"\r\n")
 
 
 def has_empty(labels: pa.Array) -> bool:
-    """Whether any label of a utf8 array is empty."""
+    """Return True if any label of a utf8 array is empty."""
     offsets = np.frombuffer(labels.buffers()[1], dtype=np.int32)
     offsets = offsets[labels.offset : labels.offset + len(labels) + 1]
     return bool((np.diff(offsets) == 0).any())
@@ -249,43 +249,43 @@ def _parse_by_record(records: _Records, layout: Layout, file: SourceFile, proble
         if not text:
             problems.note("blank_lines", f"{file.name}:{line}")
             continue
-        found = "broken quoting" if broken else _checked_row(text, layout, file)
-        if isinstance(found, str) and not broken and (parts := _rows_within(text, layout, file)):
+        row_or_reason = "broken quoting" if broken else _checked_row(text, layout, file)
+        if isinstance(row_or_reason, str) and not broken and (parts := _rows_within(text, layout, file)):
             rows += [(line, row) for row in parts]
-        elif not isinstance(found, str):
+        elif not isinstance(row_or_reason, str):
             if b"\n" in text:
                 problems.note("records_over_several_lines", f"{file.name}:{line}")
-            rows.append((line, found))
-        elif text.startswith(b"#") and found.endswith("are expected"):
+            rows.append((line, row_or_reason))
+        elif text.startswith(b"#") and row_or_reason.endswith("are expected"):
             problems.note("comment_lines", f"{file.name}:{line}")
         else:
-            _reject(text, line, found, records.block.line_end, file, problems)
+            _reject(text, line, row_or_reason, records.block.line_end, file, problems)
     lines = np.array([line for line, _ in rows], dtype=np.int64)
     head, relation, tail = zip(*(row for _, row in rows), strict=True) if rows else ((), (), ())
     return LabelBatch((pa.array(head, pa.utf8()), pa.array(relation, pa.utf8()), pa.array(tail, pa.utf8())), lines)
 
 
 def _rows_within(text: bytes, layout: Layout, file: SourceFile) -> list[list[str]]:
-    """Rows of lines that end with a carriage return, in a file whose other lines do not; empty where they are none."""
+    """Parse a line as rows that end with a carriage return, unlike the other lines; empty if that fails."""
     rows = [_checked_row(part, layout, file) for part in text.split(b"\r") if part]
     sound = [row for row in rows if not isinstance(row, str)]
     return sound if len(sound) == len(rows) else []
 
 
 def _reject(text: bytes, line: int, reason: str, line_end: bytes, file: SourceFile, problems: Problems) -> None:
-    """Reject every line of a record."""
+    """Reject all lines of a record."""
     hint = NAME_ENCODING if reason.startswith("bytes that are not") else ""
     for place, part in enumerate(text.split(line_end)):
-        said = f"part of the record that begins in line {line}: {reason}" if place else reason
-        problems.reject(file.name, line + place, said, part.removesuffix(b"\r"), hint)
+        line_reason = f"part of the record that begins in line {line}: {reason}" if place else reason
+        problems.reject(file.name, line + place, line_reason, part.removesuffix(b"\r"), hint)
 
 
 def _checked_row(text: bytes, layout: Layout, file: SourceFile) -> list[str] | str:
-    """Head, relation and tail of a record, or what is wrong with it."""
+    """Return head, relation and tail of a record, or the reason why it is rejected."""
     try:
         decoded = text.decode("utf-8")
     except UnicodeDecodeError as error:
-        decoded = text.decode("utf-8", "surrogateescape")  # columns that nobody reads may hold anything
+        decoded = text.decode("utf-8", "surrogateescape")  # unread columns may hold any bytes
         start = error.start
     row = layout.fields(decoded)
     if row is None:
@@ -300,18 +300,18 @@ def _checked_row(text: bytes, layout: Layout, file: SourceFile) -> list[str] | s
 
 
 def _without_header(batch: LabelBatch, layout: Layout, file: SourceFile, problems: Problems) -> LabelBatch:
-    """The batch without repetitions of the header, as in files that were put one after the other."""
+    """Drop repetitions of the header from a batch, as in concatenated files."""
     if not layout.names:
         return batch
     names = [layout.names[column] for column in layout.order]
-    found = pc.equal(batch.columns[1], names[1])
-    if not pc.any(found).as_py():
+    is_header = pc.equal(batch.columns[1], names[1])
+    if not pc.any(is_header).as_py():
         return batch
     for place in (0, 2):
-        found = pc.and_(found, pc.equal(batch.columns[place], names[place]))
-    repeated = found.to_numpy(zero_copy_only=False)
+        is_header = pc.and_(is_header, pc.equal(batch.columns[place], names[place]))
+    repeated = is_header.to_numpy(zero_copy_only=False)
     if repeated.any():
         problems.note("header_lines", f"{file.name}:{batch.lines[repeated.argmax()]}", int(repeated.sum()))
-        head, relation, tail = (column.filter(pc.invert(found)) for column in batch.columns)
+        head, relation, tail = (column.filter(pc.invert(is_header)) for column in batch.columns)
         batch = LabelBatch((head, relation, tail), batch.lines[~repeated])
     return batch

@@ -1,8 +1,8 @@
-"""Which columns of a table hold head, relation and tail, by the names that tools of this field give them.
+"""Detection of the columns of head, relation and tail from common column names.
 
 Names are compared without case, spaces, quotes, underscores and marks: ``# Head``, ``head_id``, ``?s`` and Neo4j's
-``:START_ID(Person)`` are known. A name has a base, which says the role, and perhaps an ending such as ``_id`` or
-``_name``: heads and tails with the same ending belong together.
+``:START_ID(Person)`` are known. A name consists of a base, which gives the role, and an optional ending such as ``_id``
+or ``_name``; head and tail columns are paired by equal endings.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PAIRS = (
 HEADS = {head: {tail for other, tail in PAIRS if other == head} for head, _ in PAIRS}
 TAILS = {tail for _, tail in PAIRS}
 WEAK = {"x", "y", *(f"{letter}{end}" for letter in "en" for end in "12ab")}
-"""Names that toy graphs call entities: with a relation of one letter they are a fact."""
+"""Names that toy graphs use as entity labels: with a one-letter relation, the line is a fact and not a header."""
 
 ENDINGS = ("id", "ids", "name", "label", "node", "entity", "iri", "uri", "curie", "key", "code")
 RELATION_BASES = (
@@ -73,15 +73,15 @@ RELATION_NAMES = {
     "relname",
 }
 COMMON_RELATION = {"subject": "predicate", "subj": "pred", "sub": "pred", "s": "p", "h": "r", "start": "type"}
-"""Base of the head's name → name of the relation that goes with it; ``relation`` with all others."""
+"""Base of the head's name → name of the relation column that is used with it; ``relation`` for all other bases."""
 
 
 class Ambiguous(NamedTuple):
-    """Columns that a header names in more than one way.
+    """Ambiguous header: several columns fit a role.
 
     Attributes:
-        role: head and tail, or relation.
-        names: the columns that it could be.
+        role: "head and tail" or "relation".
+        names: names of the candidate columns.
     """
 
     role: str
@@ -95,7 +95,7 @@ class _Name(NamedTuple):
 
 
 def columns_by_name(names: Sequence[str]) -> Order | Ambiguous | None:
-    """Where head, relation and tail are; None where the names do not say."""
+    """Detect the columns of head, relation and tail; None if the names do not determine the columns."""
     cleaned = [clean_name(name) for name in names]
     heads = [_Name(column, *parts) for column, name in enumerate(cleaned) if (parts := _parts(name, HEADS))]
     tails = [_Name(column, *parts) for column, name in enumerate(cleaned) if (parts := _parts(name, TAILS))]
@@ -113,9 +113,9 @@ def columns_by_name(names: Sequence[str]) -> Order | Ambiguous | None:
     else:
         return Ambiguous("head and tail", tuple(names[part.column] for part in sorted([*heads, *tails])))
     if len(relations) > 1:
-        wanted = COMMON_RELATION.get(head.base, "relation")
+        relation_name = COMMON_RELATION.get(head.base, "relation")
         relations = [
-            column for column in relations if cleaned[column] in (wanted, f"{wanted}{head.ending}")
+            column for column in relations if cleaned[column] in (relation_name, f"{relation_name}{head.ending}")
         ] or relations
     if len(relations) > 1:
         return Ambiguous("relation", tuple(names[column] for column in relations))
@@ -123,13 +123,13 @@ def columns_by_name(names: Sequence[str]) -> Order | Ambiguous | None:
 
 
 def column_order(names: Sequence[str]) -> Order | None:
-    """Where head, relation and tail are among columns named in a usual way; None where they are not."""
-    found = columns_by_name(names)
-    return None if isinstance(found, Ambiguous) else found
+    """Return the columns of head, relation and tail by their names; None if the names are unknown or ambiguous."""
+    order = columns_by_name(names)
+    return None if isinstance(order, Ambiguous) else order
 
 
 def clean_name(name: str) -> str:
-    """A column's name as it is compared.
+    """Normalise a column name for comparison.
 
     >>> [clean_name(name) for name in ("# Head Entity", ":START_ID(Person)", '"?s"', "rdf:predicate")]
     ['headentity', 'startid', 's', 'predicate']
@@ -139,7 +139,7 @@ def clean_name(name: str) -> str:
 
 
 def _is_toy_fact(head: _Name, tail: _Name, relations: Sequence[str]) -> bool:
-    """Whether names of a letter or two are rather labels: ``x r y``, ``s r t``."""
+    """Return True if one- or two-letter names are rather labels: ``x r y``, ``s r t``."""
     if head.ending or tail.ending:
         return False
     letters = len(head.base) == len(tail.base) == 1 and tail.base not in HEADS[head.base]
@@ -148,7 +148,7 @@ def _is_toy_fact(head: _Name, tail: _Name, relations: Sequence[str]) -> bool:
 
 
 def _parts(name: str, bases: set[str] | dict[str, set[str]]) -> tuple[str, str] | None:
-    """Base and ending of a name; None where it is none of the bases."""
+    """Split a name into base and ending; None if its base is unknown."""
     if name in bases:
         return name, ""
     for ending in ENDINGS:

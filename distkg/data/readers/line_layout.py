@@ -1,4 +1,4 @@
-"""How the lines of a delimited text file become triples: delimiter, columns, header; found from its first lines."""
+"""Layout of delimited text files: delimiter, columns and header, detected from the first lines."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _SEPARATOR_LINE = re.compile(r'^"?sep=(.)"?$', re.IGNORECASE)
 
 
 class Layout(NamedTuple):
-    """How lines become triples.
+    """Layout of the lines of a delimited text file.
 
     Attributes:
         delimiter: one character.
-        order: which columns hold head, relation and tail.
-        header: whether a line names the columns.
-        columns: how many each line has.
-        names: of the columns, where there is a header.
-        preface: lines before the first triple, the header among them.
-        comments: how many of those are comments.
-        blank: how many of those are blank.
-        notes: what of this the user should know.
-        left_out: names of the columns that are not read, where nobody said so.
+        order: columns of head, relation and tail, from 0.
+        header: True if a line names the columns.
+        columns: number of columns per line.
+        names: names of the columns, if there is a header.
+        preface: number of lines before the first triple, including the header.
+        comments: number of comments in the preface.
+        blank: number of blank lines in the preface.
+        notes: sentences for the user about the detected layout.
+        left_out: names of columns that are not read, unless the user chose the columns.
     """
 
     delimiter: str
@@ -51,16 +51,16 @@ class Layout(NamedTuple):
 
     @property
     def quoted(self) -> bool:
-        """Quotes have a meaning in CSV; in TSV they are part of the label, as in the published benchmarks."""
+        """True if quotes delimit fields, as in CSV; in TSV they belong to the label, as in published benchmarks."""
         return self.delimiter in QUOTED
 
     def fields(self, text: str) -> list[str] | None:
-        """Columns of a record; None where its quoting is broken."""
+        """Split a record into columns; None if its quoting is broken."""
         return split_fields(text, self.delimiter) if self.quoted else text.split(self.delimiter)
 
 
 class _Record(NamedTuple):
-    """A record of the sample: its text, and how many lines it has."""
+    """Record of the sample: text, number of lines and fields (None if its quoting is broken)."""
 
     text: str
     lines: int
@@ -68,14 +68,13 @@ class _Record(NamedTuple):
 
 
 def detect_layout(block: Block, extension: str, options: ReadOptions | None = None, name: str = "") -> Layout:
-    """Delimiter, columns and header from the first lines of a file.
+    """Detect delimiter, columns and header from the first lines of a file.
 
     Args:
-        name: how messages call the file.
+        name: name of the file in messages.
 
     Raises:
-        IngestError: columns that the file does not have, or other than three columns, and nobody says which they
-            are.
+        IngestError: a requested column is missing, or there are not three columns and none were chosen.
     """
     options = options or ReadOptions()
     sample = _sample(block)
@@ -92,43 +91,41 @@ def detect_layout(block: Block, extension: str, options: ReadOptions | None = No
     count = skipped > 0 and _is_count(records[skipped - 1], columns)
     if count and not options.columns:
         raise IngestError(
-            f"{name}: the first line is a count, as OpenKE writes it; columns are then head, tail, relation. "
-            "Name them: --columns 1,3,2 (the count is passed over; labels stay the numbers that they are)"
+            f"{name}: the first line is a count, as in OpenKE files, whose columns are head, tail, relation. "
+            "Use --columns 1,3,2 (the count is skipped; the ids become labels)"
         )
     names = ["", *first] if len(first) == columns - 1 else first  # R's write.table does not name the row names
     layout = _with_columns(base, names, records[skipped + 1 :], options, name)
     if layout.columns != 3 and not layout.header and not options.columns:
         raise IngestError(_other_columns(name, layout, first))
-    used = records[: skipped + layout.header]
+    preface_records = records[: skipped + layout.header]
     return layout._replace(
-        preface=sum(record.lines for record in used),
+        preface=sum(record.lines for record in preface_records),
         comments=sum(record.text.startswith("#") for record in records[:skipped]),
         blank=sum(not record.text.strip("\r") for record in records[:skipped]),
-        notes=(*(["the first line, a count, is passed over"] if count else []), *layout.notes),
+        notes=(*(["the first line, a count, is skipped"] if count else []), *layout.notes),
     )
 
 
 def shown_delimiter(delimiter: str) -> str:
-    """A delimiter in messages."""
+    """Return a delimiter as messages show it."""
     return {"\t": "tab", " ": "space"}.get(delimiter, delimiter)
 
 
 def choose_columns(wanted: Sequence[str], names: Sequence[str], count: int, name: str) -> Order:
-    """Places of columns given by name or by number (from 1).
+    """Return the positions (from 0) of columns that are given by name or by number (from 1).
 
     Args:
-        names: of the columns; of a file without a header, its first line.
-        count: how many there are.
-        name: how messages call the file.
+        names: names of the columns; for a file without a header, the fields of its first line.
+        count: number of columns.
+        name: name of the file in messages.
 
     Raises:
-        IngestError: a column that is not there; lists those that are.
+        IngestError: no such column (the message lists all columns), or a column given twice.
     """
     head, relation, tail = (_place(column, names, count, name) for column in wanted)
     if len({head, relation, tail}) < 3:
-        raise IngestError(
-            f"{name}: --columns {','.join(wanted)} names a column twice; head, relation and tail are three"
-        )
+        raise IngestError(f"{name}: --columns {','.join(wanted)} names a column twice; give three different columns")
     return head, relation, tail
 
 
@@ -143,35 +140,35 @@ def _place(wanted: str, names: Sequence[str], count: int, name: str) -> int:
         if len(matches) == 1:
             return matches[0]
     shown = ", ".join(field or f"(column {place}, without a name)" for place, field in enumerate(stripped, 1))
-    raise IngestError(f"{name} has no column {wanted!r}. Its columns: {shown}. Give names of these, or numbers from 1")
+    raise IngestError(f"{name} has no column {wanted!r}. Its columns: {shown}. Give their names, or numbers from 1")
 
 
 def _with_columns(base: Layout, names: list[str], others: list[_Record], options: ReadOptions, name: str) -> Layout:
-    """The layout with its columns, given the fields of its first record."""
+    """Complete the layout with its columns, given the fields of its first record."""
     if options.columns:
         return _with_given_columns(base, names, options, name)
-    found = columns_by_name(names) if options.header is not False and len(names) == base.columns else None
-    if isinstance(found, Ambiguous):
+    detected = columns_by_name(names) if options.header is not False and len(names) == base.columns else None
+    if isinstance(detected, Ambiguous):
         if base.columns == 3:
-            found = None
+            detected = None
         else:
             raise IngestError(
-                f"{name}: its header has several columns for {found.role} ({', '.join(found.names)}). Say "
+                f"{name}: its header has several columns for {detected.role} ({', '.join(detected.names)}). Say "
                 f"which to read: --columns HEAD,RELATION,TAIL, of {', '.join(names)}; other columns are left out"
             )
-    if found is not None and options.header is None and _recurs(names, found, others):
-        found = None  # labels that happen to be called so
-    if found is None:
+    if detected is not None and options.header is None and _recurs(names, detected, others):
+        detected = None  # labels that happen to equal column names
+    if detected is None:
         if options.header and base.columns == 3:
             return base._replace(header=True)
         if options.header and base.columns != 3:
             raise IngestError(_other_columns(name, base, names))
         return base
     left_out = tuple(
-        names[place].strip() or f"column {place + 1}" for place in range(base.columns) if place not in found
+        names[place].strip() or f"column {place + 1}" for place in range(base.columns) if place not in detected
     )
-    notes = [] if found == AS_WRITTEN else [_ordered(names, found)]
-    return base._replace(order=found, header=True, names=tuple(names), notes=tuple(notes), left_out=left_out)
+    notes = [] if detected == AS_WRITTEN else [_ordered(names, detected)]
+    return base._replace(order=detected, header=True, names=tuple(names), notes=tuple(notes), left_out=left_out)
 
 
 def _with_given_columns(base: Layout, names: list[str], options: ReadOptions, name: str) -> Layout:
@@ -199,20 +196,20 @@ def _ordered(names: Sequence[str], order: Order) -> str:
 def _other_columns(name: str, layout: Layout, first: Sequence[str]) -> str:
     count = layout.columns
     shown = ", ".join(repr(field[:40]) for field in first[:12]) + (" …" if len(first) > 12 else "")
-    said = f"{name}: its lines have {count} column{'s' * (count != 1)} (delimiter {shown_delimiter(layout.delimiter)})"
+    error = f"{name}: its lines have {count} column{'s' * (count != 1)} (delimiter {shown_delimiter(layout.delimiter)})"
     if count < 3:
         return (
-            f"{said} where head, relation and tail are expected; the first has {shown}. If another character stands "
+            f"{error} where head, relation and tail are expected; the first has {shown}. If another character stands "
             "between columns, name it with --delimiter"
         )
     return (
-        f"{said} where 3 are expected; the first has {shown}. Say which columns are head, relation and tail: "
+        f"{error} where 3 are expected; the first has {shown}. Say which columns are head, relation and tail: "
         "--columns 1,2,3 (numbers from 1, or names of a header); other columns are left out"
     )
 
 
 def _sample(block: Block) -> str:
-    """The first lines of a block, ended by ``\\n``."""
+    """Return the first lines of a block, with ``\\n`` as line end."""
     text = block.text[:SAMPLE_BYTES]
     lines = text.split(block.line_end)[: SAMPLE_LINES + 1]
     if len(lines) > 1 and (len(lines) > SAMPLE_LINES or len(text) < len(block.text) or not lines[-1]):
@@ -228,28 +225,28 @@ def _records(sample: str, delimiter: str) -> list[_Record]:
 
 
 def _usual_columns(records: list[_Record]) -> int:
-    """The most usual number of columns, blank lines aside: of three or more, where lines have such; 0 without lines."""
-    counts = _counted(records)
+    """Return the most frequent number of columns of non-blank lines, preferring three or more; 0 without lines."""
+    counts = _column_counts(records)
     many = {count: times for count, times in counts.items() if count >= 3}
     if not many and (len(counts) > 1 or counts.total() == 1):
-        return 3  # single lines are at fault, not the file
+        return 3  # a few lines are wrong, not the file
     return max(many or counts, key=lambda count: ((many or counts)[count], count == 3), default=0)
 
 
-def _counted(records: list[_Record]) -> Counter[int]:
+def _column_counts(records: list[_Record]) -> Counter[int]:
     return Counter(len(record.fields or ()) for record in records if record.text.strip("\r"))
 
 
 def _detect_delimiter(sample: str, expected: str) -> str:
-    """The delimiter that gives most lines the same number of columns, three or more.
+    """Detect the delimiter that gives most lines the same number of columns, three or more.
 
-    Among those that do so about equally: the one with which the first line is a known header; a tab, which hardly ever
-    stands in labels; the one that gives three columns; that of the ending. Spaces only where nothing else does.
+    Ties (within ``TOLERANCE``) are broken in this order: the first line becomes a known header; a tab, which is rare in
+    labels; three columns; the delimiter of the file's extension. Spaces are used only if no other delimiter fits.
     """
     scores: dict[str, tuple[float, int, bool]] = {}
     for delimiter in DELIMITERS:
         records = _records(sample, delimiter)
-        counts = _counted(records)
+        counts = _column_counts(records)
         columns = _usual_columns(records)
         if columns >= 3 and counts[columns]:
             first = next((record.fields or [] for record in records if record.text.strip("\r")), [])
@@ -269,7 +266,7 @@ def _detect_delimiter(sample: str, expected: str) -> str:
 
 
 def _preface(records: list[_Record], columns: int, separator: bool) -> int:
-    """How many records stand before the header or the first triple: blank lines, comments, ``sep=``, OpenKE's count."""
+    """Count the records before the header or first triple: blank lines, comments, ``sep=``, OpenKE's count."""
     for place, record in enumerate(records):
         fields = record.fields or []
         comment = record.text.startswith("#") and len(fields) != columns
@@ -285,7 +282,7 @@ def _is_count(record: _Record, columns: int) -> bool:
 
 
 def _recurs(names: list[str], order: Order, others: list[_Record]) -> bool:
-    """Whether a name of a header stands in its column again, in a line that is not the header itself."""
+    """Return True if a header name recurs in its column, in a line other than a repetition of the header."""
     return any(
         record.fields != names and any(record.fields[place] == names[place] for place in order)
         for record in others

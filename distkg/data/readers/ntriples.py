@@ -1,9 +1,8 @@
-"""N-Triples and N-Quads through pyoxigraph, block by block.
+"""Reader of N-Triples and N-Quads, block by block, with pyoxigraph.
 
 IRIs become labels without their angle brackets; literals and blank nodes keep their N-Triples form
-(``"Ada"@en``, ``_:b0``), so that no two terms share a label. Tags of languages are lower-cased, as they are compared
-without case (RDF 1.1). Equal blank node names in two files of one graph are the same entity. The graph of a quad is
-left out.
+(``"Ada"@en``, ``_:b0``), so that no two terms share a label. Language tags are lower-cased, since RDF 1.1 compares them
+without case. Equal blank node names in two files of one graph are the same entity. The graph of a quad is ignored.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _PLACE = re.compile(
 
 
 def read_ntriples(file: SourceFile, problems: Problems) -> Iterator[LabelBatch]:
-    """Stream triples from N-Triples or N-Quads; lines with syntax errors are rejected, comments passed over."""
+    """Stream triples from N-Triples or N-Quads; lines with syntax errors are rejected, comments skipped."""
     literals = LiteralCount(file, problems)
     for block in read_blocks(file, BLOCK_BYTES):
         yield literals.passing(_parse(block, file) or _parse_by_line(block, file, problems))
@@ -39,14 +38,14 @@ def read_ntriples(file: SourceFile, problems: Problems) -> Iterator[LabelBatch]:
 
 
 class LiteralCount:
-    """Counts facts whose object is a literal, and leaves them out where the options say so."""
+    """Filter of facts whose object is a literal: counts these facts and drops them if the options say so."""
 
     def __init__(self, file: SourceFile, problems: Problems) -> None:
         self._file, self._problems = file, problems
         self._kept = 0
 
     def passing(self, batch: LabelBatch) -> LabelBatch:
-        """The batch, without literals where they are dropped."""
+        """Return the batch, without facts with literals if the options drop them."""
         literal = pc.starts_with(batch.columns[2], '"')
         count = pc.sum(literal).as_py() or 0
         if not count:
@@ -61,20 +60,21 @@ class LiteralCount:
         return LabelBatch((head, relation, tail), batch.lines[~mask])
 
     def close(self) -> None:
-        """Say how many were kept."""
+        """Note the number of facts with literals that were kept."""
         if self._kept:
             self._problems.tell(
-                f"{self._file.name}: {self._kept:,} facts have a literal as their tail; --literals drop leaves such out"
+                f"{self._file.name}: {self._kept:,} facts have a literal as their tail; use --literals drop to leave "
+                "these out"
             )
 
 
 def term_label(term: object) -> str:
-    """The label of an RDF term."""
+    """Return the label of an RDF term."""
     return term.value if isinstance(term, pyoxigraph.NamedNode) else str(term)
 
 
 def parser_reason(error: SyntaxError) -> str:
-    """What a parser says is wrong, with its columns and without its own count of lines."""
+    """Return the message of a parser error with its columns, without the parser's own line numbers."""
     message = str(error.args[0])
     place = _PLACE.match(message)
     if place is None:
@@ -90,7 +90,7 @@ def _rows(text: bytes, format: str) -> list[Row]:
 
 
 def _parse(block: Block, file: SourceFile) -> LabelBatch | None:
-    """The block as labels, or None where it is not one triple on each line."""
+    """Parse a block at once; None unless every line is one triple."""
     try:
         rows = _rows(block.text, file.format)
     except SyntaxError:
@@ -105,12 +105,12 @@ def _parse_by_line(block: Block, file: SourceFile, problems: Problems) -> LabelB
     lines: list[int] = []
     for line, text in block.lines():
         try:
-            found = _rows(text, file.format)
+            line_rows = _rows(text, file.format)
         except SyntaxError as error:
             problems.reject(file.name, line, f"not {SHOWN[file.format]}: {_reason(text, file.format, error)}", text)
             continue
-        rows.extend(found)
-        lines.extend([line] * len(found))
+        rows.extend(line_rows)
+        lines.extend([line] * len(line_rows))
     return _batch(rows, np.array(lines, dtype=np.int64))
 
 
@@ -118,7 +118,7 @@ def _reason(text: bytes, format: str, error: SyntaxError) -> str:
     if format == "nt":
         try:
             if _rows(text, "nq"):
-                return "a quad, with the name of a graph; N-Quads are read with --format nq"
+                return "a quad, which names a graph; read N-Quads with --format nq"
         except SyntaxError:
             pass
     return parser_reason(error)

@@ -1,4 +1,4 @@
-"""What is wrong or remarkable in the files read: raised, or counted and set aside."""
+"""Rejected lines, counted warnings and notes of the files that are read."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ SHOWN_TEXT = 200
 
 
 class Problems:
-    """Collects rejected lines and counted warnings.
+    """Collector of rejected lines, counted warnings and notes.
 
     Args:
         on_error: ``fail`` raises at the first bad line; ``skip`` writes each to the rejects file.
         open_rejects: opens the rejects file; called once, at the first reject.
 
     Attributes:
-        counts: warning → how often.
-        examples: warning → where it was first met, ``file:line``.
-        notes: sentences about how files were read.
-        possible_headers: file, line and labels of first triples none of whose labels occurs again in its column.
+        counts: warning → number of occurrences.
+        examples: warning → first occurrence, ``file:line``.
+        notes: sentences for the user about how files were read.
+        possible_headers: file, line and labels of each first triple whose labels do not recur in their columns.
     """
 
     def __init__(self, on_error: OnError, open_rejects: Callable[[], BinaryIO]) -> None:
@@ -37,23 +37,23 @@ class Problems:
         self._rejects: BinaryIO | None = None
 
     def note(self, warning: str, where: str, count: int = 1) -> None:
-        """Count a warning; the first place is kept as its example."""
+        """Count a warning; its first occurrence is kept as the example."""
         if count:
             self.counts[warning] += count
             self.examples.setdefault(warning, where)
 
     def tell(self, sentence: str) -> None:
-        """Say how a file was read, where that is not the plainest way."""
+        """Add a note for the user about how a file was read."""
         self.notes.append(sentence)
 
     def reject(self, file: str, line: int, reason: str, text: str | bytes, hint: str = "") -> None:
-        """Refuse one line of input.
+        """Reject one line of input: raise, or write it to the rejects file.
 
         Args:
-            hint: what else to do, a sentence that ends with a space.
+            hint: further advice for the message, a sentence that ends with a space.
 
         Raises:
-            IngestError: where ``on_error`` is ``fail``.
+            IngestError: if ``on_error`` is ``fail``.
         """
         shown = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text
         if self.on_error == "fail":
@@ -76,7 +76,7 @@ class Problems:
 
 
 def warning_text(warning: str, count: int, example: str | None) -> str:
-    """A counted warning as a line for the user: its name, how often, and an example or the first place."""
+    """Format a counted warning for the user: name, count, and an example or its first occurrence."""
     if example is None:
         return f"{warning}: {count:,}"
     if warning.endswith(("_inverses", "_duplicates_by_relation")):
@@ -87,6 +87,6 @@ def warning_text(warning: str, count: int, example: str | None) -> str:
 
 
 def _escape(field: str) -> str:
-    """Keep the rejects file at one line and four columns per reject, whatever the text holds."""
+    """Escape tabs, line ends and unprintable characters, so that each reject is one line of four columns."""
     escaped = field.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
     return printable_lines(escaped)

@@ -1,8 +1,8 @@
-"""RDF documents through pyoxigraph: Turtle, TriG, RDF/XML, N3, JSON-LD; streamed (JSON-LD excepted).
+"""Reader of RDF documents with pyoxigraph: Turtle, TriG, RDF/XML, N3, JSON-LD; streamed, except JSON-LD.
 
-Labels are those of ``distkg.data.readers.ntriples``. The graph of a quad is left out. Blank nodes keep the names that
-the document gives them; those that have none, such as ``[ … ]``, are numbered by file, ``_:train.ttl-1``, so that equal
-files make equal stores. Triples are counted instead of lines, as several may stand in a line and one in several.
+Labels are formed as in ``distkg.data.readers.ntriples``. The graph of a quad is ignored. Blank nodes keep their names
+in the document; nameless ones, such as ``[ … ]``, are numbered by file, ``_:train.ttl-1``, so that equal files make
+equal stores. Positions are triple numbers instead of lines, since a line may hold several triples or a part of one.
 """
 
 from __future__ import annotations
@@ -30,30 +30,29 @@ FORMATS = {
 }
 SHOWN = {"ttl": "Turtle", "trig": "TriG", "rdf": "RDF/XML", "n3": "N3", "jsonld": "JSON-LD"}
 BY_STATEMENT = ("ttl", "trig")
-"""Forms in which a parser finds the next statement after an error; in others what follows would be misread."""
+"""Formats in which the parser finds the next statement after an error; in others it would misread the rest."""
 
 BATCH_ROWS = 1 << 16
 KEPT_TEXT = 1 << 20
 LONGEST_DOCTYPE, LONGEST_ENTITY = 1 << 20, 1 << 10
 _ENTITY = re.compile(rb"<!ENTITY\s+(%?)\s*([^\s\"'>]+)\s*(?:\"([^\"]*)\"|'([^']*)'|[^>]*)", re.DOTALL)
 _DECLARATION = re.compile(rb"""^\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""")
-# Names that the parser makes up: 128 random bits without leading zeros (of 200,000 one had 27 digits, none fewer).
+# Names that the parser generates: 128 random bits without leading zeros (of 200,000 one had 27 digits, none fewer).
 _NAMELESS = re.compile(r"_:[a-f][0-9a-f]{19,31}")
 
 
 def read_rdf_document(file: SourceFile, problems: Problems) -> Iterator[LabelBatch]:
     """Stream triples from an RDF document.
 
-    In Turtle and TriG, a statement with an error is rejected from the error on; in other forms an error ends the
-    reading even where bad lines are skipped.
+    In Turtle and TriG, a statement with an error is rejected from the error on. In other formats an error raises, even
+    with ``on_error="skip"``.
 
     Raises:
-        IngestError: an error in such a form, or one after which nothing can be read; entities in XML that make more
-            entities.
+        IngestError: a syntax error after which the parser cannot continue, or XML entities that expand to others.
     """
     stream = _Stream(file)
     parser = pyoxigraph.parse(stream, format=FORMATS[file.format])  # type: ignore[arg-type]
-    literals, terms = LiteralCount(file, problems), _Terms(file)
+    literals, terms = LiteralCount(file, problems), _TermLabels(file)
     rows: list[Row] = []
     done = 0
     while True:
@@ -80,7 +79,7 @@ def read_rdf_document(file: SourceFile, problems: Problems) -> Iterator[LabelBat
     terms.close(problems)
 
 
-class _Terms:
+class _TermLabels:
     """Labels of the terms of one document."""
 
     def __init__(self, file: SourceFile) -> None:
@@ -90,7 +89,7 @@ class _Terms:
         self._within = 0
 
     def row(self, quad: pyoxigraph.Quad) -> Row | None:
-        """Labels of a fact; None for what N3 says in and of formulas, which is no fact."""
+        """Return the labels of a fact; None for N3 statements in or about formulas, which are not facts."""
         if self._file.format == "n3":
             graph = quad.graph_name
             if not isinstance(graph, pyoxigraph.DefaultGraph):
@@ -101,7 +100,7 @@ class _Terms:
         return self._label(quad.subject), self._label(quad.predicate), self._label(quad.object)
 
     def close(self, problems: Problems) -> None:
-        """Count what was no fact."""
+        """Count the statements in or about formulas."""
         problems.note("formulas_left_out", self._file.name, self._within)
 
     def _label(self, term: object) -> str:
@@ -113,7 +112,7 @@ class _Terms:
 
 
 class _Stream:
-    """The file that the parser reads; keeps the latest text, for messages."""
+    """File-like object for the parser; keeps the latest text for messages."""
 
     def __init__(self, file: SourceFile) -> None:
         self._file = _as_declared(file) if file.format == "rdf" else file
@@ -125,12 +124,14 @@ class _Stream:
             self._rest = self._head()
 
     def read(self, size: int = -1) -> bytes:
-        """At most ``size`` bytes; empty at the end, and after an error, which stays in ``error``."""
+        """Read at most ``size`` bytes; empty at the end, and after an error, which is kept in ``error``."""
         if not self._rest:
             try:
                 self._rest = next(self._pieces, b"")
                 if self._file.format == "rdf" and b"<!ENTITY" in self._kept[-8:] + self._rest:
-                    raise IngestError(f"{self._file.name}: entities are declared too late in the file")
+                    raise IngestError(
+                        f"{self._file.name}: XML entities must be declared in the first {LONGEST_DOCTYPE:,} bytes"
+                    )
             except IngestError as error:
                 self.error = error
                 return b""
@@ -139,7 +140,7 @@ class _Stream:
         return piece
 
     def line(self, number: int) -> bytes:
-        """The text of a line, where it is among the latest."""
+        """Return the text of a line if it is still kept, else empty."""
         lines = self._kept.split(b"\n")
         place = number - self._first_line
         return lines[place] if 0 <= place < len(lines) else b""
@@ -152,7 +153,7 @@ class _Stream:
             self._first_line += dropped.count(b"\n") + 1
 
     def _head(self) -> bytes:
-        """The beginning of an XML document, whose entities cannot make more than they are."""
+        """Read the beginning of an XML document and check that its entities do not expand to others."""
         head = b""
         for piece in self._pieces:
             head += piece
@@ -169,7 +170,7 @@ class _Stream:
 
 
 def _as_declared(file: SourceFile) -> SourceFile:
-    """The file in the encoding that its XML declaration names."""
+    """Return the file with the encoding of its XML declaration."""
     declared = _DECLARATION.match(next(read_pieces(file), b""))
     if declared is None or file.options.encoding:
         return file
@@ -177,7 +178,9 @@ def _as_declared(file: SourceFile) -> SourceFile:
     try:
         "".encode(name)
     except LookupError:
-        raise IngestError(f"{file.name}: encoding {name!r} is unknown; name the file's with --encoding") from None
+        raise IngestError(
+            f"{file.name}: the XML declaration names the unknown encoding {name!r}; give another with --encoding"
+        ) from None
     return replace(file, options=replace(file.options, encoding=name))
 
 
@@ -185,7 +188,7 @@ def _rejected(error: SyntaxError, stream: _Stream, file: SourceFile, problems: P
     """Reject a statement.
 
     Raises:
-        IngestError: where on_error is fail, or nothing can be read from here on.
+        IngestError: if ``on_error`` is ``fail``, or the parser cannot continue after the error.
     """
     if stream.error is not None:
         raise stream.error
@@ -197,8 +200,8 @@ def _rejected(error: SyntaxError, stream: _Stream, file: SourceFile, problems: P
     if not recovers:
         where = f"{file.name}:{first}" if first else file.name
         raise IngestError(
-            f"{where}: {reason}. What follows cannot be told from it, so nothing is read; correct it, or convert the "
-            "file to N-Triples, of which bad lines can be skipped"
+            f"{where}: {reason}. The parser cannot continue after this error, so nothing is read. Correct it, or "
+            "convert the file to N-Triples, in which bad lines can be skipped"
         )
     assert first is not None
     for line in range(first, (last or first) + 1):

@@ -9,7 +9,7 @@ from distkg.compilation import njit
 
 QUOTE = ord('"')
 LONGEST_RECORD = 1 << 20
-"""Bytes after which a quote that has not closed is taken for one that never does."""
+"""Bytes after which an open quote is treated as never closed."""
 
 SOUND, BROKEN, UNCLOSED = 0, 1, 2
 
@@ -17,11 +17,11 @@ SOUND, BROKEN, UNCLOSED = 0, 1, 2
 def find_records(
     text: bytes, delimiter: str, line_end: bytes = b"\n"
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int8]]:
-    """Where the records of a text begin, at which of its lines (from 0), and whether their quoting is sound.
+    """Locate the records of a text: byte offsets, lines (from 0), and state of their quoting.
 
     Returns:
-        starts int64 [n + 1], the last being the length of the text; lines int64 [n + 1], the last being the number of
-        lines; state int8 [n]: sound, broken (something follows a closing quote), or, of the last only, unclosed.
+        starts int64 [n + 1], ending with the length of the text; lines int64 [n + 1], ending with the number of lines;
+        state int8 [n]: SOUND, BROKEN (text after a closing quote), or, for the last record only, UNCLOSED.
     """
     most = text.count(line_end) + 2
     starts, lines, state = np.empty(most, np.int64), np.empty(most, np.int64), np.zeros(most, np.int8)
@@ -30,7 +30,7 @@ def find_records(
 
 
 def split_records(text: str, delimiter: str) -> list[tuple[str, int]]:
-    """Text and number of lines of each record, without line ends; a record that does not close ends at its line."""
+    """Split a text into (record without its line end, number of lines); an unclosed record ends at its first line."""
     data, records = text.encode(), []
     while data:
         starts, lines, state = find_records(data, delimiter)
@@ -46,7 +46,7 @@ def split_records(text: str, delimiter: str) -> list[tuple[str, int]]:
 
 
 def split_fields(text: str, delimiter: str) -> list[str] | None:
-    """Columns of a record; None where its quoting is broken."""
+    """Split a record into columns; None if its quoting is broken."""
     fields: list[str] = []
     place = 0
     while True:

@@ -1,4 +1,4 @@
-"""Finding the files of a graph: one file, or a folder with train, valid and test; and how each is to be read."""
+"""Discovery of the files of a graph: one file, or a folder with train, valid and test; and options of reading."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXTENSIONS: dict[str, Format] = {
     "jsonld": "jsonld",
 }
 COMPRESSIONS = {"gz": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd", "lz4": "lz4"}
-"""Ending of a compressed text file → its compression."""
+"""Extension of a compressed text file → its compression."""
 
 _COMPRESSED = re.compile(rf"\.({'|'.join(COMPRESSIONS)})$", re.IGNORECASE)
 _ENDING = re.compile(rf"\.({'|'.join(EXTENSIONS)})(\.({'|'.join(COMPRESSIONS)}))?$", re.IGNORECASE)
@@ -41,14 +41,14 @@ _DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe":
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How files are read, where that is not to be found out.
+    """Options of reading files; a default means that the value is detected.
 
     Attributes:
-        columns: names or numbers (from 1) of the columns of head, relation and tail; empty: by the header, or in order.
-        header: whether the first line names the columns; None: detect.
+        columns: names or numbers (from 1) of the columns of head, relation and tail; empty: by the header, else 1,2,3.
+        header: True if the first line names the columns; None: detect.
         delimiter: one character; empty: detect.
-        encoding: of text files; empty: UTF-8, or UTF-16 or UTF-32 where a byte order mark says so.
-        literals: whether RDF facts whose object is a literal are read.
+        encoding: encoding of text files; empty: UTF-8, or UTF-16 or UTF-32 by the byte order mark.
+        literals: ``keep`` or ``drop`` RDF facts whose object is a literal.
     """
 
     columns: tuple[str, ...] = ()
@@ -65,10 +65,10 @@ def read_options(
     encoding: str | None = None,
     literals: Literals = "keep",
 ) -> ReadOptions:
-    """Options as users write them: ``columns="head,relation,tail"``, ``delimiter="tab"``.
+    """Parse options in the form of the command line: ``columns="head,relation,tail"``, ``delimiter="tab"``.
 
     Raises:
-        IngestError: other than three columns, a delimiter of several characters, an unknown encoding.
+        IngestError: not three columns, a delimiter of several characters, or an unknown encoding.
     """
     if literals not in get_args(Literals):
         raise IngestError(f"literals={literals!r} is unknown. Known: {', '.join(get_args(Literals))}")
@@ -81,7 +81,7 @@ def _columns(text: str | None) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     if len(names) != 3 or not all(names) or len(set(names)) != 3:
         raise IngestError(
-            f"--columns {text!r} must name three different columns, those of head, relation and tail, such as "
+            f"--columns {text!r} must name three different columns, for head, relation and tail, such as "
             "subject,predicate,object or 2,3,4 (numbers count from 1)"
         )
     return names
@@ -93,7 +93,7 @@ def _delimiter(text: str | None) -> str:
     character = _DELIMITERS.get(text.lower(), text)
     if len(character) != 1 or not character.isascii() or character in '\r\n"\0' or character.isalnum():
         raise IngestError(
-            f"--delimiter {text!r} must be one ASCII character that is no letter, digit or quote, or one of tab, "
+            f"--delimiter {text!r} must be one ASCII character that is not a letter, digit or quote, or one of tab, "
             "comma, semicolon, pipe, space"
         )
     return character
@@ -104,25 +104,25 @@ def _encoding(name: str | None) -> str:
         return ""
     try:
         codecs.getincrementaldecoder(name)
-        if "a\t\n".encode(name).decode(name) == "a\t\n":  # codecs that are no text encodings refuse this
+        if "a\t\n".encode(name).decode(name) == "a\t\n":  # codecs that are not text encodings fail here
             return name
     except (LookupError, UnicodeError, ValueError):
         pass
     raise IngestError(
-        f"--encoding {name!r} is no text encoding that Python knows. Known, among others: utf-8, utf-16, latin-1, "
+        f"--encoding {name!r} is not a text encoding that Python knows. Known, among others: utf-8, utf-16, latin-1, "
         "cp1252, gb18030, shift_jis"
     )
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of triples.
+    """File of triples.
 
     Attributes:
-        location: where it is.
-        format: ``tsv`` (any delimiter), ``parquet``, or a form of RDF.
-        name: how messages call it.
-        options: how it is read.
+        location: filesystem and path.
+        format: ``tsv`` (any delimiter), ``parquet``, or an RDF format.
+        name: name in messages.
+        options: options of reading.
     """
 
     location: Location
@@ -132,18 +132,18 @@ class SourceFile:
 
     @property
     def unit(self) -> str:
-        """What the places in this file count, where that is not lines."""
+        """Prefix of positions in this file, ``triple `` if they count triples instead of lines."""
         return "triple " if self.format in ("ttl", "trig", "rdf", "n3", "jsonld") else ""
 
     @property
     def extension(self) -> str:
-        """tsv, csv, … without that of a compression; empty where the name does not tell."""
+        """Known extension in lower case, such as tsv, without the one of a compression; empty if there is none."""
         match = _ENDING.search(self.location.name)
         return match.group(1).lower() if match else ""
 
     @property
     def compression(self) -> str | None:
-        """gzip, bz2, xz, zstd or lz4, by the ending."""
+        """Compression by the extension: gzip, bz2, xz, zstd, lz4 or None."""
         match = _COMPRESSED.search(self.location.name)
         return COMPRESSIONS[match.group(1).lower()] if match else None
 
@@ -151,10 +151,10 @@ class SourceFile:
 def find_sources(
     source: str, format: Format, valid: str | None, test: str | None, options: ReadOptions | None = None
 ) -> dict[str, SourceFile]:
-    """The files of a graph by split; ``train`` alone where one file is to be split.
+    """Find the files of a graph by split; only ``train`` if a single file is to be split.
 
     Raises:
-        IngestError: nothing there, no train file in the folder, two files for one split, unknown ending.
+        IngestError: no such file, no train file in the folder, two files for one split, or an unknown extension.
     """
     options = options or ReadOptions()
     if format not in get_args(Format):
@@ -195,15 +195,15 @@ def _format_of(name: str, format: Format, shown: str) -> Format:
         known = ", ".join(f".{extension}" for extension in EXTENSIONS)
         compressed = ", ".join(f".{ending}" for ending in COMPRESSIONS)
         raise IngestError(
-            f"{shown}: the ending does not tell the format ({known}; text also with {compressed}); use --format"
+            f"{shown}: the extension does not give the format ({known}; text also with {compressed}); use --format"
         )
     return EXTENSIONS[match.group(1).lower()]
 
 
 def why_not_read(name: str) -> str:
-    """Why a file with such a name is not read, and what to do; empty where the name is no reason."""
+    """Return why a file of this name cannot be read, and what to do; empty if the name is accepted."""
     if _ARCHIVE.search(name):
-        return "archives are not read; unpack it, and give the file or the folder that was in it"
+        return "archives are not read; unpack it, and give the file or folder that it holds"
     match = _ENDING.search(name)
     if match and match.group(2) and match.group(1).lower() == "parquet":
         return f"Parquet is compressed inside; unpack the {match.group(2)}"
@@ -215,7 +215,7 @@ def why_not_read(name: str) -> str:
 def files_in_folder(
     folder: Location, names: Sequence[str], format: Format, options: ReadOptions | None = None
 ) -> dict[str, SourceFile]:
-    """Name → its file, of those names that have one, in any known format.
+    """Find files of a folder by name without extension: name → file, for the names that exist.
 
     Raises:
         IngestError: two files for one name.
@@ -226,41 +226,41 @@ def files_in_folder(
         name = file[: match.start()].lower() if match else ""
         if not match or name not in names or why_not_read(file):
             continue
-        found = EXTENSIONS[match.group(1).lower()]
-        if format not in ("auto", found):
+        format_of_file = EXTENSIONS[match.group(1).lower()]
+        if format not in ("auto", format_of_file):
             continue
         if name in files:
             shown = without_secrets(folder.path)
             raise IngestError(f"{shown} holds {files[name].name} and {file}; keep one file for {name}")
-        files[name] = SourceFile(folder.child(file), found, file, options or ReadOptions())
+        files[name] = SourceFile(folder.child(file), format_of_file, file, options or ReadOptions())
     return files
 
 
 def files_left_aside(folder: Location, read: Collection[str]) -> list[str]:
-    """Sentences about files of a folder that look like splits and are not read."""
-    found = []
+    """Return sentences about files of a folder that look like splits but are not read."""
+    sentences = []
     for file in sorted(folder.names() - set(read)):
         stem = re.split(r"[._-]", file.lower())[0]
         if stem in OTHER_SPLIT_NAMES and _ENDING.search(file):
             split = OTHER_SPLIT_NAMES[stem]
-            found.append(f"{file} is not read; name it {split}{file[file.index('.') :]} if it is the {split} split")
+            sentences.append(f"{file} is not read; name it {split}{file[file.index('.') :]} if it is the {split} split")
         elif stem in SPLITS and re.fullmatch(rf"{stem}\.\w+(\.\w+)?", file.lower()):
-            reason = why_not_read(file) or "its ending is no known one, or not that of --format"
-            found.append(f"{file} is there, but is not read: {reason}")
-    return found
+            reason = why_not_read(file) or "its extension is unknown, or not that of --format"
+            sentences.append(f"{file} is there, but is not read: {reason}")
+    return sentences
 
 
 def _in_folder(folder: Location, format: Format, shown: str, options: ReadOptions) -> dict[str, SourceFile]:
     files = files_in_folder(folder, SPLITS, format, options)
     if "train" not in files:
-        wanted = ", ".join(f"train.{extension}" for extension in EXTENSIONS)
-        aside = "".join(f". {sentence}" for sentence in files_left_aside(folder, []))
-        raise IngestError(f"folder {shown} holds no train file ({wanted}, text also compressed){aside}{_hint(folder)}")
+        forms = ", ".join(f"train.{extension}" for extension in EXTENSIONS)
+        unread = "".join(f". {sentence}" for sentence in files_left_aside(folder, []))
+        raise IngestError(f"folder {shown} holds no train file ({forms}, text also compressed){unread}{_hint(folder)}")
     return {split: files[split] for split in SPLITS if split in files}
 
 
 def _hint(folder: Location) -> str:
-    """What is there instead of a train file."""
+    """Describe the contents of a folder without a train file, for the error."""
     names = sorted(name for name in folder.names() if not name.startswith("."))
     if any(re.fullmatch(r"train2id\.txt", name, re.IGNORECASE) for name in names):
         return (

@@ -1,4 +1,4 @@
-"""Triples in Parquet: the columns that are asked for, else those named head/relation/tail (or
+"""Reader of triples in Parquet: the columns requested, else those named head/relation/tail (or
 subject/predicate/object …), else the first three."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def read_parquet(file: SourceFile, problems: Problems) -> Iterator[LabelBatch]:
     Rows with a null, empty or non-UTF-8 label are rejected.
 
     Raises:
-        IngestError: not Parquet, damaged, fewer than three columns, columns that are not labels.
+        IngestError: not Parquet, damaged, fewer than three columns, or columns that cannot be labels.
     """
     row = 1
     try:
@@ -51,20 +51,20 @@ def _columns(schema: pa.Schema, file: SourceFile, problems: Problems) -> list[st
     if file.options.columns:
         order = choose_columns(file.options.columns, names, len(names), file.name)
         return [names[column] for column in order]
-    found = columns_by_name(names)
-    if isinstance(found, Ambiguous):
+    detected = columns_by_name(names)
+    if isinstance(detected, Ambiguous):
         raise IngestError(
-            f"{file.name} has several columns for {found.role} ({', '.join(found.names)}). Say which to read: "
+            f"{file.name} has several columns for {detected.role} ({', '.join(detected.names)}). Say which to read: "
             f"--columns HEAD,RELATION,TAIL, of {', '.join(names)}; other columns are left out"
         )
-    chosen = [names[column] for column in found or (0, 1, 2)]
+    chosen = [names[column] for column in detected or (0, 1, 2)]
     left_out = [name for name in names if name not in chosen and name != PANDAS_INDEX]
     problems.note("columns_left_out", f"{file.name}: {', '.join(left_out)}", len(left_out))
     return chosen
 
 
 def _as_labels(column: pa.Array, file: str, name: str) -> pa.Array:
-    """As binary, for strings in Parquet may hold any bytes; integers become their decimal form."""
+    """Cast a column to binary, since strings in Parquet may hold any bytes; integers become decimal strings."""
     try:
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
@@ -84,7 +84,7 @@ def _checked(columns: list[pa.Array], first_row: int, file: str, problems: Probl
         if not any(column.null_count or has_empty(column) for column in (head, relation, tail)):
             return LabelBatch((head, relation, tail), lines)
     except pa.ArrowInvalid:
-        pass  # some label is not UTF-8; the rows below say which
+        pass  # some label is not UTF-8; checked row by row below
     good = np.array([_good(row, columns, first_row, file, problems) for row in range(len(lines))], dtype=bool)
     head, relation, tail = (pc.filter(column, pa.array(good)).cast(pa.utf8()) for column in columns)
     return LabelBatch((head, relation, tail), lines[good])

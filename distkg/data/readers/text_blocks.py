@@ -1,4 +1,4 @@
-"""Text files as blocks of whole lines, so that memory is bounded by the block, not by the file."""
+"""Text files as blocks of whole lines, so that memory is bounded by the block instead of the file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PIECE_BYTES = 1 << 19
 
 
 class LabelBatch(NamedTuple):
-    """Triples as labels.
+    """Batch of triples as labels.
 
     Attributes:
         columns: heads, relations, tails; each a utf8 array [n].
-        lines: int64 [n], line (row, in Parquet) of each triple in its file, from 1.
+        lines: int64 [n], line of each triple in its file (row in Parquet, triple number in RDF documents), from 1.
     """
 
     columns: tuple[pa.Array, pa.Array, pa.Array]
@@ -31,9 +31,9 @@ class LabelBatch(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Whole lines of a file, the number of the first of them (from 1), and what ends them.
+    """Whole lines of a file, with the number of the first line (from 1) and the line end.
 
-    Lines end with ``\\n``, before which a ``\\r`` may stand; in a file that has ``\\r`` alone, with that.
+    Lines end with ``\\n`` or ``\\r\\n``; in a file without ``\\n``, with ``\\r``.
     """
 
     text: bytes
@@ -45,17 +45,17 @@ class Block(NamedTuple):
         return self.text.count(self.line_end) + (not self.text.endswith(self.line_end))
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Line number and text of each line, without its end."""
+        """Yield number and text of each line, without its line end."""
         texts = self.text.split(self.line_end)
         if not texts[-1]:
             texts.pop()
         for offset, text in enumerate(texts):
             if self.line_end == b"\r":
-                text = text.removeprefix(b"\n")  # from where on lines of such a file end otherwise
+                text = text.removeprefix(b"\n")  # a file that changes its line end
             yield self.first_line + offset, text.removesuffix(b"\r")
 
     def after(self, lines: int) -> Block:
-        """The block without its first lines."""
+        """Return the block without its first ``lines`` lines."""
         text = self.text
         for _ in range(lines):
             text = text.partition(self.line_end)[2]
@@ -63,10 +63,10 @@ class Block(NamedTuple):
 
 
 def read_blocks(file: SourceFile, block_bytes: int = 1 << 23) -> Iterator[Block]:
-    """Stream a file, decompressing and decoding as it goes.
+    """Stream a file as blocks, decompressed and decoded.
 
     Raises:
-        IngestError: an unreadable or truncated file (naming the last whole line), or an absurdly long line.
+        IngestError: an unreadable or truncated file (names the last whole line), or a line over ``LONGEST_LINE``.
     """
     line, pending, line_end = 1, b"", b""
     for piece in read_pieces(file):
@@ -87,7 +87,7 @@ def read_blocks(file: SourceFile, block_bytes: int = 1 << 23) -> Iterator[Block]
 
 
 def _line_end(text: bytes) -> bytes:
-    """What ends the lines of a text; empty where it has no line end, or perhaps the half of one."""
+    """Detect the line end of a text; empty if it has none, or ends within a possible ``\\r\\n``."""
     if b"\n" not in text:
         return b"\r" if b"\r" in text[:-1] else b""
     lone = text.count(b"\r") > text.count(b"\r\n")
@@ -95,14 +95,14 @@ def _line_end(text: bytes) -> bytes:
 
 
 def _only_quoted(text: bytes) -> bool:
-    """Whether every ``\\n`` stands between quotes and some ``\\r`` does not, as in CSV from Excel on old Macs."""
+    """Return True if every ``\\n`` is within quotes and some ``\\r`` is not, as in CSV from Excel on old Macs."""
     data = np.frombuffer(text, np.uint8)
     quoted = np.cumsum(data == ord('"')) & 1 == 1
     return bool(quoted[data == ord("\n")].all() and not quoted[data == ord("\r")].all())
 
 
 def read_pieces(file: SourceFile) -> Iterator[bytes]:
-    """A file's text as UTF-8, in small pieces, so that the place of damage is known to a few lines.
+    """Stream a file's text as UTF-8 in small pieces, so that damage is located to within a few lines.
 
     Raises:
         IngestError: as ``read_blocks``.

@@ -1,8 +1,7 @@
-"""The one reader of the lines of text files that users give: classes, texts, numbers, descriptions, queries.
+"""Reader of user text files other than triples: classes, texts, numbers, descriptions, queries.
 
-Triples come through the same blocks (``distkg.data.readers.text_blocks``). Lines
-end with ``\\n`` or ``\\r\\n``, and with ``\\r`` in
-files that have nothing else (old Macs); no other character ends a line.
+Lines end with ``\\n`` or ``\\r\\n``, and with ``\\r`` in files that have no other line end (old Macs); no other
+character ends a line. Blocks are those of ``distkg.data.readers.text_blocks``, as for triples.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from distkg.data.storage.location import Location, without_secrets
 
 
 def text_file(place: str | Path | Location, name: str = "", encoding: str = "") -> SourceFile:
-    """A text file beside the triples, to be read by ``read_lines`` or ``read_rows``.
+    """Return a text file to be read by ``read_lines`` or ``read_rows``.
 
     Args:
-        name: how messages call it; default: its own name.
+        name: name of the file in messages; default: its own name.
 
     Raises:
         IngestError: there is no such file.
@@ -34,27 +33,27 @@ def text_file(place: str | Path | Location, name: str = "", encoding: str = "") 
 
 
 def compressed_forms(name: str) -> tuple[str, ...]:
-    """A file's name, and those that it has when it is compressed."""
+    """Return a file's name, followed by its names with each compression extension."""
     return name, *(f"{name}.{ending}" for ending in COMPRESSIONS)
 
 
 def find_text_file(folder: Location, names: Collection[str], name: str, encoding: str = "") -> SourceFile | None:
-    """The file of that name in a folder, compressed or not; None where there is none.
+    """Find a file by name in a folder, compressed or not; None if there is none.
 
     Raises:
-        IngestError: there are several.
+        IngestError: several forms of the file exist.
     """
-    found = [form for form in compressed_forms(name) if form in names]
-    if len(found) > 1:
-        raise IngestError(f"{without_secrets(folder.path)} holds {' and '.join(found)}; keep one")
-    return text_file(folder.child(found[0]), encoding=encoding) if found else None
+    forms = [form for form in compressed_forms(name) if form in names]
+    if len(forms) > 1:
+        raise IngestError(f"{without_secrets(folder.path)} holds {' and '.join(forms)}; keep one")
+    return text_file(folder.child(forms[0]), encoding=encoding) if forms else None
 
 
 def read_lines(file: SourceFile) -> Iterator[tuple[int, str]]:
-    """Number and text of each line that is not blank.
+    """Yield number and text of each line that is not blank.
 
     Raises:
-        IngestError: unreadable, truncated, or a line that cannot be decoded; names file and line.
+        IngestError: an unreadable or truncated file, or a line that cannot be decoded; names file and line.
     """
     for block in read_blocks(file):
         for line, text in block.lines():
@@ -70,14 +69,16 @@ def read_lines(file: SourceFile) -> Iterator[tuple[int, str]]:
 
 
 def read_rows(file: SourceFile, columns: int, expected: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and tab-separated fields of each line; blank lines and comments (``#`` and other columns) are passed over.
+    """Yield number and tab-separated fields of each line; skip blank lines and comments.
+
+    A comment begins with ``#`` and has another number of columns.
 
     Args:
-        columns: fields that a line has.
-        expected: what they are, for messages.
+        columns: number of fields per line.
+        expected: names of the fields, for messages.
 
     Raises:
-        IngestError: as ``read_lines``, or a line of other columns.
+        IngestError: as ``read_lines``, or a line with another number of columns.
     """
     for line, text in read_lines(file):
         fields = text.split("\t")

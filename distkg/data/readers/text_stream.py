@@ -1,4 +1,4 @@
-"""Text files as a stream of UTF-8, whatever they are compressed with and encoded in."""
+"""Text files of any supported compression and encoding as a stream of UTF-8."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x04\x22\x4d\x18": "lz4",
 }
-SKIPPABLE = b"\x2a\x4d\x18"  # a frame without content, which zstd and lz4 files may begin with
+SKIPPABLE = b"\x2a\x4d\x18"  # skippable frame, with which zstd and lz4 files may begin
 OTHER_MAGIC = {b"PK\x03\x04": "a zip archive", b"PAR1": "a Parquet file", b"%PDF": "a PDF document"}
-MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
+MARKS = (  # UTF-32 first: its mark begins with the mark of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-NEVER_UTF8 = "\udcff"  # written with surrogateescape it is the byte FF
+NEVER_UTF8 = "\udcff"  # surrogateescape encodes it as the byte FF
 _INVALID = "distkg.invalid"
 codecs.register_error(_INVALID, lambda error: (NEVER_UTF8, error.end))  # type: ignore[attr-defined]
 
 
 def read_bytes(file: SourceFile, largest: int) -> bytes:
-    """A whole file, decompressed, in its own encoding: for JSON, whose library finds the encoding itself.
+    """Read a whole file, decompressed but not decoded: for JSON, whose parser detects the encoding itself.
 
     Raises:
-        IngestError: unreadable, truncated, or of more than ``largest`` bytes when decompressed.
+        IngestError: the file is unreadable, truncated, or larger than ``largest`` bytes when decompressed.
     """
     content = bytearray()
     try:
@@ -54,19 +54,20 @@ def read_bytes(file: SourceFile, largest: int) -> bytes:
 
 
 def too_large(name: str, largest: int) -> IngestError:
-    """The error of a file that holds more than is read at once."""
-    return IngestError(f"{name} is larger than {largest >> 20:,} MiB when decompressed; is it the right file?")
+    """Build the error for a file that is larger than the limit."""
+    return IngestError(
+        f"{name} is larger than {largest >> 20:,} MiB when decompressed. Check that it is the right file"
+    )
 
 
 def utf8_pieces(file: SourceFile, piece_bytes: int) -> Iterator[bytes]:
-    """A file's text as UTF-8, decompressed as it streams by; pieces of about ``piece_bytes``.
+    """Stream a file's text, decompressed, as UTF-8 in pieces of about ``piece_bytes``.
 
-    What cannot be decoded comes through as bytes that are no UTF-8 either, so that the line is refused by whoever reads
-    it, and no other.
+    Undecodable bytes are replaced by bytes that are not valid UTF-8, so that the reader rejects exactly their line.
 
     Raises:
         IngestError: an archive, or a file in UTF-16 without a mark.
-        OSError, pa.ArrowException, lzma.LZMAError: unreadable or truncated.
+        OSError, pa.ArrowException, lzma.LZMAError: an unreadable or truncated file.
     """
     pieces = _decompressed(file, piece_bytes)
     head = b""
@@ -92,7 +93,7 @@ def utf8_pieces(file: SourceFile, piece_bytes: int) -> Iterator[bytes]:
 
 
 def encoding_of(file: SourceFile) -> str:
-    """What a file is read as: by its byte order mark, else by its options, else UTF-8."""
+    """Return the encoding of a file: by its byte order mark, else by its options, else UTF-8."""
     try:
         head = next(_decompressed(file, LOOK_BYTES), b"")
     except (OSError, pa.ArrowException, lzma.LZMAError):
@@ -101,10 +102,10 @@ def encoding_of(file: SourceFile) -> str:
 
 
 def undecodable(start: int, file: SourceFile) -> str:
-    """What is wrong with a line of which a byte cannot be decoded.
+    """Return the reason for rejecting a line with an undecodable byte.
 
     Args:
-        start: bytes of the line before that one.
+        start: offset of the byte in the line.
     """
     encoding = encoding_of(file)
     if codecs.lookup(encoding).name != "utf-8":
@@ -136,43 +137,43 @@ def _decompressed(file: SourceFile, piece_bytes: int) -> Iterator[bytes]:
 
 
 def _inflated(stream: Any, new: Callable[[], Any], piece_bytes: int) -> Iterator[bytes]:
-    """All streams of a file one after the other; never more than a piece at once, whatever it expands to."""
+    """Decompress all concatenated streams of a file, at most ``piece_bytes`` at a time."""
     pending = stream.read(COMPRESSED_BYTES)
     while pending:
-        machine = new()
-        while not machine.eof:
-            if machine.needs_input and not pending:
+        decompressor = new()
+        while not decompressor.eof:
+            if decompressor.needs_input and not pending:
                 pending = stream.read(COMPRESSED_BYTES)
                 if not pending:
                     raise OSError("Truncated compressed stream")
-            piece = machine.decompress(pending, piece_bytes)
+            piece = decompressor.decompress(pending, piece_bytes)
             pending = b""
             if piece:
                 yield piece
-        pending = machine.unused_data.lstrip(b"\0") or stream.read(COMPRESSED_BYTES).lstrip(b"\0")
+        pending = decompressor.unused_data.lstrip(b"\0") or stream.read(COMPRESSED_BYTES).lstrip(b"\0")
 
 
 def _check_magic(head: bytes, compression: str | None, name: str, reason: str) -> None:
-    """Raise where the first bytes say something else than the name."""
-    found = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None)
-    if found == "bz2" and not (head[3:4].isdigit() and head[4:8] in (b"1AY&", b"\x17rE8")):
-        found = None
+    """Raise IngestError if the first bytes contradict the compression in the file's name."""
+    detected = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None)
+    if detected == "bz2" and not (head[3:4].isdigit() and head[4:8] in (b"1AY&", b"\x17rE8")):
+        detected = None
     other = next((kind for magic, kind in OTHER_MAGIC.items() if head.startswith(magic)), None)
     if other is not None and compression is None:
         raise IngestError(f"{name} is {other}, not a text file. {reason or 'Unpack or convert it'}".rstrip(". ") + ".")
-    if found == compression or not head or (compression in ("zstd", "lz4") and head[1:4] == SKIPPABLE):
+    if detected == compression or not head or (compression in ("zstd", "lz4") and head[1:4] == SKIPPABLE):
         return
     endings = {kind: ending for ending, kind in COMPRESSIONS.items()}
-    if found is not None:
-        raise IngestError(f"{name} is compressed with {found}: let its name end in .{endings[found]}")
+    if detected is not None:
+        raise IngestError(f"{name} is compressed with {detected}: let its name end in .{endings[detected]}")
     raise IngestError(
-        f"{name}:1: the file cannot be read (no {compression} file, as its ending says). It is damaged or cut off, "
-        "or plain text that should have another name"
+        f"{name}:1: the file cannot be read (not a {compression} file, although its extension says so). It is damaged "
+        "or cut off, or plain text that should have another name"
     )
 
 
 def _refuse_unmarked(head: bytes, encoding: str, file: SourceFile) -> None:
-    """Raise where text is UTF-16 without a mark: every other byte is NUL."""
+    """Raise IngestError for UTF-16 without a byte order mark: every other byte is NUL."""
     sample = head[: LOOK_BYTES & ~1]
     if codecs.lookup(encoding).name != "utf-8" or len(sample) < 8:
         return

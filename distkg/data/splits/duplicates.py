@@ -1,4 +1,4 @@
-"""Exact duplicates within a split and triples shared by splits, found in bounded memory by hash buckets."""
+"""Detection of duplicates within a split and of triples shared by splits, in bounded memory with hash buckets."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ RECORD = np.dtype([("triple", np.int32, 3), ("split", np.int32), ("row", np.int6
 
 @dataclass
 class Repeats:
-    """Duplicates and overlaps.
+    """Duplicate rows within splits and overlaps between splits.
 
     Attributes:
         dropped: split → sorted rows that repeat an earlier row of the same split.
-        originals: split → the earlier row of each dropped one.
+        originals: split → earlier row that each dropped one repeats.
         overlaps: (split, later split) → pairs of rows [n, 2] that hold the same triple.
     """
 
@@ -33,7 +33,7 @@ class Repeats:
     overlaps: dict[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
 
     def report(self, spools: dict[str, Spool], problems: Problems) -> None:
-        """Count them as warnings, each kind with its first place."""
+        """Count duplicates and overlaps as warnings, each with its first occurrence."""
         for split, rows in self.dropped.items():
             if len(rows):
                 spool, original = spools[split], int(self.originals[split][0])
@@ -47,7 +47,7 @@ class Repeats:
 
 
 def find_repeats(spools: dict[str, Spool], folder: Path, bucket_rows: int = BUCKET_ROWS) -> Repeats:
-    """Compare all triples of all splits; memory is bounded by ``bucket_rows`` and by what is found."""
+    """Compare all triples of all splits; memory is bounded by ``bucket_rows`` and the number of repeats."""
     splits = list(spools)
     dropped: list[list[NDArray[np.int64]]] = [[] for _ in splits]
     overlaps: dict[tuple[int, int], list[NDArray[np.int64]]] = {
@@ -55,14 +55,14 @@ def find_repeats(spools: dict[str, Spool], folder: Path, bucket_rows: int = BUCK
     }
     for records in _buckets(spools, folder, bucket_rows):
         _compare(records, dropped, overlaps)
-    found = Repeats()
+    repeats = Repeats()
     for code, split in enumerate(splits):
         pairs = _sorted_pairs(dropped[code])
-        found.dropped[split], found.originals[split] = pairs[:, 0].copy(), pairs[:, 1].copy()
+        repeats.dropped[split], repeats.originals[split] = pairs[:, 0].copy(), pairs[:, 1].copy()
     for (code, later), parts in overlaps.items():
         pairs = _sorted_pairs(parts)
-        found.overlaps[splits[code], splits[later]] = pairs[np.argsort(pairs[:, 1], kind="stable")]
-    return found
+        repeats.overlaps[splits[code], splits[later]] = pairs[np.argsort(pairs[:, 1], kind="stable")]
+    return repeats
 
 
 def _sorted_pairs(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -71,7 +71,7 @@ def _sorted_pairs(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 
 def _buckets(spools: dict[str, Spool], folder: Path, bucket_rows: int) -> Iterator[NDArray[np.void]]:
-    """All records, equal triples always in the same bucket, in the order of splits and rows within it."""
+    """Yield buckets of records: equal triples share a bucket, and a bucket is ordered by split and row."""
     count = -(-sum(len(spool) for spool in spools.values()) // bucket_rows) or 1
     paths = [folder / f"bucket.{bucket}" for bucket in range(count)]
     files = [path.open("wb") for path in paths]
@@ -106,21 +106,21 @@ def _compare(
         return
     members = np.unique(np.concatenate([repeated, first[repeated]]))
     split, row = records["split"][members], records["row"][members]
-    # One representative per (triple, split): the members are in row order, so the first is the one that stays.
+    # One representative per (triple, split): members are in row order, so the first one is kept.
     group = first[members] * len(dropped) + split
-    _, kept, inverse = np.unique(group, return_index=True, return_inverse=True)
-    original = row[kept][inverse]
+    _, firsts, inverse = np.unique(group, return_index=True, return_inverse=True)
+    original = row[firsts][inverse]
     for code, parts in enumerate(dropped):
-        mine = (split == code) & (original != row)
-        parts.append(np.stack([row[mine], original[mine]], axis=1))
+        in_split = (split == code) & (original != row)
+        parts.append(np.stack([row[in_split], original[in_split]], axis=1))
     for (code, later), parts in overlaps.items():
-        here, there = kept[split[kept] == code], kept[split[kept] == later]
-        _, left, right = np.intersect1d(first[members[here]], first[members[there]], return_indices=True)
-        parts.append(np.stack([row[here[left]], row[there[right]]], axis=1))
+        in_earlier, in_later = firsts[split[firsts] == code], firsts[split[firsts] == later]
+        _, left, right = np.intersect1d(first[members[in_earlier]], first[members[in_later]], return_indices=True)
+        parts.append(np.stack([row[in_earlier[left]], row[in_later[right]]], axis=1))
 
 
 def first_occurrences(triples: NDArray[np.int32]) -> NDArray[np.int64]:
-    """For each row of int32 [n, 3], the index of the first equal row: int64 [n]."""
+    """Return the index of the first equal row, for each row of int32 [n, 3]: int64 [n]."""
     table = np.full(1 << max(4, (2 * len(triples)).bit_length()), -1, dtype=np.int32)
     first = np.empty(len(triples), dtype=np.int64)
     _first(triples, _mix(triples), table, first)

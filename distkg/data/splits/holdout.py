@@ -1,4 +1,4 @@
-"""Choosing valid and test triples from one file, so that what they mention stays known to train."""
+"""Selection of valid and test triples from one file, such that train keeps all their entities and relations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPARE = 1.25
 
 
 class Degrees(NamedTuple):
-    """How often each entity (int64 [N]) and each relation (int64 [R]) occurs."""
+    """Occurrences of each entity (int64 [N]) and each relation (int64 [R])."""
 
     entities: NDArray[np.int64]
     relations: NDArray[np.int64]
@@ -32,33 +32,32 @@ def split_part(
     folder: Path,
     problems: Problems,
 ) -> dict[str, Part]:
-    """Train, valid and test of one part, by their shares; ``choose_held_out`` says which triples.
+    """Split one part into train, valid and test by their shares; triples are selected by ``choose_held_out``.
 
     Args:
-        entities, relations: how many; the part's ids are below.
-        folder: for the spools of valid and test.
-        problems: where ``held_out_short`` counts the triples that could not be spared.
+        entities, relations: N and R.
+        folder: folder for the spools of valid and test.
+        problems: receives the warning ``held_out_short``, the number of triples missing from the shares.
     """
     wanted_valid, wanted_test = round(len(part) * shares[1]), round(len(part) * shares[2])
-    wanted = wanted_valid + wanted_test
-    held_out = choose_held_out(part.spool, part.without, entities, relations, wanted, seed)
-    problems.note("held_out_short", part.spool.name, wanted - len(held_out))
-    first_test = round(len(held_out) * wanted_valid / max(wanted, 1))
+    held_out_count = wanted_valid + wanted_test
+    held_out = choose_held_out(part.spool, part.without, entities, relations, held_out_count, seed)
+    problems.note("held_out_short", part.spool.name, held_out_count - len(held_out))
+    first_test = round(len(held_out) * wanted_valid / max(held_out_count, 1))
     return {
         "train": Part(part.spool, np.union1d(part.without, held_out)),
-        "valid": _taken(part, held_out[:first_test], folder / "held-out-valid"),
-        "test": _taken(part, held_out[first_test:], folder / "held-out-test"),
+        "valid": _held_out_part(part, held_out[:first_test], folder / "held-out-valid"),
+        "test": _held_out_part(part, held_out[first_test:], folder / "held-out-test"),
     }
 
 
 def choose_held_out(
     spool: Spool, without: NDArray[np.int64], entities: int, relations: int, wanted: int, seed: int
 ) -> NDArray[np.int64]:
-    """Rows to hold out, in random order: int64 [≤ wanted].
+    """Choose rows to hold out, in random order: int64 [≤ wanted].
 
-    Rows are visited in a random order that depends on the seed alone; a row is taken only if both its entities
-    and its relation still occur in another row of train. Fewer than ``wanted`` come back where the graph is so
-    sparse that no more can be spared.
+    Rows are visited in a random order that depends only on the seed. A row is held out only if both its entities and
+    its relation still occur in another row of train. Fewer than ``wanted`` are returned if the graph is too sparse.
 
     Args:
         spool: all triples.
@@ -77,7 +76,7 @@ def choose_held_out(
 
 
 def random_keys(rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-    """A random number for each row that depends on the row and the seed alone (splitmix64, Steele et al. 2014)."""
+    """Return a random number for each row, a function of row and seed only (splitmix64, Steele et al. 2014)."""
     offset = np.uint64(seed * 0xD1342543DE82EF95 % 2**64)
     state = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + offset
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -85,7 +84,7 @@ def random_keys(rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def _taken(part: Part, rows: NDArray[np.int64], path: Path) -> Part:
+def _held_out_part(part: Part, rows: NDArray[np.int64], path: Path) -> Part:
     spool = Spool(path)
     spool.append(part.spool.take(rows))
     spool.finish()
@@ -103,7 +102,7 @@ def _degrees(spool: Spool, without: NDArray[np.int64], entities: int, relations:
 def _candidates(
     spool: Spool, without: NDArray[np.int64], share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """The rows with the smallest random keys, about that share of all, in the order of their keys."""
+    """Return the rows with the smallest random keys, about ``share`` of all, in the order of their keys."""
     limit = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
     keys, rows, triples = [], [], []
     for chunk_rows, chunk in spool.chunks(without):

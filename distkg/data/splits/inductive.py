@@ -1,14 +1,14 @@
-"""Folders that hold two graphs: one to learn from, and one that is asked about, whose entities are all new.
+"""Inductive benchmarks: folders with a training graph, and an inference graph whose entities are all new.
 
-``inference`` beside train, valid and test marks such a folder. Two protocols are in use, told apart by their files:
+A file ``inference`` next to train, valid and test marks such a folder. Two protocols are distinguished by their files:
 
-- GraIL's (Teru et al. 2020, as NBFNet and ULTRA take it), with ``train_valid`` and ``train_test``: a model is validated
-  on held-out facts of the training graph, and ``valid`` and ``test`` together are what is asked of the other graph;
-- that of InGram and ILPC (Lee et al. 2023; Galkin et al. 2022), without: ``valid`` and ``test`` are asked of the other
-  graph, and of the training graph nothing.
+- GraIL (Teru et al. 2020, as used by NBFNet and ULTRA), with ``train_valid`` and ``train_test``: a model is validated
+  on held-out facts of the training graph, and ``valid`` and ``test`` together are the test set of the inference graph;
+- InGram and ILPC (Lee et al. 2023; Galkin et al. 2022), without these files: ``valid`` and ``test`` belong to the
+  inference graph, and the training graph has no held-out facts.
 
-Either way each graph becomes a store of its own, with its facts as ``train``, and ranks are filtered by all triples of
-that store, as published figures are.
+In both, each graph becomes its own store, with its facts as ``train``, and ranks are filtered by all triples of that
+store, as in the published results.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Graphs = dict[str, dict[str, list[SourceFile]]]
 
 
 def inductive_graphs(folder: Location, format: Format, options: ReadOptions | None = None) -> Graphs | None:
-    """The two graphs of a folder; None where it holds one.
+    """Find the two graphs of a folder; None if it holds one graph.
 
     Raises:
-        IngestError: the folder lacks a file of its protocol.
+        IngestError: a file of the protocol is missing.
     """
     files = files_in_folder(folder, NAMES, format, options)
     if "inference" not in files:
@@ -41,12 +41,12 @@ def inductive_graphs(folder: Location, format: Format, options: ReadOptions | No
             f"no file for {', '.join(sorted(missing))}"
         )
 
-    def found(*names: str) -> list[SourceFile]:
+    def files_of(*names: str) -> list[SourceFile]:
         return [files[name] for name in names if name in files]
 
     if grail:
-        asked = {"train": found("inference"), "test": found("valid", "test")}
+        inference = {"train": files_of("inference"), "test": files_of("valid", "test")}
     else:
-        asked = {"train": found("inference"), "valid": found("valid"), "test": found("test")}
-    learned = {"train": found("train"), "valid": found("train_valid"), "test": found("train_test")}
-    return {TRAINING: learned, INFERENCE: asked}
+        inference = {"train": files_of("inference"), "valid": files_of("valid"), "test": files_of("test")}
+    training = {"train": files_of("train"), "valid": files_of("train_valid"), "test": files_of("train_test")}
+    return {TRAINING: training, INFERENCE: inference}

@@ -1,11 +1,10 @@
-"""Two graphs of one, without an entity in common and if wanted without a relation: to learn from, and to ask about.
+"""Split of one graph into a training and an inference graph without common entities, and optionally relations.
 
-Entities are shared out by growing neighbourhoods (``distkg.graph.growth``); facts between the two sides are left out.
-Where relations are to differ, they are shared out first, by their facts, and each side grows along its own. Of each
-graph, facts are held out as in ``distkg.data.splits.holdout``: whatever valid and test mention, train mentions too.
-
-Both become stores in the layout of ``distkg.data.splits.inductive``, with the classes, tokens and relation texts of the
-source.
+Entities are divided by growing neighbourhoods (``distkg.graph.growth``); facts between the two sides are left out. If
+relations must differ too, they are divided first, by their number of facts, and each side grows along its own
+relations. Facts of each graph are held out as in ``distkg.data.splits.holdout``, such that train keeps all entities and
+relations. Both graphs become stores in the layout of ``distkg.data.splits.inductive``, with the classes, tokens and
+relation texts of the source.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ Kind = Literal["entities", "entities-and-relations"]
 
 @dataclass(frozen=True)
 class InductiveSplit:
-    """What ``inductive_split`` made.
+    """Report of ``inductive_split``.
 
     Attributes:
-        training, inference: the stores.
-        shared_entities, shared_relations: labels that are in both, counted in the stores as they were written.
-        left_out: facts of the source that are in neither.
-        connected: of each store, the share of entities in the largest connected part of all its facts.
-        carried: names of what went along, such as ``tokens text``.
+        training, inference: reports of the two stores.
+        shared_entities, shared_relations: number of labels in both, counted in the written stores.
+        left_out: number of facts of the source that are in neither.
+        connected: share of entities in the largest connected component, for each store.
+        carried: names of the files copied from the source, such as ``tokens text``.
     """
 
     training: PrepareReport
@@ -69,21 +68,21 @@ def inductive_split(
     share: float = 0.5,
     split: tuple[float, float, float] = (0.8, 0.1, 0.1),
 ) -> InductiveSplit:
-    """Make ``training`` and ``inference`` in a folder, of all facts of a store (whatever its own splits).
+    """Split all facts of a store (its own splits are ignored) into stores ``training`` and ``inference`` in a folder.
 
     Memory holds the facts.
 
     Args:
         source: address of the store.
         to: new or empty folder, or an address.
-        kind: what the two must not share: ``entities`` alone, or ``entities-and-relations``.
-        seed: decides everything; equal seeds make equal stores.
-        share: of the entities (and of the facts' relations) for training.
-        split: shares of train, valid and test in each of the two.
+        kind: what the two graphs must not share: ``entities``, or ``entities-and-relations``.
+        seed: random seed; equal seeds make equal stores.
+        share: share of the entities (and, by facts, of the relations) for training.
+        split: shares of train, valid and test in each graph.
 
     Raises:
-        IngestError: the graph cannot be split so; says why.
-        StoreError: no such store, or one in the way.
+        IngestError: the graph cannot be split with these options; says why.
+        StoreError: no such store, or the folder is not free.
     """
     if kind not in get_args(Kind):
         raise IngestError(f"kind {kind!r} is unknown. Known: {', '.join(get_args(Kind))}")
@@ -93,23 +92,23 @@ def inductive_split(
     store = Store.open(source)
     facts = _distinct_facts(store)
     sides = _sides(facts, store, kind, share, seed)
-    for name, mine in zip((TRAINING, INFERENCE), sides, strict=True):
-        if not mine.any():
+    for name, in_graph in zip((TRAINING, INFERENCE), sides, strict=True):
+        if not in_graph.any():
             raise IngestError(f"the {name} graph would have no facts; choose another seed or share")
     plan = Plan(f"{without_secrets(source)}, split by {kind}", seed, 1, "random")
     reports, stores = [], []
-    for name, mine in zip((TRAINING, INFERENCE), sides, strict=True):
-        reports.append(_write(store, facts[mine], address_within(to, name), plan, split))
+    for name, in_graph in zip((TRAINING, INFERENCE), sides, strict=True):
+        reports.append(_write(store, facts[in_graph], address_within(to, name), plan, split))
         stores.append(Store.open(address_within(to, name)))
-    carried = [_carry(store, made) for made in stores]
-    labels = [(made.entity_labels(), made.relation_labels()) for made in stores]
+    carried = [_copy_extras(store, new_store) for new_store in stores]
+    labels = [(new_store.entity_labels(), new_store.relation_labels()) for new_store in stores]
     return InductiveSplit(
         training=reports[0],
         inference=reports[1],
-        shared_entities=_shared(labels[0][0], labels[1][0]),
-        shared_relations=_shared(labels[0][1], labels[1][1]),
+        shared_entities=_count_shared(labels[0][0], labels[1][0]),
+        shared_relations=_count_shared(labels[0][1], labels[1][1]),
         left_out=len(facts) - int(sides.sum()),
-        connected=(_connected(facts[sides[0]]), _connected(facts[sides[1]])),
+        connected=(_largest_component_share(facts[sides[0]]), _largest_component_share(facts[sides[1]])),
         carried=carried[0],
     )
 
@@ -120,7 +119,7 @@ def _distinct_facts(store: Store) -> NDArray[np.int32]:
 
 
 def _sides(facts: NDArray[np.int32], store: Store, kind: Kind, share: float, seed: int) -> NDArray[np.bool_]:
-    """Which facts each of the two graphs has: bool [2, T]."""
+    """Assign the facts to the two graphs: bool [2, T]."""
     allowed = np.ones((2, len(facts)), bool)
     if kind == "entities-and-relations":
         side = relation_sides(np.bincount(facts[:, 1], minlength=store.num_relations), share, seed)
@@ -133,16 +132,17 @@ def _sides(facts: NDArray[np.int32], store: Store, kind: Kind, share: float, see
 
 
 def relation_sides(counts: np.ndarray, share: float, seed: int) -> NDArray[np.int8]:
-    """The side of each relation, 0 for training and 1 for inference: int8 [R].
+    """Assign relations to sides, 0 for training and 1 for inference: int8 [R].
 
-    From the commonest on, each goes to a side by chance, as likely as the side lacks facts of its share; so sides have
-    their shares of the facts, however uneven relations are. InGram shares relations out by their number.
+    In descending order of their facts, relations are assigned at random, with probability proportional to the facts
+    that a side still lacks. Both sides thus get their shares of the facts, however skewed the relations are. InGram
+    divides relations by their number instead.
 
     Args:
-        counts: integer [R], facts of each.
+        counts: integer [R], number of facts of each relation.
 
     Raises:
-        IngestError: one side would get none.
+        IngestError: one side would get no relation.
     """
     rng = np.random.default_rng([seed, 2])
     lacking = np.array([share, 1 - share]) * counts.sum()
@@ -152,7 +152,7 @@ def relation_sides(counts: np.ndarray, share: float, seed: int) -> NDArray[np.in
         lacking[side[relation]] = max(lacking[side[relation]] - counts[relation], 0)
     if len(set(side.tolist())) < 2:
         raise IngestError(
-            f"{len(counts)} relations cannot be shared out as {share:g} to {1 - share:g}; choose another share or seed"
+            f"{len(counts)} relations cannot be divided {share:g} to {1 - share:g}; choose another share or seed"
         )
     return side
 
@@ -175,14 +175,14 @@ def _write(
             parts,
             store.entity_labels().take(pa.array(entities)).cast(pa.large_utf8()),
             store.relation_labels().take(pa.array(relations)).cast(pa.large_utf8()),
-            _declared(store, entities, relations),
+            _declared_classes(store, entities, relations),
         )
         manifest = assemble(writer, graph, plan, problems, lambda stage, done: None)
     return report(address, manifest, time.perf_counter() - started)
 
 
-def _declared(store: Store, entities: np.ndarray, relations: np.ndarray) -> Declared | None:
-    """What the source says of the classes of these entities and relations."""
+def _declared_classes(store: Store, entities: np.ndarray, relations: np.ndarray) -> Declared | None:
+    """Return the declared classes of these entities, and domains and ranges of these relations."""
     classes = store.classes()
     if classes is None:
         return None
@@ -194,16 +194,16 @@ def _declared(store: Store, entities: np.ndarray, relations: np.ndarray) -> Decl
         for kind in classes.members[classes.offsets[entity] : classes.offsets[entity + 1]]
     ]
     range_of, domain_of = np.split(classes.wanted, 2)
-    named = [*names, "-"]  # place -1 is none
+    names_or_dash = [*names, "-"]  # index -1 means none
     kinds = [
-        (label.as_py(), named[domain_of[relation]], named[range_of[relation]])
+        (label.as_py(), names_or_dash[domain_of[relation]], names_or_dash[range_of[relation]])
         for label, relation in zip(store.relation_labels().take(pa.array(relations)), relations, strict=True)
     ]
     return Declared(members, kinds)
 
 
-def _carry(source: Store, made: Store) -> list[str]:
-    """Copy what lies beside the facts of the source; says what."""
+def _copy_extras(source: Store, made: Store) -> list[str]:
+    """Copy relation texts and tokens of the source; return their names."""
     carried = []
     text = Location.of(source.address).child(RELATION_TEXT)
     if text.is_file():
@@ -219,10 +219,10 @@ def _carry(source: Store, made: Store) -> list[str]:
     return carried
 
 
-def _shared(labels: pa.Array, others: pa.Array) -> int:
+def _count_shared(labels: pa.Array, others: pa.Array) -> int:
     return int(pc.sum(pc.is_in(labels, others)).as_py() or 0)
 
 
-def _connected(facts: NDArray[np.int32]) -> float:
+def _largest_component_share(facts: NDArray[np.int32]) -> float:
     entities, ends = np.unique(facts[:, [0, 2]], return_inverse=True)
     return largest_component(ends.reshape(-1, 2), len(entities)) / len(entities)

@@ -1,4 +1,4 @@
-"""Files that are replaced in one step: a reader sees the old content or the new one, never a part."""
+"""Atomic replacement of files: a reader sees the old content or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from distkg.data.errors import StoreError
 
 
 class NotAFileError(StoreError):
-    """A folder, a device or a pipe where a file is to be written."""
+    """The path of a file to write is a folder, a device or a pipe."""
 
 
 def check_replaceable(path: Path) -> None:
-    """Refuse a path that names something else than a plain file, which a rename would destroy or cannot replace.
+    """Raise if a path exists and is not a regular file, since a rename would destroy it or fail.
 
-    ``/dev/null`` is the case that matters: as root, a rename over it takes it from every process of the machine.
+    The important case is ``/dev/null``: as root, a rename over it removes it for every process of the machine.
 
     Raises:
         NotAFileError: a folder, device, pipe or socket is there.
@@ -35,9 +35,9 @@ def check_replaceable(path: Path) -> None:
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to, which takes its name when the block ends.
+    """Yield a temporary path in the folder of ``path`` to write to; it is renamed to ``path`` at the end.
 
-    A block that raises leaves ``path`` as it was, and nothing beside it.
+    If the block raises, ``path`` is unchanged and the temporary file is removed.
 
     Raises:
         NotAFileError: a folder, device, pipe or socket is there.
@@ -52,7 +52,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, or replace it, in one step.
+    """Write or replace a text file in UTF-8 atomically.
 
     Raises:
         NotAFileError: a folder, device, pipe or socket is there.

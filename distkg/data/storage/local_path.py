@@ -1,4 +1,4 @@
-"""Paths of the local or a shared file system: where an address of an object store must not stand."""
+"""Validation of paths on a local or shared file system, where addresses of object stores are not allowed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LONGEST, DEEPEST = 4095, 200
 
 
 class NotLocalError(StoreError):
-    """An address such as ``s3://bucket/folder`` where a path of the local file system is needed."""
+    """The given path is an address such as ``s3://bucket/folder``, but a path of a file system is needed."""
 
 
 def check_length(path: str) -> None:
-    """Refuse a path that no system takes, before folders of it are made one in the other.
+    """Raise if a path is too long for any system, before any of its folders is created.
 
     Raises:
-        NotLocalError: it is too long, or has too many folders.
+        NotLocalError: the path is too long, or has too many folders.
     """
     if len(path) > LONGEST or path.count("/") > DEEPEST:
         raise NotLocalError(f"{path[:40]}…: the path is too long: at most {LONGEST:,} characters in {DEEPEST} folders")
@@ -29,15 +29,15 @@ def check_length(path: str) -> None:
 def local_path(path: str | Path, what: str = "", kind: str = "folder") -> Path:
     """Return a path of the local or a shared file system, with ``~`` expanded.
 
-    A :class:`pathlib.Path` made of an address, which has lost a slash (``s3:/bucket/x``), is recognised as well. A
-    drive letter is no scheme.
+    An address in the form of a :class:`pathlib.Path`, which has lost a slash (``s3:/bucket/x``), is recognised as well.
+    A drive letter is not a scheme.
 
     Args:
-        what: the option or argument, for the message, such as ``run folder``.
-        kind: what it must be, ``folder`` or ``file``.
+        what: name of the option or argument in the message, such as ``run folder``.
+        kind: ``folder`` or ``file``, for the message.
 
     Raises:
-        NotLocalError: it is an address, or longer than any path; nothing was written.
+        NotLocalError: the path is an address, or too long; nothing was written.
 
     >>> local_path("runs/x", "run folder")
     PosixPath('runs/x')
@@ -47,10 +47,10 @@ def local_path(path: str | Path, what: str = "", kind: str = "folder") -> Path:
         check_length(str(path))
         try:
             return Path(path).expanduser()
-        except RuntimeError as error:  # the home of a user that this machine does not have
+        except RuntimeError as error:  # ~user of a user who is unknown here
             raise NotLocalError(f"{path}: {error}; write the folder out") from None
     slashes = scheme["slashes"] if len(scheme["slashes"]) > 1 else "//"
-    # Without user name, password and options: a message may be kept.
+    # Without user name, password and options: messages may be logged.
     address = f"{scheme['scheme']}:{slashes}{scheme['rest'].partition('?')[0].rpartition('@')[2]}"
     named = f"{what} {address!r}".lstrip()
     if scheme["scheme"].lower() == "file":

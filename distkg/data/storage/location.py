@@ -1,4 +1,4 @@
-"""Addresses: local paths and everything pyarrow's filesystems reach (``s3://bucket/x``, ``gs://…``, ``hdfs://…``)."""
+"""Addresses of files: local paths and URIs of pyarrow's filesystems (``s3://bucket/x``, ``gs://…``, ``hdfs://…``)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PIECE_BYTES = 1 << 22
 
 @dataclass(frozen=True)
 class Location:
-    """A file or folder on a pyarrow filesystem.
+    """File or folder on a pyarrow filesystem.
 
     Attributes:
         filesystem: pyarrow filesystem.
-        path: path inside it, without scheme or options.
+        path: path in the filesystem, without scheme or options.
     """
 
     filesystem: fs.FileSystem
@@ -35,7 +35,7 @@ class Location:
         """Resolve a local path or a URI with pyarrow's options, such as ``s3://bucket/x?region=eu-west-1``.
 
         Raises:
-            StoreError: empty address, a scheme that pyarrow does not know, malformed options.
+            StoreError: an empty address, a scheme unknown to pyarrow, or malformed options.
         """
         if not address:
             raise StoreError("the address is empty; name a folder, a file or a URI such as s3://bucket/folder")
@@ -62,21 +62,23 @@ class Location:
         return Location(self.filesystem, f"{self.path}/{name}")
 
     def within(self, name: str) -> Location:
-        """A file or folder of this folder that is to be read.
+        """Return a file or folder in this folder, to be read.
 
         Raises:
-            StoreError: on this machine, it is a link that leads out of the folder.
+            StoreError: it is a link on a local file system that leads out of the folder.
         """
         child = self.child(name)
         if self.local and not os.path.realpath(child.path).startswith(os.path.join(os.path.realpath(self.path), "")):
-            raise StoreError(f"{child.path} is a link that leads out of its folder. Put what it leads to there")
+            raise StoreError(
+                f"{child.path} is a link that leads out of its folder. Replace it with a copy of its target"
+            )
         return child
 
     def file_within(self, name: str) -> Location:
-        """As ``within``, of a file.
+        """Return a file in this folder, to be read.
 
         Raises:
-            StoreError: as ``within``, or it is no plain file, such as a pipe.
+            StoreError: as ``within``, or it is not a regular file, such as a pipe.
         """
         file = self.within(name)
         if self.local and os.path.exists(file.path) and not stat.S_ISREG(os.stat(file.path).st_mode):
@@ -90,17 +92,17 @@ class Location:
         return self.filesystem.get_file_info(self.path).type == fs.FileType.Directory
 
     def names(self) -> set[str]:
-        """Names in this folder; empty where there is no such folder."""
+        """Return the names in this folder; empty if the folder does not exist."""
         selector = fs.FileSelector(self.path, allow_not_found=True)
         return {info.base_name for info in self.filesystem.get_file_info(selector)}
 
     def read_bytes(self, most: int | None = None) -> bytes:
-        """Content of a file; at most its first ``most`` bytes."""
+        """Read a file, or at most its first ``most`` bytes."""
         with self.filesystem.open_input_stream(self.path, compression=None) as stream:
             return stream.read(most)
 
     def sha256(self) -> str:
-        """Checksum of a file, in hexadecimal; its bytes pass by in pieces."""
+        """Compute the SHA-256 of a file in hexadecimal, reading in pieces."""
         digest = hashlib.sha256()
         with self.filesystem.open_input_stream(self.path, compression=None) as stream:
             while piece := stream.read(PIECE_BYTES):
@@ -108,7 +110,7 @@ class Location:
         return digest.hexdigest()
 
     def write_bytes(self, content: bytes) -> None:
-        """Write a whole file; a reader sees the old content or the new one, never a part."""
+        """Write a whole file atomically: a reader sees the old content or the new one."""
         half = f"{self.path}.part"
         with self.filesystem.open_output_stream(half, compression=None) as stream:
             stream.write(content)
@@ -116,7 +118,7 @@ class Location:
 
 
 def make_folder(path: str | os.PathLike[str], *, private: bool) -> None:
-    """Make a folder and those on the way to it; a ``private`` one is readable by its owner alone (mode 700).
+    """Create a folder and its parents; with ``private``, readable by its owner only (mode 700).
 
     A folder that exists keeps its mode.
     """
@@ -127,12 +129,12 @@ def make_folder(path: str | os.PathLike[str], *, private: bool) -> None:
 
 
 def without_secrets(address: str) -> str:
-    """The address as it is printed and stored: without user name, password and query (`distkg.redaction`)."""
+    """Remove user name, password and query from an address, for printing and recording (`distkg.redaction`)."""
     return redact_address(address)
 
 
 def address_within(address: str, name: str) -> str:
-    """The address of something in the folder at an address, with the same options."""
+    """Return the address of a file in the folder at ``address``, with the same options."""
     if "://" not in address:
         return f"{address.rstrip('/')}/{name}"
     parts = urlsplit(address)

@@ -1,6 +1,6 @@
-"""Rows of integers in a safetensors file, written in one pass and read by ranges, on any file system.
+"""Integer matrices in safetensors files, written in one pass and read by row ranges, on any file system.
 
-The safetensors library maps whole local files. Here a rank reads the bytes of its rows alone, also from s3://.
+The safetensors library maps whole local files. Here a rank reads only the bytes of its rows, also from s3://.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ LONGEST_HEADER = 1 << 16
 
 
 def write_rows(file: Location, blocks: Iterable[NDArray[np.int32]], rows: int, width: int) -> FileEntry:
-    """Write ``rows`` rows from consecutive blocks int32 [b, width]; what an error leaves behind is removed.
+    """Write ``rows`` rows from consecutive blocks int32 [b, width]; on an error the file is removed.
 
     Raises:
-        ValueError: the blocks have another width, or other rows in sum.
+        ValueError: a block has another width, or the total number of rows is not ``rows``.
     """
     out = HashingFile(file.filesystem.open_output_stream(file.path, compression=None))
     written = 0
@@ -51,7 +51,7 @@ def write_rows(file: Location, blocks: Iterable[NDArray[np.int32]], rows: int, w
 
 @dataclass(frozen=True)
 class RowFile:
-    """An opened file of int32 [rows, width]; make one with ``open``."""
+    """Opened file of int32 [rows, width]; create it with ``RowFile.open``."""
 
     file: Location
     rows: int
@@ -60,10 +60,10 @@ class RowFile:
 
     @classmethod
     def open(cls, file: Location) -> RowFile:
-        """Read the header.
+        """Open a file and read its header.
 
         Raises:
-            StoreError: no such file, or one of another form.
+            StoreError: no such file, or a file of another format.
         """
         try:
             with file.filesystem.open_input_file(file.path) as stream:
@@ -82,7 +82,7 @@ class RowFile:
         return cls(file, rows, width, 8 + length)
 
     def read(self, low: int, high: int) -> NDArray[np.int32]:
-        """Rows [low, high): int32 [high - low, width]."""
+        """Read rows [low, high): int32 [high - low, width]."""
         if not 0 <= low <= high <= self.rows:
             raise ValueError(f"rows {low} to {high} of {self.rows}")
         row_bytes = self.width * ROW_TYPE.itemsize

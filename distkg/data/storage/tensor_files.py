@@ -1,4 +1,4 @@
-"""Headers of safetensors files, read with bounds and held against the file before anything is allocated.
+"""Safe reader of safetensors files: headers are size-limited and checked against the file before any allocation.
 
 Format: 8 bytes little-endian length of the header, the header as JSON, the tensors one after the other.
 """
@@ -32,15 +32,15 @@ DTYPES: Mapping[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""The data types that files may hold, by the names that safetensors gives to them."""
+"""Allowed data types: safetensors name → torch dtype."""
 
-MAX_DIMENSIONS = 64  # of torch
+MAX_DIMENSIONS = 64  # limit of torch
 
 _LENGTH = 8  # bytes
 
 
 class TensorFileError(ValueError):
-    """A safetensors file that cannot be trusted; the message says what is wrong with it, but not which file."""
+    """A safetensors file is invalid; the message says what is wrong, but not in which file."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class TensorHeader:
 
     @classmethod
     def of(cls, tensor: Tensor) -> TensorHeader:
-        """Those of a tensor."""
+        """Header of a tensor in memory."""
         return cls(tensor.dtype, tuple(tensor.shape))
 
     @property
     def bytes(self) -> int:
-        """Size of its values."""
+        """Size of the values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __str__(self) -> str:
@@ -65,11 +65,11 @@ class TensorHeader:
 
 
 def read_header(path: Path) -> dict[str, TensorHeader]:
-    """Name → data type and shape of each tensor of a file. Nothing but the header is read.
+    """Read the header of a file: name → data type and shape of each tensor. The values are not read.
 
     Raises:
-        TensorFileError: not a regular file (a link, say), or a header that is no JSON, is longer than 16 MiB or than
-            the file, has unknown fields or data types, or whose tensors do not fill the file without gap and overlap.
+        TensorFileError: not a regular file (for example a link), or a header that is not JSON, is longer than 16 MiB or
+            than the file, has unknown fields or data types, or whose tensors leave gaps or overlap.
     """
     try:
         size = check_regular(path)
@@ -83,17 +83,17 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
     except OSError as error:
         raise TensorFileError(f"it cannot be read: {error.strerror or error}") from None
     if not isinstance(tree, dict):
-        raise TensorFileError("its header is no JSON object")
+        raise TensorFileError("its header is not a JSON object")
     notes = tree.pop("__metadata__", {})
     if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
-        raise TensorFileError("its __metadata__ is no object of texts")
+        raise TensorFileError("its __metadata__ must be an object with string values")
     entries = {name: _entry(name, entry) for name, entry in tree.items()}
     _check_filled([place for _, place in entries.values()], size - _LENGTH - length)
     return {name: header for name, (header, _) in entries.items()}
 
 
 def read_tensors(path: Path, expected: Mapping[str, TensorHeader], source: str) -> dict[str, Tensor]:
-    """All tensors of a file, which must be exactly those that ``source`` says.
+    """Read all tensors of a file, which must be exactly the ``expected`` ones.
 
     Raises:
         TensorFileError: as ``read_header``, or other tensors.
@@ -104,30 +104,32 @@ def read_tensors(path: Path, expected: Mapping[str, TensorHeader], source: str) 
 
 
 def check_tensors(found: Mapping[str, TensorHeader], expected: Mapping[str, TensorHeader], source: str) -> None:
-    """Hold the tensors of a file against those that it must have.
+    """Compare the tensors of a file with the expected ones.
 
     Args:
-        source: of what is expected, for the message, such as "its manifest".
+        source: origin of ``expected`` in the message, such as "its manifest".
 
     Raises:
-        TensorFileError: a tensor has another data type or shape, is missing, or is one too many.
+        TensorFileError: a tensor has another data type or shape, is missing, or is unexpected.
     """
     for name in sorted(found.keys() & expected.keys()):
-        here, there = found[name], expected[name]
-        if here.shape != there.shape:
-            raise TensorFileError(f"it holds {name} of shape {list(here.shape)}, {source} says {list(there.shape)}")
-        if here.dtype != there.dtype:
-            raise TensorFileError(f"it holds {name} as {here}, {source} says {there}")
+        actual, required = found[name], expected[name]
+        if actual.shape != required.shape:
+            raise TensorFileError(
+                f"it holds {name} of shape {list(actual.shape)}, {source} says {list(required.shape)}"
+            )
+        if actual.dtype != required.dtype:
+            raise TensorFileError(f"it holds {name} as {actual}, {source} says {required}")
     for name in sorted(expected.keys() - found.keys()):
         raise TensorFileError(f"it lacks the tensor {name}")
     for name in sorted(found.keys() - expected.keys()):
-        raise TensorFileError(f"it holds a tensor {ascii(name)[:80]} that does not belong there")
+        raise TensorFileError(f"it holds an unexpected tensor {ascii(name)[:80]}")
 
 
 def _entry(name: str, entry: Any) -> tuple[TensorHeader, tuple[int, int]]:
-    """Data type and shape of a tensor, and where its values begin and end."""
+    """Parse a header entry: data type and shape of a tensor, and byte range of its values."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise TensorFileError(f"its header says of {ascii(name)[:80]} other things than dtype, shape and data_offsets")
+        raise TensorFileError(f"its header entry {ascii(name)[:80]} must have dtype, shape and data_offsets, no more")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise TensorFileError(f"{ascii(name)[:80]} has data type {ascii(dtype)[:40]}; known are {', '.join(DTYPES)}")
@@ -140,7 +142,7 @@ def _entry(name: str, entry: Any) -> tuple[TensorHeader, tuple[int, int]]:
 
 
 def _are_sizes(values: Any) -> bool:
-    """Whether it is a short list of int64 ≥ 0."""
+    """Return True for a list of at most ``MAX_DIMENSIONS`` int64 values ≥ 0."""
     short = isinstance(values, list) and len(values) <= MAX_DIMENSIONS
     return short and all(type(value) is int and 0 <= value < 1 << 63 for value in values)
 

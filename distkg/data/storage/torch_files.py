@@ -1,7 +1,7 @@
-"""Files of ``torch.save``, read as data of strangers: plain tensors and containers, no code, no more than they hold.
+"""Safe reader of ``torch.save`` files from untrusted sources: plain tensors and containers only, no code.
 
-torch's loader of plain tensors runs no code. Files of today's form are mapped into memory, so that tensors which nobody
-asks for cost nothing, and none is larger than its file.
+torch's ``weights_only`` loader runs no code. Zip-format files are mapped into memory, so that unused tensors cost
+nothing, and no tensor is larger than its file.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from distkg.strict_json import check_regular
 
 
 class TorchFileError(ValueError):
-    """A file that is not plain tensors and containers of ``torch.save``; the message says why, but not which file."""
+    """A file is not made of plain tensors and containers; the message says why, but not in which file."""
 
 
 def read_torch_file(file: Path) -> Any:
-    """The content of a file of ``torch.save``.
+    """Read a file written by ``torch.save``.
 
     Raises:
-        TorchFileError: no such file, one that holds code or other objects, or one that is damaged.
+        TorchFileError: no such file, a file with code or other objects, or a damaged file.
     """
     try:
         check_regular(file.resolve())
         mapped = zipfile.is_zipfile(file)
         if mapped:
             _refuse_compressed(file)
-        with warnings.catch_warnings(action="ignore"):  # that a pickle is of another protocol than torch writes
+        with warnings.catch_warnings(action="ignore"):  # warnings about other pickle protocols
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped or None)
-    except Exception as error:  # whatever a stranger's bytes make of a loader
+    except Exception as error:  # arbitrary bytes can raise anything in the loader
         lines = str(error).strip().splitlines()
         raise TorchFileError(lines[0][:300] if lines else type(error).__name__) from None
 
 
 def is_plain(tensor: Any) -> bool:
-    """Whether it is a tensor of real numbers that lie in memory one by one: not sparse, quantized or without values."""
+    """Return True for a dense tensor of real numbers: not sparse, quantized or on the meta device."""
     return (
         isinstance(tensor, Tensor)
         and tensor.layout == torch.strided

@@ -1,9 +1,10 @@
-"""Classes of entities, and the classes that relations ask of their heads and tails.
+"""Entity classes, and domain and range of relations, read from optional files in the folder of the triples.
 
-They come from files beside the triples, all optional, tab-separated, compressed or not:
+Either tab-separated files, compressed or not:
 
-- ``entity_types.tsv``: entity, class; several lines per entity, the most telling class first.
-- ``relation_domain_range.tsv``: relation, class of heads, class of tails; ``-`` or ``None`` where none is declared.
+- ``entity_types.tsv``: entity, class; several lines per entity, the most specific class first.
+- ``relation_domain_range.tsv``: relation, domain (class of heads), range (class of tails); ``-`` or ``None`` if none is
+  declared.
 
 or from the JSON files of the PyKEEN negative-sampling extension (d'Amato et al. 2025, arXiv 2508.05587) in a folder
 ``metadata``: ``entity_classes.json`` {entity: [class, …]} and ``relation_domain_range.json``
@@ -32,14 +33,14 @@ NONE = ("-", "None", "")
 
 @dataclass(frozen=True)
 class Classes:
-    """Classes by id.
+    """Entity classes and declared domains and ranges, by id.
 
     Attributes:
         labels: utf8 [C], labels of the classes.
         offsets: int64 [N + 1]; the classes of entity e are ``members[offsets[e]:offsets[e + 1]]``, in the file's order.
         members: int32, class ids.
-        wanted: int32 [2R], the class that answers of each query relation should have: the range of r, then the domain
-            of r for r⁻¹; -1 where none is declared.
+        wanted: int32 [2R], the class that the answers of each query relation should have: the range of r, then the
+            domain of r for r⁻¹; -1 if none is declared.
     """
 
     labels: pa.Array
@@ -49,39 +50,39 @@ class Classes:
 
     @property
     def first(self) -> NDArray[np.int32]:
-        """The first class of each entity, -1 where it has none: int32 [N]."""
-        has = np.diff(self.offsets) > 0
-        first = np.full(len(has), -1, np.int32)
-        first[has] = self.members[self.offsets[:-1][has]]
+        """First class of each entity, -1 if it has none: int32 [N]."""
+        has_class = np.diff(self.offsets) > 0
+        first = np.full(len(has_class), -1, np.int32)
+        first[has_class] = self.members[self.offsets[:-1][has_class]]
         return first
 
     @property
     def has_entities(self) -> bool:
-        """Whether any entity has a class."""
+        """True if any entity has a class."""
         return len(self.members) > 0
 
     @property
     def has_relations(self) -> bool:
-        """Whether any relation declares one."""
+        """True if any relation declares a domain or a range."""
         return bool((self.wanted >= 0).any())
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What the files say, by label."""
+    """Contents of the class files: (entity, class) pairs and (relation, domain, range) triples of labels."""
 
     entity_classes: list[tuple[str, str]]
     relation_classes: list[tuple[str, str, str]]
 
 
 def read_declared(folder: Location, encoding: str = "") -> Declared | None:
-    """What the files of a folder say of classes; None where there is no such file.
+    """Read the class files of a folder; None if there are none.
 
     Args:
-        encoding: of the tab-separated files, where it is not UTF-8.
+        encoding: encoding of the tab-separated files, if it is not UTF-8.
 
     Raises:
-        IngestError: a line with another number of columns, or JSON of another form; says where.
+        IngestError: a line with a wrong number of columns, or JSON of another form; names file and line.
     """
     names = set(folder.names())
     types, ranges = (find_text_file(folder, names, name, encoding) for name in (ENTITY_TYPES, DOMAIN_RANGE))
@@ -100,41 +101,46 @@ def read_declared(folder: Location, encoding: str = "") -> Declared | None:
 
 
 Unknown = dict[str, tuple[int, str]]
-"""Warning → how many names of the files it is about, such as those that the graph does not have, and the first."""
+"""Warning → (number of labels that it concerns, the first of them), such as labels that the graph lacks."""
 
 
 def encode_classes(declared: Declared, entities: pa.Array, relations: pa.Array) -> tuple[Classes, Unknown]:
-    """Classes by id, given labels in id order, and warnings; of several for one side of a relation the last holds."""
+    """Replace labels by ids, given the graph's labels in id order; return the classes and warnings.
+
+    If a relation declares several domains or ranges, the last one is used.
+    """
     entity_id, relation_id = _places(entities), _places(relations)
     class_id: dict[str, int] = {}
     rows: list[tuple[int, int]] = []
-    strange_entities: dict[str, None] = {}
-    strange_relations: dict[str, None] = {}
+    unknown_entities: dict[str, None] = {}
+    unknown_relations: dict[str, None] = {}
     declared_twice: dict[str, None] = {}
     for entity, kind in dict.fromkeys(declared.entity_classes):
         if entity in entity_id:
             rows.append((entity_id[entity], class_id.setdefault(kind, len(class_id))))
         else:
-            strange_entities[entity] = None
-    wanted = np.full((2, len(relations)), -1, np.int32)
+            unknown_entities[entity] = None
+    declared_classes = np.full((2, len(relations)), -1, np.int32)
     for relation, head, tail in declared.relation_classes:
         if relation not in relation_id:
-            strange_relations[relation] = None
+            unknown_relations[relation] = None
             continue
         for side, kind in enumerate((tail, head)):
             if kind not in NONE:
-                before = wanted[side, relation_id[relation]]
-                wanted[side, relation_id[relation]] = class_id.setdefault(kind, len(class_id))
-                if before not in (-1, class_id[kind]):
+                previous = declared_classes[side, relation_id[relation]]
+                declared_classes[side, relation_id[relation]] = class_id.setdefault(kind, len(class_id))
+                if previous not in (-1, class_id[kind]):
                     declared_twice[relation] = None
     table = np.array(rows, dtype=np.int64).reshape(-1, 2)
     order = np.argsort(table[:, 0], kind="stable")
     counts = np.bincount(table[:, 0], minlength=len(entities))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    classes = Classes(pa.array(list(class_id), pa.utf8()), offsets, table[order, 1].astype(np.int32), wanted.ravel())
+    classes = Classes(
+        pa.array(list(class_id), pa.utf8()), offsets, table[order, 1].astype(np.int32), declared_classes.ravel()
+    )
     unknown = {
-        "typed_entities_not_in_the_graph": strange_entities,
-        "declared_relations_not_in_the_graph": strange_relations,
+        "typed_entities_not_in_the_graph": unknown_entities,
+        "declared_relations_not_in_the_graph": unknown_relations,
         "relations_with_several_classes": declared_twice,
     }
     return classes, {name: (len(labels), next(iter(labels))) for name, labels in unknown.items() if labels}
@@ -152,7 +158,7 @@ def _json(folder: Location, name: str, names: Iterable[str]) -> dict[str, object
     except JsonError as error:
         raise IngestError(f"metadata/{name} is not JSON: {error}") from None
     if not isinstance(tree, dict):
-        raise IngestError(f"metadata/{name}: an object by label is expected")
+        raise IngestError(f"metadata/{name} must hold a JSON object whose keys are labels")
     return tree
 
 
@@ -164,7 +170,7 @@ def _entity_json(folder: Location, names: Iterable[str]) -> list[tuple[str, str]
             raise IngestError(f"metadata/{ENTITY_TYPES_JSON}: {entity!r} needs a list of classes")
         wrong = [kind for kind in kinds if not isinstance(kind, str)]
         if wrong:
-            raise IngestError(f"metadata/{ENTITY_TYPES_JSON}: {entity!r} has the class {wrong[0]!r}, which is no text")
+            raise IngestError(f"metadata/{ENTITY_TYPES_JSON}: {entity!r} has the class {wrong[0]!r}, not a string")
         pairs += [(entity, kind) for kind in kinds]
     return pairs
 
@@ -177,6 +183,7 @@ def _relation_json(folder: Location, names: Iterable[str]) -> list[tuple[str, st
             raise IngestError(f'metadata/{DOMAIN_RANGE_JSON}: {relation!r} needs {{"domain": …, "range": …}}')
         head, tail = (sides.get(side) or "None" for side in ("domain", "range"))
         if not (isinstance(head, str) and isinstance(tail, str)):
-            raise IngestError(f"metadata/{DOMAIN_RANGE_JSON}: {relation!r} has a class that is no text: {sides!r:.80}")
+            name = f"metadata/{DOMAIN_RANGE_JSON}"
+            raise IngestError(f"{name}: {relation!r} has a class that is not a string: {sides!r:.80}")
         triples.append((relation, head, tail))
     return triples

@@ -2,7 +2,7 @@
 
 Layout of a store folder: ``train.parquet``, ``valid.parquet``, ``test.parquet`` (columns head, relation, tail,
 int32), ``entities.parquet`` and ``relations.parquet`` (columns id, label, in id order), ``manifest.json``, and
-``rejects.tsv`` where lines were set aside. Where the source says something of classes: ``classes.parquet`` (id, label),
+``rejects.tsv`` if lines were rejected. If the source declares classes: ``classes.parquet`` (id, label),
 ``entity_classes.parquet`` (entity, class) and ``relation_classes.parquet`` (class of heads and of tails, -1 for none).
 """
 
@@ -42,9 +42,9 @@ class Store:
     """An opened, complete store. Opening reads the manifest only; make one with ``Store.open``.
 
     Attributes:
-        address: as given to ``open``, with whatever opens it: not to be printed or written.
-        shown: the address without secrets, or what errors call the store.
-        manifest: what the store says about itself.
+        address: address as given to ``open``, possibly with credentials: do not print or record it.
+        shown: name of the store in errors: the address without credentials, or ``called`` of ``open``.
+        manifest: counts, files and partitions of the store.
     """
 
     def __init__(self, address: str, location: Location, manifest: Manifest, called: str | None = None) -> None:
@@ -58,10 +58,10 @@ class Store:
         """Open a local folder or any address pyarrow knows, such as ``s3://bucket/graph?region=eu-west-1``.
 
         Args:
-            called: what errors call the store, where its address says nothing to the user.
+            called: name of the store in errors, if its address means nothing to the user.
 
         Raises:
-            StoreError: nothing there, half-written, damaged, or of a later schema; says what to do.
+            StoreError: no store there, or one that is half-written, damaged or of a later schema; says what to do.
         """
         location, shown = Location.of(address), without_secrets(address)
         try:
@@ -85,7 +85,7 @@ class Store:
 
     @classmethod
     def open_inference(cls, address: str) -> Store:
-        """As ``open``; of a folder that holds two stores, the one whose graph is asked about.
+        """Open a store as ``open`` does; in a folder that holds two stores, open the inference store.
 
         Raises:
             StoreError: as ``open``.
@@ -96,7 +96,7 @@ class Store:
 
     @classmethod
     def open_all(cls, address: str) -> list[Store]:
-        """As ``open``; of a folder that holds two stores, both.
+        """Open all stores of an address: the training and inference stores of a folder that holds two, else one.
 
         Raises:
             StoreError: as ``open``.
@@ -109,41 +109,41 @@ class Store:
 
     @cached_property
     def num_entities(self) -> int:
-        """Entities, as the manifest and the file of their labels say.
+        """Number of entities N, checked against the rows of ``entities.parquet``.
 
         Raises:
-            StoreError: they say different numbers, or the file cannot be read.
+            StoreError: manifest and file disagree, or the file cannot be read.
         """
         return self._rows("entities.parquet", self.manifest.entities)
 
     @cached_property
     def num_relations(self) -> int:
-        """Relations, without inverses; as ``num_entities``."""
+        """Number of relations R, without inverses; checked like ``num_entities``."""
         return self._rows("relations.parquet", self.manifest.relations)
 
     def triples(self, split: str) -> NDArray[np.int32]:
-        """All triples of a split: int32 [n, 3], columns head, relation, tail."""
+        """Read all triples of a split: int32 [n, 3], columns head, relation, tail."""
         return self.triples_part(split, 0, 1)
 
     def triples_part(self, split: str, part: int, parts: int) -> NDArray[np.int32]:
-        """Every ``parts``-th triple from row ``part`` on: int32 [n, 3]. Memory is that of the part and one batch."""
+        """Read every ``parts``-th triple from row ``part`` on: int32 [n, 3]. Memory: the part and one batch."""
         if not 0 <= part < parts:
             raise ValueError(f"part {part} of {parts}: it must be from 0 to {parts - 1}")
-        wanted = range(part, self._rows(f"{split}.parquet", self._count(split)), parts)
-        out = np.empty((len(wanted), 3), dtype=np.int32)
+        row_numbers = range(part, self._rows(f"{split}.parquet", self._count(split)), parts)
+        out = np.empty((len(row_numbers), 3), dtype=np.int32)
         start = filled = 0
         for batch in self.iter_triples([split]):
-            mine = batch[(part - start) % parts :: parts]
-            out[filled : filled + len(mine)] = mine
-            start, filled = start + len(batch), filled + len(mine)
+            selected = batch[(part - start) % parts :: parts]
+            out[filled : filled + len(selected)] = selected
+            start, filled = start + len(batch), filled + len(selected)
         return out
 
     def iter_triples(self, splits: Sequence[str], batch_rows: int = BATCH_ROWS) -> Iterator[NDArray[np.int32]]:
-        """Triples of the splits one after the other, in batches of at most ``batch_rows``: int32 [b, 3].
+        """Stream the triples of the splits, in their order, in batches of at most ``batch_rows``: int32 [b, 3].
 
         Raises:
-            StoreError: an unknown split, a missing or damaged file, other rows than the manifest says, or an id that
-                is none of the store's.
+            StoreError: an unknown split, a missing or damaged file, a row count other than the manifest's, or an id
+                outside the store's range.
         """
         limits = self.num_entities, self.num_relations, self.num_entities
         for split in splits:
@@ -164,15 +164,15 @@ class Store:
         return self._relations
 
     def entity_id(self, label: str) -> int:
-        """Id of an entity; of a label that holds unprintable characters, also as tables show it (`printable`).
+        """Id of an entity by its label, or by its printed form (`printable`) if it holds unprintable characters.
 
         Raises:
-            StoreError: no such label; names close ones.
+            StoreError: no such label; suggests similar labels.
         """
         return self._id(label, self._entities, "entity")
 
     def relation_id(self, label: str) -> int:
-        """Id of a relation, as ``entity_id``."""
+        """Id of a relation by its label, like ``entity_id``."""
         return self._id(label, self._relations, "relation")
 
     def entity_labels_of(self, ids: np.ndarray) -> list[str]:
@@ -188,7 +188,7 @@ class Store:
         return counts
 
     def classes(self) -> Classes | None:
-        """Classes of entities and those that relations ask for; None where the source said nothing of them."""
+        """Entity classes, domains and ranges; None if the source declared no classes."""
         if "classes.parquet" not in self.manifest.files:
             return None
         labels = self._labels("classes.parquet")
@@ -197,13 +197,13 @@ class Store:
         entity, kind = self._columns("entity_classes.parquet", files["entity_classes.parquet"].rows, limits)
         if (np.diff(entity) < 0).any():
             raise self._unreadable("entity_classes.parquet", "its entities are not in order")
-        wanted = {"head": most, "tail": most}
-        head, tail = self._columns("relation_classes.parquet", self.num_relations, wanted, least=-1)
+        limits_of_sides = {"head": most, "tail": most}
+        head, tail = self._columns("relation_classes.parquet", self.num_relations, limits_of_sides, least=-1)
         offsets = np.searchsorted(entity, np.arange(self.num_entities + 1)).astype(np.int64)
         return Classes(labels, offsets, kind, np.concatenate([tail, head]))
 
     def verify(self, names: Iterable[str] | None = None) -> None:
-        """Compare files with their checksums: all of them, or those of some names.
+        """Compare files with their checksums in the manifest: all files, or those named.
 
         Raises:
             StoreError: names the file that is missing or differs.
@@ -230,10 +230,10 @@ class Store:
 
     @contextmanager
     def _parquet(self, name: str, rows: int, columns: Mapping[str, pa.DataType]) -> Iterator[pq.ParquetFile]:
-        """An opened file whose header agrees with the manifest.
+        """Open a Parquet file and check its header against the manifest.
 
         Raises:
-            StoreError: it cannot be read, or has other rows or columns.
+            StoreError: the file cannot be read, or has other rows or columns.
         """
         try:
             file = self._location.file_within(name)
@@ -242,7 +242,7 @@ class Store:
                 yield parquet
         except StoreError:
             raise
-        except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: names of columns that are no UTF-8
+        except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: column names that are not UTF-8
             raise self._unreadable(name, redact(str(error))) from None
 
     def _check_header(self, name: str, parquet: pq.ParquetFile, rows: int, columns: Mapping[str, pa.DataType]) -> None:
@@ -255,7 +255,7 @@ class Store:
             )
 
     def _rows(self, name: str, rows: int) -> int:
-        """The rows that the manifest says a file has, once the file says so too."""
+        """Return ``rows``, the row count in the manifest, after checking it against the file."""
         columns = LABEL_COLUMNS if name in LABELS else TRIPLE_COLUMNS
         with self._parquet(name, rows, columns):
             return rows
@@ -272,10 +272,10 @@ class Store:
         return [self._ids(name, column, most, least) for column, most in zip(chunks, limits.values(), strict=True)]
 
     def _ids(self, name: str, column: pa.Array, most: int, least: int = 0) -> NDArray[np.int32]:
-        """A column of ids in [least, most): int32 [n].
+        """Convert a column of ids in [least, most): int32 [n].
 
         Raises:
-            StoreError: there is another one in it, or none in a row.
+            StoreError: a null, or an id out of range.
         """
         if column.null_count:
             raise self._unreadable(name, "a row lacks a value")
@@ -296,10 +296,10 @@ class Store:
         return column.combine_chunks()
 
     def _id(self, label: str, labels: pa.Array, kind: str) -> int:
-        for meant in dict.fromkeys((label, from_printable(label))):
-            found: int = pc.index(labels, pa.scalar(meant, labels.type)).as_py()
-            if found >= 0:
-                return found
+        for candidate in dict.fromkeys((label, from_printable(label))):
+            index: int = pc.index(labels, pa.scalar(candidate, labels.type)).as_py()
+            if index >= 0:
+                return index
         close = ", ".join(repr(other) for other in _close_labels(label, labels))
         hint = f" Close: {close}." if close else ""
         raise StoreError(f"store {self.shown} has no {kind} labelled {label!r}.{hint}")
@@ -312,15 +312,15 @@ class Store:
 
 
 def _check_files(manifest: Manifest, shown: str) -> None:
-    """Refuse a manifest that lacks a file of the store, or whose counts contradict each other."""
+    """Raise StoreError if the manifest lacks a file of the store, or its counts contradict each other."""
     rows = {"entities.parquet": manifest.entities, "relations.parquet": manifest.relations}
     rows |= {f"{split}.parquet": count for split, count in manifest.triples.items()}
     rows |= dict.fromkeys(CLASS_FILES, -1) if CLASS_FILES[0] in manifest.files else {}
     if "train" not in manifest.triples:
-        raise damaged(shown, "triples: it counts none of the split train")
+        raise damaged(shown, "triples: the split train is missing")
     for name, count in rows.items():
         if name not in manifest.files:
-            raise damaged(shown, f"files: it lists no {name}")
+            raise damaged(shown, f"files: {name} is missing")
         if count not in (-1, manifest.files[name].rows):
             raise damaged(
                 shown,
@@ -330,7 +330,7 @@ def _check_files(manifest: Manifest, shown: str) -> None:
 
 
 def _how_to_sign_in(address: str) -> str:
-    """What helps where a remote store is refused; addresses are recorded without credentials."""
+    """Hint for a remote store that refuses access; empty for a local one."""
     if not is_remote(address):
         return ""
     return (
@@ -340,7 +340,10 @@ def _how_to_sign_in(address: str) -> str:
 
 
 def _close_labels(label: str, labels: pa.Array) -> list[str]:
-    """Up to three similar labels, ignoring case; among many, only those that contain it or begin alike."""
+    """Return up to three similar labels, ignoring case.
+
+    Among more than ``MOST_COMPARED``, compare only labels that contain ``label`` or share its first three characters.
+    """
     if len(labels) > MOST_COMPARED:
         contains = pc.match_substring(labels, label, ignore_case=True)
         begins = pc.starts_with(labels, label[:3], ignore_case=True)

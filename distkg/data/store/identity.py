@@ -1,4 +1,4 @@
-"""Which graph a store holds: the checksums of its files, by which a model finds the store that it was trained on."""
+"""Identity of a store: checksums of its files, by which a model recognises the store that it was trained on."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from distkg.data.storage.location import Location, without_secrets
 from distkg.data.store.graph_store import Store
 
 LABELS = ("entities.parquet", "relations.parquet")
-"""What gives ids their meaning."""
+"""Files that give ids their meaning."""
 
 UNREAD = ("rejects.tsv",)
 
 Scope = Literal["labels", "graph", "everything"]
-"""Files that must agree: those of labels (vectors keep their meaning), of labels and triples (metrics and known facts
-do too), or everything that training reads (training goes on as it would have gone)."""
+"""Files that must be equal: ``labels`` (vectors keep their meaning), ``graph`` adds the triples (metrics and known
+facts stay valid), ``everything`` adds all that training reads (a resumed run equals an uninterrupted one)."""
 
 
 class StoreMismatchError(StoreError):
-    """A store is not the one that a model was trained on; the message names the file that differs."""
+    """The store differs from the one that a model was trained on; the message names the file that differs."""
 
 
 class StoreIdentity(BaseModel):
-    """Sizes and checksums of a store.
+    """Entity and relation counts and file checksums of a store.
 
     Attributes:
-        address: where the store lay, without user, password and query.
-        files: name in the store's folder → SHA-256; files that were added to the store later, such as tokens, are
-            here where training reads them.
+        address: address of the store when it was recorded, without user, password and query.
+        files: name in the store's folder → SHA-256. Files added to the store later, such as tokens, are included if
+            training reads them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -43,7 +43,7 @@ class StoreIdentity(BaseModel):
 
     @classmethod
     def of(cls, store: Store, beside: Iterable[str] = ()) -> StoreIdentity:
-        """Identity of a store by its manifest, and of files ``beside`` those of the manifest, where they are there."""
+        """Identity of a store from its manifest; existing files named in ``beside``, which it omits, are hashed."""
         files = {name: entry.sha256 for name, entry in store.manifest.files.items() if name not in UNREAD}
         for name in beside:
             file = Location.of(store.address).child(name)
@@ -57,12 +57,12 @@ class StoreIdentity(BaseModel):
         )
 
     def difference(self, other: StoreIdentity, scope: Scope) -> str | None:
-        """Name of the first file that is not the same in both; None where all files of the scope are."""
+        """Name of the first file of the scope that differs between the two; None if all are equal."""
         names = dict.fromkeys([*LABELS, *sorted(self.files), *sorted(other.files)])
         return next((name for name in names if in_scope(name, scope) and self._differs(other, name)), None)
 
     def only_differs_beside(self, other: StoreIdentity) -> list[str]:
-        """Files that are not the same in both and hold neither labels nor triples: classes, tokens, texts."""
+        """Names of differing files that hold neither labels nor triples: classes, tokens, texts."""
         names = sorted({*self.files, *other.files})
         return [name for name in names if not in_scope(name, "graph") and self._differs(other, name)]
 
@@ -71,23 +71,23 @@ class StoreIdentity(BaseModel):
 
 
 def in_scope(name: str, scope: Scope) -> bool:
-    """Whether a file of a store belongs to a scope."""
+    """Return True if a file of a store belongs to a scope."""
     if scope == "everything" or name in LABELS:
         return True
     return scope == "graph" and name in ("train.parquet", "valid.parquet", "test.parquet")
 
 
 def check_store(recorded: StoreIdentity, store: Store, scope: Scope, owner: str) -> None:
-    """Refuse a store that is not the recorded one, or whose labels are no longer those of its own manifest.
+    """Raise if a store is not the recorded one, or its label files differ from its own manifest.
 
-    Of the other files the checksums in the manifest are believed, as to compute them would read the whole store.
+    Label files are hashed. For other files the manifest's checksums are used, since hashing would read the whole store.
 
     Args:
-        owner: names the run or model in the error.
+        owner: name of the run or model in the error.
 
     Raises:
-        StoreMismatchError: names the file that differs, and what to do.
-        StoreError: a file of labels was replaced.
+        StoreMismatchError: a file differs from the recorded one; names the file and what to do.
+        StoreError: a label file was replaced.
     """
     store.verify(LABELS)
     name = recorded.difference(StoreIdentity.of(store), scope)
@@ -96,14 +96,14 @@ def check_store(recorded: StoreIdentity, store: Store, scope: Scope, owner: str)
 
 
 def mismatch(recorded: StoreIdentity, address: str, name: str, owner: str) -> StoreMismatchError:
-    """The error of a store whose file ``name`` is not the recorded one."""
-    what = (
+    """Build the error for a store whose file ``name`` differs from the recorded one."""
+    reason = (
         "its ids stand for other labels, or for the same labels in another order"
         if name in LABELS
         else "it is not the file that the run was made from"
     )
     return StoreMismatchError(
         f"{name} of store {without_secrets(address)} differs from the one that {owner} was trained on (then at "
-        f"{recorded.address}): {what}. If that store has moved, name its new place (--store; --set data.store=… to "
+        f"{recorded.address}): {reason}. If that store has moved, name its new place (--store; --set data.store=… to "
         "resume). If it is gone, make it again from the same files with the same options and --seed, or train anew"
     )

@@ -1,4 +1,4 @@
-"""Known answers by query, for filtering: (h, r) → t and (t, r + R) → h."""
+"""Known answers by query, for filtered ranking: (h, r) → t and (t, r + R) → h."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Known = Literal["exclude", "mark", "keep"]
 
 @dataclass(frozen=True)
 class KnownAnswers:
-    """Answers in compressed rows, one row per query that has any.
+    """Known answers in compressed sparse rows, one row per query that has an answer.
 
     Attributes:
         num_relations: R; relations of queries are in [0, 2R).
@@ -31,28 +31,28 @@ class KnownAnswers:
 
     @classmethod
     def from_triples(cls, triples: np.ndarray, num_relations: int) -> KnownAnswers:
-        """All answers of all queries in integer triples [n, 3]."""
+        """Collect the answers of all queries in integer triples [n, 3]."""
         keys, answers = _both_ways(triples, num_relations)
         return cls._from_pairs(keys, answers, num_relations)
 
     @classmethod
     def for_queries(cls, batches: Iterable[np.ndarray], num_relations: int, queries: np.ndarray) -> KnownAnswers:
-        """The answers of some queries [q, 2] (anchor, relation) in triples that stream by.
+        """Collect the answers of given queries [q, 2] (anchor, relation) from batches of triples [b, 3].
 
         Memory is bounded by the answers of those queries and one batch.
         """
-        wanted = np.unique(_key(queries[:, 0], queries[:, 1], num_relations))
+        query_keys = np.unique(_key(queries[:, 0], queries[:, 1], num_relations))
         kept_keys = [np.empty(0, dtype=np.int64)]
         kept_answers = [np.empty(0, dtype=np.int32)]
         for batch in batches:
             keys, answers = _both_ways(batch, num_relations)
-            mine = _find(wanted, keys)[1]
-            kept_keys.append(keys[mine])
-            kept_answers.append(answers[mine])
+            requested = _find(query_keys, keys)[1]
+            kept_keys.append(keys[requested])
+            kept_answers.append(answers[requested])
         return cls._from_pairs(np.concatenate(kept_keys), np.concatenate(kept_answers), num_relations)
 
     def rows(self, anchors: np.ndarray, relations: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where the answers of queries [q] start and end in ``answers``: int64 [q] each; start = end where unknown."""
+        """Start and end of the answers of queries [q] within ``answers``: int64 [q] each; equal if none are known."""
         places, known = _find(self.keys, _key(anchors, relations, self.num_relations))
         starts = self.offsets[places]
         return starts, np.where(known, self.offsets[np.minimum(places + 1, len(self.keys))], starts)
@@ -69,14 +69,14 @@ def _key(anchors: np.ndarray, relations: np.ndarray, num_relations: int) -> NDAr
 
 
 def _both_ways(triples: np.ndarray, num_relations: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Keys and answers of the two queries of each triple: [2n] each."""
+    """Return keys and answers of the two queries (tail and head) of each triple: [2n] each."""
     head, relation, tail = triples[:, 0], triples[:, 1], triples[:, 2]
     keys = _key(head, relation, num_relations), _key(tail, relation + num_relations, num_relations)
     return np.concatenate(keys), np.concatenate([tail, head]).astype(np.int32)
 
 
 def _find(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Where each wanted key is or would be among sorted keys, and whether it is there."""
+    """Locate keys in sorted keys: positions (of insertion, if absent) and a bool mask of those present."""
     if not len(keys):
         return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=bool)
     places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
@@ -84,7 +84,7 @@ def _find(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[n
 
 
 def _sorted_unique(keys: NDArray[np.int64], answers: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Distinct (key, answer) pairs in order."""
+    """Sort (key, answer) pairs and drop duplicates."""
     if not len(keys):
         return keys, answers
     width = int(answers.max()) + 1

@@ -1,4 +1,4 @@
-"""Known relations by pair of entities, for filtering: (h, ?, t) → r."""
+"""Known relations of entity pairs, for filtered relation prediction: (h, ?, t) → r."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class KnownRelations:
-    """Facts sorted by their pair.
+    """Relations of facts, sorted by (head, tail) pair.
 
     Attributes:
-        entities: N, which keys are made with.
+        entities: N, the factor in the keys.
         num_relations: R.
         keys: int64 [n] sorted: head * N + tail of each fact.
         relations: int32 [n], the facts' relations.
@@ -33,28 +33,28 @@ class KnownRelations:
         num_relations: int,
         asked: np.ndarray | None = None,
     ) -> KnownRelations:
-        """Of triples [n, 3] that stream by; of the pairs ``asked`` [q, 2] alone, where they are given."""
-        wanted = None if asked is None else np.unique(_keys(asked[:, 0], asked[:, 1], entities))
+        """Collect the relations from batches of triples [n, 3]; only for the pairs ``asked`` [q, 2], if given."""
+        requested_keys = None if asked is None else np.unique(_keys(asked[:, 0], asked[:, 1], entities))
         keys, relations = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
         for triples in batches:
-            found = _keys(triples[:, 0], triples[:, 2], entities)
-            mine = slice(None) if wanted is None else np.isin(found, wanted)
-            keys.append(found[mine])
-            relations.append(triples[mine, 1].astype(np.int32))
-        together, of_each = np.concatenate(keys), np.concatenate(relations)
-        order = np.argsort(together, kind="stable")
-        return cls(entities, num_relations, together[order], of_each[order])
+            batch_keys = _keys(triples[:, 0], triples[:, 2], entities)
+            selected = slice(None) if requested_keys is None else np.isin(batch_keys, requested_keys)
+            keys.append(batch_keys[selected])
+            relations.append(triples[selected, 1].astype(np.int32))
+        all_keys, all_relations = np.concatenate(keys), np.concatenate(relations)
+        order = np.argsort(all_keys, kind="stable")
+        return cls(entities, num_relations, all_keys[order], all_relations[order])
 
     def mask(self, pairs: np.ndarray) -> NDArray[np.bool_]:
-        """Which relations are known between pairs int [b, 2], head and tail: bool [b, R]."""
-        asked = _keys(pairs[:, 0], pairs[:, 1], self.entities)
-        first, last = (np.searchsorted(self.keys, asked, side=side) for side in ("left", "right"))
+        """Mask of the known relations of pairs int [b, 2] (head, tail): bool [b, R], True if known."""
+        pair_keys = _keys(pairs[:, 0], pairs[:, 1], self.entities)
+        first, last = (np.searchsorted(self.keys, pair_keys, side=side) for side in ("left", "right"))
         counts = last - first
-        row = np.repeat(np.arange(len(asked)), counts)
+        row = np.repeat(np.arange(len(pair_keys)), counts)
         place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts - first, counts)
-        found = np.zeros((len(asked), self.num_relations), np.bool_)
-        found[row, self.relations[place]] = True
-        return found
+        known = np.zeros((len(pair_keys), self.num_relations), np.bool_)
+        known[row, self.relations[place]] = True
+        return known
 
 
 def _keys(heads: np.ndarray, tails: np.ndarray, entities: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""What a store says about itself: ``manifest.json``, written last, so that a store with it is complete."""
+"""Manifest of a store: ``manifest.json``. It is written last, so a store that has one is complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_IDS = 2**31 - 1
 """Ids are int32."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
-"""A file or a split: one component of a path, which leads nowhere else."""
+"""Name of a file or a split: a single path component, so that it cannot lead out of the store."""
 
 
 class FileEntry(BaseModel):
@@ -25,15 +25,15 @@ class FileEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    sha256: str = Field(pattern=r"^[0-9a-f]{2,64}$", description="Checksum of its bytes.")
-    bytes: int = Field(ge=0, description="Its size.")
-    rows: int = Field(ge=0, description="Triples, labels or rejects in it.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{2,64}$", description="Checksum of the file.")
+    bytes: int = Field(ge=0, description="Size of the file in bytes.")
+    rows: int = Field(ge=0, description="Triples, labels or rejected lines in the file.")
 
 
 class Manifest(BaseModel):
     """Counts, files and partition book of a store.
 
-    ``partition_offsets`` holds P+1 entity ids: partition p is the range [offsets[p], offsets[p+1]).
+    ``partition_offsets`` holds P + 1 entity ids: partition p is the range [offsets[p], offsets[p + 1]).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -43,19 +43,19 @@ class Manifest(BaseModel):
     relations: int = Field(ge=0, le=MOST_IDS // 2, description="Without inverses, which have ids of their own.")
     triples: dict[Name, Annotated[int, Field(ge=0)]] = Field(description="Split → triples.")
     files: dict[Name, FileEntry] = Field(description="File name → size and checksum.")
-    partitioner: str = Field(description="random, metis or ldg (where DGL is absent).")
+    partitioner: str = Field(description="random, metis or ldg (metis without DGL).")
     partition_offsets: list[int]
-    warnings: dict[str, int] = Field(default_factory=dict, description="What was counted while reading.")
-    examples: dict[str, str] = Field(default_factory=dict, description="Warning → the first place, file:line.")
-    source: str = Field(description="What the store was made from.")
+    warnings: dict[str, int] = Field(default_factory=dict, description="Warning → its count while reading.")
+    examples: dict[str, str] = Field(default_factory=dict, description="Warning → its first occurrence, file:line.")
+    source: str = Field(description="Address of the files from which the store was made.")
     seed: int = Field(description="Decides the order of entity ids and, for one file, the splits.")
 
 
 def parse_manifest(content: bytes, address: str) -> Manifest:
-    """Read manifest.json; ``address`` names the store in errors.
+    """Parse manifest.json; ``address`` names the store in errors.
 
     Raises:
-        StoreError: not a manifest, or one of a later schema.
+        StoreError: not a manifest, or a manifest of a later schema.
     """
     try:
         tree = parse_json(content)
@@ -72,7 +72,7 @@ def parse_manifest(content: bytes, address: str) -> Manifest:
     except JsonError as error:
         raise damaged(address, str(error)) from None
     except (KeyError, TypeError):
-        raise damaged(address, "it is no object with a schema_version") from None
+        raise damaged(address, "it is not a JSON object with a schema_version") from None
     offsets = manifest.partition_offsets
     if len(offsets) < 2 or offsets != sorted(offsets) or (offsets[0], offsets[-1]) != (0, manifest.entities):
         raise damaged(address, f"partition_offsets do not rise from 0 to {manifest.entities}, its entities")
@@ -80,5 +80,5 @@ def parse_manifest(content: bytes, address: str) -> Manifest:
 
 
 def damaged(address: str, why: str) -> StoreError:
-    """The error of a manifest that cannot be used."""
+    """Build the error for a manifest that cannot be used."""
     return StoreError(f"{MANIFEST} of store {address} is damaged ({why}). Make the store again with `distkg prepare`")

@@ -1,4 +1,4 @@
-"""Relation categories 1-1, 1-n, n-1 and n-n."""
+"""Cardinality categories of relations: 1-1, 1-n, n-1 and n-n."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ THRESHOLD = 1.5
 
 
 def relation_categories(triples: np.ndarray, num_relations: int) -> list[str]:
-    """Category of each relation, from distinct triples [n, 3].
+    """Return the category of each relation, from distinct triples [n, 3].
 
     Bordes et al. 2013 (Translating Embeddings for Modeling Multi-relational Data, section 4.3): a side counts as
     n where an average of 1.5 or more entities of that side share the other entity. "1-n" thus means: a head has
@@ -18,12 +18,12 @@ def relation_categories(triples: np.ndarray, num_relations: int) -> list[str]:
     count = np.bincount(triples[:, 1], minlength=num_relations)
     tails_per_head = count / np.maximum(_distinct(triples[:, 1], triples[:, 0], num_relations), 1)
     heads_per_tail = count / np.maximum(_distinct(triples[:, 1], triples[:, 2], num_relations), 1)
-    left = np.where(heads_per_tail < THRESHOLD, "1", "n")
-    right = np.where(tails_per_head < THRESHOLD, "1", "n")
-    return [f"{head}-{tail}" for head, tail in zip(left, right, strict=True)]
+    head_side = np.where(heads_per_tail < THRESHOLD, "1", "n")
+    tail_side = np.where(tails_per_head < THRESHOLD, "1", "n")
+    return [f"{head}-{tail}" for head, tail in zip(head_side, tail_side, strict=True)]
 
 
 def _distinct(relations: np.ndarray, entities: np.ndarray, num_relations: int) -> NDArray[np.int64]:
-    """How many distinct entities each relation has."""
+    """Count the distinct entities of each relation: int64 [R]."""
     pairs = np.unique(entities.astype(np.int64) * num_relations + relations)
     return np.bincount(pairs % num_relations, minlength=num_relations)

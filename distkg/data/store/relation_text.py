@@ -1,7 +1,7 @@
-"""What relations are called, as vectors: ``relation_text.parquet`` in the folder of a store.
+"""Text vectors of relations: ``relation_text.parquet`` in the folder of a store.
 
-SEMMA (Arun et al. 2025) reads them beside the facts. Rows are found by label, so that one file serves every store with
-the same relations.
+SEMMA (Arun et al. 2025) uses the vectors in addition to the facts. Rows are found by label, so one file serves every
+store with the same relations.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ RELATION_TEXT = "relation_text.parquet"
 WIDTH = 64
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
-"""Texts [n] → their vectors, float32 [n, d]; texts that say alike have vectors of like direction."""
+"""Text encoder: texts [n] → vectors, float32 [n, d]; texts of similar meaning have vectors of similar direction."""
 
 Descriptions = Mapping[str, tuple[str, str]]
-"""Label → what the relation says and what its inverse says, a sentence each."""
+"""Label → (description of the relation, description of its inverse), one sentence each."""
 
 
 def words_of(label: str) -> str:
-    """A label of a vocabulary as words of a sentence.
+    """Split a label into the lower-case words of a sentence.
 
     >>> words_of("/people/person/nationality"), words_of("_hypernym"), words_of("concept:actorStarredInMovie")
     ('people person nationality', 'hypernym', 'actor starred in movie')
@@ -45,40 +45,40 @@ def words_of(label: str) -> str:
     if "://" in label:
         label = re.split(r"[/#]", label.rstrip("/#"))[-1]
     name = label.rpartition(":")[2] or label
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
-    return " ".join(re.findall(r"\w+", apart.replace("_", " "))).lower() or label
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    return " ".join(re.findall(r"\w+", spaced.replace("_", " "))).lower() or label
 
 
 def relation_vectors(labels: Sequence[str], encode: Encode, descriptions: Descriptions | None = None) -> np.ndarray:
-    """Vectors of relations, then of their inverses: float32 [2R, d], as in SEMMA.
+    """Encode relations, then their inverses: float32 [2R, d], as in SEMMA.
 
-    A relation's is the sum of those of its label, its words and, where there are ``descriptions``, its sentence. Its
-    inverse takes the first two with the opposite sign, and a sentence of its own.
+    The vector of a relation is the sum of the vectors of its label, its words and, with ``descriptions``, its
+    sentence. The inverse takes the first two with the opposite sign, and its own sentence.
 
     Raises:
-        StoreError: a relation has no description, or its vector is not finite.
+        StoreError: a relation has no description, or a vector is not finite.
     """
     names = encode(list(labels)) + encode([words_of(label) for label in labels])
-    found = np.concatenate([names, -names])
+    vectors = np.concatenate([names, -names])
     if descriptions is not None:
         missing = [label for label in labels if label not in descriptions]
         if missing:
             raise StoreError(f"relation {missing[0]!r} has no description{_and_more(missing)}")
-        told = [descriptions[label] for label in labels]
-        found += encode([forward for forward, _ in told] + [inverse for _, inverse in told])
-    broken = np.flatnonzero(~np.isfinite(found).all(axis=1)) % len(labels)
+        sentences = [descriptions[label] for label in labels]
+        vectors += encode([forward for forward, _ in sentences] + [inverse for _, inverse in sentences])
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1)) % len(labels)
     if len(broken):
         raise StoreError(
             f"the encoder gave relation {labels[broken[0]]!r} a vector that is not finite: it may know no word of its "
             "label or description"
         )
-    return found.astype(np.float32)
+    return vectors.astype(np.float32)
 
 
 def make_relation_text(store: Store, encode: Encode, descriptions: Descriptions | None = None) -> str:
-    """Write ``relation_text.parquet`` into the store's folder; a file that is there is replaced. Returns its path.
+    """Write ``relation_text.parquet`` into the store's folder, replacing an existing file. Return its path.
 
-    Labels without words, such as Wikidata's P19, need ``descriptions``: their letters and digits look alike.
+    Labels without words, such as Wikidata's P19, need ``descriptions``: their vectors are nearly the same.
 
     Raises:
         StoreError: a relation has no description, or the system refuses the write.
@@ -97,11 +97,11 @@ def make_relation_text(store: Store, encode: Encode, descriptions: Descriptions 
 
 
 def read_descriptions(file: Path) -> Descriptions:
-    """Descriptions of lines LABEL<TAB>DESCRIPTION<TAB>DESCRIPTION OF THE INVERSE, without a header.
+    """Read descriptions from lines LABEL<TAB>DESCRIPTION<TAB>DESCRIPTION OF THE INVERSE, without a header.
 
     Raises:
-        IngestError: no such file, a line of other fields or without words, or two that differ for one relation; names
-            file and line.
+        IngestError: no such file, a line with a wrong number of fields or an empty description, or two different
+            descriptions of one relation; names file and line.
     """
     file = local_path(file, "descriptions", "file")
     descriptions: dict[str, tuple[str, str]] = {}
@@ -117,10 +117,10 @@ def read_descriptions(file: Path) -> Descriptions:
 
 
 def read_relation_text(store: Store, address: str = "") -> NDArray[np.float32] | None:
-    """The vectors of a store's relations, float32 [2R, d]; None where its folder holds none.
+    """Read the vectors of a store's relations, float32 [2R, d]; None if its folder holds none.
 
     Args:
-        address: of a file elsewhere; it must be there.
+        address: file to read instead of the one in the store's folder; it must exist.
 
     Raises:
         StoreError: no such file, a damaged one, or one that lacks a relation of the store.
@@ -151,7 +151,7 @@ def read_relation_text(store: Store, address: str = "") -> NDArray[np.float32] |
 
 
 def wordllama_encoder(width: int = WIDTH) -> Encode:
-    """Vectors of length 1 from WordLlama's word vectors, which come with the package: nothing is downloaded.
+    """Return an encoder to unit vectors with WordLlama's word vectors, which the package contains: no download.
 
     Args:
         width: 64, 128 or 256.
@@ -163,7 +163,7 @@ def wordllama_encoder(width: int = WIDTH) -> Encode:
         import wordllama
     except ImportError:
         raise StoreError("encoding text needs wordllama, which is not installed: pip install 'distkg[text]'") from None
-    # Left to itself it looks for its tokenizer in a cache of downloads only, and not where the package has it.
+    # By default it looks for its tokenizer in a download cache only, not in the installed package.
     package = Path(wordllama.__file__).parent
     model = wordllama.WordLlama.load(trunc_dim=width, cache_dir=package, disable_download=True)
 

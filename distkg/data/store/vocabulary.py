@@ -1,4 +1,4 @@
-"""Labels ↔ ids, in flat arrays: no Python object per label, so tens of millions of labels fit.
+"""Mapping of labels to ids in flat arrays: no Python object per label, so tens of millions of labels fit.
 
 Open addressing over 64-bit FNV-1a hashes (Fowler, Noll, Vo), with the labels' bytes compared on every match.
 """
@@ -16,7 +16,7 @@ MOST_LABELS = 2**31 - 1
 
 
 class Vocabulary:
-    """Gives labels ids 0, 1, 2 … in the order in which they are first met."""
+    """Growing vocabulary: assigns labels the ids 0, 1, 2 … in order of first occurrence."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -29,7 +29,7 @@ class Vocabulary:
         return self._count
 
     def encode(self, labels: pa.Array) -> NDArray[np.int32]:
-        """Ids of the labels (utf8 [n], no nulls): int32 [n]; labels not met before get the next ids.
+        """Return the ids of labels (utf8 [n], no nulls): int32 [n]; new labels get the next ids.
 
         Raises:
             IngestError: more than 2³¹-1 labels.
@@ -50,19 +50,19 @@ class Vocabulary:
         return pa.Array.from_buffers(pa.large_utf8(), self._count, buffers)
 
     def _reserve(self, labels: int, text: int) -> None:
-        """Room for that many more labels and bytes, even if all are new."""
+        """Allocate room for so many more labels and bytes, as if all were new."""
         count = self._count + labels
         if count > MOST_LABELS:
             raise IngestError(f"more than {MOST_LABELS:,} labels; a store's ids are 32-bit")
-        self._hashes = _grown(self._hashes, count)
-        self._ends = _grown(self._ends, count + 1)
-        self._text = _grown(self._text, int(self._ends[self._count]) + text)
+        self._hashes = _resized(self._hashes, count)
+        self._ends = _resized(self._ends, count + 1)
+        self._text = _resized(self._text, int(self._ends[self._count]) + text)
         if self._table.size < 2 * count:
             self._table = np.full(1 << (2 * count - 1).bit_length(), -1, dtype=np.int32)
             _fill_table(self._table, self._hashes, self._count)
 
 
-def _grown(array: np.ndarray, size: int) -> np.ndarray:
+def _resized(array: np.ndarray, size: int) -> np.ndarray:
     if array.size >= size:
         return array
     larger = np.empty(max(size, array.size + array.size // 2), dtype=array.dtype)

@@ -1,6 +1,6 @@
-"""Writing a store: a marker first, the files, the manifest last.
+"""Writer of a store: a marker first, then the files, the manifest last.
 
-A store without a manifest is not a store: whoever finds the marker alone knows that a writer was interrupted.
+A folder without a manifest is not a store: a marker alone means that a writer was interrupted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LABEL_SCHEMA = pa.schema([("id", pa.int32()), ("label", pa.utf8())])
 
 
 class HashingFile(RawIOBase):
-    """An output stream that keeps the sha256 and the size of what passes through it."""
+    """Output stream that computes the SHA-256 and the size of the bytes written."""
 
     def __init__(self, stream: pa.NativeFile) -> None:
         self._stream = stream
@@ -57,17 +57,17 @@ class HashingFile(RawIOBase):
 
 
 class StoreWriter:
-    """Context manager that fills a store and, at ``commit``, makes it valid; an error removes what was written.
+    """Context manager that writes a store and makes it valid at ``commit``; an error removes the folder.
 
     Args:
-        address: new folder, empty folder, or a store that was left half-written (it is replaced).
-        private: what it is made from is not open to everybody: a new folder is its owner's alone.
+        address: new folder, empty folder, or half-written store (it is replaced).
+        private: the source is not public: create the folder readable by its owner only.
 
     Attributes:
-        scratch: local folder for temporary files; gone at the end.
+        scratch: local folder for temporary files; removed at the end.
 
     Raises:
-        StoreError: a finished store or other files are there already, or the system refuses a write.
+        StoreError: the folder holds a finished store or other files, or a write fails.
     """
 
     def __init__(self, address: str, *, private: bool = False) -> None:
@@ -79,9 +79,9 @@ class StoreWriter:
 
     def __enter__(self) -> StoreWriter:
         _claim(self.location, without_secrets(self.address), private=self.private)
-        # Beside the data where that is a local disk: /tmp may be small, or memory.
-        beside = self.location.path if self.location.local else None
-        self.scratch = Path(tempfile.mkdtemp(prefix=".scratch-", dir=beside))
+        # In the store's own folder if that is local: /tmp may be small, or in memory.
+        parent = self.location.path if self.location.local else None
+        self.scratch = Path(tempfile.mkdtemp(prefix=".scratch-", dir=parent))
         return self
 
     def __exit__(
@@ -97,7 +97,7 @@ class StoreWriter:
             raise StoreError(f"store {without_secrets(self.address)} could not be written: {reason}") from error
 
     def open(self, name: str) -> HashingFile:
-        """A new file of the store; close it, then name its rows with ``record``."""
+        """Open a new file of the store; ``record`` closes it and records its rows."""
         stream = self.location.filesystem.open_output_stream(self.location.child(name).path, compression=None)
         self._open[name] = HashingFile(stream)
         return self._open[name]
@@ -112,7 +112,7 @@ class StoreWriter:
         self.files[name] = file.entry(rows)
 
     def write_labels(self, name: str, labels: pa.Array) -> None:
-        """Labels in id order (large_utf8 [n]) as columns id, label."""
+        """Write labels in id order (large_utf8 [n]) as columns id, label."""
         file = self.open(name)
         with pq.ParquetWriter(file, LABEL_SCHEMA, compression="zstd", use_dictionary=False) as parquet:
             for start in range(0, len(labels), ROW_GROUP):
@@ -122,7 +122,7 @@ class StoreWriter:
         self.record(name, len(labels))
 
     def write_classes(self, classes: Classes) -> None:
-        """What ``Store.classes`` reads: the classes, those of each entity, those that relations ask for."""
+        """Write the three class files that ``Store.classes`` reads."""
         entity = np.repeat(np.arange(len(classes.offsets) - 1, dtype=np.int32), np.diff(classes.offsets))
         wanted_tail, wanted_head = np.split(classes.wanted, 2)
         self.write_labels("classes.parquet", classes.labels)
@@ -136,14 +136,14 @@ class StoreWriter:
         self.record(name, table.num_rows)
 
     def commit(self, manifest: Manifest) -> None:
-        """Make the store valid."""
+        """Write the manifest and remove the marker, which makes the store valid."""
         content = manifest.model_dump_json(indent=1) + "\n"
         self.location.child(MANIFEST).write_bytes(content.encode())
         self.location.filesystem.delete_file(self.location.child(MARKER).path)
 
 
 class TripleSink:
-    """Writes one split of a store, batch by batch; a context manager."""
+    """Context manager that writes one split of a store, batch by batch."""
 
     def __init__(self, writer: StoreWriter, split: str) -> None:
         self._writer = writer
@@ -152,12 +152,12 @@ class TripleSink:
 
     def __enter__(self) -> TripleSink:
         file = self._writer.open(self._name)
-        # Ids hardly repeat within a page, relations do: dictionaries pay for the latter only.
+        # Within a page entity ids rarely repeat, relation ids do: only the latter gain from a dictionary.
         self._parquet = pq.ParquetWriter(file, TRIPLE_SCHEMA, compression="zstd", use_dictionary=["relation"])
         return self
 
     def write(self, triples: NDArray[np.int32]) -> None:
-        """Add int32 [n, 3]."""
+        """Append triples int32 [n, 3]."""
         columns = [pa.array(np.ascontiguousarray(triples[:, column])) for column in range(3)]
         self._parquet.write_table(pa.table(columns, schema=TRIPLE_SCHEMA), row_group_size=ROW_GROUP)
         self.rows += len(triples)
@@ -171,7 +171,7 @@ class TripleSink:
 
 
 def _claim(location: Location, shown: str, *, private: bool) -> None:
-    """Make sure that the folder is ours to fill, and mark it as half-written."""
+    """Create or empty the folder and mark it as half-written; raise StoreError if it holds anything else."""
     try:
         if location.is_file():
             raise StoreError(f"{shown} is a file. Name a new or empty folder")

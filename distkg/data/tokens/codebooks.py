@@ -1,4 +1,4 @@
-"""Files that say what tokens mean: one vector each, made by the model that made the tokens, and frozen."""
+"""Readers of codebooks: one frozen vector per token, made by the model that made the tokens."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ WORD_VECTORS = ("word_embeddings.weight", "embed_tokens.weight", "wte.weight", "
 
 
 def read_codebook(file: Path) -> NDArray[np.float32]:
-    """The vectors of tokens in id order: float32 [V, d].
+    """Read the vectors of tokens in id order: float32 [V, d].
 
     Args:
         file: a matrix as ``.npy``; a ``.safetensors`` file with one matrix, or of a language model, whose input
-            embeddings are taken; or a ``.pth`` or ``.pt`` file of one tensor, such as MyGO's. Pickles are read by
-            torch's loader of plain tensors, which runs no code.
+            embeddings are read; or a ``.pth`` or ``.pt`` file of one tensor, as MyGO's. Pickles are read with torch's
+            ``weights_only`` loader, which runs no code.
 
     Raises:
-        IngestError: no such file, or none of these.
+        IngestError: no such file, or a file of another form.
     """
     file = local_path(file, "codebook", "file")
     readers = {".npy": _numpy, ".safetensors": _safetensors, ".pth": _torch, ".pt": _torch}
     if file.suffix not in readers:
-        raise IngestError(f"codebook {file} ends with none of {', '.join(readers)}")
+        raise IngestError(f"codebook {file} must be a file that ends with one of {', '.join(readers)}")
     if not file.is_file():
         raise IngestError(f"codebook {file} cannot be read: there is no such file")
     try:
         matrix = readers[file.suffix](file)
-    except Exception as error:  # what readers of other libraries make of damaged files is not listed anywhere
+    except Exception as error:  # the exceptions of these libraries for damaged files are undocumented
         lines = str(error).splitlines() or [type(error).__name__]
         raise IngestError(f"codebook {file} cannot be read: {lines[0]}") from None
     if matrix.ndim != 2 or not matrix.size:
@@ -56,17 +56,17 @@ def _numpy(file: Path) -> np.ndarray:
 def _safetensors(file: Path) -> np.ndarray:
     with safe_open(file, framework="np") as tensors:
         names = list(tensors.keys())
-        found = names if len(names) == 1 else [name for name in names if name.endswith(WORD_VECTORS)]
-        if len(found) != 1:
+        candidates = names if len(names) == 1 else [name for name in names if name.endswith(WORD_VECTORS)]
+        if len(candidates) != 1:
             raise ValueError(
-                f"which of its {len(names)} tensors? One is expected, or one that ends with {WORD_VECTORS[0]}"
+                f"it holds {len(names)} tensors; it must hold one, or one whose name ends with {WORD_VECTORS[0]}"
             )
-        matrix: np.ndarray = tensors.get_tensor(found[0])
+        matrix: np.ndarray = tensors.get_tensor(candidates[0])
     return matrix
 
 
 def _torch(file: Path) -> np.ndarray:
-    import torch  # here, so that reading other files does not wait for it
+    import torch  # imported here, so that other files are read without it
 
     from distkg.data.storage.torch_files import read_torch_file
 

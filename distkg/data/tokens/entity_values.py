@@ -1,6 +1,6 @@
-"""What files say of entities, such as texts, numbers and images, brought into the order of a store's ids.
+"""Readers of texts, numbers, images and tokens of entities, which return them in the order of a store's ids.
 
-Files name entities by label, or by keys of their own with a file that says whose key it is.
+Files name entities by label, or by their own keys together with a file that maps keys to labels.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ LINES_AT_ONCE = 1 << 17
 LARGEST_JSON = 1 << 30
 
 Keys = Mapping[str, str]
-"""Key of a file → label in the store."""
+"""Key in a file → label in the store."""
 
 
 @dataclass(frozen=True)
 class EntityValues:
-    """What each entity has, in the order of ids.
+    """Lists of values per entity, in the order of ids.
 
     Attributes:
-        values: large_list [N] of texts, paths or token ids; empty for entities without any.
-        unknown: entries of the file that are of no entity of the store.
-        example: the first of them.
+        values: large_list [N] of texts, paths or token ids; empty for entities without values.
+        unknown: number of entries of the file whose entity is not in the store.
+        example: first name or key among the unknown entries.
     """
 
     values: pa.LargeListArray
@@ -53,8 +53,8 @@ class EntityValues:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Values of attributes: entity int32 [m], place in ``attributes`` int32 [m], value float64 [m]; ``unknown`` and
-    ``example`` as in ``EntityValues``."""
+    """Numeric attribute values: entity int32 [m], index into ``attributes`` int32 [m], value float64 [m]; ``unknown``
+    and ``example`` as in ``EntityValues``."""
 
     entity: NDArray[np.int32]
     attribute: NDArray[np.int32]
@@ -65,17 +65,17 @@ class Numbers:
 
 
 def by_entity(entity: np.ndarray, values: pa.Array, entities: int) -> pa.LargeListArray:
-    """Values [m] of entities integer [m] as lists by id, each in the order of the values: large_list [entities]."""
+    """Group values [m] by their entity ids [m] into lists, keeping their order: large_list [entities]."""
     order = np.argsort(entity, kind="stable")
     offsets = np.searchsorted(entity[order], np.arange(entities + 1)).astype(np.int64)
     return pa.LargeListArray.from_arrays(pa.array(offsets), values.take(pa.array(order)))
 
 
 class Known:
-    """Finds the entities that a file speaks of, and counts those that the store does not have.
+    """Lookup of entity ids by the names in a file; counts names that are not in the store.
 
     Args:
-        keys: what the file calls them; None where it says labels.
+        keys: the file's keys → labels; None if the file uses labels.
     """
 
     def __init__(self, store: Store, keys: Keys | None = None) -> None:
@@ -88,32 +88,34 @@ class Known:
             self._vocabulary.encode(labels.slice(start, LABELS_AT_ONCE).cast(pa.utf8()))
 
     def ids(self, names: Sequence[str]) -> NDArray[np.int32]:
-        """Ids of entities, -1 for those that are not there: int32 [n]."""
+        """Return the ids of entities, -1 for those not in the store: int32 [n]."""
         labels = names if self._keys is None else [self._keys.get(name, "") for name in names]
         ids = self._vocabulary.encode(pa.array([label if _is_text(label) else "" for label in labels], pa.utf8()))
         ids[ids >= self.entities] = -1
-        strange = np.flatnonzero(ids < 0)
-        if len(strange) and not self.unknown:
-            self.example = names[strange[0]]
-        self.unknown += len(strange)
+        unknown = np.flatnonzero(ids < 0)
+        if len(unknown) and not self.unknown:
+            self.example = names[unknown[0]]
+        self.unknown += len(unknown)
         return ids
 
     def check_any(self, found: int, name: str) -> None:
-        """Raise where a file speaks of none of the entities."""
+        """Raise IngestError if a file names no entity of the store."""
         if not found:
             label = self._store.entity_labels()[0].as_py() if self.entities else ""
-            said = f"its first is {self.example!r}" if self.unknown else "it is empty"
+            reason = f"its first is {self.example!r}" if self.unknown else "it is empty"
             if self._keys is not None and self.unknown:
-                stands_for = self._keys.get(self.example)
-                said += " (--ids " + ("has no such key)" if stands_for is None else f"says {stands_for!r})")
-            raise IngestError(f"{name} speaks of no entity of the store: {said}, and the store's first {label!r}")
+                key_label = self._keys.get(self.example)
+                reason += " (--ids " + ("has no such key)" if key_label is None else f"says {key_label!r})")
+            raise IngestError(f"{name} names no entity of the store: {reason}, and the store's first is {label!r}")
 
 
 def read_keys(address: str) -> Keys:
-    """Of lines KEY<TAB>LABEL (or a space), such as MyGO's ``entity2id.txt``; a first line with a count is passed over.
+    """Read a map of keys to labels from lines KEY<TAB>LABEL (or a space), such as MyGO's ``entity2id.txt``.
+
+    A first line with a count is skipped.
 
     Raises:
-        IngestError: a line of other form; names file and line.
+        IngestError: a line of another form; names file and line.
     """
     file = text_file(address)
     keys: dict[str, str] = {}
@@ -131,12 +133,14 @@ def read_keys(address: str) -> Keys:
                     "line; keep one"
                 )
     if not keys:
-        raise IngestError(f"{file.name} has no lines KEY<TAB>LABEL: what it calls the entities is not known")
+        raise IngestError(f"{file.name} has no lines KEY<TAB>LABEL, so the keys of entities are unknown")
     return keys
 
 
 def read_texts(store: Store, address: str, keys: Keys | None = None) -> EntityValues:
-    """Texts of entities, of lines LABEL<TAB>TEXT; further tabs are part of the text, and entities may have more lines.
+    """Read texts of entities from lines LABEL<TAB>TEXT.
+
+    Further tabs belong to the text, and an entity may have several lines.
 
     Raises:
         IngestError: no such file, a line without a tab (named), or no entity of the store in it.
@@ -147,27 +151,27 @@ def read_texts(store: Store, address: str, keys: Keys | None = None) -> EntityVa
     for rows in _lines(file):
         labels = []
         for line, text in rows:
-            label, tab, said = text.partition("\t")
+            label, tab, entity_text = text.partition("\t")
             if not tab:
                 raise IngestError(f"{file.name}:{line}: a label, a tab and a text are expected: {text[:80]!r}")
             labels.append(label)
-            texts.append(said.replace("\t", " "))
+            texts.append(entity_text.replace("\t", " "))
         ids.append(known.ids(labels))
-    return _gathered(np.concatenate(ids), pa.array(texts, pa.large_utf8()), known, file.name)
+    return _entity_values(np.concatenate(ids), pa.array(texts, pa.large_utf8()), known, file.name)
 
 
 def labels_as_texts(store: Store) -> EntityValues:
-    """What entities are called in the store, as words."""
+    """Return the labels of entities, split into words, as their texts."""
     words = [words_of(label) for label in store.entity_labels().to_pylist()]
     return EntityValues(by_entity(np.arange(len(words)), pa.array(words, pa.large_utf8()), len(words)))
 
 
 def read_numbers(store: Store, address: str, keys: Keys | None = None) -> Numbers:
-    """Attributes of entities, of lines LABEL<TAB>ATTRIBUTE<TAB>VALUE.
+    """Read attributes of entities from lines LABEL<TAB>ATTRIBUTE<TAB>VALUE.
 
     Raises:
-        IngestError: no such file, a line of other form or with a value that is no finite number (named), or no entity
-            of the store in it.
+        IngestError: no such file, a line of another form or with a value that is not a finite number (named), or no
+            entity of the store in it.
     """
     file, known, place = text_file(address), Known(store, keys), dict[str, int]()
     ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
@@ -184,17 +188,17 @@ def read_numbers(store: Store, address: str, keys: Keys | None = None) -> Number
             values.append(_number(fields[2], file.name, line))
         ids.append(known.ids(labels))
     entity = np.concatenate(ids)
-    kept = entity >= 0
-    known.check_any(int(kept.sum()), file.name)
-    columns_of = np.array(attributes, np.int32)[kept], np.array(values, np.float64)[kept]
-    return Numbers(entity[kept], *columns_of, list(place), known.unknown, known.example)
+    known_rows = entity >= 0
+    known.check_any(int(known_rows.sum()), file.name)
+    columns_of = np.array(attributes, np.int32)[known_rows], np.array(values, np.float64)[known_rows]
+    return Numbers(entity[known_rows], *columns_of, list(place), known.unknown, known.example)
 
 
 def read_token_lists(store: Store, address: str, vocabulary: int, keys: Keys | None = None) -> EntityValues:
-    """Tokens that others have made, in MyGO's form: JSON {key: [token, …]}, also gzipped, or alone in a zip file.
+    """Read ready-made tokens in MyGO's format: JSON {key: [token, …]}, also gzipped, or as the only JSON in a zip.
 
     Args:
-        vocabulary: tokens are below this.
+        vocabulary: number of tokens; ids are below.
 
     Raises:
         IngestError: no such file, not of this form (names the line or the key), or no entity of the store in it.
@@ -205,13 +209,14 @@ def read_token_lists(store: Store, address: str, vocabulary: int, keys: Keys | N
     for key, tokens in tree.items():
         lists.append(_token_ids(tokens, vocabulary, f"{name}: {key!r}"))
     entity = np.repeat(known.ids(list(tree)), [len(tokens) for tokens in lists])
-    return _gathered(entity, pa.array(np.concatenate([np.empty(0, np.int32), *lists])), known, name)
+    return _entity_values(entity, pa.array(np.concatenate([np.empty(0, np.int32), *lists])), known, name)
 
 
 def find_images(store: Store, folder: Path, keys: Keys | None = None) -> EntityValues:
-    """Paths of images: files ``KEY.jpg`` (any ending), or folders ``KEY`` of files, KEY being a label.
+    """Find the images of entities: files ``KEY.jpg`` (any extension), or folders ``KEY`` of files.
 
-    A label that cannot be a file's name is written as in a URL: ``%2Fm%2F010016`` is /m/010016.
+    KEY is a label, or a key of ``keys``. Characters that a file name cannot hold are percent-encoded:
+    ``%2Fm%2F010016`` is /m/010016.
 
     Raises:
         IngestError: no such folder, or no entity of the store in it.
@@ -220,35 +225,35 @@ def find_images(store: Store, folder: Path, keys: Keys | None = None) -> EntityV
     if not folder.is_dir():
         raise IngestError(f"there is no folder of images {folder}")
     known = Known(store, keys)
-    found: list[tuple[str, Path]] = []
+    images: list[tuple[str, Path]] = []
     for place in _visible(folder):
         if place.is_dir():
-            found += [(unquote(place.name), file) for file in _visible(place) if file.is_file()]
+            images += [(unquote(place.name), file) for file in _visible(place) if file.is_file()]
         else:
-            found.append((unquote(place.stem), place))
-    unreadable = next((path for _, path in found if not _is_text(str(path.absolute()))), None)
+            images.append((unquote(place.stem), place))
+    unreadable = next((path for _, path in images if not _is_text(str(path.absolute()))), None)
     if unreadable is not None:
         raise IngestError(f"{str(unreadable)!a}: the name of this image is not UTF-8; rename it")
-    entity = known.ids([key for key, _ in found])
-    paths = pa.array([str(path.absolute()) for _, path in found], pa.large_utf8())
-    return _gathered(entity, paths, known, str(folder))
+    entity = known.ids([key for key, _ in images])
+    paths = pa.array([str(path.absolute()) for _, path in images], pa.large_utf8())
+    return _entity_values(entity, paths, known, str(folder))
 
 
 def _is_text(label: str) -> bool:
-    """False for a name with a lone surrogate, which UTF-8 and so a store cannot hold."""
+    """Return False for a name with a lone surrogate, which is not encodable in UTF-8."""
     return label.isascii() or not any("\ud800" <= character <= "\udfff" for character in label)
 
 
-def _gathered(entity: NDArray[np.int32], values: pa.Array, known: Known, name: str) -> EntityValues:
-    kept = np.flatnonzero(entity >= 0)
-    known.check_any(len(kept), name)
+def _entity_values(entity: NDArray[np.int32], values: pa.Array, known: Known, name: str) -> EntityValues:
+    known_rows = np.flatnonzero(entity >= 0)
+    known.check_any(len(known_rows), name)
     return EntityValues(
-        by_entity(entity[kept], values.take(pa.array(kept)), known.entities), known.unknown, known.example
+        by_entity(entity[known_rows], values.take(pa.array(known_rows)), known.entities), known.unknown, known.example
     )
 
 
 def _lines(file: SourceFile) -> Iterator[list[tuple[int, str]]]:
-    """Line numbers and texts of lines that are not blank, some at a time."""
+    """Yield lists of (line number, text) of lines that are not blank."""
     lines = read_lines(file)
     while rows := list(islice(lines, LINES_AT_ONCE)):
         yield rows
@@ -260,12 +265,12 @@ def _number(text: str, name: str, line: int) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise IngestError(f"{name}:{line}: {text[:80]!r} is no finite number")
+        raise IngestError(f"{name}:{line}: {text[:80]!r} is not a finite number")
     return value
 
 
 def _token_ids(tokens: object, vocabulary: int, where: str) -> NDArray[np.int32]:
-    """A list of JSON as token ids below ``vocabulary``."""
+    """Convert a JSON list to token ids below ``vocabulary``."""
     if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
         raise IngestError(f"{where} needs a list of token ids: {str(tokens)[:80]}")
     wrong = next((token for token in tokens if not 0 <= token < vocabulary), None)
@@ -281,15 +286,15 @@ def _json(address: str) -> tuple[str, dict[str, object]]:
     except IngestError:
         raise
     except (OSError, pa.ArrowInvalid, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        # RuntimeError: a password is asked for, or a way of compression that Python lacks.
+        # RuntimeError: encrypted, or an unsupported compression method.
         raise IngestError(f"{file.name} cannot be read ({error}). It is damaged or cut off; fetch it again") from None
     try:
         tree = parse_json(content, LARGEST_JSON)
     except JsonError as error:
         place = f"{file.name}:{error.line}" if error.line else file.name
-        raise IngestError(f"{place}: this is not JSON that can be read: {error}") from None
+        raise IngestError(f"{place}: invalid JSON: {error}") from None
     if not isinstance(tree, dict):
-        raise IngestError(f"{file.name}: an object {{key: [token, …]}} is expected")
+        raise IngestError(f"{file.name}: a JSON object {{key: [token, …]}} is expected")
     return file.name, tree
 
 

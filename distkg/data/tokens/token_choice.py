@@ -1,4 +1,4 @@
-"""Which tokens stand for an entity: the ones it has most often."""
+"""Selection of the tokens that represent an entity: its most frequent ones."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ NONE = -1
 
 
 def most_frequent(entity: np.ndarray, token: np.ndarray, entities: int, most: int) -> NDArray[np.int32]:
-    """The ``most`` most frequent tokens of each entity: int32 [entities, most], ascending, filled up with -1.
+    """Select the ``most`` most frequent tokens of each entity: int32 [entities, most], ascending, padded with -1.
 
-    As MyGO chooses them (Zhang et al. 2025): counted over all images, or all text, of an entity; of tokens that are
-    equally frequent, those with smaller ids.
+    As in MyGO (Zhang et al. 2025), tokens are counted over all images, or all texts, of an entity; ties go to smaller
+    ids.
 
     Args:
-        entity, token: integer [m], one entry for each occurrence; tokens from 0 on.
+        entity, token: integer [m], one entry per occurrence; tokens from 0 on.
 
     >>> most_frequent([0, 0, 0, 0, 2, 2], [7, 9, 9, 8, 5, 4], entities=3, most=2).tolist()
     [[7, 9], [-1, -1], [4, 5]]
@@ -28,8 +28,8 @@ def most_frequent(entity: np.ndarray, token: np.ndarray, entities: int, most: in
     pairs, count = np.unique(entity * size + token, return_counts=True)
     owner = pairs // size
     order = np.lexsort((pairs, -count, owner))
-    place = np.arange(len(order)) - np.searchsorted(owner, owner)  # among those of the entity; owners are in order
-    kept = np.sort(pairs[order[place < most]])
-    owner = kept // size
-    chosen[owner, np.arange(len(kept)) - np.searchsorted(owner, owner)] = kept % size
+    place = np.arange(len(order)) - np.searchsorted(owner, owner)  # rank within the entity; owners are sorted
+    selected = np.sort(pairs[order[place < most]])
+    owner = selected // size
+    chosen[owner, np.arange(len(selected)) - np.searchsorted(owner, owner)] = selected % size
     return chosen

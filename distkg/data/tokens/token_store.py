@@ -1,11 +1,10 @@
-"""What entities look like and say, as discrete tokens: folder ``tokens`` of a store, one modality beside the other.
+"""Token store: discrete tokens of entities by modality, such as text or image, in the folder ``tokens`` of a store.
 
-``NAME.safetensors`` holds the tokens of every entity, int32 [N, n] in the order of ids, so a rank reads those of its
-own rows alone; where an entity has fewer than n, or none, -1 stands and is to be masked. ``codebooks/HASH.safetensors``
-holds what the tokens mean, a frozen vector each, float16 [V, d]: modalities of the same tokens name the same file, also
-in other stores, so a reader that knows the hash need not read it twice. ``NAME.json`` says which codebook that is, how
-many entities have tokens, and for which order of entities they were made; it is written last, so a modality that has it
-is complete.
+``NAME.safetensors`` holds the tokens of all entities, int32 [N, n] in the order of ids, so that a rank reads only its
+own rows. An entity with fewer than n tokens is padded with -1, which readers must mask. ``codebooks/HASH.safetensors``
+holds a frozen vector per token, float16 [V, d]. Modalities with equal codebooks refer to the same file name, also in
+other stores, so a reader can skip a hash that it knows. ``NAME.json`` names the codebook, the number of entities with
+tokens, and the checksum of the entity order. It is written last, so a modality that has it is complete.
 """
 
 from __future__ import annotations
@@ -36,27 +35,27 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 class Description(BaseModel):
-    """What ``NAME.json`` says."""
+    """Contents of ``NAME.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format_version: int = FORMAT_VERSION
-    source: str = Field(description="What the tokens were made from, and how.")
-    tokens: int = Field(ge=1, description="Most tokens of an entity: n.")
-    covered: int = Field(ge=0, description="Entities that have a token.")
-    entities: str = Field(description="Checksum of the store's entities.parquet, which says whose row is whose.")
+    source: str = Field(description="Origin of the tokens, and how they were made.")
+    tokens: int = Field(ge=1, description="Largest number of tokens of an entity: n.")
+    covered: int = Field(ge=0, description="Number of entities that have a token.")
+    entities: str = Field(description="SHA-256 of the store's entities.parquet, which gives the order of rows.")
     ids: FileEntry
     codebook: FileEntry
-    width: int = Field(ge=1, description="Of the codebook's vectors: d.")
+    width: int = Field(ge=1, description="Width of the codebook's vectors: d.")
 
 
 @dataclass(frozen=True)
 class Modality:
-    """Tokens of one kind for the entities of a store.
+    """Tokens of one modality for the entities of a store.
 
     Attributes:
-        name: such as ``text`` or ``image``.
-        description: what is known of them without reading them.
+        name: name of the modality, such as ``text`` or ``image``.
+        description: contents of ``NAME.json``.
     """
 
     name: str
@@ -65,36 +64,36 @@ class Modality:
 
     @property
     def entities(self) -> int:
-        """N."""
+        """Number of entities N."""
         return self.description.ids.rows
 
     @property
     def tokens(self) -> int:
-        """n, the most that an entity has."""
+        """Largest number of tokens of an entity, n."""
         return self.description.tokens
 
     @property
     def vocabulary(self) -> int:
-        """V, the number of different tokens there could be."""
+        """Number of tokens in the codebook, V."""
         return self.description.codebook.rows
 
     @property
     def width(self) -> int:
-        """d, of the codebook's vectors."""
+        """Width of the codebook's vectors, d."""
         return self.description.width
 
     @property
     def covered(self) -> int:
-        """Entities that have a token."""
+        """Number of entities that have a token."""
         return self.description.covered
 
     @property
     def codebook_id(self) -> str:
-        """Hash of the codebook: equal where the codebooks are."""
+        """Hash of the codebook; equal for equal codebooks."""
         return self.description.codebook.sha256
 
     def rows(self, low: int = 0, high: int | None = None) -> NDArray[np.int32]:
-        """Tokens of entities [low, high), by default all: int32 [high - low, n], ascending, filled up with -1.
+        """Read the tokens of entities [low, high), by default all: int32 [high - low, n], ascending, padded with -1.
 
         Raises:
             StoreError: a missing or damaged file.
@@ -102,13 +101,13 @@ class Modality:
         file = RowFile.open(self._folder.file_within(f"{self.name}.safetensors"))
         if (file.rows, file.width) != (self.entities, self.tokens):
             raise self._damaged(file.file, f"{file.rows} × {file.width} instead of {self.entities} × {self.tokens}")
-        found = file.read(low, self.entities if high is None else high)
-        if found.size and not -1 <= int(found.min()) <= int(found.max()) < self.vocabulary:
+        tokens = file.read(low, self.entities if high is None else high)
+        if tokens.size and not -1 <= int(tokens.min()) <= int(tokens.max()) < self.vocabulary:
             raise self._damaged(file.file, f"it holds tokens that are not from -1 to {self.vocabulary - 1}")
-        return found
+        return tokens
 
     def codebook(self) -> NDArray[np.float16]:
-        """The vectors of tokens: float16 [V, d].
+        """Read the vectors of tokens: float16 [V, d].
 
         Raises:
             StoreError: a missing or damaged file.
@@ -122,25 +121,25 @@ class Modality:
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise self._damaged(file, str(error)) from None
         if vectors.shape != (self.vocabulary, self.width) or vectors.dtype != np.float16:
-            found = f"{vectors.dtype} {list(vectors.shape)}"
-            raise self._damaged(file, f"{found} instead of float16 {[self.vocabulary, self.width]}")
+            actual = f"{vectors.dtype} {list(vectors.shape)}"
+            raise self._damaged(file, f"{actual} instead of float16 {[self.vocabulary, self.width]}")
         if not np.isfinite(vectors).all():
-            raise self._damaged(file, "a number of it is not finite")
+            raise self._damaged(file, "it holds a number that is not finite")
         return vectors
 
     def verify(self) -> None:
         """Compare the files with their checksums.
 
         Raises:
-            StoreError: names the file that is missing or differs.
+            StoreError: a file is missing or differs; the message names it.
         """
         ids = self._folder.file_within(f"{self.name}.safetensors")
         for file, entry in ((ids, self.description.ids), (self._codebook_file, self.description.codebook)):
             try:
-                found = file.sha256()
+                checksum = file.sha256()
             except OSError as error:
                 raise self._damaged(file, str(error)) from None
-            if found != entry.sha256:
+            if checksum != entry.sha256:
                 raise self._damaged(file, f"it differs from its checksum in {self.name}.json")
 
     @property
@@ -152,10 +151,10 @@ class Modality:
 
 
 def read_modalities(store: Store) -> dict[str, Modality]:
-    """Name → modality, of all that a store has, by name.
+    """Open all modalities of a store: name → modality, sorted by name.
 
     Raises:
-        StoreError: a description that cannot be read, or tokens that were made for another order of entities.
+        StoreError: an unreadable description, or tokens made for another order of entities.
     """
     folder = Location.of(store.address).within(FOLDER)
     names = sorted(name.removesuffix(".json") for name in folder.names() if name.endswith(".json"))
@@ -163,38 +162,38 @@ def read_modalities(store: Store) -> dict[str, Modality]:
 
 
 def read_modality(store: Store, name: str) -> Modality:
-    """One of them.
+    """Open a modality of a store by its name.
 
     Raises:
-        StoreError: as ``read_modalities``, or the store has none of that name.
+        StoreError: as ``read_modalities``, or the store has no such modality.
     """
-    found = read_modalities(store)
-    if name not in found:
-        known = f"it has {', '.join(found)}" if found else "it has none"
+    modalities = read_modalities(store)
+    if name not in modalities:
+        known = f"it has {', '.join(modalities)}" if modalities else "it has none"
         raise StoreError(f"store {store.shown} has no tokens {name!r}; {known}. Make them with `distkg tokens`")
-    return found[name]
+    return modalities[name]
 
 
 def write_modality(
     store: Store, name: str, blocks: Iterable[NDArray[np.int32]], tokens: int, codebook: np.ndarray, source: str
 ) -> Modality:
-    """Write a modality into a store's folder; one of that name is replaced.
+    """Write a modality into a store's folder, replacing one of the same name.
 
     Args:
-        name: of small letters, digits, ``-`` and ``_``.
-        blocks: the tokens of consecutive entities, int32 [b, tokens] each, -1 for none; of all entities in sum.
-        codebook: [V, d]; kept as float16.
-        source: what the tokens were made from, and how.
+        name: lower-case letters, digits, ``-`` and ``_``, a letter first.
+        blocks: tokens of consecutive entities, int32 [b, tokens] each, padded with -1; together of all entities.
+        codebook: [V, d]; stored as float16.
+        source: origin of the tokens, and how they were made.
 
     Raises:
-        StoreError: a name or a codebook that cannot be used, or the system refuses a write.
+        StoreError: an invalid name or codebook, or a failed write.
     """
     if not _NAME.fullmatch(name):
-        raise StoreError(f"{name!r} cannot name tokens: small letters, digits, - and _ can, a letter first")
+        raise StoreError(f"{name!r} cannot name tokens: use lower-case letters, digits, - and _, with a letter first")
     content = save({"codebook": _half(codebook)})
     checksum = hashlib.sha256(content).hexdigest()
     folder = Location.of(store.address).child(FOLDER)
-    covered = _Covered(len(codebook))
+    covered = _CoverageCounter(len(codebook))
     try:
         folder.filesystem.create_dir(folder.child(CODEBOOKS).path, recursive=True)
         fresh, described = folder.child(f"{name}.safetensors.part"), folder.child(f"{name}.json")
@@ -219,8 +218,8 @@ def write_modality(
     return Modality(name, description, folder)
 
 
-class _Covered:
-    """Checks tokens as they pass by, and counts the entities that have any."""
+class _CoverageCounter:
+    """Check of the token rows that are written; counts the entities that have a token."""
 
     def __init__(self, vocabulary: int) -> None:
         self.vocabulary = vocabulary
@@ -229,7 +228,9 @@ class _Covered:
     def counting(self, blocks: Iterable[NDArray[np.int32]]) -> Iterator[NDArray[np.int32]]:
         for block in blocks:
             if block.size and int(block.max()) >= self.vocabulary:
-                raise StoreError(f"token {block.max()} is none of the codebook's, which are 0 to {self.vocabulary - 1}")
+                raise StoreError(
+                    f"token {block.max()} is not in the codebook, whose tokens are 0 to {self.vocabulary - 1}"
+                )
             self.count += int((block >= 0).any(axis=1).sum())
             yield block
 
@@ -246,7 +247,7 @@ def _read(store: Store, folder: Location, name: str) -> Modality:
             "the store has been made again since. Make them again with `distkg tokens`"
         )
     if description.ids.rows != store.num_entities:
-        raise _not_described(file, f"it is of {description.ids.rows:,} entities; the store has {store.num_entities:,}")
+        raise _not_described(file, f"it covers {description.ids.rows:,} entities; the store has {store.num_entities:,}")
     return Modality(name, description, folder)
 
 

@@ -28,7 +28,7 @@ class AttH(HyperbolicScorer):
         super().__init__(dim, options, own_width=2 * dim)
 
     def transform(self, vector: Tensor, own: Tensor) -> Tensor:
-        # Orthogonal maps commute with log₀: turned and mirrored tangent vectors are the logarithms of the points.
+        # Orthogonal maps commute with log₀, so tangent vectors may be rotated and reflected instead of points.
         turning, mirroring, context = own.split((self.dim // 2, self.dim // 2, self.dim), dim=-1)
         turned, mirrored = rotate(vector, turning), reflect(vector, mirroring)
         share = torch.sigmoid((context * (turned - mirrored)).sum(-1, keepdim=True))

@@ -1,9 +1,9 @@
-"""What a scorer is: a transform of anchor and relation into a query vector, and a similarity.
+"""Base class of scorers: a transform of anchor and relation into a query vector, and a similarity.
 
 ``score(anchor, relation, answer) = similarity(query(anchor, relation), candidate(answer))``
 
-Everything else (distribution, negatives, evaluation, prediction, export) works on that form, so a new scorer
-is one class in one file. See ``distmult.py`` for the shortest one.
+Distribution, negatives, evaluation, prediction and export all work on this form, so a new scorer is one class in one
+file. See ``distmult.py`` for the shortest one.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from distkg.registry import Registry
 
 
 class Options(StrictModel):
-    """A scorer's own options, validated; ``model.options`` in the configuration."""
+    """Validated options of a scorer: ``model.options`` in the configuration."""
 
 
 class Scorer(nn.Module):
-    """Base of all scorers.
+    """Base class of all scorers.
 
-    Layers of a scorer's own (TuckER's core, ConvE's convolution) draw from torch's global generator in the
-    constructor: seed it alike on every rank.
+    Layers of a scorer (TuckER's core, ConvE's convolution) are initialised in the constructor from torch's global
+    generator: seed it equally on every rank.
 
     Attributes:
-        options: the scorer's options with every default filled in, as exports record them.
+        options: options of the scorer with all defaults filled in, as exports record them.
         entity_width: floats stored per entity; at least ``dim``.
         relation_width: floats stored per relation.
-        similarity: compares query vectors with candidate vectors.
-        tied_inverse: True where ``inverse`` knows r⁻¹ in closed form.
+        similarity: similarity of query vectors and candidate vectors.
+        tied_inverse: True if ``inverse`` computes r⁻¹ in closed form.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
@@ -49,40 +49,40 @@ class Scorer(nn.Module):
         self.relation_width = dim
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        """Query vectors.
+        """Compute query vectors.
 
         Args:
             anchor: float32 [B, entity_width].
             relation: float32 [B, relation_width].
 
         Returns:
-            float32 [B, Q], compared with ``candidates`` by ``similarity``.
+            float32 [B, Q], to be compared with ``candidates`` by ``similarity``.
         """
         raise TypeError(f"{type(self).__name__} does not define query()")
 
     def candidates(self, rows: Tensor) -> Tensor:
-        """The part of entity rows [N, entity_width] that plays the answer: [N, C]. Default: all of it."""
+        """Return the candidate vectors [N, C] of entity rows [N, entity_width]. Default: the whole rows."""
         return rows
 
     def inverse(self, relation: Tensor) -> Tensor:
-        """Vectors of r⁻¹ from those of r, [B, relation_width], where ``tied_inverse``."""
+        """Compute the vectors of r⁻¹ from those of r, [B, relation_width]; only if ``tied_inverse``."""
         raise TypeError(f"{type(self).__name__} has no closed form of inverse relations; use model.inverse: learned")
 
     def init_entities(self, rows: Tensor, generator: torch.Generator) -> None:
-        """Fill fresh entity rows [n, entity_width] in place; n may be any part of the table.
+        """Initialise entity rows [n, entity_width] in place; n may be any part of the table.
 
         Default: 10⁻³ times a standard normal (the reference settings of Lacroix et al. 2018).
         """
         rows.normal_(0, 1e-3, generator=generator)
 
     def init_relations(self, rows: Tensor, generator: torch.Generator) -> None:
-        """Fill fresh relation rows [n, relation_width] in place. Default: as entities."""
+        """Initialise relation rows [n, relation_width] in place. Default: as entities."""
         self.init_entities(rows, generator)
 
     def factors(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Non-negative magnitudes that N3 (Lacroix et al. 2018, eq. 4) and L2 penalise: one [B, ·] each.
+        """Return the non-negative magnitudes that N3 (Lacroix et al. 2018, eq. 4) and L2 penalise: three of [B, ·].
 
-        Default: absolute values. Complex scorers give moduli.
+        Default: absolute values. Complex scorers return moduli.
         """
         return anchor.abs(), relation.abs(), answer.abs()
 
@@ -91,22 +91,24 @@ SCORERS: Registry[type[Scorer]] = Registry("scorer", "distkg.scorers")
 
 
 def make_scorer(config: ModelConfig) -> Scorer:
-    """The scorer that a configuration names.
+    """Build the scorer of a configuration.
 
     Raises:
         UnknownNameError: no such scorer.
-        ConfigError: an unknown option, a dimension that the scorer cannot use, or a tied inverse it lacks.
+        ConfigError: an unknown option, an unsuitable dimension, or a tied inverse that the scorer lacks.
     """
     scorer_type = SCORERS[config.name]
     options = parse_options(scorer_type.Options, config.options, "model.options", config.name)
     scorer = scorer_type(config.dim, options)
     if config.inverse == "tied" and not scorer.tied_inverse:
-        given = f" with {config.options}" if config.options else ""
-        raise ConfigError(f"model.inverse: {config.name}{given} has no closed form of inverse relations; use `learned`")
+        detail = f" with {config.options}" if config.options else ""
+        raise ConfigError(
+            f"model.inverse: {config.name}{detail} has no closed form of inverse relations; use `learned`"
+        )
     return scorer
 
 
 def require_multiple(dim: int, factor: int, scorer: str) -> None:
-    """Refuse a ``dim`` that does not divide evenly into a scorer's components."""
+    """Raise ConfigError unless ``dim`` is a multiple of ``factor``."""
     if dim % factor:
         raise ConfigError(f"model.dim={dim}: {scorer} needs a multiple of {factor}; try {dim + factor - dim % factor}")

@@ -1,7 +1,7 @@
-"""Batch normalisation for scorers that have layers: also defined for batches of one query or none.
+"""Batch normalisation for scorers with layers, also defined for batches of one query or none.
 
-A worker's share of a last batch may be that small. In distributed runs each rank normalises by the
-statistics of its own queries and keeps its own running statistics.
+A worker's share of a last batch may be that small. In distributed runs each rank normalises by the statistics of its
+own queries and keeps its own running statistics.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class _SmallBatches(nn.modules.batchnorm._BatchNorm):
-    """Normalises by the running statistics where the batch has fewer than two rows."""
+    """Batch norm that uses the running statistics for batches of fewer than two rows."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and input.shape[0] > 1:
@@ -20,8 +20,8 @@ class _SmallBatches(nn.modules.batchnorm._BatchNorm):
 
 
 class RowNorm(_SmallBatches, nn.BatchNorm1d):
-    """Of vectors [B, channels]."""
+    """Batch norm of vectors [B, channels]."""
 
 
 class ImageNorm(_SmallBatches, nn.BatchNorm2d):
-    """Of images [B, channels, height, width]."""
+    """Batch norm of images [B, channels, height, width]."""

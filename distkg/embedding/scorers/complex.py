@@ -13,7 +13,7 @@ from distkg.embedding.scorers.base import SCORERS, Options, Scorer, require_mult
 
 @SCORERS.register("complex")
 class ComplEx(Scorer):
-    """Rows [real half | imaginary half]; r⁻¹ is the conjugate of r where tied."""
+    """Rows [real half | imaginary half]; a tied r⁻¹ is the conjugate of r."""
 
     tied_inverse = True
 

@@ -1,10 +1,10 @@
 """ConvE (Dettmers et al. 2018, arXiv 1707.01476, eq. 1): score = f(vec(f([h̄; r̄] ∗ ω)) W) · t + b_t.
 
-Anchor and relation are laid out as images of ``height`` rows, stacked and convolved. Defaults (dropout .2, .2
-and .3, 32 channels of 3×3) and the batch normalisation of input, feature maps and output are the paper's. The
-entity bias b_t is the last column of an entity row. Layers start as torch's own do, embeddings normal with
-variance 1/dim (Glorot and Bengio 2010, for one row, as a table's scale must not hang on its length), biases
-at 0. In distributed runs batch-norm statistics are those of each rank's queries.
+Anchor and relation are reshaped to images of ``height`` rows, stacked and convolved. Defaults (dropout .2, .2 and .3,
+32 channels of 3×3) and the batch normalisation of input, feature maps and output are the paper's. The entity bias b_t
+is the last column of an entity row. Layers have torch's default initialisation. Embeddings start normal with variance
+1/dim (Glorot and Bengio 2010, for one row, so that the scale does not depend on the table's length), biases at 0. In
+distributed runs batch-norm statistics are those of each rank's queries.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from distkg.embedding.scorers.batch_norm import ImageNorm, RowNorm
 
 
 class ConvEOptions(Options):
-    channels: int = Field(32, ge=1, description="Convolution filters.")
-    kernel: int = Field(3, ge=1, description="Rows and columns of a filter.")
+    channels: int = Field(32, ge=1, description="Number of convolution filters.")
+    kernel: int = Field(3, ge=1, description="Height and width of a filter.")
     height: int | None = Field(
         None,
         ge=1,
@@ -36,7 +36,7 @@ class ConvEOptions(Options):
 
 @SCORERS.register("conve")
 class ConvE(Scorer):
-    """Entity rows [vector dim | bias 1], relation rows dim."""
+    """ConvE scorer. Entity rows [vector dim | bias 1], relation rows [dim]."""
 
     Options = ConvEOptions
 
@@ -56,7 +56,7 @@ class ConvE(Scorer):
         self.output_norm = RowNorm(dim)
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        """[B, dim + 1]: the last column is 1, so that the product with an entity row adds its bias."""
+        """Compute query vectors [B, dim + 1]; the last column is 1, so that the product with a row adds its bias."""
         images = [vector.unflatten(1, self.image) for vector in (anchor[:, : self.dim], relation)]
         stacked = self.input_dropout(self.input_norm(torch.cat(images, dim=1).unsqueeze(1)))
         maps = self.feature_dropout(F.relu(self.feature_norm(self.convolution(stacked))))
@@ -72,12 +72,12 @@ class ConvE(Scorer):
 
 
 def default_height(dim: int) -> int:
-    """The largest divisor of ``dim`` up to √(2 dim): 20 for the paper's 200, whose stacked image is 40×10."""
+    """Return the largest divisor of ``dim`` up to √(2 dim): 20 for the paper's 200, with stacked images of 40×10."""
     return next(height for height in range(math.isqrt(2 * dim), 0, -1) if dim % height == 0)
 
 
 def feature_map_shape(dim: int, height: int, kernel: int) -> tuple[int, int]:
-    """Rows and columns of a feature map.
+    """Return rows and columns of a feature map.
 
     Raises:
         ConfigError: ``height`` does not divide ``dim``, or the filter is larger than the stacked image.

@@ -1,7 +1,7 @@
 """CP, the canonical decomposition (Hitchcock 1927; Lacroix et al. 2018, arXiv 1806.07297).
 
-score = Σ_i h_i r_i t_i where an entity has one vector as anchor and another as answer. Both start at 10⁻³
-times a standard normal, as in the reference settings of Lacroix et al.; inverse relations must be learned.
+score = Σ_i h_i r_i t_i, where an entity has one vector as anchor and another as answer. Both start at 10⁻³ times a
+standard normal, as in the reference settings of Lacroix et al.; inverse relations must be learned.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from distkg.embedding.scorers.base import SCORERS, Options, Scorer
 
 @SCORERS.register("cp")
 class CP(Scorer):
-    """Entity rows [as anchor | as answer], dim floats each."""
+    """CP scorer. Entity rows [anchor vector | answer vector], dim floats each."""
 
     def __init__(self, dim: int, options: Options) -> None:
         super().__init__(dim, options)

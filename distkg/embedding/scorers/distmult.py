@@ -1,9 +1,9 @@
 """DistMult (Yang et al. 2015, arXiv 1412.6575): score = Σ_i h_i r_i t_i.
 
-Vectors start with length 1 on average: the paper keeps entities at that length. With ``distance: squared_l2`` the
-score is −‖h ∘ r − t‖² (HaLE, Wang et al. 2022, arXiv 2201.00565, eq. 11) and vectors start at 10⁻³ times a standard
-normal, to which relations add 1 or −1 at random: were all of them near 1, every anchor would be its own nearest answer,
-and a symmetric relation would stay there.
+Vectors start with norm 1 on average: the paper keeps entities at that norm. With ``distance: squared_l2`` the score is
+−‖h ∘ r − t‖² (HaLE, Wang et al. 2022, arXiv 2201.00565, eq. 11), vectors start at 10⁻³ times a standard normal, and
+relations add 1 or −1 at random. If all were near 1, every anchor would be its own nearest answer, and a symmetric
+relation would stay there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class DistMultOptions(Options):
 
 @SCORERS.register("distmult")
 class DistMult(Scorer):
-    """By the inner product symmetric in its entities, so r⁻¹ = r where tied."""
+    """DistMult scorer. With the inner product it is symmetric in head and tail, so a tied r⁻¹ is r."""
 
     Options = DistMultOptions
     tied_inverse = True
@@ -36,7 +36,7 @@ class DistMult(Scorer):
         super().__init__(dim, options)
         self.distance = options.distance != "none"
         self.similarity = SQUARED_L2 if self.distance else DOT
-        self.tied_inverse = not self.distance  # h∘r near t does not make t∘r near h
+        self.tied_inverse = not self.distance  # h∘r near t does not imply t∘r near h
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
         return anchor * relation

@@ -1,11 +1,11 @@
-"""What scorers in hyperbolic space share: maps of the Poincaré ball, and the form of their rows.
+"""Base of scorers in hyperbolic space: maps of the Poincaré ball, and the layout of rows.
 
-Rows hold vectors of the tangent space at the origin, as in the reference settings of Chami et al. 2020: the
-optimizers of rows are Euclidean, and every float vector is then a point of every ball. A relation's curvature −c
-takes them into its own ball by exp₀; c = softplus of the last column of the relation's row (at least 10⁻⁴).
+Rows hold vectors of the tangent space at the origin, as in the reference settings of Chami et al. 2020: optimizers of
+rows are Euclidean, and every float vector is then a point of every ball. exp₀ maps the vectors into the ball of the
+relation's curvature −c; c = softplus of the last column of the relation's row (at least 10⁻⁴).
 
-Points stay in the ball shrunk by ``MARGIN`` = 0.004, |x| ≤ (1 − 0.004)/√c: beyond it exp₀ and log₀ project. All
-functions take [..., D] and c [..., 1] and give [..., D].
+Points stay in the ball shrunk by ``MARGIN`` = 0.004, |x| ≤ (1 − 0.004)/√c: exp₀ and log₀ project points outside it. All
+functions map [..., D] and c [..., 1] to [..., D].
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ UNIT_RAW_CURVATURE = 0.5413248546129181  # log(e − 1): c = 1
 
 
 class HyperbolicOptions(Options):
-    bias: bool = Field(True, description="A learned bias for each entity, stored as a last column of its row.")
+    bias: bool = Field(True, description="Learned bias for each entity, stored as the last column of its row.")
     curvature: Literal["learned", "fixed"] = Field(
-        "learned", description="learned: one for each relation, a last column of its row. fixed: 1 for all."
+        "learned", description="learned: one per relation, stored as the last column of its row. fixed: 1 for all."
     )
 
 
 class HyperbolicScorer(Scorer):
-    """-d_c(x ⊕ exp₀(r′), exp₀(t))² + b_h + b_t with x = exp₀(transform(h)); one of the two is each scorer's own.
+    """Base of hyperbolic scorers: score = −d_c(x ⊕ exp₀(r′), exp₀(t))² + b_h + b_t with x = exp₀(transform(h)).
 
-    Entity rows are [vector dim | bias], relation rows [own part | translation r′ dim | raw curvature]. Möbius
-    addition has no inverse from the right that is one translation, so inverse relations are learned.
+    Subclasses define ``transform``, and may override ``translate``. Entity rows are [vector dim | bias], relation rows
+    [own part | translation r′ dim | raw curvature]. A right Möbius translation has no inverse that is one translation,
+    so inverse relations are learned.
     """
 
     Options = HyperbolicOptions
@@ -49,11 +50,11 @@ class HyperbolicScorer(Scorer):
         self.similarity = HyperbolicSimilarity(bias=options.bias)
 
     def transform(self, vector: Tensor, own: Tensor) -> Tensor:
-        """The anchor's tangent vectors [B, dim] moved by the relation's own part [B, own_width]: [B, dim]."""
+        """Transform the anchor's tangent vectors [B, dim] by the relation's own part [B, own_width]: [B, dim]."""
         raise TypeError(f"{type(self).__name__} does not define transform()")
 
     def translate(self, point: Tensor, translation: Tensor, c: Tensor) -> Tensor:
-        """Points of the ball, all [B, dim]; c [B, 1]. Default: from the right, point ⊕ translation."""
+        """Translate points of the ball, all [B, dim]; c [B, 1]. Default: from the right, point ⊕ translation."""
         return mobius_add(point, translation, c)
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
@@ -79,19 +80,20 @@ class HyperbolicScorer(Scorer):
 
 
 def exp0(vector: Tensor, c: Tensor) -> Tensor:
-    """The point of the ball that a tangent vector at the origin leads to: tanh(ρ) v/ρ, ρ = √c|v|."""
+    """Map tangent vectors at the origin to points of the ball: tanh(ρ) v/ρ, ρ = √c|v|."""
     rho = _scaled_length(vector, c)
     return vector * (rho.clamp_max(RADIUS).tanh() / rho)
 
 
 def log0(point: Tensor, c: Tensor) -> Tensor:
-    """The inverse of ``exp0``: artanh(ρ) x/ρ, ρ = √c|x|; of the nearest point within the margin."""
+    """Invert ``exp0``: artanh(ρ) x/ρ, ρ = √c|x|, at the nearest point within the margin."""
     rho = _scaled_length(point, c)
     return point * (rho.clamp_max(1 - MARGIN).atanh() / rho)
 
 
 def mobius_add(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    """x ⊕_c y = ((1 + 2c x·y + c|y|²) x + (1 − c|x|²) y) / (1 + 2c x·y + c²|x|²|y|²), both within the margin."""
+    """Add by Möbius addition within the margin:
+    x ⊕_c y = ((1 + 2c x·y + c|y|²) x + (1 − c|x|²) y) / (1 + 2c x·y + c²|x|²|y|²)."""
     inner, x_norm, y_norm = ((a * b).sum(-1, keepdim=True) for a, b in ((x, y), (x, x), (y, y)))
     near = 1 + 2 * c * inner
     return ((near + c * y_norm) * x + (1 - c * x_norm) * y) / (near + c**2 * x_norm * y_norm)

@@ -1,15 +1,15 @@
 """MuRP (Balažević et al. 2019, arXiv 1905.09791): score = −d_c(exp₀(R log₀ h), r′ ⊕ t)² + b_h + b_t.
 
-R is diagonal, ⊕ Möbius addition in the ball of curvature −c. The paper translates the answer from the other
-side, t ⊕ r′. Both are equally far from the origin, and t ⊕ r′ = gyr[t, r′](r′ ⊕ t): they differ by a rotation that
-depends on t. Only the form here is an isometry of the ball, and so exactly a distance from one query vector,
+R is diagonal, ⊕ is Möbius addition in the ball of curvature −c. The paper translates the answer from the other side,
+t ⊕ r′. Both points have the same norm, and t ⊕ r′ = gyr[t, r′](r′ ⊕ t): they differ by a rotation that depends on t.
+Only the form here is an isometry of the ball, and hence exactly a distance from one query vector,
 
     d_c(x, r′ ⊕ t) = d_c(−r′ ⊕ x, t).
 
-Further, the paper has c = 1 (``curvature: fixed``; the default learns one for each relation), biases of their own
-for heads and tails (here one for each entity), and points of the ball moved by Riemannian steps. Here vectors lie
-in the tangent space at the origin (``hyperbolic.py``). They start at 10⁻³ times a standard normal, biases at 0, R
-uniform in ±1, as in the paper's reference settings; learned c at softplus(1).
+Further differences: the paper has c = 1 (``curvature: fixed``; the default learns one per relation), separate biases
+for heads and tails (here one per entity), and points of the ball with Riemannian steps. Here vectors are in the tangent
+space at the origin (``hyperbolic.py``). They start at 10⁻³ times a standard normal, biases at 0, R uniform in ±1, as in
+the paper's reference settings; a learned c starts at softplus(1).
 """
 
 from __future__ import annotations

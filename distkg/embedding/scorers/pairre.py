@@ -22,7 +22,7 @@ class PairREOptions(Options):
 
 @SCORERS.register("pairre")
 class PairRE(Scorer):
-    """Relation rows [r^H | r^T], dim floats each; tied inverses swap the two."""
+    """PairRE scorer. Relation rows [r^H | r^T], dim floats each; a tied r⁻¹ swaps the two."""
 
     Options = PairREOptions
     tied_inverse = True
@@ -34,7 +34,7 @@ class PairRE(Scorer):
         self.gamma = options.gamma
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        """[B, 2 dim]: h ∘ r^H and, for the similarity to scale answers with, r^T."""
+        """Compute query vectors [B, 2 dim]: h ∘ r^H, and r^T, by which the similarity scales answers."""
         head_scale, tail_scale = relation.chunk(2, dim=-1)
         return torch.cat((F.normalize(anchor, dim=-1) * head_scale, tail_scale), dim=-1)
 

@@ -18,7 +18,7 @@ from distkg.embedding.scorers.base import SCORERS, Options, Scorer, require_mult
 
 @SCORERS.register("quate")
 class QuatE(Scorer):
-    """Rows [real | i | j | k], dim/4 floats each; r⁻¹ is the conjugate of r where tied."""
+    """Rows [real | i | j | k], dim/4 floats each; a tied r⁻¹ is the conjugate of r."""
 
     tied_inverse = True
 

@@ -1,6 +1,6 @@
 """RefH (Chami et al. 2020, arXiv 2005.00545): score = −d_c(Ref(r, h) ⊕ r′, t)² + b_h + b_t, in the Poincaré ball.
 
-Ref mirrors pairs of coordinates (Givens reflections): (x, y) becomes (x cos φ + y sin φ, x sin φ − y cos φ). ⊕ is
+Ref reflects pairs of coordinates (Givens reflections): (x, y) becomes (x cos φ + y sin φ, x sin φ − y cos φ). ⊕ is
 Möbius addition in the ball of the relation's curvature −c.
 
 Vectors lie in the tangent space at the origin (``hyperbolic.py``) and start at 10⁻³ times a standard normal, biases
@@ -26,7 +26,7 @@ class RefH(HyperbolicScorer):
         super().__init__(dim, options, own_width=dim // 2)
 
     def transform(self, vector: Tensor, own: Tensor) -> Tensor:
-        # Orthogonal maps commute with exp₀, so that tangent vectors may be mirrored in place of points.
+        # Orthogonal maps commute with exp₀, so tangent vectors may be reflected instead of points.
         return reflect(vector, own)
 
     def init_relations(self, rows: Tensor, generator: torch.Generator) -> None:

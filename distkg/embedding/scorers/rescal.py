@@ -1,7 +1,7 @@
 """RESCAL (Nickel et al. 2011, section 3): score = hᵀ W t with a full matrix W for every relation.
 
-Entities start with length 1 on average and matrices so that they keep it (Glorot and Bengio 2010, for one
-dim×dim matrix). The paper fits by alternating least squares and names no scale.
+Entities start with norm 1 on average, and matrices such that they preserve it (Glorot and Bengio 2010, for one dim×dim
+matrix). The paper fits by alternating least squares and gives no scale.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from distkg.embedding.scorers.initial import unit_variance_
 
 @SCORERS.register("rescal")
 class RESCAL(Scorer):
-    """Relation rows hold W row by row, dim² floats; r⁻¹ is the transpose of W where tied."""
+    """RESCAL scorer. Relation rows hold W row by row, dim² floats; a tied r⁻¹ has the transpose of W."""
 
     tied_inverse = True
 

@@ -26,7 +26,7 @@ class RotatEOptions(Options):
 
 @SCORERS.register("rotate")
 class RotatE(Scorer):
-    """Entity rows [real half | imaginary half], relation rows dim/2 phases in radians; r⁻¹ is −θ, tied."""
+    """RotatE scorer. Entity rows [real half | imaginary half], relation rows dim/2 phases in radians; r⁻¹ has −θ."""
 
     Options = RotatEOptions
     tied_inverse = True
@@ -45,7 +45,7 @@ class RotatE(Scorer):
         return -relation
 
     def factors(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # A rotation has modulus 1 whatever its phase: there is nothing to penalise.
+        # A rotation has modulus 1 for every phase, so there is nothing to penalise.
         return moduli(anchor), torch.zeros_like(relation), moduli(answer)
 
     def init_entities(self, rows: Tensor, generator: torch.Generator) -> None:

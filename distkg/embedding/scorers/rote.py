@@ -1,7 +1,7 @@
 """RotE (Chami et al. 2020, arXiv 2005.00545): score = −‖Rot(r, h) + r′ − t‖².
 
-With ``bias: true`` it is the paper's score, −‖·‖² + b_h + b_t; the default leaves the biases out, as HaLE
-does (Wang et al. 2022, arXiv 2201.00565). With biases the score is still one inner product,
+With ``bias: true`` it is the paper's score, −‖·‖² + b_h + b_t; the default has no biases, as in HaLE (Wang et al. 2022,
+arXiv 2201.00565). With biases the score is still one inner product,
 
     −‖q − c‖² + b_h + b_t = [2q, 1, b_h − ‖q‖²] · [c, b_t − ‖c‖², 1].
 
@@ -21,12 +21,12 @@ from distkg.kernels.scores.similarity import DOT, SQUARED_L2
 
 
 class RotEOptions(Options):
-    bias: bool = Field(False, description="A learned bias for each entity, stored as a last column of its row.")
+    bias: bool = Field(False, description="Learned bias for each entity, stored as the last column of its row.")
 
 
 @SCORERS.register("rote")
 class RotE(Scorer):
-    """Relation rows [angles dim/2 | translation dim]; r⁻¹ turns back by −θ and translates by −Rot(−θ, r′)."""
+    """RotE scorer. Relation rows [angles dim/2 | translation dim]; r⁻¹ rotates by −θ, translates by −Rot(−θ, r′)."""
 
     Options = RotEOptions
     tied_inverse = True
@@ -71,5 +71,5 @@ class RotE(Scorer):
 
 
 def squared_length(rows: Tensor) -> Tensor:
-    """‖·‖² along the last dimension, kept: [..., 1]."""
+    """Return ‖·‖² along the last dimension, which is kept: [..., 1]."""
     return rows.square().sum(dim=-1, keepdim=True)

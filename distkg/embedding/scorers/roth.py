@@ -1,6 +1,6 @@
 """RotH (Chami et al. 2020, arXiv 2005.00545): score = −d_c(Rot(r, h) ⊕ r′, t)² + b_h + b_t, in the Poincaré ball.
 
-Rot turns pairs of coordinates (Givens rotations), ⊕ is Möbius addition in the ball of the relation's curvature −c.
+Rot rotates pairs of coordinates (Givens rotations), ⊕ is Möbius addition in the ball of the relation's curvature −c.
 This is the paper's query; the authors' code adds a second translation, before the rotation.
 
 Vectors lie in the tangent space at the origin (``hyperbolic.py``) and start at 10⁻³ times a standard normal, biases
@@ -26,7 +26,7 @@ class RotH(HyperbolicScorer):
         super().__init__(dim, options, own_width=dim // 2)
 
     def transform(self, vector: Tensor, own: Tensor) -> Tensor:
-        # Orthogonal maps commute with exp₀, so that tangent vectors may be turned in place of points.
+        # Orthogonal maps commute with exp₀, so tangent vectors may be rotated instead of points.
         return rotate(vector, own)
 
     def init_relations(self, rows: Tensor, generator: torch.Generator) -> None:

@@ -1,13 +1,13 @@
-"""RotL (Wang et al. 2021, arXiv 2103.14930) as HaLE has it (Wang et al. 2022, arXiv 2201.00565, eq. 14, 16).
+"""RotL (Wang et al. 2021, arXiv 2103.14930) in the form of HaLE (Wang et al. 2022, arXiv 2201.00565, eq. 14, 16).
 
 Flexible addition: x ⊕ y = α (x + y) / (1 + x·y). With q = Rot(r, anchor) ⊕ r′,
 
     score = −φ(‖(−q) ⊕ answer‖) = −φ(α ‖q − c‖ / |1 − q·c|),   φ(x) = x eˣ.
 
-Two guards keep scores and gradients finite without changing the order of answers elsewhere: a denominator
-nearer to 0 than 0.01 counts as 0.01 (with its sign), and φ goes on along its tangent above x = 10.
-RotL's α belongs to a relation: ``relation_alpha`` learns it in q (in the comparison it would change no rank).
-With ``distance: squared_l2`` the score is −‖q − c‖², as HaLE trains it under an activation of its own (section 3.3).
+Two guards keep scores and gradients finite without changing the order of other answers: a denominator within ±0.01 is
+replaced by 0.01 with its sign, and φ is continued by its tangent above x = 10.
+RotL has an α for each relation: ``relation_alpha`` learns it in q (in the comparison it would change no rank). With
+``distance: squared_l2`` the score is −‖q − c‖², which HaLE trains with its own activation (section 3.3).
 HaLE's form has no entity biases, so there are none here. Vectors start at 10⁻³ times a standard normal,
 angles uniform in ±π.
 """
@@ -30,7 +30,7 @@ SMALLEST_DENOMINATOR = 1e-2
 class RotLOptions(Options):
     alpha: float = Field(1.0, gt=0, description="Scale α of the flexible addition.")
     relation_alpha: bool = Field(
-        False, description="Learn α of the addition in the query for each relation, from alpha on."
+        False, description="Learn α of the addition in the query for each relation, starting at alpha."
     )
     distance: Literal["flexible", "squared_l2"] = Field(
         "flexible", description="Compare by the flexible addition under φ, or by squared L2 distance."
@@ -39,8 +39,10 @@ class RotLOptions(Options):
 
 @SCORERS.register("rotl")
 class RotL(Scorer):
-    """Relation row [phases dim/2 | translation dim | α's difference from ``alpha``, where learned]; ⊕ has no inverse in
-    closed form."""
+    """RotL scorer. Relation rows [phases dim/2 | translation dim | difference of a learned α from ``alpha``].
+
+    ⊕ has no inverse in closed form, so inverse relations are learned.
+    """
 
     Options = RotLOptions
 
@@ -64,7 +66,7 @@ class RotL(Scorer):
 
 
 def flexible_add(x: Tensor, y: Tensor, alpha: Tensor | float) -> Tensor:
-    """α (x + y) / (1 + x·y) over the last dimension: [..., D], with α a number or [..., 1]."""
+    """Flexible addition α (x + y) / (1 + x·y) over the last dimension: [..., D], with α a number or [..., 1]."""
     denominator = 1 + (x * y).sum(dim=-1, keepdim=True)
     above = denominator.clamp_min(SMALLEST_DENOMINATOR)
     below = denominator.clamp_max(-SMALLEST_DENOMINATOR)

@@ -1,6 +1,6 @@
 """SimplE (Kazemi and Poole 2018, arXiv 1802.04868).
 
-score = ½ (⟨h_head, r, t_tail⟩ + ⟨t_head, r⁻¹, h_tail⟩): every entity has a vector for either role.
+score = ½ (⟨h_head, r, t_tail⟩ + ⟨t_head, r⁻¹, h_tail⟩): every entity has a vector for each role.
 Entries start uniform in ±6/√(dim/2), as in the authors' reference settings.
 """
 
@@ -16,7 +16,8 @@ from distkg.embedding.scorers.base import SCORERS, Options, Scorer, require_mult
 
 @SCORERS.register("simple")
 class SimplE(Scorer):
-    """Entity rows [as head | as tail], relation rows [r | r⁻¹], dim/2 floats each; tied r⁻¹ swaps the two."""
+    """SimplE scorer. Entity rows [head vector | tail vector], relation rows [r | r⁻¹], dim/2 floats each; a tied r⁻¹
+    swaps the two."""
 
     tied_inverse = True
 
@@ -36,6 +37,6 @@ class SimplE(Scorer):
 
 
 def swap_halves(rows: Tensor) -> Tensor:
-    """[x | y] to [y | x] along the last dimension."""
+    """Swap the halves [x | y] of the last dimension to [y | x]."""
     first, second = rows.chunk(2, dim=-1)
     return torch.cat((second, first), dim=-1)

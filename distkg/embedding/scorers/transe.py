@@ -1,7 +1,7 @@
 """TransE (Bordes et al. 2013, section 2): score = −‖h + r − t‖, by the L1, the L2 or the squared L2 distance.
 
-Vectors start at length 1 as in the paper's Algorithm 1. Entities are not put back on the unit sphere after
-each step: the objectives that later work pairs TransE with (self-adversarial, cross entropy) do without.
+Vectors start with norm 1 as in the paper's Algorithm 1. Entities are not projected to the unit sphere after each step:
+the objectives that later work uses with TransE (self-adversarial, cross entropy) do not need it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TransEOptions(Options):
 
 @SCORERS.register("transe")
 class TransE(Scorer):
-    """Relations are translations; r⁻¹ = −r where tied."""
+    """TransE scorer. Relations are translations; a tied r⁻¹ is −r."""
 
     Options = TransEOptions
     tied_inverse = True

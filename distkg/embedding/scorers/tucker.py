@@ -1,8 +1,8 @@
 """TuckER (Balažević et al. 2019, arXiv 1901.09590): score = W ×₁ h ×₂ r ×₃ t with one core tensor W.
 
-As in the paper, batch normalisation and dropout follow the anchor and the query, and a dropout the
-relation's matrix. Dropout defaults are the paper's for FB15k-237 (.3, .4, .5); for WN18RR it has .2, .2, .3.
-The core starts uniform in ±1. In distributed runs batch-norm statistics are those of each rank's queries.
+As in the paper, anchor and query are batch-normalised and have dropout, and the relation's matrix has dropout. Dropout
+defaults are the paper's for FB15k-237 (.3, .4, .5); for WN18RR it uses .2, .2, .3. The core starts uniform in ±1. In
+distributed runs batch-norm statistics are those of each rank's queries.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class TuckEROptions(Options):
 
 @SCORERS.register("tucker")
 class TuckER(Scorer):
-    """The core [relation_dim, dim (anchor), dim (answer)] is shared by all relations.
+    """TuckER scorer. The core [relation_dim, dim (anchor), dim (answer)] is shared by all relations.
 
-    A query's own dim×dim matrix is formed in passing: B·dim² floats.
+    The dim×dim matrix of each query is a temporary of B·dim² floats.
     """
 
     Options = TuckEROptions

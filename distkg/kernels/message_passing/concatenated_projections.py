@@ -1,7 +1,7 @@
-"""States beside small maps of themselves, each multiplied by something else: [x, s ⊙ t₁, …, 0, s ⊙ tₙ], s = W x + b.
+"""States concatenated with products of a small projection: [x, s ⊙ t₁, …, 0, s ⊙ tₙ], s = W x + b.
 
-Such rows cross edges in one pass. Written as separate operations, joining them copies x once more in both directions,
-and every product passes through memory by itself.
+Such rows are passed along edges at once. As separate torch operations, the concatenation copies x once more in both
+directions, and every product makes its own pass over memory.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from distkg.kernels.jit import kernel, on_cpu
 from distkg.kernels.message_passing.sums import for_each_part
 from distkg.kernels.products import product_over_rows, product_plus
 
-_BLOCK = 4096  # rows; sums over rows are taken block by block
+_BLOCK = 4096  # rows per block; sums over rows are computed block by block
 
 
 def beside(states: Tensor, weight: Tensor, bias: Tensor, factors: Sequence[Tensor], width: int) -> Tensor:
-    """Rows float32 [..., width]: states, then products of their map with each factor, the last of them at the end of
-    the row, with zeros between. Differentiable in all tensors.
+    """Concatenate states and products of their projection with factors: float32 [..., width].
+
+    The last product is at the end of the row, with zeros before it. Differentiable in all tensors.
 
     Args:
         states: x, float32 [..., d].

@@ -1,8 +1,8 @@
-"""The update of a message-passing layer in one pass: x + ReLU(LayerNorm(W [x, a] + b)).
+"""Fused update of a message-passing layer: x + ReLU(LayerNorm(W [x, a] + b)).
 
-Of a graph of many entities the states of a batch do not fit into a cache; written as separate operations, each reads
-and writes all of them. Here blocks of rows go through all operations while they are in the cache, and the parts of W
-are applied apart, so that x and a are never joined. For the backward pass only the normalised rows are kept.
+For a graph of many entities the states of a batch do not fit into a cache, and each separate operation would read and
+write all of memory. Here each block of rows goes through all operations while it is in cache. The parts of W are
+applied separately, so x and a are never concatenated. Only the normalised rows are kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from distkg.kernels.jit import kernel, on_cpu
 from distkg.kernels.message_passing.sums import for_each
 from distkg.kernels.products import product, product_over_rows, product_plus
 
-EPSILON = 1e-5  # of torch's layer norm
-_BLOCK = 4096  # rows; sums over rows are taken block by block, so that they do not depend on the number of threads
-_PART = 512  # rows of a block that a thread takes at a time
+EPSILON = 1e-5  # default of torch's layer norm
+_BLOCK = 4096  # rows per block; sums over rows go block by block, independent of the number of threads
+_PART = 512  # rows of a block per task of a thread
 
 
 def layer_update(
@@ -33,21 +33,21 @@ def layer_update(
     residual: bool = True,
     factor: Tensor | None = None,
 ) -> Tensor:
-    """States after a layer: float32 [..., d]; differentiable in all tensors.
+    """Compute the states after a layer: float32 [..., d]; differentiable in all tensors.
 
     Args:
-        states, gathered: x and a, float32 [..., d] and [..., g]; a may lie apart, [..., g'], [..., g''], …
+        states, gathered: x and a, float32 [..., d] and [..., g]; a may be a sequence of parts [..., g'], [..., g''], …
         weight, bias: W [d, d + g] and b [d].
-        scale, shift: of the layer norm, [d].
-        residual: add the states; else the update alone.
-        factor: float32 [..., m], by which the last m numbers of a are multiplied first.
+        scale, shift: parameters of the layer norm, [d].
+        residual: add the states to the update.
+        factor: float32 [..., m], multiplied with the last m numbers of a first.
     """
-    seen = states, *([gathered] if isinstance(gathered, Tensor) else gathered)
+    inputs = states, *([gathered] if isinstance(gathered, Tensor) else gathered)
     vectors = bias, scale, shift
-    if states.dtype != torch.float32 or not on_cpu(*seen, weight, *vectors) or torch.is_autocast_enabled("cpu"):
+    if states.dtype != torch.float32 or not on_cpu(*inputs, weight, *vectors) or torch.is_autocast_enabled("cpu"):
         return reference_layer_update(states, gathered, weight, *vectors, residual, factor)
-    found: Tensor = _LayerUpdate.apply(residual, factor, weight, *vectors, *seen)
-    return found
+    updated: Tensor = _LayerUpdate.apply(residual, factor, weight, *vectors, *inputs)
+    return updated
 
 
 def reference_layer_update(
@@ -60,7 +60,7 @@ def reference_layer_update(
     residual: bool = True,
     factor: Tensor | None = None,
 ) -> Tensor:
-    """``layer_update`` in plain torch, on any device."""
+    """Plain torch form of ``layer_update``, for any device."""
     parts = [gathered] if isinstance(gathered, Tensor) else list(gathered)
     if factor is not None:
         plain, multiplied = parts[-1].tensor_split([parts[-1].shape[-1] - factor.shape[-1]], dim=-1)
@@ -92,8 +92,8 @@ class _LayerUpdate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        scale, shift, normal, deviation, by, *seen = ctx.saved_tensors
-        rows, maps = seen[: len(ctx.shapes)], seen[len(ctx.shapes) :]
+        scale, shift, normal, deviation, by, *saved = ctx.saved_tensors
+        rows, maps = saved[: len(ctx.shapes)], saved[len(ctx.shapes) :]
         g = gradient.reshape(normal.shape).contiguous()
         backs = [own.T.contiguous() for own in maps]
         to_rows = [each.new_empty(each.shape) for each in rows]
@@ -123,20 +123,20 @@ class _LayerUpdate(torch.autograd.Function):
 
 
 def _maps(weight: Tensor, rows: Sequence[Tensor], by: Tensor | None) -> list[Tensor]:
-    """The part of the weights for each of ``_seen``."""
+    """Split the weights into the part for each tensor of ``_seen``."""
     maps = [part.contiguous() for part in weight.split([each.shape[1] for each in rows], dim=1)]
     if by is not None:
         multiplied = maps[-1][:, -by.shape[1] :].contiguous()
-        maps[-1] = maps[-1].clone()  # else a view of the weights, where there is one part
+        maps[-1] = maps[-1].clone()  # a single part would be a view of the weights
         maps[-1][:, -by.shape[1] :] = 0
         maps.append(multiplied)
     return maps
 
 
 def _seen(rows: Sequence[Tensor], by: Tensor | None, here: slice) -> list[Tensor]:
-    """A block of each tensor, and that of the product, whose place among the others is not looked at."""
-    found = [each[here] for each in rows]
-    return found if by is None else [*found, found[-1][:, -by.shape[1] :] * by[here]]
+    """Return a block of each tensor, and of the product with ``by``, whose columns have weight 0 in the last tensor."""
+    blocks = [each[here] for each in rows]
+    return blocks if by is None else [*blocks, blocks[-1][:, -by.shape[1] :] * by[here]]
 
 
 def _blocks(rows: int) -> Iterator[slice]:
@@ -148,14 +148,14 @@ def _parts(rows: int) -> int:
 
 
 def _run(kernel: Callable[..., None], tensors: Sequence[Tensor], *more: bool) -> None:
-    """A kernel on each part of the rows of the first tensor."""
+    """Run a kernel on each part of the rows of the first tensor."""
     arrays = [tensor.detach().numpy() for tensor in tensors]
     rows = len(arrays[0])
     parts = [(part, part * _PART, min((part + 1) * _PART, rows)) for part in range(_parts(rows))]
     for_each(parts, lambda *part: kernel(*part, *arrays, *more))
 
 
-# Numbers stay float32, and the larger of two is chosen by a condition: so the loops become vector instructions.
+# Numbers stay float32, and a maximum is a conditional expression: this lets the compiler vectorise the loops.
 @kernel
 def _normalise(part, low, high, x, linear, bias, scale, shift, out, normal, deviation, residual):  # type: ignore[no-untyped-def]
     width = x.shape[1]

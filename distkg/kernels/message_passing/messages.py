@@ -1,6 +1,6 @@
-"""What an edge says: a state and a relation made into one vector, and the ways back from it.
+"""Messages of edges: combinations of a state and a relation vector, and their gradients.
 
-A message and both of its gradients are one of five combinations of two vectors, so that every pass over edges, forward
+A message and both of its gradients are each one of five combinations of two vectors, so every pass over edges, forward
 or backward, is the same sum in another order of the edges.
 """
 
@@ -20,16 +20,16 @@ Message = Literal["distmult", "transe", "rotate"]
 Combination = Literal["product", "sum", "first", "turned", "turned back"]
 
 MESSAGE: dict[Message, Combination] = {"distmult": "product", "transe": "sum", "rotate": "turned"}
-"""Of a state and a relation."""
+"""Combination of a state and a relation for each message."""
 BACK: dict[Message, Combination] = {"distmult": "product", "transe": "first", "rotate": "turned back"}
-"""A message's gradient with its relation, to its state; with its state, to its relation."""
+"""Combination for the gradients: message gradient and relation → state; message gradient and state → relation."""
 
 
 class Given(NamedTuple):
-    """What messages are made of; tensors are contiguous and on one device.
+    """Inputs of messages; tensors are contiguous and on one device.
 
     Attributes:
-        weight: [E].
+        weight: [E], weights of the edges.
         states, relations: [B, n, d] and [B or 1, kinds, d].
     """
 
@@ -55,8 +55,8 @@ REFERENCES: dict[Message, Callable[[Tensor, Tensor], Tensor]] = {
 Array = np.ndarray
 
 
-# Row u of ``out`` grows by ``weight`` times row v of x combined with row k of w. Rows have no names of their own, as a
-# named view is counted as one more user of its array, which costs more than the sum.
+# Each adds ``weight`` times the combination of row v of x and row k of w to row u of ``out``. Rows are not bound to
+# names, since numba counts a reference to the array for a named view, which costs more than the sum.
 @part_of_kernel
 def add_product(x: Array, v: int, w: Array, k: int, weight: np.float32, out: Array, u: int) -> None:
     for c in range(out.shape[1]):

@@ -1,9 +1,8 @@
-"""What nodes gather beyond a sum: squares, largest and smallest messages, for mean, deviation, maximum and PNA.
+"""Aggregation of messages beyond a sum: sums of squares, maxima and minima, for mean, deviation, maximum and PNA.
 
-As ``message_passing``, of which it takes edges and messages; a compiled pass keeps, beside the four, which edge gave
-the largest and the smallest number (the first one, where several did), and so the way back needs no messages either.
-One thread has all rows of a query, so that results are deterministic: the same inputs give the same bits, with any
-number of threads.
+Edges and messages are those of ``sums``. In addition to the four moments a compiled pass records which edge gave each
+maximum and minimum (the first one of equals), so the backward pass needs no stored messages. One thread processes all
+rows of a query, so results are deterministic: the same inputs give the same bits, with any number of threads.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ from distkg.kernels.message_passing.messages import (
 from distkg.kernels.message_passing.sums import AHEAD, for_each, on_gpu, shared
 from distkg.kernels.prefetch import prefetch_row
 
-NOBODY = -1  # where no edge gave a number
+NOBODY = -1  # edge index if a node gathers no message
 
 
 class Moments(NamedTuple):
-    """Of the messages that each node gathers: float32 [B, n, d] each; 0 where there are none.
+    """Moments of the messages that each node gathers: float32 [B, n, d] each; 0 for nodes without messages.
 
     Attributes:
         total, squares: sums of messages and of their squares.
-        largest, smallest: over messages, number by number; NaN where the sum is.
+        largest, smallest: element-wise maximum and minimum of messages; NaN wherever the sum is.
     """
 
     total: Tensor
@@ -50,9 +49,9 @@ class Moments(NamedTuple):
 def propagate_moments(
     states: Tensor, relations: Tensor, edges: Edges, weight: Tensor | None = None, message: Message = "distmult"
 ) -> Moments:
-    """Arguments as of ``propagate``; a message is multiplied by its weight, and one of weight 0 is not there.
+    """Compute the moments of the messages that each node gathers; differentiable in states and relations.
 
-    Differentiable in states and relations.
+    Arguments are those of ``propagate``. A message is multiplied by its weight; messages of weight 0 are excluded.
     """
     edges = edges.to(states.device)
     weight = torch.ones(len(edges), device=states.device) if weight is None else weight.to(states.device)
@@ -63,7 +62,7 @@ def propagate_moments(
 
 
 def reference_moments(states: Tensor, relations: Tensor, edges: Edges, weight: Tensor, message: Message) -> Moments:
-    """``propagate_moments`` in plain torch, everything on one device: holds all messages at once."""
+    """Plain torch form of ``propagate_moments``, on one device; holds all messages at once."""
     there = weight != 0
     src, kind, dst = (side.long()[there] for side in (edges.src, edges.relation, edges.dst))
     messages = REFERENCES[message](states[:, src], relations[:, kind]) * weight[there, None]
@@ -77,17 +76,17 @@ def reference_moments(states: Tensor, relations: Tensor, edges: Edges, weight: T
 
 
 class MomentPasses(Protocol):
-    """Passes over edges on one kind of device."""
+    """Forward and backward passes over edges on one kind of device."""
 
     def gather(self, given: Given, found: Tensor, whose: Tensor) -> object:
-        """All moments into ``found`` float32 [4, B, n, d]; the edges that gave the largest and the smallest numbers,
-        or ``NOBODY``, into ``whose`` int32 [2, B, n, d]."""
+        """Write the moments to ``found`` float32 [4, B, n, d], and the edges of the maxima and minima, or ``NOBODY``,
+        to ``whose`` int32 [2, B, n, d]."""
 
     def gather_back(
         self, given: Given, gradients: Sequence[Tensor | None], whose: Tensor, to_states: Tensor, to_relations: Tensor
     ) -> object:
-        """Gradients into ``to_states`` [B, n, d] and ``to_relations`` float32 [B, kinds, d], by those of the four
-        moments, float32 [B, n, d] each, None for zeros."""
+        """Write the gradients ``to_states`` [B, n, d] and ``to_relations`` float32 [B, kinds, d], given those of the
+        four moments, float32 [B, n, d] each, None for zeros."""
 
 
 class _Moments(torch.autograd.Function):
@@ -96,27 +95,27 @@ class _Moments(torch.autograd.Function):
         ctx, states: Tensor, relations: Tensor, weight: Tensor, edges: Edges, message: Message, passes: MomentPasses
     ):
         states, relations, weight = states.contiguous(), relations.contiguous(), weight.contiguous()
-        found = states.new_empty(4, *states.shape, dtype=torch.float32)
-        whose = states.new_empty(2, *states.shape, dtype=torch.int32)
-        passes.gather(Given(edges, weight, states, relations, message), found, whose)
-        ctx.save_for_backward(states, relations, weight, whose)
+        moments = states.new_empty(4, *states.shape, dtype=torch.float32)
+        edge_of = states.new_empty(2, *states.shape, dtype=torch.int32)
+        passes.gather(Given(edges, weight, states, relations, message), moments, edge_of)
+        ctx.save_for_backward(states, relations, weight, edge_of)
         ctx.edges, ctx.message, ctx.passes = edges, message, passes
         ctx.set_materialize_grads(False)
-        return tuple(found)
+        return tuple(moments)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor | None):  # type: ignore[no-untyped-def]
-        states, relations, weight, whose = ctx.saved_tensors
+        states, relations, weight, edge_of = ctx.saved_tensors
         back = tuple(None if gradient is None else gradient.contiguous() for gradient in gradients)
         to_states = torch.empty_like(states)
         of_queries = states.new_empty(len(states), *relations.shape[1:], dtype=torch.float32)
-        given = Given(ctx.edges, weight, states, relations, ctx.message)
-        ctx.passes.gather_back(given, back, whose, to_states, of_queries)
+        inputs = Given(ctx.edges, weight, states, relations, ctx.message)
+        ctx.passes.gather_back(inputs, back, edge_of, to_states, of_queries)
         return to_states, shared(of_queries, relations), None, None, None, None
 
 
 def _passes_for(*tensors: Tensor) -> MomentPasses | None:
-    """The compiled passes for these tensors, or None where there are none."""
+    """Return the compiled passes for these tensors, or None."""
     if on_cpu(*tensors):
         return _ON_CPU if all(tensor.dtype == torch.float32 for tensor in tensors) else None
     if on_gpu(*tensors):
@@ -127,7 +126,7 @@ def _passes_for(*tensors: Tensor) -> MomentPasses | None:
 
 
 class _OnCpu:
-    """Tasks of one query."""
+    """CPU passes, with one task per query."""
 
     def gather(self, given: Given, found: Tensor, whose: Tensor) -> None:
         _for_each_query(KERNELS[given.message][0], given, (*found, *whose))
@@ -144,7 +143,7 @@ _ON_CPU = _OnCpu()
 
 
 def _for_each_query(run: Callable[..., None], given: Given, tensors: Sequence[Tensor]) -> None:
-    """``run`` with the graph, a query's states and relations, and the query's parts of ``tensors``."""
+    """Call ``run`` for each query, with the graph, the query's states and relations, and its parts of ``tensors``."""
     edges, weight, states, relations = (given.edges, *(tensor.detach().numpy() for tensor in given[1:4]))
     graph = edges.offsets.numpy(), edges.src.numpy(), edges.relation.numpy(), weight
     arrays, own = [tensor.numpy() for tensor in tensors], int(len(relations) > 1)
@@ -185,7 +184,7 @@ def _gather(  # type: ignore[no-untyped-def]
                     smallest[u, c] = m
                     who_small[u, c] = e
         for c in range(total.shape[1]):
-            if total[u, c] != total[u, c]:  # no comparison sees NaN
+            if total[u, c] != total[u, c]:  # comparisons are False for NaN
                 largest[u, c] = smallest[u, c] = total[u, c]
 
 
@@ -216,7 +215,7 @@ def _scatter(  # type: ignore[no-untyped-def]
             add_back(pull, 0, states, v, weight[e], to_relations, k)
 
 
-# One compiled entry for each message, as a function passed as an argument would not be cached on disk.
+# One compiled entry per message: a kernel that takes a function as an argument would not be cached on disk.
 @kernel
 def _gather_distmult(offsets, src, kind, weight, x, w, s, q, high, low, most, least):  # type: ignore[no-untyped-def]
     _gather(add_product, offsets, src, kind, weight, x, w, s, q, high, low, most, least)

@@ -1,7 +1,7 @@
-"""Moments of gathered messages on GPU (Triton), forward and backward; see ``message_moments``.
+"""Moments of gathered messages on GPU (Triton), forward and backward; see ``moments``.
 
-Made as ``message_passing_triton``, of pieces of rows, and as deterministic. On the way back a program gathers for a
-piece of one src or one kind what the moments of each edge's dst pull at its message.
+Works on pieces of rows and is deterministic, like ``sums_triton``. In the backward pass a program sums, for a piece of
+one src or one kind, the gradients of its messages by the moments of each edge's dst.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor
 from distkg.kernels.message_passing.messages import BACK, MESSAGE, Given
 from distkg.kernels.message_passing.sums_triton import columns, combined, join, message, read, strides, tile_of, write
 
-_TILE = 256  # numbers of a tile, fewer than of a sum's as more is kept of each
+_TILE = 256  # numbers of a tile, fewer than for sums since more values are kept for each
 _NOBODY: tl.constexpr = tl.constexpr(-1)
 _LAST: tl.constexpr = tl.constexpr(2**31 - 1)  # above every edge
 
 
 def gather(given: Given, found: Tensor, whose: Tensor) -> None:
-    """As ``MomentPasses.gather``."""
+    """Triton form of ``MomentPasses.gather``."""
     edges, weight, states, relations, how = given
     (_, batch, nodes, width), pieces = found.shape, edges.by_dst.pieces
     if not found.numel():
@@ -45,7 +45,7 @@ def gather(given: Given, found: Tensor, whose: Tensor) -> None:
 def gather_back(
     given: Given, gradients: Sequence[Tensor | None], whose: Tensor, to_states: Tensor, to_relations: Tensor
 ) -> None:
-    """As ``MomentPasses.gather_back``."""
+    """Triton form of ``MomentPasses.gather_back``."""
     edges, weight, states, relations, how = given
     for rows, out, of_relations in ((edges.by_src, to_states, False), (edges.by_relation, to_relations, True)):
         (batch, _, width), pieces = out.shape, rows.pieces
@@ -64,18 +64,18 @@ def gather_back(
 
 @triton.jit
 def _higher(value, who, there, best, best_who):  # type: ignore[no-untyped-def]
-    """Number by number the higher one of two, and who gave it; of equal ones the earlier one."""
+    """Element-wise maximum of two tiles, and its edge; the earlier edge of equals."""
     higher = there & ((best_who == _NOBODY) | (value > best))
     return tl.where(higher, value, best), tl.where(higher, who, best_who)
 
 
 @triton.jit
 def _highest(value, who):  # type: ignore[no-untyped-def]
-    """Over the first dimension of a tile, and who gave it, the earliest edge of equal ones; 0 where nobody did."""
+    """Maximum over the first dimension of a tile, and its edge, the earliest of equals; 0 if there is none."""
     known = tl.where(who == _NOBODY, float("-inf"), value)
     best = tl.max(known, 0)
     first = tl.min(tl.where((known == best[None, :, :]) & (who != _NOBODY), who, _LAST), 0)
-    # One of the numbers at most is that edge's.
+    # At most one of the numbers belongs to that edge.
     return tl.sum(tl.where(who == first[None, :, :], value, 0.0), 0), tl.where(first == _LAST, _NOBODY, first)
 
 
@@ -83,7 +83,7 @@ def _highest(value, who):  # type: ignore[no-untyped-def]
 def _write_all(  # type: ignore[no-untyped-def]
     found, whose, row, count, part, column, width, half, total, squares, largest, most, lowest, least
 ):
-    """Sums over the first dimension of tiles, and the highest of it, into row ``row`` of each of the moments."""
+    """Reduce tiles over their first dimension, and write the four moments to row ``row`` of each."""
     high, high_who = _highest(largest, most)
     low, low_who = _highest(lowest, least)
     all_of = tl.sum(total, 0)
@@ -117,11 +117,11 @@ def _gather(  # type: ignore[no-untyped-def]
         there = share != 0
         v = tl.load(src + edge, mask=there, other=0)
         k = tl.load(kind + edge, mask=there, other=0)
-        said = share[:, None, None] * message(states, v, relations, k, part, column, there, width, half, HOW)
-        total += said
-        squares += said * said
-        largest, most = _higher(said, edge[:, None, None], there[:, None, None], largest, most)
-        lowest, least = _higher(-said, edge[:, None, None], there[:, None, None], lowest, least)
+        messages = share[:, None, None] * message(states, v, relations, k, part, column, there, width, half, HOW)
+        total += messages
+        squares += messages * messages
+        largest, most = _higher(messages, edge[:, None, None], there[:, None, None], largest, most)
+        lowest, least = _higher(-messages, edge[:, None, None], there[:, None, None], lowest, least)
     row = tl.load(target + piece)
     if row >= 0:
         _write_all(
@@ -173,13 +173,13 @@ def _pull(  # type: ignore[no-untyped-def]
     states, v, relations, k, share, edge, to_total, to_squares, to_largest, to_smallest, whose, row, count,
     part, column, there, width, half, HOW: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of messages, by the moments of rows that gathered them: [EDGES, 2, HALF]."""
-    said = share[:, None, None] * message(states, v, relations, k, part, column, there, width, half, HOW)
-    pull = tl.zeros_like(said)
+    """Gradients of messages, given those of the moments of the gathering rows: [EDGES, 2, HALF]."""
+    messages = share[:, None, None] * message(states, v, relations, k, part, column, there, width, half, HOW)
+    pull = tl.zeros_like(messages)
     if to_total is not None:
         pull += read(to_total, row, part, column, there, width, half)
     if to_squares is not None:
-        pull += 2 * said * read(to_squares, row, part, column, there, width, half)
+        pull += 2 * messages * read(to_squares, row, part, column, there, width, half)
     if to_largest is not None:
         own = _read_who(whose, row, part, column, there, width, half) == edge[:, None, None]
         pull += tl.where(own, read(to_largest, row, part, column, there, width, half), 0.0)

@@ -1,8 +1,8 @@
-"""Sums over paths of three nodes: every node of a path gathers the product of what the other two give.
+"""Message passing over paths of three nodes: every node of a path gathers the product of the other two nodes' vectors.
 
-A path (a, b, c) brings y[b] z[c] to a, x[a] z[c] to b, and x[a] y[b] to c. Paths that share their first two nodes lie
-together in a run, so that a path costs two additions of a row and one integer, however wide the product. Compiled for
-float32 on CPU, one thread for each query; the plain form beside it is the reference, and serves other devices.
+A path (a, b, c) adds y[b] z[c] to a, x[a] z[c] to b, and x[a] y[b] to c. Paths with the same first two nodes form a
+run, so that a path costs two additions of a row and one integer. Compiled for float32 on CPU, with one thread per
+query; a plain torch form is the reference, and runs on other devices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from distkg.kernels.message_passing.sums import for_each
 
 @dataclass(frozen=True)
 class Paths:
-    """Paths of three nodes in runs.
+    """Paths of three nodes, in runs with equal first and middle nodes.
 
     Attributes:
         first, middle: int32 [runs], nodes a and b of each run.
@@ -36,7 +36,7 @@ class Paths:
         return len(self.last)
 
     def expanded(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Nodes a, b and c of every path: int64 [paths] each."""
+        """Return the nodes a, b and c of every path: int64 [paths] each."""
         counts = self.offsets.diff()
         return (
             self.first.long().repeat_interleave(counts),
@@ -46,19 +46,19 @@ class Paths:
 
 
 def gather_products(x: Tensor, y: Tensor, z: Tensor, paths: Paths) -> tuple[Tensor, Tensor, Tensor]:
-    """What first, middle and last nodes gather: float32 [B, n, d] each; differentiable in all three tensors.
+    """Sum the products at first, middle and last nodes: float32 [B, n, d] each; differentiable in all three tensors.
 
     Args:
-        x, y, z: float32 [B, n, d], what a node gives as the first, the middle and the last of a path.
+        x, y, z: float32 [B, n, d], vectors of nodes in the role of first, middle and last node of a path.
     """
     if x.dtype != torch.float32 or not on_cpu(x, y, z):
         return reference_gather_products(x, y, z, paths)
-    found: tuple[Tensor, Tensor, Tensor] = _GatherProducts.apply(x, y, z, paths)
-    return found
+    sums: tuple[Tensor, Tensor, Tensor] = _GatherProducts.apply(x, y, z, paths)
+    return sums
 
 
 def reference_gather_products(x: Tensor, y: Tensor, z: Tensor, paths: Paths) -> tuple[Tensor, Tensor, Tensor]:
-    """``gather_products`` in plain torch, on any device: holds all products at once."""
+    """Plain torch form of ``gather_products``, for any device; holds all products at once."""
     a, b, c = (nodes.to(x.device) for nodes in paths.expanded())
     first, middle, last = x[:, a], y[:, b], z[:, c]
     return (
@@ -71,18 +71,18 @@ def reference_gather_products(x: Tensor, y: Tensor, z: Tensor, paths: Paths) -> 
 class _GatherProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor, z: Tensor, paths: Paths):  # type: ignore[no-untyped-def]
-        given = [tensor.contiguous() for tensor in (x, y, z)]
-        out = [torch.zeros_like(tensor) for tensor in given]
-        _for_each_query(_gather, given, out, paths)
-        ctx.save_for_backward(*given)
+        inputs = [tensor.contiguous() for tensor in (x, y, z)]
+        out = [torch.zeros_like(tensor) for tensor in inputs]
+        _for_each_query(_gather, inputs, out, paths)
+        ctx.save_for_backward(*inputs)
         ctx.paths = paths
         return tuple(out)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):  # type: ignore[no-untyped-def]
-        given = ctx.saved_tensors
-        out = [torch.zeros_like(tensor) for tensor in given]
-        _for_each_query(_scatter, [*given, *(gradient.contiguous() for gradient in gradients)], out, ctx.paths)
+        inputs = ctx.saved_tensors
+        out = [torch.zeros_like(tensor) for tensor in inputs]
+        _for_each_query(_scatter, [*inputs, *(gradient.contiguous() for gradient in gradients)], out, ctx.paths)
         return *out, None
 
 

@@ -1,12 +1,12 @@
-"""Relational message passing: every node gathers what its edges bring, without a tensor of edges × batch × width.
+"""Relational message passing: weighted sums of messages at every node, without a tensor of edges × batch × width.
 
-Node u of query b gathers from each edge (u, kind, v) the message m(x[b, v], w[b, kind]), weighted. An edge is left out
-by the weight 0, so that a training which hides the facts that it asks for never rebuilds a graph.
+Node u of query b sums over its edges (u, kind, v) the weighted messages m(x[b, v], w[b, kind]). Weight 0 removes an
+edge, so training can hide the facts of its queries without rebuilding the graph.
 
-The three passes of a layer are one sum in three orders of the edges: messages by dst, gradients of states by
-src, gradients of relations by kind. Each row of a result is summed by one thread, in the order of its edges, so
-results are deterministic: the same inputs give the same bits, with any number of threads. Compiled for float32 on CPU,
-and in ``message_passing_triton`` for GPU; the plain form beside them is the reference, and serves everything else.
+The three passes of a layer are one sum in three orders of the edges: messages by dst, gradients of states by src,
+gradients of relations by kind. Each row of a result is summed by one thread, in the order of its edges, so results are
+deterministic: the same inputs give the same bits, with any number of threads. Compiled for float32 on CPU, and in
+``sums_triton`` for GPU; a plain torch form is the reference, and runs in all other cases.
 """
 
 from __future__ import annotations
@@ -43,49 +43,50 @@ GPU_DTYPES = torch.float32, torch.bfloat16, torch.float16
 def propagate(
     states: Tensor, relations: Tensor, edges: Edges, weight: Tensor | None = None, message: Message = "distmult"
 ) -> Tensor:
-    """Weighted sum of the messages that each node gathers: [B, n, d], of the dtype of states; differentiable in all
-    three tensors.
+    """Sum the weighted messages at each node: [B, n, d], in the dtype of states.
+
+    Differentiable in states, relations and weight.
 
     Args:
         states: float32 [B, n, d]; on GPU also float16 or bfloat16, which are summed in float32.
-        relations: float32 [B, kinds, d], or [1, kinds, d] where all queries share them; on GPU as states.
-        edges: of the graph, E of them, on any device: they are copied to that of states once.
-        weight: float32 [E]; 0 leaves an edge out. None for 1 everywhere.
-        message: ``distmult`` x w, ``transe`` x + w, ``rotate`` the complex product of halves.
+        relations: float32 [B, kinds, d], or [1, kinds, d] if shared by all queries; on GPU as states.
+        edges: E edges of the graph, on any device; they are copied once to the device of states.
+        weight: float32 [E]; 0 removes an edge. None for 1 everywhere.
+        message: ``distmult`` x w, ``transe`` x + w, ``rotate`` complex product of [real half | imaginary half].
     """
     edges = edges.to(states.device)
     weight = torch.ones(len(edges), device=states.device) if weight is None else weight.to(states.device)
     passes = _passes_for(states, relations, weight)
     if passes is None:
         return reference_propagate(states, relations, edges, weight, message)
-    found: Tensor = _Propagate.apply(states, relations, weight, edges, message, passes)
-    return found
+    sums: Tensor = _Propagate.apply(states, relations, weight, edges, message, passes)
+    return sums
 
 
 def reference_propagate(states: Tensor, relations: Tensor, edges: Edges, weight: Tensor, message: Message) -> Tensor:
-    """``propagate`` in plain torch, everything on one device: holds all messages at once."""
-    given, by = states[:, edges.src.long()], relations[:, edges.relation.long()]
-    messages = REFERENCES[message](given, by) * weight[:, None]
+    """Plain torch form of ``propagate``, on one device; holds all messages at once."""
+    sources, by = states[:, edges.src.long()], relations[:, edges.relation.long()]
+    messages = REFERENCES[message](sources, by) * weight[:, None]
     return torch.zeros_like(states).index_add(1, edges.dst.long(), messages.to(states.dtype))
 
 
 class Passes(Protocol):
-    """Passes over edges on one kind of device; tensors are contiguous and on it."""
+    """Forward and backward passes over edges on one kind of device; tensors are contiguous and on it."""
 
     def gather(
         self, rows: Rows, weight: Tensor, first: Tensor, second: Tensor, how: Combination, out: Tensor
     ) -> object:
-        """Sum over the edges of each row into ``out`` [B, rows, d].
+        """Sum the combinations over the edges of each row into ``out`` [B, rows, d].
 
         Args:
-            weight: [E] in the order of the rows; an edge of weight 0 is not read.
-            first, second: [B, ·, d], the vectors that are combined; the second may be [1, ·, d].
+            weight: [E] in the order of the rows; edges of weight 0 are not read.
+            first, second: [B, ·, d], vectors to combine; the second may be [1, ·, d].
         """
 
     def to_weight(
         self, edges: Edges, states: Tensor, relations: Tensor, gradient: Tensor, how: Combination, out: Tensor
     ) -> object:
-        """Products of each edge's message and its dst's gradient [B, n, d], over all queries, into ``out`` [E]."""
+        """Write to ``out`` [E] the inner product of each edge's message and its dst's gradient, over all queries."""
 
 
 class _Propagate(torch.autograd.Function):
@@ -121,13 +122,13 @@ class _Propagate(torch.autograd.Function):
 
 
 def shared(of_queries: Tensor, relations: Tensor) -> Tensor:
-    """Gradients of each query's relations [B, kinds, d] as one of relations, which queries may share."""
-    found = of_queries if len(relations) == len(of_queries) else of_queries.sum(0, keepdim=True)
-    return found.to(relations.dtype)
+    """Reduce gradients per query [B, kinds, d] to the gradient of relations, which queries may share."""
+    gradient = of_queries if len(relations) == len(of_queries) else of_queries.sum(0, keepdim=True)
+    return gradient.to(relations.dtype)
 
 
 def _passes_for(*tensors: Tensor) -> Passes | None:
-    """The compiled passes for these tensors, or None where there are none."""
+    """Return the compiled passes for these tensors, or None."""
     if on_cpu(*tensors):
         return _ON_CPU if all(tensor.dtype == torch.float32 for tensor in tensors) else None
     if on_gpu(*tensors):
@@ -138,13 +139,13 @@ def _passes_for(*tensors: Tensor) -> Passes | None:
 
 
 def on_gpu(*tensors: Tensor) -> bool:
-    """True where Triton's kernels can read these tensors."""
+    """Return True if the Triton kernels can read these tensors."""
     fit = all(tensor.is_cuda and tensor.dtype in GPU_DTYPES for tensor in tensors)
     return fit and importlib.util.find_spec("triton") is not None
 
 
 class _OnCpu:
-    """Tasks of one query and a part of the rows; states of one query are small enough for the cache they share."""
+    """CPU passes. A task is one query and a part of the rows, since the states of one query fit a shared cache."""
 
     def gather(self, rows: Rows, weight: Tensor, first: Tensor, second: Tensor, how: Combination, out: Tensor) -> None:
         graph = rows.offsets.numpy(), rows.first.numpy(), rows.second.numpy(), weight.detach().numpy()
@@ -169,8 +170,10 @@ _ON_CPU = _OnCpu()
 
 
 def for_each_part(count: int, offsets: np.ndarray, work: Callable[[int, int, int], Any]) -> None:
-    """``work(i, low, high)`` for i in 0 … count - 1 and parts of the rows with about as many edges each, so many parts
-    that every thread has something to do."""
+    """Call ``work(i, low, high)`` for i in 0 … count - 1 and parts of the rows with about equally many edges.
+
+    There are enough parts to occupy all threads.
+    """
     parts = -(-torch.get_num_threads() // max(count, 1))
     cuts = np.searchsorted(offsets, np.linspace(0, offsets[-1], parts + 1))
     cuts[0], cuts[-1] = 0, len(offsets) - 1
@@ -183,7 +186,7 @@ def _threads(count: int) -> ThreadPoolExecutor:
 
 
 def for_each(tasks: Sequence[tuple[int, ...]], work: Callable[..., Any]) -> None:
-    """``work(*task)`` of each, on as many threads as torch may use: kernels release the interpreter's lock."""
+    """Call ``work(*task)`` for each task on torch's number of threads; kernels release the GIL."""
     threads = min(torch.get_num_threads(), len(tasks))
     if threads < 2:
         for task in tasks:
@@ -192,7 +195,7 @@ def for_each(tasks: Sequence[tuple[int, ...]], work: Callable[..., Any]) -> None
     list(_threads(threads).map(lambda task: work(*task), tasks))
 
 
-AHEAD = 24  # edges between asking for a row and reading it
+AHEAD = 24  # edges between the prefetch of a row and its use
 
 
 @part_of_kernel
@@ -225,7 +228,7 @@ def _products(add, dst, src, kind, states, relations, gradient, out, low, high):
             out[e] += total
 
 
-# One compiled entry for each combination, as a function passed as an argument would not be cached on disk.
+# One compiled entry per combination: a kernel that takes a function as an argument would not be cached on disk.
 @kernel
 def _gather_product(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
     _gather(add_product, offsets, first, second, weight, x, w, out, low, high)

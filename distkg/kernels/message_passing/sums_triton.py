@@ -1,11 +1,11 @@
-"""Relational message passing on GPU (Triton): the passes of ``message_passing``, nothing of size edges × batch × width.
+"""Relational message passing on GPU (Triton): the passes of ``sums``, without a tensor of edges × batch × width.
 
-A program sums a piece of one row, for one query and a part of the width; the partial sums of rows with many edges are
-added up by a second pass, B × E / ``PIECE`` × d numbers at most. Nothing is added atomically and every sum has a fixed
-order, so results are deterministic: the same inputs give the same bits on the same kind of GPU.
+A program sums a piece of one row, for one query and a part of the width. A second pass adds the partial sums of rows
+with many edges, at most B × E / ``PIECE`` × d numbers. There are no atomic additions and every sum has a fixed order,
+so results are deterministic: the same inputs give the same bits on the same kind of GPU.
 
-A vector is read as two halves, which to ``rotate`` are real and imaginary parts: a tile is edges × 2 × numbers of half
-a vector. States and relations may be float32, float16 or bfloat16; sums are float32.
+A vector is read as two halves, which are the real and imaginary parts for ``rotate``: a tile is edges × 2 × numbers of
+half a vector. States and relations may be float32, float16 or bfloat16; sums are float32.
 
 Needs Triton, which comes with torch's CUDA builds. ``TRITON_INTERPRET=1`` runs the same kernels on CPU, slowly.
 """
@@ -25,23 +25,23 @@ from distkg.kernels.message_passing.messages import Combination
 
 keep_gpu_kernels()
 
-_TILE = 512  # numbers of a tile: 16 for each thread of a warp
-_WIDEST = 64  # numbers of a half that a program takes at once
-_MOST_EDGES = 32  # of a tile
+_TILE = 512  # numbers of a tile: 16 per thread of a warp
+_WIDEST = 64  # largest number of columns of a half per program
+_MOST_EDGES = 32  # largest number of edges of a tile
 _WARPS = 1
 
 
 def tile_of(width: int, numbers: int = _TILE) -> tuple[int, dict[str, Any]]:
-    """Into how many blocks a kernel cuts vectors of that width, and the sizes of its tiles."""
+    """Return the number of blocks into which vectors of a width are cut, and the sizes of tiles."""
     half = (width + 1) // 2
-    taken = min(_WIDEST, triton.next_power_of_2(half))
-    edges = max(1, min(_MOST_EDGES, numbers // (2 * taken)))
-    sizes = {"width": width, "half": half, "EDGES": edges, "HALF": taken, "num_warps": _WARPS}
-    return -(-half // taken), sizes
+    half_tile = min(_WIDEST, triton.next_power_of_2(half))
+    edges = max(1, min(_MOST_EDGES, numbers // (2 * half_tile)))
+    sizes = {"width": width, "half": half, "EDGES": edges, "HALF": half_tile, "num_warps": _WARPS}
+    return -(-half // half_tile), sizes
 
 
 def gather(rows: Rows, weight: Tensor, first: Tensor, second: Tensor, how: Combination, out: Tensor) -> None:
-    """As ``Passes.gather``."""
+    """Triton form of ``Passes.gather``."""
     (batch, _, width), pieces = out.shape, rows.pieces
     if not out.numel():
         return
@@ -66,7 +66,7 @@ def join(partial: Tensor, pieces: Pieces, out: Tensor) -> None:
 
 
 def to_weight(edges: Edges, states: Tensor, relations: Tensor, gradient: Tensor, how: Combination, out: Tensor) -> None:
-    """As ``Passes.to_weight``."""
+    """Triton form of ``Passes.to_weight``."""
     if not len(edges):
         return
     _, tile = tile_of(states.shape[2])
@@ -78,19 +78,19 @@ def to_weight(edges: Edges, states: Tensor, relations: Tensor, gradient: Tensor,
 
 
 def strides(first: Tensor, second: Tensor) -> tuple[int, int]:
-    """Numbers from one query's vectors to the next one's; 0 where queries share them."""
+    """Return the strides between the vectors of two queries; 0 if queries share the vectors."""
     return first.stride(0), second.stride(0) if len(second) > 1 else 0
 
 
 @triton.jit
 def columns(block, half, HALF: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Which half, 0 or 1, and which number of a half: tiles [1, 2, 1] and [1, 1, HALF]."""
+    """Half, 0 or 1, and column within the half: tiles [1, 2, 1] and [1, 1, HALF]."""
     return tl.arange(0, 2)[None, :, None], (block * HALF + tl.arange(0, HALF))[None, None, :]
 
 
 @triton.jit
 def read(matrix, row, part, column, there, width, half):  # type: ignore[no-untyped-def]
-    """Numbers of rows [EDGES] of a matrix [·, width] as float32, zeros where there is no edge or no number."""
+    """Load rows [EDGES] of a matrix [·, width] as float32, with zeros for missing edges or columns."""
     place = part * half + column
     inside = there[:, None, None] & (column < half) & (place < width)
     return tl.load(matrix + row.to(tl.int64)[:, None, None] * width + place, mask=inside, other=0.0).to(tl.float32)
@@ -98,24 +98,24 @@ def read(matrix, row, part, column, there, width, half):  # type: ignore[no-unty
 
 @triton.jit
 def combined(x, other, second, row, part, column, there, width, half, HOW: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Numbers x, and those of the other half, combined with rows of the second matrix; see ``messages``."""
+    """Combine numbers x, and those of the other half, with rows of the second matrix; see ``messages``."""
     if HOW == "product":
-        found = x * read(second, row, part, column, there, width, half)
+        result = x * read(second, row, part, column, there, width, half)
     elif HOW == "sum":
-        found = x + read(second, row, part, column, there, width, half)
+        result = x + read(second, row, part, column, there, width, half)
     elif HOW == "first":
-        found = x
+        result = x
     else:
         cosine = read(second, row, tl.zeros_like(part), column, there, width, half)
         sine = read(second, row, tl.zeros_like(part) + 1, column, there, width, half)
         sign = tl.where((part == 1) == (HOW == "turned"), 1.0, -1.0)
-        found = x * cosine + sign * other * sine
-    return found
+        result = x * cosine + sign * other * sine
+    return result
 
 
 @triton.jit
 def message(first, v, second, k, part, column, there, width, half, HOW: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Rows v of the first matrix combined with rows k of the second: [EDGES, 2, HALF]."""
+    """Combine rows v of the first matrix with rows k of the second: [EDGES, 2, HALF]."""
     x = read(first, v, part, column, there, width, half)
     other = x
     if HOW == "turned" or HOW == "turned back":
@@ -125,7 +125,7 @@ def message(first, v, second, k, part, column, there, width, half, HOW: tl.const
 
 @triton.jit
 def write(matrix, row, part, column, width, half, values):  # type: ignore[no-untyped-def]
-    """Numbers [2, HALF] into a row of a matrix [·, width]."""
+    """Store numbers [2, HALF] to a row of a matrix [·, width]."""
     place = part * half + column
     inside = (column < half) & (place < width)
     tl.store(matrix + row.to(tl.int64) * width + place, values[None, :, :], mask=inside)
@@ -189,6 +189,6 @@ def _products(  # type: ignore[no-untyped-def]
             x = states + tl.cast(query, tl.int64) * states_stride
             w = relations + tl.cast(query, tl.int64) * relations_stride
             g = gradient + tl.cast(query, tl.int64) * states_stride
-            said = message(x, v, w, k, part, column, there, width, half, HOW)
-            sums += said * read(g, u, part, column, there, width, half)
+            messages = message(x, v, w, k, part, column, there, width, half, HOW)
+            sums += messages * read(g, u, part, column, there, width, half)
     tl.store(out + edge, tl.sum(tl.sum(sums, 2), 1), mask=there)

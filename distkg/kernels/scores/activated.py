@@ -1,7 +1,7 @@
-"""Squared distances under an activation, for training: score = −h(c ‖q − e‖²), c > 0 for each query.
+"""Similarity by squared distances under an activation, for training: score = −h(c ‖q − e‖²), c > 0 for each query.
 
 HaLE (Wang et al. 2022, arXiv 2201.00565, eq. 8). A query is [q | c] of width D + 1, a candidate is e of width D.
-Ranking needs none of this: h rises, so the plain distance gives the same order.
+Ranking does not need it: h is increasing, so the plain distance gives the same order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from distkg.kernels.scores.similarity import Similarity, indexed_products
 
 
 class ActivatedDistance(Similarity):
-    """−h(c ‖q − e‖²)."""
+    """Similarity −h(c ‖q − e‖²)."""
 
     def __init__(self, activation: Activation) -> None:
         self.name = f"activated_{type(activation).__name__.lower()}"
@@ -34,7 +34,7 @@ class ActivatedDistance(Similarity):
 
     def gradients(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
         vector, scale = _split(query)
-        distance = _squared_distances(vector, candidates)  # again: two matrices of this size are not kept
+        distance = _squared_distances(vector, candidates)  # recomputed, to store one matrix less
         fall = self.activation.slope(distance * scale).mul_(grad)  # −∂/∂(c d²)
         to_scale = -(fall * distance).sum(1, keepdim=True)
         fall *= 2 * scale  # −2 ∂/∂(d²)

@@ -1,8 +1,8 @@
 """Hardness-aware activations h of squared distances (HaLE, Wang et al. 2022, arXiv 2201.00565, section 3.2).
 
-An instance is hard while its distance says little; there an activation is steep, and where the distance has settled
-the question it is flat. All map x ≥ 0 [any shape] to h(x) ≥ 0 of the same shape, rise, and have a finite value and
-slope for every finite x. ``slope`` is h′(x), written by hand for blocks of scores that keep no graph.
+An activation is steep at distances of hard instances, and flat where the distance already decides. All activations map
+x ≥ 0 [any shape] to h(x) ≥ 0 of the same shape, increase, and have a finite value and slope for every finite x.
+``slope`` is h′(x), for blocks of scores without autograd.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ ACTIVATIONS: Registry[type[Activation]] = Registry("activation")
 
 
 class Activation(ABC):
-    """A rising function of x ≥ 0.
+    """Base class of activations: increasing functions of x ≥ 0.
 
     Args:
-        limit: γ > 0, which the bounded activations approach or reach.
-        steepness: β > 0; None for the activation's own default.
+        limit: γ > 0, limit of the bounded activations.
+        steepness: β > 0; None for the default of the activation.
     """
 
     default_steepness = 1.0
@@ -39,16 +39,17 @@ class Activation(ABC):
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
-        """h(x); differentiable."""
+        """Return h(x); differentiable."""
 
     @abstractmethod
     def slope(self, x: Tensor) -> Tensor:
-        """h′(x)."""
+        """Return h′(x)."""
 
 
 @ACTIVATIONS.register("hanon")
 class Hanon(Activation):
-    """1 / (1/γ + exp(−β (x − ½))) (eq. 6), as γ σ(β (x − ½) − ln γ), which overflows nowhere; h(0) > 0."""
+    """HaLE's bounded activation 1 / (1/γ + exp(−β (x − ½))) (eq. 6), as γ σ(β (x − ½) − ln γ), which never overflows;
+    h(0) > 0."""
 
     default_steepness = 3.0
 
@@ -69,7 +70,7 @@ class Hanon(Activation):
 
 @ACTIVATIONS.register("halin")
 class Halin(Activation):
-    """2x below 1, then min(β (x − 1) + 2, γ) (eq. 7)."""
+    """HaLE's piecewise linear activation: 2x below 1, then min(β (x − 1) + 2, γ) (eq. 7)."""
 
     default_steepness = 10.0
 
@@ -87,7 +88,8 @@ class Halin(Activation):
 
 @ACTIVATIONS.register("x_exp")
 class XExp(Activation):
-    """x eˣ, RotL's own (Wang et al. 2021, arXiv 2103.14930); above 10 along its tangent, as eˣ would overflow."""
+    """RotL's activation x eˣ (Wang et al. 2021, arXiv 2103.14930); above 10 continued by its tangent, since eˣ would
+    overflow."""
 
     BEND = 10.0
 
@@ -102,7 +104,7 @@ class XExp(Activation):
 
 @ACTIVATIONS.register("double")
 class Double(Activation):
-    """2x: hardness plays no role."""
+    """Linear activation 2x: hardness has no effect."""
 
     def __call__(self, x: Tensor) -> Tensor:
         return 2 * x
@@ -113,7 +115,8 @@ class Double(Activation):
 
 @ACTIVATIONS.register("artanh")
 class Artanh(Activation):
-    """2 artanh(x), the shape of hyperbolic distance; from 0.99 on along its tangent, as the pole is at 1."""
+    """Activation 2 artanh(x), the shape of hyperbolic distance; from 0.99 on continued by its tangent, before the pole
+    at 1."""
 
     BEND = 0.99
 

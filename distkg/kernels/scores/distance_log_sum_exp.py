@@ -1,4 +1,4 @@
-"""log Σ exp of squared distances under an activation: between two products from oneDNN, one compiled pass."""
+"""log Σ exp of squared distances under an activation, on CPU: one compiled pass between two oneDNN products."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from distkg.kernels.scores.activations import Activation
 from distkg.kernels.scores.exp_distance_weights import WEIGHING
 from distkg.kernels.scores.log_sum_exp import LogSumExp, blocks, nothing_summed
 
-# Scores and candidates of a block: it stays in a core's own cache, and products are large enough to be fast.
+# Scores and candidates of a block: small enough for a core's cache, large enough for fast products.
 _BLOCK_SCORES, _LEAST_ROWS = 256 * 1024, 1024
-# From so many dimensions on, a product whose rows are candidates is fast enough to spare transposing its result.
+# Dimensions from which a product with candidates as rows is faster than transposing the result.
 _WIDE = 64
 
 
 def log_sum_exp_of_distances(
     activation: Activation, vector: Tensor, scale: Tensor, candidates: Tensor, *, keep: bool
 ) -> LogSumExp | None:
-    """For score = −h(scale · ‖vector − candidate‖²), the compiled form for this device, or None where there is none."""
+    """Build the compiled log Σ exp of scores −h(scale · ‖vector − candidate‖²); None if the device has none."""
     vector, scale, candidates = vector.contiguous(), scale.contiguous(), candidates.contiguous()
     if on_cpu(vector, scale, candidates):
         return DistanceLogSumExp(activation, vector, scale, candidates, keep=keep)
@@ -36,10 +36,10 @@ def log_sum_exp_of_distances(
 
 
 class DistanceLogSumExp(LogSumExp):
-    """For score = −h(scale · d²) on CPU: products from oneDNN, all between them in one compiled pass over a block.
+    """log Σ exp of scores −h(scale · d²) on CPU: oneDNN products, and one compiled pass over a block between them.
 
-    While h stays below ``_SAFE`` nothing can under- or overflow. Elsewhere exponents are counted from the smallest h
-    that a query has met so far, and what was summed before is put in proportion whenever a smaller one appears.
+    While h is below ``_SAFE``, nothing can under- or overflow. Otherwise exponents are relative to the smallest h of a
+    query so far, and the sums are rescaled whenever a smaller one appears.
     """
 
     _SAFE = 60.0
@@ -110,7 +110,7 @@ class DistanceLogSumExp(LogSumExp):
 
 
 def _push(block: Tensor, push: Tensor, vector: Tensor, candidates: Tensor, grad: Tensor) -> None:
-    """Add Σ_i w_ik (q_i − c_k) to grad [n, D], w being the weights of a block [B, n] times ``push`` [B, 1]."""
+    """Add Σ_i w_ik (q_i − c_k) to grad [n, D], where w is ``block`` [B, n] times ``push`` [B, 1]."""
     if vector.shape[1] < _WIDE:
         # The last column sums the weights, so that one product gives both sums.
         summed = product(torch.cat((push * vector, push), dim=1).T, block.T)
@@ -130,7 +130,7 @@ def _add_pushed(grad: np.ndarray, summed: np.ndarray, weights: np.ndarray, candi
 
 @kernel
 def _add_transposed(grad: np.ndarray, summed: np.ndarray, candidates: np.ndarray) -> None:
-    """Add Σ w q − c Σ w to grad [n, D], from both sums side by side and transposed, [D + 1, n]."""
+    """Add Σ w q − c Σ w to grad [n, D], from the transposed and concatenated sums [D + 1, n]."""
     dim = grad.shape[1]
     for k in range(grad.shape[0]):
         weights = summed[dim, k]

@@ -1,7 +1,7 @@
-"""log Σ exp(−h(scale · d²)) on GPU: scores exist in registers only, forward and backward (Triton).
+"""log Σ exp(−h(scale · d²)) on GPU (Triton): scores are in registers only, forward and backward.
 
-The first pass gives each program some queries and a part of the candidates; parts are put together afterwards.
-The second pass gives each program some candidates and all queries, so that nothing is added to twice and the result
+In the first pass a program has some queries and a part of the candidates; the parts are combined afterwards. In the
+second pass a program has some candidates and all queries, so every gradient is written by one program, and the result
 does not depend on the order of programs. ``SoftmaxLogSumExp`` is the plain reference.
 
 Needs Triton, which comes with torch's CUDA builds. ``TRITON_INTERPRET=1`` runs the same kernels on CPU, slowly.
@@ -22,11 +22,11 @@ keep_gpu_kernels()
 
 _KINDS: dict[type[Activation], int] = {Hanon: 0, Halin: 1, Double: 2, XExp: 3, Artanh: 4}
 _PROGRAMS = 512  # enough to fill a large GPU
-_SMALLEST_PRODUCT = 16  # least extent of a matrix that tensor cores multiply
+_SMALLEST_PRODUCT = 16  # smallest extent of a matrix for tensor cores
 
 
 class TritonLogSumExp(LogSumExp):
-    """For score = −h(scale · d²); the same arithmetic as ``DistanceLogSumExp``."""
+    """log Σ exp of scores −h(scale · d²) on GPU, with the arithmetic of ``DistanceLogSumExp``."""
 
     def __init__(self, activation: Activation, vector: Tensor, scale: Tensor, candidates: Tensor) -> None:
         """vector float32 [B, D], scale float32 [B], candidates float32 [N, D]; all contiguous, on one device."""
@@ -80,7 +80,7 @@ class TritonLogSumExp(LogSumExp):
 
 @triton.jit
 def _value_and_slope(x, limit, steepness, KIND: tl.constexpr):  # type: ignore[no-untyped-def]
-    """h(x) and h′(x); ``activations.py`` says the same in torch. NaN stays NaN."""
+    """Return h(x) and h′(x), as ``activations.py`` in torch. NaN stays NaN."""
     if KIND == 0:
         away = tl.exp(tl.minimum(steepness * (0.5 - x), 80.0, propagate_nan=tl.PropagateNan.ALL)) * limit
         share = 1 / (1 + away)
@@ -107,7 +107,7 @@ def _value_and_slope(x, limit, steepness, KIND: tl.constexpr):  # type: ignore[n
 
 @triton.jit
 def _load(pointer, first, count, dim, AT_ONCE: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Rows first … first + AT_ONCE of a matrix [count, dim], zeros where there are none."""
+    """Load rows first … first + AT_ONCE of a matrix [count, dim], padded with zeros."""
     row, column = first + tl.arange(0, AT_ONCE), tl.arange(0, WIDTH)
     place = row.to(tl.int64)[:, None] * dim + column[None, :]
     return tl.load(pointer + place, mask=(row[:, None] < count) & (column[None, :] < dim), other=0.0)
@@ -115,7 +115,7 @@ def _load(pointer, first, count, dim, AT_ONCE: tl.constexpr, WIDTH: tl.constexpr
 
 @triton.jit
 def _distances(q, c):  # type: ignore[no-untyped-def]
-    """Squared distances of every row of q with every row of c."""
+    """Compute the squared distances of every row of q and every row of c."""
     inner = tl.dot(q, tl.trans(c), input_precision="ieee")  # TF32 would lose small distances
     distance = tl.sum(q * q, 1)[:, None] + tl.sum(c * c, 1)[None, :] - 2 * inner
     return tl.where(distance < 0, 0.0, distance)
@@ -175,10 +175,10 @@ def _second(  # type: ignore[no-untyped-def]
         query = start + tl.arange(0, QUERIES)
         q = _load(vector, start, queries, dim, QUERIES, WIDTH)
         factor = tl.load(scale + query, mask=query < queries, other=1.0)
-        whole = tl.load(log_sum + query, mask=query < queries, other=0.0)
+        log_sums = tl.load(log_sum + query, mask=query < queries, other=0.0)
         pushed = tl.load(push + query, mask=query < queries, other=0.0)
         value, slope = _value_and_slope(factor[:, None] * _distances(q, c), limit, steepness, KIND)
-        weight = pushed[:, None] * slope * tl.exp(-value - whole[:, None])
+        weight = pushed[:, None] * slope * tl.exp(-value - log_sums[:, None])
         towards += tl.dot(tl.trans(weight), q, input_precision="ieee")
         weights += tl.sum(weight, 0)
     place = row.to(tl.int64)[:, None] * grad_stride + column[None, :]

@@ -1,13 +1,13 @@
-"""Squared distances into the terms of log Σ exp(−h) and their slopes, one pass over a block, compiled.
+"""Compiled pass over a block that turns inner products into the gradient weights of log Σ exp(−h).
 
-In place of the inner product of query i and candidate j, each kernel leaves
+Each kernel replaces the inner product of query i and candidate j by
 
     w = exp(shift − h(x)) · h′(x),   x = scale · d²,   d² = |q|² + |c|² − 2 q·c,
 
 and adds Σ_j exp(shift − h), Σ_j w and Σ_j w d² to the three rows of ``sums``.
 
 Arguments: block float32 [B, n] of inner products, overwritten; query_norm, scale, shift float32 [B];
-candidate_norm float32 [n]; limit γ and steepness β; sums float32 [3, B]. ``activations.py`` has the plain h and h′.
+candidate_norm float32 [n]; limit γ and steepness β; sums float32 [3, B]. ``activations.py`` has h and h′ in torch.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _weigh(  # type: ignore[no-untyped-def]
         sums[2, i] += weighted
 
 
-# One compiled entry for each activation, as a function passed as an argument would not be cached on disk.
+# One compiled entry per activation: a kernel that takes a function as an argument would not be cached on disk.
 
 
 @kernel

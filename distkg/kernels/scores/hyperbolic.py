@@ -1,15 +1,15 @@
-"""Squared distance in Poincaré balls whose curvature is the query's, over whole blocks by one matrix product.
+"""Squared distance in Poincaré balls with the query's curvature, for whole blocks with one matrix product.
 
-A vector v stands for the point exp₀(v) = tanh(ρ) v/ρ, ρ = √c|v|, of the ball of curvature −c. For two points
-with ρ and σ and the angle θ between them, the distance d_c = 2/√c · artanh(√c|(−p) ⊕ x|) obeys
+A vector v represents the point exp₀(v) = tanh(ρ) v/ρ, ρ = √c|v|, of the ball of curvature −c. For two points with ρ and
+σ and the angle θ between their vectors, the distance d_c = 2/√c · artanh(√c|(−p) ⊕ x|) satisfies
 
     sinh²(√c d_c / 2) = sinh²ρ + sinh²σ + 2 sinh²ρ sinh²σ − 2 (sinh ρ cosh ρ)(sinh σ cosh σ) cos θ,
 
-a function of q·v, |q|², |v|² and c that is smooth also where the points meet, and free of 1 − |·|² near the edge.
+which is a function of q·v, |q|², |v|² and c. It is smooth for equal points, and has no 1 − |·|² near the boundary.
 
-``RADIUS`` bounds ρ: points stay in the ball shrunk by ``MARGIN``. A vector beyond it counts as its projection, so
-nothing pulls it along its own direction. In float32 inner products are known to about 10⁻⁷ of their size, which
-the edge magnifies by sinh² 2ρ: at ``RADIUS`` points whose √c d_c / 2 is below some 0.05 cannot be told apart.
+``RADIUS`` bounds ρ: points stay in the ball shrunk by ``MARGIN``. A vector outside is replaced by its projection, so
+its gradient has no radial component. Inner products in float32 have a relative error of about 10⁻⁷, amplified by
+sinh² 2ρ near the boundary: at ``RADIUS``, points with √c d_c / 2 below about 0.05 cannot be distinguished.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from distkg.kernels.gather_scatter import take_rows
 from distkg.kernels.products import product
 from distkg.kernels.scores.similarity import Similarity, indexed_products, squared_norms
 
-MARGIN = 4e-3  # that of the reference settings of Chami et al. 2020 for float32
+MARGIN = 4e-3  # value in the reference settings of Chami et al. 2020 for float32
 RADIUS = math.atanh(1 - MARGIN)
 SMALLEST_CURVATURE = 1e-4
 
@@ -32,12 +32,12 @@ TINY = 1e-30  # keeps the derivative of a square root at 0 finite
 
 
 def curvature(raw: Tensor) -> Tensor:
-    """c = softplus(raw), at least ``SMALLEST_CURVATURE``: the space has curvature −c. Any shape."""
+    """Return c = softplus(raw), at least ``SMALLEST_CURVATURE``; the curvature is −c. Any shape."""
     return F.softplus(raw).clamp_min(SMALLEST_CURVATURE)
 
 
 class HyperbolicSimilarity(Similarity):
-    """-d_c(exp₀ q, exp₀ v)² + b_q + b_v (Chami et al. 2020, arXiv 2005.00545).
+    """Similarity −d_c(exp₀ q, exp₀ v)² + b_q + b_v (Chami et al. 2020, arXiv 2005.00545).
 
     Queries are [vector D | bias b_q | raw curvature], candidates [vector D | bias b_v], with c = ``curvature(raw)``;
     without biases the bias columns are absent. Q = C + 1.
@@ -85,21 +85,21 @@ class HyperbolicSimilarity(Similarity):
         return query_bias + taken_bias - distance
 
     def _query_parts(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors [B, D], raw curvatures [B, 1] and biases [B, 1]."""
+        """Split queries into vectors [B, D], raw curvatures [B, 1] and biases [B, 1]."""
         rows, raw = query[..., :-1], query[..., -1:]
         vector, bias = self._candidate_parts(rows)
         return vector, raw, bias
 
     def _candidate_parts(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors [N, D] and biases [N, 1]."""
-        # Of slices a matrix product is a hundred times slower than of copies.
+        """Split candidates into vectors [N, D] and biases [N, 1]."""
+        # A matrix product of slices is a hundred times slower than of copies.
         if self.bias:
             return rows[..., :-1].contiguous(), rows[..., -1:]
         return rows.contiguous(), rows.new_zeros(*rows.shape[:-1], 1)
 
 
 def _squared_distance(inner: Tensor, query_norm: Tensor, candidate_norm: Tensor, raw: Tensor) -> Tensor:
-    """d_c² from inner products and squared norms of tangent vectors, and raw curvatures; shapes broadcast."""
+    """Compute d_c² from inner products and squared norms of tangent vectors, and raw curvatures; shapes broadcast."""
     c = curvature(raw)
     sinh_q, slant_q = _sinh_parts(c * query_norm)
     sinh_v, slant_v = _sinh_parts(c * candidate_norm)
@@ -108,7 +108,7 @@ def _squared_distance(inner: Tensor, query_norm: Tensor, candidate_norm: Tensor,
 
 
 def _sinh_parts(squared: Tensor) -> tuple[Tensor, Tensor]:
-    """sinh²ρ′ and sinh ρ′ cosh ρ′ / ρ from ρ², where ρ′ is ρ within ``RADIUS``."""
+    """Compute sinh²ρ′ and sinh ρ′ cosh ρ′ / ρ from ρ², where ρ′ = min(ρ, ``RADIUS``)."""
     rho = squared.clamp_min(TINY).sqrt()
     sinh = rho.clamp_max(RADIUS).sinh()
     square = sinh.square()
@@ -116,5 +116,5 @@ def _sinh_parts(squared: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _arsinh_of_root(x: Tensor) -> Tensor:
-    """arsinh √x; torch.asinh is many times slower on CPU."""
+    """Compute arsinh √x; torch.asinh is many times slower on CPU."""
     return torch.log1p(x.sqrt() + x / (1 + (1 + x).sqrt()))

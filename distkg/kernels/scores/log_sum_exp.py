@@ -1,7 +1,7 @@
 """log Σ_k exp score(query, candidate k) and its gradients, in two passes over blocks of candidates.
 
-Between the passes, ranks that hold different candidates agree on the whole sum. No B×N matrix is needed: with
-``keep`` what the first pass found out about each block stays for the second, else the second works it out again.
+Between the passes, ranks with different candidates reduce the sum. No B×N matrix is needed: with ``keep`` the results
+of the first pass for each block are kept for the second, otherwise the second computes them again.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _BLOCK_ROWS = 1024  # with 256 queries, a block of scores stays in a core's own 
 
 
 class LogSumExp(ABC):
-    """log Σ exp of the scores of queries [B, Q] with candidates [N, C]."""
+    """Base class: log Σ exp of the scores of queries [B, Q] and candidates [N, C]."""
 
     @abstractmethod
     def first_pass(self) -> Tensor:
-        """log Σ exp over these candidates, float32 [B]; the lowest number where there are none."""
+        """Return log Σ exp over these candidates, float32 [B]; the lowest finite number if there are none."""
 
     @abstractmethod
     def second_pass(self, log_sum: Tensor, weight: Tensor, grad_query: Tensor, grad_candidates: Tensor) -> None:
-        """Add the gradient of Σ_i weight_i · log_sum_i, as far as these candidates have a part in it.
+        """Add the contribution of these candidates to the gradient of Σ_i weight_i · log_sum_i.
 
         Args:
             log_sum: float32 [B], log Σ exp over the candidates of all ranks.
@@ -35,7 +35,7 @@ class LogSumExp(ABC):
 
 
 class Scores(Protocol):
-    """What a similarity must offer (see ``similarity.Similarity``)."""
+    """Similarity as needed here (see ``similarity.Similarity``)."""
 
     slopes_need_scores: bool
 
@@ -47,7 +47,7 @@ class Scores(Protocol):
 
 
 class SoftmaxLogSumExp(LogSumExp):
-    """For any similarity: a block's own softmax is one fused operation, put in proportion by its log Σ exp."""
+    """log Σ exp for any similarity: the softmax of a block, one fused operation, is rescaled by its log Σ exp."""
 
     def __init__(self, similarity: Scores, query: Tensor, candidates: Tensor, *, keep: bool) -> None:
         self._similarity, self._query, self._candidates = similarity, query, candidates
@@ -80,12 +80,12 @@ class SoftmaxLogSumExp(LogSumExp):
 
 
 def nothing_summed(like: Tensor) -> Tensor:
-    """log Σ exp over no candidates for each row of ``like``: as low as a number can be, so that differences exist."""
+    """Return log Σ exp over no candidates for each row of ``like``: the lowest finite number, so differences exist."""
     return like.new_full((len(like),), torch.finfo(torch.float32).min)
 
 
 def blocks(rows: int, size: int | None = None) -> Iterator[tuple[int, int]]:
-    """Cut 0 … rows-1 into [low, high) of at most ``size``."""
+    """Yield consecutive ranges [low, high) of 0 … rows - 1 of at most ``size``."""
     size = size or _BLOCK_ROWS
     for low in range(0, rows, size):
         yield low, min(low + size, rows)

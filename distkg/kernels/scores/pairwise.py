@@ -1,11 +1,11 @@
-"""Comparisons pair by pair, in registers: nothing of size B×N×D is ever written.
+"""Kernels of pairwise scores, computed in registers: no tensor of size B×N×D is written.
 
-Every kernel compares query i with ``rows[index[i, k]]``. An ``index`` of one row is shared by all queries, so the
-same kernel serves negatives shared by a chunk, negatives of each query's own, and ranking. ``reference_*`` say the
-same in plain torch: for tests, and for devices without a compiled kernel.
+Every kernel compares query i with ``rows[index[i, k]]``. An ``index`` of one row is shared by all queries, so the same
+kernel is used for negatives shared by a chunk, separate negatives of each query, and ranking. ``reference_*`` are plain
+torch forms for tests, and for devices without a compiled kernel.
 
-The loops are written out for each distance: with the loop shared and the distance passed in, the gradients ran
-a quarter slower, because the compiler could no longer tell that rows do not overlap.
+The loops are repeated for each distance: with a shared loop that takes the distance as an argument, the gradients were
+a quarter slower, because the compiler could not infer that rows do not overlap.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor
 from distkg.kernels.jit import kernel
 
 _TINY = np.float32(1e-30)  # keeps the derivative of |z| finite at z = 0
-_BLOCK = 128  # rows that stay in the second-level cache while all queries pass over them
+_BLOCK = 128  # rows that stay in the L2 cache while all queries are compared with them
 
 
 @kernel
 def dot_scores(query: np.ndarray, rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
-    """out[i, k] = q_i · c."""
+    """Compute out[i, k] = q_i · c."""
     own = 1 if index.shape[0] > 1 else 0
     for low in range(0, index.shape[1], _BLOCK):
         for i in range(query.shape[0]):
@@ -59,7 +59,7 @@ def dot_gradients(
 
 @kernel
 def l1_scores(query: np.ndarray, rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
-    """out[i, k] = -Σ_j |q_ij - c_j|."""
+    """Compute out[i, k] = -Σ_j |q_ij - c_j|."""
     own = 1 if index.shape[0] > 1 else 0
     for low in range(0, index.shape[1], _BLOCK):
         for i in range(query.shape[0]):
@@ -96,7 +96,7 @@ def l1_gradients(
 
 @kernel
 def scaled_l1_scores(query: np.ndarray, rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
-    """out[i, k] = -Σ_j |q_ij - s_ij c_j| with the scales s in the second half of the query."""
+    """Compute out[i, k] = -Σ_j |q_ij - s_ij c_j|, with the scales s in the second half of the query."""
     own = 1 if index.shape[0] > 1 else 0
     width = rows.shape[1]
     for low in range(0, index.shape[1], _BLOCK):
@@ -136,7 +136,7 @@ def scaled_l1_gradients(
 
 @kernel
 def modulus_scores(query: np.ndarray, rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
-    """out[i, k] = -Σ_j |q_ij - c_j| over complex numbers stored as [real half | imaginary half]."""
+    """Compute out[i, k] = -Σ_j |q_ij - c_j| over complex numbers stored as [real half | imaginary half]."""
     own = 1 if index.shape[0] > 1 else 0
     half = query.shape[1] // 2
     for low in range(0, index.shape[1], _BLOCK):
@@ -179,22 +179,22 @@ def modulus_gradients(
 
 
 def reference_dot(query: Tensor, candidate: Tensor) -> Tensor:
-    """Σ_j q_j c_j over the last dimension, broadcasting."""
+    """Compute Σ_j q_j c_j over the last dimension, with broadcasting."""
     return (query * candidate).sum(-1)
 
 
 def reference_l1(query: Tensor, candidate: Tensor) -> Tensor:
-    """-Σ_j |q_j - c_j| over the last dimension, broadcasting."""
+    """Compute -Σ_j |q_j - c_j| over the last dimension, with broadcasting."""
     return -(query - candidate).abs().sum(-1)
 
 
 def reference_scaled_l1(query: Tensor, candidate: Tensor) -> Tensor:
-    """-Σ_j |q_j - s_j c_j|, query = [q | s], over the last dimension, broadcasting."""
+    """Compute -Σ_j |q_j - s_j c_j|, query = [q | s], over the last dimension, with broadcasting."""
     point, scale = query.chunk(2, -1)
     return -(point - scale * candidate).abs().sum(-1)
 
 
 def reference_modulus(query: Tensor, candidate: Tensor) -> Tensor:
-    """-Σ_j |q_j - c_j| over complex numbers stored as halves, over the last dimension, broadcasting."""
+    """Compute -Σ_j |q_j - c_j| over complex numbers stored as halves, over the last dimension, with broadcasting."""
     real, imaginary = (query - candidate).chunk(2, -1)
     return -torch.sqrt(real.square() + imaginary.square() + float(_TINY)).sum(-1)

@@ -1,6 +1,6 @@
-"""Complex numbers turned by angles, forward and backward in one compiled pass each.
+"""Rotation of complex numbers by angles, with one compiled pass each forward and backward.
 
-In plain torch the same takes twelve passes over memory, and its sine and cosine most of their time.
+Plain torch needs twelve passes over memory, and spends most of the time on sine and cosine.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from distkg.kernels.jit import kernel_in_order, on_cpu
 
 
 def rotate(vector: Tensor, phase: Tensor) -> Tensor:
-    """Turn each complex number of ``vector`` [..., 2n] by its angle in ``phase`` [..., n], in radians.
+    """Rotate each complex number of ``vector`` [..., 2n] by its angle in ``phase`` [..., n], in radians.
 
-    A vector is [real half | imaginary half]. Compiled for float32 on CPU, where it is differentiable once; elsewhere
-    as often as wanted.
+    A vector is [real half | imaginary half]. Compiled for float32 on CPU, where it is differentiable once; elsewhere it
+    is differentiable any number of times.
     """
     single = vector.dtype == phase.dtype == torch.float32 and vector.shape[:-1] == phase.shape[:-1]
     if not single or not on_cpu(vector, phase) or torch.compiler.is_compiling():
@@ -27,7 +27,7 @@ def rotate(vector: Tensor, phase: Tensor) -> Tensor:
 
 
 def reference_rotate(vector: Tensor, phase: Tensor) -> Tensor:
-    """``rotate`` in plain torch, of any dtype on any device."""
+    """Plain torch form of ``rotate``, for any dtype and device."""
     real, imaginary = vector.chunk(2, dim=-1)
     cosine, sine = phase.cos(), phase.sin()
     return torch.cat((real * cosine - imaginary * sine, real * sine + imaginary * cosine), dim=-1)
@@ -51,7 +51,7 @@ class _Rotate(torch.autograd.Function):
 
 
 def _rows(tensor: Tensor) -> np.ndarray:
-    """[..., w] as a contiguous array [rows, w]; a view where the tensor is contiguous."""
+    """Reshape [..., w] to a contiguous array [rows, w]; a view if the tensor is contiguous."""
     array: np.ndarray = tensor.detach().contiguous().view(-1, tensor.shape[-1]).numpy()
     return array
 

@@ -1,10 +1,10 @@
 """Similarities of query vectors and candidate vectors: higher is better.
 
-A scorer names one. The same object serves training (with gradients), objectives over all entities, ranking and
-prediction. Two families: functions of the inner product and the two squared norms, computed by matrix
-multiplication, and distances taken pair by pair. Neither writes anything of size B×N×D.
+A scorer has one. The same object is used for training (with gradients), objectives over all entities, ranking and
+prediction. There are two families: functions of the inner product and the two squared norms, computed by matrix
+multiplication, and distances computed pair by pair. Neither writes a tensor of size B×N×D.
 
-Shapes: queries [B, Q], candidates [N, C]; Q = C except where a similarity says otherwise. All float32.
+Shapes: queries [B, Q], candidates [N, C]; Q = C unless a similarity documents otherwise. All float32.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _CHUNK_BYTES = 64 << 20
 
 
 class Similarity(ABC):
-    """One way to compare queries with candidates.
+    """Base class of similarities of queries and candidates.
 
     Attributes:
-        name: as exported.
-        slopes_need_scores: False where ``gradients`` does not look at the scores.
+        name: name in exports.
+        slopes_need_scores: False if ``gradients`` does not use the scores.
     """
 
     name: str
@@ -41,32 +41,32 @@ class Similarity(ABC):
 
     @abstractmethod
     def pairs(self, query: Tensor, candidate: Tensor) -> Tensor:
-        """Row by row: [B, Q], [B, C] -> [B]; differentiable."""
+        """Score row by row: [B, Q], [B, C] -> [B]; differentiable."""
 
     @abstractmethod
     def scores(self, query: Tensor, candidates: Tensor) -> Tensor:
-        """Every query with every candidate: -> [B, N]; no autograd."""
+        """Score every query with every candidate: -> [B, N]; no autograd."""
 
     @abstractmethod
     def gradients(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients [B, Q] and [N, C] of Σ grad·scores, with ``scores`` as ``scores()`` gave them."""
+        """Return the gradients [B, Q] and [N, C] of Σ grad·scores, given ``scores`` from ``scores()``."""
 
     def weighted_gradients(
         self, grad: Tensor, weight: Tensor, scores: Tensor, query: Tensor, candidates: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """``gradients`` of Σ_i weight_i Σ_k grad_ik·scores_ik, weight [B]; ``grad`` may be overwritten."""
+        """Return the gradients of Σ_i weight_i Σ_k grad_ik·scores_ik, weight [B]; ``grad`` may be overwritten."""
         return self.gradients(grad.mul_(weight[:, None]), scores, query, candidates)
 
     @abstractmethod
     def indexed(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-        """Query i with rows[index[i, k]]: [B, Q], [U, C], int64 [B, K] -> [B, K]; differentiable."""
+        """Score query i with rows[index[i, k]]: [B, Q], [U, C], int64 [B, K] -> [B, K]; differentiable."""
 
     def log_sum_exp(self, query: Tensor, candidates: Tensor, *, keep: bool) -> LogSumExp:
-        """log Σ exp of each query's scores; ``keep`` B×N floats between its two passes, or compute twice."""
+        """Return log Σ exp of each query's scores; ``keep`` B×N floats between its two passes, or compute twice."""
         return SoftmaxLogSumExp(self, query, candidates, keep=keep)
 
     def block(self, query: Tensor, candidates: Tensor) -> Tensor:
-        """``scores`` with gradients."""
+        """Score every query with every candidate: -> [B, N]; differentiable."""
         scores: Tensor = _Block.apply(query, candidates, self)
         return scores
 
@@ -87,14 +87,14 @@ class _Block(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class PairwiseKernel:
-    """A comparison taken pair by pair: compiled for CPU, and its plain reference for elsewhere, in chunks."""
+    """Pairwise score: compiled for CPU, and a plain torch reference, in chunks, for other devices."""
 
     forward: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
     backward: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
     reference: Callable[[Tensor, Tensor], Tensor]
 
     def scores(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-        """Query i with rows[index[i, k]] (or rows[index[0, k]] where index has one row): [B, K]."""
+        """Score query i with rows[index[i, k]] (rows[index[0, k]] if index has one row): [B, K]."""
         out = query.new_empty(query.shape[0], index.shape[1])
         if on_cpu(query, rows, index):
             self.forward(query.numpy(), rows.numpy(), index.numpy(), out.numpy())
@@ -104,7 +104,7 @@ class PairwiseKernel:
         return out
 
     def gradients(self, grad: Tensor, query: Tensor, rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of Σ grad·scores: [B, Q] and [U, C]."""
+        """Return the gradients of Σ grad·scores: [B, Q] and [U, C]."""
         grad_query, grad_rows = torch.zeros_like(query), torch.zeros_like(rows)
         if on_cpu(grad, query, rows, index):
             arrays = [tensor.numpy() for tensor in (grad, query, rows, index, grad_query, grad_rows)]
@@ -141,15 +141,15 @@ class _Indexed(torch.autograd.Function):
 
 
 class ProductSimilarity(Similarity):
-    """A function of ``p = q·c``, ``|q|²`` and ``|c|²``: ``combine``, and ``slopes``, its partial derivatives."""
+    """Base class of similarities that are functions of ``p = q·c``, ``|q|²`` and ``|c|²``."""
 
     @abstractmethod
     def combine(self, inner: Tensor, query_norm: Tensor, candidate_norm: Tensor) -> Tensor:
-        """Scores from inner products and squared norms of broadcastable shapes; differentiable."""
+        """Compute scores from inner products and squared norms of broadcastable shapes; differentiable."""
 
     @abstractmethod
     def slopes(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``grad`` [B, N] times ∂score/∂p [B, N], and summed ∂score/∂|q|² [B] and ∂score/∂|c|² [N]."""
+        """Return ``grad`` [B, N] times ∂score/∂p [B, N], and summed ∂score/∂|q|² [B] and ∂score/∂|c|² [N]."""
 
     def pairs(self, query: Tensor, candidate: Tensor) -> Tensor:
         return self.combine((query * candidate).sum(-1), query.square().sum(-1), candidate.square().sum(-1))
@@ -170,7 +170,7 @@ class ProductSimilarity(Similarity):
 
 
 class DotSimilarity(ProductSimilarity):
-    """⟨q, c⟩."""
+    """Inner product ⟨q, c⟩."""
 
     name = "dot"
 
@@ -186,7 +186,7 @@ class DotSimilarity(ProductSimilarity):
     def weighted_gradients(
         self, grad: Tensor, weight: Tensor, scores: Tensor, query: Tensor, candidates: Tensor
     ) -> tuple[Tensor, Tensor]:
-        # Weighting the queries instead spares a pass over the B×N matrix.
+        # Weighting the queries instead saves a pass over the B×N matrix.
         weight = weight[:, None]
         return product(grad, candidates.T).mul_(weight), product(grad.T, (query * weight).T)
 
@@ -201,7 +201,7 @@ class DotSimilarity(ProductSimilarity):
 
 
 class SquaredL2Similarity(ProductSimilarity):
-    """-|q - c|²."""
+    """Negative squared Euclidean distance -|q - c|²."""
 
     name = "squared_l2"
 
@@ -212,13 +212,13 @@ class SquaredL2Similarity(ProductSimilarity):
         return 2 * grad, -grad.sum(1), -grad.sum(0)
 
     def log_sum_exp(self, query: Tensor, candidates: Tensor, *, keep: bool) -> LogSumExp:
-        halves = query.new_full((len(query),), 0.5)  # of 2x: the plain distance
+        halves = query.new_full((len(query),), 0.5)  # half of 2x is the plain distance
         compiled = log_sum_exp_of_distances(Double(), query, halves, candidates, keep=keep)
         return compiled or super().log_sum_exp(query, candidates, keep=keep)
 
 
 class L2Similarity(ProductSimilarity):
-    """-|q - c|. Distances below ``FLOOR`` count as ``FLOOR``: cancellation leaves nothing of them in float32."""
+    """Negative Euclidean distance -|q - c|, at least ``FLOOR``, below which float32 cancellation leaves no digits."""
 
     name = "l2"
     slopes_need_scores = True
@@ -233,10 +233,10 @@ class L2Similarity(ProductSimilarity):
 
 
 class RotLSimilarity(ProductSimilarity):
-    """-φ(α|q - c| / |1 - q·c|), φ(x) = x eˣ (HaLE, arXiv 2201.00565, eq. 16).
+    """RotL similarity -φ(α|q - c| / |1 - q·c|), φ(x) = x eˣ (HaLE, arXiv 2201.00565, eq. 16).
 
-    Two guards keep scores and gradients finite: a denominator nearer to 0 than ``SMALLEST_DENOMINATOR`` counts as
-    that, and φ goes on along its tangent above ``TANGENT_FROM``.
+    Two guards keep scores and gradients finite: the denominator is at least ``SMALLEST_DENOMINATOR`` in magnitude, and
+    φ is continued by its tangent above ``TANGENT_FROM``.
     """
 
     name = "rotl"
@@ -254,7 +254,7 @@ class RotLSimilarity(ProductSimilarity):
         bend = self.TANGENT_FROM
         low = x.clamp_max(bend)
         slope = float(np.exp(bend) * (1 + bend))
-        # With x - low in place of the relu, the gradient below the bend would be the rest of slope - slope.
+        # With x - low instead of the relu, rounding of slope - slope would add to the gradient below the bend.
         return low * torch.exp(low) + slope * torch.relu(x - bend)
 
     def slopes(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -268,7 +268,7 @@ class RotLSimilarity(ProductSimilarity):
 
 
 class PairwiseSimilarity(Similarity):
-    """A distance that is no matrix product."""
+    """Similarity by a distance that is not a function of matrix products."""
 
     def __init__(self, name: str, kernel: PairwiseKernel) -> None:
         self.name = name
@@ -293,7 +293,7 @@ def _everyone(candidates: Tensor) -> Tensor:
 
 
 def indexed_products(query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-    """⟨query i, rows[index[i, k]]⟩: [B, D], [U, D], int64 [B, K] -> [B, K]; differentiable."""
+    """Compute ⟨query i, rows[index[i, k]]⟩: [B, D], [U, D], int64 [B, K] -> [B, K]; differentiable."""
     inner: Tensor = _Indexed.apply(query, rows, index, _DOT_KERNEL)
     return inner
 

@@ -1,9 +1,9 @@
 """Checkpoints by global row range: written in the background, committed atomically, read by any number of ranks.
 
-torch's distributed checkpoint in its safetensors form re-shards correctly, but saving 512 MB on each of 2 ranks took
-two further copies of the local state, and three and twice the time with ``async_save``. Each rank therefore writes its
-rows to a safetensors file of its own and reads row slices of the others', which took one copy and, checksums included,
-about as long as the synchronous save.
+torch's distributed checkpoint in its safetensors form re-shards correctly. But saving 512 MB on each of 2 ranks took
+two further copies of the local state, and with ``async_save`` three copies and twice the time. Each rank therefore
+writes its rows to its own safetensors file and reads row slices of other files. This took one copy and, including
+checksums, about as long as the synchronous save.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ _SET_ASIDE = ".replaced"
 
 
 class NonFiniteError(CheckpointError):
-    """A state that was to be saved holds NaN or infinity; no file was written, and none was deleted."""
+    """The state to save holds NaN or infinity; no file was written or deleted."""
 
 
 @dataclass(frozen=True)
 class State:
-    """The tensors of a run on this rank.
+    """Tensors of a run on this rank.
 
     Attributes:
         sharded: name → this rank's rows [Shards(rows, size).count(rank), …], any dtype.
-        replicated: name → tensor of any shape, the same on every rank; that of the first rank is kept.
-        rows: rows of the sharded tensors over all ranks.
+        replicated: name → tensor of any shape, equal on every rank; that of the first rank is saved.
+        rows: number of rows of the sharded tensors over all ranks.
     """
 
     sharded: dict[str, Tensor]
@@ -77,7 +77,7 @@ class State:
     rows: int
 
     def entries(self) -> dict[str, TensorEntry]:
-        """Each tensor with the shape of the whole."""
+        """Describe each tensor by its dtype and global shape."""
         shards = {name: _entry(tensor, [self.rows, *tensor.shape[1:]], True) for name, tensor in self.sharded.items()}
         wholes = {name: _entry(tensor, [*tensor.shape], False) for name, tensor in self.replicated.items()}
         return shards | wholes
@@ -85,7 +85,7 @@ class State:
 
 @dataclass(frozen=True)
 class _Outcome(Generic[T]):
-    """What one rank got from a piece of work: a value or an error."""
+    """Outcome of a task on one rank: a value or an error."""
 
     value: T | None
     error: str | None = None
@@ -93,21 +93,22 @@ class _Outcome(Generic[T]):
 
 
 class Checkpoints:
-    """The checkpoints of a run, one sub-folder each.
+    """Checkpoints of a run, one sub-folder each.
 
-    Every method but ``describe`` and ``read_rows`` is collective: all ranks call it, in the same order. What fails
-    on one rank is raised on all of them: CheckpointError for what a repetition would only meet again, else OSError.
-    A failure in the background is raised by the next collective call.
+    Every method except ``describe`` and ``read_rows`` is collective: all ranks call it, in the same order. A failure on
+    one rank is raised on all ranks, as CheckpointError if a repetition would fail too, else as OSError. A failure in
+    the background is raised by the next collective call.
 
     Args:
-        folder: on storage that every rank sees; made by the first ``save``.
-        ranks: who writes and reads.
-        keep: how many of the newest checkpoints stay, beside the newest one marked best.
-        notice: told on the first rank of each damaged checkpoint that is skipped; default: a warning in the log.
-        on_commit: told on the first rank, from the background, the name of each checkpoint that was committed.
+        folder: folder on storage that every rank can access; created by the first ``save``.
+        ranks: ranks that write and read.
+        keep: number of newest checkpoints to keep, in addition to the newest one marked best.
+        notice: receives, on the first rank, a message for each damaged checkpoint that is skipped; default: log a
+            warning.
+        on_commit: receives, on the first rank and in the background thread, the name of each committed checkpoint.
 
     Attributes:
-        last: name of the last checkpoint that this process saved to the end or loaded; None before the first.
+        last: name of the last checkpoint that this process committed or loaded; None before the first.
     """
 
     def __init__(
@@ -120,29 +121,29 @@ class Checkpoints:
         on_commit: Callable[[str], None] = lambda name: None,
     ) -> None:
         if keep < 1:
-            raise CheckpointError(f"keep is {keep}: at least one checkpoint must stay")
+            raise CheckpointError(f"keep is {keep}: it must be at least 1, the number of newest checkpoints to keep")
         self._folder, self._ranks, self._keep = Path(folder), ranks, keep
         self._group = _own_group(ranks)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self._notice, self._on_commit = notice, on_commit
-        self._damaged: dict[str, str] = {}  # name → what is wrong; the same on every rank
-        self._untold: list[str] = []
+        self._damaged: dict[str, str] = {}  # name → problem; equal on every rank
+        self._unreported: list[str] = []
         self.last: str | None = None
 
     def save(self, name: str, state: State, progress: Mapping[str, JsonValue], *, best: bool = False) -> None:
-        """Copy the tensors and write them in the background; an earlier save under way is awaited first.
+        """Copy the tensors and write the copy in the background, after any earlier save has finished.
 
-        The caller may change its tensors on return. Until the files are written the copy costs the memory of the
-        local state once more (page-locked where it comes from a GPU). A checkpoint of the same name is replaced,
-        and stays readable until the new one is committed. A state with NaN or infinity on any rank is not saved:
-        the next collective call raises NonFiniteError on all of them.
+        The caller may change its tensors on return. Until the files are written the copy takes as much memory as the
+        local state (page-locked if it comes from a GPU). A checkpoint of the same name is replaced, and stays readable
+        until the new one is committed. A state with NaN or infinity on any rank is not saved: the next collective call
+        raises NonFiniteError on all ranks.
 
         Args:
-            name: of the sub-folder: letters, digits, ``-`` and ``_``.
-            state: of this rank.
-            progress: JSON values; those of the first rank are kept, and so is its ``best``.
-            best: mark it as the best so far.
+            name: name of the sub-folder: letters, digits, ``-`` and ``_``.
+            state: state of this rank.
+            progress: JSON values; those of the first rank are saved, and its ``best``.
+            best: mark the checkpoint as the best so far.
         """
         if not re.fullmatch(r"[\w-]+", name):
             raise CheckpointError(f"checkpoint name {name!r} must consist of letters, digits, - and _")
@@ -158,23 +159,23 @@ class Checkpoints:
             files=[],
         )
         self.wait()
-        tensors = _copied(state.sharded | state.replicated if self._ranks.first else state.sharded)
+        tensors = _copies(state.sharded | state.replicated if self._ranks.first else state.sharded)
         self._writing = self._writer.submit(self._write, name, tensors, draft)
 
     def wait(self) -> None:
-        """Return when the last save is committed; raise what kept it from that."""
+        """Wait until the last save is committed; raise its error if it failed."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
 
     def newest(self) -> str | None:
-        """Name of the newest checkpoint whose files are as they were written, None where there are no checkpoints.
+        """Return the name of the newest undamaged checkpoint; None if there are no checkpoints.
 
-        The files are read in full, each by one rank. A damaged checkpoint is skipped with a notice that names the
-        file, and deleted when the next save is committed.
+        The files are read in full, each by one rank. A damaged checkpoint is skipped with a notice that names the file,
+        and deleted when the next save is committed.
 
         Raises:
-            CheckpointError: there are checkpoints, and all of them are damaged; names each and what is wrong with it.
+            CheckpointError: all checkpoints are damaged; names each and its problem.
         """
         name = self._newest(lambda manifest: True)
         if name is None and self._damaged:
@@ -183,34 +184,34 @@ class Checkpoints:
                 f"every checkpoint in {self._folder} is damaged:\n{listed}\nNothing was deleted. Put back a sound copy "
                 "of one of them, or train anew in another run folder"
             )
-        self._tell()
+        self._report_skipped()
         return name
 
     def best(self) -> str | None:
-        """Name of the newest undamaged checkpoint that is marked best, None where there is none."""
+        """Return the name of the newest undamaged checkpoint that is marked best; None if there is none."""
         name = self._newest(lambda manifest: manifest.best)
-        self._tell()
+        self._report_skipped()
         return name
 
     def best_or_newest(self) -> str | None:
-        """``best``, or where there is none ``newest``, which see."""
+        """Return ``best()``, or ``newest()`` if no checkpoint is marked best."""
         name = self._newest(lambda manifest: manifest.best)
         if name is None:
             return self.newest()
-        self._tell()
+        self._report_skipped()
         return name
 
     def load(self, name: str, state: State) -> dict[str, Any]:
         """Overwrite the tensors of ``state`` with those of a checkpoint written by any number of ranks.
 
-        Tensors of the checkpoint that ``state`` does not name are left alone. Checksums are not computed here: the
-        name comes from ``newest`` or ``best``.
+        Tensors of the checkpoint that are not in ``state`` are ignored. Checksums are not computed here, since
+        ``newest`` and ``best`` have done so.
 
         Returns:
-            The progress that was saved with it.
+            The progress that was saved with the checkpoint.
 
         Raises:
-            CheckpointError: the checkpoint lacks a tensor or holds it in another shape or dtype; nothing was copied.
+            CheckpointError: a tensor is missing, or has another shape or dtype; nothing was copied.
         """
         self.wait()
         self._together(lambda: self._check_fit(name, state))
@@ -219,15 +220,15 @@ class Checkpoints:
         return progress
 
     def describe(self, name: str) -> Manifest:
-        """Tensors, rows and progress of a checkpoint.
+        """Read the manifest of a checkpoint: tensors, rows and progress; local.
 
         Raises:
-            CheckpointError: there is no such checkpoint, or its manifest is damaged.
+            CheckpointError: no such checkpoint, or a damaged manifest.
         """
         return read_manifest(self._folder / name)
 
     def read_rows(self, name: str, tensor: str, low: int, high: int) -> Tensor:
-        """Rows ``low`` to ``high``, exclusive, of a tensor [rows, …], read from the files that hold them; local.
+        """Read rows [low, high) of a tensor [rows, …] from the files that hold them; local.
 
         Raises:
             CheckpointError: no such checkpoint, tensor or rows, or a damaged file.
@@ -235,8 +236,8 @@ class Checkpoints:
         manifest = self.describe(name)
         entry = manifest.tensors.get(tensor)
         if entry is None or not entry.shape:
-            held = ", ".join(sorted(key for key, value in manifest.tensors.items() if value.shape))
-            raise CheckpointError(f"checkpoint {name} in {self._folder} has no rows of {tensor!r}; it has {held}")
+            with_rows = ", ".join(sorted(key for key, value in manifest.tensors.items() if value.shape))
+            raise CheckpointError(f"checkpoint {name} in {self._folder} has no rows of {tensor!r}; it has {with_rows}")
         if not 0 <= low <= high <= entry.shape[0]:
             raise CheckpointError(f"rows {low} to {high} of {tensor} in checkpoint {name}: it has {entry.shape[0]}")
         self._check_files(name, manifest, low, high if entry.sharded else low)
@@ -256,20 +257,20 @@ class Checkpoints:
                 )
 
     def _write(self, name: str, tensors: dict[str, Tensor], draft: Manifest) -> None:
-        """Runs in the background on every rank."""
+        """Write and commit a checkpoint; runs in the background on every rank."""
         folder = self._folder / name
         try:
             self._refuse_non_finite(name, tensors)
             replaced = self.on_first(partial(self._prepare, folder))
             files = self._together(partial(self._write_own, folder, tensors, draft.rows))
         finally:
-            tensors.clear()  # the executor holds its arguments for a while after the work is done
+            tensors.clear()  # the executor may keep references to its arguments
         self.on_first(partial(self._commit, folder, draft, files, replaced))
         self._damaged.pop(name, None)
         self.last = name
 
     def _refuse_non_finite(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """Looked for in the copies, so that no step waits for it; every rank hears of the tensors of all."""
+        """Raise NonFiniteError on all ranks if any copy holds NaN or infinity; copies, so that no step waits."""
         broken = [
             f"{tensor} (rank {rank})"
             for rank, names in enumerate(self._together(partial(non_finite, tensors)))
@@ -279,12 +280,12 @@ class Checkpoints:
             raise NonFiniteError(f"{name} is not saved: its state holds NaN or infinity in {', '.join(broken)}")
 
     def _prepare(self, folder: Path) -> Path | None:
-        """Clear away what earlier processes left unfinished; returns where a checkpoint of that name went."""
+        """Remove unfinished checkpoints of earlier processes; return the new path of a checkpoint to be replaced."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for other in self._folders():
             if is_unfinished(other):
                 remove(other)
-        replaced = _aside(folder) if is_committed(folder) or folder.is_symlink() else None
+        replaced = _unused_path(folder) if is_committed(folder) or folder.is_symlink() else None
         if replaced is not None:
             folder.rename(replaced)
         begin(folder)
@@ -306,13 +307,13 @@ class Checkpoints:
             _log.warning("old checkpoints in %s could not be deleted: %s", self._folder, error)
 
     def _retire(self, newest: str, replaced: Path | None) -> None:
-        """Delete the checkpoints that nobody needs any more; a later distkg's are not ours to judge."""
+        """Delete surplus and damaged checkpoints, but none of a later format."""
         readable, unreadable = self._manifests()
         worthless = (self._damaged.keys() - {newest}) | ({replaced.name} if replaced else set())
         sound = sorted(readable.keys() - worthless, key=lambda name: -readable[name].serial)
-        kept = set(sound[: self._keep]) | set([name for name in sound if readable[name].best][:1])
+        names_to_keep = set(sound[: self._keep]) | set([name for name in sound if readable[name].best][:1])
         later = {name for name, error in unreadable.items() if isinstance(error, LaterFormatError)}
-        for name in (readable.keys() - kept) | (worthless & unreadable.keys() - later):
+        for name in (readable.keys() - names_to_keep) | (worthless & unreadable.keys() - later):
             remove(self._folder / name)
 
     def _newest(self, wanted: Callable[[Manifest], bool]) -> str | None:
@@ -329,58 +330,58 @@ class Checkpoints:
 
     def _skip(self, name: str, problem: str) -> None:
         if name not in self._damaged:
-            self._untold.append(f"{self._folder}: checkpoint {name} is skipped for the one before it: {problem}")
+            self._unreported.append(f"{self._folder}: checkpoint {name} is skipped for the one before it: {problem}")
         self._damaged[name] = problem
 
-    def _tell(self) -> None:
-        """Say once what was skipped; where all were, it is an error's to say."""
-        texts, self._untold = self._untold, []
+    def _report_skipped(self) -> None:
+        """Report skipped checkpoints once; if all are damaged, the error reports them."""
+        texts, self._unreported = self._unreported, []
         for text in texts if self._ranks.first else []:
             self._notice(text)
 
     def _candidates(self, wanted: Callable[[Manifest], bool]) -> tuple[list[str], dict[str, str]]:
-        """Names of committed checkpoints, the newest first; and those whose manifest cannot be read, with the cause."""
+        """Return the names of committed checkpoints, newest first, and name → problem of unreadable manifests."""
         readable, unreadable = self._manifests()
         names = sorted(readable, key=lambda name: -readable[name].serial)
         return [name for name in names if wanted(readable[name])], {name: str(e) for name, e in unreadable.items()}
 
     def _problems(self, name: str) -> list[str]:
-        """What is wrong with this rank's part of a checkpoint's files."""
+        """Check this rank's part of the files of a checkpoint, and return the problems."""
         try:
             manifest = self.describe(name)
         except CheckpointError as error:
             return [f"{error} (as rank {self._ranks.rank} sees it)"]
-        mine = range(self._ranks.rank, len(manifest.files), self._ranks.size)
-        found = (difference(self._folder / name, manifest, index) for index in mine)
-        return [text for text in found if text is not None]
+        indices = range(self._ranks.rank, len(manifest.files), self._ranks.size)
+        differences = (difference(self._folder / name, manifest, index) for index in indices)
+        return [text for text in differences if text is not None]
 
     def _manifests(self) -> tuple[dict[str, Manifest], dict[str, CheckpointError]]:
-        """Name → manifest of each committed checkpoint, and name → what keeps its manifest from being read."""
+        """Read the manifests of committed checkpoints: name → manifest, and name → error of unreadable ones."""
         readable, unreadable = {}, {}
         for folder in filter(is_committed, self._folders()):
             try:
                 if folder.is_symlink():
-                    raise CheckpointError(f"{folder} is a link; put the folder itself there")
+                    raise CheckpointError(f"{folder} is a link; replace it by the folder itself")
                 readable[folder.name] = read_manifest(folder)
             except CheckpointError as error:
                 unreadable[folder.name] = error
         return readable, unreadable
 
     def _folders(self) -> list[Path]:
-        """Folders of checkpoints, finished or not."""
+        """Return the folders of checkpoints, finished or not."""
         if not self._folder.is_dir():
             return []
-        found = sorted(path for path in self._folder.iterdir() if path.is_dir())
-        return [path for path in found if is_committed(path) or is_unfinished(path)]
+        folders = sorted(path for path in self._folder.iterdir() if path.is_dir())
+        return [path for path in folders if is_committed(path) or is_unfinished(path)]
 
     def _check_fit(self, name: str, state: State) -> None:
         manifest = self.describe(name)
-        held = manifest.tensors
+        stored = manifest.tensors
         self._check_shards(state)
         wrong = [
-            f"{tensor} is {held.get(tensor, 'missing')} in the checkpoint, {entry} here"
+            f"{tensor} is {stored.get(tensor, 'missing')} in the checkpoint, {entry} here"
             for tensor, entry in state.entries().items()
-            if held.get(tensor) != entry
+            if stored.get(tensor) != entry
         ]
         if wrong:
             raise CheckpointError(
@@ -390,7 +391,7 @@ class Checkpoints:
         self._check_files(name, manifest, *Shards(state.rows, self._ranks.size).range(self._ranks.rank))
 
     def _check_files(self, name: str, manifest: Manifest, low: int, high: int) -> None:
-        """Hold the headers of the files with rows ``low`` to ``high``, and of the first, against the manifest."""
+        """Check the headers of the first file and the files with rows [low, high) against the manifest."""
         for index, file in enumerate(manifest.files):
             if index == 0 or (file.low < high and low < file.high):
                 check_file(self._folder / name, manifest, index)
@@ -405,11 +406,11 @@ class Checkpoints:
         return manifest.progress
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """``work`` on the first rank; its value on every rank."""
+        """Run ``work`` on the first rank and return its value on every rank."""
         return self._together(lambda: work() if self._ranks.first else None)[0]  # type: ignore[return-value]
 
     def _together(self, work: Callable[[], T]) -> list[T]:
-        """``work`` on every rank; the values in rank order. Where it fails on one rank, every rank raises."""
+        """Run ``work`` on every rank and return the values in rank order. If it fails on any rank, all ranks raise."""
         cause: Exception | None = None
         try:
             outcome = _Outcome(work())
@@ -434,12 +435,12 @@ def _summary(outcomes: list[_Outcome[Any]]) -> Exception:
     texts = {outcome.error for _, outcome in errors}
     alike = len(texts) == 1 and len(errors) == len(outcomes)
     text = texts.pop() if alike else "; ".join(f"rank {rank}: {outcome.error}" for rank, outcome in errors)
-    # A restart may mend a full disk or a lost mount, not a shape that does not fit.
+    # A restart may help with a full disk or a lost mount, but not with a wrong shape.
     return CheckpointError(text) if all(outcome.mistake for _, outcome in errors) else OSError(text)
 
 
 def _own_group(ranks: Ranks) -> dist.ProcessGroup | None:
-    """A gloo group for the background thread alone: the main group may be NCCL, and is in use at the same time."""
+    """Create a gloo group for the background thread, since the main group is in use and may be NCCL."""
     if ranks.size == 1:
         return None
     return dist.new_group(dist.get_process_group_ranks(ranks.group or dist.group.WORLD), backend="gloo")
@@ -453,8 +454,8 @@ def _entry(tensor: Tensor, shape: list[int], sharded: bool) -> TensorEntry:
     return TensorEntry(dtype=str(tensor.dtype).removeprefix("torch."), shape=shape, sharded=sharded)
 
 
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies in the memory of the CPU."""
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors to contiguous CPU memory."""
     copies = {name: _copy(tensor.detach()) for name, tensor in tensors.items()}
     for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
         torch.cuda.current_stream(device).synchronize()
@@ -468,7 +469,7 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def _as_json(progress: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """A copy, as reading it back will give it."""
+    """Return a copy of the values after a round trip through JSON."""
     try:
         copy: dict[str, JsonValue] = json.loads(json.dumps(dict(progress), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -476,7 +477,7 @@ def _as_json(progress: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     return copy
 
 
-def _aside(folder: Path) -> Path:
-    """A free name beside a checkpoint: what lies under an earlier one may be all that is sound."""
+def _unused_path(folder: Path) -> Path:
+    """Return an unused path next to a checkpoint; an existing one may hold the only undamaged copy."""
     names = (f"{folder.name}{_SET_ASIDE}{number or ''}" for number in itertools.count())
     return next(path for path in map(folder.with_name, names) if not os.path.lexists(path))

@@ -1,9 +1,9 @@
-"""What a checkpoint is on disk: a folder of safetensors files, one a rank, and ``manifest.json``, written last.
+"""File format of a checkpoint: a folder with one safetensors file per rank, and ``manifest.json``, written last.
 
-``rank-00001-of-00004.safetensors`` holds the rows of rank 1 of 4, and the first rank's file also the replicated
-tensors. The manifest says which rows lie where and carries the size and SHA-256 of every file, and of itself. It
-takes its name by one rename when all files are on disk, so a folder with a manifest was written to the end. Nothing
-here unpickles, and files that the manifest does not name are never opened.
+``rank-00001-of-00004.safetensors`` holds the rows of rank 1 of 4; the first rank's file also holds the replicated
+tensors. The manifest lists the rows of each file, the size and SHA-256 of every file, and its own SHA-256. It is
+renamed to its name when all files are on disk, so a folder with a manifest is complete. Nothing is unpickled, and files
+that are not in the manifest are never opened.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ _BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values(
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be written, trusted or read as asked; the message says which, why and what to do."""
+    """A checkpoint cannot be written, trusted or read; the message says which, why and what to do."""
 
 
 class LaterFormatError(CheckpointError):
-    """A checkpoint that a later distkg wrote."""
+    """The checkpoint was written by a later distkg."""
 
 
 def _known_dtype(name: str) -> str:
     if name not in _BY_NAME:
-        raise ValueError(f"no data type of a checkpoint; known are {', '.join(_BY_NAME)}")
+        raise ValueError(f"not a data type of checkpoints; known are {', '.join(_BY_NAME)}")
     return name
 
 
@@ -73,15 +73,19 @@ class _Entry(BaseModel):
 
 
 class TensorEntry(_Entry):
-    """One tensor of a checkpoint, with the shape of the whole."""
+    """Tensor of a checkpoint, with its global shape."""
 
-    dtype: Annotated[str, AfterValidator(_known_dtype)] = Field(description="As torch names it: float32, bfloat16, …")
+    dtype: Annotated[str, AfterValidator(_known_dtype)] = Field(
+        description="Name of the torch dtype: float32, bfloat16, …"
+    )
     shape: list[Size] = Field(max_length=MAX_DIMENSIONS)
-    sharded: bool = Field(description="Rows spread over the files; else whole in the first file.")
+    sharded: bool = Field(
+        description="True if the rows are spread over the files; False if the tensor is whole in the first file."
+    )
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The data type itself."""
+        """The torch dtype."""
         return _BY_NAME[self.dtype]
 
     def __str__(self) -> str:
@@ -89,20 +93,20 @@ class TensorEntry(_Entry):
 
 
 class FileEntry(_Entry):
-    """One rank's file."""
+    """File of one rank."""
 
     name: str = Field(pattern=r"^rank-[0-9]{5,}-of-[0-9]{5,}\.safetensors$", max_length=60)
-    low: Size = Field(description="First row of the sharded tensors in it.")
+    low: Size = Field(description="First row of the sharded tensors in the file.")
     high: Size = Field(description="One past the last row.")
     bytes: Size
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Manifest(_Entry):
-    """What a checkpoint holds.
+    """Manifest of a checkpoint.
 
     Attributes:
-        serial: grows by one with every checkpoint of a folder; the newest has the highest, whatever the clocks say.
+        serial: counter of the checkpoints of a folder; the newest has the highest, independent of clocks.
         created: time of writing, ISO 8601, UTC.
     """
 
@@ -117,14 +121,14 @@ class Manifest(_Entry):
     files: list[FileEntry]
 
     def pieces(self, tensor: str) -> list[tuple[str, int, int]]:
-        """Files that hold a tensor, each with its first row and one past its last."""
+        """Return the files that hold a tensor, each with its first row and one past its last."""
         entry = self.tensors[tensor]
         if entry.sharded:
             return [(file.name, file.low, file.high) for file in self.files]
         return [(self.files[0].name, 0, entry.shape[0])]
 
     def headers(self, index: int) -> dict[str, TensorHeader]:
-        """Data type and shape of each tensor in the file of a rank."""
+        """Return the data type and shape of each tensor in the file of a rank."""
         rows = self.files[index].high - self.files[index].low
         return {
             name: TensorHeader(entry.torch_dtype, (rows, *entry.shape[1:]) if entry.sharded else tuple(entry.shape))
@@ -134,18 +138,18 @@ class Manifest(_Entry):
 
 
 def file_name(rank: int, size: int) -> str:
-    """Name of the file of rank ``rank`` of ``size``."""
+    """Return the name of the file of rank ``rank`` of ``size``."""
     return f"rank-{rank:05d}-of-{size:05d}.safetensors"
 
 
 def write_file(path: Path, tensors: Mapping[str, Tensor], low: int, high: int) -> FileEntry:
-    """Write contiguous CPU tensors to one safetensors file, and return when it is on the disk.
+    """Write contiguous CPU tensors to one safetensors file, and return when it is on disk.
 
     Raises:
-        OSError, SafetensorError: the file could not be written (a full disk, say).
+        OSError, SafetensorError: the file could not be written (for example, the disk is full).
     """
     save_file(dict(tensors), path)
-    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors leaves it readable by its writer alone
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes it readable by its owner only
     digest = _sha256_of(path)
     _to_disk(path)
     _to_disk(path.parent)
@@ -153,9 +157,9 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], low: int, high: int) -
 
 
 def difference(folder: Path, manifest: Manifest, index: int) -> str | None:
-    """How the file of a rank differs from what the manifest says; None where it does not. Reads the whole file.
+    """Compare the file of a rank with the manifest, reading it whole; return the problem, or None.
 
-    A file with NaN or infinity differs too: distkg writes none.
+    NaN or infinity is a problem too, since distkg never writes it.
     """
     entry = manifest.files[index]
     path = folder / entry.name
@@ -177,10 +181,10 @@ def difference(folder: Path, manifest: Manifest, index: int) -> str | None:
 
 
 def check_file(folder: Path, manifest: Manifest, index: int) -> None:
-    """Hold the header of a rank's file against the manifest, before anything is allocated for its tensors.
+    """Check the header of a rank's file against the manifest, before anything is allocated for its tensors.
 
     Raises:
-        CheckpointError: other tensors, data types or shapes, or no safetensors file.
+        CheckpointError: other tensors, data types or shapes, or not a safetensors file.
     """
     path = folder / manifest.files[index].name
     try:
@@ -190,7 +194,7 @@ def check_file(folder: Path, manifest: Manifest, index: int) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Commit a checkpoint whose files are on the disk: from here on it counts."""
+    """Commit a checkpoint whose files are on disk."""
     tree = manifest.model_dump()
     unnamed = folder / _UNNAMED
     unnamed.write_text(json.dumps(tree | {_DIGEST: _sha256_of_json(tree)}, indent=1, allow_nan=False) + "\n", "utf-8")
@@ -201,20 +205,22 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a committed checkpoint, in agreement with itself.
+    """Read and validate the manifest of a committed checkpoint.
 
     Raises:
-        LaterFormatError: a later distkg wrote it.
-        CheckpointError: there is none, or it is not as it was written.
+        LaterFormatError: the checkpoint was written by a later distkg.
+        CheckpointError: the manifest is missing, damaged or inconsistent.
     """
     path = folder / MANIFEST
     if not os.path.lexists(path):
-        raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}")
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}")
     try:
         tree = read_json(path)
-        written, found = tree.pop(_DIGEST), tree["format"]
-        if type(found) is int and found > FORMAT:
-            raise LaterFormatError(f"{folder} has checkpoint format {found}, this distkg reads {FORMAT}")
+        written, version = tree.pop(_DIGEST), tree["format"]
+        if type(version) is int and version > FORMAT:
+            raise LaterFormatError(
+                f"{folder} has checkpoint format {version}, this distkg reads {FORMAT}. Upgrade distkg"
+            )
         if written != _sha256_of_json(tree):
             raise CheckpointError(f"{path} was changed after it was written: its checksum differs")
         manifest = Manifest.model_validate(tree)
@@ -223,7 +229,7 @@ def read_manifest(folder: Path) -> Manifest:
         place = ".".join(ascii(part).strip("'") for part in problem["loc"])
         raise CheckpointError(f"{path} is damaged ({place}: {problem['msg']})") from None
     except (JsonError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        why = error if isinstance(error, JsonError) else "it is no manifest of a checkpoint"
+        why = error if isinstance(error, JsonError) else "it is not the manifest of a checkpoint"
         raise CheckpointError(f"{path} is damaged ({why})") from None
     problem_of_whole = _contradiction(manifest)
     if problem_of_whole is not None:
@@ -235,10 +241,10 @@ def copy_rows(folder: Path, manifest: Manifest, tensor: str, low: int, out: Tens
     """Fill ``out`` with the rows of a tensor from ``low`` on, a few megabytes at a time.
 
     Raises:
-        CheckpointError: a file is damaged, or its tensor has another shape than the manifest says.
+        CheckpointError: a file is damaged, or its tensor has another shape than in the manifest.
     """
     high = low + len(out)
-    # Each part opens the file anew: a mapping that lives on would count the whole file as this process's memory.
+    # The file is opened for each part: with one mapping the whole file would count as memory of this process.
     step = max(1, _BYTES_AT_ONCE // max(1, out[:1].nbytes))
     for name, first, last in manifest.pieces(tensor):
         expected = [last - first, *manifest.tensors[tensor].shape[1:]]
@@ -255,7 +261,7 @@ def copy_whole(folder: Path, manifest: Manifest, tensor: str, out: Tensor) -> No
     """Fill ``out`` with a replicated tensor.
 
     Raises:
-        CheckpointError: its file is damaged, or the tensor has another shape than the manifest says.
+        CheckpointError: the file is damaged, or the tensor has another shape than in the manifest.
     """
     path = folder / manifest.files[0].name
     with _opened(path) as file:
@@ -265,31 +271,31 @@ def copy_whole(folder: Path, manifest: Manifest, tensor: str, out: Tensor) -> No
 
 
 def begin(folder: Path) -> None:
-    """Make the folder of a checkpoint, marked as unfinished until its manifest takes the mark's place."""
+    """Create the folder of a checkpoint, marked as unfinished until its manifest replaces the mark."""
     folder.mkdir(exist_ok=True)
     (folder / _UNNAMED).touch()
 
 
 def is_committed(folder: Path) -> bool:
-    """True for a checkpoint that was written to the end, whatever happened to it since."""
+    """Return True for a checkpoint that was committed, damaged or not."""
     if os.path.lexists(folder / MANIFEST):
         return True
     return not os.path.lexists(folder / _UNNAMED) and any(folder.glob(_ROWS_FILES))
 
 
 def is_unfinished(folder: Path) -> bool:
-    """True for what a process left that died while it wrote, or deleted, a checkpoint."""
+    """Return True for the remains of an interrupted write or deletion of a checkpoint."""
     return not is_committed(folder) and os.path.lexists(folder / _UNNAMED)
 
 
 def remove(folder: Path) -> None:
-    """Delete a checkpoint's own files; the folder too, unless somebody put something else there. Links stay."""
+    """Delete the files of a checkpoint, and its folder unless it holds other files. Links are kept."""
     if folder.is_symlink():
         return
-    if os.path.lexists(folder / MANIFEST):  # a crash after the first file must not leave a torn checkpoint
+    if os.path.lexists(folder / MANIFEST):  # a crash after the first file must not leave a partial checkpoint
         os.replace(folder / MANIFEST, folder / _UNNAMED)
         _to_disk(folder)
-    for pattern in reversed(_WRITTEN_HERE):  # the mark of what is unfinished goes last
+    for pattern in reversed(_WRITTEN_HERE):  # the mark of an unfinished checkpoint is removed last
         for path in folder.glob(pattern):
             if path.is_symlink() or not path.is_dir():
                 path.unlink(missing_ok=True)
@@ -298,7 +304,7 @@ def remove(folder: Path) -> None:
 
 
 def _contradiction(manifest: Manifest) -> str | None:
-    """What in a manifest cannot be, from its own numbers."""
+    """Return a contradiction among the numbers of a manifest, or None."""
     files = manifest.files
     names = [file_name(rank, manifest.world_size) for rank in range(len(files))]
     bounds, ends = [file.low for file in files] + [manifest.rows], [0] + [file.high for file in files]
@@ -309,9 +315,12 @@ def _contradiction(manifest: Manifest) -> str | None:
     for name, entry in manifest.tensors.items():
         if entry.sharded and entry.shape[:1] != [manifest.rows]:
             return f"{name} has shape {entry.shape}, the checkpoint has {manifest.rows} rows"
-    row, whole = _bytes_of_row(manifest), sum(_bytes(entry) for entry in manifest.tensors.values() if not entry.sharded)
+    row, replicated_bytes = (
+        _bytes_of_row(manifest),
+        sum(_bytes(entry) for entry in manifest.tensors.values() if not entry.sharded),
+    )
     for index, file in enumerate(files):
-        needed = (file.high - file.low) * row + (whole if index == 0 else 0)
+        needed = (file.high - file.low) * row + (replicated_bytes if index == 0 else 0)
         if needed > file.bytes:
             return f"the tensors of {file.name} take {needed} bytes, and it has {file.bytes}"
     return None
@@ -327,7 +336,7 @@ def _bytes(entry: TensorEntry) -> int:
 
 
 def _non_finite(path: Path, headers: Mapping[str, TensorHeader]) -> list[str]:
-    """Names of a file's tensors that hold NaN or infinity, looked at a few megabytes at a time."""
+    """Return the names of a file's tensors with NaN or infinity, reading a few megabytes at a time."""
     return sorted(name for name, header in headers.items() if not _holds_numbers(path, name, header))
 
 
