@@ -44,7 +44,7 @@ class FoundationModel(nn.Module, ABC):
         knows_entities: whether entities have vectors of their own, so that ``options.entities`` is required.
         reads_relation_text: whether it reads text vectors of relations, where a store has them.
         trained_on: the store whose entities or relations have vectors of their own in this model; None if there is
-           none, or if the file of an earlier version does not name it.
+            none, or if the file of an earlier version does not name it.
         grows_from: name of another model whose weights it can start from; empty for none.
     """
 

@@ -63,7 +63,7 @@ class Hypergraph:
 
         Raises:
             TooManyRelationsError: the hypergraph would be too large; the message says how large, and what to use
-               instead.
+                instead.
         """
         arrays = [torch.from_numpy(array) for array in relation_hypergraph(triples.numpy(), entities, relations)]
         row, kind, column = arrays[:3]
@@ -100,7 +100,7 @@ class KnowledgeGraph:
 
         Args:
             relation_text: address of the text vectors, if they lie outside the store
-               (``distkg.data.store.relation_text``).
+                (``distkg.data.store.relation_text``).
 
         Raises:
             StoreError: the store or the vectors cannot be read.

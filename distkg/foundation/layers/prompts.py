@@ -205,7 +205,7 @@ class PromptEncoder(nn.Module):
         Args:
             relation: int64 [B], in [0, 2R).
             weight: float32 [E] of the graph's facts, or [layers, E]. A fact with a weight of 0 anywhere is hidden in
-               both directions: it is neither an example nor near one. None hides no fact.
+                both directions: it is neither an example nor near one. None hides no fact.
         """
         distinct, place = torch.unique(relation, return_inverse=True)
         draw = int(torch.randint(1, 1 << 62, (), device=relation.device)) if self.training else 0
