@@ -60,8 +60,8 @@ class DansOptions(SourceOptions):
     least_distance: float = Field(
         0.5,
         ge=0,
-        description="With negatives: embedding, minimum distance of a generated vector from the answer, in multiples of "
-        "the median distance of nearest entities; nearer vectors are masked.",
+        description="With negatives: embedding, minimum distance of a generated vector from the answer, in multiples "
+        "of the median distance of nearest entities; nearer vectors are masked.",
     )
     kinds: int | None = Field(
         None, ge=2, description="Number of entity types (k-means clusters); default: √entities / 2."
