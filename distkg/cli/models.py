@@ -1,4 +1,4 @@
-"""Commands about trained models: rank, predict, import and export."""
+"""Commands about trained models: evaluate, predict, import and export."""
 
 from __future__ import annotations
 
@@ -51,30 +51,30 @@ ModelArgument = Annotated[
     typer.Argument(
         parser=folder_path,
         metavar="MODEL",
-        help="Run folder that `distkg train` wrote, or folder of a foundation model, with --store.",
+        help="Run folder that `distkg train` wrote, or folder of a foundation model, which also needs a graph.",
     ),
 ]
 FanoutsOption = Annotated[
     str,
     typer.Option(
         metavar="K,K,…",
-        help="For a foundation model on a large graph: facts of an entity to follow at each step away from the "
-        "anchor, such as 50,20,10. Without it, the whole graph is looked at.",
+        help="For a foundation model on a large graph: number of facts of an entity to follow at each step away from "
+        "the anchor, such as 50,20,10. Default: the model reads the whole graph.",
     ),
 ]
 GraphOption = Annotated[
     str | None,
     typer.Option(
-        help="What a foundation model reasons from, in place of --store: a file of triples, or a folder with "
-        "triples.tsv and what is said of entities: descriptions.tsv, numeric.tsv."
+        help="Graph for a foundation model, instead of --store: a file of triples, or a folder with triples.tsv and "
+        "optionally descriptions.tsv and numeric.tsv of entities."
     ),
 ]
 StoreOfModelOption = Annotated[
     str | None,
     typer.Option(
         "--store",
-        help="Whose training facts a foundation model reasons from; of a run of embeddings, its own store, where that "
-        "has moved.",
+        help="For a foundation model, the store whose training facts are its graph; for a run of embeddings, the new "
+        "address of its own store if that has moved.",
     ),
 ]
 
@@ -83,9 +83,10 @@ StoreOfModelOption = Annotated[
 def evaluate(
     model: ModelArgument,
     store: StoreOfModelOption = None,
-    split: Annotated[Split, typer.Option(help="Which triples to rank.")] = Split.test,
+    split: Annotated[Split, typer.Option(help="Split of the store to rank.")] = Split.test,
     triples: Annotated[
-        int | None, typer.Option(min=1, help="Rank a fixed random part of the split; default: all of it.")
+        int | None,
+        typer.Option(min=1, help="Number of triples of the split to rank, a fixed random subset; default: all."),
     ] = None,
     fanouts: FanoutsOption = "",
     as_json: JsonOption = False,
@@ -105,8 +106,8 @@ def evaluate(
         whole = {split.value: found["metrics"], **found["by_side"]}
         show_table(metrics_table(whole, "Filtered ranks among all entities"))
         show_table(metrics_table(found["by_category"], "By category of relation"))
-        seen = "By whether facts show the anchor, or the answer, with the relation"
-        show_table(metrics_table(found["by_half_link"], seen))
+        title = "By training facts of the anchor (query), or of the answer, with the relation"
+        show_table(metrics_table(found["by_half_link"], title))
     else:
         show_table(metrics_table({split.value: found["metrics"]}, "Filtered ranks among all relations"))
     show_table(relations_table(found["by_relation"]))
@@ -115,24 +116,29 @@ def evaluate(
 @app.command(epilog="Example: distkg predict runs/wn18rr --anchor 01984902 --relation _hypernym --top 5")
 def predict(
     model: ModelArgument,
-    anchor: Annotated[str | None, typer.Option(help="Label of the entity that is known.")] = None,
-    relation: Annotated[str | None, typer.Option(help="Label of the relation.")] = None,
+    anchor: Annotated[str | None, typer.Option(help="Label of the known entity of the query.")] = None,
+    relation: Annotated[str | None, typer.Option(help="Label of the relation of the query.")] = None,
     inverse: Annotated[
-        bool, typer.Option("--inverse", help="Ask for heads: which X has (X, relation, anchor)?")
+        bool, typer.Option("--inverse", help="Predict heads X of (X, relation, anchor) instead of tails.")
     ] = False,
-    top: Annotated[int, typer.Option(min=1, help="Answers per query.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Number of answers per query.")] = 10,
     known: Annotated[
-        Known, typer.Option(help="Facts of the store: leave out, mark, or keep unmarked.")
+        Known, typer.Option(help="Known facts of the store: exclude, mark, or keep them unmarked.")
     ] = Known.exclude,
     queries: Annotated[
         Path | None,
-        typer.Option(parser=file_path, help="Batch: lines ANCHOR<TAB>RELATION[<TAB>forward|inverse], or predictions."),
+        typer.Option(
+            parser=file_path,
+            help="File of queries, lines ANCHOR<TAB>RELATION[<TAB>forward|inverse], or of earlier predictions.",
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(parser=file_path, help="Batch: .tsv or .parquet to write.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(parser=file_path, help="File for the answers to --queries, .tsv or .parquet.")
+    ] = None,
     store: StoreOfModelOption = None,
     graph: GraphOption = None,
     explain: Annotated[
-        int, typer.Option(min=0, help="Paths of facts to print for each answer of a foundation model.")
+        int, typer.Option(min=0, help="Number of paths of facts that explain each answer of a foundation model.")
     ] = 0,
     fanouts: FanoutsOption = "",
     as_json: JsonOption = False,
@@ -151,7 +157,9 @@ def predict(
             "--json": as_json,
         }
         if unused := [option for option, value in single.items() if value]:
-            raise typer.BadParameter(f"{', '.join(unused)}: for one query; a file of --queries says what to ask")
+            raise typer.BadParameter(
+                f"{', '.join(unused)} cannot be combined with --queries; write the queries into its file"
+            )
     from distkg.inference import predict as inference
 
     if output is not None:
@@ -186,15 +194,17 @@ def predict(
 )
 def predict_relation(
     model: ModelArgument,
-    head: Annotated[str, typer.Option(help="Label of the entity that the relation leads from.")],
-    tail: Annotated[str, typer.Option(help="Label of the entity that it leads to.")],
-    top: Annotated[int, typer.Option(min=1, help="Relations to list.")] = 10,
-    known: Annotated[Known, typer.Option(help="Facts of the store: leave out, mark, or keep unmarked.")] = Known.mark,
+    head: Annotated[str, typer.Option(help="Label of the head entity.")],
+    tail: Annotated[str, typer.Option(help="Label of the tail entity.")],
+    top: Annotated[int, typer.Option(min=1, help="Number of relations to list.")] = 10,
+    known: Annotated[
+        Known, typer.Option(help="Known facts of the store: exclude, mark, or keep them unmarked.")
+    ] = Known.mark,
     store: StoreOfModelOption = None,
     graph: GraphOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the relations that most likely lead from one entity to another, by a model that ranks relations."""
+    """List the most likely relations between two entities, by a model that ranks relations."""
     from distkg.foundation.files import load_model
     from distkg.inference.relations import predict_relations
     from distkg.reporting.tables import text_table
@@ -223,10 +233,10 @@ def import_checkpoint(
     file: Annotated[
         Path, typer.Argument(parser=file_path, metavar="FILE", help="Published checkpoint, such as ultra_3g.pth.")
     ],
-    to: Annotated[Path, typer.Option(parser=folder_path, metavar="MODEL", help="New folder for the model.")],
-    format: Annotated[PublishedFormat, typer.Option(help="Whose checkpoint it is.")] = PublishedFormat.ultra,
+    to: Annotated[Path, typer.Option(parser=folder_path, metavar="MODEL", help="New folder of the model.")],
+    format: Annotated[PublishedFormat, typer.Option(help="Model of the published checkpoint.")] = PublishedFormat.ultra,
 ) -> None:
-    """Make a model folder of a published checkpoint of a foundation model."""
+    """Convert a published checkpoint of a foundation model into a model folder."""
     from distkg.foundation.files import import_checkpoint as read_checkpoint
     from distkg.foundation.files import save_model
 
@@ -238,9 +248,11 @@ def import_checkpoint(
 @app.command(epilog="Example: distkg export runs/wn18rr --to exports/wn18rr")
 def export(
     run: RunArgument,
-    to: Annotated[Path, typer.Option(parser=folder_path, help="Folder for vectors, labels and model.json.")],
+    to: Annotated[
+        Path, typer.Option(parser=folder_path, help="Folder for vectors, labels and model.json of the export.")
+    ],
     index: Annotated[bool, typer.Option("--index", help="Also write a FAISS index of the entities.")] = False,
-    store: Annotated[str, typer.Option(help="Store of the run, where it has moved.")] = "",
+    store: Annotated[str, typer.Option(help="Address of the run's store, if it has moved.")] = "",
 ) -> None:
     """Write vectors and labels as safetensors and Parquet, so that NumPy alone can recompute a score."""
     from distkg.embedding.load_run import load_run
@@ -249,8 +261,8 @@ def export(
 
     if is_foundation_model(run):
         raise typer.BadParameter(
-            f"{run} is a foundation model, which has no vectors of entities to export: its folder is all that "
-            "`distkg predict` and `distkg evaluate` need"
+            f"{run} is a foundation model, which has no entity vectors to export: `distkg predict` and `distkg "
+            "evaluate` need its folder alone"
         )
     model, own, config = load_run(run, Ranks.single(), store, scope="labels")
     export_model(model, own, config.model, to, index=index)
@@ -283,7 +295,7 @@ def _evaluated_foundation(
     from distkg.relation_prediction.ranking import evaluate_relations
 
     if store is None:
-        raise typer.BadParameter(f"{model} is a foundation model: give the graph to be asked about with --store")
+        raise typer.BadParameter(f"{model} is a foundation model: pass the store of the graph to evaluate with --store")
     loaded, facts = load_model(model), Store.open_inference(store)
     if loaded.ranks == "relations":
         _refuse_fanouts(model, ",".join(map(str, fanouts)))
@@ -296,22 +308,21 @@ def _reasons(model: Path, facts: Store, query: tuple[int, int], answers: list[in
     from distkg.inference.zero_shot import reasons_for
 
     if not is_foundation_model(model):
-        raise typer.BadParameter(f"{model} is a run: --explain is for foundation models, which reason along facts")
+        raise typer.BadParameter(f"--explain is for foundation models, and {model} is a run of embeddings")
     return reasons_for(load_model(model), facts, *query, answers, top)
 
 
 def _refuse_other_graph(run: Path, **given: str | None) -> None:
     if options := " and ".join(f"--{name}" for name, value in given.items() if value is not None):
         raise typer.BadParameter(
-            f"{options}: for foundation models; {run} is a run, whose vectors belong to the entities of its own store"
+            f"{options}: for foundation models; {run} is a run of embeddings, which belong to the entities of its own "
+            "store"
         )
 
 
 def _refuse_fanouts(model: Path, fanouts: str) -> None:
     if fanouts:
-        raise typer.BadParameter(
-            f"--fanouts: for foundation models that rank entities, which reason along facts; {model} is none"
-        )
+        raise typer.BadParameter(f"--fanouts: for foundation models that rank entities; {model} is none")
 
 
 def _warn_untrained(facts: Store, entities: Sequence[int], relations: Sequence[int]) -> None:
@@ -327,7 +338,8 @@ def _warn(warning: str) -> None:
 
 @contextmanager
 def _answering(model: Path, store: str | None, graph: str | None, fanouts: list[int]) -> Iterator[tuple[Best, Store]]:
-    """What finds the best answers of a run or of a foundation model, and the store that has the labels."""
+    """Yield the function that finds the best answers of a run or of a foundation model, and the store with the
+    labels."""
     from distkg.inference import predict as inference
 
     if not is_foundation_model(model):
@@ -348,14 +360,12 @@ def _answering(model: Path, store: str | None, graph: str | None, fanouts: list[
 
 
 def _facts_of(model: FoundationModel, store: str | None, graph: str | None) -> AbstractContextManager[Store]:
-    """The store to reason from, for as long as it is needed."""
+    """Return a context manager of the store with the graph."""
     from distkg.data.store.graph_store import Store
     from distkg.inference.fresh_graph import fresh_graph
 
     if (store is None) == (graph is None):
-        raise typer.BadParameter(
-            f"{model.name} is a foundation model: give the graph to reason from, --store or --graph"
-        )
+        raise typer.BadParameter(f"{model.name} is a foundation model: pass its graph with either --store or --graph")
     if store is not None:
         return nullcontext(Store.open_inference(store))
     return fresh_graph(str(graph), model.reads, print_remarks)
@@ -363,9 +373,9 @@ def _facts_of(model: FoundationModel, store: str | None, graph: str | None) -> A
 
 def _numbers(text: str) -> list[int]:
     try:
-        found = [int(part) for part in text.split(",")] if text else []
+        numbers = [int(part) for part in text.split(",")] if text else []
     except ValueError:
-        found = [0]
-    if any(number < 1 for number in found):
-        raise typer.BadParameter(f"{text!r} must be whole numbers such as 50,20,10", param_hint="--fanouts")
-    return found
+        numbers = [0]
+    if any(number < 1 for number in numbers):
+        raise typer.BadParameter(f"{text!r} must be positive integers such as 50,20,10", param_hint="--fanouts")
+    return numbers
