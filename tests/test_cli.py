@@ -203,7 +203,7 @@ def test_the_schema_holds_for_configurations_and_for_no_others(tmp_path: Path) -
         assert not check.is_valid({**tree, section: {**tree[section], key: value}})
     assert schema["$defs"]["ModelConfig"]["properties"]["dim"]["resume"] == "fixed"
     for more in ((configuration(tmp_path),), ("--workers", "2"), ("--set", "model.dim=8")):
-        assert "give it alone" in run_cli("config", "--schema", *more).stderr
+        assert "use it without CONFIG" in run_cli("config", "--schema", *more).stderr
 
 
 def test_presets_are_listed_with_a_line_each() -> None:

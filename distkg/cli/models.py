@@ -158,7 +158,7 @@ def predict(
         }
         if unused := [option for option, value in single.items() if value]:
             raise typer.BadParameter(
-                f"{', '.join(unused)} cannot be combined with --queries; write the queries into its file"
+                f"{', '.join(unused)}: for one query; with --queries, write all queries into its file"
             )
     from distkg.inference import predict as inference
 

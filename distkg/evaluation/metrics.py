@@ -162,7 +162,7 @@ def _with_sides(ranking: Ranking, group: np.ndarray, groups: int, num_relations:
 def _grouped(ranking: Ranking, group: np.ndarray, groups: int) -> list[Metrics]:
     """Return metrics of each of ``groups`` groups from each query's group [q]; empty for a group without queries."""
     if not len(group):
-        raise ValueError("metrics need at least one query; there are none")
+        raise ValueError("metrics cannot be computed: there are no queries")
     rank = ranking.realistic
     values = {
         "mrr": 1 / rank,

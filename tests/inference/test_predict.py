@@ -205,7 +205,7 @@ def test_untrained_queries_of_a_file_are_said(store: Store, queries_file: Path, 
     [
         ("answers.csv", r"answers\.csv: predictions are written as \.tsv or \.parquet"),
         ("folder.tsv", r"folder\.tsv. is a folder: name a file"),
-        ("missing/a.tsv", r"there is no folder .*missing; make it"),
+        ("missing/a.tsv", r"there is no folder .*missing; create it"),
     ],
 )
 def test_an_output_that_cannot_be_is_refused_before_the_work(tmp_path: Path, name: str, message: str) -> None:
