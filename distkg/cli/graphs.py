@@ -243,12 +243,12 @@ def negatives(
         from distkg.embedding.load_run import view_of_run
 
         model = view_of_run(run, graph)
-    found = examine(graph, source, chosen, sample=sample, count=count, show=show, seed=seed, model=model)
+    statistics = examine(graph, source, chosen, sample=sample, count=count, show=show, seed=seed, model=model)
     if as_json:
-        say_json(asdict(found))
+        say_json(asdict(statistics))
         return
-    show_table(examples_table(found))
-    show_table(examination_table(found))
+    show_table(examples_table(statistics))
+    show_table(examination_table(statistics))
 
 
 @app.command(name="relation-text", epilog="Example: distkg relation-text stores/umls")

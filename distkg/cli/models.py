@@ -95,22 +95,22 @@ def evaluate(
     from distkg.reporting.tables import metrics_table, relations_table
 
     if is_foundation_model(model):
-        found = _evaluated_foundation(model, store, split, triples=triples, fanouts=_numbers(fanouts))
+        result = _evaluated_foundation(model, store, split, triples=triples, fanouts=_numbers(fanouts))
     else:
         _refuse_fanouts(model, fanouts)
-        found = _evaluated_run(model, store, split, triples)
+        result = _evaluated_run(model, store, split, triples)
     if as_json:
-        say_json(found)
+        say_json(result)
         return
-    if "by_side" in found:
-        whole = {split.value: found["metrics"], **found["by_side"]}
+    if "by_side" in result:
+        whole = {split.value: result["metrics"], **result["by_side"]}
         show_table(metrics_table(whole, "Filtered ranks among all entities"))
-        show_table(metrics_table(found["by_category"], "By category of relation"))
+        show_table(metrics_table(result["by_category"], "By category of relation"))
         title = "By training facts of the anchor (query), or of the answer, with the relation"
-        show_table(metrics_table(found["by_half_link"], title))
+        show_table(metrics_table(result["by_half_link"], title))
     else:
-        show_table(metrics_table({split.value: found["metrics"]}, "Filtered ranks among all relations"))
-    show_table(relations_table(found["by_relation"]))
+        show_table(metrics_table({split.value: result["metrics"]}, "Filtered ranks among all relations"))
+    show_table(relations_table(result["by_relation"]))
 
 
 @app.command(epilog="Example: distkg predict runs/wn18rr --anchor 01984902 --relation _hypernym --top 5")
@@ -171,18 +171,18 @@ def predict(
             return
         query = facts.entity_id(str(anchor)), facts.relation_id(str(relation)) + inverse * facts.num_relations
         _warn_untrained(facts, [query[0]], [query[1]])
-        (found,) = inference.predict_with(best, facts, [query[0]], [query[1]], top, known.value)
-        reasons = _reasons(model, facts, query, [answer.entity for answer in found], explain) if explain else []
+        (answers,) = inference.predict_with(best, facts, [query[0]], [query[1]], top, known.value)
+        reasons = _reasons(model, facts, query, [answer.entity for answer in answers], explain) if explain else []
     if as_json:
-        rows = [asdict(answer) for answer in found]
+        rows = [asdict(answer) for answer in answers]
         for row, paths in zip(rows, reasons, strict=False):
             row["reasons"] = [asdict(path) for path in paths]
         say_json(rows)
         return
     from distkg.reporting.tables import predictions_table
 
-    show_table(predictions_table(found))
-    for answer, paths in zip(found, reasons, strict=False):
+    show_table(predictions_table(answers))
+    for answer, paths in zip(answers, reasons, strict=False):
         say(f"{printable(answer.label)}:" + ("" if paths else " no path of facts leads there"))
         for path in paths:
             say(f"  {path.importance:+.3f}  {printable(path.path)}")
@@ -213,14 +213,14 @@ def predict_relation(
     with _facts_of(loaded, store, graph) as facts:
         ends = facts.entity_id(head), facts.entity_id(tail)
         _warn_untrained(facts, ends, [])
-        found = predict_relations(loaded, facts, *ends, top, known.value)
+        predictions = predict_relations(loaded, facts, *ends, top, known.value)
     if as_json:
-        say_json([asdict(each) for each in found])
+        say_json([asdict(each) for each in predictions])
         return
     marked = known is Known.mark
     rows = [
         (str(each.rank), each.relation + ("  (known)" if marked and each.known else ""), f"{each.score:.4f}")
-        for each in found
+        for each in predictions
     ]
     show_table(text_table(["rank", "relation", "score"], rows))
 

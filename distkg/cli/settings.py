@@ -30,11 +30,11 @@ def plan(
     config: ConfigArgument, changes: SetOption = None, workers: WorkersOption = None, as_json: JsonOption = False
 ) -> None:
     """Estimate the memory of a worker and the time of an epoch; refuse a run that cannot fit."""
-    found = planned(resolved(config, changes, workers))
+    estimate = planned(resolved(config, changes, workers))
     if as_json:
-        say_json(found.to_dict())
+        say_json(estimate.to_dict())
     else:
-        show_plan(found)
+        show_plan(estimate)
 
 
 @app.command(epilog="Example: distkg presets --scorers")
@@ -73,10 +73,14 @@ def config(
         return
     if config is None:
         raise typer.BadParameter("CONFIG is missing: name a YAML file or preset:NAME; only --schema needs none")
-    found = resolved(config, changes, workers)
-    text = found.to_yaml(help_text=True, ascii_only=True) if ascii_only() else found.to_yaml(help_text=True)
+    configuration = resolved(config, changes, workers)
+    text = (
+        configuration.to_yaml(help_text=True, ascii_only=True)
+        if ascii_only()
+        else configuration.to_yaml(help_text=True)
+    )
     say(text.removesuffix("\n"))
-    if found != found.redacted():
+    if configuration != configuration.redacted():
         say(
             "warning: credentials in addresses are left out. Set credentials in the environment, or with --set where "
             "the configuration is used",

@@ -48,7 +48,7 @@ class Given:
             "image": self.images is not None,
             "mygo": self.mygo is not None,
         }
-        kinds = [kind for kind, given in sources.items() if given]
+        kinds = [kind for kind, is_set in sources.items() if is_set]
         if len(kinds) != 1 or (self.labels and self.text is not None):
             raise typer.BadParameter("give one of --text, --labels, --numeric, --mygo and --images")
         return kinds[0]
@@ -120,8 +120,8 @@ def tokens(
     as_json: JsonOption = False,
 ) -> None:
     """Make tokens of entities from text, numbers or images, for models that read more than the graph."""
-    given = Given(text, labels, numeric, mygo, images, codebook, tokenizer, vocabulary, bins)
-    kind = given.kind()
+    source_options = Given(text, labels, numeric, mygo, images, codebook, tokenizer, vocabulary, bins)
+    kind = source_options.kind()
     called = name or (kind if kind != "mygo" else _needed(name, "--mygo needs --name, such as image or text"))
     from distkg.data.store.graph_store import Store
     from distkg.data.tokens.entity_values import read_keys
@@ -131,7 +131,7 @@ def tokens(
     keys = None if ids is None else read_keys(ids)
     with _mapping(workers) as mapped:
         for opened in Store.open_all(store):
-            _print_tokens(make_tokens(opened, called, given.source(opened, keys), most, mapped), as_json)
+            _print_tokens(make_tokens(opened, called, source_options.source(opened, keys), most, mapped), as_json)
 
 
 @contextmanager

@@ -86,9 +86,11 @@ def refuse_broken(queries: np.ndarray, broken: np.ndarray, num_relations: int) -
     if not broken.any():
         return
     anchor, relation = queries[int(np.argmax(broken > 0))]
-    asked = f"relation {relation}" if relation < num_relations else f"inverse of relation {relation - num_relations}"
+    relation_text = (
+        f"relation {relation}" if relation < num_relations else f"inverse of relation {relation - num_relations}"
+    )
     raise ScoreError(
         f"{int(broken.sum())} scores are NaN or infinite, first those of the query (anchor entity {anchor}, "
-        f"{asked}). The vectors have diverged: use an earlier checkpoint, or train with a lower learning rate or a "
-        "stronger regularizer."
+        f"{relation_text}). The vectors have diverged: use an earlier checkpoint, or train with a lower learning rate "
+        "or a stronger regularizer."
     )

@@ -64,8 +64,8 @@ def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, 
         within = np.arange(len(before)) - np.repeat(np.cumsum(counts) - counts, counts)
         edge = by_src[offsets[at][before] + within]
         new = np.ones(len(edge), np.bool_)
-        for met in trail.T:
-            new &= met[before] != dst[edge]
+        for visited in trail.T:
+            new &= visited[before] != dst[edge]
         edge, before = edge[new], before[new]
         total = sums[before] + gradient[edge]
         keep = _best_of_each(dst[edge], total)

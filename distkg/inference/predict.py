@@ -293,6 +293,6 @@ class TsvWriter:
             return column.cast(pa.large_string())
         labels = column.combine_chunks().dictionary_encode()
         texts = labels.dictionary.to_pylist()
-        shown = [printable(label) for label in texts]
-        self.escaped |= shown != texts
-        return pa.chunked_array([pa.array(shown, pa.large_string()).take(labels.indices)])
+        printable_texts = [printable(label) for label in texts]
+        self.escaped |= printable_texts != texts
+        return pa.chunked_array([pa.array(printable_texts, pa.large_string()).take(labels.indices)])

@@ -77,11 +77,11 @@ class SourceSampler(NegativeSampler):
     def sample(self, positive_batch: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return negatives int64 [b, K, 3] and a mask bool [b, K], True for valid negatives; the mask is None if all
         are valid."""
-        negatives, given = self._corrupt(positive_batch)
+        negatives, valid = self._corrupt(positive_batch)
         allowed = None if self.filterer is None else self.filterer(negative_batch=negatives)
-        if given is None or allowed is None:
-            return negatives, allowed if given is None else given
-        return negatives, given & allowed
+        if valid is None or allowed is None:
+            return negatives, allowed if valid is None else valid
+        return negatives, valid & allowed
 
     def corrupt_batch(self, positive_batch: Tensor) -> Tensor:
         """Return negatives alone, int64 [b, K, 3], with the positive triple where there is no negative."""
@@ -97,10 +97,10 @@ class SourceSampler(NegativeSampler):
         )
         drawn = _with_made(self.source.draw(queries, count, self._generator))
         heads = self._heads(len(flat), count)
-        given = torch.ones(len(queries), count, dtype=torch.bool) if drawn.mask is None else ~drawn.mask
+        valid = torch.ones(len(queries), count, dtype=torch.bool) if drawn.mask is None else ~drawn.mask
         for_head, for_tail = drawn.entities.chunk(2)
-        head_given, tail_given = given.chunk(2)
-        chosen = torch.where(heads, head_given, tail_given)
+        head_valid, tail_valid = valid.chunk(2)
+        chosen = torch.where(heads, head_valid, tail_valid)
         negatives = flat[:, None, :].repeat(1, count, 1)
         negatives[..., 0] = torch.where(heads & chosen, for_head, negatives[..., 0])
         negatives[..., 2] = torch.where(~heads & chosen, for_tail, negatives[..., 2])
@@ -118,17 +118,17 @@ class SourceSampler(NegativeSampler):
 
 def _with_made(drawn: Negatives) -> Negatives:
     """Replace as many drawn negatives by the generated ones, because PyKEEN has one kind of negative."""
-    made = drawn.made
-    if made is None:
+    generated = drawn.made
+    if generated is None:
         return drawn
-    if made.entities is None:
+    if generated.entities is None:
         raise SourceError(
             "PyKEEN trains on entities, and this source generates vectors: pass options={'negatives': 'snap', ...}"
         )
     count = drawn.entities.shape[1]
     mask = torch.zeros(drawn.entities.shape, dtype=torch.bool) if drawn.mask is None else drawn.mask
-    entities = torch.cat([made.entities, drawn.entities], dim=1)[:, :count]
-    return Negatives(entities, torch.cat([made.mask, mask], dim=1)[:, :count])
+    entities = torch.cat([generated.entities, drawn.entities], dim=1)[:, :count]
+    return Negatives(entities, torch.cat([generated.mask, mask], dim=1)[:, :count])
 
 
 class RelabelledModel:

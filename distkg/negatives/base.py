@@ -126,12 +126,14 @@ class Negatives:
     def first(self, count: int) -> Negatives:
         """Return the negatives of the first ``count`` queries."""
         mask = None if self.mask is None else self.mask[:count]
-        made = self.made
-        if made is not None:
-            parts = (made.mask[:count], made.band[:count], made.growth[:count])
-            entities, vectors = (None if part is None else part[:count] for part in (made.entities, made.vectors))
-            made = GeneratedNegatives(entities, vectors, *parts, made.weight)
-        return Negatives(self.entities[:count], mask, made)
+        generated = self.made
+        if generated is not None:
+            parts = (generated.mask[:count], generated.band[:count], generated.growth[:count])
+            entities, vectors = (
+                None if part is None else part[:count] for part in (generated.entities, generated.vectors)
+            )
+            generated = GeneratedNegatives(entities, vectors, *parts, generated.weight)
+        return Negatives(self.entities[:count], mask, generated)
 
 
 class NegativeSource(ABC):

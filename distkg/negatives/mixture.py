@@ -143,11 +143,11 @@ class Mixture(NegativeSource):
         draws = [(source, size) for source, size, share in zip(self.sources, sizes, shares, strict=True) if share]
         drawn = [source.draw(queries, size, generator) for source, size in draws]
         entities = torch.cat([negatives.entities for negatives in drawn], dim=1)
-        made = next((negatives.made for negatives in drawn if negatives.made is not None), None)
+        generated = next((negatives.made for negatives in drawn if negatives.made is not None), None)
         if all(negatives.mask is None for negatives in drawn):
-            return Negatives(entities, None, made)
+            return Negatives(entities, None, generated)
         mask = [_mask_of(negatives) for negatives in drawn]
-        return Negatives(entities, torch.cat(mask, dim=1), made)
+        return Negatives(entities, torch.cat(mask, dim=1), generated)
 
     def pool_sizes(self, queries: Queries) -> Tensor:
         """Return the sizes of the largest pool among the sources: int64 [b]."""

@@ -89,13 +89,13 @@ def examine(
     drawn = source.draw(queries, count, torch.Generator().manual_seed(seed))
     if drawn.made is not None:
         drawn = _learn_and_make(source, queries, count)
-    given = torch.ones_like(drawn.entities, dtype=torch.bool) if drawn.mask is None else ~drawn.mask
-    known = _answers_among(graph.known, queries, drawn.entities) & given
+    is_negative = torch.ones_like(drawn.entities, dtype=torch.bool) if drawn.mask is None else ~drawn.mask
+    known = _answers_among(graph.known, queries, drawn.entities) & is_negative
     held_out = np.concatenate([store.triples("valid"), store.triples("test")])
     held_out_answers = KnownAnswers.from_triples(held_out, graph.relations)
-    false = _answers_among(held_out_answers, queries, drawn.entities) & given
+    false = _answers_among(held_out_answers, queries, drawn.entities) & is_negative
     pools = source.pool_sizes(queries).double()
-    total = max(int(given.sum()), 1)
+    total = max(int(is_negative.sum()), 1)
     own, uniform = (_time(each, queries, count) for each in (source, make_source("uniform", {}, graph)))
     return Examination(
         source=name,
@@ -104,12 +104,12 @@ def examine(
         mean_pool=float(pools.mean()),
         median_pool=float(pools.median()),
         small_pools={size: float((pools <= size).double().mean()) for size in SMALL_POOLS},
-        left_out=float((~given).double().mean()),
+        left_out=float((~is_negative).double().mean()),
         known=int(known.sum()) / total,
         false=int(false.sum()) / total,
         nanoseconds=own,
         cost=own / uniform,
-        examples=_examples(store, queries, drawn.entities, given, show),
+        examples=_examples(store, queries, drawn.entities, is_negative, show),
     )
 
 
@@ -125,13 +125,13 @@ def _learn_and_make(source: NegativeSource, queries: Queries, count: int) -> Neg
         some = torch.randint(len(queries), (min(len(queries), _TIMED_QUERIES),), generator=generator)
         source.draw(queries[some], 1, generator)
     source.advance(TrainingProgress(epochs=1e6, progress=0.5))  # all cached negatives are due for renewal
-    made = source.draw(queries, count, generator).made
-    if made is None or made.entities is None:
+    generated = source.draw(queries, count, generator).made
+    if generated is None or generated.entities is None:
         raise SourceError(
             "generated vectors have no labels to show: set negatives.options to {negatives: snap}, which generates "
             "entities"
         )
-    return Negatives(made.entities, made.mask)
+    return Negatives(generated.entities, generated.mask)
 
 
 def _some_queries(graph: TrainingGraph, sample: int, seed: int) -> Queries:

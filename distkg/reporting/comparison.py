@@ -95,8 +95,8 @@ def differences(runs: Sequence[Named]) -> str:
     """Return the card of configuration keys whose values differ between the runs that have a configuration."""
     known = [(name, flatten(run.config)) for name, run in runs if run.config]
     keys = dict.fromkeys(key for _, values in known for key in values)
-    shown = [(key, [values.get(key, GAP) for _, values in known]) for key in keys]
-    rows = [[key, *values] for key, values in shown if len(set(values)) > 1]
+    values_by_key = [(key, [values.get(key, GAP) for _, values in known]) for key in keys]
+    rows = [[key, *values] for key, values in values_by_key if len(set(values)) > 1]
     table = html.table(["Key", *(name for name, _ in known)], rows, classes="mono")
     note = "Keys with equal values are left out." if rows else "The configurations are equal."
     return html.card("Configuration: what differs", table or "<p></p>", note, wide=True) if len(known) > 1 else ""

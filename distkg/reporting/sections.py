@@ -200,13 +200,13 @@ def by_relation(run: RunRecord) -> str:
     rows = _rows(run.result.get("by_relation"), "relation")
     rows.sort(key=lambda row: -(number(row.get("queries")) or 0))
     numbers = {"queries": "Queries", "mrr": "MRR", "mrr_tail": "tails", "mrr_head": "heads", "hits@10": "Hits@10"}
-    shown = {key: name for key, name in numbers.items() if any(key in row for row in rows)}
+    columns = {key: name for key, name in numbers.items() if any(key in row for row in rows)}
     cells = [
-        [row["relation"], str(row.get("category") or ""), *(_value(row.get(key)) for key in shown)] for row in rows
+        [row["relation"], str(row.get("category") or ""), *(_value(row.get(key)) for key in columns)] for row in rows
     ]
     note = f"{len(rows)} rows, most frequent first. Click a heading to sort."
     return html.card(
-        "By relation", html.table(["Relation", "Category", *shown.values()], cells, sortable=True), note, wide=True
+        "By relation", html.table(["Relation", "Category", *columns.values()], cells, sortable=True), note, wide=True
     )
 
 

@@ -273,8 +273,8 @@ def _choice(values: list[Any], where: str) -> Choice:
 
 def _interval(kind: str, ends: list[Any], where: str) -> Interval:
     whole, log = INTERVALS[kind]
-    wanted = int if whole else int | float
-    if len(ends) != 2 or not all(isinstance(end, wanted) and not isinstance(end, bool) for end in ends):
+    number_type = int if whole else int | float
+    if len(ends) != 2 or not all(isinstance(end, number_type) and not isinstance(end, bool) for end in ends):
         noun = "whole numbers" if whole else "numbers"
         raise SpaceError(f"{where}: {kind} takes two {noun}, [LOW, HIGH], not {ends!r}")
     low, high = ends

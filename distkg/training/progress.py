@@ -129,19 +129,19 @@ class Progress:
             ProgressError: counters are missing or invalid.
         """
         try:
-            found = _Saved.model_validate(saved)
+            restored = _Saved.model_validate(saved)
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(ascii, problem["loc"]))
             raise ProgressError(f"the progress in a checkpoint is damaged: {place}: {problem['msg']}") from None
-        progress = cls(**{name: getattr(found, name) for name in _FIELDS})
-        progress.validated = found.steps if found.validated is None else found.validated
-        progress.accepted_changes = found.accepted_changes
-        if found.stopped_by:
-            limit = getattr(settings, found.stopped_by)
-            if limit is not None and limit <= found.stopped_at:
-                progress.stop(found.stopped_by, found.stopped_at)
-        before = found.steps_per_epoch or steps_per_epoch
+        progress = cls(**{name: getattr(restored, name) for name in _FIELDS})
+        progress.validated = restored.steps if restored.validated is None else restored.validated
+        progress.accepted_changes = restored.accepted_changes
+        if restored.stopped_by:
+            limit = getattr(settings, restored.stopped_by)
+            if limit is not None and limit <= restored.stopped_at:
+                progress.stop(restored.stopped_by, restored.stopped_at)
+        before = restored.steps_per_epoch or steps_per_epoch
         if before != steps_per_epoch:
             progress.step = progress.step * steps_per_epoch // before
         return progress

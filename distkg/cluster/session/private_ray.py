@@ -63,11 +63,11 @@ class PrivateRay:
         deadline = time.monotonic() + seconds
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.1)
-        while left := self.processes():  # repeated, because they may have had children
-            for process in left:
+        while remaining := self.processes():  # repeated, because they may have had children
+            for process in remaining:
                 with suppress(psutil.Error):
                     process.kill()
-            psutil.wait_procs(left, 1)
+            psutil.wait_procs(remaining, 1)
 
 
 @contextmanager

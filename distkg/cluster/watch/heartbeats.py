@@ -66,12 +66,12 @@ class RunWatch:
         """Record a heartbeat; return whether the run is to stop, after a second or as soon as a stop is requested."""
         now = time.monotonic()
         known = self._workers.get(rank)
-        active, left = now, False
+        active, has_left = now, False
         if known is not None and known[0] == process:
-            _, heard, active, before, left = known
+            _, heard, active, before, has_left = known
             if sign.cpu - before.cpu > BUSY_SHARE * (now - heard):
                 active = now
-        self._workers[rank] = process, now, active, sign, left
+        self._workers[rank] = process, now, active, sign, has_left
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), BEAT_SECONDS)
         return self._stop.is_set()
@@ -95,13 +95,13 @@ class RunWatch:
     async def workers(self) -> dict[int, Worker]:
         now = time.monotonic()
         return {
-            rank: Worker(process, now - heard, now - active, sign, left)
-            for rank, (process, heard, active, sign, left) in self._workers.items()
+            rank: Worker(process, now - heard, now - active, sign, has_left)
+            for rank, (process, heard, active, sign, has_left) in self._workers.items()
         }
 
     async def nothing_unsaved(self) -> bool:
         """Wait until no worker has progress that a checkpoint lacks."""
-        while any(sign.unsaved and not left for _, _, _, sign, left in self._workers.values()):
+        while any(sign.unsaved and not has_left for _, _, _, sign, has_left in self._workers.values()):
             self._changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), BEAT_SECONDS)

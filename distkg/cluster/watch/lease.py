@@ -167,9 +167,9 @@ def refuse_if_held(run: Path) -> None:
     Raises:
         RunInUseError: names the driver.
     """
-    found = _look(run / LEASE) if run.is_dir() else None
-    if found is not None and not found.is_stale():
-        raise _in_use(run / LEASE, found)
+    lease_file = _look(run / LEASE) if run.is_dir() else None
+    if lease_file is not None and not lease_file.is_stale():
+        raise _in_use(run / LEASE, lease_file)
 
 
 def wait_until_free(run: Path, seconds: float) -> None:
@@ -211,9 +211,9 @@ def check_lease(run: Path, token: str) -> None:
     Raises:
         RunTakenOverError: names the new holder.
     """
-    found = _look(run / LEASE)
-    if found is None or found.token != token:
-        now = "its lease was deleted" if found is None else f"it is now held by {found}"
+    lease_file = _look(run / LEASE)
+    if lease_file is None or lease_file.token != token:
+        now = "its lease was deleted" if lease_file is None else f"it is now held by {lease_file}"
         raise RunTakenOverError(
             f"run folder {run} was taken over while this driver did not answer: {now}. This run ends"
         )
@@ -228,21 +228,21 @@ def _acquire(file: Path, holder: Holder, depth: int = 0) -> _Found | None:
     for _ in range(ATTEMPTS):
         if _create(file, holder):
             return None
-        found = _look(file)
-        if found is None:
+        lease_file = _look(file)
+        if lease_file is None:
             continue  # it was released just now
-        if depth == 2 or not found.is_stale():
-            raise _in_use(file, found)
+        if depth == 2 or not lease_file.is_stale():
+            raise _in_use(file, lease_file)
         guard = file.with_name(f"{file.name}.takeover")
         _acquire(guard, holder, depth + 1)
         try:
             again = _look(file)
-            if again is not None and again.token == found.token:
+            if again is not None and again.token == lease_file.token:
                 os.replace(_written(file, holder), file)
-                return found
+                return lease_file
         finally:
             guard.unlink(missing_ok=True)
-    raise _in_use(file, found or _Found(None, file.parent, 0))
+    raise _in_use(file, lease_file or _Found(None, file.parent, 0))
 
 
 def _in_use(file: Path, found: _Found) -> RunInUseError:

@@ -75,7 +75,7 @@ class Prompts:
         begins = np.diff(relation, prepend=-1) != 0
         begins |= np.diff(owner, prepend=-1) != 0
         place, kind, example = np.cumsum(begins) - 1, relation[begins], owner[begins]
-        asked = np.flatnonzero(kind == queries[query[example]] % relations) + inverse * len(kind)
+        query_relation = np.flatnonzero(kind == queries[query[example]] % relations) + inverse * len(kind)
         sides = (
             _positions(neighbourhoods, np.repeat(inverse, nodes), sampler.hops),
             np.concatenate([head, tail]),
@@ -83,7 +83,7 @@ class Prompts:
             np.concatenate([tail, head]),
             np.concatenate([kind, kind + relations]),
             np.concatenate([example, example]),
-            asked,
+            query_relation,
             query,
         )
         return cls(*map(torch.from_numpy, sides))

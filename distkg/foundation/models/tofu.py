@@ -127,14 +127,14 @@ class TokenDecoder(EntityDecoder):
         """Return scores float32 [B, N] or [B, m] as ``EntityDecoder``, with the tokens of entities."""
         query = of_query(relations, relation)
         if not tokens:
-            found: Tensor = self(facts, relations, anchor, relation, weight, candidates)
-            return found
+            scores_without_tokens: Tensor = self(facts, relations, anchor, relation, weight, candidates)
+            return scores_without_tokens
         pooled = {name: self.pools[name](own, query) for name, own in tokens.items()}
-        told, states = self.told(pooled), Boundary(anchor, query).states(facts.nodes)
+        messages, states = self.told(pooled), Boundary(anchor, query).states(facts.nodes)
         width = query.shape[1]
-        boundary = Boundary(anchor, F.pad(query, (0, filled_up(width + told.width) - width)))
+        boundary = Boundary(anchor, F.pad(query, (0, filled_up(width + messages.width) - width)))
         for number, layer in enumerate(self.layers):
-            states = layer.mixed(states, relations, query, facts, boundary, of_layer(weight, number), told)
+            states = layer.mixed(states, relations, query, facts, boundary, of_layer(weight, number), messages)
         alike = {name: own.likeness(anchor) for name, own in tokens.items()}
         if candidates is not None:
             states, pooled = chosen(states, candidates), {name: chosen(own, candidates) for name, own in pooled.items()}
@@ -211,13 +211,15 @@ class Tofu(Ultra):
 
     def penalty(self, graph: Facts, states: Tensor, relation: Tensor) -> Tensor | None:
         """Return ``options.balance`` times the mean imbalance of the layers' gates; None for a graph without tokens."""
-        told = [name for name in self._reads if name in graph.tokens]
-        if not told or not self._balance:
+        modalities = [name for name in self._reads if name in graph.tokens]
+        if not modalities or not self._balance:
             return None
         query = of_query(states, relation)
         decoder = self.entity_model
         assert isinstance(decoder, TokenDecoder)
-        return self._balance * torch.stack([layer.imbalance(states, query, told) for layer in decoder.layers]).mean()
+        return (
+            self._balance * torch.stack([layer.imbalance(states, query, modalities) for layer in decoder.layers]).mean()
+        )
 
     def _tokens(self, graph: Facts) -> Tokens:
         """Return the graph's tokens of the modalities that the model reads, without the modalities dropped in this

@@ -90,8 +90,8 @@ class Dans(NegativeSource):
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
         assert isinstance(options, DansOptions)
-        made = BANDS * options.made * (4 if options.negatives == "snap" else 4 * WIDEST)
-        return QUERY_BYTES * queries + -(-queries // workers) * 2 * (made + 12)  # twice, while rows are added
+        vector_bytes = BANDS * options.made * (4 if options.negatives == "snap" else 4 * WIDEST)
+        return QUERY_BYTES * queries + -(-queries // workers) * 2 * (vector_bytes + 12)  # twice, while rows are added
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
@@ -159,18 +159,18 @@ class Dans(NegativeSource):
     def _make(self, model: ModelView, queries: Queries, generator: torch.Generator) -> Tensor:
         """Return generated negatives of all bands: float32 [b, bands, made, C], NaN for vectors too near the answer;
         or int32 [b, bands, made], -1 for none."""
-        made, known = self._options.made, self._conditions(model, queries)
-        vectors, noise = self._generator.make(known.repeat(made), generator)
-        vectors = vectors.view(len(queries), made, BANDS, vectors.shape[2]).transpose(1, 2).contiguous()
+        per_band, known = self._options.made, self._conditions(model, queries)
+        vectors, noise = self._generator.make(known.repeat(per_band), generator)
+        vectors = vectors.view(len(queries), per_band, BANDS, vectors.shape[2]).transpose(1, 2).contiguous()
         if self._options.negatives == "embedding":
             distance = (vectors - known.vector[:, None, None]).norm(dim=3, keepdim=True)
             return vectors.where(distance >= self._options.least_distance * self._usual_distance, torch.nan)
-        noise = noise.view(len(queries), made, BANDS).transpose(1, 2).flatten(1)
+        noise = noise.view(len(queries), per_band, BANDS).transpose(1, 2).flatten(1)
         some = some_entities(self.entities, generator)
         wrong = ~known_facts(self.graph.known, queries.anchor, queries.relation, some.expand(len(queries), -1), 1)
         wrong &= some != queries.answer[:, None]
         places = nearest_of_some(vectors.flatten(1, 2), noise, model.candidates(some).cpu(), wrong, generator)
-        return torch.where(places < 0, -1, some[places]).view(len(queries), BANDS, made).int()
+        return torch.where(places < 0, -1, some[places]).view(len(queries), BANDS, per_band).int()
 
     def _conditions(self, model: ModelView, queries: Queries) -> Conditions:
         neighbours = self._neighbours(queries.anchor)
@@ -186,8 +186,8 @@ class Dans(NegativeSource):
 
     def _neighbours(self, anchor: Tensor) -> Tensor:
         starts = anchor.repeat_interleave(self._options.neighbours).numpy()
-        met = self._walk(starts, 1, self._now.step)
-        return torch.from_numpy(np.ascontiguousarray(met[:, 1])).view(len(anchor), self._options.neighbours)
+        walks = self._walk(starts, 1, self._now.step)
+        return torch.from_numpy(np.ascontiguousarray(walks[:, 1])).view(len(anchor), self._options.neighbours)
 
     def _look_around(self, model: ModelView) -> None:
         """Recompute entity types, scale and usual distance from the current vectors."""
