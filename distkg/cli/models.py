@@ -145,9 +145,9 @@ def predict(
 ) -> None:
     """List the best answers to a query, or to a file of queries."""
     if queries is None and (anchor is None or relation is None):
-        raise typer.BadParameter("give --anchor and --relation, or --queries and --output")
+        raise typer.BadParameter("use --anchor and --relation for one query, or --queries and --output for a file")
     if (queries is None) != (output is None):
-        raise typer.BadParameter("--queries and --output belong together")
+        raise typer.BadParameter("--queries and --output must be used together")
     if queries is not None:
         single = {
             "--anchor": anchor,
@@ -322,7 +322,7 @@ def _refuse_other_graph(run: Path, **given: str | None) -> None:
 
 def _refuse_fanouts(model: Path, fanouts: str) -> None:
     if fanouts:
-        raise typer.BadParameter(f"--fanouts: for foundation models that rank entities; {model} is none")
+        raise typer.BadParameter(f"--fanouts: for foundation models that rank entities; {model} is not one")
 
 
 def _warn_untrained(facts: Store, entities: Sequence[int], relations: Sequence[int]) -> None:

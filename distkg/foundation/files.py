@@ -262,7 +262,10 @@ def _check_fit(model: FoundationModel, weights: Mapping[str, TensorHeader], file
 def _refuse_non_finite(weights: Mapping[str, Tensor], what: str) -> None:
     broken = non_finite(weights)
     if broken:
-        raise ModelFileError(f"{what} holds NaN or infinity in {_listed(set(broken))}: its training had diverged")
+        raise ModelFileError(
+            f"{what} holds NaN or infinity in {_listed(set(broken))}: its training had diverged. "
+            "Use an earlier checkpoint"
+        )
 
 
 def _listed(names: set[str]) -> str:

@@ -67,7 +67,10 @@ def rank_relations(
     greater, equal, broken = counts
     if broken.any():
         head, _, tail = triples[int(broken.argmax())]
-        raise ScoreError(f"scores of relations from entity {head} to {tail} are not finite: the model has diverged")
+        raise ScoreError(
+            f"scores of relations from entity {head} to {tail} are NaN or infinite: the model has diverged. Use an "
+            "earlier checkpoint, or train with a lower learning rate"
+        )
     return Ranking(triples[:, [0, 2]].astype(np.int32), triples[:, 1].astype(np.int32), greater, equal)
 
 

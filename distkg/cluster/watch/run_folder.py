@@ -32,7 +32,9 @@ def absolute_run(run: str | Path) -> Path:
     try:
         path = local_path(run, "run folder")
     except NotLocalError as error:
-        raise RunFolderError(f"{error}. Checkpoints are committed by an atomic rename") from None
+        raise RunFolderError(
+            f"{error}. It must be a local path, as checkpoints are committed by an atomic rename"
+        ) from None
     return _absolute(path, f"run folder {str(run)!r}", "--run")
 
 
