@@ -131,8 +131,8 @@ def test_the_examples_of_the_help_parse() -> None:
         (["evaluate", "/no/where"], "error: "),
         (["prepare", "/no/where.tsv", "--store", "/no/store"], "error: "),
         (["prepare", "x.tsv", "--store", "s", "--split", "0.9,0.1"], "must be three shares"),
-        (["predict", "r", "--relation", "x"], "give --anchor and --relation"),
-        (["predict", "r", "--queries", "x.tsv"], "--queries and --output belong together"),
+        (["predict", "r", "--relation", "x"], "use --anchor and --relation"),
+        (["predict", "r", "--queries", "x.tsv"], "--queries and --output must be used together"),
         (["train", "preset:demo"], "Missing option '--run'"),
         (["tune", "preset:demo", "--space", "preset:no", "--run", "r"], "error: there is no space 'preset:no'"),
         (["tune", "preset:demo", "--space", "no.yaml", "--run", "r"], "error: space 'no.yaml' is not a file"),
@@ -203,7 +203,7 @@ def test_the_schema_holds_for_configurations_and_for_no_others(tmp_path: Path) -
         assert not check.is_valid({**tree, section: {**tree[section], key: value}})
     assert schema["$defs"]["ModelConfig"]["properties"]["dim"]["resume"] == "fixed"
     for more in ((configuration(tmp_path),), ("--workers", "2"), ("--set", "model.dim=8")):
-        assert "give it alone" in run_cli("config", "--schema", *more).stderr
+        assert "use it without CONFIG" in run_cli("config", "--schema", *more).stderr
 
 
 def test_presets_are_listed_with_a_line_each() -> None:

@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print what it returns."""
+"""Command line of distkg: each command parses its arguments, calls one function, and prints the result."""
 
 # isort: off
 # Commands appear in the help in the order in which their modules are read.

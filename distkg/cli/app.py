@@ -1,4 +1,4 @@
-"""The application that commands are registered with: its errors and exit codes, and what commands share."""
+"""Typer application of the commands: errors, exit codes, and shared options."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 LARGEST_SEED = 2**63 - 1
 
-# typer brings its own click, or takes the installed one: the common base of usage errors is found, not imported.
+# typer has its own click or uses the installed one, so the base class of usage errors is looked up, not imported.
 USAGE_ERROR: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
@@ -68,7 +68,7 @@ def _local_path(text: str, kind: str) -> Path:
 
 
 class Commands(TyperGroup):
-    """Prints every error as one message (``distkg.cli.errors``); with ``--debug``, its traceback."""
+    """Command group that prints every error as one message (``distkg.cli.errors``); with ``--debug``, its traceback."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         with printable_usage_errors():
@@ -94,7 +94,7 @@ class Commands(TyperGroup):
 
 @contextmanager
 def printable_usage_errors() -> Iterator[None]:
-    """Have errors about options and arguments printed without secrets, in printable characters."""
+    """Print errors about options and arguments without secrets, in printable characters."""
     try:
         yield
     except USAGE_ERROR as error:
@@ -114,7 +114,7 @@ app = typer.Typer(
     "distkg train preset:complex_wn18rr --run runs/wn18rr --set data.store=stores/wn18rr",
 )
 
-StoreOption = Annotated[str, typer.Option("--store", help="Folder of the store to make, or an address (s3://…).")]
+StoreOption = Annotated[str, typer.Option("--store", help="Folder or address (s3://…) of the store to write.")]
 RunArgument = Annotated[
     Path, typer.Argument(parser=folder_path, metavar="RUN", help="Run folder that `distkg train` wrote.")
 ]
@@ -122,17 +122,24 @@ ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file
 OptionalConfigArgument = Annotated[str | None, typer.Argument(metavar="CONFIG", help="YAML file, or preset:NAME.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may be repeated, the last counts."),
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Set one key of CONFIG; may be repeated, and the last value of a key is used.",
+    ),
 ]
-WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Short for --set train.workers=W.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Number of training workers; short for --set train.workers=W.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run ``distkg`` with these arguments (default: those of the process) and exit.
 
-    Exits with 0 on success, 2 after a mistake that the user can mend, 3 where a plan refuses the run, 141 where the
-    reader of its output has gone, 128 and its number after a signal (130 for Ctrl-C, 143 for SIGTERM), and 1 otherwise.
+    Exit codes: 0 on success, 2 after a mistake that the user can correct, 3 if a plan refuses the run, 141 if the
+    reader of the output has closed the pipe, 128 plus its number after a signal (130 for Ctrl-C, 143 for SIGTERM), and
+    1 otherwise.
     """
     sys.excepthook = show_traceback
     if logging.lastResort is not None:
@@ -142,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         run_until_signal(lambda: app(args=None if argv is None else list(argv), prog_name="distkg"))
     except SystemExit as end:
         sys.exit(exit_code_after_flush(end.code))
-    except OSError as error:  # of the help, which is printed before any command
+    except OSError as error:  # printing the help failed, before any command
         sys.exit(_report(error))
     sys.exit(exit_code_after_flush(0))
 
@@ -172,7 +179,7 @@ def resolved(config: str, changes: list[str] | None, workers: int | None) -> Run
 
 
 class PrintableFormatter(logging.Formatter):
-    """Warnings of distkg and its libraries, without the secrets of addresses, in printable characters."""
+    """Formatter of warnings of distkg and its libraries, without the secrets of addresses, in printable characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable_lines(redact(super().format(record)))
@@ -184,7 +191,7 @@ def show_traceback(kind: type[BaseException], error: BaseException, trace: Trace
 
 
 def say(text: object, *, err: bool = False) -> None:
-    """Print lines that may hold labels, paths or messages of libraries: what is unprintable in them is escaped."""
+    """Print lines that may hold labels, paths or messages of libraries; unprintable characters are escaped."""
     typer.echo(printable_lines(str(text)), err=err)
 
 
@@ -198,7 +205,7 @@ def show_table(table: Any) -> None:
 
     try:
         make_console().print(table)
-    except SystemExit:  # rich's end where nobody reads its output
+    except SystemExit:  # rich exits if the reader of its output has closed the pipe
         raise SystemExit(READER_GONE) from None
 
 
@@ -210,7 +217,7 @@ def _report(error: BaseException) -> int:
 
 
 def _refuse_unreadable(arguments: Sequence[str], ctx: Any) -> None:
-    """Refuse an argument that no file name, label or number can be."""
+    """Refuse an argument that cannot be a file name, label or number."""
     for position, argument in enumerate(arguments, 1):
         problem = ""
         if "\0" in argument:
@@ -222,7 +229,7 @@ def _refuse_unreadable(arguments: Sequence[str], ctx: Any) -> None:
 
 
 def print_remarks(report: PrepareReport) -> None:
-    """Say how the files of a graph were read, and what was counted while they were."""
+    """Print notes on how the files of a graph were read, and warnings with their counts."""
     from distkg.data.readers.problems import warning_text
     from distkg.printable import printable
 

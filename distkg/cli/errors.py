@@ -1,4 +1,4 @@
-"""Errors as the user sees them: one message and an exit code; a traceback only where it is asked for."""
+"""Errors of the command line: one message and an exit code; a traceback only on request."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def explain(error: BaseException) -> tuple[str, int]:
-    """What to print about an error, and the exit code.
+    """Return the message for an error, and the exit code.
 
-    Mistakes that the user can mend (a ``ValueError`` that distkg defines, an error of the file system) exit with 2, a
-    plan that refuses the run with 3, everything else with 1. An error that is none of these is a bug: its type, message
-    and place are given, in one line.
+    Mistakes that the user can correct (a ``ValueError`` that distkg defines, an error of the file system) exit with 2,
+    a plan that refuses the run with 3, all other errors with 1. Any other error is a bug: its type, message and
+    location are given, on one line.
     """
     error = _original(error)
     if _is_out_of_memory(error):
         detail = f" ({str(error).splitlines()[0]})" if str(error) else ""
-        return f"out of memory{detail}. Use a machine with more of it, or a smaller input", FAILED
+        return f"out of memory{detail}. Use a machine with more memory, or a smaller input", FAILED
     if _is_ours(error):
         if type(error).__name__ == "PlanError":
             return str(error), REFUSED
@@ -33,14 +33,14 @@ def explain(error: BaseException) -> tuple[str, int]:
 
 
 def _original(error: BaseException) -> BaseException:
-    """The error of a Ray task, out of its wrapping, which has the traceback of the task in its message."""
+    """Return the original error of a Ray task; Ray's wrapper has the traceback of the task in its message."""
     cause = getattr(error, "cause", None)
     wrapped = type(error).__module__.startswith("ray.") and isinstance(cause, BaseException)
     return cause if wrapped else error  # type: ignore[return-value]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Also torch's errors of its allocators, on CPU and on GPU, which are no MemoryError."""
+    """Return whether an error is a MemoryError or an error of torch's allocators, on CPU or GPU."""
     allocator = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     return isinstance(error, MemoryError) or allocator or type(error).__name__ == "OutOfMemoryError"
 
@@ -59,7 +59,7 @@ def _system_message(error: OSError) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """File, line and function of distkg's own innermost frame."""
+    """Return file, line and function of distkg's own innermost frame."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if PACKAGE in Path(frame.filename).parents]
     if not frames:
         return "outside of distkg"

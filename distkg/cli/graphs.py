@@ -1,4 +1,4 @@
-"""Commands about graphs: read one, make one, and show what negatives are drawn from it."""
+"""Commands about graphs: read, generate or split a graph, and show the negatives drawn from it."""
 
 from __future__ import annotations
 
@@ -67,38 +67,40 @@ def prepare(
         typer.Argument(
             metavar="SOURCE",
             help="A file of triples, or a folder with files train, valid and test: .tsv, .csv, .txt, .parquet, .nt, "
-            ".nq, .ttl, .trig, .rdf, .owl, .xml, .n3, .jsonld; text also with .gz, .bz2, .xz, .zst, .lz4. With "
-            "inference.* beside them, two graphs and two stores.",
+            ".nq, .ttl, .trig, .rdf, .owl, .xml, .n3, .jsonld; text also with .gz, .bz2, .xz, .zst, .lz4. A folder "
+            "with inference.* as well gives two graphs and two stores.",
         ),
     ],
     store: StoreOption,
     format: Annotated[
         Format,
         typer.Option(
-            help="Format of the files; auto goes by their endings. tsv is any delimited text, rdf is RDF/XML."
+            help="Format of the files; auto decides by the file ending. tsv is any delimited text, rdf is RDF/XML."
         ),
     ] = Format.auto,
     valid: Annotated[str | None, typer.Option(help="File of the validation triples.")] = None,
     test: Annotated[str | None, typer.Option(help="File of the test triples.")] = None,
     split: Annotated[
-        str, typer.Option(help="Shares of train, valid and test, where SOURCE is one file.")
+        str, typer.Option(help="Shares of train, valid and test triples if SOURCE is one file.")
     ] = "0.9,0.05,0.05",
-    partitions: Annotated[int, typer.Option(min=1, help="Contiguous ranges of entities to form.")] = 1,
+    partitions: Annotated[
+        int, typer.Option(min=1, help="Number of partitions, which are contiguous ranges of entity ids.")
+    ] = 1,
     partitioner: Annotated[
-        Partitioner, typer.Option(help="Which entities share a range: random, or metis for fewer cut edges.")
+        Partitioner, typer.Option(help="Assignment of entities to partitions: random, or metis for fewer cut edges.")
     ] = Partitioner.random,
     on_error: Annotated[
         OnError, typer.Option(help="Stop at a bad line, or skip it and write it to rejects.tsv.")
     ] = OnError.fail,
     seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Decides the order of entities and the split.")
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed of the entity order and the split.")
     ] = 0,
     columns: Annotated[
         str | None,
         typer.Option(
             metavar="HEAD,RELATION,TAIL",
-            help="Columns of tables to read, by name or by number (from 1), such as subject,predicate,object or 2,3,4; "
-            "others are left out. Default: those that the header names, else the three there are.",
+            help="Columns of head, relation and tail in tables, by name or by number (from 1), such as "
+            "subject,predicate,object or 2,3,4. Default: the columns that the header names, else the only three.",
         ),
     ] = None,
     header: Annotated[
@@ -106,22 +108,24 @@ def prepare(
         typer.Option(
             "--header/--no-header",
             show_default=False,
-            help="Whether the first line of delimited text names the columns. Default: where its names are known ones.",
+            help="Whether the first line of delimited text names the columns. Default: yes if it has known names.",
         ),
     ] = None,
     delimiter: Annotated[
         str | None,
         typer.Option(
-            help="Of delimited text: one character, or tab, comma, semicolon, pipe, space. Default: the one that gives "
-            "most lines the same number of columns."
+            help="Delimiter of text files: one character, or tab, comma, semicolon, pipe, space. Default: the one "
+            "with which most lines have the same number of columns."
         ),
     ] = None,
     encoding: Annotated[
         str | None,
-        typer.Option(help="Of text files, such as latin-1 or cp1252. Default: UTF-8, or what a byte order mark says."),
+        typer.Option(
+            help="Encoding of text files, such as latin-1 or cp1252. Default: UTF-8, or that of a byte order mark."
+        ),
     ] = None,
     literals: Annotated[
-        Literals, typer.Option(help="RDF facts whose object is a literal: keep, or drop and count.")
+        Literals, typer.Option(help="RDF facts whose object is a literal: keep them, or drop and count them.")
     ] = Literals.keep,
 ) -> None:
     """Read a graph (delimited text, Parquet or RDF) into a store; docs/data.md has formats and warnings."""
@@ -158,10 +162,12 @@ def generate(
     entities: Annotated[int, typer.Option(min=1, help="Number of entities.")],
     relations: Annotated[int, typer.Option(min=1, help="Number of relations.")],
     triples: Annotated[int, typer.Option(min=1, help="Number of triples.")],
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Equal seeds make equal graphs.")],
-    partitions: Annotated[int, typer.Option(min=1, help="Contiguous ranges of entities to form.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed; equal seeds give equal graphs.")],
+    partitions: Annotated[
+        int, typer.Option(min=1, help="Number of partitions, which are contiguous ranges of entity ids.")
+    ] = 1,
 ) -> None:
-    """Make a graph with known logical rules and skewed degrees."""
+    """Generate a graph with known logical rules and skewed degrees."""
     from distkg.data import generate as synthetic
 
     _print_store(
@@ -177,23 +183,24 @@ def generate(
 )
 def inductive_split(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Store made by `distkg prepare`.")],
-    to: Annotated[str, typer.Option(help="New folder, or an address, for the stores training and inference.")],
-    kind: Annotated[Kind, typer.Option(help="What the two must not share.")],
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Equal seeds make equal stores.")],
+    to: Annotated[str, typer.Option(help="New folder or address for the two stores, named training and inference.")],
+    kind: Annotated[Kind, typer.Option(help="What the two stores must not share.")],
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed; equal seeds give equal stores.")],
     share: Annotated[float, typer.Option(help="Share of the entities for training.")] = 0.5,
-    split: Annotated[str, typer.Option(help="Shares of train, valid and test in each.")] = "0.8,0.1,0.1",
+    split: Annotated[str, typer.Option(help="Shares of train, valid and test triples in each store.")] = "0.8,0.1,0.1",
 ) -> None:
-    """Make two graphs of one: to learn from, and to ask about, with other entities and if wanted other relations."""
+    """Split a graph into two: one for training and one for inference, with other entities and optionally other
+    relations."""
     from distkg.data.splits.inductive_split import inductive_split as split_in_two
 
-    made = split_in_two(store, to, kind=kind.value, seed=seed, share=share, split=_shares(split))
-    for report, connected in zip((made.training, made.inference), made.connected, strict=True):
+    stores = split_in_two(store, to, kind=kind.value, seed=seed, share=share, split=_shares(split))
+    for report, connected in zip((stores.training, stores.inference), stores.connected, strict=True):
         _print_store(report)
         say(f"entities in the largest connected part: {connected:.1%}")
-    say(f"in both: {made.shared_entities:,} entities, {made.shared_relations:,} relations")
-    say(f"in neither: {made.left_out:,} facts")
-    if made.carried:
-        say(f"taken along: {', '.join(made.carried)}")
+    say(f"in both: {stores.shared_entities:,} entities, {stores.shared_relations:,} relations")
+    say(f"in neither: {stores.left_out:,} facts")
+    if stores.carried:
+        say(f"copied to both stores: {', '.join(stores.carried)}")
 
 
 @app.command(epilog="Example: distkg negatives stores/fb15k237 --source relational --show 5")
@@ -202,21 +209,24 @@ def negatives(
         str | None,
         typer.Argument(metavar="STORE", help="Store made by `distkg prepare`; without it, list the sources."),
     ] = None,
-    source: Annotated[str, typer.Option(help="Name of the source, as negatives.source.")] = "uniform",
-    options: Annotated[str, typer.Option(help="Its options as YAML, such as '{integrate: true}'.")] = "{}",
+    source: Annotated[str, typer.Option(help="Name of the negative source, as in negatives.source.")] = "uniform",
+    options: Annotated[str, typer.Option(help="Options of the source as YAML, such as '{integrate: true}'.")] = "{}",
     run: Annotated[
         Path | None,
         typer.Option(
-            parser=folder_path, help="Trained run of the same store, for sources that look at a model's vectors."
+            parser=folder_path,
+            help="Run folder of a model trained on the same store, for sources that use its vectors.",
         ),
     ] = None,
-    show: Annotated[int, typer.Option(min=0, help="Queries to show with their negatives.")] = 5,
-    count: Annotated[int, typer.Option(min=1, help="Negatives per query.")] = 10,
-    sample: Annotated[int, typer.Option(min=1, help="Training queries to look at.")] = 5000,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Decides the sample and the draws.")] = 0,
+    show: Annotated[int, typer.Option(min=0, help="Number of example queries to show with their negatives.")] = 5,
+    count: Annotated[int, typer.Option(min=1, help="Number of negatives per query.")] = 10,
+    sample: Annotated[int, typer.Option(min=1, help="Number of training queries in the sample.")] = 5000,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed of the sample and of the negatives.")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a negative source draws: examples, sizes of its pools, wrong negatives, and its cost."""
+    """Show the negatives of a source: examples, pool sizes, false negatives, and cost."""
     from distkg.reporting.catalogue import describe_sources
     from distkg.reporting.tables import examination_table, examples_table, text_table
 
@@ -233,12 +243,12 @@ def negatives(
         from distkg.embedding.load_run import view_of_run
 
         model = view_of_run(run, graph)
-    found = examine(graph, source, chosen, sample=sample, count=count, show=show, seed=seed, model=model)
+    statistics = examine(graph, source, chosen, sample=sample, count=count, show=show, seed=seed, model=model)
     if as_json:
-        say_json(asdict(found))
+        say_json(asdict(statistics))
         return
-    show_table(examples_table(found))
-    show_table(examination_table(found))
+    show_table(examples_table(statistics))
+    show_table(examination_table(statistics))
 
 
 @app.command(name="relation-text", epilog="Example: distkg relation-text stores/umls")
@@ -248,16 +258,16 @@ def relation_text(
         Path | None,
         typer.Option(
             parser=file_path,
-            help="TSV file without a header: label of a relation, what it says, and what its inverse says.",
+            help="TSV file without a header: label of a relation, its description, and the description of its inverse.",
         ),
     ] = None,
 ) -> None:
-    """Make vectors of what relations are called, which SEMMA reads."""
+    """Make text vectors of relations from their labels or descriptions, for SEMMA."""
     from distkg.data.store.graph_store import Store
     from distkg.data.store.relation_text import make_relation_text, read_descriptions, wordllama_encoder
 
-    told = None if descriptions is None else read_descriptions(descriptions)
-    say(make_relation_text(Store.open(store), wordllama_encoder(), told))
+    texts = None if descriptions is None else read_descriptions(descriptions)
+    say(make_relation_text(Store.open(store), wordllama_encoder(), texts))
 
 
 def _shares(text: str) -> tuple[float, float, float]:

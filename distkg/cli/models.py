@@ -1,4 +1,4 @@
-"""Commands about trained models: rank, predict, import and export."""
+"""Commands about trained models: evaluate, predict, import and export."""
 
 from __future__ import annotations
 
@@ -49,30 +49,30 @@ ModelArgument = Annotated[
     typer.Argument(
         parser=folder_path,
         metavar="MODEL",
-        help="Run folder that `distkg train` wrote, or folder of a foundation model, with --store.",
+        help="Run folder that `distkg train` wrote, or folder of a foundation model, which also needs a graph.",
     ),
 ]
 FanoutsOption = Annotated[
     str,
     typer.Option(
         metavar="K,K,…",
-        help="For a foundation model on a large graph: facts of an entity to follow at each step away from the "
-        "anchor, such as 50,20,10. Without it, the whole graph is looked at.",
+        help="For a foundation model on a large graph: number of facts of an entity to follow at each step away from "
+        "the anchor, such as 50,20,10. Default: the model reads the whole graph.",
     ),
 ]
 GraphOption = Annotated[
     str | None,
     typer.Option(
-        help="What a foundation model reasons from, in place of --store: a file of triples, or a folder with "
-        "triples.tsv and what is said of entities: descriptions.tsv, numeric.tsv."
+        help="Graph for a foundation model, instead of --store: a file of triples, or a folder with triples.tsv and "
+        "optionally descriptions.tsv and numeric.tsv of entities."
     ),
 ]
 StoreOfModelOption = Annotated[
     str | None,
     typer.Option(
         "--store",
-        help="Whose training facts a foundation model reasons from; of a run of embeddings, its own store, where that "
-        "has moved.",
+        help="For a foundation model, the store whose training facts are its graph; for a run of embeddings, the new "
+        "address of its own store if that has moved.",
     ),
 ]
 
@@ -81,9 +81,10 @@ StoreOfModelOption = Annotated[
 def evaluate(
     model: ModelArgument,
     store: StoreOfModelOption = None,
-    split: Annotated[Split, typer.Option(help="Which triples to rank.")] = Split.test,
+    split: Annotated[Split, typer.Option(help="Split of the store to rank.")] = Split.test,
     triples: Annotated[
-        int | None, typer.Option(min=1, help="Rank a fixed random part of the split; default: all of it.")
+        int | None,
+        typer.Option(min=1, help="Number of triples of the split to rank, a fixed random subset; default: all."),
     ] = None,
     fanouts: FanoutsOption = "",
     as_json: JsonOption = False,
@@ -92,51 +93,56 @@ def evaluate(
     from distkg.reporting.tables import metrics_table, relations_table
 
     with _opened(model, store=store, fanouts=_numbers(fanouts), offered="--store") as predictor:
-        found = predictor.evaluate(split.value, triples)
+        result = predictor.evaluate(split.value, triples)
     if as_json:
-        say_json(found)
+        say_json(result)
         return
-    if "by_side" in found:
-        whole = {split.value: found["metrics"], **found["by_side"]}
+    if "by_side" in result:
+        whole = {split.value: result["metrics"], **result["by_side"]}
         show_table(metrics_table(whole, "Filtered ranks among all entities"))
-        show_table(metrics_table(found["by_category"], "By category of relation"))
-        seen = "By whether facts show the anchor, or the answer, with the relation"
-        show_table(metrics_table(found["by_half_link"], seen))
+        show_table(metrics_table(result["by_category"], "By category of relation"))
+        title = "By training facts of the anchor (query), or of the answer, with the relation"
+        show_table(metrics_table(result["by_half_link"], title))
     else:
-        show_table(metrics_table({split.value: found["metrics"]}, "Filtered ranks among all relations"))
-    show_table(relations_table(found["by_relation"]))
+        show_table(metrics_table({split.value: result["metrics"]}, "Filtered ranks among all relations"))
+    show_table(relations_table(result["by_relation"]))
 
 
 @app.command(epilog="Example: distkg predict runs/wn18rr --anchor 01984902 --relation _hypernym --top 5")
 def predict(
     model: ModelArgument,
-    anchor: Annotated[str | None, typer.Option(help="Label of the entity that is known.")] = None,
-    relation: Annotated[str | None, typer.Option(help="Label of the relation.")] = None,
+    anchor: Annotated[str | None, typer.Option(help="Label of the known entity of the query.")] = None,
+    relation: Annotated[str | None, typer.Option(help="Label of the relation of the query.")] = None,
     inverse: Annotated[
-        bool, typer.Option("--inverse", help="Ask for heads: which X has (X, relation, anchor)?")
+        bool, typer.Option("--inverse", help="Predict heads X of (X, relation, anchor) instead of tails.")
     ] = False,
-    top: Annotated[int, typer.Option(min=1, help="Answers per query.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Number of answers per query.")] = 10,
     known: Annotated[
-        Known, typer.Option(help="Facts of the store: leave out, mark, or keep unmarked.")
+        Known, typer.Option(help="Known facts of the store: exclude, mark, or keep them unmarked.")
     ] = Known.exclude,
     queries: Annotated[
         Path | None,
-        typer.Option(parser=file_path, help="Batch: lines ANCHOR<TAB>RELATION[<TAB>forward|inverse], or predictions."),
+        typer.Option(
+            parser=file_path,
+            help="File of queries, lines ANCHOR<TAB>RELATION[<TAB>forward|inverse], or of earlier predictions.",
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(parser=file_path, help="Batch: .tsv or .parquet to write.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(parser=file_path, help="File for the answers to --queries, .tsv or .parquet.")
+    ] = None,
     store: StoreOfModelOption = None,
     graph: GraphOption = None,
     explain: Annotated[
-        int, typer.Option(min=0, help="Paths of facts to print for each answer of a foundation model.")
+        int, typer.Option(min=0, help="Number of paths of facts that explain each answer of a foundation model.")
     ] = 0,
     fanouts: FanoutsOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """List the best answers to a query, or to a file of queries."""
     if queries is None and (anchor is None or relation is None):
-        raise typer.BadParameter("give --anchor and --relation, or --queries and --output")
+        raise typer.BadParameter("use --anchor and --relation for one query, or --queries and --output for a file")
     if (queries is None) != (output is None):
-        raise typer.BadParameter("--queries and --output belong together")
+        raise typer.BadParameter("--queries and --output must be used together")
     if queries is not None:
         single = {
             "--anchor": anchor,
@@ -146,7 +152,9 @@ def predict(
             "--json": as_json,
         }
         if unused := [option for option, value in single.items() if value]:
-            raise typer.BadParameter(f"{', '.join(unused)}: for one query; a file of --queries says what to ask")
+            raise typer.BadParameter(
+                f"{', '.join(unused)}: for one query; with --queries, write all queries into its file"
+            )
     from distkg.inference import predict as inference
 
     if output is not None:
@@ -160,24 +168,24 @@ def predict(
             say(f"{written:,} answers: {output}")
             return
         if explain and predictor.explain is None:
-            raise typer.BadParameter(f"{model} is a run: --explain is for foundation models, which reason along facts")
+            raise typer.BadParameter(f"--explain is for foundation models, and {model} is a run of embeddings")
         anchor_id, relation_id = facts.entity_id(str(anchor)), facts.relation_id(str(relation))
         query = anchor_id, relation_id + inverse * facts.num_relations
         _warn_untrained(facts, [query[0]], [query[1]])
-        (found,) = inference.predict_with(best, facts, [query[0]], [query[1]], top, known.value)
+        (answers,) = inference.predict_with(best, facts, [query[0]], [query[1]], top, known.value)
         reasons = []
         if explain and predictor.explain is not None:
-            reasons = predictor.explain(*query, [answer.entity for answer in found], explain)
+            reasons = predictor.explain(*query, [answer.entity for answer in answers], explain)
     if as_json:
-        rows = [asdict(answer) for answer in found]
+        rows = [asdict(answer) for answer in answers]
         for row, paths in zip(rows, reasons, strict=False):
             row["reasons"] = [asdict(path) for path in paths]
         say_json(rows)
         return
     from distkg.reporting.tables import predictions_table
 
-    show_table(predictions_table(found))
-    for answer, paths in zip(found, reasons, strict=False):
+    show_table(predictions_table(answers))
+    for answer, paths in zip(answers, reasons, strict=False):
         say(f"{printable(answer.label)}:" + ("" if paths else " no path of facts leads there"))
         for path in paths:
             say(f"  {path.importance:+.3f}  {printable(path.path)}")
@@ -189,15 +197,17 @@ def predict(
 )
 def predict_relation(
     model: ModelArgument,
-    head: Annotated[str, typer.Option(help="Label of the entity that the relation leads from.")],
-    tail: Annotated[str, typer.Option(help="Label of the entity that it leads to.")],
-    top: Annotated[int, typer.Option(min=1, help="Relations to list.")] = 10,
-    known: Annotated[Known, typer.Option(help="Facts of the store: leave out, mark, or keep unmarked.")] = Known.mark,
+    head: Annotated[str, typer.Option(help="Label of the head entity.")],
+    tail: Annotated[str, typer.Option(help="Label of the tail entity.")],
+    top: Annotated[int, typer.Option(min=1, help="Number of relations to list.")] = 10,
+    known: Annotated[
+        Known, typer.Option(help="Known facts of the store: exclude, mark, or keep them unmarked.")
+    ] = Known.mark,
     store: StoreOfModelOption = None,
     graph: GraphOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the relations that most likely lead from one entity to another, by a model that ranks relations."""
+    """List the most likely relations between two entities, by a model that ranks relations."""
     from distkg.reporting.tables import text_table
 
     with _opened(model, store=store, triples=graph, tell=print_remarks) as predictor:
@@ -206,14 +216,14 @@ def predict_relation(
         facts = predictor.store
         ends = facts.entity_id(head), facts.entity_id(tail)
         _warn_untrained(facts, ends, [])
-        found = predictor.top_relations(*ends, top, known.value)
+        predictions = predictor.top_relations(*ends, top, known.value)
     if as_json:
-        say_json([asdict(each) for each in found])
+        say_json([asdict(each) for each in predictions])
         return
     marked = known is Known.mark
     rows = [
         (str(each.rank), each.relation + ("  (known)" if marked and each.known else ""), f"{each.score:.4f}")
-        for each in found
+        for each in predictions
     ]
     show_table(text_table(["rank", "relation", "score"], rows))
 
@@ -226,10 +236,10 @@ def import_checkpoint(
     file: Annotated[
         Path, typer.Argument(parser=file_path, metavar="FILE", help="Published checkpoint, such as ultra_3g.pth.")
     ],
-    to: Annotated[Path, typer.Option(parser=folder_path, metavar="MODEL", help="New folder for the model.")],
-    format: Annotated[PublishedFormat, typer.Option(help="Whose checkpoint it is.")] = PublishedFormat.ultra,
+    to: Annotated[Path, typer.Option(parser=folder_path, metavar="MODEL", help="New folder of the model.")],
+    format: Annotated[PublishedFormat, typer.Option(help="Model of the published checkpoint.")] = PublishedFormat.ultra,
 ) -> None:
-    """Make a model folder of a published checkpoint of a foundation model."""
+    """Convert a published checkpoint of a foundation model into a model folder."""
     from distkg.foundation.files import import_checkpoint as read_checkpoint
     from distkg.foundation.files import save_model
 
@@ -241,17 +251,19 @@ def import_checkpoint(
 @app.command(epilog="Example: distkg export runs/wn18rr --to exports/wn18rr")
 def export(
     run: RunArgument,
-    to: Annotated[Path, typer.Option(parser=folder_path, help="Folder for vectors, labels and model.json.")],
+    to: Annotated[
+        Path, typer.Option(parser=folder_path, help="Folder for vectors, labels and model.json of the export.")
+    ],
     index: Annotated[bool, typer.Option("--index", help="Also write a FAISS index of the entities.")] = False,
-    store: Annotated[str, typer.Option(help="Store of the run, where it has moved.")] = "",
+    store: Annotated[str, typer.Option(help="Address of the run's store, if it has moved.")] = "",
 ) -> None:
     """Write vectors and labels as safetensors and Parquet, so that NumPy alone can recompute a score."""
     from distkg.training.family import family_of_folder
 
     if not family_of_folder(run).has_vectors:
         raise typer.BadParameter(
-            f"{run} is a foundation model, which has no vectors of entities to export: its folder is all that "
-            "`distkg predict` and `distkg evaluate` need"
+            f"{run} is a foundation model, which has no entity vectors to export: `distkg predict` and `distkg "
+            "evaluate` need its folder alone"
         )
     with _opened(run, store=store or None, scope="labels") as predictor:
         assert predictor.export is not None
@@ -286,9 +298,9 @@ def _warn(warning: str) -> None:
 
 def _numbers(text: str) -> list[int]:
     try:
-        found = [int(part) for part in text.split(",")] if text else []
+        numbers = [int(part) for part in text.split(",")] if text else []
     except ValueError:
-        found = [0]
-    if any(number < 1 for number in found):
-        raise typer.BadParameter(f"{text!r} must be whole numbers such as 50,20,10", param_hint="--fanouts")
-    return found
+        numbers = [0]
+    if any(number < 1 for number in numbers):
+        raise typer.BadParameter(f"{text!r} must be positive integers such as 50,20,10", param_hint="--fanouts")
+    return numbers

@@ -1,4 +1,4 @@
-"""Commands about configurations: what there is, what it means, and what it would cost."""
+"""Commands about configurations: list presets, print a configuration, and plan a run."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 def plan(
     config: ConfigArgument, changes: SetOption = None, workers: WorkersOption = None, as_json: JsonOption = False
 ) -> None:
-    """Count the memory of a worker and estimate the time of an epoch; refuse a run that cannot fit."""
-    found = planned(resolved(config, changes, workers))
+    """Estimate the memory of a worker and the time of an epoch; refuse a run that cannot fit."""
+    estimate = planned(resolved(config, changes, workers))
     if as_json:
-        say_json(found.to_dict())
+        say_json(estimate.to_dict())
     else:
-        show_plan(found)
+        show_plan(estimate)
 
 
 @app.command(epilog="Example: distkg presets --scorers")
 def presets(
     scorers: Annotated[bool, typer.Option("--scorers", help="List the scorers and their options instead.")] = False,
 ) -> None:
-    """List the configurations and search spaces that come with distkg, to be named preset:NAME."""
+    """List the configurations and search spaces that come with distkg, for use as preset:NAME."""
     from distkg.reporting.catalogue import describe_presets, describe_scorers, describe_spaces
     from distkg.reporting.tables import text_table
 
@@ -61,23 +61,29 @@ def config(
         bool, typer.Option("--schema", help="Print the JSON Schema of configurations instead, for editors.")
     ] = False,
 ) -> None:
-    """Print the resolved configuration as YAML, with every key's help as a comment."""
+    """Print the resolved configuration as YAML, with the help of every key as a comment."""
     if schema:
         from distkg.config import json_schema
 
         if config is not None or changes or workers is not None:
-            raise typer.BadParameter("--schema is the same for all configurations: give it alone")
+            raise typer.BadParameter(
+                "--schema is the same for all configurations: use it without CONFIG, --set and --workers"
+            )
         say_json(json_schema())
         return
     if config is None:
-        raise typer.BadParameter("name a configuration: a YAML file or preset:NAME; --schema needs none")
-    found = resolved(config, changes, workers)
-    text = found.to_yaml(help_text=True, ascii_only=True) if ascii_only() else found.to_yaml(help_text=True)
+        raise typer.BadParameter("CONFIG is missing: name a YAML file or preset:NAME; only --schema needs none")
+    configuration = resolved(config, changes, workers)
+    text = (
+        configuration.to_yaml(help_text=True, ascii_only=True)
+        if ascii_only()
+        else configuration.to_yaml(help_text=True)
+    )
     say(text.removesuffix("\n"))
-    if found != found.redacted():
+    if configuration != configuration.redacted():
         say(
-            "warning: credentials in addresses are left out. Give them in the environment, or with --set where the "
-            "configuration is used",
+            "warning: credentials in addresses are left out. Set credentials in the environment, or with --set where "
+            "the configuration is used",
             err=True,
         )
 

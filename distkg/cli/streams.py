@@ -1,4 +1,4 @@
-"""Standard output and error where they lead to a pipe without a reader, a full disk, another encoding, or nowhere."""
+"""Standard output and error when they are a pipe without a reader, a full disk, another encoding, or closed."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from typing import Any
 from distkg.cli.errors import MISTAKE, explain
 
 READER_GONE = 141
-"""Exit code of a process whose reader has gone, 128 + SIGPIPE, as other programs of a pipeline have it."""
+"""Exit code if the reader of the output has closed the pipe: 128 + SIGPIPE, as of other programs of a pipeline."""
 
 
 def write_anything() -> None:
-    """Let both streams write every text: what their encoding lacks appears as an escape such as ``\\xe9``."""
+    """Make both streams accept every text; characters that their encoding lacks are written as escapes such as
+    ``\\xe9``."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def ascii_only() -> bool:
-    """Whether standard output cannot hold every character, so that JSON and YAML must escape them."""
+    """Return whether standard output cannot encode every character, so that JSON and YAML must escape them."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return not encoding.lower().startswith("utf")
 
 
 def reader_gone() -> bool:
-    """Whether standard output is a pipe that nobody reads any more."""
+    """Return whether standard output is a pipe whose reader has closed it."""
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
@@ -38,17 +39,18 @@ def reader_gone() -> bool:
 
 
 def silence() -> None:
-    """Let what is still buffered for a reader that is gone go nowhere, so that the end of the process is quiet."""
+    """Redirect standard output to the null device, so that buffered output for a closed pipe causes no error at
+    exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 def exit_code_after_flush(code: Any) -> Any:
-    """The exit code of the process once its output is written, where it can be."""
+    """Flush standard output and return the exit code of the process."""
     if sys.stdout is None:
         return code
-    if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # click met a pipe without a reader
+    if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # click has found a pipe without a reader
         return READER_GONE
     try:
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The command that gives entities tokens."""
+"""Command that makes tokens of entities."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Given:
-    """What the command line says of the source; one of the first five is there."""
+    """Options of the command that describe the token source; exactly one of the first five must be set."""
 
     text: str | None
     labels: bool
@@ -37,10 +37,10 @@ class Given:
     bins: int
 
     def kind(self) -> str:
-        """Which of the five it is, as its tokens are called.
+        """Return the kind of tokens that the options describe.
 
         Raises:
-            BadParameter: none of them, or several.
+            BadParameter: none of the five sources is set, or several are.
         """
         sources = {
             "text": self.text is not None or self.labels,
@@ -48,7 +48,7 @@ class Given:
             "image": self.images is not None,
             "mygo": self.mygo is not None,
         }
-        kinds = [kind for kind, given in sources.items() if given]
+        kinds = [kind for kind, is_set in sources.items() if is_set]
         if len(kinds) != 1 or (self.labels and self.text is not None):
             raise typer.BadParameter("give one of --text, --labels, --numeric, --mygo and --images")
         return kinds[0]
@@ -72,22 +72,29 @@ class Given:
 @app.command(epilog="Example: distkg tokens stores/umls --text data/UMLS/entity_text.tsv")
 def tokens(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Store made by `distkg prepare`, or folder of two.")],
-    text: Annotated[str | None, typer.Option(help="File of lines LABEL<TAB>TEXT: names and descriptions.")] = None,
-    labels: Annotated[bool, typer.Option("--labels", help="Take the labels of the store as the text.")] = False,
-    numeric: Annotated[str | None, typer.Option(help="File of lines LABEL<TAB>ATTRIBUTE<TAB>VALUE.")] = None,
-    mygo: Annotated[str | None, typer.Option(help="JSON {label: [token, …]}; needs --codebook and --name.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="File of entity names and descriptions, lines LABEL<TAB>TEXT.")
+    ] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="Use the labels of the store as the text.")] = False,
+    numeric: Annotated[
+        str | None, typer.Option(help="File of numeric attributes, lines LABEL<TAB>ATTRIBUTE<TAB>VALUE.")
+    ] = None,
+    mygo: Annotated[
+        str | None, typer.Option(help="JSON file {label: [token, …]} as of MyGO; needs --codebook and --name.")
+    ] = None,
     images: Annotated[
         Path | None,
         typer.Option(
             parser=folder_path,
-            help="Folder of LABEL.jpg or LABEL/*.jpg (any ending); needs --codebook and --tokenizer.",
+            help="Folder of images LABEL.jpg or LABEL/*.jpg (any ending); needs --codebook and --tokenizer.",
         ),
     ] = None,
     codebook: Annotated[
-        Path | None, typer.Option(parser=file_path, help="Vectors of the tokens: .pth, .safetensors or .npy.")
+        Path | None, typer.Option(parser=file_path, help="File of token vectors: .pth, .safetensors or .npy.")
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(metavar="MODULE:FUNCTION", help="Your function from an image's path to its tokens.")
+        str | None,
+        typer.Option(metavar="MODULE:FUNCTION", help="Python function that returns the tokens of an image path."),
     ] = None,
     vocabulary: Annotated[
         Path | None,
@@ -96,26 +103,35 @@ def tokens(
             help="Folder with a language model's tokenizer.json and model.safetensors, for text.",
         ),
     ] = None,
-    ids: Annotated[str | None, typer.Option(help="File of lines KEY<TAB>LABEL, where files do not say labels.")] = None,
-    name: Annotated[str | None, typer.Option(help="What to call the tokens; default: text, numeric or image.")] = None,
-    most: Annotated[int, typer.Option(min=1, help="Tokens of an entity: its most frequent ones.")] = 8,
-    bins: Annotated[int, typer.Option(min=1, help="Quantile bins of a numeric attribute.")] = 16,
-    workers: Annotated[int, typer.Option(min=0, help="Tokenise in so many Ray tasks; 0: in this process.")] = 0,
+    ids: Annotated[
+        str | None,
+        typer.Option(help="File of lines KEY<TAB>LABEL, if the files of entities use keys instead of labels."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the tokens in the store; default: text, numeric or image.")
+    ] = None,
+    most: Annotated[
+        int, typer.Option(min=1, help="Maximum number of tokens of an entity, its most frequent ones.")
+    ] = 8,
+    bins: Annotated[int, typer.Option(min=1, help="Number of quantile bins of a numeric attribute.")] = 16,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Number of Ray tasks that tokenise; 0: tokenise in this process.")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Give entities tokens of what is said and shown of them, for models that read more than the graph."""
-    given = Given(text, labels, numeric, mygo, images, codebook, tokenizer, vocabulary, bins)
-    kind = given.kind()
+    """Make tokens of entities from text, numbers or images, for models that read more than the graph."""
+    source_options = Given(text, labels, numeric, mygo, images, codebook, tokenizer, vocabulary, bins)
+    kind = source_options.kind()
     called = name or (kind if kind != "mygo" else _needed(name, "--mygo needs --name, such as image or text"))
     from distkg.data.store.graph_store import Store
     from distkg.data.tokens.entity_values import read_keys
     from distkg.data.tokens.make_tokens import make_tokens
 
-    sys.path.insert(0, os.getcwd())  # a user's module is looked for here, whichever way this process was started
+    sys.path.insert(0, os.getcwd())  # so that a user's module in the working directory can be imported
     keys = None if ids is None else read_keys(ids)
     with _mapping(workers) as mapped:
         for opened in Store.open_all(store):
-            _print_tokens(make_tokens(opened, called, given.source(opened, keys), most, mapped), as_json)
+            _print_tokens(make_tokens(opened, called, source_options.source(opened, keys), most, mapped), as_json)
 
 
 @contextmanager
@@ -151,4 +167,4 @@ def _print_tokens(report: TokenReport, as_json: bool) -> None:
     show_table(text_table(["", ""], rows, f"{report.store}: {report.name} ({duration(report.seconds)})"))
     show_table(text_table(["entity", "tokens"], [(label, "  ".join(each)) for label, each in report.shown.items()]))
     if report.unknown:
-        say(f"warning: entries of no entity: {report.unknown:,}, first {report.example!r}", err=True)
+        say(f"warning: entries whose label is no entity: {report.unknown:,}, first {report.example!r}", err=True)

@@ -1,4 +1,4 @@
-"""Commands that train: a run, a search, the demonstration; and the report of any of them."""
+"""Commands that train: a run, a search, the demo; and the report of runs and searches."""
 
 from __future__ import annotations
 
@@ -31,17 +31,19 @@ if TYPE_CHECKING:
 def train(
     config: ConfigArgument,
     run: Annotated[
-        Path, typer.Option(parser=folder_path, help="Folder for configuration, metrics, checkpoints and report.")
+        Path, typer.Option(parser=folder_path, help="Run folder, for configuration, metrics, checkpoints and report.")
     ],
     changes: SetOption = None,
     workers: WorkersOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in RUN.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the newest checkpoint in the run folder.")
+    ] = False,
     accept_changes: Annotated[
         bool,
         typer.Option(
             "--accept-changes",
-            help="With --resume: go on although settings that steer the course of training (seed, batch size, "
-            "objective, negatives, learning rates, …) are others than before. The result and the report list them.",
+            help="With --resume: continue although settings of the course of training (seed, batch size, objective, "
+            "negatives, learning rates, …) differ from those before. The result and the report list these changes.",
         ),
     ] = False,
 ) -> None:
@@ -49,7 +51,7 @@ def train(
     if accept_changes and not resume:
         raise typer.BadParameter("--accept-changes belongs to --resume: a new run has nothing to change")
     settings = resolved(config, changes, workers)
-    show_plan(replace(planned(settings), notes=()))  # workers say themselves what they lack
+    show_plan(replace(planned(settings), notes=()))  # workers report the precisions that they lack
     from distkg.cluster.launch import launch_training
     from distkg.reporting.report import write_report
     from distkg.reporting.tables import metrics_table
@@ -72,18 +74,24 @@ def tune(
             help="YAML file of keys to vary (optimizer.learning_rate: {log_uniform: [1e-4, 1]}), or preset:NAME.",
         ),
     ],
-    run: Annotated[Path, typer.Option(parser=folder_path, help="Folder for trials, log, best.yaml and report.")],
-    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of an earlier launch included.")] = 20,
-    max_concurrent: Annotated[int, typer.Option(min=1, help="Trials at once, each on train.workers workers.")] = 1,
+    run: Annotated[
+        Path, typer.Option(parser=folder_path, help="Search folder, for trials, log, best.yaml and report.")
+    ],
+    trials: Annotated[
+        int, typer.Option(min=1, help="Total number of trials, including those of an earlier launch.")
+    ] = 20,
+    max_concurrent: Annotated[
+        int, typer.Option(min=1, help="Number of concurrent trials, each on train.workers workers.")
+    ] = 1,
     changes: SetOption = None,
     workers: WorkersOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in RUN.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the search in the search folder.")] = False,
 ) -> None:
     """Search for the configuration with the best validation MRR and write it to best.yaml."""
     settings = resolved(config, changes, workers)
     from distkg.search.space import read_space
 
-    found = read_space(space)
+    searched_space = read_space(space)
     show_plan(planned(settings))
     from distkg.cluster.tune import launch_search
     from distkg.reporting.search import changes_table, read_search, trial_line, write_search_report
@@ -92,7 +100,9 @@ def tune(
         say(trial_line(trial, trials, read_search(run).trials))
         write_search_report(run)
 
-    launch_search(settings, found, run, trials=trials, max_concurrent=max_concurrent, resume=resume, ended=ended)
+    launch_search(
+        settings, searched_space, run, trials=trials, max_concurrent=max_concurrent, resume=resume, ended=ended
+    )
     record = read_search(run)
     say(f"report: {write_search_report(run)}")
     if record.best is None:
@@ -121,12 +131,15 @@ def report(
         ),
     ] = None,
     store: Annotated[
-        str, typer.Option(help="Store of the one RUN, or one of its stores, where another lies in its old place.")
+        str,
+        typer.Option(
+            help="Address of the store of one RUN, or of one of its stores, if its old address has another store now."
+        ),
     ] = "",
 ) -> None:
-    """Write one self-contained page from what a run has so far, or about several runs side by side."""
+    """Write one self-contained page about the results so far of a run or search, or a comparison of several runs."""
     if store and len(runs) > 1:
-        raise typer.BadParameter("--store is that of one RUN, and several are given")
+        raise typer.BadParameter("--store belongs to one RUN, but several RUNs are named; leave it out")
     from distkg.training.provenance import check_run_store
 
     for run in runs:
@@ -146,9 +159,9 @@ def report(
 def demo(
     folder: Annotated[
         Path | None,
-        typer.Option(parser=folder_path, help="Where to put the graph and the run; default: a new folder in runs/."),
+        typer.Option(parser=folder_path, help="Folder for the graph and the run; default: a new folder in runs/."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers on this machine.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Number of Ray Train workers on this machine.")] = 2,
 ) -> None:
     """Generate a small graph with known rules, train on it, and show metrics and predictions."""
     from distkg.demo import run_demo

@@ -1,12 +1,12 @@
-"""The process group of the workers, on the network interface that Ray itself uses, and on no other.
+"""Process group of the workers on the network interface that Ray itself uses.
 
-Gloo announces the address that the host name resolves to. Where that is the loopback address of a machine
-with a network (Debian's 127.0.1.1), or nothing at all, workers on two nodes never meet. Ray already knows an
-address by which the nodes reach each other, so every worker binds gloo to the interface that carries it.
+Gloo announces the address to which the host name resolves. If that is the loopback address of a machine with a network
+(Debian's 127.0.1.1), or if the name does not resolve, workers on two nodes never connect. Ray already knows an address
+by which the nodes reach each other, so every worker binds gloo to the interface that carries it.
 
-The store through which the workers meet listens on that address too, at a port that the system gives it as it starts to
+The rendezvous store of the workers listens on that address too, at a port that the system assigns when it starts to
 listen. Ray's own backend looks for a free port and has torch listen there later, on all interfaces: two runs that start
-on one machine may be given the same one.
+on one machine may get the same port.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBacken
 
 
 def interface_of(address: str) -> str | None:
-    """Name of this machine's network interface that carries an IP address; None where none does."""
+    """Return the name of this machine's network interface that carries an IP address; None if there is none."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(entry.address.split("%")[0] == address for entry in addresses):
             return name
@@ -33,23 +33,23 @@ def interface_of(address: str) -> str | None:
 
 
 def bind_gloo_to_node_address() -> None:
-    """Point gloo at the interface of this node's Ray address, unless GLOO_SOCKET_IFNAME is already set."""
+    """Set gloo's interface to that of this node's Ray address, unless GLOO_SOCKET_IFNAME is already set."""
     interface = interface_of(ray.util.get_node_ip_address())
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
 _meeting_point: list[dist.TCPStore] = []
-"""Store of the first worker, kept open for as long as its process lives; empty in the others."""
+"""Rendezvous store of the first worker, kept open while its process lives; empty in other workers."""
 
 
 def open_meeting_point(workers: int, timeout_s: int) -> tuple[str, int]:
-    """Address and port at which the first worker, whose process this is, now waits for all workers."""
+    """Open the rendezvous store in the first worker's process and return its address and port."""
     address = ray.util.get_node_ip_address()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         listener = socket.create_server((address, 0), family=family, backlog=workers + 1)
-    except OSError:  # the cluster was told an address that is not this machine's own, such as that of its router
+    except OSError:  # the cluster's address of this node is not its own, such as that of its router
         listener = socket.create_server(("", 0), backlog=workers + 1)
     port = int(listener.getsockname()[1])
     store = dist.TCPStore(
@@ -66,8 +66,11 @@ def open_meeting_point(workers: int, timeout_s: int) -> tuple[str, int]:
 
 
 def join_process_group(backend: str, rank: int, workers: int, meeting: tuple[str, int], timeout_s: int) -> None:
-    """Enter the group; returns when all workers have."""
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = meeting[0], str(meeting[1])  # for code that looks there
+    """Join the process group; return when all workers have joined."""
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = (
+        meeting[0],
+        str(meeting[1]),
+    )  # for code that reads these variables
     timeout = timedelta(seconds=timeout_s)
     store = (
         _meeting_point[0] if rank == 0 else dist.TCPStore(*meeting, workers, timeout=timeout, wait_for_workers=False)
@@ -76,7 +79,7 @@ def join_process_group(backend: str, rank: int, workers: int, meeting: tuple[str
 
 
 class _NodeAddressBackend(_TorchBackend):
-    """Ray's torch backend, whose workers meet on the nodes' own addresses alone."""
+    """Ray's torch backend with a rendezvous on the nodes' own addresses."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         worker_group.execute(bind_gloo_to_node_address)
@@ -102,6 +105,7 @@ class ProcessGroupConfig(TorchConfig):
 
 
 def process_group(gpus_per_worker: float, timeout_s: int = 1800) -> ProcessGroupConfig:
-    """Gloo on CPU; with GPUs NCCL for their tensors, and gloo beside it for checkpoints and small objects."""
+    """Return the process group configuration: gloo on CPU; with GPUs NCCL for GPU tensors, and gloo for checkpoints
+    and small objects."""
     backend = "cpu:gloo,cuda:nccl" if gpus_per_worker > 0 else "gloo"
     return ProcessGroupConfig(backend=backend, timeout_s=timeout_s)

@@ -1,6 +1,6 @@
-"""Graphs of foundation models once on each node: made by a task, kept in Ray's object store, mapped by its processes.
+"""Graphs of foundation models, once on each node: built by a task, kept in Ray's object store, mapped by its processes.
 
-A task and not the driver, for what a task has made is made again where its node is lost.
+A task and not the driver builds a graph, because Ray repeats a task if the node with its result is lost.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from distkg.sharding.zero_copy import Packed, packed, unpacked
 from distkg.training.family import family_of
 
 Graphs = Mapping[str, ray.ObjectRef]
-"""Address of a store → the packed graph."""
+"""Address of a store → reference of its packed graph."""
 
 MADE_AT_ONCE = 4
 
 
 def share_graphs(config: RunConfig) -> Graphs:
-    """Have the graphs of a run made, a few at a time; none where its family of models shares none.
+    """Build the graphs of a run, a few at a time; empty if its family of models shares none.
 
-    They stay as long as the references are held.
+    The graphs stay in the object store while the references are held.
 
     Raises:
         StoreError, ConfigError, SourceError: as ``made_graph``.
-        RemoteTaskError: making a graph failed otherwise, or its process died every time that Ray tried.
+        RemoteTaskError: building a graph failed otherwise, or its process died at every attempt.
     """
     family = family_of(config)
     if not family.shares_graphs:
         return {}
-    # Without a CPU of their own: workers hold all of them when a lost graph is made again.
+    # Without reserved CPUs, because workers hold all CPUs when a lost graph is built again.
     make = _make.options(
         num_cpus=0,
         num_returns=2,
@@ -48,16 +48,16 @@ def share_graphs(config: RunConfig) -> Graphs:
         if len(under_way) == MADE_AT_ONCE:
             done, under_way = ray.wait(under_way)
             get_or_explain(done, "making the graphs of the run")
-        made, graphs[address] = make.remote(config.model_dump(), address)
-        under_way.append(made)
+        is_done, graphs[address] = make.remote(config.model_dump(), address)
+        under_way.append(is_done)
     get_or_explain(under_way, "making the graphs of the run")
     return graphs
 
 
 def graphs_of_node(graphs: Graphs) -> Callable[[str], Any] | None:
-    """How a process of any node comes to the graphs; None where there are none.
+    """Return the function with which a process of any node gets a graph; None if there are none.
 
-    Their arrays lie in the node's object store, where others read them: nobody writes to them.
+    The arrays are in the node's object store, where other processes read them: they must not be written to.
     """
     return partial(_mapped, graphs) if graphs else None
 
@@ -68,6 +68,6 @@ def _mapped(graphs: Graphs, address: str) -> Any:
 
 @ray.remote
 def _make(config: dict[str, Any], address: str) -> tuple[bool, Packed]:
-    """That it is done, which the driver may read without the graph, and the graph."""
+    """Return True, which the driver can read without the graph, and the packed graph."""
     run = parse_config(config, "the launched run")
     return True, packed(family_of(run).make_shared(run, address))

@@ -1,4 +1,4 @@
-"""Tokenising as a map stage of Ray Data, for graphs and images that one process would take too long for."""
+"""Tokenisation as a map stage of Ray Data, for graphs and images that one process would take too long for."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ Rows = NDArray[np.int32]
 
 @contextmanager
 def tokenising_on_ray(tasks: int) -> Iterator[Mapped]:
-    """A ``map`` over blocks of entities by so many Ray tasks at once, each with a CPU; results come in order.
+    """Yield a ``map`` over blocks of entities with ``tasks`` concurrent Ray tasks of one CPU each; results are in
+    order.
 
     Joins the cluster of RAY_ADDRESS, as in a job, else starts Ray on this machine. Folders of vocabularies and paths of
-    images must mean the same on every node.
+    images must be the same on every node.
 
     Raises:
-        ClusterError: no such cluster.
-        StoreError, RemoteTaskError: raised while the results are read: what a task raised.
+        ClusterError: there is no such cluster.
+        StoreError, RemoteTaskError: raised while results are read, if a task fails.
     """
     config = RunConfig.model_validate({"train": {"workers": tasks}})
     environment = worker_environment(config.cluster) | {"TOKENIZERS_PARALLELISM": "false"}
@@ -43,12 +44,12 @@ def _mapped(
 ) -> Iterator[Rows]:
     from ray.data import DataContext, TaskPoolStrategy, from_arrow  # a second to import
 
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised here
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised here
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
-    made = from_arrow([pa.table({"values": block}) for block in blocks]).map_batches(
+    results = from_arrow([pa.table({"values": block}) for block in blocks]).map_batches(
         partial(_rows, function),
         batch_format="pyarrow",
         batch_size=None,
@@ -57,7 +58,7 @@ def _mapped(
         runtime_env={"env_vars": environment},
     )
     try:
-        for table in made.iter_batches(batch_format="pyarrow", batch_size=None):
+        for table in results.iter_batches(batch_format="pyarrow", batch_size=None):
             ids = table.column("ids").combine_chunks()
             yield ids.flatten().to_numpy().reshape(len(ids), -1)
     except ray.exceptions.RayError as error:
@@ -68,5 +69,5 @@ def _mapped(
 
 
 def _rows(function: Callable[[pa.Array], Rows], table: pa.Table) -> pa.Table:
-    found = function(table.column("values").combine_chunks())
-    return pa.table({"ids": pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), found.shape[1])})
+    ids = function(table.column("values").combine_chunks())
+    return pa.table({"ids": pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel()), ids.shape[1])})

@@ -1,4 +1,4 @@
-"""A graph as a user has it, a file of triples or a folder with what is said of entities, as a store for a question."""
+"""Temporary store of a user's graph, which is a file of triples or a folder with entity descriptions and values."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ SAID: dict[str, tuple[str, Callable[[Store, str], TokenSource]]] = {
     "text": ("descriptions.tsv", text_source),
     "numeric": ("numeric.tsv", numeric_source),
 }
-"""Modality → the file that says it, compressed or not, and what makes tokens of it."""
+"""Modality → its file of entity descriptions or values, compressed or not, and the function that makes tokens of it."""
 
 
 @contextmanager
 def fresh_graph(
     source: str, reads: Collection[str] = (), tell: Callable[[PrepareReport], None] | None = None
 ) -> Iterator[Store]:
-    """A store of all its triples, none held out, for as long as it is needed.
+    """Build a temporary store of all triples of a graph, with none held out, and delete it when the context ends.
 
     Args:
-        source: a file of triples; or a folder with ``triples.tsv`` (any ending that `distkg prepare` knows), and beside
+        source: a file of triples; or a folder with ``triples.tsv`` (any ending that `distkg prepare` reads), and beside
             it ``descriptions.tsv`` (lines LABEL<TAB>TEXT) and ``numeric.tsv`` (lines LABEL<TAB>ATTRIBUTE<TAB>VALUE).
-        reads: modalities that tokens are made of, where their file is there.
-        tell: called with what was counted while the triples were read.
+        reads: modalities for which tokens are made if their file is present.
+        tell: called with the report of reading the triples.
 
     Raises:
-        IngestError: no triples, or lines of other form.
+        IngestError: there are no triples, or lines have another form.
         StoreError: text is to be read, and there is no vocabulary for it.
     """
     location = Location.of(source)
@@ -51,9 +51,9 @@ def fresh_graph(
         store = Store.open(address, called=source)
         for modality in sorted(SAID.keys() & set(reads)):
             file, source_of = SAID[modality]
-            found = find_text_file(location, names, file)
-            if found is not None:
-                make_tokens(store, modality, source_of(store, address_within(source, found.name)))
+            said_file = find_text_file(location, names, file)
+            if said_file is not None:
+                make_tokens(store, modality, source_of(store, address_within(source, said_file.name)))
         yield store
 
 
@@ -64,19 +64,19 @@ def _prepared(triples: str, address: str) -> PrepareReport:
         if "--" not in str(error):
             raise
         raise IngestError(
-            f"{str(error).rstrip('.')}. These options are those of `distkg prepare`: make a store with it, and give "
-            "that with --store in place of --graph"
+            f"{str(error).rstrip('.')}. These are options of `distkg prepare`: build a store with it, and pass the "
+            "store with --store instead of --graph"
         ) from None
 
 
 def _in_folder(location: Location, names: Collection[str], source: str) -> str:
     compressed = ("", *(f".{ending}" for ending in COMPRESSIONS))
     known = [f"{TRIPLES}.{ending}{end}" for ending in EXTENSIONS for end in compressed]
-    found = [name for name in known if name in names]
-    if len(found) != 1:
-        has = ", ".join(found) if found else ", ".join(sorted(names)[:5]) or "nothing"
+    triple_files = [name for name in known if name in names]
+    if len(triple_files) != 1:
+        has = ", ".join(triple_files) if triple_files else ", ".join(sorted(names)[:5]) or "nothing"
         raise IngestError(
-            f"{without_secrets(source)} has {has}, where one file {TRIPLES}.tsv is expected. For files of splits, make "
-            "a store with `distkg prepare` and `distkg tokens`, and give it with --store"
+            f"{without_secrets(source)} has {has}, where one file {TRIPLES}.tsv is expected. For files of splits, "
+            "build a store with `distkg prepare` and `distkg tokens`, and pass it with --store"
         )
-    return address_within(source, found[0])
+    return address_within(source, triple_files[0])

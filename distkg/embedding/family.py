@@ -82,13 +82,11 @@ class EmbeddingFamily:
     def open(self, folder: Path, ranks: Ranks, graph: GraphChoice) -> Iterator[Predictor]:
         if graph.triples is not None:
             raise QuestionError(
-                f"--graph: for foundation models; {folder} is a run, whose vectors belong to the entities of its own "
+                f"--graph: for foundation models; {folder} is a run of embeddings, which belong to the entities of its own "
                 "store"
             )
         if graph.fanouts:
-            raise QuestionError(
-                f"--fanouts: for foundation models that rank entities, which reason along facts; {folder} is none"
-            )
+            raise QuestionError(f"--fanouts: for foundation models that rank entities; {folder} is not one")
         model, store, config = load_run(folder, ranks, graph.store or "", graph.scope)
         settings = config.evaluate
         sizes = {"batch_size": settings.batch_size, "memory_mb": settings.memory_mb}

@@ -1,7 +1,7 @@
-"""Metrics of rankings: together, by side, by relation and by category of relation.
+"""Metrics of rankings: overall, by side, by relation and by category of relation.
 
-Ranks are realistic (the mean of the optimistic and the pessimistic one) unless a name says otherwise, as
-recommended by Berrendorf et al. 2020 (arXiv 2002.06914).
+Ranks are realistic (the mean of the optimistic and the pessimistic rank) unless a name says otherwise, as recommended
+by Berrendorf et al. 2020 (arXiv 2002.06914).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Metrics = dict[str, float]
 
 
 def ranking_metrics(ranking: Ranking) -> Metrics:
-    """Metrics over all queries.
+    """Return metrics over all queries.
 
     Returns:
         ``mrr``, ``hits@1``, ``hits@3``, ``hits@10`` (shares in [0, 1]) and ``mean_rank`` of realistic ranks,
@@ -39,14 +39,14 @@ def ranking_metrics(ranking: Ranking) -> Metrics:
 
 
 def metrics_by_side(ranking: Ranking, num_relations: int) -> dict[str, Metrics]:
-    """Metrics of queries for tails, (h, r) → t, and for heads, (t, r⁻¹) → h, as ``tail`` and ``head``."""
+    """Return metrics of queries for tails, (h, r) → t, and for heads, (t, r⁻¹) → h, as ``tail`` and ``head``."""
     side = (ranking.queries[:, 1] >= num_relations).astype(np.int64)
     tail, head = _grouped(ranking, side, 2)
     return {"tail": tail, "head": head}
 
 
 def metrics_by_relation(ranking: Ranking, num_relations: int) -> list[dict[str, Any]]:
-    """Metrics of each relation that has queries, with its id as ``relation``, and the MRR of either side."""
+    """Return metrics of each relation that has queries, with its id as ``relation``, and the MRR of each side."""
     relation = ranking.queries[:, 1] % num_relations
     return [
         {"relation": index, **metrics}
@@ -56,31 +56,32 @@ def metrics_by_relation(ranking: Ranking, num_relations: int) -> list[dict[str, 
 
 
 def metrics_by_category(ranking: Ranking, categories: Sequence[str], num_relations: int) -> dict[str, Metrics]:
-    """Metrics of relations pooled by category (``categories[r]``), with the MRR of either side."""
+    """Return metrics of relations pooled by category (``categories[r]``), with the MRR of each side."""
     code = np.array([CATEGORIES.index(category) for category in categories], np.int64)
     pooled = _with_sides(ranking, code[ranking.queries[:, 1] % num_relations], len(CATEGORIES), num_relations)
     return {name: metrics for name, metrics in zip(CATEGORIES, pooled, strict=True) if metrics}
 
 
 def metrics_by_half_link(ranking: Ranking, facts: np.ndarray, num_relations: int) -> dict[str, Metrics]:
-    """Metrics by what facts int [m, 3] show of a triple (anchor, relation, answer): some fact (anchor, relation, ·),
-    ``query seen``; some fact (·, relation, answer), ``answer seen``; both, or neither.
+    """Return metrics of triples (anchor, relation, answer) grouped by their half links in facts int [m, 3].
 
-    A model that only knows which entities go with a relation ranks well where the answer is seen, and badly where it
-    is not ("Half a Link", arXiv 2606.18001).
+    The groups are ``query seen``, with a fact (anchor, relation, ·); ``answer seen``, with a fact (·, relation,
+    answer); ``both seen``; and ``neither seen``. A model that only knows which entities occur with a relation ranks
+    well if the answer is seen, and badly otherwise ("Half a Link", arXiv 2606.18001).
     """
     kinds = 2 * num_relations
     head, relation, tail = facts.astype(np.int64).T
     seen = np.unique(np.concatenate([head * kinds + relation, tail * kinds + relation + num_relations]))
-    anchor, asked = ranking.queries.astype(np.int64).T
-    of_answer = ranking.answers * kinds + (asked + num_relations) % kinds
-    code = 2 * ~np.isin(anchor * kinds + asked, seen) + ~np.isin(of_answer, seen)
-    # In the order of HALF_LINKS: 0 both, 1 the query's alone, 2 the answer's alone, 3 neither.
+    anchor, asked_relation = ranking.queries.astype(np.int64).T
+    of_answer = ranking.answers * kinds + (asked_relation + num_relations) % kinds
+    code = 2 * ~np.isin(anchor * kinds + asked_relation, seen) + ~np.isin(of_answer, seen)
+    # Codes in the order of HALF_LINKS: 0 both seen, 1 query seen, 2 answer seen, 3 neither seen.
     return {name: metrics for name, metrics in zip(HALF_LINKS, _grouped(ranking, code, 4), strict=True) if metrics}
 
 
 def subsample(triples: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
-    """So many of the triples [n, 3] at random, always the same; all where there are fewer, or without a limit."""
+    """Return ``limit`` of the triples [n, 3] at random, the same for the same seed; all if there are fewer or no
+    limit."""
     if limit is None or limit >= len(triples):
         return triples
     chooser = np.random.default_rng(mixed_seed(Purpose.VALIDATION, seed))
@@ -88,14 +89,14 @@ def subsample(triples: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
 
 
 def known_answers_of(store: Store, triples: np.ndarray) -> KnownAnswers:
-    """Every known answer, of any split, to the queries of these triples [n, 3]; the store is streamed."""
+    """Return all known answers, of any split, to the queries of these triples [n, 3]; the store is streamed."""
     queries, _ = both_queries(triples, store.num_relations)
     splits = list(store.manifest.triples)
     return KnownAnswers.for_queries(store.iter_triples(splits), store.num_relations, np.unique(queries, axis=0))
 
 
 Rank = Callable[[np.ndarray, KnownAnswers], Ranking]
-"""Ranks the answers of triples int [n, 3], filtered by what is known."""
+"""Function that ranks the answers of triples int [n, 3], filtered by known answers."""
 
 
 def evaluate_triples(
@@ -108,13 +109,13 @@ def evaluate_triples(
     batch_size: int = 256,
     memory_mb: int = 256,
 ) -> dict[str, Any]:
-    """As ``evaluate_ranks``, of an embedding model. Collective; every rank gets the result."""
+    """Evaluate an embedding model as ``evaluate_ranks``. Collective; every rank gets the result."""
     rank = partial(rank_answers, model, batch_size=batch_size, memory_mb=memory_mb)
     return evaluate_ranks(store, split, rank, limit, seed)
 
 
 def evaluate_ranks(store: Store, split: str, rank: Rank, limit: int | None = None, seed: int = 0) -> dict[str, Any]:
-    """Filtered metrics of a split of the store, or of ``subsample`` its triples.
+    """Return filtered metrics of a split of the store, or of a random subset of ``limit`` triples.
 
     Returns:
         ``split``; ``metrics`` over both sides; ``by_side``; ``by_category``; ``by_half_link``; ``by_relation``, a list
@@ -147,7 +148,7 @@ def evaluate_ranks(store: Store, split: str, rank: Rank, limit: int | None = Non
 
 
 def _with_sides(ranking: Ranking, group: np.ndarray, groups: int, num_relations: int) -> list[Metrics]:
-    """Metrics of each group, with ``mrr_tail`` and ``mrr_head``; empty where a group has no queries."""
+    """Return metrics of each group, with ``mrr_tail`` and ``mrr_head``; empty for a group without queries."""
     side = ranking.queries[:, 1] >= num_relations
     total = _grouped(ranking, group, groups)
     apart = _grouped(ranking, group * 2 + side, groups * 2)
@@ -159,9 +160,9 @@ def _with_sides(ranking: Ranking, group: np.ndarray, groups: int, num_relations:
 
 
 def _grouped(ranking: Ranking, group: np.ndarray, groups: int) -> list[Metrics]:
-    """Metrics of each of ``groups`` groups, given each query's group [q]; empty where it has no queries."""
+    """Return metrics of each of ``groups`` groups from each query's group [q]; empty for a group without queries."""
     if not len(group):
-        raise ValueError("there are no queries to take metrics of")
+        raise ValueError("metrics cannot be computed: there are no queries")
     rank = ranking.realistic
     values = {
         "mrr": 1 / rank,

@@ -1,12 +1,12 @@
-"""Exact filtered ranks of answers among all entities, whoever owns their rows.
+"""Exact filtered ranks of answers among all entities of a sharded model.
 
-Every rank scores all queries against its own rows, block by block, and counts while the block is in cache; two
-integers per answer are summed over ranks at the end. Nothing of size queries × entities is ever kept, so memory
-does not grow with the graph.
+Every rank scores all queries against its own rows, block by block, and counts while the block is in cache; two integers
+per answer are summed over ranks at the end. No array of size queries × entities is kept, so memory does not grow with
+the graph.
 
-Ties are exact: an answer is compared at the score that it has in its own block. That score is needed before the
-block is reached, so it is first computed apart, then checked in the block; a batch in which the product rounded
-it otherwise is counted again at the block's score.
+Ties are exact: an answer is compared at the score that it has in its own block. That score is needed before the block
+is reached, so it is first computed separately, then checked in the block. A batch whose scores were rounded differently
+there is counted again at the block's scores.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Ranking:
     Attributes:
         queries: int32 [q, 2], anchor and relation in [0, 2R).
         answers: int32 [q].
-        greater: int64 [q], entities that score above the answer, known answers left out.
-        equal: int64 [q], other entities with exactly its score, known answers left out.
+        greater: int64 [q], number of entities that score above the answer, known answers excluded.
+        equal: int64 [q], number of other entities with exactly its score, known answers excluded.
     """
 
     queries: np.ndarray
@@ -43,12 +43,12 @@ class Ranking:
 
     @property
     def optimistic(self) -> np.ndarray:
-        """Rank where every tie is won: float64 [q], from 1."""
+        """Rank if every tie is won: float64 [q], from 1."""
         return 1.0 + self.greater
 
     @property
     def pessimistic(self) -> np.ndarray:
-        """Rank where every tie is lost: float64 [q], from 1."""
+        """Rank if every tie is lost: float64 [q], from 1."""
         return 1.0 + self.greater + self.equal
 
     @property
@@ -58,12 +58,12 @@ class Ranking:
 
 
 def never() -> bool:
-    """Nothing is cut short."""
+    """Return False; default of ``hurries``."""
     return False
 
 
 def both_queries(triples: np.ndarray, num_relations: int) -> tuple[np.ndarray, np.ndarray]:
-    """Triples [n, 3] as queries: int32 [2n, 2] (h, r) then (t, r + R), and their answers int32 [2n]."""
+    """Return triples [n, 3] as queries, int32 [2n, 2], (h, r) then (t, r + R), and their answers, int32 [2n]."""
     head, relation, tail = triples.astype(np.int32, copy=False).T
     anchors = np.concatenate([head, tail])
     relations = np.concatenate([relation, relation + np.int32(num_relations)])
@@ -82,16 +82,16 @@ def rank_answers(
     """Rank tails and heads of triples among all entities, filtered by ``known``. Collective.
 
     Args:
-        model: in evaluation mode meanwhile.
-        triples: int [n, 3]; all ranks pass the same.
-        known: answers that are facts, of any split: they do not compete. Queries it lacks have none.
+        model: set to evaluation mode during ranking.
+        triples: int [n, 3]; the same on all ranks.
+        known: known answers of any split, which are excluded from the competitors; queries that it lacks have none.
         batch_size: queries scored together.
         memory_mb: MiB per rank for query vectors and a block of scores; batches shrink to fit.
-        hurries: asked before each block: scores are left out from then on, and the result means nothing.
+        hurries: called before each block; once it returns True, no more scores are computed and the result is invalid.
 
     Returns:
-        The full result, on every rank. Equal for any number of ranks up to the rounding of scores: entities
-        with the same vector tie within a rank, and across ranks wherever the product rounds both alike.
+        The full result, on every rank. Equal for any number of ranks up to the rounding of scores: entities with the
+        same vector tie within a rank, and across ranks wherever the product rounds both alike.
 
     Raises:
         ScoreError: a score is NaN or infinite; raised on all ranks.
@@ -109,7 +109,7 @@ def rank_answers(
 
 
 Score = Callable[[np.ndarray], Tensor]
-"""Queries int [b, 2], (anchor, relation) → scores of all entities, float32 [b, N]."""
+"""Function from queries int [b, 2], (anchor, relation), to scores of all entities, float32 [b, N]."""
 
 
 def rank_by_scores(
@@ -122,9 +122,10 @@ def rank_by_scores(
     ranks: Ranks | None = None,
     hurries: Callable[[], bool] = never,
 ) -> Ranking:
-    """As ``rank_answers``, of what scores all entities at once; queries of one relation come together.
+    """Rank as ``rank_answers`` with a function that scores all entities at once; queries of one relation are batched
+    together.
 
-    ``ranks`` share the queries, in turns of a batch; collective among them, and every rank gets the result.
+    ``ranks`` share the queries, batch by batch in turn; collective among them, and every rank gets the result.
 
     Raises:
         ScoreError: a score is NaN or infinite.
@@ -155,7 +156,8 @@ def _count_scores(scores: Tensor, low: int, tally: Tally) -> None:
 
 
 def _group(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct queries [u, 2], the order that sorts the given ones by them [q], and each one's start [u + 1]."""
+    """Return the distinct queries [u, 2], the order [q] that sorts queries by them, and the start of each in it [u +
+    1]."""
     width = int(queries[:, 1].max(initial=0)) + 1
     keys = queries[:, 0].astype(np.int64) * width + queries[:, 1]
     order = np.argsort(keys, kind="stable")
@@ -170,7 +172,7 @@ def _start_tally(unique: np.ndarray, answers: np.ndarray, starts: np.ndarray, kn
 
 
 def _rank_round(blocks: Blocks, queries: np.ndarray, first: int, tally: Tally, hurries: Callable[[], bool]) -> None:
-    """Rank queries ``first …`` of the tally and leave the counts of all ranks in it."""
+    """Rank queries from ``first`` on and write the counts of all ranks into the tally."""
     ranks = blocks.model.ranks
     vectors = query_vectors(blocks.model, queries, blocks.batch_size)
     batches = [(low, vectors[low : low + blocks.batch_size]) for low in range(0, len(vectors), blocks.batch_size)]
@@ -192,7 +194,7 @@ def _rank_round(blocks: Blocks, queries: np.ndarray, first: int, tally: Tally, h
 
 
 def _part(tally: Tally, low: int, high: int) -> Tally:
-    """The tally of queries ``low … high - 1``: views, so that what is counted stays."""
+    """Return the tally of queries ``low … high - 1``, as views into the whole tally."""
     begin, end = tally.answer_starts[low], tally.answer_starts[high]
     return replace(
         tally,
@@ -209,15 +211,15 @@ def _answers_of(low: int, count: int, part: Tally) -> slice:
 
 
 def _score_answers(blocks: Blocks, low: int, batch: Tensor, part: Tally) -> None:
-    """Scores of a batch's answers that this rank owns, into the thresholds."""
+    """Write the scores of a batch's answers that this rank owns into the thresholds."""
     inside = _answers_of(low, len(batch), part)
-    asked = np.repeat(np.arange(len(batch)), np.diff(part.answer_starts[low : low + len(batch) + 1]))
+    query_of_answer = np.repeat(np.arange(len(batch)), np.diff(part.answer_starts[low : low + len(batch) + 1]))
     mine, candidates = blocks.of_answers(part.answers[inside])
     similarity = blocks.model.scorer.similarity
     for at in range(0, len(mine), blocks.rows):
         chunk = mine[at : at + blocks.rows]
         scores = similarity.scores(batch, candidates[at : at + blocks.rows])
-        own = scores[torch.from_numpy(asked[chunk]), torch.arange(len(chunk))]
+        own = scores[torch.from_numpy(query_of_answer[chunk]), torch.arange(len(chunk))]
         part.thresholds[inside][chunk] = own.cpu().numpy()
 
 

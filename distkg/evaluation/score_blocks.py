@@ -1,4 +1,5 @@
-"""Queries × the entities of this rank, block by block, within a memory budget: shared by ranking and prediction."""
+"""Scores of queries against the entities of this rank, block by block within a memory budget; used by ranking and
+prediction."""
 
 from __future__ import annotations
 
@@ -11,17 +12,18 @@ from torch import Tensor, nn
 
 from distkg.embedding.model import Model
 
-_CACHED_ROWS = 1024  # rows of a block on CPU: a block of 256 queries stays in a 1 MiB cache while it is read again
+_CACHED_ROWS = 1024  # rows of a block on CPU: its scores of 256 queries stay in a 1 MiB cache
 _LEAST_ROWS = 16
 
 
 class ScoreError(ValueError):
-    """Scores that are NaN or infinite; the message names the query."""
+    """Error of scores that are NaN or infinite; the message names the query."""
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """No gradients, no dropout, batch norm by its running statistics; restored afterwards."""
+    """Disable gradients and set evaluation mode (no dropout, running statistics of batch norm); the mode is restored
+    afterwards."""
     training = module.training
     module.eval()
     try:
@@ -32,7 +34,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def query_vectors(model: Model, queries: np.ndarray, batch_size: int) -> Tensor:
-    """Vectors of queries int [m, 2], each computed on one rank and shared: float32 [m, Q]. Collective."""
+    """Return vectors of queries int [m, 2], each computed on one rank and shared: float32 [m, Q]. Collective."""
     ranks = model.ranks
     part = -(-len(queries) // ranks.size)
     mine = np.resize(queries, (part * ranks.size, 2))[ranks.rank * part : (ranks.rank + 1) * part]
@@ -48,7 +50,7 @@ def query_vectors(model: Model, queries: np.ndarray, batch_size: int) -> Tensor:
 
 
 class Blocks:
-    """How queries × this rank's entities are cut into blocks of scores that fit the memory given."""
+    """Partition of queries × this rank's entities into blocks of scores that fit a memory budget."""
 
     def __init__(self, model: Model, batch_size: int, memory: int) -> None:
         self.model = model
@@ -62,13 +64,13 @@ class Blocks:
         self.round_size = max(self.batch_size, memory // (32 * local.shape[1]))
 
     def candidates(self) -> Iterator[tuple[int, Tensor]]:
-        """First entity and candidate vectors float32 [n, C] of each block of this rank's rows."""
+        """Yield the first entity and the candidate vectors float32 [n, C] of each block of this rank's rows."""
         for low in range(self.low, self.high, self.rows):
             rows = self.model.entities.local[low - self.low : min(low + self.rows, self.high) - self.low]
             yield low, self.model.scorer.candidates(rows.float())
 
     def of_answers(self, answers: np.ndarray) -> tuple[np.ndarray, Tensor]:
-        """Which answers [a] this rank owns (positions int64 [k]) and their candidate vectors [k, C]."""
+        """Return the positions int64 [k] of the answers [a] that this rank owns, and their candidate vectors [k, C]."""
         mine = np.flatnonzero((answers >= self.low) & (answers < self.high))
         index = torch.from_numpy(answers[mine].astype(np.int64) - self.low)
         local = self.model.entities.local
@@ -76,7 +78,7 @@ class Blocks:
 
 
 def refuse_broken(queries: np.ndarray, broken: np.ndarray, num_relations: int) -> None:
-    """Raise where the scores of queries [q, 2] are not finite: ``broken`` int64 [q], summed over ranks.
+    """Raise if scores of queries [q, 2] are not finite; ``broken`` int64 [q] counts such scores, summed over ranks.
 
     Raises:
         ScoreError: names the first such query.
@@ -84,9 +86,11 @@ def refuse_broken(queries: np.ndarray, broken: np.ndarray, num_relations: int) -
     if not broken.any():
         return
     anchor, relation = queries[int(np.argmax(broken > 0))]
-    asked = f"relation {relation}" if relation < num_relations else f"inverse of relation {relation - num_relations}"
+    relation_text = (
+        f"relation {relation}" if relation < num_relations else f"inverse of relation {relation - num_relations}"
+    )
     raise ScoreError(
         f"{int(broken.sum())} scores are NaN or infinite, first those of the query (anchor entity {anchor}, "
-        f"{asked}). The vectors have diverged: use an earlier checkpoint, or train with a lower learning rate or a "
-        "stronger regularizer."
+        f"{relation_text}). The vectors have diverged: use an earlier checkpoint, or train with a lower learning rate "
+        "or a stronger regularizer."
     )

@@ -1,4 +1,4 @@
-"""The best answers to queries over sharded entities, in an order that does not depend on how they are cut."""
+"""Top-k answers to queries over sharded entities, in an order that does not depend on the sharding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TopAnswers:
     """Best answers first; among equal scores the lower entity id first.
 
     Attributes:
-        entities: int32 [q, k]; -1 where a query has fewer than k answers left.
+        entities: int32 [q, k]; -1 where a query has fewer than k answers.
         scores: float32 [q, k]; -inf there.
     """
 
@@ -42,10 +42,10 @@ def top_answers(
     batch_size: int = 256,
     memory_mb: int = 256,
 ) -> TopAnswers:
-    """The ``top`` best entities for each query int [q, 2] (anchor, relation in [0, 2R)). Collective.
+    """Return the ``top`` best entities for each query int [q, 2] (anchor, relation in [0, 2R)). Collective.
 
     Args:
-        hidden: answers left out; all ranks pass the same.
+        hidden: answers to exclude; the same on all ranks.
         batch_size: queries scored together.
         memory_mb: MiB per rank for query vectors and a block of scores.
 
@@ -54,7 +54,7 @@ def top_answers(
         ScoreError: a score is NaN or infinite; raised on all ranks.
     """
     if top < 1:
-        raise ValueError(f"top is {top}; ask for 1 answer or more")
+        raise ValueError(f"top is {top}; it must be at least 1")
     top = min(top, model.entities.shards.rows)
     blocks = Blocks(model, batch_size, memory_mb << 20)
     parts = [Best.none_yet(0, top, torch.device("cpu"))]
@@ -66,7 +66,7 @@ def top_answers(
 
 
 def _top_round(blocks: Blocks, queries: np.ndarray, top: int, hidden: KnownAnswers | None) -> Best:
-    """The best answers of all ranks."""
+    """Return the best answers over all ranks for one round of queries."""
     model, ranks = blocks.model, blocks.model.ranks
     vectors = query_vectors(model, queries, blocks.batch_size)
     best = Best.none_yet(len(queries), top, vectors.device)
@@ -86,7 +86,7 @@ def _top_round(blocks: Blocks, queries: np.ndarray, top: int, hidden: KnownAnswe
 
 
 def _merge(ranks: Ranks, best: Best) -> Best:
-    """The best of every rank's best."""
+    """Merge the best answers of all ranks."""
     queries, top = best.scores.shape
     scores, entities = (
         ranks.all_gather(part).view(ranks.size, queries, top).transpose(0, 1).reshape(queries, -1)

@@ -1,4 +1,4 @@
-"""What a foundation model is: a relation encoder, and an entity decoder that reads its states."""
+"""Base class and registry of foundation models: a relation encoder, and an entity decoder that reads its states."""
 
 from __future__ import annotations
 
@@ -21,32 +21,33 @@ MODELS: Registry[type[FoundationModel]] = Registry("foundation model")
 
 
 class GraphMismatchError(ValueError):
-    """A model cannot read this graph; the message says why."""
+    """Error of a model that cannot read a graph; the message says why."""
 
 
 class UnsupportedQuestionError(ValueError):
-    """A model cannot answer this kind of question; the message says which models can."""
+    """Error of a model that cannot answer a kind of question; the message names models that can."""
 
 
 class ModelOptions(StrictModel):
-    """A model's own options, validated."""
+    """Base class of the validated options of a model."""
 
 
 class FoundationModel(nn.Module, ABC):
-    """Ranks all entities of any graph as answers to queries, or all relations between two entities.
+    """Base class of models that rank all entities of a graph as answers to queries, or all relations between two
+    entities.
 
     Attributes:
-        name: in the registry.
-        ranks: entities, asked (h, r, ?) and (?, r, t), or relations, asked (h, ?, t).
+        name: name in the registry.
+        ranks: entities, for queries (h, r, ?) and (?, r, t), or relations, for queries (h, ?, t).
         options: sizes and choices.
-        knows_relations: whether relations have vectors of their own, so that ``options.relations`` is needed.
-        relations_by_facts: whether states of relations depend on single facts, so that hidden ones must be hidden from
-            them.
-        knows_entities: whether entities have too, so that ``options.entities`` is.
-        reads_relation_text: whether it reads what relations are called, where a store says so.
-        trained_on: the store whose entities or relations have vectors of their own in this model; None where there is
-            none, or a model of an earlier version does not say.
-        grows_from: name of the model whose weights it can begin with, besides its own; none if empty.
+        knows_relations: whether relations have vectors of their own, so that ``options.relations`` is required.
+        relations_by_facts: whether relation states depend on single facts, so that hidden facts must be hidden from the
+            relation encoder.
+        knows_entities: whether entities have vectors of their own, so that ``options.entities`` is required.
+        reads_relation_text: whether it reads text vectors of relations, where a store has them.
+        trained_on: the store whose entities or relations have vectors of their own in this model; None if there is
+            none, or if the file of an earlier version does not name it.
+        grows_from: name of another model whose weights it can start from; empty for none.
     """
 
     Options: ClassVar[type[ModelOptions]] = ModelOptions
@@ -62,7 +63,7 @@ class FoundationModel(nn.Module, ABC):
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
-        """With these options.
+        """Create a model with these options.
 
         Raises:
             ConfigError: wrong options.
@@ -74,7 +75,7 @@ class FoundationModel(nn.Module, ABC):
         self.options = options
 
     def graph_of(self, store: Store) -> KnowledgeGraph:
-        """The training facts of a store, which the model may be asked about.
+        """Return the graph of a store's training facts, after checking that the model can be used on it.
 
         Raises:
             StoreMismatchError: the model has vectors for the entities or relations of another store.
@@ -84,7 +85,7 @@ class FoundationModel(nn.Module, ABC):
         return KnowledgeGraph.of_store(store)
 
     def check_store(self, store: Store) -> None:
-        """Refuse a store whose ids stand for other entities or relations than those that the model has vectors for.
+        """Refuse a store whose ids stand for other entities or relations than those for which the model has vectors.
 
         Raises:
             StoreMismatchError: names the file that differs.
@@ -99,24 +100,24 @@ class FoundationModel(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are, and queries must be."""
+        """Device of the parameters, on which queries must be."""
         return next(self.parameters()).device
 
     @property
     def reads(self) -> Mapping[str, int]:
-        """Tokens of entities that it reads where a graph has them: their name, and the width of their vectors."""
+        """Token modalities that the model reads where a graph has them: name → width of the token vectors."""
         return {}
 
     @property
     @abstractmethod
     def depth(self) -> int:
-        """Layers over facts, the longest path that is looked at."""
+        """Number of layers over facts, which is the length of the longest path considered."""
 
     @abstractmethod
     def relation_states(
         self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None
     ) -> Tensor:
-        """States of all relations in the light of each query: float32 [B, 2R, d]; arguments as of ``scores``."""
+        """Return the states of all relations for each query: float32 [B, 2R, d]; arguments as of ``scores``."""
 
     @abstractmethod
     def scores(
@@ -128,18 +129,18 @@ class FoundationModel(nn.Module, ABC):
         weight: Tensor | None = None,
         candidates: Tensor | None = None,
     ) -> Tensor:
-        """Scores of all entities, float32 [B, N], or of some, float32 [B, m].
+        """Return scores of all entities, float32 [B, N], or of candidates, float32 [B, m].
 
         Args:
             graph: the facts to reason from.
-            states: of ``relation_states`` for these queries.
+            states: result of ``relation_states`` for these queries.
             anchor, relation: int64 [B], relation in [0, 2R).
-            weight: float32 [E] of the facts, or [depth, E] of the facts in each layer; 0 hides one. None hides none.
+            weight: float32 [E] of the facts, or [depth, E] of the facts in each layer; 0 hides a fact. None hides none.
             candidates: int64 [B, m], the entities to be scored; None for all.
         """
 
     def penalty(self, graph: Facts, states: Tensor, relation: Tensor) -> Tensor | None:
-        """What training is to keep small besides the loss of scores: float32 []; None for nothing.
+        """Return the training loss besides that of scores: float32 []; None if there is none.
 
         Arguments as of ``scores``.
         """
@@ -148,7 +149,7 @@ class FoundationModel(nn.Module, ABC):
     def relation_scores(
         self, graph: KnowledgeGraph, head: Tensor, tail: Tensor, weight: Tensor | None = None
     ) -> Tensor:
-        """Scores of all relations, without inverses, that may lead from head to tail: float32 [B, R].
+        """Return scores of all relations, without inverses, as predicates from head to tail: float32 [B, R].
 
         Args:
             head, tail: int64 [B].
@@ -180,6 +181,6 @@ class FoundationModel(nn.Module, ABC):
         weight: Tensor | None = None,
         candidates: Tensor | None = None,
     ) -> Tensor:
-        """``scores`` from the model's own relation states."""
+        """Return ``scores`` from the model's own relation states."""
         states = self.relation_states(graph, anchor, relation, weight)
         return self.scores(graph, states, anchor, relation, weight, candidates)

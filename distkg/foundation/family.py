@@ -85,7 +85,7 @@ def facts_of(model: FoundationModel, graph: GraphChoice) -> AbstractContextManag
         QuestionError: none is named, or two are.
     """
     if (graph.store is None) == (graph.triples is None):
-        raise QuestionError(f"{model.name} is a foundation model: give the graph to reason from, {graph.offered}")
+        raise QuestionError(f"{model.name} is a foundation model: pass its graph with {graph.offered}")
     if graph.store is not None:
         return nullcontext(Store.open_inference(graph.store))
     tell = {} if graph.tell is None else {"tell": graph.tell}

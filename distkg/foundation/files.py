@@ -1,4 +1,4 @@
-"""Models as folders: ``model.safetensors`` with the weights and ``model.json`` with what they belong to.
+"""Models as folders: ``model.safetensors`` with the weights and ``model.json`` with their description.
 
 Nothing is unpickled into objects: published checkpoints, which are pickles, are read by torch's loader of plain
 tensors, which refuses anything else.
@@ -31,25 +31,25 @@ from distkg.kernels.finite import non_finite
 from distkg.strict_json import JsonError, read_json
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-TRAINED_ON = "store.json"  # of a model with vectors for the entities or relations of one store
-MODEL_FOLDER = "model"  # of a run
-MADE_FOR_EACH = 4  # parameters while a model is made, for each that it has in the end: some parts are made anew
+TRAINED_ON = "store.json"  # identity of the store for whose entities or relations the model has vectors
+MODEL_FOLDER = "model"  # in the folder of a run
+MADE_FOR_EACH = 4  # parameters created during construction per final parameter: some modules are replaced
 FORMAT_VERSION = 1
 PublishedFormat = Literal["ultra", "trix", "trix_relations", "motif", "semma"]
 
-# Beginnings of names in files of a format → those of the model. TRIX's file was written before its code called the two
-# networks over facts by numbers; files that the code writes now have these.
+# Prefixes of parameter names in files of a format → prefixes in the model. TRIX's published file is older than the
+# numbered names of the two networks over facts; files that its code writes now have numbered names.
 RENAMED: dict[str, dict[str, str]] = {
     "trix": {"entity_model_1.": "entity_model_mini.", "entity_model_2.": "entity_model."}
 }
 
 
 class ModelFileError(ValueError):
-    """A model cannot be read; the message names the file and what is wrong with it."""
+    """Error of a model that cannot be read; the message names the file and the problem."""
 
 
 def make_model(name: str, options: Mapping[str, Any]) -> FoundationModel:
-    """The model of that name.
+    """Create the model of that name.
 
     Raises:
         UnknownNameError: there is none.
@@ -60,7 +60,7 @@ def make_model(name: str, options: Mapping[str, Any]) -> FoundationModel:
 
 
 def is_model(path: Path) -> bool:
-    """Whether a folder is that of a model, or of a run that trained one."""
+    """Return whether a folder holds a model, or a run that trained one."""
     return _place(local_path(path, "model folder")) is not None
 
 
@@ -79,13 +79,14 @@ def _place(path: Path) -> Path | None:
 
 
 def _holds_model(folder: Path) -> bool:
-    """An export of embeddings has a ``model.json`` too, but its vectors lie in files of other names."""
+    """Return whether a folder holds a model; an export of embeddings has a ``model.json`` too, but its vectors are
+    in files of other names."""
     weights, vectors = folder / WEIGHTS, folder / "entities.safetensors"
     return os.path.lexists(folder / DESCRIPTION) and (os.path.lexists(weights) or not vectors.exists())
 
 
 class Description(BaseModel):
-    """``model.json``: which model the weights belong to."""
+    """Content of ``model.json``: the model to which the weights belong."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -95,7 +96,7 @@ class Description(BaseModel):
 
 
 def save_model(model: FoundationModel, folder: Path) -> None:
-    """Write a model; its description comes last, so that a folder with one is complete.
+    """Write a model; the description is written last, so a folder with a description is complete.
 
     Raises:
         ModelFileError: a weight is NaN or infinite; nothing is written.
@@ -114,32 +115,32 @@ def save_model(model: FoundationModel, folder: Path) -> None:
 
 
 def load_model(folder: Path) -> FoundationModel:
-    """The model of a folder, in evaluation mode.
+    """Load the model of a folder, in evaluation mode.
 
-    The description is held against the header of the weights before a model of that size is made.
+    The description is checked against the header of the weights before memory for a model of that size is allocated.
 
     Raises:
-        ModelFileError: no model there, or one that does not fit its description.
+        ModelFileError: the folder holds no model, or weights that do not match the description.
     """
     folder = local_path(folder, "model folder")
-    found = _place(folder)
-    if found is None:
+    place = _place(folder)
+    if place is None:
         raise ModelFileError(
             f"{folder} holds no foundation model ({DESCRIPTION} is missing). Make one with `distkg import-checkpoint`"
         )
-    described, file = _description(found / DESCRIPTION), found / WEIGHTS
+    described, file = _description(place / DESCRIPTION), place / WEIGHTS
     try:
         header = read_header(file)
     except TensorFileError as error:
         raise ModelFileError(f"{file}: the model cannot be read: {error}") from None
-    skeleton = _skeleton(described, len(header), found / DESCRIPTION)
+    skeleton = _skeleton(described, len(header), place / DESCRIPTION)
     _check_fit(skeleton, header, file)
     try:
         weights = load_file(file)
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{file}: the model cannot be read: {error}") from None
     model = make_model(described.model, described.options)
-    model.trained_on = _trained_on(found)
+    model.trained_on = _trained_on(place)
     return _filled(model, weights, file)
 
 
@@ -165,11 +166,12 @@ def _first_problem(error: JsonError | ValidationError) -> str:
 
 
 def _skeleton(described: Description, tensors: int, file: Path) -> FoundationModel:
-    """The described model without memory for its weights; given up where it has more of them than ``tensors``."""
+    """Create the described model on the meta device, without memory for weights; fail if it has far more than
+    ``tensors`` parameters."""
     try:
         with torch.device("meta"), _at_most(MADE_FOR_EACH * tensors):
             return make_model(described.model, described.options)
-    except Exception as error:  # whatever options of a stranger make of a model
+    except Exception as error:  # options of an untrusted file may raise anything
         lines = str(error).splitlines()
         raise ModelFileError(
             f"{file}: the model cannot be made: {lines[0][:300] if lines else type(error).__name__}"
@@ -178,13 +180,12 @@ def _skeleton(described: Description, tensors: int, file: Path) -> FoundationMod
 
 @contextmanager
 def _at_most(parameters: int) -> Iterator[None]:
-    """Modules that are made meanwhile must not have more parameters than this together: options may ask for a billion
-    layers."""
-    left = iter(range(parameters))
+    """Limit the number of parameters that modules create in this context: options may ask for a billion layers."""
+    remaining = iter(range(parameters))
 
     def count(module: nn.Module, name: str, parameter: Any) -> None:
-        if next(left, None) is None:
-            raise ModelFileError(f"its options ask for far more tensors than {WEIGHTS} has")
+        if next(remaining, None) is None:
+            raise ModelFileError(f"its options describe far more tensors than {WEIGHTS} has")
 
     hook = register_module_parameter_registration_hook(count)
     try:
@@ -204,7 +205,8 @@ def _trained_on(folder: Path) -> StoreIdentity | None:
 
 
 def weights_sha256(path: Path) -> str | None:
-    """Checksum of the weights in the folder of a model, or of a run that trained one; None where there are none."""
+    """Return the checksum of the weights in the folder of a model, or of a run that trained one; None if there are
+    none."""
     folder = _place(path)
     if folder is None or not (folder / WEIGHTS).is_file():
         return None
@@ -212,13 +214,13 @@ def weights_sha256(path: Path) -> str | None:
 
 
 def import_checkpoint(file: Path, format: PublishedFormat = "ultra") -> FoundationModel:
-    """A model of the published sizes with the weights of a published file.
+    """Create a model of the published sizes with the weights of a published file.
 
     Args:
         format: the model whose file it is.
 
     Raises:
-        ModelFileError: not such a file; names missing and extra keys.
+        ModelFileError: the file does not fit; the message names missing and extra keys.
     """
     file = local_path(file, "checkpoint", "file")
     try:
@@ -270,7 +272,10 @@ def _check_fit(model: FoundationModel, weights: Mapping[str, TensorHeader], file
 def _refuse_non_finite(weights: Mapping[str, Tensor], what: str) -> None:
     broken = non_finite(weights)
     if broken:
-        raise ModelFileError(f"{what} holds NaN or infinity in {_listed(set(broken))}: its training had diverged")
+        raise ModelFileError(
+            f"{what} holds NaN or infinity in {_listed(set(broken))}: its training had diverged. "
+            "Use an earlier checkpoint"
+        )
 
 
 def _listed(names: set[str]) -> str:

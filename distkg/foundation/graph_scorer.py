@@ -1,4 +1,4 @@
-"""Asking a foundation model about a graph."""
+"""Scores of a foundation model on a graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distkg.foundation.graphs.sampling import SubgraphSampler, sampled_scores
 
 
 class GraphScorer:
-    """A model in evaluation mode, and the graph that it reasons from: all of it, or what is around the anchors."""
+    """Model in evaluation mode with the graph that it reasons from, whole or sampled around the anchors."""
 
     def __init__(
         self, model: FoundationModel, graph: KnowledgeGraph, surroundings: SubgraphSampler | None = None
@@ -21,8 +21,8 @@ class GraphScorer:
 
     @torch.no_grad()
     def scores(self, queries: np.ndarray) -> Tensor:
-        """Scores of all entities, on the model's device: float32 [b, N] of queries int [b, 2], anchor and relation in
-        [0, 2R)."""
+        """Return scores of all entities on the model's device: float32 [b, N] of queries int [b, 2], anchor and
+        relation in [0, 2R)."""
         anchor, relation = torch.from_numpy(queries.astype(np.int64)).to(self.model.device).unbind(1)
         if self._surroundings is not None:
             return sampled_scores(self.model, self.graph, self._surroundings, anchor, relation)
@@ -31,7 +31,7 @@ class GraphScorer:
 
     @torch.no_grad()
     def relation_scores(self, pairs: np.ndarray) -> Tensor:
-        """Scores of all relations, on the model's device: float32 [b, R] of pairs int [b, 2], head and tail.
+        """Return scores of all relations on the model's device: float32 [b, R] of pairs int [b, 2], head and tail.
 
         Raises:
             UnsupportedQuestionError: the model ranks entities.

@@ -1,7 +1,7 @@
-"""Why a model ranks an answer: the paths from the anchor to it along which its score grows most.
+"""Explanation of a model's answer: the paths from the anchor along which its score grows most.
 
-As NBFNet explains itself (Zhu et al. 2021, section 4.4): the gradient of the score by the weight of every edge in every
-layer, and the paths whose edges have the largest mean.
+The method is NBFNet's (Zhu et al. 2021, section 4.4): the gradient of the score with respect to the weight of every
+edge in every layer, and the paths whose edges have the largest mean gradient.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ BEAM = 10  # paths kept for each entity and length
 
 @dataclass(frozen=True)
 class Path:
-    """A path of facts.
+    """Path of facts.
 
     Attributes:
-        importance: mean gradient of the score by the weights of its edges.
+        importance: mean gradient of the score with respect to the weights of its edges.
         facts: int [length, 3], head, relation (without inverses), tail, from the anchor on.
     """
 
@@ -33,28 +33,29 @@ class Path:
 
 
 def edge_gradients(model: FoundationModel, graph: KnowledgeGraph, anchor: int, relation: int, answer: int) -> Tensor:
-    """Of the answer's score by the weight of each fact in each layer: float32 [layers, E] on CPU."""
+    """Return the gradient of the answer's score with respect to the weight of each fact in each layer: float32
+    [layers, E] on CPU."""
     weight = torch.ones(model.depth, len(graph.facts), device=model.device, requires_grad=True)
-    asked = torch.tensor([anchor], device=model.device), torch.tensor([relation], device=model.device)
+    query = torch.tensor([anchor], device=model.device), torch.tensor([relation], device=model.device)
     candidates = torch.tensor([[answer]], device=model.device)
     with torch.enable_grad():
-        states = model.relation_states(graph, *asked).detach()
-        score = model.scores(graph, states, *asked, weight, candidates)
-        (found,) = torch.autograd.grad(score.sum(), weight)
-    return found.cpu()
+        states = model.relation_states(graph, *query).detach()
+        score = model.scores(graph, states, *query, weight, candidates)
+        (gradients,) = torch.autograd.grad(score.sum(), weight)
+    return gradients.cpu()
 
 
 def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, top: int = 3) -> list[Path]:
-    """The best paths of any length up to the number of layers, best first; none meets an entity twice.
+    """Return the best paths of any length up to the number of layers, best first; no path visits an entity twice.
 
-    ``BEAM`` paths to each entity are kept at every length, so one that begins badly may be missed.
+    A beam search keeps ``BEAM`` paths to each entity at every length, so it may miss a path that begins badly.
     """
     relations = edges.num_relations // 2
     src, dst = edges.src.numpy(), edges.dst.numpy()
     # Paths so far: their entities, their sum, and the edge and the path before.
     trail, sums = np.array([[anchor]]), np.array([0.0])
     history: list[tuple[np.ndarray, np.ndarray]] = []
-    found: list[Path] = []
+    paths: list[Path] = []
     offsets, by_src = _by(src, edges.nodes)
     for length, gradient in enumerate(gradients.numpy(), start=1):
         at = trail[:, -1]
@@ -63,8 +64,8 @@ def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, 
         within = np.arange(len(before)) - np.repeat(np.cumsum(counts) - counts, counts)
         edge = by_src[offsets[at][before] + within]
         new = np.ones(len(edge), np.bool_)
-        for met in trail.T:
-            new &= met[before] != dst[edge]
+        for visited in trail.T:
+            new &= visited[before] != dst[edge]
         edge, before = edge[new], before[new]
         total = sums[before] + gradient[edge]
         keep = _best_of_each(dst[edge], total)
@@ -74,18 +75,18 @@ def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, 
         for place in np.flatnonzero(trail[:, -1] == answer):
             steps = _walked_back(history, int(place))
             facts = tuple(_fact(int(dst[e]), int(edges.relation[e]), int(src[e]), relations) for e in steps)
-            found.append(Path(float(sums[place]) / length, facts))
-    return sorted(found, key=lambda path: -path.importance)[:top]
+            paths.append(Path(float(sums[place]) / length, facts))
+    return sorted(paths, key=lambda path: -path.importance)[:top]
 
 
 def _by(side: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Edges in the order of a side, and where those of each node begin."""
+    """Return the order of edges sorted by one side, and the offset of each node in it."""
     order = np.argsort(side, kind="stable")
     return np.searchsorted(side[order], np.arange(nodes + 1)), order
 
 
 def _best_of_each(node: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Places of the ``BEAM`` largest totals of each node."""
+    """Return the indices of the ``BEAM`` largest totals of each node."""
     order = np.lexsort((-total, node))
     starts = np.flatnonzero(np.diff(node[order], prepend=-1))
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
@@ -93,7 +94,7 @@ def _best_of_each(node: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 
 def _walked_back(history: list[tuple[np.ndarray, np.ndarray]], place: int) -> list[int]:
-    """Edges of the path at a place of the newest length, first one first."""
+    """Return the edges of the path at index ``place`` of the longest length, first edge first."""
     steps = []
     for edge, before in reversed(history):
         steps.append(int(edge[place]))
@@ -106,7 +107,7 @@ def _fact(dst: int, kind: int, src: int, relations: int) -> tuple[int, int, int]
 
 
 def in_words(path: Path, anchor: int, entities: dict[int, str], relations: dict[int, str]) -> str:
-    """``anchor ←relation— x —relation→ answer``: arrows as the facts point.
+    """Format a path as ``anchor ←relation— x —relation→ answer``, with arrows in the direction of the facts.
 
     >>> path = Path(0.5, ((1, 0, 0), (1, 1, 2)))
     >>> in_words(path, 0, {0: "a", 1: "b", 2: "c"}, {0: "parent", 1: "friend"})

@@ -1,4 +1,4 @@
-"""Foundation models on graphs that they have never seen: ranks of triples, and the best answers to queries."""
+"""Foundation models on unseen graphs: ranks of triples, and the best answers to queries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from distkg.foundation.graph_scorer import GraphScorer
 from distkg.foundation.graphs.sampling import SubgraphSampler
 from distkg.foundation.paths import edge_gradients, in_words, most_influential
 
-BATCH_SIZE = 16  # queries; a query looks at the whole graph
+BATCH_SIZE = 16  # queries; small, because a query reads the whole graph
 
 
 def evaluate_zero_shot(
@@ -33,9 +33,9 @@ def evaluate_zero_shot(
     triples: int | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
-    """Filtered metrics of a split of the store, whose training facts the model reasons from; as ``evaluate_ranks``.
+    """Return filtered metrics of a split of the store, with its training facts as the graph; as ``evaluate_ranks``.
 
-    ``fanouts`` as of ``reasoner_of``; ``triples`` is how many are ranked, all for None.
+    ``fanouts`` as of ``reasoner_of``; ``triples`` is the number of triples to rank, None for all.
     """
     reasoner = reasoner_of(model, store, fanouts)
     rank = partial(rank_by_scores, reasoner.scores, num_relations=store.num_relations, batch_size=batch_size)
@@ -43,10 +43,10 @@ def evaluate_zero_shot(
 
 
 def reasoner_of(model: FoundationModel, store: Store, fanouts: Sequence[int] = ()) -> GraphScorer:
-    """The model on the training facts of a store.
+    """Return a scorer of the model on the training facts of a store.
 
     Args:
-        fanouts: facts of an entity that are followed at each step away from the anchors; empty for the whole graph.
+        fanouts: number of facts of an entity to follow at each step away from the anchors; empty for the whole graph.
     """
     graph = model.graph_of(store)
     return GraphScorer(model, graph, SubgraphSampler.where_wanted(graph, fanouts))
@@ -55,24 +55,26 @@ def reasoner_of(model: FoundationModel, store: Store, fanouts: Sequence[int] = (
 def best_zero_shot(
     model: FoundationModel, store: Store, *, fanouts: Sequence[int] = (), batch_size: int = BATCH_SIZE
 ) -> TopK:
-    """What ``predict_with`` asks for the best answers, reasoned from the training facts of the store."""
+    """Return the function that finds the best answers from the training facts of the store, for ``predict_with``."""
     reasoner = reasoner_of(model, store, fanouts)
 
     def best(queries: np.ndarray, top: int, hidden: KnownAnswers | None) -> TopAnswers:
         parts = [queries[low : low + batch_size] for low in range(0, len(queries), batch_size)]
-        found = [_top(reasoner.scores(part), part, top, hidden) for part in parts]
-        return TopAnswers(*(np.concatenate([getattr(part, name) for part in found]) for name in ("entities", "scores")))
+        answers_of_parts = [_top(reasoner.scores(part), part, top, hidden) for part in parts]
+        return TopAnswers(
+            *(np.concatenate([getattr(part, name) for part in answers_of_parts]) for name in ("entities", "scores"))
+        )
 
     return best
 
 
 @dataclass(frozen=True)
 class Reason:
-    """A path of facts from the anchor to an answer.
+    """Path of facts from the anchor to an answer, as an explanation.
 
     Attributes:
-        importance: mean gradient of the score by the weights of its facts.
-        path: in words, arrows as the facts point.
+        importance: mean gradient of the score with respect to the weights of its facts.
+        path: formatted path, with arrows in the direction of the facts.
     """
 
     importance: float
@@ -82,17 +84,20 @@ class Reason:
 def reasons_for(
     model: FoundationModel, store: Store, anchor: int, relation: int, answers: Sequence[int], top: int = 3
 ) -> list[list[Reason]]:
-    """The most influential paths to each answer, best first; none where no path of the model's depth leads there."""
+    """Return the most influential paths to each answer, best first; none if no path of the model's depth leads
+    there."""
     graph = model.graph_of(store)
     relations = dict(enumerate(store.relation_labels().to_pylist()))
-    found = []
+    reasons = []
     for answer in answers:
         gradients = edge_gradients(model, graph, anchor, relation, answer)
         paths = most_influential(gradients, graph.facts, anchor, answer, top)
-        met = sorted({anchor, *(entity for path in paths for head, _, tail in path.facts for entity in (head, tail))})
-        labels = dict(zip(met, store.entity_labels_of(np.array(met)), strict=True))
-        found.append([Reason(path.importance, in_words(path, anchor, labels, relations)) for path in paths])
-    return found
+        entities_of_paths = sorted(
+            {anchor, *(entity for path in paths for head, _, tail in path.facts for entity in (head, tail))}
+        )
+        labels = dict(zip(entities_of_paths, store.entity_labels_of(np.array(entities_of_paths)), strict=True))
+        reasons.append([Reason(path.importance, in_words(path, anchor, labels, relations)) for path in paths])
+    return reasons
 
 
 def _top(scores: Tensor, queries: np.ndarray, top: int, hidden: KnownAnswers | None) -> TopAnswers:

@@ -1,1 +1,1 @@
-"""Use of a trained model: predictions, exports, approximate search."""
+"""Use of trained models: predictions, exports, approximate search."""

@@ -1,6 +1,6 @@
-"""An index for approximate nearest answers, made with FAISS, of an exported entity table.
+"""FAISS index of an exported entity table for approximate nearest-answer search.
 
-Query vectors are those of the scorer (``scorer.query``); the best answers to one are its neighbours in the index.
+Query vectors are those of the scorer (``scorer.query``); the best answers to a query are its neighbours in the index.
 """
 
 from __future__ import annotations
@@ -22,59 +22,63 @@ _ROWS_AT_ONCE = 1 << 15
 
 
 def write_index(entities: Path, scorer: Scorer) -> Path:
-    """Index the answers' vectors of an exported table as ``index.faiss`` beside it.
+    """Index the candidate vectors of an exported table as ``index.faiss`` beside it.
 
-    Exhaustive (``IndexFlat``) up to 100,000 rows; above that ``IndexIVFFlat`` with 4√N lists, of which one in 16
-    is searched. The index is built in memory: as many bytes as the vectors.
+    The index is exhaustive (``IndexFlat``) up to 100,000 rows, and above that ``IndexIVFFlat`` with 4√N lists, of which
+    one in 16 is searched. It is built in memory and takes as many bytes as the vectors.
 
     Args:
         entities: ``entities.safetensors``.
-        scorer: takes the answer's part from rows, and names the similarity.
+        scorer: computes candidate vectors from rows, and names the similarity.
 
     Raises:
-        AnnError: a similarity other than product and L2, or FAISS is not installed.
+        AnnError: the similarity is neither the inner product nor L2, or FAISS is not installed.
     """
     metric_of(scorer.similarity)
     with safe_open(entities, framework="pt") as file:
         rows = file.get_slice("vectors")
         count = rows.get_shape()[0]
-        made = VectorIndex.empty(scorer.similarity, count, scorer.candidates(rows[:1]).shape[1])
-        if made.wanted_sample:
-            made.train(_sample(rows, count, made.wanted_sample, scorer))
+        index = VectorIndex.empty(scorer.similarity, count, scorer.candidates(rows[:1]).shape[1])
+        if index.wanted_sample:
+            index.train(_sample(rows, count, index.wanted_sample, scorer))
         for low in range(0, count, _ROWS_AT_ONCE):
-            made.add(_candidates(rows[low : min(low + _ROWS_AT_ONCE, count)], scorer))
+            index.add(_candidates(rows[low : min(low + _ROWS_AT_ONCE, count)], scorer))
     path = entities.with_name(INDEX)
-    load_faiss().write_index(made.index, str(path))
+    load_faiss().write_index(index.index, str(path))
     return path
 
 
 class EntityIndex:
-    """An index written by ``write_index``, opened for search."""
+    """Index written by ``write_index``, opened for search."""
 
     def __init__(self, path: Path, scorer: Scorer) -> None:
-        """
+        """Open the index.
+
         Raises:
-            AnnError: no such file, FAISS is not installed, or the scorer has another similarity.
+            AnnError: the file is missing, FAISS is not installed, or the scorer has another similarity.
         """
         faiss = load_faiss()
         if not path.is_file():
-            raise AnnError(f"there is no index at {path}. Make one with `distkg export RUN --to DIR --index`")
+            raise AnnError(f"there is no index at {path}. Create it with `distkg export RUN --to DIR --index`")
         index = faiss.read_index(str(path))
         if index.metric_type != metric_of(scorer.similarity):
-            raise AnnError(f"{path} was made for another similarity than {scorer.similarity.name}; export again")
+            raise AnnError(
+                f"{path} was built for another similarity than {scorer.similarity.name}; run "
+                "`distkg export` with --index again"
+            )
         self._index = VectorIndex(index, scorer.similarity)
 
     def search(self, query: Tensor, top: int) -> tuple[np.ndarray, np.ndarray]:
-        """Best answers to query vectors float32 [q, Q]: scores float32 and entity ids int64, [q, top] each.
+        """Return the best answers to query vectors float32 [q, Q]: scores float32 and entity ids int64, [q, top] each.
 
-        Scores are the scorer's own. Where fewer are found ids are -1 and scores -inf.
+        Scores are the scorer's own. If fewer are found, ids are -1 and scores -inf.
         """
         scores, entities = self._index.search(query, top)
         return scores.numpy(), entities.numpy()
 
 
 def _sample(rows: Any, count: int, size: int, scorer: Scorer) -> Tensor:
-    """About ``size`` candidate vectors, in short runs spread evenly over the table."""
+    """Return about ``size`` candidate vectors, in short runs spread evenly over the table."""
     runs = 256
     length = min(-(-size // runs), max(1, count // runs))
     lows = np.linspace(0, count - length, runs).astype(np.int64)

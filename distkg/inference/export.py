@@ -1,6 +1,6 @@
-"""Write a model as plain arrays and tables that need nothing of distkg: see docs/export.md.
+"""Export of a model as plain arrays and tables that can be read without distkg: see docs/export.md.
 
-Entity rows are streamed by range, from a sharded table or from a checkpoint: the whole table is in memory nowhere.
+Entity rows are streamed by range, from a sharded table or from a checkpoint, so the whole table is never in memory.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ RowRange = tuple[int, Tensor]
 
 
 def export_model(model: Model, store: Store, config: ModelConfig, folder: str | Path, *, index: bool = False) -> None:
-    """Export a model whose rows are spread over ranks. Collective; the first rank writes.
+    """Export a model whose rows are sharded over ranks. Collective; the first rank writes.
 
     Args:
-        model: of the store's graph.
-        config: the ``model`` section that it was made with.
-        folder: created where absent; files of an earlier export are replaced.
+        model: model of the store's graph.
+        config: the ``model`` section with which it was built.
+        folder: created if absent; files of an earlier export are replaced.
         index: also write an ANN index of the entities, ``index.faiss``.
 
     Raises:
-        AnnError: ``index`` is asked of a scorer whose similarity FAISS lacks, or FAISS is not installed.
+        AnnError: with ``index``, FAISS does not support the scorer's similarity or is not installed.
     """
     ranges = gathered_rows(model)
     if not model.ranks.first:
@@ -60,7 +60,7 @@ def export_model(model: Model, store: Store, config: ModelConfig, folder: str | 
 
 
 def gathered_rows(model: Model, rows_at_once: int = _ROWS_AT_ONCE) -> Iterator[RowRange]:
-    """The entity table by ascending ranges (first id, float32 [n, width]) on the first rank. Collective.
+    """Yield the entity table by ascending ranges (first id, float32 [n, width]) on the first rank. Collective.
 
     Every rank must exhaust the iterator; ranks other than the first get empty ranges.
     """
@@ -81,7 +81,7 @@ def export(
     *,
     index: bool = False,
 ) -> None:
-    """Export from parts: what ``export_model`` does, for rows that come from anywhere, such as a checkpoint.
+    """Export as ``export_model`` from row ranges of any origin, such as a checkpoint.
 
     Args:
         scorer: its parameters and buffers are written by name beside the relations.
@@ -94,7 +94,7 @@ def export(
     write_rows(folder / ENTITIES, (store.num_entities, scorer.entity_width), entities)
     layers = {name: tensor.detach().cpu().contiguous() for name, tensor in scorer.state_dict().items()}
     save_file({"vectors": relations.float().cpu().contiguous(), **layers}, folder / RELATIONS)
-    (folder / RELATIONS).chmod(folder.stat().st_mode & 0o666)  # safetensors leaves it readable by its writer alone
+    (folder / RELATIONS).chmod(folder.stat().st_mode & 0o666)  # safetensors makes the file readable by its owner alone
     _write_labels(folder / "entities.parquet", store.entity_labels())
     _write_labels(folder / "relations.parquet", store.relation_labels())
     if index:
@@ -104,7 +104,7 @@ def export(
 
 
 def describe(scorer: Scorer, config: ModelConfig, num_entities: int, num_relations: int) -> dict[str, Any]:
-    """What model.json says: the scorer, its constants, shapes and versions."""
+    """Return the content of model.json: the scorer, its constants, shapes and versions."""
     return {
         "format_version": FORMAT_VERSION,
         "scorer": config.name,
@@ -122,10 +122,10 @@ def describe(scorer: Scorer, config: ModelConfig, num_entities: int, num_relatio
 
 
 def write_rows(path: Path, shape: tuple[int, int], ranges: Iterable[RowRange]) -> None:
-    """Write one float32 tensor ``vectors`` of a safetensors file from row ranges, in any order.
+    """Write one float32 tensor ``vectors`` to a safetensors file from row ranges, in any order.
 
-    The header is laid first (format: 8 bytes little-endian length, JSON, data), each range at its offset; the
-    file takes its name when it is complete. safetensors itself can only write tensors that are in memory.
+    The header is written first (format: 8 bytes little-endian length, JSON, data), then each range at its offset; the
+    file gets its final name when it is complete. safetensors itself can only write tensors that are in memory.
 
     Raises:
         ValueError: the ranges do not hold every row once, or have another width.

@@ -1,4 +1,4 @@
-"""Predict missing facts: the best answers to queries, with labels, known facts left out or marked."""
+"""Link prediction: the best answers to queries, with labels; known facts are excluded or marked."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _ANSWERS_PER_WRITE = 1 << 20
 
 
 class OutputError(ValueError):
-    """A file of predictions that cannot be written; the message says why."""
+    """Error of a prediction file that cannot be written; the message says why."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One proposed answer.
+    """One predicted answer.
 
     Attributes:
-        rank: from 1, among the answers proposed.
+        rank: from 1, among the predicted answers.
         entity: id.
-        label: of the entity.
+        label: label of the entity.
         score: higher is better; comparable within one model only.
-        known: whether it is a fact of the store, of any split; None where that was not looked up.
+        known: whether it is a fact of the store, in any split; None if that was not looked up.
     """
 
     rank: int
@@ -60,13 +60,13 @@ def predict(
     batch_size: int = 256,
     memory_mb: int = 256,
 ) -> list[list[Prediction]]:
-    """The best answers to queries, best first. Collective; every rank gets the result.
+    """Return the best answers to queries, best first. Collective; every rank gets the result.
 
     Args:
         anchors: entity ids [q].
-        relations: [q] in [0, 2R): r asks for tails of (anchor, r), r + R for heads of (·, r, anchor).
-        top: answers per query; fewer where fewer entities are left.
-        known: facts of the store (train, valid and test) are left out, marked, or kept without looking.
+        relations: [q] in [0, 2R): r predicts tails of (anchor, r), r + R predicts heads of (·, r, anchor).
+        top: answers per query; fewer if fewer entities remain.
+        known: ``exclude`` or ``mark`` the facts of the store (train, valid and test), or ``keep`` them without lookup.
 
     Returns:
         One list per query.
@@ -86,7 +86,7 @@ def predict_with(
     top: int = 10,
     known: Known = "exclude",
 ) -> list[list[Prediction]]:
-    """As ``predict``, of whatever finds the best answers."""
+    """Predict as ``predict`` with a function that finds the best answers."""
     queries = np.stack([np.asarray(anchors, np.int64), np.asarray(relations, np.int64)], 1)
     _refuse_strangers(queries, store)
     answers, is_known = _answer(best, store, queries, top=top, known=known)
@@ -115,18 +115,18 @@ def predict_file(
 
     Args:
         queries: lines ``anchor<TAB>relation`` or ``anchor<TAB>relation<TAB>direction`` of labels, without a
-            header; direction is ``forward`` (which tails?) or ``inverse`` (which heads?).
+            header; direction is ``forward`` (predict tails) or ``inverse`` (predict heads).
         output: ``.tsv`` or ``.parquet``; columns anchor, relation, direction, rank, entity, score and, unless
-            ``known`` is ``keep``, known. It appears when complete. TSV has no quotes, as `distkg prepare` and
-            ``queries`` read it; control, bidirectional and invisible characters of labels are escapes there
-            (``distkg.printable``), which ``queries`` takes back and `distkg prepare` does not.
+            ``known`` is ``keep``, known. The file appears when it is complete. TSV has no quotes, as `distkg prepare`
+            and ``queries`` read it; control, bidirectional and invisible characters of labels are written as escapes
+            (``distkg.printable``), which ``queries`` reads and `distkg prepare` does not.
 
     Returns:
         The number of answers written.
 
     Raises:
         QueryFileError: names file and line.
-        OutputError: the output's name ends otherwise, or it cannot be written there.
+        OutputError: the output has another ending, or cannot be written there.
         ValueError: ``top`` is below 1.
         ScoreError: a score is NaN or infinite.
     """
@@ -145,19 +145,19 @@ def predict_file_with(
     writes: bool = True,
     warn: Callable[[str], None] = lambda warning: None,
 ) -> int:
-    """As ``predict_file``, of whatever finds the best answers.
+    """Predict as ``predict_file`` with a function that finds the best answers.
 
     Args:
         writes: whether this process writes the file.
-        warn: called with a sentence for each reason why answers may mean nothing.
+        warn: called with a sentence for each reason why answers may be meaningless.
     """
     output = local_path(output, "output", "file")
     check_output(output)
-    asked = read_queries(queries, store)
-    for warning in untrained_warnings(store, asked[:, 0], asked[:, 1]):
+    query_ids = read_queries(queries, store)
+    for warning in untrained_warnings(store, query_ids[:, 0], query_ids[:, 1]):
         warn(warning)
     step = max(1, _ANSWERS_PER_WRITE // max(top, 1))
-    parts = (asked[low : low + step] for low in range(0, len(asked), step))
+    parts = (query_ids[low : low + step] for low in range(0, len(query_ids), step))
     tables = (_table(store, part, *_answer(best, store, part, top=top, known=known)) for part in parts)
     if writes:
         return _write(tables, output, warn)
@@ -165,14 +165,14 @@ def predict_file_with(
 
 
 def best_of_model(model: Model, batch_size: int = 256, memory_mb: int = 256) -> TopK:
-    """What ``predict_with`` asks for the best answers of an embedding model."""
+    """Return the function that finds the best answers of an embedding model, for ``predict_with``."""
     return partial(top_answers, model, batch_size=batch_size, memory_mb=memory_mb)
 
 
 def _answer(
     best: TopK, store: Store, queries: np.ndarray, *, top: int, known: Known
 ) -> tuple[TopAnswers, np.ndarray | None]:
-    """TopK answers, and which of them [q, k] are known (None where kept unlooked)."""
+    """Return the best answers and the mask [q, k] of those that are known; the mask is None with ``known="keep"``."""
     facts = None
     if known != "keep":
         facts = KnownAnswers.for_queries(store.iter_triples(list(store.manifest.triples)), store.num_relations, queries)
@@ -181,7 +181,7 @@ def _answer(
 
 
 def _are_known(queries: np.ndarray, entities: np.ndarray, facts: KnownAnswers, num_entities: int) -> np.ndarray:
-    """Which proposed entities [q, k] are facts: bool [q, k]."""
+    """Return the mask of predicted entities [q, k] that are facts: bool [q, k]."""
     starts, ends = facts.rows(queries[:, 0], queries[:, 1])
     counts = ends - starts
     position = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - starts, counts)
@@ -195,30 +195,31 @@ def _refuse_strangers(queries: np.ndarray, store: Store) -> None:
         outside = (column < 0) | (column >= limit)
         if outside.any():
             raise ValueError(
-                f"{name} {column[outside][0]} is not an id of the store: they go from 0 to {limit - 1}"
+                f"{name} {column[outside][0]} is not an id of the store: ids are from 0 to {limit - 1}"
                 + (" (inverse relations are r + R)" if name == "relation" else "")
             )
 
 
 def check_output(output: Path) -> None:
-    """Refuse a file that predictions could not be written to, before anything is computed.
+    """Refuse a file to which predictions cannot be written, before anything is computed.
 
     Raises:
-        OutputError: its name ends otherwise than in ``.tsv`` or ``.parquet``, or its folder is not there or may not be
-            written to.
+        OutputError: its name does not end in ``.tsv`` or ``.parquet``, or its folder does not exist or is not writable.
         NotAFileError: it is a folder, device, pipe or socket.
     """
     if output.suffix not in (".tsv", ".parquet"):
-        raise OutputError(f"{output}: predictions are written as .tsv or .parquet; name the file so")
+        raise OutputError(
+            f"{output}: predictions are written as .tsv or .parquet; use a file name with one of these endings"
+        )
     check_replaceable(output)
     if not output.parent.is_dir():
-        raise OutputError(f"{output}: there is no folder {output.parent}; make it, or name another file")
+        raise OutputError(f"{output}: there is no folder {output.parent}; create it, or name another file")
     if not os.access(output.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{output}: folder {output.parent} may not be written to; name another file")
+        raise OutputError(f"{output}: folder {output.parent} is not writable; name another file")
 
 
 def _table(store: Store, queries: np.ndarray, answers: TopAnswers, known: np.ndarray | None) -> pa.Table:
-    """One row per answer, with labels."""
+    """Return a table with one row per answer, with labels."""
     query, column = np.nonzero(answers.entities >= 0)
     anchor, relation = queries[query].T
     inverse = relation >= store.num_relations
@@ -236,7 +237,7 @@ def _table(store: Store, queries: np.ndarray, answers: TopAnswers, known: np.nda
 
 
 def _write(tables: Iterator[pa.Table], output: Path, warn: Callable[[str], None]) -> int:
-    """Write tables one after the other into a file that takes its name when it is complete."""
+    """Write tables one after the other to a file that gets its final name when it is complete."""
     writer, rows = None, 0
     with replaced_file(output) as unfinished:
         try:
@@ -250,7 +251,7 @@ def _write(tables: Iterator[pa.Table], output: Path, warn: Callable[[str], None]
     if isinstance(writer, TsvWriter) and writer.escaped:
         warn(
             "labels with control, bidirectional or invisible characters are written with escapes such as \\x09: "
-            "--queries takes them back, `distkg prepare` does not. A .parquet file keeps labels as they are"
+            "--queries reads these escapes, `distkg prepare` does not. A .parquet file keeps labels unchanged"
         )
     return rows
 
@@ -260,10 +261,10 @@ def _writer(path: Path, suffix: str, schema: pa.Schema) -> pq.ParquetWriter | Ts
 
 
 class TsvWriter:
-    """Writes tables as the TSV that distkg reads: a line of column names, no quotes, a row on each line.
+    """Writer of tables in the TSV format that distkg reads: a line of column names, no quotes, one row per line.
 
     Attributes:
-        escaped: whether a label held characters that TSV cannot hold as they are.
+        escaped: whether a label held characters that TSV cannot hold and that were escaped.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
@@ -280,11 +281,11 @@ class TsvWriter:
         self._file.close()
 
     def _as_text(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        """A column as text; labels as ``printable`` writes them, which leaves nearly all as they are."""
+        """Return a column as text, with labels escaped by ``printable``, which changes few labels."""
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             return column.cast(pa.large_string())
         labels = column.combine_chunks().dictionary_encode()
-        given = labels.dictionary.to_pylist()
-        shown = [printable(label) for label in given]
-        self.escaped |= shown != given
-        return pa.chunked_array([pa.array(shown, pa.large_string()).take(labels.indices)])
+        texts = labels.dictionary.to_pylist()
+        printable_texts = [printable(label) for label in texts]
+        self.escaped |= printable_texts != texts
+        return pa.chunked_array([pa.array(printable_texts, pa.large_string()).take(labels.indices)])

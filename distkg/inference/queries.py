@@ -1,4 +1,4 @@
-"""Read queries by label from a TSV file, or from predictions."""
+"""Reading of queries by label from a TSV file, or from a file of predictions."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from distkg.printable import from_printable
 
 DIRECTIONS = ("forward", "inverse")
 QUERY_COLUMNS = ["anchor", "relation", "direction"]
-"""Columns of predictions that make a query."""
+"""Columns of a prediction file that make up a query."""
 
 EXPECTED = "Write anchor<TAB>relation[<TAB>forward|inverse] on each line"
 
 
 class QueryFileError(ValueError):
-    """A file of queries that cannot be used; the message names file and line."""
+    """Error of a query file that cannot be used; the message names file and line."""
 
 
 def read_queries(path: str | Path, store: Store) -> np.ndarray:
-    """Queries int64 [q, 2] (anchor, relation in [0, 2R)) of lines ``anchor<TAB>relation[<TAB>direction]``.
+    """Read queries int64 [q, 2] (anchor, relation in [0, 2R)) from lines ``anchor<TAB>relation[<TAB>direction]``.
 
-    Labels are taken as they stand, or with the escapes of ``distkg.printable``. Direction is ``forward`` (default:
-    which tails?) or ``inverse`` (which heads?); all lines have it or none. A file of predictions, TSV or Parquet, is
-    read by its columns: each of its queries once, in the order of their first answers.
+    Labels are read unchanged, or with the escapes of ``distkg.printable``. Direction is ``forward`` (default, predict
+    tails) or ``inverse`` (predict heads); all lines have it or none. A file of predictions, TSV or Parquet, is read by
+    its columns: each of its queries once, in the order of first occurrence.
 
     Raises:
-        QueryFileError: the file is not there, empty, damaged or not UTF-8, a line has another number of columns, or a
+        QueryFileError: the file is missing, empty, damaged or not UTF-8, a line has another number of columns, or a
             label or direction is unknown.
     """
     path = local_path(path, "queries", "file")
@@ -48,13 +48,14 @@ def read_queries(path: str | Path, store: Store) -> np.ndarray:
 
 
 def _read_parquet(path: Path) -> tuple[list[pa.Array], Sequence[int]]:
-    """The columns of predictions in Parquet, and the row of each query, counted from one."""
+    """Return the columns of predictions in Parquet, and the row of each query, counted from one."""
     try:
         with pq.ParquetFile(path) as parquet:
             names = [name for name in QUERY_COLUMNS if name in parquet.schema_arrow.names]
             if names[:2] != QUERY_COLUMNS[:2]:
                 raise QueryFileError(
-                    f"{path}: it has no columns {' and '.join(QUERY_COLUMNS[:2])}, but {parquet.schema_arrow.names}"
+                    f"{path}: columns {' and '.join(QUERY_COLUMNS[:2])} are missing; it has "
+                    f"{parquet.schema_arrow.names}"
                 )
             table = parquet.read(columns=names)
             texts = [table[name].cast(pa.large_utf8()).combine_chunks() for name in names]
@@ -63,12 +64,12 @@ def _read_parquet(path: Path) -> tuple[list[pa.Array], Sequence[int]]:
     except (OSError, pa.ArrowException) as error:
         raise QueryFileError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
     if any(column.null_count for column in texts) or not len(texts[0]):
-        raise QueryFileError(f"{path}: it is empty, or a label in it is")
+        raise QueryFileError(f"{path}: the file is empty, or a label in it is empty or null")
     return _each_query_once(texts, range(1, len(texts[0]) + 1))
 
 
 def _read_columns(path: Path, store: Store) -> tuple[list[pa.Array], Sequence[int]]:
-    """The columns of a file, and the line of each row; blank lines and comments (``#``, no tab) are passed over."""
+    """Return the columns of a file, and the line of each row; blank lines and comments (``#``, no tab) are skipped."""
     rows: list[list[str]] = []
     lines: list[int] = []
     named: list[int] = []
@@ -92,7 +93,7 @@ def _read_columns(path: Path, store: Store) -> tuple[list[pa.Array], Sequence[in
     except IngestError as error:
         raise QueryFileError(str(error)) from None
     if not rows:
-        raise QueryFileError(f"{path}:1: it is empty. {EXPECTED}")
+        raise QueryFileError(f"{path}:1: the file is empty. {EXPECTED}")
     texts = [pa.array(column, pa.large_utf8()) for column in zip(*rows, strict=True)]
     return _each_query_once(texts, lines) if named else (texts, lines)
 
@@ -106,7 +107,7 @@ def _is_header(fields: list[str], store: Store) -> bool:
 
 
 def _each_query_once(columns: list[pa.Array], lines: Sequence[int]) -> tuple[list[pa.Array], Sequence[int]]:
-    """Rows of predictions without those that repeat the query of an earlier one."""
+    """Return the rows of predictions without those that repeat the query of an earlier row."""
     names = [str(place) for place in range(len(columns))]
     table = pa.table(dict(zip([*names, "row"], [*columns, pa.array(range(len(lines)))], strict=True)))
     first = table.group_by(names, use_threads=False).aggregate([("row", "min")])["row_min"].combine_chunks()
@@ -127,34 +128,36 @@ def _check_columns(path: str | Path, line: int, columns: int, others: int) -> No
 def _ids(  # type: ignore[no-untyped-def]
     column: pa.Array, labels: pa.Array, path: str | Path, lines: Sequence[int], explain
 ) -> np.ndarray:
-    """Positions of a column's labels among ``labels``: int64 [q]; ``explain(label)`` raises for one that is absent."""
-    found = pc.index_in(column.cast(labels.type), value_set=labels)
+    """Return the positions of a column's labels among ``labels``: int64 [q]; ``explain(label)`` raises for a missing
+    label."""
+    positions = pc.index_in(column.cast(labels.type), value_set=labels)
     if pc.any(pc.match_substring(column, "\\")).as_py():
-        found = _with_escapes(column, found, labels, path, lines)
-    if found.null_count:
-        row = pc.index(pc.is_null(found), True).as_py()
+        positions = _with_escapes(column, positions, labels, path, lines)
+    if positions.null_count:
+        row = pc.index(pc.is_null(positions), True).as_py()
         try:
             explain(column[row].as_py())
         except StoreError as error:
             raise QueryFileError(f"{path}:{lines[row]}: {error}") from None
-    return found.to_numpy().astype(np.int64)
+    return positions.to_numpy().astype(np.int64)
 
 
 def _with_escapes(
     column: pa.Array, found: pa.Array, labels: pa.Array, path: str | Path, lines: Sequence[int]
 ) -> pa.Array:
-    """``found``, and where it is null the positions of labels that are written with escapes, as predictions are.
+    """Return ``found``, with nulls replaced by the positions of labels that are written with escapes, as predictions
+    are.
 
     Raises:
-        QueryFileError: a text is a label as it stands, and another one when its escapes are taken back.
+        QueryFileError: a text is one label unchanged, and another one with its escapes decoded.
     """
     texts = [from_printable(text) for text in column.to_pylist()]
     unescaped = pc.index_in(pa.array(texts, labels.type), value_set=labels)
     twice = pc.and_(pc.is_valid(found), pc.and_(pc.is_valid(unescaped), pc.not_equal(found, unescaped)))
     if (row := pc.index(twice, True).as_py()) >= 0:
         raise QueryFileError(
-            f"{path}:{lines[row]}: {column[row].as_py()} is the label of two: as it stands, and with its escapes read "
-            "as characters. Ask about them in Python, by their ids"
+            f"{path}:{lines[row]}: {column[row].as_py()} is the label of two: unchanged, and with its escapes decoded. "
+            "Query both in Python, by their ids"
         )
     return pc.coalesce(found, unescaped)
 

@@ -1,4 +1,4 @@
-"""Queries about entities and relations that no training fact mentions: their answers mean nothing."""
+"""Queries about entities and relations that no training fact mentions, whose answers are meaningless."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ Ids = np.ndarray | Sequence[int]
 
 
 def untrained(store: Store, entities: Ids, relations: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Those of some entities [n] and relations [m], ids in [0, 2R), that occur in no training triple.
+    """Return the entities [n] and relations [m] among the arguments that occur in no training triple; relation ids are
+    in [0, 2R).
 
-    The training triples are streamed until all have been seen, as a rule in the first batch.
+    The training triples are streamed until all have been seen, usually in the first batch.
 
     Returns:
         Entity ids, and relation ids in [0, R); both sorted.
@@ -33,7 +34,8 @@ def untrained(store: Store, entities: Ids, relations: Ids) -> tuple[NDArray[np.i
 
 
 def untrained_warnings(store: Store, entities: Ids, relations: Ids) -> list[str]:
-    """A sentence for the relations, and one for the entities, that occur in no training triple; none where all do."""
+    """Return a warning for the relations, and one for the entities, that occur in no training triple; none if all
+    occur."""
     strange_entities, strange_relations = untrained(store, entities, relations)
     labels = store.relation_labels()
     return [
@@ -48,4 +50,4 @@ def _sentence(kind: str, count: int, labels: list[str]) -> list[str]:
     listed = ", ".join(map(repr, labels)) + (", …" if count > len(labels) else "")
     plural = {"relation": "relations", "entity": "entities"}[kind]
     subject = f"{kind} {listed} occurs" if count == 1 else f"{count:,} {plural} ({listed}) occur"
-    return [f"{subject} in no training fact, which a model learns from: the answers mean nothing"]
+    return [f"{subject} in no training fact, so the model has not learned it: the answers are meaningless"]

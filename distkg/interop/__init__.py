@@ -1,1 +1,1 @@
-"""Bridges to other systems of the field; each needs that system installed."""
+"""Bridges to other libraries of the field; each requires that library."""

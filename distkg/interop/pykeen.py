@@ -1,7 +1,7 @@
 """distkg's negative sources as negative samplers of PyKEEN (https://github.com/pykeen/pykeen).
 
-Importing this module adds every source to PyKEEN's ``negative_sampler_resolver``, under its name with ``distkg_`` in
-front:
+Importing this module adds every source to PyKEEN's ``negative_sampler_resolver``, under its name with the prefix
+``distkg_``:
 
     import distkg.interop.pykeen
     pipeline(dataset="Nations", model="TransE", negative_sampler="distkg_relational",
@@ -33,7 +33,7 @@ from distkg.sharding.ranks import Ranks
 
 
 class SourceSampler(NegativeSampler):
-    """Base of the samplers; each carries one source."""
+    """Base class of the samplers; each has one negative source."""
 
     source_name: ClassVar[str]
 
@@ -49,14 +49,15 @@ class SourceSampler(NegativeSampler):
         relation_to_id: Mapping[str, int] | None = None,
         **others: Any,
     ) -> None:
-        """
+        """Create the sampler.
+
         Args:
             mapped_triples: the training triples, int64 [n, 3].
-            options: of the source, as ``negatives.options``.
-            classes: folder with ``entity_types.tsv`` and ``relation_domain_range.tsv``, for sources that need them.
-            run: folder of a distkg run, for sources that look at the vectors of a model: it stays as it is.
-            store: of the run, where it has moved.
-            entity_to_id, relation_to_id: those of the triples factory; needed with ``classes`` or ``run``.
+            options: options of the source, as ``negatives.options``.
+            classes: folder with ``entity_types.tsv`` and ``relation_domain_range.tsv``, for sources that need classes.
+            run: folder of a distkg run, for sources that read the vectors of a model; the model is not updated.
+            store: address of the run's store, if it has moved.
+            entity_to_id, relation_to_id: ids of the triples factory; required with ``classes`` or ``run``.
             others: arguments of PyKEEN's ``NegativeSampler``.
 
         Raises:
@@ -64,9 +65,7 @@ class SourceSampler(NegativeSampler):
         """
         super().__init__(mapped_triples=mapped_triples, **others)
         if (classes or run) and not (entity_to_id and relation_to_id):
-            raise ConfigError(
-                "classes and run are by label: give entity_to_id and relation_to_id of the triples factory"
-            )
+            raise ConfigError("classes and run use labels: pass entity_to_id and relation_to_id of the triples factory")
         ids = entity_to_id or {}, relation_to_id or {}
         known = _read_classes(classes, *ids) if classes else None
         graph = TrainingGraph.of_triples(mapped_triples.numpy(), self.num_entities, self.num_relations, known)
@@ -76,15 +75,16 @@ class SourceSampler(NegativeSampler):
         self._generator = torch.Generator().manual_seed(int(torch.randint(1 << 31, (1,))))
 
     def sample(self, positive_batch: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Negatives int64 [b, K, 3], and bool [b, K], False where there is none in truth; None where all are."""
-        negatives, given = self._corrupt(positive_batch)
+        """Return negatives int64 [b, K, 3] and a mask bool [b, K], True for valid negatives; the mask is None if all
+        are valid."""
+        negatives, valid = self._corrupt(positive_batch)
         allowed = None if self.filterer is None else self.filterer(negative_batch=negatives)
-        if given is None or allowed is None:
-            return negatives, allowed if given is None else given
-        return negatives, given & allowed
+        if valid is None or allowed is None:
+            return negatives, allowed if valid is None else valid
+        return negatives, valid & allowed
 
     def corrupt_batch(self, positive_batch: Tensor) -> Tensor:
-        """Negatives alone: int64 [b, K, 3]; a positive triple stands where there is none in truth."""
+        """Return negatives alone, int64 [b, K, 3], with the positive triple where there is no negative."""
         return self._corrupt(positive_batch)[0]
 
     def _corrupt(self, positive: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -97,10 +97,10 @@ class SourceSampler(NegativeSampler):
         )
         drawn = _with_made(self.source.draw(queries, count, self._generator))
         heads = self._heads(len(flat), count)
-        given = torch.ones(len(queries), count, dtype=torch.bool) if drawn.mask is None else ~drawn.mask
+        valid = torch.ones(len(queries), count, dtype=torch.bool) if drawn.mask is None else ~drawn.mask
         for_head, for_tail = drawn.entities.chunk(2)
-        head_given, tail_given = given.chunk(2)
-        chosen = torch.where(heads, head_given, tail_given)
+        head_valid, tail_valid = valid.chunk(2)
+        chosen = torch.where(heads, head_valid, tail_valid)
         negatives = flat[:, None, :].repeat(1, count, 1)
         negatives[..., 0] = torch.where(heads & chosen, for_head, negatives[..., 0])
         negatives[..., 2] = torch.where(~heads & chosen, for_tail, negatives[..., 2])
@@ -108,7 +108,7 @@ class SourceSampler(NegativeSampler):
         return negatives.view(*shape, 3), None if drawn.mask is None else chosen.view(shape)
 
     def _heads(self, triples: int, count: int) -> Tensor:
-        """Where the head is replaced: half of each row, at random places; bool [b, K]."""
+        """Return the mask of negatives that replace the head, a random half of each row: bool [b, K]."""
         order = torch.rand(triples, count, generator=self._generator).argsort(1)
         half = torch.full((triples, 1), count // 2)
         if count % 2:
@@ -117,29 +117,30 @@ class SourceSampler(NegativeSampler):
 
 
 def _with_made(drawn: Negatives) -> Negatives:
-    """What was made besides takes the place of as many that were drawn: PyKEEN knows one kind of negative."""
-    made = drawn.made
-    if made is None:
+    """Replace as many drawn negatives by the generated ones, because PyKEEN has one kind of negative."""
+    generated = drawn.made
+    if generated is None:
         return drawn
-    if made.entities is None:
+    if generated.entities is None:
         raise SourceError(
-            "PyKEEN trains on entities, and this source makes vectors: give options={'negatives': 'snap', ...}"
+            "PyKEEN trains on entities, and this source generates vectors: pass options={'negatives': 'snap', ...}"
         )
     count = drawn.entities.shape[1]
     mask = torch.zeros(drawn.entities.shape, dtype=torch.bool) if drawn.mask is None else drawn.mask
-    entities = torch.cat([made.entities, drawn.entities], dim=1)[:, :count]
-    return Negatives(entities, torch.cat([made.mask, mask], dim=1)[:, :count])
+    entities = torch.cat([generated.entities, drawn.entities], dim=1)[:, :count]
+    return Negatives(entities, torch.cat([generated.mask, mask], dim=1)[:, :count])
 
 
 class RelabelledModel:
-    """The model of a run, entities and relations numbered otherwise; a ``ModelView``."""
+    """``ModelView`` of a run's model with other ids of entities and relations."""
 
     def __init__(
         self, run: Path, entity_to_id: Mapping[str, int], relation_to_id: Mapping[str, int], store: str = ""
     ) -> None:
-        """
+        """Load the model.
+
         Args:
-            store: address of the run's store, where it has moved.
+            store: address of the run's store, if it has moved.
 
         Raises:
             StoreMismatchError: the store is not the one that the run was trained on.

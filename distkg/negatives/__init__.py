@@ -1,4 +1,4 @@
-"""Where wrong answers come from; importing this package registers all sources."""
+"""Negative sampling; importing this package registers all sources."""
 
 from distkg.negatives import dans, mixture
 from distkg.negatives.base import (

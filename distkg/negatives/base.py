@@ -1,4 +1,4 @@
-"""What a negative source is: a class that names wrong answers for queries."""
+"""Base class and registry of negative sources, which draw wrong answers for queries."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ Requires = Literal["nothing", "queries", "answers", "both", "relations"]
 
 
 class SourceError(ValueError):
-    """A source lacks what it needs of the graph; the message says what, and where to get it."""
+    """Error of a source whose requirements the graph does not meet; the message says what is missing, and where to
+    get it."""
 
 
 class SourceOptions(StrictModel):
-    """A source's own options, validated; ``negatives.options`` in the configuration."""
+    """Base class of the validated options of a source, ``negatives.options`` in the configuration."""
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Queries (anchor, relation, ?) and the answers beside which negatives stand: int64 [b], relation in [0, 2R)."""
+    """Queries (anchor, relation, ?) with their answers: int64 [b] each, relation in [0, 2R)."""
 
     anchor: Tensor
     relation: Tensor
@@ -46,12 +47,12 @@ class Queries:
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far a training is.
+    """Progress of a training run.
 
     Attributes:
-        epochs: epochs done, with the part of the current one.
-        progress: share of all epochs that is done or of the time limit that is gone, whichever is more, in [0, 1].
-        step: steps done, over all epochs.
+        epochs: number of completed epochs, with the fraction of the current one.
+        progress: completed share of all epochs, or used share of the time limit, whichever is larger, in [0, 1].
+        step: number of completed steps over all epochs.
     """
 
     epochs: float = 0.0
@@ -61,13 +62,13 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class DrawRequest:
-    """A draw to come.
+    """Request for a later draw.
 
     Attributes:
-        moment: when.
-        queries: for which.
-        count: negatives for each of them, at most.
-        seed: decides them, where they are drawn before ``draw`` asks for them.
+        moment: training progress at the draw.
+        queries: queries to draw for.
+        count: maximum number of negatives for each query.
+        seed: random seed of negatives that are drawn before ``draw`` is called.
     """
 
     moment: TrainingProgress
@@ -78,15 +79,15 @@ class DrawRequest:
 
 @dataclass(frozen=True)
 class GeneratedNegatives:
-    """Wrong answers that were made for each query, beside those drawn, as vectors or as the entities nearest to them.
+    """Negatives generated for each query in addition to the drawn ones, as vectors or as the entities nearest to them.
 
     Attributes:
-        entities: int64 [b, M]; None where they are vectors.
-        vectors: float32 [b, M, C], candidate vectors; None where they are entities.
-        mask: bool [b, M], True where there is none in truth.
-        band: int64 [b], of hardness, 0 the hardest.
+        entities: int64 [b, M]; None if the negatives are vectors.
+        vectors: float32 [b, M, C], candidate vectors; None if the negatives are entities.
+        mask: bool [b, M], True where there is no negative.
+        band: int64 [b], hardness band, 0 the hardest.
         growth: float32 [b], factor of the objective's margin.
-        weight: of their loss, beside 1 for those drawn.
+        weight: weight of their loss, relative to 1 for drawn negatives.
     """
 
     entities: Tensor | None
@@ -97,7 +98,7 @@ class GeneratedNegatives:
     weight: float
 
     def at_places(self, places: Tensor, device: torch.device) -> GeneratedNegatives:
-        """On a device, with ``places`` instead of entities where it has entities."""
+        """Return a copy on a device, in which ``places`` replace the entities."""
         return GeneratedNegatives(
             entities=None if self.entities is None else places.view(self.entities.shape).to(device),
             vectors=None if self.vectors is None else self.vectors.to(device),
@@ -110,12 +111,12 @@ class GeneratedNegatives:
 
 @dataclass(frozen=True)
 class Negatives:
-    """Wrong answers.
+    """Negatives of a batch of queries.
 
     Attributes:
         entities: int64 [rows, K].
-        mask: bool [rows, K], True where there is no negative in truth; None where all are meant.
-        made: more of them, made for each query; None where there are none.
+        mask: bool [rows, K], True where there is no negative; None if all are negatives.
+        made: generated negatives of each query; None if there are none.
     """
 
     entities: Tensor
@@ -123,24 +124,26 @@ class Negatives:
     made: GeneratedNegatives | None = None
 
     def first(self, count: int) -> Negatives:
-        """Those of the first ``count`` queries."""
+        """Return the negatives of the first ``count`` queries."""
         mask = None if self.mask is None else self.mask[:count]
-        made = self.made
-        if made is not None:
-            parts = (made.mask[:count], made.band[:count], made.growth[:count])
-            entities, vectors = (None if part is None else part[:count] for part in (made.entities, made.vectors))
-            made = GeneratedNegatives(entities, vectors, *parts, made.weight)
-        return Negatives(self.entities[:count], mask, made)
+        generated = self.made
+        if generated is not None:
+            parts = (generated.mask[:count], generated.band[:count], generated.growth[:count])
+            entities, vectors = (
+                None if part is None else part[:count] for part in (generated.entities, generated.vectors)
+            )
+            generated = GeneratedNegatives(entities, vectors, *parts, generated.weight)
+        return Negatives(self.entities[:count], mask, generated)
 
 
 class NegativeSource(ABC):
-    """Draws entities to be ranked below the answer.
+    """Base class of samplers of entities to be ranked below the answer.
 
     Attributes:
-        needs: what of the graph the source reads, for people.
-        requires: whose vectors in a model the source looks at, besides those of all entities.
+        needs: parts of the graph that the source reads, in words for users.
+        requires: side of the query whose model vectors the source reads, besides those of all entities.
         generates: whether its negatives have a ``made`` part.
-        looks_at_queries: whether draws depend on the query. If not, queries may share their negatives, which is fast.
+        looks_at_queries: whether draws depend on the query. If not, queries may share negatives, which is faster.
     """
 
     Options: ClassVar[type[SourceOptions]] = SourceOptions
@@ -150,24 +153,30 @@ class NegativeSource(ABC):
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
-        """Bytes of a worker beyond the training triples, at most, for so many training queries over all workers."""
+        """Return the maximum memory of a worker in bytes, beyond the training triples.
+
+        Args:
+            queries: number of training queries over all workers.
+            workers: number of workers.
+        """
         return 0
 
     @classmethod
     def depends_on_query(cls, options: SourceOptions) -> bool:
-        """Whether draws depend on the query."""
+        """Return whether draws depend on the query."""
         return True
 
     @classmethod  # noqa: B027  most sources need only triples
     def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
-        """Refuse a graph that cannot be drawn from, or options that contradict each other, without reading triples.
+        """Refuse a graph that the source cannot draw from, or contradictory options, without reading triples.
 
         Raises:
             SourceError: the graph lacks what the source needs.
         """
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
-        """
+        """Create the source on a training graph.
+
         Raises:
             SourceError: as ``check``.
         """
@@ -178,34 +187,34 @@ class NegativeSource(ABC):
 
     @abstractmethod
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
-        """``count`` negatives for each query; a source that does not look at queries uses their number alone."""
+        """Draw ``count`` negatives for each query; a source that does not depend on queries uses their number alone."""
 
     def attach(self, model: ModelView) -> None:  # noqa: B027  most sources do not look at one
-        """The model whose vectors draws may look at; draws are then collective among its ranks."""
+        """Set the model whose vectors draws may read; draws are then collective among its ranks."""
 
     def advance(self, moment: TrainingProgress) -> None:  # noqa: B027  most sources do not care
-        """Called before draws: how far the training is."""
+        """Set the training progress; called before draws."""
 
     def prefetch(self, coming: Sequence[DrawRequest]) -> None:  # noqa: B027  most sources draw when asked
-        """Announces later draws, in the order of steps."""
+        """Announce later draws, in the order of steps."""
 
     def weights(self) -> dict[str, Tensor]:
-        """What the source has learned, float32; empty where it learns nothing."""
+        """Return the learned parameters of the source, float32; empty if it learns nothing."""
         return {}
 
     def blend(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the mean of its own ``weights`` and those of another source of its kind."""
+        """Set the parameters to the mean of its own ``weights`` and those of another source of its kind."""
         with torch.no_grad():
             for name, own in self.weights().items():
                 own.lerp_(weights[name].to(own), 0.5)
 
     def pool_sizes(self, queries: Queries) -> Tensor:
-        """How many different entities a query's negatives are drawn from: int64 [b]."""
+        """Return the number of distinct entities from which each query's negatives are drawn: int64 [b]."""
         return torch.full((len(queries),), self.entities)
 
 
 def make_source(name: str, options: Mapping[str, Any], graph: TrainingGraph) -> NegativeSource:
-    """The source of that name.
+    """Create the source of that name.
 
     Raises:
         UnknownNameError: there is none.
@@ -216,12 +225,12 @@ def make_source(name: str, options: Mapping[str, Any], graph: TrainingGraph) -> 
 
 
 def check_source(name: str, options: Mapping[str, Any], graph: TrainingGraph) -> None:
-    """``NegativeSource.check`` of that source; raises as ``make_source``."""
+    """Run ``NegativeSource.check`` of that source; raises as ``make_source``."""
     SOURCES[name].check(graph, parse_source_options(name, options))
 
 
 def parse_source_options(name: str, options: Mapping[str, Any]) -> SourceOptions:
-    """Options of that source.
+    """Validate the options of that source.
 
     Raises:
         UnknownNameError: there is none.
@@ -231,10 +240,10 @@ def parse_source_options(name: str, options: Mapping[str, Any]) -> SourceOptions
 
 
 def source_memory(name: str, options: Mapping[str, Any], queries: int, workers: int) -> int:
-    """``NegativeSource.memory`` of that source; raises as ``make_source``."""
+    """Return ``NegativeSource.memory`` of that source; raises as ``make_source``."""
     return SOURCES[name].memory(parse_source_options(name, options), queries, workers)
 
 
 def depends_on_query(name: str, options: Mapping[str, Any]) -> bool:
-    """Whether that source looks at queries, so that they cannot share negatives; raises as ``make_source``."""
+    """Return whether that source depends on queries, so that they cannot share negatives; raises as ``make_source``."""
     return SOURCES[name].depends_on_query(parse_source_options(name, options))

@@ -1,4 +1,4 @@
-"""Marks negatives that are known facts, exactly."""
+"""Exact mask of negatives that are known facts."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from distkg.kernels.jit import kernel
 
 
 def known_facts(known: KnownAnswers, anchor: Tensor, relation: Tensor, negatives: Tensor, per_row: int) -> Tensor:
-    """Which negatives answer their query.
+    """Return the mask of negatives that answer their query.
 
     Args:
-        known: answers to leave out, by query.
+        known: known answers by query.
         anchor: int64 [B] entities.
         relation: int64 [B] in [0, 2R).
         negatives: int64 [rows, K]; queries ``i * per_row … (i + 1) * per_row - 1`` share row i.
-        per_row: queries that share a row; 1 where each has its own.
+        per_row: number of queries that share a row; 1 if each has its own.
 
     Returns:
         bool [B, K], True where (anchor, relation, negative) is known.
     """
     starts, ends = known.rows(anchor.numpy(), relation.numpy())
-    found = np.zeros((len(anchor), negatives.shape[1]), dtype=np.bool_)
-    _mark(starts, ends, known.answers, negatives.numpy(), per_row, found)
-    return torch.from_numpy(found)
+    mask = np.zeros((len(anchor), negatives.shape[1]), dtype=np.bool_)
+    _mark(starts, ends, known.answers, negatives.numpy(), per_row, mask)
+    return torch.from_numpy(mask)
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""Several sources at once, in shares that may change while training goes on."""
+"""Mixture of several sources, in shares that may change during training."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ Points = list[tuple[float, float]]
 class Part(StrictModel):
     """One source of a mixture."""
 
-    source: str = Field(description="Its name.")
+    source: str = Field(description="Name of the source.")
     weight: Points = Field(
         [(0.0, 1.0)],
-        description="Its share beside those of the others: a number, or points [progress, weight] between which the "
-        "weight changes linearly; progress is the share of train.epochs that is done.",
+        description="Weight of the source relative to the other parts: a number, or points [progress, weight] between "
+        "which it changes linearly; progress is the completed share of train.epochs, in [0, 1].",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the source.")
 
@@ -53,7 +53,7 @@ class Part(StrictModel):
     def _in_order(cls, points: Points) -> Points:
         places = [place for place, _ in points]
         if not points or places != sorted(places) or places[0] < 0 or places[-1] > 1:
-            raise ValueError("points [progress, weight] in order of progress, from 0 to 1, are expected")
+            raise ValueError("must be a number or points [progress, weight] in order of progress, from 0 to 1")
         if min(weight for _, weight in points) < 0:
             raise ValueError("weights must not be negative")
         return points
@@ -67,20 +67,20 @@ MakePart = Callable[[int, Part], NegativeSource]
 
 
 class MixtureOptions(SourceOptions):
-    parts: list[Part] = Field(min_length=1, description="The sources with their weights.")
+    parts: list[Part] = Field(min_length=1, description="Sources with their weights.")
 
 
 @SOURCES.register("mixture")
 class Mixture(NegativeSource):
-    """Several sources, in shares that may change while training goes on.
+    """Several sources in shares that may change during training.
 
-    Of a query's negatives each source gives its share; what a share leaves over whole negatives falls by lot.
+    Each source draws its share of a query's negatives; the fractional remainders are rounded at random.
     """
 
     Options = MixtureOptions
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions, make: MakePart | None = None) -> None:
-        """``make(place, part)`` gives the source of a part; by default it is made here."""
+        """Create the mixture; ``make(place, part)`` creates the source of a part, by default ``make_source``."""
         super().__init__(graph, options)
         assert isinstance(options, MixtureOptions)
         self._weights = [part.weight_at for part in options.parts]
@@ -95,7 +95,9 @@ class Mixture(NegativeSource):
         for part in options.parts:
             check_source(part.source, part.options, graph)
         if sum(SOURCES[part.source].generates for part in options.parts) > 1:
-            raise SourceError("negatives.options: one part of a mixture may make negatives besides; here are several")
+            raise SourceError(
+                "negatives.options: at most one part of a mixture may generate negatives (such as dans); it has several"
+            )
         for place in sorted({0.0, 1.0, *(place for part in options.parts for place, _ in part.weight)}):
             if sum(part.weight_at(place) for part in options.parts) <= 0:
                 raise SourceError(f"negatives.options: all weights of the mixture are 0 at progress {place:g}")
@@ -126,34 +128,34 @@ class Mixture(NegativeSource):
             source.prefetch([replace(each, count=min(each.count, int(s * each.count) + 1)) for each, s in parts])
 
     def shares(self, progress: float) -> list[float]:
-        """Share of each source when so much of the training is done; they sum to 1."""
+        """Return the share of each source at a progress of the training; shares sum to 1."""
         weights = [weight(progress) for weight in self._weights]
         return [weight / sum(weights) for weight in weights]
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         shares = self.shares(self._progress)
         ends = torch.tensor(shares, dtype=torch.float64).cumsum(0) * count
-        # One number for all ends: each source's part is then its share on average, and their sum is always the count.
+        # One random number for all ends: each source then gets its share on average, and the sum is always ``count``.
         cuts = (ends + torch.rand(1, generator=generator, dtype=torch.float64)).floor().long().clamp_max(count)
         cuts[-1] = count
         sizes = torch.diff(cuts, prepend=cuts.new_zeros(1)).tolist()
-        # A source with a share is asked even for nothing: all ranks must ask it, and the lot falls otherwise elsewhere.
-        asked = [(source, size) for source, size, share in zip(self.sources, sizes, shares, strict=True) if share]
-        drawn = [source.draw(queries, size, generator) for source, size in asked]
+        # A source with a share draws even 0 negatives: its draw is collective, and other ranks may round differently.
+        draws = [(source, size) for source, size, share in zip(self.sources, sizes, shares, strict=True) if share]
+        drawn = [source.draw(queries, size, generator) for source, size in draws]
         entities = torch.cat([negatives.entities for negatives in drawn], dim=1)
-        made = next((negatives.made for negatives in drawn if negatives.made is not None), None)
+        generated = next((negatives.made for negatives in drawn if negatives.made is not None), None)
         if all(negatives.mask is None for negatives in drawn):
-            return Negatives(entities, None, made)
+            return Negatives(entities, None, generated)
         mask = [_mask_of(negatives) for negatives in drawn]
-        return Negatives(entities, torch.cat(mask, dim=1), made)
+        return Negatives(entities, torch.cat(mask, dim=1), generated)
 
     def pool_sizes(self, queries: Queries) -> Tensor:
-        """Of the largest pool."""
+        """Return the sizes of the largest pool among the sources: int64 [b]."""
         return torch.stack([source.pool_sizes(queries) for source in self.sources]).amax(0)
 
 
 def parts_of(source: NegativeSource) -> list[NegativeSource]:
-    """The sources of a mixture, and of mixtures in it; of another source itself."""
+    """Return the sources of a mixture and of mixtures in it; for another source, the source itself."""
     return [each for part in source.sources for each in parts_of(part)] if isinstance(source, Mixture) else [source]
 
 

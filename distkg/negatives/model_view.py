@@ -1,4 +1,4 @@
-"""What sources see of a model: its vectors, wherever they lie."""
+"""Interface through which negative sources read a model: its vectors, wherever they are stored."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from distkg.sharding.ranks import Ranks
 
 
 class ModelView(Protocol):
-    """A model whose entities are sharded over ranks. No method keeps a graph of gradients.
+    """Protocol of a model whose entities are sharded over ranks. No method keeps an autograd graph.
 
-    Ids may lie on any device; vectors are on that of the ranks.
+    Ids may be on any device; vectors are on the device of the ranks.
 
     Attributes:
-        ranks: who holds the shards; ``query`` and ``candidates`` are collective among them.
-        similarity: how the scorer compares query vectors with candidate vectors.
-        entities: how many, over all ranks.
+        ranks: the process group of the shards; ``query`` and ``candidates`` are collective among its ranks.
+        similarity: similarity of the scorer between query vectors and candidate vectors.
+        entities: number of entities over all ranks.
         first: id of the first entity that this rank holds.
     """
 
@@ -28,17 +28,17 @@ class ModelView(Protocol):
     first: int
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        """Query vectors float32 [b, Q] of entities and relations in [0, 2R), int64 [b]; collective."""
+        """Return query vectors float32 [b, Q] of entities and relations in [0, 2R), int64 [b]; collective."""
         ...
 
     def candidates(self, entities: Tensor) -> Tensor:
-        """Entities int64 [n] in the role of answers: float32 [n, C]; collective."""
+        """Return candidate vectors float32 [n, C] of entities int64 [n] as answers; collective."""
         ...
 
     def relations(self) -> Tensor:
-        """Vectors of the relations, without inverses: float32 [R, w]."""
+        """Return the vectors of the relations, without inverses: float32 [R, w]."""
         ...
 
     def own_candidates(self) -> Tensor:
-        """Those that this rank holds: float32 [rows, C]."""
+        """Return the candidate vectors of this rank's entities: float32 [rows, C]."""
         ...

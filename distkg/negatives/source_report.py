@@ -1,4 +1,4 @@
-"""What a source does on a graph, seen before a run is paid for: examples, sizes of pools, wrong negatives, time."""
+"""Report on a negative source on a graph: examples, pool sizes, false negatives and time of a draw."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class Example:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was seen of a source on a sample of training queries.
+    """Statistics of a source on a sample of training queries.
 
     Attributes:
         source: its name.
         queries: size of the sample.
-        negatives: drawn for each query.
-        mean_pool, median_pool: entities that a query's negatives are drawn from.
-        small_pools: size → share of queries whose pool has at most so many.
-        left_out: share of negatives that were not given, such as those of empty pools.
-        known: share of the given ones that answer their query in training.
-        false: share of the given ones that answer it in valid or test: facts that training would deny.
+        negatives: number drawn for each query.
+        mean_pool, median_pool: number of entities from which a query's negatives are drawn.
+        small_pools: size → share of queries whose pool has at most that size.
+        left_out: share of masked negatives, such as those of empty pools.
+        known: share of the unmasked negatives that answer their query in training.
+        false: share of the unmasked negatives that answer it in valid or test, which are false negatives.
         nanoseconds: time of one draw.
-        cost: the same beside uniform draws for each query.
+        cost: the same relative to uniform draws for each query.
         examples: some queries.
     """
 
@@ -76,7 +76,7 @@ def examine(
     seed: int,
     model: ModelView | None = None,
 ) -> Examination:
-    """Draw ``count`` negatives for each of ``sample`` training queries; ``model`` is for sources that look at one.
+    """Draw ``count`` negatives for each of ``sample`` training queries; ``model`` is for sources that read one.
 
     Raises:
         UnknownNameError, ConfigError, SourceError: as ``make_source``.
@@ -89,13 +89,13 @@ def examine(
     drawn = source.draw(queries, count, torch.Generator().manual_seed(seed))
     if drawn.made is not None:
         drawn = _learn_and_make(source, queries, count)
-    given = torch.ones_like(drawn.entities, dtype=torch.bool) if drawn.mask is None else ~drawn.mask
-    known = _answers_among(graph.known, queries, drawn.entities) & given
+    is_negative = torch.ones_like(drawn.entities, dtype=torch.bool) if drawn.mask is None else ~drawn.mask
+    known = _answers_among(graph.known, queries, drawn.entities) & is_negative
     held_out = np.concatenate([store.triples("valid"), store.triples("test")])
     held_out_answers = KnownAnswers.from_triples(held_out, graph.relations)
-    false = _answers_among(held_out_answers, queries, drawn.entities) & given
+    false = _answers_among(held_out_answers, queries, drawn.entities) & is_negative
     pools = source.pool_sizes(queries).double()
-    total = max(int(given.sum()), 1)
+    total = max(int(is_negative.sum()), 1)
     own, uniform = (_time(each, queries, count) for each in (source, make_source("uniform", {}, graph)))
     return Examination(
         source=name,
@@ -104,30 +104,34 @@ def examine(
         mean_pool=float(pools.mean()),
         median_pool=float(pools.median()),
         small_pools={size: float((pools <= size).double().mean()) for size in SMALL_POOLS},
-        left_out=float((~given).double().mean()),
+        left_out=float((~is_negative).double().mean()),
         known=int(known.sum()) / total,
         false=int(false.sum()) / total,
         nanoseconds=own,
         cost=own / uniform,
-        examples=_examples(store, queries, drawn.entities, given, show),
+        examples=_examples(store, queries, drawn.entities, is_negative, show),
     )
 
 
 def _learn_and_make(source: NegativeSource, queries: Queries, count: int) -> Negatives:
-    """What a source that learns makes of these queries, as entities, once it has learned from them for a while.
+    """Return the negatives that a learning source generates for these queries, as entities, after some rounds of
+    learning.
 
     Raises:
-        SourceError: it makes vectors, of which there is nothing to show.
+        SourceError: it generates vectors, which have no labels to show.
     """
     generator = torch.Generator().manual_seed(0)
     for _ in range(_LEARNING_ROUNDS):
         some = torch.randint(len(queries), (min(len(queries), _TIMED_QUERIES),), generator=generator)
         source.draw(queries[some], 1, generator)
-    source.advance(TrainingProgress(epochs=1e6, progress=0.5))  # makes all of it again
-    made = source.draw(queries, count, generator).made
-    if made is None or made.entities is None:
-        raise SourceError("vectors cannot be shown: set negatives.options to {negatives: snap}, which makes entities")
-    return Negatives(made.entities, made.mask)
+    source.advance(TrainingProgress(epochs=1e6, progress=0.5))  # all cached negatives are due for renewal
+    generated = source.draw(queries, count, generator).made
+    if generated is None or generated.entities is None:
+        raise SourceError(
+            "generated vectors have no labels to show: set negatives.options to {negatives: snap}, which generates "
+            "entities"
+        )
+    return Negatives(generated.entities, generated.mask)
 
 
 def _some_queries(graph: TrainingGraph, sample: int, seed: int) -> Queries:
@@ -141,7 +145,7 @@ def _answers_among(known: KnownAnswers, queries: Queries, negatives: Tensor) -> 
 
 
 def _time(source: NegativeSource, queries: Queries, count: int) -> float:
-    """Nanoseconds of one draw; the first round, which may compile, does not count."""
+    """Return the nanoseconds of one draw; the first round, which may compile, does not count."""
     some, generator = queries[:_TIMED_QUERIES], torch.Generator().manual_seed(0)
     source.draw(some, count, generator)
     start, rounds = time.perf_counter(), 0

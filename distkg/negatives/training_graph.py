@@ -1,4 +1,4 @@
-"""What negative sources are made from: the training triples and what is known of their entities."""
+"""Training graph of negative sources: the training triples and the classes and degrees of their entities."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from distkg.data.store.known_answers import KnownAnswers
 
 
 class TrainingGraph:
-    """The training part of a graph; everything is read or made when it is first asked for.
+    """Training part of a graph; everything is read or computed at first use.
 
     Attributes:
-        entities, relations: how many.
+        entities, relations: their numbers.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class TrainingGraph:
 
     @classmethod
     def of_store(cls, store: Store) -> TrainingGraph:
-        # The store counts degrees while triples stream by; counting here would hold all of them.
+        # The store counts degrees while it streams triples; counting here would hold all of them in memory.
         return cls(
             store.num_entities, store.num_relations, partial(store.triples, "train"), store.classes, store.degrees
         )
@@ -42,13 +42,13 @@ class TrainingGraph:
     def of_triples(
         cls, triples: np.ndarray, entities: int, relations: int, classes: Classes | None = None
     ) -> TrainingGraph:
-        """From integer triples [n, 3] in memory."""
+        """Build a graph of integer triples [n, 3] in memory."""
         held = np.ascontiguousarray(triples, dtype=np.int32)
         return cls(entities, relations, lambda: held, lambda: classes)
 
     @cached_property
     def triples(self) -> NDArray[np.int32]:
-        """int32 [n, 3], columns head, relation, tail."""
+        """Triples int32 [n, 3], columns head, relation, tail."""
         return self._read_triples()
 
     @cached_property
@@ -60,16 +60,16 @@ class TrainingGraph:
 
     @cached_property
     def classes(self) -> Classes | None:
-        """Classes of entities and those that relations ask for; None where nothing is known of them."""
+        """Classes of entities and classes that relations require; None if the store has none."""
         return self._read_classes()
 
     @cached_property
     def known(self) -> KnownAnswers:
-        """The training answers of every query."""
+        """Known training answers of every query."""
         return KnownAnswers.from_triples(self.triples, self.relations)
 
     def queries(self) -> NDArray[np.int64]:
-        """Both queries of every triple: int64 [2n, 3], columns anchor, relation in [0, 2R), answer."""
+        """Return both queries of every triple: int64 [2n, 3], columns anchor, relation in [0, 2R), answer."""
         head, relation, tail = self.triples.astype(np.int64).T
         anchor, answer = np.concatenate([head, tail]), np.concatenate([tail, head])
         return np.stack([anchor, np.concatenate([relation, relation + self.relations]), answer], axis=1)

@@ -1,4 +1,4 @@
-"""What this machine can do: rates measured in half a second, and the memory that processes may use."""
+"""Performance of this machine, measured in half a second, and the memory that processes may use."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _COPIED_FLOATS = 16 << 20
 
 @dataclass(frozen=True)
 class Machine:
-    """Rates of one worker.
+    """Measured rates of one worker.
 
     Attributes:
         flops: float32 matrix multiplication, operations per second (a multiply and an add are two).
-        bandwidth: bytes per second read and written by a copy that leaves the caches.
+        bandwidth: bytes per second read and written by a copy that exceeds the caches.
     """
 
     flops: float
     bandwidth: float
 
     def shared_by(self, processes: float) -> Machine:
-        """The rates that remain where ``processes`` compete for what was measured."""
+        """Return the rates of one of ``processes`` that compete for the machine."""
         share = max(processes, 1.0)
         return Machine(self.flops / share, self.bandwidth / share)
 
@@ -45,7 +45,7 @@ def measure(device: str = "cpu", seconds: float = 0.25) -> Machine:
 
 
 def memory_limit() -> int:
-    """As ``distkg.host_memory.memory_limit``."""
+    """Return the memory limit of processes in bytes, as ``distkg.host_memory.memory_limit``."""
     return host_memory.memory_limit(CGROUP_LIMITS)
 
 

@@ -1,4 +1,4 @@
-"""The most memory that tensors take at once while something is computed."""
+"""Peak memory of tensors during a computation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from torch.utils._pytree import tree_leaves
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """Bytes of the tensors that ``work`` makes, of all that live at the same time, at most; on any device."""
+    """Return the peak number of bytes of the tensors that ``work`` creates and that are alive at once, on any
+    device."""
     with _Living() as living:
         work()
     return living.most
 
 
 class _Living(TorchDispatchMode):
-    """Follows the storages of what operations return, until they are freed."""
+    """Dispatch mode that tracks the storages of the results of operations until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,11 +31,11 @@ class _Living(TorchDispatchMode):
         self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         before = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        found = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(found):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._see(leaf, before)
-        return found
+        return result
 
     def _see(self, tensor: Tensor, before: set[int]) -> None:
         storage = tensor.untyped_storage()

@@ -36,9 +36,7 @@ class RelationFamily(FoundationFamily):
     @contextmanager
     def open(self, folder: Path, ranks: Ranks, graph: GraphChoice) -> Iterator[Predictor]:
         if graph.fanouts:
-            raise QuestionError(
-                f"--fanouts: for foundation models that rank entities, which reason along facts; {folder} is none"
-            )
+            raise QuestionError(f"--fanouts: for foundation models that rank entities; {folder} is not one")
         model = load_model(folder)
         with facts_of(model, graph) as store:
             yield Predictor(

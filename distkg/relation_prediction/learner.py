@@ -1,7 +1,8 @@
-"""Training a model that ranks relations, (h, ?, t): a hidden fact's relation against all that are not known there.
+"""Training of models that rank relations, (h, ?, t): the relation of a hidden fact against all relations that are not
+known between its entities.
 
-Facts, graphs and steps are those of other foundation models. ``negatives`` has no say: relations are few, so that all
-of them compete at every step (as TRIX is trained, Zhang et al. 2024).
+Facts, graphs and steps are those of other foundation models. The section ``negatives`` has no effect: relations are
+few, so all of them compete at every step (as in the training of TRIX, Zhang et al. 2024).
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from distkg.relation_prediction.ranking import known_relations_of, rank_relation
 
 
 def ranks_relations(config: RunConfig) -> bool:
-    """Whether the configured model is a foundation model that ranks relations."""
+    """Return whether the configured model is a foundation model that ranks relations."""
     return config.model.name in MODELS and MODELS[config.model.name].ranks == "relations"
 
 
 def as_triples(queries: Queries, relations: int) -> Tensor:
-    """The facts that queries ask about, from either end: int64 [b, 3]."""
+    """Return the facts of queries from either end: int64 [b, 3]."""
     from_head = queries.relation < relations
     head = torch.where(from_head, queries.anchor, queries.answer)
     tail = torch.where(from_head, queries.answer, queries.anchor)
@@ -41,14 +42,14 @@ def as_triples(queries: Queries, relations: int) -> Tensor:
 
 
 class RelationLoop(FoundationLoop):
-    """Steps of a model that ranks relations."""
+    """Training loop of a model that ranks relations."""
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
         self._known: dict[str, KnownRelations] = {}
 
     def loss(self, asked: FoundationBatch, moment: TrainingProgress) -> Tensor:
-        """Mean over the facts; other relations that are known between their entities are left out."""
+        """Return the mean loss over the facts; other relations that are known between their entities are masked."""
         graph, device = asked.graph, self._ranks.device
         head, relation, tail = as_triples(asked.queries, graph.relations).unbind(1)
         scores = self._model.relation_scores(graph, head.to(device), tail.to(device), asked.weight(device))
@@ -58,7 +59,7 @@ class RelationLoop(FoundationLoop):
         return self._objective(scores.gather(1, relation[:, None])[:, 0], scores.masked_fill(mask, EXCLUDED)).mean()
 
     def _known_in(self, store: Store) -> KnownRelations:
-        """Of the training facts, those that are asked about among them."""
+        """Return the known relations between entities in the training facts of a store."""
         if store.address not in self._known:
             facts = store.iter_triples(["train"])
             self._known[store.address] = KnownRelations.of(facts, store.num_entities, store.num_relations)
@@ -66,7 +67,7 @@ class RelationLoop(FoundationLoop):
 
 
 class RelationLearner(FoundationLearner):
-    """A ``Learner`` of a model that ranks relations; metrics are filtered, of one question for each triple."""
+    """``Learner`` of a model that ranks relations; metrics are filtered, with one query for each triple."""
 
     loop_kind = RelationLoop
 

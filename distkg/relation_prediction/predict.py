@@ -1,4 +1,4 @@
-"""Which relation leads from one entity to another: the best, by a foundation model that ranks relations."""
+"""Relation prediction: the best relations between two entities, by a foundation model that ranks relations."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from distkg.relation_prediction.ranking import known_relations_of
 
 @dataclass(frozen=True)
 class RelationPrediction:
-    """One proposed relation.
+    """One predicted relation.
 
     Attributes:
-        rank: from 1, among those proposed.
+        rank: from 1, among the predicted relations.
         relation: its label.
         score: higher is better; comparable within one model only.
-        known: whether it is a fact of the store, of any split.
+        known: whether it is a fact of the store, in any split.
     """
 
     rank: int
@@ -33,7 +33,7 @@ class RelationPrediction:
 def predict_relations(
     model: FoundationModel, store: Store, head: int, tail: int, top: int = 10, known: Known = "exclude"
 ) -> list[RelationPrediction]:
-    """The relations that most likely lead from head to tail, best first, reasoned from the training facts of a store.
+    """Return the most likely relations from head to tail, best first, with the training facts of a store as the graph.
 
     Raises:
         UnsupportedQuestionError: the model ranks entities.

@@ -1,4 +1,4 @@
-"""Exact ranks of the relation that leads from one entity to another, among all relations."""
+"""Exact ranks of the relation between two entities among all relations."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from distkg.foundation.graph_scorer import GraphScorer
 from distkg.foundation.models import FoundationModel
 from distkg.sharding.ranks import Ranks
 
-BATCH_SIZE = 16  # pairs; a question looks at the whole graph
+BATCH_SIZE = 16  # pairs; small, because a query reads the whole graph
 
 ScoreRelations = Callable[[np.ndarray], Tensor]
-"""Pairs int [b, 2], (head, tail) → scores of all relations without inverses, float32 [b, R]."""
+"""Function from pairs int [b, 2], (head, tail), to scores of all relations without inverses, float32 [b, R]."""
 
 
 def rank_relations(
@@ -33,14 +33,15 @@ def rank_relations(
     ranks: Ranks | None = None,
     hurries: Callable[[], bool] = never,
 ) -> Ranking:
-    """Rank the relations of triples int [n, 3]; every distinct pair is asked once.
+    """Rank the relations of triples int [n, 3]; every distinct pair is scored once.
 
     Args:
-        known: relations that are facts between the pairs: they do not compete. None to rank among all relations, as
-            published figures of TRIX do.
+        known: known relations between the pairs, which are excluded from the competitors. None ranks among all
+            relations, as in the published results of TRIX.
         batch_size: pairs scored together.
-        ranks: share the pairs, in turns of a batch; collective among them, and every rank gets the result.
-        hurries: asked before each batch: scores are left out from then on, and the result means nothing.
+        ranks: ranks that share the pairs, batch by batch in turn; collective among them, and every rank gets the
+            result.
+        hurries: called before each batch; once it returns True, no more scores are computed and the result is invalid.
 
     Returns:
         Ranks whose ``queries`` are pairs (head, tail) and whose ``answers`` are relations.
@@ -56,9 +57,9 @@ def rank_relations(
     for low in range(first * batch_size, len(pairs), size * batch_size):
         if hurries():
             break
-        asked = pairs[low : low + batch_size]
+        batch = pairs[low : low + batch_size]
         mine = order[ends[low] : ends[min(low + batch_size, len(pairs))]]
-        counts[:, mine] = _counted(score(asked).cpu(), own.ravel()[mine] - low, triples[mine], known)
+        counts[:, mine] = _counted(score(batch).cpu(), own.ravel()[mine] - low, triples[mine], known)
     if ranks is not None:
         shared = torch.from_numpy(counts).to(ranks.device)
         ranks.all_reduce(shared)
@@ -66,25 +67,31 @@ def rank_relations(
     greater, equal, broken = counts
     if broken.any():
         head, _, tail = triples[int(broken.argmax())]
-        raise ScoreError(f"scores of relations from entity {head} to {tail} are not finite: the model has diverged")
+        raise ScoreError(
+            f"scores of relations from entity {head} to {tail} are NaN or infinite: the model has diverged. Use an "
+            "earlier checkpoint, or train with a lower learning rate"
+        )
     return Ranking(triples[:, [0, 2]].astype(np.int32), triples[:, 1].astype(np.int32), greater, equal)
 
 
 def _counted(scores: Tensor, row: np.ndarray, triples: np.ndarray, known: KnownRelations | None) -> np.ndarray:
-    """Relations that score above and as much as those of triples [m, 3], and whether a score is broken: int64 [3, m].
-    ``row`` [m] is where their pairs stand in scores [b, R]."""
-    of_each = scores[torch.from_numpy(row)]
-    own = of_each.gather(1, torch.from_numpy(triples[:, 1:2].astype(np.int64)))
-    competing = torch.ones_like(of_each, dtype=torch.bool)
+    """Count relations that score above and equal to those of triples [m, 3], and mark triples with non-finite scores:
+    int64 [3, m].
+
+    ``row`` [m] is the index of each triple's pair in scores [b, R].
+    """
+    scores_of_triples = scores[torch.from_numpy(row)]
+    own = scores_of_triples.gather(1, torch.from_numpy(triples[:, 1:2].astype(np.int64)))
+    competing = torch.ones_like(scores_of_triples, dtype=torch.bool)
     if known is not None:
         competing = ~torch.from_numpy(known.mask(triples[:, [0, 2]]))
     competing.scatter_(1, torch.from_numpy(triples[:, 1:2].astype(np.int64)), False)
-    greater, equal = ((how(of_each, own) & competing).sum(1) for how in (torch.gt, torch.eq))
-    return torch.stack([greater, equal, (~of_each.isfinite()).any(1).long()]).numpy()
+    greater, equal = ((how(scores_of_triples, own) & competing).sum(1) for how in (torch.gt, torch.eq))
+    return torch.stack([greater, equal, (~scores_of_triples.isfinite()).any(1).long()]).numpy()
 
 
 def known_relations_of(store: Store, triples: np.ndarray) -> KnownRelations:
-    """All known relations, of any split, between the pairs of these triples [n, 3]; the store is streamed."""
+    """Return all known relations, of any split, between the pairs of these triples [n, 3]; the store is streamed."""
     facts = store.iter_triples(list(store.manifest.triples))
     return KnownRelations.of(facts, store.num_entities, store.num_relations, triples[:, [0, 2]])
 
@@ -98,8 +105,8 @@ def evaluate_relations(
     triples: int | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
-    """Metrics of a split's relations, or those of ``subsample`` its triples, reasoned from the training facts of the
-    store.
+    """Return metrics of the relations of a split, or of a random subset of ``triples`` of it, with the training facts
+    of the store as the graph.
 
     Returns:
         ``split``; ``metrics`` over all triples; ``by_relation``, a list with the relation's label.
@@ -109,23 +116,23 @@ def evaluate_relations(
         UnsupportedQuestionError: the model ranks entities.
         ScoreError: a score is NaN or infinite.
     """
-    asked = store.triples(split)
-    if not len(asked):
+    facts = store.triples(split)
+    if not len(facts):
         raise StoreError(f"split {split!r} of {store.shown} holds no triples. Splits: {store.manifest.triples}")
-    asked = subsample(asked, triples, seed=0)
-    known = known_relations_of(store, asked) if filtered else None
-    reasoner = GraphScorer(model, model.graph_of(store))
-    ranking = rank_relations(reasoner.relation_scores, asked, known, batch_size=batch_size)
+    facts = subsample(facts, triples, seed=0)
+    known = known_relations_of(store, facts) if filtered else None
+    scorer = GraphScorer(model, model.graph_of(store))
+    ranking = rank_relations(scorer.relation_scores, facts, known, batch_size=batch_size)
     return {"split": split, "metrics": ranking_metrics(ranking), "by_relation": _by_relation(ranking, store)}
 
 
 def _by_relation(ranking: Ranking, store: Store) -> list[dict[str, Any]]:
     labels = store.relation_labels()
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for relation in np.unique(ranking.answers):
         own = ranking.answers == relation
         metrics: Metrics = ranking_metrics(
             Ranking(ranking.queries[own], ranking.answers[own], ranking.greater[own], ranking.equal[own])
         )
-        found.append({"relation": labels[int(relation)].as_py(), **metrics})
-    return found
+        rows.append({"relation": labels[int(relation)].as_py(), **metrics})
+    return rows

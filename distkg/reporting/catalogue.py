@@ -1,4 +1,4 @@
-"""What can be named: presets, search spaces and scorers, each with a line about it."""
+"""Catalogue of presets, search spaces, scorers and negative sources, with a summary of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distkg.search.space import SPACES, space_names
 
 @dataclass(frozen=True)
 class Entry:
-    """A name, a line about it, its options as ``key=default``, and what it needs of the data."""
+    """Name of an entry, a one-line summary, its options as ``key=default``, and the data that it needs."""
 
     name: str
     summary: str
@@ -24,17 +24,17 @@ class Entry:
 
 
 def describe_presets() -> list[Entry]:
-    """Every preset with the comment on its first line."""
+    """Return every preset with the comment on its first line."""
     return [Entry(name, _first_comment((PRESETS / f"{name}.yaml").read_text("utf-8"))) for name in preset_names()]
 
 
 def describe_spaces() -> list[Entry]:
-    """Every search space with the comment on its first line."""
+    """Return every search space with the comment on its first line."""
     return [Entry(name, _first_comment((SPACES / f"{name}.yaml").read_text("utf-8"))) for name in space_names()]
 
 
 def describe_scorers() -> list[Entry]:
-    """Every scorer with the first line of its module's docstring, which names the paper."""
+    """Return every scorer with the first line of its module's docstring, which names the paper."""
     entries = []
     for name in SCORERS:
         scorer = SCORERS[name]
@@ -43,7 +43,7 @@ def describe_scorers() -> list[Entry]:
 
 
 def describe_sources() -> list[Entry]:
-    """Every negative source with the first line of its docstring, and what it needs of the graph."""
+    """Return every negative source with the first line of its docstring, and the data that it needs."""
     return [
         Entry(name, _first_line(source.__doc__), _options_of(source.Options), source.needs)
         for name, source in ((name, SOURCES[name]) for name in SOURCES)

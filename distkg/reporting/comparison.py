@@ -1,4 +1,4 @@
-"""``comparison.html``: several runs side by side on one page."""
+"""``comparison.html``: a page that compares several runs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DEFAULT = Path("comparison.html")
 
 @dataclass(frozen=True)
 class Figure:
-    """A column of the table: what is compared, how it is written, and which end is best.
+    """Column of the comparison table.
 
     Attributes:
         name: heading of the column.
-        find: the figure of a run, or None where the run lacks it.
-        text: how it is written.
-        best: picks the best of several; None where no value is better than another.
+        find: function that returns the value of a run, or None if the run lacks it.
+        text: formatter of the value.
+        best: function that picks the best of several values; None if no value is better than another.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Figure:
 
 
 def write_comparison(folders: Sequence[Path], to: Path | None = None) -> Path:
-    """Write one page about several runs and return its path: ``to``, or ``comparison.html`` in this folder.
+    """Write a page about several runs and return its path: ``to``, or ``comparison.html`` in the working directory.
 
-    Runs that have not finished are shown with what they have.
+    Unfinished runs are shown with the results so far.
 
     Raises:
-        RunError: a folder is not a run or is named twice, a file of a run cannot be read.
+        RunError: a folder is not a run or is named twice, or a file of a run cannot be read.
         NotAFileError: ``to`` is a folder, device, pipe or socket.
     """
     names = distinct_names(folders)
@@ -51,7 +51,7 @@ def write_comparison(folders: Sequence[Path], to: Path | None = None) -> Path:
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names; those that are equal take as many parents with them as tell them apart.
+    """Return the names of folders; equal names are prefixed with as many parents as make them distinct.
 
     >>> distinct_names([Path("/a/umls"), Path("/b/umls"), Path("/b/kinship")])
     ['a/umls', 'b/umls', 'kinship']
@@ -71,14 +71,14 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
 
 
 def render(runs: Sequence[Named]) -> str:
-    """The page as a string; ``runs`` with the names that they go by."""
+    """Return the page as a string; ``runs`` are pairs of name and record."""
     heading = f"Comparison of {len(runs)} runs"
     parts = (figures(runs), *_charts(runs), differences(runs))
     return page(heading, heading, _shared_subject(runs), _warnings(runs), html.grid(parts))
 
 
 def figures(runs: Sequence[Named]) -> str:
-    """Test metrics, time and memory: one row a run, the best of each column pointed out."""
+    """Return the card of test metrics, time and memory: one row per run, with the best of each column marked."""
     columns = [_column(figure, [run for _, run in runs]) for figure in FIGURES]
     rows = [[_name_cell(i, *runs[i]), *cells] for i, cells in enumerate(zip(*columns, strict=True))]
     note = (
@@ -92,34 +92,34 @@ def figures(runs: Sequence[Named]) -> str:
 
 
 def differences(runs: Sequence[Named]) -> str:
-    """Keys of the configuration whose values are not the same in all runs that have a configuration."""
+    """Return the card of configuration keys whose values differ between the runs that have a configuration."""
     known = [(name, flatten(run.config)) for name, run in runs if run.config]
     keys = dict.fromkeys(key for _, values in known for key in values)
-    shown = [(key, [values.get(key, GAP) for _, values in known]) for key in keys]
-    rows = [[key, *values] for key, values in shown if len(set(values)) > 1]
+    values_by_key = [(key, [values.get(key, GAP) for _, values in known]) for key in keys]
+    rows = [[key, *values] for key, values in values_by_key if len(set(values)) > 1]
     table = html.table(["Key", *(name for name, _ in known)], rows, classes="mono")
     note = "Keys with equal values are left out." if rows else "The configurations are equal."
     return html.card("Configuration: what differs", table or "<p></p>", note, wide=True) if len(known) > 1 else ""
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted keys of nested sections, with their values as text.
+    """Return dotted keys of nested sections, with their values as text.
 
     >>> flatten({"model": {"name": "transe", "options": {"norm": "l1"}}})
     {'model.name': 'transe', 'model.options.norm': 'l1'}
     """
-    found: dict[str, str] = {}
+    values_by_key: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            found |= flatten(value, f"{prefix}{key}.")
+            values_by_key |= flatten(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = as_text(value)
-    return found
+            values_by_key[f"{prefix}{key}"] = as_text(value)
+    return values_by_key
 
 
 def _charts(runs: Sequence[Named]) -> list[str]:
     objectives = {flatten(run.config).get("objective.name") for _, run in runs if run.config}
-    note = "The runs minimise different objectives: their losses do not compare." if len(objectives) > 1 else ""
+    note = "The runs minimise different objectives, so their losses cannot be compared." if len(objectives) > 1 else ""
     return [
         curves.by_wall_time(runs, curves.VALID_MRR),
         curves.by_epoch(runs, curves.VALID_MRR),
@@ -141,7 +141,7 @@ def _column(figure: Figure, runs: Sequence[RunRecord]) -> list[Content]:
 
 
 def _best(figure: Figure, values: Sequence[float | None]) -> str | None:
-    """The best value as written, which several may share; None where there is nothing to choose between."""
+    """Return the best value as text, which several runs may share; None if all values are equal or none is better."""
     known = [value for value in values if value is not None]
     if figure.best is None or len({figure.text(value) for value in known}) < 2:
         return None
@@ -162,7 +162,9 @@ def _warnings(runs: Sequence[Named]) -> list[str]:
     graphs = _graphs(run for _, run in runs)
     if len(graphs) > 1:
         listed = " / ".join(graph.rstrip(".") for graph in graphs)
-        texts.append(f"The runs are on different graphs, whose ranks do not compare; no best is marked. {listed}.")
+        texts.append(
+            f"The runs are on different graphs, so their ranks cannot be compared; no best is marked. {listed}."
+        )
     return texts
 
 
@@ -170,7 +172,7 @@ def _missing(run: RunRecord) -> list[str]:
     texts = []
     if not run.finished:
         texts.append(
-            "not finished, as there is no result.json. It has no test metrics yet; time and memory are those so far, "
+            "not finished, as there is no result.json. It has no test metrics yet; time and memory are those so far "
             "and are not marked as best."
         )
     if not run.config:
@@ -179,9 +181,9 @@ def _missing(run: RunRecord) -> list[str]:
 
 
 def _graphs(runs: Iterable[RunRecord]) -> list[str]:
-    """The graphs of the runs that name theirs, by their sizes, as stores of one graph may lie in several places."""
-    found = [run.result.get("graph") for run in runs]
-    return list(dict.fromkeys(sections.counts(graph) for graph in found if isinstance(graph, dict)))
+    """Return the distinct graphs of the runs by their sizes, because stores of one graph may have several addresses."""
+    graphs = [run.result.get("graph") for run in runs]
+    return list(dict.fromkeys(sections.counts(graph) for graph in graphs if isinstance(graph, dict)))
 
 
 def _refuse_repeated(paths: Sequence[tuple[str, ...]]) -> None:

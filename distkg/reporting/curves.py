@@ -1,4 +1,4 @@
-"""Quantities over a training, by epoch and by wall time: one run alone, or several laid over each other."""
+"""Charts of quantities over the training, by epoch and by wall time, for one run or several."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CLOCKS = ((7200.0, "hours", 3600.0), (120.0, "minutes", 60.0), (0.0, "seconds",
 
 @dataclass(frozen=True)
 class Quantity:
-    """A column of metrics.jsonl: its dotted key, the title of its charts, and their vertical axis."""
+    """Column of metrics.jsonl: its dotted key, the title of its charts, and their vertical axis."""
 
     key: str
     title: str
@@ -30,13 +30,13 @@ VALID_HITS10 = Quantity("valid.hits@10", "Validation Hits@10", Axis("Hits@10", z
 
 
 def by_epoch(runs: Sequence[Named], quantity: Quantity, note: str = "") -> str:
-    """A card with a line for each run over epochs; empty where no run has the quantity."""
+    """Return a card with a line for each run over epochs; empty if no run has the quantity."""
     series = [Series(name, run.column(quantity.key, "epoch")) for name, run in runs]
     return html.card(f"{quantity.title} by epoch", _chart(series, EPOCH, quantity), note)
 
 
 def by_wall_time(runs: Sequence[Named], quantity: Quantity, note: str = "") -> str:
-    """A card with a line for each run over the time since its start; empty where no run has the quantity."""
+    """Return a card with a line for each run over the time since its start; empty if no run has the quantity."""
     timed = [(name, run.column(quantity.key, "time")) for name, run in runs]
     longest = max((time for _, points in timed for time, _ in points), default=0.0)
     unit, seconds = next((unit, length) for least, unit, length in _CLOCKS if longest >= least)
@@ -45,5 +45,5 @@ def by_wall_time(runs: Sequence[Named], quantity: Quantity, note: str = "") -> s
 
 
 def _chart(series: Sequence[Series], x: Axis, quantity: Quantity) -> str:
-    # Several runs are drawn to see how they differ, which an axis from zero would press together.
+    # An axis from zero would hide the differences between several runs.
     return line_chart(series, x, quantity.axis if len(series) == 1 else replace(quantity.axis, zero=False))

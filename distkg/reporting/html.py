@@ -1,4 +1,4 @@
-"""Small builders of HTML text; every label that comes from a graph or a file passes through ``escape``."""
+"""Builders of HTML text; every label from a graph or a file passes through ``escape``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ GAP = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table that says more than its text.
+    """Table cell with attributes besides its text.
 
     Attributes:
-        text: what is written; escaped.
-        value: the number to sort by; cells without one count as text.
-        best: point it out as the best of its column.
-        series: the series of the page's charts whose line stands before the text.
-        badge: a word in a coloured lozenge behind the text; escaped.
+        text: displayed text; escaped.
+        value: number to sort by; cells without one are sorted as text.
+        best: mark it as the best of its column.
+        series: index of the chart series whose line is shown before the text.
+        badge: a word in a coloured badge after the text; escaped.
     """
 
     text: str
@@ -34,7 +34,7 @@ Content = str | float | Cell
 
 
 def card(title: str, body: str, note: str = "", *, wide: bool = False) -> str:
-    """One titled box; empty where there is no body. ``title`` and ``note`` are escaped, ``body`` is HTML."""
+    """Return a titled box; empty without a body. ``title`` and ``note`` are escaped, ``body`` is HTML."""
     if not body:
         return ""
     lead = f'<p class="note">{escape(note)}</p>' if note else ""
@@ -42,17 +42,17 @@ def card(title: str, body: str, note: str = "", *, wide: bool = False) -> str:
 
 
 def grid(cards: Iterable[str]) -> str:
-    """Cards in two columns, or in one where the window is narrow."""
+    """Return cards in two columns, or in one if the window is narrow."""
     return f'<div class="grid">{"".join(cards)}</div>'
 
 
 def badge(text: str, *, done: bool) -> str:
-    """A word in a coloured lozenge, such as the state of a run."""
+    """Return a word in a coloured badge, such as the state of a run."""
     return f'<span class="badge {"done" if done else "open"}">{escape(text)}</span>'
 
 
 def tiles(items: Sequence[tuple[str, str, str]]) -> str:
-    """Headline numbers: (label, value, small print)."""
+    """Return headline numbers from (label, value, small print)."""
     return "".join(
         f'<div class="tile"><span>{escape(label)}</span><b>{escape(value)}</b><small>{escape(small)}</small></div>'
         for label, value, small in items
@@ -62,7 +62,7 @@ def tiles(items: Sequence[tuple[str, str, str]]) -> str:
 def table(
     header: Sequence[str], rows: Sequence[Sequence[Content]], *, sortable: bool = False, classes: str = ""
 ) -> str:
-    """A table; numbers are right-aligned and carry their full value for sorting."""
+    """Return a table; numbers are right-aligned and carry their full value for sorting."""
     if not rows:
         return ""
     numeric = [_is_numeric([row[i] for row in rows]) for i in range(len(header))]
@@ -75,7 +75,7 @@ def table(
 
 
 def bars(rows: Sequence[tuple[str, float, str]], top: float | None = None, *, coloured: bool = False) -> str:
-    """Horizontal bars: (label, value, value as written).
+    """Return horizontal bars from (label, value, value as text).
 
     ``top`` is the value of a full bar; ``coloured`` gives the bars the colours of a chart's series, in order.
     """
@@ -87,13 +87,13 @@ def bars(rows: Sequence[tuple[str, float, str]], top: float | None = None, *, co
 
 
 def definitions(items: Sequence[tuple[str, str]]) -> str:
-    """A list of names and values."""
+    """Return a list of names and values."""
     pairs = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in items)
     return f'<dl class="pairs">{pairs}</dl>' if items else ""
 
 
 def folded(title: str, body: str) -> str:
-    """A part that opens on a click."""
+    """Return a section that opens on a click."""
     return f"<details><summary>{escape(title)}</summary>{body}</details>" if body else ""
 
 
@@ -104,7 +104,7 @@ def _heading(name: str, is_number: bool, sortable: bool) -> str:
 
 
 def _is_numeric(column: Sequence[Content]) -> bool:
-    """Whether a column holds numbers and, at most, gaps between them."""
+    """Return whether a column holds only numbers and gaps."""
     filled = [content for content in column if content not in ("", GAP)]
     return bool(filled) and all(
         content.value is not None if isinstance(content, Cell) else not isinstance(content, str) for content in filled

@@ -1,4 +1,4 @@
-"""The frame of a report: one HTML file that opens anywhere, without a network."""
+"""Frame of a report: one HTML file without external resources."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distkg.data.storage.atomic_file import replace_text
 from distkg.data.storage.local_path import local_path
 from distkg.printable import printable_html as escape
 
-# Sorts the table whose heading was clicked; numbers by their full value, text by its letters.
+# Sort a table by the clicked heading: numbers by their full value, text alphabetically.
 _SORT = """
 document.querySelectorAll("table.sortable th button").forEach(button => button.onclick = () => {
   const th = button.parentElement, rows = th.closest("table").tBodies[0], i = th.cellIndex;
@@ -26,14 +26,14 @@ document.querySelectorAll("table.sortable th button").forEach(button => button.o
 
 
 def page(name: str, heading: str, subject: Iterable[str], warnings: Iterable[str], body: str) -> str:
-    """A whole page.
+    """Return a whole page.
 
     Args:
         name: title of the window; escaped.
         heading: HTML of the heading.
-        subject: what the page is about, written below the heading; escaped.
-        warnings: what the reader must know first; escaped.
-        body: HTML of everything below.
+        subject: subject of the page, shown below the heading; escaped.
+        warnings: warnings shown at the top; escaped.
+        body: HTML of the content below.
     """
     style = files("distkg.reporting").joinpath("report.css").read_text(encoding="utf-8")
     about = escape(" · ".join(subject))
@@ -48,7 +48,7 @@ def page(name: str, heading: str, subject: Iterable[str], warnings: Iterable[str
 
 
 def write_page(path: Path, text: str) -> Path:
-    """Write a page, or replace it, in one step; folders on the way to it are made.
+    """Write or replace a page atomically; missing parent folders are created.
 
     Raises:
         NotAFileError: ``path`` is a folder, device, pipe or socket.

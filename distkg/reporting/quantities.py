@@ -1,4 +1,4 @@
-"""Numbers as people read them: 12.3 k, 1.5 GiB, 2 min 05 s."""
+"""Formatting of numbers for readers: 12.3 k, 1.5 GiB, 2 min 05 s."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _BINARY = ["B", "KiB", "MiB", "GiB", "TiB"]
 
 
 def compact(value: float) -> str:
-    """Three significant digits with a decimal suffix.
+    """Format a number with three significant digits and a decimal suffix.
 
     >>> [compact(v) for v in (0, 0.0421, 7, 1234, 58_400, 2.5e6)]
     ['0', '0.0421', '7', '1.23 k', '58.4 k', '2.5 M']
@@ -23,7 +23,7 @@ def compact(value: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes with a binary suffix.
+    """Format bytes with a binary suffix.
 
     >>> [size(v) for v in (512, 2048, 3.25 * 2**30)]
     ['512 B', '2.0 KiB', '3.2 GiB']
@@ -33,7 +33,7 @@ def size(count: float) -> str:
 
 
 def decimal_size(count: float) -> str:
-    """Bytes with a decimal suffix.
+    """Format bytes with a decimal suffix.
 
     >>> [decimal_size(v) for v in (512, 4_500_000, 1.043e9)]
     ['512 B', '4.5 MB', '1.04 GB']
@@ -43,7 +43,7 @@ def decimal_size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A span of time.
+    """Format a duration in seconds.
 
     >>> [duration(v) for v in (0.25, 4.2, 42, 125, 7384)]
     ['250 ms', '4.2 s', '42 s', '2 min 05 s', '2 h 03 min']
@@ -61,7 +61,7 @@ def duration(seconds: float) -> str:
 
 
 def score(value: float) -> str:
-    """A metric between 0 and 1 with the four digits that the literature compares."""
+    """Format a metric between 0 and 1 with four digits, as in the literature."""
     return f"{value:.4f}"
 
 

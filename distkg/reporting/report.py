@@ -1,4 +1,4 @@
-"""``report.html``: what a run has so far, on one page."""
+"""``report.html``: the results of a run so far, on one page."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from distkg.reporting.run_record import RunRecord, read_run
 def write_report(run: Path, to: Path | None = None) -> Path:
     """Write the page of a run and return its path: ``to``, or ``report.html`` in the run folder.
 
-    Works on whatever a run has left: a run that stopped early gets the parts that its files support.
+    A run that stopped early gets the sections that its files support.
 
     Raises:
-        RunError: the folder is not a run, one of its files cannot be read.
+        RunError: the folder is not a run, or one of its files cannot be read.
         NotAFileError: ``to`` is a folder, device, pipe or socket.
     """
     record = read_run(Path(run))
@@ -24,7 +24,7 @@ def write_report(run: Path, to: Path | None = None) -> Path:
 
 
 def render(run: RunRecord) -> str:
-    """The page as a string."""
+    """Return the page as a string."""
     name = run.folder.resolve().name
     heading = f"{escape(name)} {html.badge('finished' if run.finished else 'not finished', done=run.finished)}"
     return page(name, heading, sections.subject(run), _warnings(run), sections.headline(run) + _grid(run))
@@ -35,8 +35,8 @@ def _warnings(run: RunRecord) -> list[str]:
     if run.finished:
         return texts
     unfinished = (
-        "There is no result.json: the run is going on or stopped early. What it had written is shown; "
-        "`distkg train CONFIG --run RUN --resume` goes on from its latest checkpoint."
+        "There is no result.json: the run is still training or stopped early. The page shows its results so far; "
+        "`distkg train CONFIG --run RUN --resume` continues from its latest checkpoint."
     )
     return [unfinished, *texts]
 

@@ -1,4 +1,4 @@
-"""What a run left behind: configuration, metric lines and result, however far it came."""
+"""Reader of run folders: configuration, metric lines and result, also of unfinished runs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from distkg.redaction import redact_tree
 
 
 class RunError(ValueError):
-    """A folder that is not a run, or a file of a run that cannot be read; the message says which."""
+    """Error of a folder that is not a run, or of a run's file that cannot be read; the message names it."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The files of a run folder, which may be somebody else's: values are of any type, and sizes of any magnitude.
+    """Content of a run folder. The folder is untrusted: values may be of any type, and numbers of any magnitude.
 
     Attributes:
         folder: the run folder.
-        config: config.yaml as a nested dict, without the secrets of addresses; empty where it is missing.
-        lines: the lines of metrics.jsonl in order of step; after a restart, the lines that the run repeated
-            are replaced by the later ones, and ``time`` goes on from where it stood.
-        result: result.json; empty where the run has not finished.
-        damaged_lines: lines of metrics.jsonl that are no JSON objects; a run killed while writing leaves one.
-        notices: what the run had to tell, such as a damaged checkpoint that it skipped.
+        config: config.yaml as a nested dict, without the secrets of addresses; empty if it is missing.
+        lines: the lines of metrics.jsonl in order of step. After a restart, later lines replace those of repeated
+            steps, and ``time`` continues from the line before.
+        result: result.json; empty if the run has not finished.
+        damaged_lines: number of lines of metrics.jsonl that are not JSON objects; a run killed while writing leaves
+            one.
+        notices: notices of the run, such as a damaged checkpoint that it skipped.
     """
 
     folder: Path
@@ -45,22 +46,23 @@ class RunRecord:
         return bool(self.result)
 
     def column(self, key: str, against: str) -> list[tuple[float, float]]:
-        """Pairs (``against``, ``key``) of the lines that hold both as finite numbers; keys may be dotted."""
+        """Return pairs (``against``, ``key``) of the lines that hold both as finite numbers; keys may be dotted."""
         pairs = [(reach(line, against), reach(line, key)) for line in self.lines]
         return [(x, y) for x, y in pairs if x is not None and y is not None]
 
     def peak_memory(self) -> list[float]:
-        """Peak resident bytes that the result names: of each worker, or of the largest alone; empty without one."""
+        """Return the peak resident bytes in the result, of each worker or of the largest alone; empty if there are
+        none."""
         peaks = section(self.result, "train").get("peak_rss_mb_per_worker")
         values = [number(peak) for peak in (peaks if isinstance(peaks, list) else [peaks])]
         return [value * 1e6 for value in values if value is not None]
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run folder; parts that are missing stay empty.
+    """Read a run folder; missing parts stay empty.
 
     Raises:
-        RunError: no such folder, none of the three files in it, or a file that cannot be parsed.
+        RunError: the folder does not exist or holds none of the three files, or a file cannot be parsed.
     """
     folder = local_path(folder, "run folder")
     if not folder.is_dir():
@@ -77,7 +79,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def as_text(value: Any) -> str:
-    """A value of a configuration, as YAML writes it on one line.
+    """Return a configuration value as YAML on one line.
 
     >>> [as_text(v) for v in ("complex", 512, None, True, {"norm": "l1"})]
     ['complex', '512', 'null', 'true', '{norm: l1}']
@@ -88,33 +90,33 @@ def as_text(value: Any) -> str:
 
 
 def section(tree: dict[str, Any], key: str) -> dict[str, Any]:
-    """The dict at a key; empty where there is none, or something else."""
-    found = tree.get(key)
-    return found if isinstance(found, dict) else {}
+    """Return the dict at a key; empty if there is none, or another type."""
+    value = tree.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def reach(tree: Any, dotted: str) -> float | None:
-    """The finite number at a dotted path of nested dicts, or None."""
+    """Return the finite number at a dotted path of nested dicts, or None."""
     for key in dotted.split("."):
         tree = tree.get(key) if isinstance(tree, dict) else None
     return number(tree)
 
 
 def number(value: Any) -> float | None:
-    """``value`` as a float where it is a finite number; None otherwise."""
+    """Return ``value`` as a float if it is a finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         return float(value) if math.isfinite(value) else None
-    except OverflowError:  # a whole number beyond the range of floats
+    except OverflowError:  # an integer beyond the range of floats
         return None
 
 
 def continued(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One history out of the lines of a run and its restarts.
+    """Merge the lines of a run and its restarts into one history.
 
-    A restart goes back to the latest checkpoint, so its first steps repeat steps already written: the later
-    ones hold. Where its clock begins at zero again, it is moved to where the history stands.
+    A restart continues from the latest checkpoint, so its first steps repeat steps already written: the later lines
+    replace the earlier ones. If its clock restarts at zero, the time of the history before is added.
     """
     history: list[dict[str, Any]] = []
     offset = 0.0
@@ -144,28 +146,28 @@ def _object(text: str) -> dict[str, Any] | None:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.load(_text(path), _WithoutAliases) or {}
+        tree = yaml.load(_text(path), _WithoutAliases) or {}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is not valid YAML: {printable_lines(str(error))}") from None
-    if not isinstance(found, dict):
-        raise RunError(f"{path} is no mapping of sections: it is not the configuration that `distkg train` wrote")
-    config: dict[str, Any] = redact_tree({str(name): part for name, part in found.items()})
+    if not isinstance(tree, dict):
+        raise RunError(f"{path} is no mapping of sections, so it is not a configuration that `distkg train` wrote")
+    config: dict[str, Any] = redact_tree({str(name): part for name, part in tree.items()})
     return config
 
 
 def _read_result(path: Path) -> dict[str, Any]:
     text = _text(path)
     try:
-        found = json.loads(text) if text else {}
+        result = json.loads(text) if text else {}
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is not a JSON object: {error}") from None
-    if not isinstance(found, dict):
-        raise RunError(f"{path} is not a JSON object: it is a {type(found).__name__}")
-    return found
+    if not isinstance(result, dict):
+        raise RunError(f"{path} is not a JSON object: it is a {type(result).__name__}")
+    return result
 
 
 class _WithoutAliases(yaml.SafeLoader):
-    """Refuses aliases, of which a few lines make a tree without end; no configuration that distkg writes has one."""
+    """YAML loader that refuses aliases, with which a few lines make an endless tree; distkg writes no aliases."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -174,9 +176,9 @@ class _WithoutAliases(yaml.SafeLoader):
 
 
 def _text(path: Path) -> str:
-    """The text of a file; empty where there is none."""
+    """Return the text of a file; empty if there is none."""
     if not path.exists():
         return ""
     if not path.is_file():
-        raise RunError(f"{path} is not a plain file: it is not what `distkg train` wrote")
+        raise RunError(f"{path} is not a plain file, so it is not a file that `distkg train` wrote")
     return path.read_text(encoding="utf-8", errors="replace")

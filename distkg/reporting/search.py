@@ -1,4 +1,4 @@
-"""``report.html`` of a search: how it went, which parameters mattered, every trial; and what the terminal shows."""
+"""``report.html`` of a search: history, parameter importance and all trials; and its output in the terminal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ STATES = ("finished", "pruned", "failed")
 
 @dataclass(frozen=True)
 class SearchRecord:
-    """What a search has so far: its folder, what all trials share, what varies, and the trials in order of starts."""
+    """Results of a search so far: its folder, the configuration shared by all trials, the search space, and the
+    trials in order of their starts."""
 
     folder: Path
     config: RunConfig
@@ -47,20 +48,20 @@ class SearchRecord:
 
     @property
     def best(self) -> Trial | None:
-        """The trial of best.yaml."""
+        """Trial of best.yaml."""
         return best_trial(self.trials)
 
     @property
     def changes(self) -> list[tuple[str, str, str]]:
-        """Keys that the best trial sets otherwise than the base: (key, base, best)."""
+        """Keys whose values differ between the base and the best trial: (key, base, best)."""
         if self.best is None:
             return []
-        found = differences(self.config, with_parameters(self.config, self.best.parameters))
-        return [(key, as_text(before), as_text(after)) for key, before, after in found]
+        changes = differences(self.config, with_parameters(self.config, self.best.parameters))
+        return [(key, as_text(before), as_text(after)) for key, before, after in changes]
 
 
 def is_search(folder: Path) -> bool:
-    """Whether `distkg tune` wrote this folder."""
+    """Return whether `distkg tune` wrote this folder."""
     return SearchFolder(folder).space.is_file()
 
 
@@ -68,7 +69,7 @@ def read_search(folder: Path) -> SearchRecord:
     """Read the folder of a search.
 
     Raises:
-        RunError: it is none.
+        RunError: it is not the folder of a search.
         ConfigError, SpaceError: its configuration or its space cannot be read.
     """
     files = SearchFolder(Path(folder))
@@ -90,7 +91,7 @@ def write_search_report(folder: Path, to: Path | None = None) -> Path:
 
 
 def importances(record: SearchRecord) -> dict[str, float]:
-    """Share of each parameter in what sets good trials apart; empty where there are too few, or without Optuna."""
+    """Return the importance of each parameter for good trials; empty with too few trials, or without Optuna."""
     try:
         from distkg.cluster.search import study
     except ImportError:
@@ -99,7 +100,7 @@ def importances(record: SearchRecord) -> dict[str, float]:
 
 
 def render(record: SearchRecord, importance: Mapping[str, float]) -> str:
-    """The page as a string; ``importance`` by key, most important first."""
+    """Return the page as a string; ``importance`` by key, most important first."""
     name = record.folder.resolve().name
     config = record.config
     graphs = graphs_named(config.data.store, config.data.graphs)
@@ -120,7 +121,7 @@ def render(record: SearchRecord, importance: Mapping[str, float]) -> str:
 
 
 def trial_line(trial: Trial, total: int, trials: Sequence[Trial]) -> str:
-    """One line of progress: the trial that ended, and the best so far."""
+    """Return a line of progress with the trial that ended, and the best trial so far."""
     figure = GAP if trial.valid_mrr is None else score(trial.valid_mrr)
     best = best_trial(trials)
     held = f"  best {score(best.value)} (trial {best.number})" if best is not None else ""
@@ -131,7 +132,7 @@ def trial_line(trial: Trial, total: int, trials: Sequence[Trial]) -> str:
 
 
 def changes_table(record: SearchRecord) -> Table:
-    """What the best configuration sets otherwise than the base."""
+    """Return a table of the keys whose values differ between the base and the best configuration."""
     best = record.best
     title = f"Best: trial {best.number}, validation MRR {score(best.value)}" if best is not None else ""
     return text_table(["key", "CONFIG", "best"], record.changes, title)
@@ -161,7 +162,7 @@ def _best_configuration(record: SearchRecord) -> str:
         return ""
     rows = [list(row) for row in record.changes]
     table = html.table(["Key", "CONFIG", "Best"], rows, classes="mono") or "<p>Nothing: CONFIG itself is the best.</p>"
-    note = "What best.yaml sets otherwise than CONFIG. To train it again: distkg train best.yaml --run RUN"
+    note = "Keys whose values differ between best.yaml and CONFIG. To train it again: distkg train best.yaml --run RUN"
     return html.card("Best configuration", table, note, wide=True)
 
 
@@ -170,7 +171,9 @@ def _history(trials: Sequence[Trial]) -> str:
     best = [(float(t.number), value) for t, value in zip(trials, held, strict=True) if value > 0]
     series = [Series("best finished so far", best)]
     series += [Series(state, _by_number(trials, state), joined=False) for state in STATES]
-    note = "A dot for each trial at its best validation. Pruned: stopped, as most others were better by then."
+    note = (
+        "A dot for each trial at its best validation. Pruned: stopped early, because most trials were better by then."
+    )
     return html.card("History", line_chart(series, Axis("trial", text=_whole), VALID_MRR), note)
 
 
@@ -185,13 +188,13 @@ def _whole(value: float) -> str:
 def _importances(importance: Mapping[str, float]) -> str:
     bars = [(key, share, f"{share:.0%}") for key, share in importance.items()]
     note = (
-        "Share of each key in what sets the best quarter of the trials apart (PED-ANOVA); a hint where trials are few."
+        "Importance of each key for the best quarter of the trials (PED-ANOVA), as shares; imprecise with few trials."
     )
     return html.card("Importance of parameters", html.bars(bars, 1.0), note)
 
 
 def _slice(trials: Sequence[Trial], key: str, distribution: Distribution) -> str:
-    """Every validated trial by its value of one key."""
+    """Return a chart of every validated trial by its value of one key."""
     place, axis = _axis(key, distribution)
     points = [
         (place(t.parameters[key]), t.valid_mrr)
@@ -223,7 +226,7 @@ def _number(value: object) -> float:
 
 
 def _best_runs(record: SearchRecord) -> str:
-    """Validation MRR by wall time of the best trials, as many as there are styles of lines."""
+    """Return the validation MRR by wall time of the best trials, as many as there are line styles."""
     validated = [trial for trial in record.trials if trial.valid_mrr is not None]
     chosen = sorted(validated, key=lambda trial: -(trial.valid_mrr or 0.0))[:STYLES]
     runs = []
@@ -231,7 +234,7 @@ def _best_runs(record: SearchRecord) -> str:
         try:
             runs.append((f"trial {trial.number}", read_run(SearchFolder(record.folder).trial(trial.number))))
         except RunError:
-            continue  # its folder was deleted; the log still has its figures
+            continue  # its folder was deleted; the log still has its results
     return curves.by_wall_time(runs, curves.VALID_MRR, "The best trials.") if runs else ""
 
 
@@ -245,7 +248,7 @@ def _table(record: SearchRecord) -> str:
 
 def _failures(trials: Sequence[Trial]) -> str:
     reasons = [(f"trial {trial.number}", trial.error) for trial in trials if trial.state == "failed"]
-    note = "A failed trial counts as an MRR of 0, so that the sampler keeps away from it."
+    note = "A failed trial counts as an MRR of 0, so that the sampler avoids similar ones."
     return html.card("Trials that failed", html.definitions(reasons), note, wide=True)
 
 

@@ -1,4 +1,4 @@
-"""The parts of a run's page: each makes HTML of a run's record, or nothing where the run lacks the numbers."""
+"""Sections of a run's page: each returns HTML from a run's record, or an empty string if the run lacks the numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN_WORKERS, SHOWN_GRAPHS = 64, 4
 
 
 def subject(run: RunRecord) -> list[str]:
-    """What was trained on what, as its configuration names it."""
+    """Return the model, objective and graphs that the configuration names."""
     model, data = section(run.config, "model"), section(run.config, "data")
     dim = f"{model['dim']} dimensions" if "dim" in model and family_of(str(model.get("name"))) == "embedding" else None
     graphs = graphs_named(data.get("store"), data.get("graphs"))
@@ -31,7 +31,7 @@ def subject(run: RunRecord) -> list[str]:
 
 
 def graphs_named(store: Any, graphs: Any) -> str:
-    """The graphs of a configuration, in few words.
+    """Return a short name of the graphs of a configuration.
 
     >>> graphs_named("stores/umls", []), graphs_named("", ["stores/umls", "/data/family/"])
     ('stores/umls', 'umls, family')
@@ -45,20 +45,20 @@ def graphs_named(store: Any, graphs: Any) -> str:
 
 
 def damage(run: RunRecord) -> list[str]:
-    """A warning where lines of metrics.jsonl were lost."""
+    """Return a warning if lines of metrics.jsonl are damaged."""
     if not run.damaged_lines:
         return []
     return [f"{run.damaged_lines} line(s) of metrics.jsonl could not be read and are left out."]
 
 
 def headline(run: RunRecord) -> str:
-    """The test metrics in large figures (those of the latest validation where the run has not finished)."""
+    """Return tiles of the test metrics, or of the latest validation if the run has not finished."""
     metrics, split = _best_metrics(run)
     if not metrics:
         return ""
-    found = {key: value for key in ("mrr", *HITS) if (value := number(metrics.get(key))) is not None}
-    items = [("MRR", score(found["mrr"]), f"{split}, filtered")] if "mrr" in found else []
-    items += [(key.capitalize(), score(found[key]), split) for key in HITS if key in found]
+    values = {key: value for key in ("mrr", *HITS) if (value := number(metrics.get(key))) is not None}
+    items = [("MRR", score(values["mrr"]), f"{split}, filtered")] if "mrr" in values else []
+    items += [(key.capitalize(), score(values[key]), split) for key in HITS if key in values]
     rate = reach(run.result, "train.triples_per_second")
     seconds = reach(run.result, "train.seconds")
     if rate is not None:
@@ -69,7 +69,7 @@ def headline(run: RunRecord) -> str:
 
 
 def metrics_table(run: RunRecord) -> str:
-    """All metrics of every split, with the three ways to rank ties."""
+    """Return the card of all metrics of every split, with optimistic, pessimistic and realistic ranks."""
     splits = {k: v for k, v in section(run.result, "metrics").items() if isinstance(v, dict)}
     keys = ("mrr", *HITS, "mrr_optimistic", "mrr_pessimistic", "mean_rank", "queries")
     names = (
@@ -83,12 +83,12 @@ def metrics_table(run: RunRecord) -> str:
         "Queries",
     )
     rows = [[split, *(_value(values.get(key)) for key in keys)] for split, values in sorted(splits.items())]
-    note = "Ranks among all entities with known facts left out; ties count half unless said otherwise."
+    note = "Filtered ranks among all entities; ties count half unless a column says otherwise."
     return html.card("Metrics", html.table(["Split", *names], rows), note, wide=True)
 
 
 def curves(run: RunRecord) -> str:
-    """Loss and validation MRR, against epochs and against wall time."""
+    """Return charts of loss and validation MRR, by epoch and by wall time."""
     return "".join(
         part([(quantity.axis.label, run)], quantity)
         for quantity in (LOSS, VALID_MRR)
@@ -97,13 +97,13 @@ def curves(run: RunRecord) -> str:
 
 
 def hits_curve(run: RunRecord) -> str:
-    """Validation Hits@k by epoch."""
+    """Return the chart of validation Hits@k by epoch."""
     series = [Series(k.capitalize(), run.column(f"valid.{k}", "epoch")) for k in HITS]
     return html.card("Validation Hits@k", line_chart(series, EPOCH, Axis("share of queries", zero=True)))
 
 
 def learning_rate(run: RunRecord) -> str:
-    """The learning rate, where it moved."""
+    """Return the chart of the learning rate, if it changed."""
     points = run.column("learning_rate", "epoch")
     if len({rate for _, rate in points}) < 2:
         return ""
@@ -111,7 +111,7 @@ def learning_rate(run: RunRecord) -> str:
 
 
 def throughput(run: RunRecord) -> str:
-    """Triples per second, and where the time of a step went."""
+    """Return charts of triples per second and of the time of each part of a step."""
     rate = line_chart(
         [Series("rate", run.column("triples_per_second", "epoch"))], EPOCH, Axis("triples / s", zero=True)
     )
@@ -126,14 +126,14 @@ def throughput(run: RunRecord) -> str:
 
 
 def negatives(run: RunRecord) -> str:
-    """How hard negatives were, and what became of those that actors drew ahead of time."""
+    """Return charts of the hardness of negatives, and of the delivery of negatives that actors drew ahead of time."""
     scores = {"negatives": "negatives.score", "uniform": "negatives.uniform_score"}
     scores |= {f"{band} band": f"negatives.band_scores.{band}" for band in BANDS}
     hardness = [Series(name, run.column(key, "epoch")) for name, key in scores.items()]
     removed = _total(run, "negatives.false_negatives_removed")
-    note = "Of the latest negatives; the gap is how hard they are."
+    note = "Mean score of the latest negatives and of uniform ones; the gap is their hardness."
     if run.column("negatives.false_negatives_removed", "epoch"):
-        note += f" {removed:,} known facts among them were left out."
+        note += f" {removed:,} negatives that are known facts were removed."
     share = [Series("delivered", run.column("negatives.delivered", "epoch"))]
     ages = {"median": "negatives.age_median", "oldest": "negatives.age_max"}
     age = [Series(name, run.column(key, "epoch")) for name, key in ages.items()]
@@ -142,27 +142,30 @@ def negatives(run: RunRecord) -> str:
     filled_in += "".join(f", {count:,} {word}" for word, count in counts.items() if count)
     restarts = max((count for _, count in run.column("negatives.restarts", "epoch")), default=0)
     hung = max((count for _, count in run.column("negatives.hung", "epoch")), default=0)
-    came = f"Queries whose negatives were drawn in the step instead: {filled_in}. Actors restarted: {restarts:.0f}"
-    came += f", of these killed because they did not answer: {hung:.0f}." if hung else "."
+    delivery_note = (
+        f"Queries whose negatives were drawn in the step instead: {filled_in}. Actors restarted: {restarts:.0f}"
+    )
+    delivery_note += f", of these killed because they did not answer: {hung:.0f}." if hung else "."
     warned = "".join(f"<p>{html.escape(text)}</p>" for text in _pool_warnings(run))
     shares = [Series(name, run.column(f"negatives.{key}", "epoch")) for key, name in KMAS_SHARES.items()]
     of_kmas = (
-        "Hard: of all negatives at that moment. Rejected: hard ones that were known answers and drawn again. Among the "
-        "ten: hard ones among the ten negatives of a query that weigh most; above the share of hard ones they are hard."
+        "Hard: share of hard negatives among all. Rejected: share of hard negatives that were known answers and drawn "
+        "again. Among the ten: share of hard negatives among the ten with the largest weight of each query; if it is "
+        "above the share of hard ones, they are hard."
     )
     return (
         html.card("Warnings of the negative pool", warned, wide=True)
         + html.card("Mean score of negatives", line_chart(hardness, EPOCH, Axis("score")), note)
         + html.card("Hard negatives by relations", line_chart(shares, EPOCH, Axis("share", zero=True)), of_kmas)
-        + html.card("Delivered by actors", line_chart(share, EPOCH, Axis("share of queries", zero=True)), came)
+        + html.card("Delivered by actors", line_chart(share, EPOCH, Axis("share of queries", zero=True)), delivery_note)
         + html.card("Age of what was delivered", line_chart(age, EPOCH, Axis("steps", zero=True)))
     )
 
 
 def _pool_warnings(run: RunRecord) -> list[str]:
-    """Warnings of metrics.jsonl about actors that draw negatives, each once."""
-    found = [line["negatives"].get("warnings") for line in run.lines if isinstance(line.get("negatives"), dict)]
-    return list(dict.fromkeys(str(text) for texts in found if isinstance(texts, list) for text in texts))
+    """Return the distinct warnings of metrics.jsonl about actors that draw negatives."""
+    warnings = [line["negatives"].get("warnings") for line in run.lines if isinstance(line.get("negatives"), dict)]
+    return list(dict.fromkeys(str(text) for texts in warnings if isinstance(texts, list) for text in texts))
 
 
 def _total(run: RunRecord, key: str) -> int:
@@ -170,9 +173,9 @@ def _total(run: RunRecord, key: str) -> int:
 
 
 def by_graph(run: RunRecord) -> str:
-    """One row a graph that a foundation model learned from; a click on a heading sorts."""
-    found = section(run.result, "graph")
-    sizes = {row["graph"]: row for row in _rows(found.get("graphs"), "graph")}
+    """Return a sortable table with one row per training graph of a foundation model."""
+    sizes_in_result = section(run.result, "graph")
+    sizes = {row["graph"]: row for row in _rows(sizes_in_result.get("graphs"), "graph")}
     metrics = {row["graph"]: row for row in _rows(run.result.get("by_graph"), "graph")}
     counted, keys = ("entities", "relations", "facts"), ("queries", "mrr", *HITS)
     rows = [
@@ -181,68 +184,68 @@ def by_graph(run: RunRecord) -> str:
         for name in {**sizes, **metrics}
     ]
     header = ["Graph", "Entities", "Relations", "Facts", "Queries", "MRR", *(key.capitalize() for key in HITS)]
-    whole = counts(found) if found else ""
+    whole = counts(sizes_in_result) if sizes_in_result else ""
     note = f"Ranks on the test split, of which the metrics above are means over graphs. {whole}"
     return html.card("By graph", html.table(header, rows, sortable=True), note, wide=True)
 
 
 def _rows(rows: Any, key: str) -> list[dict[str, Any]]:
-    """The dicts of a list that have a key, which names the row."""
+    """Return the dicts of a list that have a key, which names the row."""
     named = [row for row in rows if isinstance(row, dict) and key in row] if isinstance(rows, list) else []
     return [{**row, key: str(row[key])} for row in named]
 
 
 def by_relation(run: RunRecord) -> str:
-    """One row a relation, most frequent first; a click on a heading sorts."""
+    """Return a sortable table with one row per relation, most frequent first."""
     rows = _rows(run.result.get("by_relation"), "relation")
     rows.sort(key=lambda row: -(number(row.get("queries")) or 0))
     numbers = {"queries": "Queries", "mrr": "MRR", "mrr_tail": "tails", "mrr_head": "heads", "hits@10": "Hits@10"}
-    shown = {key: name for key, name in numbers.items() if any(key in row for row in rows)}
+    columns = {key: name for key, name in numbers.items() if any(key in row for row in rows)}
     cells = [
-        [row["relation"], str(row.get("category") or ""), *(_value(row.get(key)) for key in shown)] for row in rows
+        [row["relation"], str(row.get("category") or ""), *(_value(row.get(key)) for key in columns)] for row in rows
     ]
     note = f"{len(rows)} rows, most frequent first. Click a heading to sort."
     return html.card(
-        "By relation", html.table(["Relation", "Category", *shown.values()], cells, sortable=True), note, wide=True
+        "By relation", html.table(["Relation", "Category", *columns.values()], cells, sortable=True), note, wide=True
     )
 
 
 def by_group(run: RunRecord) -> str:
-    """MRR by relation category, by the side that was asked for, and by what the training facts show."""
+    """Return bars of MRR by relation category, by side, and by half links seen in training."""
     keys = ("by_category", "by_side", "by_half_link")
     parts = [html.bars(_group_bars(run.result.get(key)), 1.0) for key in keys]
     note = (
-        "Category: one or many heads per tail, one or many tails per head. Side: the end that was asked for. Seen: the "
+        "Category: one or many heads per tail, one or many tails per head. Side: the end that is predicted. Seen: the "
         "query's entity, or the answer, has a training fact of the relation on that side."
     )
     return html.card("MRR by category, side and what was seen", "".join(parts), note)
 
 
 def graph(run: RunRecord) -> str:
-    """Size of the graph, its degrees, and how evenly rows are spread."""
-    found = section(run.result, "graph")
-    if not found:
+    """Return the size of the graph, its degrees, and the balance of partitions and shards."""
+    description = section(run.result, "graph")
+    if not description:
         return ""
-    pairs = [pair for pair in _list(found.get("degree_histogram")) if isinstance(pair, list) and len(pair) == 2]
+    pairs = [pair for pair in _list(description.get("degree_histogram")) if isinstance(pair, list) and len(pair) == 2]
     numbers = [(number(degree), number(entities)) for degree, entities in pairs]
     histogram = [(degree, entities) for degree, entities in numbers if degree is not None and entities is not None]
     degrees = scatter(histogram, Axis("degree", log=True), Axis("entities", log=True))
     return (
-        html.card("Degrees", degrees, counts(found))
-        + _balance("Partitions", "partition", found.get("partitions"))
-        + _balance("Rows per worker", "worker", found.get("shards"))
+        html.card("Degrees", degrees, counts(description))
+        + _balance("Partitions", "partition", description.get("partitions"))
+        + _balance("Rows per worker", "worker", description.get("shards"))
     )
 
 
 def counts(found: dict[str, Any]) -> str:
-    """Size of a graph as result.json describes it, in a sentence."""
+    """Return the size of a graph in result.json as a sentence."""
     triples = ", ".join(f"{_whole(count)} {split}" for split, count in section(found, "triples").items())
     entities, relations = _whole(found.get("entities", 0)), _whole(found.get("relations", 0))
     return f"{entities} entities, {relations} relations; triples: {triples}."
 
 
 def memory(run: RunRecord) -> str:
-    """Peak resident memory: over the run, and by worker."""
+    """Return the peak resident memory over the run, and by worker."""
     points = [(x, y / 1000) for x, y in run.column("peak_rss_mb", "epoch")]
     line = line_chart([Series("peak", points)], EPOCH, Axis("peak memory (GB)", zero=True))
     values = run.peak_memory()
@@ -253,19 +256,20 @@ def memory(run: RunRecord) -> str:
 
 
 def accepted_changes(run: RunRecord) -> str:
-    """Settings that were changed while the run was interrupted, with the step from which they hold."""
+    """Return a table of the settings that were changed while the run was interrupted, with the step from which they
+    apply."""
     changes = run.result.get("accepted_changes")
     if not isinstance(changes, list) or not changes:
         return ""
     keys = ("step", "epoch", "key", "before", "after")
     rows = [[as_text(change.get(key)) for key in keys] for change in changes if isinstance(change, dict)]
-    note = "The run went on with these settings on request (--accept-changes); earlier steps were made without them."
+    note = "The run continued with these settings on request (--accept-changes); earlier steps used the values before."
     table = html.table(["Step", "Epoch", "Key", "Before", "From then on"], rows, classes="mono")
     return html.card("Accepted changes", table, note, wide=True)
 
 
 def configuration(run: RunRecord) -> str:
-    """Every key of the run, by section, and the versions it ran with."""
+    """Return every key of the run, by section, and the versions of libraries."""
     sections = "".join(html.folded(name, html.definitions(_flat(part))) for name, part in run.config.items())
     versions = [(k, as_text(v)) for k, v in section(run.result, "versions").items()]
     digest = run.result.get("config_sha256")
@@ -325,7 +329,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _whole(value: Any) -> str:
-    """A count with separators; what is none, as it is written."""
+    """Return a count with thousands separators; another value as text."""
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else as_text(value)
 
 

@@ -1,4 +1,4 @@
-"""Progress of work that has stages, such as reading a graph."""
+"""Progress display of work in stages, such as reading a graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from distkg.printable import printable
 
 @contextmanager
 def show_stages(console: Console | None = None) -> Iterator[Callable[[str, int], None]]:
-    """A callable (stage, triples done) that shows the latest call on standard error; silent off a terminal."""
+    """Yield a callback (stage, triples done) whose latest call is shown on standard error; silent if it is no
+    terminal."""
     console = console or Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -1,8 +1,8 @@
-"""Charts as inline SVG: lines, stacked columns and a log-log scatter, with nothing but the standard library.
+"""Charts as inline SVG (lines, stacked columns and a log-log scatter plot) with the standard library alone.
 
 Colours, dashes and fonts come from ``report.css`` through class names (``s0`` … ``s5`` for the colours of series,
-``d1`` … ``d5`` for the dashes of lines), so that one picture serves light and dark pages and prints in grey. Every
-mark carries a ``<title>``, which browsers show as a tooltip.
+``d1`` … ``d5`` for the dashes of lines), so that one chart serves light and dark pages and prints in grey. Every mark
+carries a ``<title>``, which browsers show as a tooltip.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MAX_MARKS = 40
 WIDEST_COLUMN = 48.0
 STYLES = 6
 LARGEST = 1e100
-"""What is larger, or no number at all, is left out of a chart."""
+"""Largest value in a chart; larger and non-finite values are left out."""
 
 Format = Callable[[float], str]
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line: a name for the legend and its points, in order of x; dots alone where they are not ``joined``."""
+    """Line of a chart: a name for the legend and its points in order of x; dots without a line if not ``joined``."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -39,14 +39,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis.
+    """Axis of a chart.
 
     Attributes:
-        label: what is counted, with its unit.
+        label: the quantity with its unit.
         log: base-10 logarithm; values must be positive.
         zero: begin at zero.
-        top: fixed upper end, where the quantity has one.
-        text: how tick values are written.
+        top: fixed upper end, if the quantity has one.
+        text: formatter of tick values.
     """
 
     label: str
@@ -58,7 +58,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps values to pixels: ``low`` to ``start``, ``high`` to ``end`` (powers of ten where ``log``)."""
+    """Mapping from values to pixels: ``low`` to ``start``, ``high`` to ``end`` (powers of ten if ``log``)."""
 
     low: float
     high: float
@@ -71,14 +71,14 @@ class Scale:
         return self.start + (position - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Round values inside the scale, in the data's own unit."""
+        """Return round values inside the scale, in the data's own unit."""
         if self.log:
             return _decades(self.low, self.high)
         return nice_ticks(self.low, self.high)
 
 
 def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Multiples of 1, 2 or 5 × 10^k within [low, high].
+    """Return multiples of 1, 2 or 5 × 10^k within [low, high].
 
     >>> nice_ticks(0, 1)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -91,7 +91,7 @@ def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def thin(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> list[tuple[float, float]]:
-    """At most ``limit`` points: means of equal runs, with the first and the last point kept."""
+    """Return at most ``limit`` points: means of equal runs, with the first and the last point kept."""
     if len(points) <= limit:
         return list(points)
     inner, runs = points[1:-1], limit - 2
@@ -102,9 +102,9 @@ def thin(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> list
 
 
 def line_chart(series: Sequence[Series], x: Axis, y: Axis) -> str:
-    """Lines over a common x; points that are not finite (or not positive on a log axis) are left out.
+    """Return lines over a common x; points that are not finite (or not positive on a log axis) are left out.
 
-    The style of a line follows from its place in ``series``, so that it keeps it where another has no points.
+    The style of a line depends on its index in ``series``, so that it does not change if another line has no points.
     """
     usable = [_plottable(s.points, x, y) for s in series]
     kept = {
@@ -123,7 +123,7 @@ def line_chart(series: Sequence[Series], x: Axis, y: Axis) -> str:
 
 
 def swatch(index: int) -> str:
-    """A short piece of the line that a chart draws for its series ``index``, for legends and tables."""
+    """Return a short piece of the line of series ``index``, for legends and tables."""
     line = f'<line class="{_stroke(index)}" x1="1" x2="33" y1="5" y2="5"/>'
     return f'<svg class="swatch" viewBox="0 0 34 10" aria-hidden="true">{line}</svg>'
 
@@ -133,7 +133,7 @@ def _block(index: int) -> str:
 
 
 def scatter(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
-    """Dots, such as a degree distribution on two log axes."""
+    """Return a scatter plot, such as a degree distribution on two log axes."""
     kept = _plottable(points, x, y)
     if not kept:
         return ""
@@ -151,13 +151,13 @@ def column_chart(
     *,
     merge: str = "mean",
 ) -> str:
-    """Stacked columns.
+    """Return stacked columns.
 
     Args:
         names: the layers, from the bottom up.
         columns: (label, one value per layer).
         x: label of the horizontal axis.
-        merge: how neighbours are joined when there are more than 64 columns: mean or max.
+        merge: aggregation of neighbouring columns if there are more than 64: mean or max.
     """
     kept = _merged(columns, merge)
     if not kept:
@@ -195,7 +195,8 @@ def _decades(low: float, high: float) -> list[float]:
 
 
 def _line(series: Series, index: int, across: Scale, up: Scale, x: Axis, y: Axis, *, quiet: bool) -> str:
-    """One line; ``quiet`` hides the marks inside it until the pointer is on them, as they would cover dashes."""
+    """Return one line; ``quiet`` hides its inner marks until the pointer is on them, because they would cover
+    dashes."""
     if not series.joined:
         return "".join(_dot(p, index, across, up, x, y, series.name) for p in series.points)
     path = " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in series.points)
@@ -206,7 +207,7 @@ def _line(series: Series, index: int, across: Scale, up: Scale, x: Axis, y: Axis
 
 
 def _stroke(index: int) -> str:
-    """Classes of line ``index``: six colours by six dashes, the first six alike in neither."""
+    """Return the CSS classes of line ``index``: six colours by six dashes; the first six lines differ in both."""
     dash = (index + index // STYLES) % STYLES
     return f"line s{index % STYLES}" + (f" d{dash}" if dash else "")
 
@@ -292,7 +293,7 @@ def _text(x: float, y: float, text: str, classes: str) -> str:
 
 
 def _legend(items: Iterable[tuple[str, str]]) -> str:
-    """Keys, as HTML, with their names."""
+    """Return HTML of keys with their names."""
     entries = "".join(f"<li>{key}<span>{escape(name)}</span></li>" for key, name in items)
     return f'<ul class="legend">{entries}</ul>'
 

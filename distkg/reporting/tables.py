@@ -24,12 +24,13 @@ MOST_RELATIONS = 20
 
 
 def make_console() -> Console:
-    """Standard output; off a terminal lines are wide, as a table folded at 80 is of no use in a log."""
+    """Return a console for standard output; if it is no terminal, lines are wide, because a table folded at 80
+    columns is unreadable in a log."""
     return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else LOG_WIDTH)
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:
-    """One row for each named set of metrics, such as a split or a side."""
+    """Return a table with one row for each named set of metrics, such as a split or a side."""
     table = _table(title)
     table.add_column("", overflow="fold")
     for name in METRIC_COLUMNS:
@@ -40,14 +41,15 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], title: str = "") -> 
 
 
 def relations_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The relations with most queries, and in the title how many there are and where all of them are."""
+    """Return a table of the relations with most queries; the title says how many relations there are and how to
+    print all."""
     most = sorted(rows, key=lambda row: -row["queries"])[:MOST_RELATIONS]
     cut = f": the {len(most)} of {len(rows):,} with most queries; --json prints all" if len(most) < len(rows) else ""
     return metrics_table({row["relation"]: row for row in most}, f"By relation{cut}")
 
 
 def plan_table(plan: Plan) -> Table:
-    """Bytes of a worker by use, largest first, with their sum and what is there."""
+    """Return a table of a worker's memory by use, largest first, with the total and the available memory."""
     held = f" × {plan.rows_per_worker:,} entity rows" if plan.rows_per_worker else ""
     table = _table(f"Memory per worker ({plan.workers}{held})")
     table.add_column("use")
@@ -59,8 +61,8 @@ def plan_table(plan: Plan) -> Table:
 
 
 def graphs_table(graphs: Sequence[GraphSize], reads: Sequence[str] = ()) -> Table:
-    """Graphs that a foundation model learns from, their share of the steps, and what they take on a node; for a model
-    that reads tokens also which of those they have."""
+    """Return a table of a foundation model's training graphs with their share of the steps and their memory on a
+    node; for a model that reads tokens also the modalities of each."""
     table, facts = _table("Graphs, once on each node"), sum(graph.facts for graph in graphs)
     table.add_column("store", overflow="fold")
     for name in ("entities", "relations", "facts", "of steps", "bytes"):
@@ -76,7 +78,7 @@ def graphs_table(graphs: Sequence[GraphSize], reads: Sequence[str] = ()) -> Tabl
 
 
 def plan_summary(plan: Plan) -> str:
-    """Parameters, steps, the estimate of time and its limit in one line, and a line for each warning."""
+    """Return a line with parameters, steps, estimated time and time limit, and a line for each warning."""
     learning = f" ({compact(plan.parameters - plan.kept)} of them learn)" if plan.kept else ""
     text = f"{compact(plan.parameters)} parameters{learning}, {plan.steps:,} steps per epoch{_times(plan)}"
     if plan.time_limit is not None:
@@ -96,7 +98,7 @@ def _times(plan: Plan) -> str:
 
 
 def counts_table(rows: Iterable[tuple[str, int]], title: str = "") -> Table:
-    """Names and counts."""
+    """Return a table of names and counts."""
     table = _table(title)
     table.add_column("")
     table.add_column("count", justify="right")
@@ -106,7 +108,7 @@ def counts_table(rows: Iterable[tuple[str, int]], title: str = "") -> Table:
 
 
 def predictions_table(predictions: Sequence[Prediction], title: str = "", right: int | None = None) -> Table:
-    """Answers, best first; ``right`` is the entity id of the answer to point out."""
+    """Return a table of answers, best first; ``right`` is the entity id of the answer to mark."""
     header = ["rank", "answer", "score"]
     rows = []
     for answer in predictions:
@@ -116,20 +118,20 @@ def predictions_table(predictions: Sequence[Prediction], title: str = "", right:
 
 
 def examples_table(found: Examination) -> Table:
-    """Queries with their answers and negatives."""
+    """Return a table of queries with their answers and negatives."""
     header = [f"{found.source}: query", "answer", "negatives"]
     rows = [(f"{e.anchor}  {e.relation}", e.answer, "  ".join(e.negatives) or "none") for e in found.examples]
     return text_table(header, rows)
 
 
 def examination_table(found: Examination) -> Table:
-    """What was seen of a negative source on a sample of queries."""
+    """Return a table of the statistics of a negative source on a sample of queries."""
     small = ", ".join(f"{share:.1%} with {size} or fewer" for size, share in found.small_pools.items())
     rows = [
         ("pool: entities to draw from", f"mean {found.mean_pool:,.1f}, median {found.median_pool:,.0f}; {small}"),
-        ("negatives not given", f"{found.left_out:.2%} (pools that are empty, sides with fewer negatives)"),
-        ("known in training", f"{found.known:.2%} of those given; negatives.filter leaves them out"),
-        ("facts of valid and test", f"{found.false:.3%} of those given: what training would deny wrongly"),
+        ("masked negatives", f"{found.left_out:.2%} (empty pools, sides with fewer negatives)"),
+        ("known in training", f"{found.known:.2%} of the other negatives; negatives.filter removes them"),
+        ("facts of valid and test", f"{found.false:.3%} of the other negatives: false negatives"),
         ("time", f"{found.nanoseconds:.1f} ns per negative, {found.cost:.1f} × uniform draws for each query"),
     ]
     title = f"{found.queries:,} training queries, {found.negatives} negatives each"
@@ -137,7 +139,7 @@ def examination_table(found: Examination) -> Table:
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Table:
-    """Cells of text; labels are shown as they are, brackets and all."""
+    """Return a table of plain text; labels are shown unchanged, without markup."""
     table = _table(title)
     for name in header:
         table.add_column(_text(name), overflow="fold")
@@ -156,12 +158,12 @@ def _add_uses(table: Table, where: str, uses: Mapping[str, int], available: int 
 
 
 def _text(text: str) -> Text:
-    """A label, a path or a title as a terminal may get it: no markup is read in it, and nothing unprintable is left."""
+    """Return a label, a path or a title for a terminal: without markup and without unprintable characters."""
     return Text(printable(text))
 
 
 def _table(title: str) -> Table:
-    # A title may be wider than its table; it stays on one line.
+    # A title may be wider than its table and must stay on one line.
     heading = Text(printable(title), style="bold", no_wrap=True, overflow="ignore") if title else None
     return Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1), collapse_padding=True)
 

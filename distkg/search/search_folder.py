@@ -1,6 +1,6 @@
-"""What a search leaves in its folder: config.yaml, space.yaml, search.jsonl, best.yaml, and a run for each trial.
+"""Folder of a search: config.yaml, space.yaml, search.jsonl, best.yaml, and a run for each trial.
 
-The log holds one line for each trial that ended. A trial folder without a line was interrupted.
+The log holds one line for each trial that ended. A trial folder without a line in the log was interrupted.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ State = Literal["finished", "pruned", "failed"]
 
 
 class SearchError(ValueError):
-    """A search that cannot go on; the message says why and what to do."""
+    """Error of a search that cannot continue; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial that ended.
+    """Trial that ended.
 
     Attributes:
-        number: its place in the order of starts, from 1.
+        number: index in the order of starts, from 1.
         parameters: value of each key of the space.
-        state: finished; pruned, where it was stopped as others were better by then; or failed.
-        valid_mrr: best validation MRR; None where it was never validated.
+        state: finished; pruned, if it was stopped early because others were better; or failed.
+        valid_mrr: best validation MRR; None if it was never validated.
         epochs: epochs trained.
         seconds: training time, of all its processes together.
         error: why it failed.
@@ -61,7 +61,7 @@ class Trial:
 
     @property
     def value(self) -> float:
-        """What the sampler learns from it: a failed trial counts as an MRR of 0, so that its like is avoided."""
+        """Objective value for the sampler; a failed trial counts as an MRR of 0, so that similar ones are avoided."""
         return self.valid_mrr if self.state != "failed" and self.valid_mrr is not None else 0.0
 
 
@@ -69,7 +69,7 @@ _TRIAL = TypeAdapter(Trial)
 
 
 def trial_name(number: int) -> str:
-    """Name of a trial's folder.
+    """Return the name of a trial's folder.
 
     >>> trial_name(7)
     '0007'
@@ -78,13 +78,15 @@ def trial_name(number: int) -> str:
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
-    """The finished trial with the highest validation MRR, the earlier of equals; None where none has finished."""
+    """Return the finished trial with the highest validation MRR, the earlier of equal ones; None if none has
+    finished."""
     finished = [trial for trial in trials if trial.state == "finished" and trial.valid_mrr is not None]
     return max(finished, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
 class SearchFolder:
-    """Paths, and everything that is read and written in them; only the driver writes, except in a trial's folder."""
+    """Paths of a search folder, and the reading and writing of its files; only the driver writes, except in a
+    trial's folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path = local_path(path, "search folder")
@@ -95,19 +97,19 @@ class SearchFolder:
         self.trials = path / "trials"
 
     def start(self, config: RunConfig, space: Space, record: Provenance | None = None) -> None:
-        """Write what is searched, or hold it against what was searched here before.
+        """Write configuration and space, or compare them with those of the search in this folder.
 
         Args:
-            record: of the stores that trials train on; a store may have moved since.
+            record: provenance of the stores that trials train on; a store may have moved since.
 
         Raises:
-            SearchError: the folder holds something that is no search, or a search of something else.
+            SearchError: the folder holds files but no search, or a search with another configuration, space or stores.
             StoreMismatchError: the search was on another store.
         """
         if not self.space.exists():
             if any(not _is_driver_file(entry.name) for entry in self.path.iterdir()):
                 raise SearchError(
-                    f"{self.path} is no search: it holds no space.yaml. Name a folder that is new or empty."
+                    f"{self.path} is no search: it holds no space.yaml. Use a folder that is new or empty."
                 )
             if record is not None:
                 write_provenance(self.path, record)
@@ -123,10 +125,10 @@ class SearchFolder:
     def _check_same(self, config: RunConfig, space: Space, record: Provenance | None) -> None:
         if read_space(str(self.space)) != space:
             raise SearchError(
-                f"the search in {self.path} has another space than this one. Give it its own "
-                f"({self.space}), or name another folder for a new search."
+                f"the search in {self.path} has another space than this one. Continue it with its own space "
+                f"({self.space}), or use another folder for a new search."
             )
-        # Where it runs may change; a search that was stopped may go on elsewhere.
+        # The section cluster may change: a stopped search may continue on other machines.
         moved = self._check_stores(record)
         there, here = flatten(self.read_config()), flatten(config.redacted())
         changed = [
@@ -139,11 +141,11 @@ class SearchFolder:
         if changed:
             raise SearchError(
                 f"the search in {self.path} has another configuration than this one: {', '.join(changed)} differ. "
-                f"Give it its own ({self.config}), or name another folder for a new search."
+                f"Continue it with its own configuration ({self.config}), or use another folder for a new search."
             )
 
     def _check_stores(self, record: Provenance | None) -> bool:
-        """Whether stores may lie elsewhere than before, as those of the search are known by their checksums."""
+        """Return whether stores may have other addresses than before, because their recorded checksums match."""
         before = read_provenance(self.path)
         if before is None or record is None:
             for graph in record.graphs if record is not None else []:
@@ -151,8 +153,8 @@ class SearchFolder:
             return False
         if len(before.graphs) != len(record.graphs):
             raise SearchError(
-                f"the search in {self.path} is on {len(before.graphs)} stores, this one on {len(record.graphs)}. Name "
-                "those that it has, or another folder for a new search."
+                f"the search in {self.path} is on {len(before.graphs)} stores, this one on {len(record.graphs)}. Use "
+                "the stores of that search, or another folder for a new search."
             )
         for old, new in zip(before.graphs, record.graphs, strict=True):
             name = old.difference(new, "everything")
@@ -161,15 +163,15 @@ class SearchFolder:
         return True
 
     def read_config(self) -> RunConfig:
-        """The configuration that trials change."""
+        """Return the base configuration of the trials."""
         return load_written_config(str(self.config))
 
     def read_space(self) -> Space:
-        """The space of the search."""
+        """Return the space of the search."""
         return read_space(str(self.space))
 
     def ended(self) -> list[Trial]:
-        """The trials of the log, in order of their ends; a line torn by a crash is left out."""
+        """Return the trials of the log, in the order in which they ended; a line cut off by a crash is left out."""
         if not self.log.is_file():
             return []
         trials = []
@@ -181,14 +183,14 @@ class SearchFolder:
         return trials
 
     def append(self, trial: Trial) -> None:
-        """Add a trial to the log, and write best.yaml anew."""
+        """Append a trial to the log, and rewrite best.yaml."""
         trials = [*self.ended(), trial]
-        # The whole log, so that a torn line of an earlier process does not run into this one.
+        # Write the whole log, so that a line cut off by a crash is not joined with this one.
         replace_text(self.log, "".join(json.dumps(asdict(each)) + "\n" for each in trials))
         self.write_best(trials)
 
     def write_best(self, trials: Sequence[Trial]) -> None:
-        """best.yaml: the configuration of the best trial, ready for `distkg train`."""
+        """Write best.yaml: the configuration of the best trial, ready for `distkg train`."""
         best = best_trial(trials)
         if best is not None:
             lead = f"# Trial {best.number} of the search: validation MRR {best.value:.4f}.\n" + self._searched_on()
@@ -196,7 +198,7 @@ class SearchFolder:
             replace_text(self.best, lead + config.to_yaml(help_text=True))
 
     def _searched_on(self) -> str:
-        """Lines that tell the stores of the search."""
+        """Return comment lines that name the stores of the search."""
         record = read_provenance(self.path)
         return "".join(
             f"# Searched on the store whose {LABELS[0]} has SHA-256 {graph.files[LABELS[0]]}.\n"
@@ -204,37 +206,37 @@ class SearchFolder:
         )
 
     def begin(self, parameters: Parameters) -> int:
-        """Make the folder of a new trial and return its number."""
+        """Create the folder of a new trial and return its number."""
         number = max(self._numbers(), default=0) + 1
         self.trial(number).mkdir(parents=True)
         replace_text(self.trial(number) / "parameters.json", json.dumps(parameters) + "\n")
         return number
 
     def trial(self, number: int) -> Path:
-        """The run folder of a trial."""
+        """Return the run folder of a trial."""
         return self.trials / trial_name(number)
 
     def parameters(self, number: int) -> Parameters:
-        """What a trial was started with."""
-        found: Parameters = json.loads((self.trial(number) / "parameters.json").read_text(encoding="utf-8"))
-        return found
+        """Return the parameters of a trial."""
+        parameters: Parameters = json.loads((self.trial(number) / "parameters.json").read_text(encoding="utf-8"))
+        return parameters
 
     def interrupted(self) -> list[int]:
-        """Numbers of trials that were started and are not in the log."""
+        """Return the numbers of trials that were started and are not in the log."""
         ended = {trial.number for trial in self.ended()}
         started = (number for number in self._numbers() if (self.trial(number) / "parameters.json").exists())
         return sorted(number for number in started if number not in ended)
 
     def note_failure(self, number: int, error: BaseException) -> None:
-        """Leave the reason of a failure in the trial's folder."""
+        """Write the reason of a failure to the trial's folder."""
         lines = str(error).strip().splitlines() or [""]
         reason = redact(f"{type(error).__name__}: {lines[0]}")[:500]
         replace_text(self.trial(number) / "error.txt", printable(reason) + "\n")
 
     def outcome(self, number: int, state: State) -> Trial:
-        """A trial that ended, from what its run left.
+        """Return the trial that ended, from the files of its run.
 
-        A trial that failed says so in error.txt, and one with a result has finished, whatever ``state`` says.
+        A trial with error.txt has failed, and one with a result has finished, whatever ``state`` says.
         """
         folder = self.trial(number)
         error = folder / "error.txt"
@@ -255,7 +257,7 @@ class SearchFolder:
         )
 
     def drop_checkpoints(self) -> None:
-        """Delete the checkpoints of every trial that ended, but for the best one."""
+        """Delete the checkpoints of every trial that ended, except the best one."""
         trials = self.ended()
         best = best_trial(trials)
         for trial in trials:
@@ -269,7 +271,7 @@ class SearchFolder:
 
 
 def metric_lines(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; none where there is no such file."""
+    """Return the lines of a run's metrics.jsonl; empty if there is no such file."""
     path = run / "metrics.jsonl"
     if not path.is_file():
         return []
@@ -278,24 +280,24 @@ def metric_lines(run: Path) -> list[dict[str, Any]]:
         try:
             lines.append(json.loads(text))
         except ValueError:
-            continue  # torn by a crash
+            continue  # cut off by a crash
     return [line for line in lines if isinstance(line, dict)]
 
 
 def validations(lines: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], float]]:
-    """The lines with a validation, each with the best MRR so far."""
-    found: list[tuple[dict[str, Any], float]] = []
+    """Return the lines with a validation, each with the best MRR so far."""
+    lines_and_best: list[tuple[dict[str, Any], float]] = []
     best = -1.0
     for line in lines:
         mrr = (line.get("valid") or {}).get("mrr")
         if mrr is not None and math.isfinite(mrr):
             best = max(best, float(mrr))
-            found.append((line, best))
-    return found
+            lines_and_best.append((line, best))
+    return lines_and_best
 
 
 def budget_share(config: RunConfig, line: dict[str, Any]) -> float:
-    """How much of a run is over at a line of its metrics: of its epochs or of its time limit, whichever is more."""
+    """Return the used share of a run's epochs or time limit, whichever is larger, at a line of its metrics."""
     limit = config.train.time_limit_seconds
     epochs = float(line.get("epoch", 0)) / config.train.epochs
     return epochs if limit is None else max(epochs, float(line.get("time", 0)) / limit)
@@ -309,5 +311,5 @@ def differences(base: RunConfig, other: RunConfig) -> list[tuple[str, Any, Any]]
 
 
 def _is_driver_file(name: str) -> bool:
-    """Whether a file of the folder is a driver's, and none of a search."""
+    """Return whether a file of the folder belongs to a driver and not to a search."""
     return name == ".launch" or LEASE in name

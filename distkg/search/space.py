@@ -1,4 +1,4 @@
-"""The space of a search: which keys of a run vary, and over which values.
+"""Search space: which keys of a run vary, and over which values.
 
 A space is a YAML file of keys with a distribution each::
 
@@ -30,26 +30,26 @@ INTERVALS = {"uniform": (False, False), "log_uniform": (False, True), "int_unifo
 INTERVALS["int_log_uniform"] = (True, True)
 KINDS = ("choice", *INTERVALS)
 
-# Trials are compared with each other: on one graph, by one yardstick, with the same machines.
+# Trials are compared with each other, so they share the graph, the evaluation and the machines.
 FIXED = {
     "data": "all trials train on one graph",
-    "evaluate": "all trials are measured alike",
-    "cluster": "it says where a run goes, not what it learns",
-    "train.workers": "it says where a run goes, not what it learns",
+    "evaluate": "all trials are evaluated in the same way",
+    "cluster": "it says where a run is executed, not what it learns",
+    "train.workers": "it says where a run is executed, not what it learns",
 }
 
-# What YAML 1.1 reads as text, as it lacks a dot: 1e-4.
+# YAML 1.1 reads numbers without a dot, such as 1e-4, as text.
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
-_INSIDE = 0.381966  # a place inside an interval that is no round number
+_INSIDE = 0.381966  # relative position inside an interval that gives no round number
 
 
 class SpaceError(ConfigError):
-    """A space that cannot be searched; the message names the key, what is wrong and what is allowed."""
+    """Error of an invalid space; the message names the key, what is wrong and what is allowed."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values, without an order."""
+    """Distribution over unordered values."""
 
     values: tuple[Value, ...]
 
@@ -57,7 +57,7 @@ class Choice:
         return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in self.values)
 
     def samples(self) -> list[Value]:
-        """Every value."""
+        """Return every value."""
         return list(self.values)
 
     def to_dict(self) -> dict[str, list[Value]]:
@@ -66,7 +66,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Interval:
-    """Numbers from ``low`` to ``high``, both included; ``whole`` ones only, equally likely by their ``log`` or not."""
+    """Distribution over numbers from ``low`` to ``high``, inclusive; integers if ``whole``, log-uniform if ``log``."""
 
     low: float
     high: float
@@ -79,7 +79,7 @@ class Interval:
         return self.low <= value <= self.high and (not self.whole or value == int(value))
 
     def samples(self) -> list[Value]:
-        """Both ends, and a value between them that no key for whole numbers takes by accident."""
+        """Return both ends, and a value between them that an integer key does not accept by accident."""
         if self.log:
             between = math.exp(math.log(self.low) + _INSIDE * (math.log(self.high) - math.log(self.low)))
         else:
@@ -96,7 +96,7 @@ Space = dict[str, Distribution]
 
 
 def space_names() -> list[str]:
-    """Spaces usable as ``preset:NAME``."""
+    """Return the names of spaces usable as ``preset:NAME``."""
     return sorted(path.stem for path in SPACES.glob("*.yaml"))
 
 
@@ -104,8 +104,8 @@ def read_space(source: str) -> Space:
     """Read a space from a YAML file, or one that comes with distkg as ``preset:NAME``.
 
     Raises:
-        SpaceError: no such file or preset, not YAML, no keys, a key that is not one of a run or must not vary, or a
-            distribution that cannot be understood.
+        SpaceError: there is no such file or preset, it is not YAML or has no keys, a key is not one of a run or must
+            not vary, or a distribution is invalid.
     """
     path = preset_file(source, SPACES, "space", SpaceError) or Path(source)
     if not is_regular_file(path):
@@ -118,11 +118,13 @@ def read_space(source: str) -> Space:
 
 
 def parse_space(tree: Any, source: str) -> Space:
-    """A space from a mapping of keys to distributions; ``source`` names it in errors, as in `read_space`."""
+    """Return the space of a mapping of keys to distributions; ``source`` names it in errors, as in `read_space`."""
     if not isinstance(tree, dict) or not tree:
         raise SpaceError(f"{source} must map keys of a run to distributions, with lines such as {_example()}")
     if redact_tree(tree) != tree:
-        raise SpaceError(f"{source} holds the credentials of an address, which trials would record. Leave them out")
+        raise SpaceError(
+            f"{source} holds the credentials of an address, which trials would record. Remove the credentials"
+        )
     space: Space = {}
     for key, form in tree.items():
         where = f"{source}: {key}"
@@ -132,7 +134,7 @@ def parse_space(tree: Any, source: str) -> Space:
 
 
 def space_yaml(space: Space) -> str:
-    """The space as YAML that `read_space` reads to the same space."""
+    """Return the space as YAML that `read_space` reads to the same space."""
     tree = {key: distribution.to_dict() for key, distribution in space.items()}
     return yaml_of(tree, sort_keys=False, default_flow_style=None)
 
@@ -141,7 +143,7 @@ def with_parameters(config: RunConfig, parameters: Mapping[str, Value]) -> RunCo
     """Return the configuration with dotted keys set; keys that do not act with the values of others are left out.
 
     Raises:
-        ConfigError: a value that its key does not take.
+        ConfigError: a key does not accept its value.
     """
     tree = config.model_dump()
     for dotted, value in parameters.items():
@@ -154,27 +156,28 @@ def with_parameters(config: RunConfig, parameters: Mapping[str, Value]) -> RunCo
 
 
 def parameters_of(config: RunConfig, space: Space) -> Parameters | None:
-    """The configuration as a point of the space; None where one of its values lies outside."""
-    found: Parameters = {}
+    """Return the configuration as a point of the space; None if one of its values is outside."""
+    parameters: Parameters = {}
     for dotted, distribution in space.items():
         value: Any = config.model_dump()
         for key in dotted.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         if isinstance(value, dict | list) or not distribution.holds(value):
             return None
-        found[dotted] = value
-    return found
+        parameters[dotted] = value
+    return parameters
 
 
 def check_space(space: Space, config: RunConfig, check: Callable[[RunConfig], object], source: str) -> None:
-    """Try every choice and the ends and the inside of every interval, each alone with ``config`` for the rest.
+    """Check every choice, and the ends and the inside of every interval, each alone with ``config`` for the rest.
 
     Args:
         check: raises ConfigError or another ValueError for a configuration that cannot be run.
         source: names the space in errors.
 
     Raises:
-        SpaceError: one that cannot be run, with the reason; or a key that acts with no point of the space.
+        SpaceError: names a value with which no run can start, with the reason, or a key that acts with no point of the
+            space.
     """
     for key in space:
         _check_acts(key, space, config, source)
@@ -203,7 +206,7 @@ def _check_acts(key: str, space: Space, config: RunConfig, source: str) -> None:
 
 
 def describe_value(value: Value) -> str:
-    """A value as YAML writes it; floats with six digits.
+    """Return a value as in YAML; floats with six digits.
 
     >>> [describe_value(v) for v in (0.1, 1.23456789e-5, 32, None, True, "cosine")]
     ['0.1', '1.23457e-05', '32', 'null', 'true', 'cosine']
@@ -216,7 +219,7 @@ def describe_value(value: Value) -> str:
 
 
 def describe_parameters(parameters: Mapping[str, Value]) -> str:
-    """Keys and values on one line."""
+    """Return keys and values on one line."""
     return ", ".join(f"{key}={describe_value(value)}" for key, value in parameters.items())
 
 
@@ -235,12 +238,12 @@ def _check_key(key: Any, where: str) -> None:
     section = RunConfig.model_fields.get(path[0]) if len(path) > 1 else None
     if section is None:
         sections = ", ".join(RunConfig.model_fields)
-        raise SpaceError(f"{where}: must read section.key, such as model.dim; sections: {sections}")
+        raise SpaceError(f"{where}: must be of the form section.key, such as model.dim; sections: {sections}")
     kind = section.annotation
     assert isinstance(kind, type)
     assert issubclass(kind, Section)
     field = kind.model_fields.get(path[1])
-    # Below a key that holds a mapping, such as model.options, the scorer decides which names there are.
+    # Below a key that holds a mapping, such as model.options, the scorer defines the names.
     deepest = 3 if field is not None and field.default_factory is dict else 2
     if field is None or len(path) > deepest:
         known = ", ".join(kind.model_fields)
@@ -252,10 +255,12 @@ def _check_key(key: Any, where: str) -> None:
 
 def _parse_distribution(form: Any, where: str) -> Distribution:
     if not isinstance(form, dict) or len(form) != 1:
-        raise SpaceError(f"{where}: must be one distribution, such as {{choice: [32, 64]}}; there are {_kinds()}")
+        raise SpaceError(
+            f"{where}: must be one distribution, such as {{choice: [32, 64]}}; known distributions: {_kinds()}"
+        )
     kind, values = next(iter(form.items()))
     if kind not in KINDS:
-        raise SpaceError(f"{where}: {kind!r} is not a distribution; there are {_kinds()}")
+        raise SpaceError(f"{where}: {kind!r} is not a distribution; known distributions: {_kinds()}")
     if not isinstance(values, list):
         raise SpaceError(f"{where}: {kind} takes a list in brackets, not {values!r}")
     numbers = [_number(value) for value in values]
@@ -286,8 +291,8 @@ def _choice(values: list[Any], where: str) -> Choice:
 
 def _interval(kind: str, ends: list[Any], where: str) -> Interval:
     whole, log = INTERVALS[kind]
-    wanted = int if whole else int | float
-    if len(ends) != 2 or not all(isinstance(end, wanted) and not isinstance(end, bool) for end in ends):
+    number_type = int if whole else int | float
+    if len(ends) != 2 or not all(isinstance(end, number_type) and not isinstance(end, bool) for end in ends):
         noun = "whole numbers" if whole else "numbers"
         raise SpaceError(f"{where}: {kind} takes two {noun}, [LOW, HIGH], not {ends!r}")
     low, high = ends

@@ -1,4 +1,4 @@
-"""Where the time of training goes."""
+"""Timer of the phases of training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PHASES = ("data", "exchange", "compute", "optimizer")
 
 
 class Clock:
-    """Adds up seconds by phase; ``lap`` gives them since the lap before."""
+    """Timer that sums seconds by phase; ``lap`` returns the seconds since the last lap."""
 
     def __init__(self) -> None:
         self._seconds = dict.fromkeys(PHASES, 0.0)
@@ -24,6 +24,6 @@ class Clock:
             self._seconds[phase] += time.perf_counter() - start
 
     def lap(self) -> dict[str, float]:
-        """Seconds by phase, and start again from zero."""
+        """Return the seconds by phase, and reset them to zero."""
         seconds, self._seconds = self._seconds, dict.fromkeys(PHASES, 0.0)
         return seconds

@@ -54,7 +54,7 @@ class GraphChoice:
     triples: str | None = None
     fanouts: Sequence[int] = ()
     scope: Scope = "graph"
-    offered: str = "--store or --graph"
+    offered: str = "either --store or --graph"
     tell: Callable[..., None] | None = None
 
 

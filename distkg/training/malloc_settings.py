@@ -1,4 +1,5 @@
-"""Memory of this process: freed memory stays, so that buffers of the next step cost no page faults; and its peak."""
+"""Settings of the memory allocator that keep freed memory, so that buffers of the next step cause no page faults;
+and the peak memory of this process."""
 
 from __future__ import annotations
 
@@ -18,9 +19,9 @@ _LARGEST_ALLOWED = 32 << 20
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to serve blocks up to 32 MiB from one heap that it does not hand back; elsewhere do nothing.
+    """Make glibc serve blocks up to 32 MiB from one heap that it does not return to the system; does nothing elsewhere.
 
-    By default each tensor of a batch is mapped, faulted in page by page and unmapped again, every step.
+    By default each tensor of a batch is mapped, faulted in page by page and unmapped again, at every step.
     """
     if sys.platform != "linux":
         return
@@ -33,7 +34,7 @@ def keep_freed_memory() -> None:
 
 
 def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far (MB); the present one where the system keeps no peak."""
+    """Return the peak resident memory of this process (MB); the current one if the system keeps no peak."""
     if resource is None:
         return psutil.Process().memory_info().rss / 1e6
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes

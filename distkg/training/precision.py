@@ -1,4 +1,5 @@
-"""Precisions that a configuration asks for and that the machines of a run may lack: what is done instead is said."""
+"""Precisions that a configuration requests but machines of a run lack, and messages about the precision used
+instead."""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ from distkg.sharding.ranks import Ranks
 
 
 def product_precision(config: RunConfig, device: torch.device) -> torch.dtype:
-    """``objective.products`` where this process has instructions for it; else float32, which is faster there."""
-    wanted: torch.dtype = getattr(torch, config.objective.products)
-    return wanted if _multiplies(wanted, device) else torch.float32
+    """Return ``objective.products`` if this process has instructions for it; else float32, which is faster there."""
+    requested: torch.dtype = getattr(torch, config.objective.products)
+    return requested if _multiplies(requested, device) else torch.float32
 
 
 def missing_precisions(config: RunConfig, ranks: Ranks) -> list[str]:
-    """A sentence for each precision that not all ranks have, the same on every rank; collective."""
+    """Return a sentence for each precision that not all ranks have, the same on every rank; collective."""
     lacks = product_precision(config, ranks.device) != getattr(torch, config.objective.products)
     counts = ranks.all_gather(torch.tensor([lacks, ranks.device.type == "cpu"], device=ranks.device).long()[None])
     lacking, on_cpu = counts.sum(0).tolist()
@@ -25,7 +26,7 @@ def missing_precisions(config: RunConfig, ranks: Ranks) -> list[str]:
 
 
 def missing_precisions_here(config: RunConfig) -> list[str]:
-    """As `missing_precisions`, for a run whose workers all compute on this machine."""
+    """Return ``missing_precisions`` for a run whose workers all compute on this machine."""
     workers = config.train.workers
     device = "cuda" if config.cluster.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu"
     lacks = product_precision(config, torch.device(device)) != getattr(torch, config.objective.products)
@@ -41,18 +42,18 @@ def _multiplies(precision: torch.dtype, device: torch.device) -> bool:
 
 
 def _sentences(config: RunConfig, lacking: int, on_cpu: int, workers: int) -> list[str]:
-    found = []
+    sentences = []
     if lacking and config.objective.name in (*ALL_ENTITIES, QUERY_SAMPLING):
-        found.append(
+        sentences.append(
             f"objective.products: bfloat16 needs instructions for bfloat16 (AVX-512 BF16, AMX or Arm's), which "
             f"{_share(lacking, workers)} not have. Products are made in float32 there."
         )
     if on_cpu and config.train.precision != "float32":
-        found.append(
+        sentences.append(
             f"train.precision: {config.train.precision} is for GPUs. On the CPUs of this run it changes nothing: they "
             "compute in float32."
         )
-    return found
+    return sentences
 
 
 def _share(part: int, workers: int) -> str:

@@ -1,4 +1,4 @@
-"""How far a run has come: what a checkpoint keeps beside tensors."""
+"""Progress of a run, kept in checkpoints beside tensors."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _FIELDS = ("epoch", "step", "steps", "seconds", "best_mrr", "evaluations_without
 
 
 class ProgressError(ValueError):
-    """Counters of a run that cannot be right."""
+    """Error of invalid progress counters."""
 
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class _Saved(BaseModel):
-    """What is read of the progress in a checkpoint, which may be a stranger's."""
+    """Validated progress of a checkpoint, whose file may be untrusted."""
 
     model_config = ConfigDict(strict=True)
 
@@ -33,7 +33,7 @@ class _Saved(BaseModel):
     best_mrr: float = Field(ge=-1, allow_inf_nan=False)
     evaluations_without_gain: Count
     halvings: Count
-    validated: int | None = Field(None, ge=-1)  # of earlier versions: taken for validated, as most of theirs were
+    validated: int | None = Field(None, ge=-1)  # missing in earlier versions, whose checkpoints were mostly validated
     steps_per_epoch: int | None = Field(None, ge=1)
     stopped_by: Literal["", "patience", "time_limit_seconds"] = ""
     stopped_at: float = 0.0
@@ -46,16 +46,16 @@ class Progress:
 
     Attributes:
         epoch: epochs completed.
-        step: steps done of the epoch under way.
-        steps: steps done in all.
+        step: steps completed in the current epoch.
+        steps: steps completed in all.
         seconds: wall time of earlier processes of this run.
         best_mrr: best validation MRR so far.
         evaluations_without_gain: validations since then.
-        validated: steps done when the model was last validated; -1 before the first time.
-        stopped_by: key of ``train`` for whose sake no further epoch is wanted, such as patience; empty while training.
+        validated: steps completed when the model was last validated; -1 before the first time.
+        stopped_by: key of ``train`` that ends the run, such as patience; empty while training.
         stopped_at: the value of that key.
         accepted_changes: settings that were changed between two processes of this run, each with the step and the epoch
-            from which they hold.
+            from which they apply.
     """
 
     epoch: int = 0
@@ -71,28 +71,28 @@ class Progress:
 
     @property
     def stopped(self) -> bool:
-        """Whether no further epoch is wanted."""
+        """True if no further epoch is to be trained."""
         return bool(self.stopped_by)
 
     def stop(self, key: str, limit: float | None) -> None:
-        """Remember why the run stops, the first reason of several."""
+        """Record why the run stops; the first reason is kept."""
         if not self.stopped_by:
             self.stopped_by, self.stopped_at = key, float(limit or 0)
 
     def check(self, steps_per_epoch: int) -> None:
-        """Raise where the run is not within an epoch.
+        """Raise if the step is outside of the epoch.
 
         Raises:
             ProgressError: names the counters.
         """
-        if not 0 <= self.step <= steps_per_epoch:  # at its end, an epoch may have yet to be validated
+        if not 0 <= self.step <= steps_per_epoch:  # the end of an epoch is valid, because validation may be pending
             raise ProgressError(
-                f"step {self.step} of epoch {self.epoch} is none of its {steps_per_epoch}: the checkpoint that this "
-                "run goes on from was written with other settings. Resume with the settings of then"
+                f"step {self.step} of epoch {self.epoch} is not one of its {steps_per_epoch} steps: the checkpoint "
+                "from which this run continues was written with other settings. Resume with those settings"
             )
 
     def accept(self, changes: Sequence[Change], steps_per_epoch: int) -> None:
-        """Add the changes that steer the course of training, as of this step."""
+        """Add the changes of the course of training, from this step on."""
         epoch = round(self.epoch + self.step / steps_per_epoch, 4)
         self.accepted_changes += [
             {"step": self.steps, "epoch": epoch, "key": change.key, "before": change.before, "after": change.after}
@@ -103,7 +103,7 @@ class Progress:
     def saved(
         self, seconds: float, halvings: int, config_sha256: str, workers: int, steps_per_epoch: int
     ) -> dict[str, Any]:
-        """As JSON for a checkpoint's manifest."""
+        """Return the progress as JSON for a checkpoint's manifest."""
         return {
             **{name: getattr(self, name) for name in _FIELDS},
             "seconds": seconds,
@@ -119,29 +119,29 @@ class Progress:
 
     @classmethod
     def restored(cls, saved: dict[str, Any], settings: TrainConfig, steps_per_epoch: int) -> Progress:
-        """From what ``saved`` gave, under settings that may be others.
+        """Restore progress from ``saved``, under settings that may have changed.
 
-        A run that was stopped by a limit is stopped still, unless the limit was raised or lifted. Where an epoch has
-        another number of steps than it had, the run is where the same share of the epoch is done, rounded down: no
-        triple of the epoch is left out, and less than a batch of them is asked about again.
+        A run that was stopped by a limit stays stopped, unless the limit was raised or removed. If an epoch has another
+        number of steps than before, the step with the same share of the epoch is used, rounded down: no triple of the
+        epoch is left out, and less than a batch of them is repeated.
 
         Raises:
-            ProgressError: counters are missing, or cannot be right.
+            ProgressError: counters are missing or invalid.
         """
         try:
-            found = _Saved.model_validate(saved)
+            restored = _Saved.model_validate(saved)
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(ascii, problem["loc"]))
             raise ProgressError(f"the progress in a checkpoint is damaged: {place}: {problem['msg']}") from None
-        progress = cls(**{name: getattr(found, name) for name in _FIELDS})
-        progress.validated = found.steps if found.validated is None else found.validated
-        progress.accepted_changes = found.accepted_changes
-        if found.stopped_by:
-            limit = getattr(settings, found.stopped_by)
-            if limit is not None and limit <= found.stopped_at:
-                progress.stop(found.stopped_by, found.stopped_at)
-        before = found.steps_per_epoch or steps_per_epoch
+        progress = cls(**{name: getattr(restored, name) for name in _FIELDS})
+        progress.validated = restored.steps if restored.validated is None else restored.validated
+        progress.accepted_changes = restored.accepted_changes
+        if restored.stopped_by:
+            limit = getattr(settings, restored.stopped_by)
+            if limit is not None and limit <= restored.stopped_at:
+                progress.stop(restored.stopped_by, restored.stopped_at)
+        before = restored.steps_per_epoch or steps_per_epoch
         if before != steps_per_epoch:
             progress.step = progress.step * steps_per_epoch // before
         return progress

@@ -1,7 +1,7 @@
-"""What a run was made from: its stores, by checksum, and its configuration.
+"""Provenance of a run: the checksums of its stores, and its configuration.
 
-The record lies in the run folder (``provenance.json``), written before the first step, and in every checkpoint, so that
-what a checkpoint was trained with can be told whatever happened to the folder since.
+The record is in the run folder (``provenance.json``), written before the first step, and in every checkpoint, so that
+the inputs of a checkpoint are known even if the folder has changed since.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from distkg.training.run_dir import RunFolder
 
 FORMAT = 1
 KEY = "provenance"
-"""Of the record in a checkpoint's progress."""
+"""Key of the record in a checkpoint's progress."""
 
 BY_CONTENT = ("data.store", "data.graphs")
-"""Keys that are compared by what lies at the address, not by the address."""
+"""Keys that are compared by the content at the address, not by the address."""
 
 _log = logging.getLogger(__name__)
 
 
 class ProvenanceError(ValueError):
-    """The record of what a run was made from cannot be read; the message names the file."""
+    """Error of a provenance record that cannot be read; the message names the file."""
 
 
 class Provenance(BaseModel):
-    """What a run, or a checkpoint of it, was made from.
+    """Stores, configuration and input models of a run, or of a checkpoint of it.
 
     Attributes:
-        graphs: identities of its stores, in the order of ``data.graphs``; empty where they are not known.
+        graphs: identities of its stores, in the order of ``data.graphs``; empty if unknown.
         config: values by dotted key, options of the model with their defaults.
         inputs: dotted key whose value is the address of a model → checksum of that model.
     """
@@ -68,7 +68,7 @@ def provenance_of(config: RunConfig, stores: Sequence[Store], beside: Sequence[s
 
 
 def recorded_config(config: RunConfig) -> dict[str, JsonValue]:
-    """Values by dotted key as they are recorded and compared: without secrets, options with their defaults."""
+    """Return the values by dotted key as recorded and compared: without secrets, options with their defaults."""
     values = flatten(config)
     model, negatives = config.model, config.negatives
     values |= _all_options("model.options", family_of(config).model_options, model.name, model.options)
@@ -84,7 +84,8 @@ def _source_options(name: str) -> type[BaseModel]:
 def _all_options(
     key: str, options: Callable[[str], type[BaseModel]], name: str, given: dict[str, Any]
 ) -> dict[str, Any]:
-    """Options with their defaults, so that one left out equals one that is spelt out; none where they are not valid."""
+    """Return options with their defaults, so that an omitted option equals its default; empty if the options are
+    invalid."""
     try:
         return flatten_tree({key: options(name).model_validate(given).model_dump()})
     except (UnknownNameError, ValidationError):
@@ -92,47 +93,47 @@ def _all_options(
 
 
 def _plain(value: Any) -> JsonValue:
-    """As JSON gives it back, addresses without secrets."""
+    """Return a value after a round trip through JSON, with addresses without secrets."""
     plain: JsonValue = redact_tree(json.loads(json.dumps(value, default=str)))
     return plain
 
 
 def input_checksums(config: RunConfig) -> dict[str, str]:
-    """Checksums of the models that a configuration names, where they can be read."""
-    found = family_of(config).inputs(config)
+    """Return the checksums of the models that a configuration names, if they can be read."""
+    checksums = family_of(config).inputs(config)
     if config.negatives.vectors:
-        found |= {"negatives.vectors": _best_checkpoint_sha256(config.negatives.vectors)}
-    return {key: checksum for key, checksum in found.items() if checksum is not None}
+        checksums |= {"negatives.vectors": _best_checkpoint_sha256(config.negatives.vectors)}
+    return {key: checksum for key, checksum in checksums.items() if checksum is not None}
 
 
 def _best_checkpoint_sha256(run: str) -> str | None:
-    """Checksum of the manifest, and so of all files, of the checkpoint that readers of a run take."""
-    found = committed(RunFolder(Path(run)).checkpoints)
-    best = [pair for pair in found if pair[1].best] or found
+    """Return the checksum of the manifest, and so of all files, of the checkpoint that readers of a run use."""
+    checkpoints = committed(RunFolder(Path(run)).checkpoints)
+    best = [pair for pair in checkpoints if pair[1].best] or checkpoints
     return Location.of(str(best[0][0] / MANIFEST)).sha256() if best else None
 
 
 def committed(checkpoints: Path) -> list[tuple[Path, Manifest]]:
-    """Checkpoints whose manifest can be read, the newest first; the files themselves are not looked at."""
-    found = []
+    """Return checkpoints whose manifest can be read, the newest first; their other files are not read."""
+    checkpoints_and_manifests = []
     for folder in sorted(checkpoints.iterdir()) if checkpoints.is_dir() else []:
         if folder.is_dir() and is_committed(folder):
             try:
-                found.append((folder, read_manifest(folder)))
+                checkpoints_and_manifests.append((folder, read_manifest(folder)))
             except CheckpointError:
-                continue  # whoever loads it says so
-    return sorted(found, key=lambda pair: -pair[1].serial)
+                continue  # reported when it is loaded
+    return sorted(checkpoints_and_manifests, key=lambda pair: -pair[1].serial)
 
 
 def write_provenance(folder: Path, record: Provenance) -> None:
-    """Write ``provenance.json`` into a folder of a run, a model or a search."""
+    """Write ``provenance.json`` into the folder of a run, a model or a search."""
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(record.to_json(), indent=1, ensure_ascii=False) + "\n"
     Location.of(str(RunFolder(folder).provenance)).write_bytes(content.encode())
 
 
 def read_provenance(folder: Path) -> Provenance | None:
-    """The record of a folder; None where there is none, as of runs of earlier versions.
+    """Read the record of a folder; None if there is none, as of runs of earlier versions.
 
     Raises:
         ProvenanceError: it cannot be read.
@@ -145,14 +146,14 @@ def read_provenance(folder: Path) -> Provenance | None:
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, ProvenanceError):
             raise
-        raise ProvenanceError(f"{file} cannot be read as the record of what the run was made from: {error}") from None
+        raise ProvenanceError(f"{file} cannot be read as the provenance record of a run: {error}") from None
 
 
 def parse_provenance(tree: Any, source: str) -> Provenance:
-    """A record as of ``Provenance.to_json``; ``source`` names it in errors.
+    """Return a record from ``Provenance.to_json``; ``source`` names it in errors.
 
     Raises:
-        ProvenanceError: it is damaged, or a later distkg wrote it.
+        ProvenanceError: it is damaged, or a later version of distkg wrote it.
     """
     try:
         record = Provenance.model_validate(tree)
@@ -166,7 +167,7 @@ def parse_provenance(tree: Any, source: str) -> Provenance:
 
 
 def recorded_in(progress: Mapping[str, Any], source: str) -> Provenance | None:
-    """The record in a checkpoint's progress; None in one of an earlier version.
+    """Return the record in a checkpoint's progress; None in one of an earlier version.
 
     Raises:
         ProvenanceError: as ``parse_provenance``.
@@ -175,24 +176,24 @@ def recorded_in(progress: Mapping[str, Any], source: str) -> Provenance | None:
 
 
 def provenance_of_run(run: Path) -> Provenance | None:
-    """What a run was made from, by its newest checkpoint, else by its folder; None where neither says.
+    """Return the record of a run, from its newest checkpoint, else from its folder; None if there is none.
 
     Raises:
         ProvenanceError: the record cannot be read.
     """
     for folder, manifest in committed(RunFolder(run).checkpoints)[:1]:
-        found = recorded_in(manifest.progress, str(folder / MANIFEST))
-        if found is not None:
-            return found
+        record = recorded_in(manifest.progress, str(folder / MANIFEST))
+        if record is not None:
+            return record
     return read_provenance(run)
 
 
 def config_of_run(run: Path) -> tuple[dict[str, Any], list[str]] | None:
-    """Configuration of a run without a record, as of ``recorded_config`` from its config.yaml, and the keys in it that
-    this version does not have; None where there is no config.yaml.
+    """Return the configuration of a run without a record, as ``recorded_config`` of its config.yaml, and its keys that
+    this version does not have; None if there is no config.yaml.
 
     Raises:
-        ConfigError: it is no YAML mapping.
+        ConfigError: it is not a YAML mapping.
     """
     file = RunFolder(run).config
     if not file.is_file():
@@ -223,16 +224,15 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_store_of_run(run: Path, config: RunConfig, record: Provenance | None, scope: Scope, store: str = "") -> Store:
-    """The store that a run of embeddings was trained on.
+    """Open the store that an embedding run was trained on.
 
     Args:
-        record: what the run, or the checkpoint to be read, was made from; None where that is not known, of which a
-            warning is given.
-        store: address of the store now, where it has moved.
+        record: provenance of the run, or of the checkpoint to be read; a warning is given for None.
+        store: address of the store, if it has moved.
 
     Raises:
-        StoreError: it cannot be opened; says where it was looked for.
-        StoreMismatchError: it is another one; names the file that differs.
+        StoreError: it cannot be opened; the message says where it was expected.
+        StoreMismatchError: it is another store; the message names the file that differs.
     """
     opened = Store.open(store) if store else _open_own(run, config.data.store)
     if record is None or not record.graphs:
@@ -252,7 +252,8 @@ def _open_own(run: Path, address: str) -> Store:
 
 
 def open_named(address: str) -> Store:
-    """Open a store that a configuration names; where a relative address leads nowhere, say from which folder.
+    """Open a store that a configuration names; if a relative address does not exist, the error names the working
+    directory.
 
     Raises:
         StoreError: as ``Store.open``.
@@ -263,17 +264,18 @@ def open_named(address: str) -> Store:
         if not address or "://" in address or Path(address).expanduser().is_absolute():
             raise
         raise StoreError(
-            f"{error} (data.store is relative, and was looked for in {Path.cwd()}: go there, or give an absolute path)"
+            f"{error} (data.store is relative, and was looked for in {Path.cwd()}: use an absolute path, or run the "
+            "command in the folder that the path starts from)"
         ) from None
 
 
 def check_run_store(run: Path, store: str = "") -> None:
-    """Refuse, for readers that need no store themselves, a run whose store was replaced by another one.
+    """Refuse a run whose store was replaced by another one, for readers that need no store themselves.
 
-    A store that is not there is passed over, as are runs that do not say what they were made from.
+    A missing store is ignored, as are runs without a record.
 
     Args:
-        store: address of the run's store, or of one of its graphs, where it has moved.
+        store: address of the run's store, or of one of its graphs, if it has moved.
 
     Raises:
         StoreMismatchError: names the file that differs.
@@ -288,7 +290,7 @@ def check_run_store(run: Path, store: str = "") -> None:
     try:
         addresses = _addresses_of(run)
     except ConfigError:
-        return  # whoever shows the configuration says so
+        return  # reported when the configuration is shown
     for identity, address in zip(record.graphs, addresses, strict=False):
         try:
             opened = Store.open(address)
@@ -310,7 +312,7 @@ def _addresses_of(run: Path) -> list[str]:
 
 
 def warn_unrecorded(run: Path, store: str) -> None:
-    """One line about a run that does not say what it was made from."""
+    """Log a warning about a run without a provenance record."""
     _log.warning(
         "run %s was written by a version of distkg that did not record checksums of its store: whether %s is the "
         "store that it was trained on cannot be checked",

@@ -1,7 +1,7 @@
-"""Whether a run may go on: the configuration and stores at hand against those that it was made from.
+"""Check of a resumed run: comparison of its configuration and stores with those that it was trained with.
 
-Keys are of three classes, which ``distkg.config`` states for each: fixed ones give stored tensors their meaning and may
-never differ, those of the course of training may on request and are recorded, the rest is free.
+Keys have three classes, which ``distkg.config`` assigns: fixed keys determine the meaning of stored tensors and must
+not change, keys of the course of training may change on request and are recorded, and free keys may change.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _log = logging.getLogger(__name__)
 
 
 class ResumeError(ValueError):
-    """A run that cannot go on with this configuration; the message names each key with both values."""
+    """Error of a run that cannot continue with this configuration; the message names each key with both values."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A key whose value is not the one that the run was trained with so far.
+    """Key whose value differs from the one that the run was trained with so far.
 
     Attributes:
-        key: dotted; of a file of a store, ``data.store`` with the file in parentheses.
-        before, after: the value so far, and now.
+        key: dotted key; for a file of a store, ``data.store`` with the file in parentheses.
+        before, after: value so far, and now.
         kind: class of the key.
     """
 
@@ -59,15 +59,15 @@ def _shown(value: Any) -> str:
 
 
 def check_resume(config: RunConfig, run: RunFolder, *, accept_changes: bool) -> list[Change]:
-    """Hold a configuration against what a run folder says that its run was made from, before anything starts.
+    """Compare a configuration with the record of a run folder, before anything starts.
 
-    A folder that holds neither a checkpoint nor a configuration is that of a fresh start.
+    A folder with neither a checkpoint nor a configuration is a fresh start.
 
     Returns:
         Every key that differs: accepted ones, and free ones.
 
     Raises:
-        ResumeError: names the keys that may not differ, with both values.
+        ResumeError: names the keys that must not differ, with both values.
         StoreMismatchError: names the file of a store that is not the one of the run.
         StoreError: a store cannot be opened.
         ConfigError, ProvenanceError: the run's own files cannot be read.
@@ -98,17 +98,17 @@ def check_resume(config: RunConfig, run: RunFolder, *, accept_changes: bool) -> 
 def compare(
     record: Provenance, now: Provenance, run: RunFolder, *, accept_changes: bool, manifests_only: bool = False
 ) -> list[Change]:
-    """Hold what a run is to be made from against what it was made from so far.
+    """Compare the provenance of a resumed run with its provenance so far.
 
     Args:
-        manifests_only: leave out files that are beside the manifest of a store, such as tokens: only who has the model
-            knows which of them it reads.
+        manifests_only: ignore files beside the manifest of a store, such as tokens; which of them matter is known only
+            once the model is loaded.
 
     Raises:
         ResumeError, StoreMismatchError: as ``check_resume``.
     """
     changes = _differing(record.config, now.config, record.inputs, now.inputs)
-    # What is trained comes first: a run of several graphs and one of a single graph have no stores to compare.
+    # Fixed keys are checked first: a run of several graphs and one of a single graph have no stores to compare.
     _refuse([change for change in changes if change.kind == "fixed"], run)
     changes += _differing_graphs(record.graphs, now.graphs, run, manifests_only)
     return _judged(changes, run, accept_changes)
@@ -120,10 +120,10 @@ def _differing(
     inputs_before: Mapping[str, str] | None = None,
     inputs_after: Mapping[str, str] | None = None,
 ) -> list[Change]:
-    """Keys whose values differ. One that only this version knows had its default; one that it does not know steers the
-    course, for all that can be told."""
+    """Return the keys whose values differ. A key that only this version knows had its default; a key unknown to this
+    version is assumed to be of the course of training."""
     default = default_values()
-    found = []
+    changes = []
     for key in dict.fromkeys([*after, *before]):
         if key not in after and key in default:
             continue  # it does not act now; where it did, the key that it belongs to differs
@@ -131,12 +131,12 @@ def _differing(
         kind = resume_class(key) or "course"
         if _equal(old, new) or (resume_class(key) is None and not key_was_set(old)):
             continue
-        found.append(Change(key, old, new, kind))
-    return _by_content(found, before, after, inputs_before or {}, inputs_after or {})
+        changes.append(Change(key, old, new, kind))
+    return _by_content(changes, before, after, inputs_before or {}, inputs_after or {})
 
 
 def key_was_set(value: Any) -> bool:
-    """Whether a key that is no longer known had a value that could have done something."""
+    """Return whether an unknown key has a value that could have had an effect."""
     return value not in (None, False, "", [], {})
 
 
@@ -147,15 +147,16 @@ def _by_content(
     inputs_before: Mapping[str, str],
     inputs_after: Mapping[str, str],
 ) -> list[Change]:
-    """Without models that have only moved, and with a run whose vectors are others than they were."""
+    """Return the changes without models that have only moved, and with a run whose vectors differ at the same
+    address."""
     same = {key for key, checksum in inputs_before.items() if inputs_after.get(key) == checksum}
-    found = [change for change in changes if change.key not in same]
+    remaining = [change for change in changes if change.key not in same]
     vectors = "negatives.vectors"
     old, new = inputs_before.get(vectors), inputs_after.get(vectors)
-    if old and new and old != new and all(change.key != vectors for change in found):
-        was, is_now = (f"{values[vectors]} ({sha[:12]}…)" for values, sha in ((before, old), (after, new)))
-        found.append(Change(vectors, was, is_now, "course"))
-    return found
+    if old and new and old != new and all(change.key != vectors for change in remaining):
+        old_text, new_text = (f"{values[vectors]} ({sha[:12]}…)" for values, sha in ((before, old), (after, new)))
+        remaining.append(Change(vectors, old_text, new_text, "course"))
+    return remaining
 
 
 def _equal(old: Any, new: Any) -> bool:
@@ -165,10 +166,10 @@ def _equal(old: Any, new: Any) -> bool:
 def _differing_graphs(
     before: Sequence[StoreIdentity], after: Sequence[StoreIdentity], run: RunFolder, manifests_only: bool
 ) -> list[Change]:
-    """Files of stores that differ and are neither labels nor triples.
+    """Return the files of stores that differ and are neither labels nor triples.
 
     Raises:
-        ResumeError: another number of stores.
+        ResumeError: the number of stores differs.
         StoreMismatchError: labels or triples differ.
     """
     if not before:
@@ -176,7 +177,7 @@ def _differing_graphs(
     key = "data.graphs" if len(before) > 1 or len(after) > 1 else "data.store"
     if len(before) != len(after):
         _refuse([Change("data.graphs", _addresses_in(before), _addresses_in(after), "fixed")], run)
-    found = []
+    changes = []
     for old, new in zip(before, after, strict=True):
         name = old.difference(new, "graph")
         if name is not None:
@@ -185,8 +186,8 @@ def _differing_graphs(
             raise mismatch(old, new.address, name, f"run {run.path}")
         for name in old.only_differs_beside(new):
             if not (manifests_only and _is_beside_manifest(name)):
-                found.append(Change(f"{key} ({name})", _state(old, name), _state(new, name), "course"))
-    return found
+                changes.append(Change(f"{key} ({name})", _state(old, name), _state(new, name), "course"))
+    return changes
 
 
 def _addresses_in(graphs: Sequence[StoreIdentity]) -> list[str]:
@@ -209,7 +210,7 @@ def _judged(changes: list[Change], run: RunFolder, accept_changes: bool) -> list
         listed = "\n".join(f"  {change}" for change in steering)
         raise ResumeError(
             f"the run in {run.path} was trained with other settings, and these would change its course:\n{listed}\n"
-            "Give the values that it has, or add --accept-changes to go on with the new ones; the result and the "
+            "Use the values of the run, or add --accept-changes to continue with the new ones; the result and the "
             "report then list each change."
         )
     return changes
@@ -220,17 +221,17 @@ def _refuse(changes: Sequence[Change], run: RunFolder) -> None:
         listed = "\n".join(f"  {change}" for change in changes)
         raise ResumeError(
             f"the run in {run.path} cannot go on with these settings: they would give its stored vectors another "
-            f"meaning.\n{listed}\nGive the values that it has, or train into another folder."
+            f"meaning.\n{listed}\nUse the values of the run, or train into another folder."
         )
 
 
 def notices(changes: Sequence[Change], config: RunConfig) -> list[str]:
-    """Lines for the operator about a run that goes on with other settings than before."""
+    """Return lines for the operator about a run that continues with changed settings."""
     accepted = [str(change) for change in changes if change.kind == "course"]
     others = [str(change) for change in changes if change.kind == "free"]
-    lines = [f"going on with changed settings: {'; '.join(accepted)}"] if accepted else []
+    lines = [f"continuing with changed settings: {'; '.join(accepted)}"] if accepted else []
     if others:
-        lines.append(f"going on with {'; '.join(others)}")
+        lines.append(f"continuing with {'; '.join(others)}")
     shape = config.optimizer.schedule
     if shape in SHAPED_BY_EPOCHS and any(change.key == "train.epochs" for change in changes):
         lines.append(f"the {shape} schedule is that of {config.train.epochs} epochs from here on")

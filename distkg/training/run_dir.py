@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: its configuration, provenance, metrics, checkpoints, notices and result."""
+"""Folder of a run: its configuration, provenance, metrics, checkpoints, notices and result."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from distkg.data.storage.location import make_folder
 Record = dict[str, Any]
 
 LEASE = "lease.json"
-"""Names the driver that writes to a run folder or search, while there is one; see ``distkg.cluster.watch.lease``."""
+"""File that names the driver which writes to a run folder or search; see ``distkg.cluster.watch.lease``."""
 _log = logging.getLogger(__name__)
 
 _LIBRARIES = ("torch", "numpy", "numba", "pyarrow", "ray", "dgl")
 
 
 class RunFolder:
-    """Paths and atomic writes; only the first rank writes."""
+    """Paths and atomic writes of a run folder; only the first rank writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path = local_path(path, "run folder")
@@ -43,14 +43,14 @@ class RunFolder:
         replace_text(self.config, config.to_yaml(help_text=True))
 
     def read_config(self) -> RunConfig:
-        """The configuration of the run.
+        """Read the configuration of the run.
 
         Raises:
-            ConfigError: the folder is no run folder.
+            ConfigError: the folder is not a run folder.
         """
         if not self.config.is_file():
             raise ConfigError(
-                f"{self.path} is no run folder: it holds no config.yaml. Name a folder that training wrote."
+                f"{self.path} is no run folder: it holds no config.yaml. Use a folder that `distkg train` wrote."
             )
         return load_written_config(str(self.config))
 
@@ -59,33 +59,33 @@ class RunFolder:
         _append(self.metrics, line)
 
     def note_checkpoint(self, name: str) -> None:
-        """Append a checkpoint that was committed to checkpoints.jsonl; the line outlives the checkpoint."""
+        """Append a committed checkpoint to checkpoints.jsonl; the line is kept when the checkpoint is deleted."""
         _append(self.saved, {"time": round(time.time(), 3), "checkpoint": name})
 
     def last_checkpoint(self) -> str | None:
-        """Name of the last checkpoint that was ever committed; None where there was none."""
+        """Return the name of the last checkpoint that was ever committed; None if there was none."""
         return next((str(line["checkpoint"]) for line in reversed(_lines(self.saved)) if "checkpoint" in line), None)
 
     def last_step(self) -> int:
-        """The last step that metrics.jsonl reports; 0 where it has no line."""
+        """Return the last step in metrics.jsonl; 0 if it has no line."""
         return max((line["step"] for line in _lines(self.metrics) if isinstance(line.get("step"), int)), default=0)
 
     def notice(self, text: str) -> None:
-        """Append what the user must know to notices.jsonl, from where the driver and the report show it."""
+        """Append a notice for the user to notices.jsonl, from which the driver and the report show it."""
         _log.warning("%s", text)
         _append(self.notices, {"time": round(time.time(), 3), "notice": text})
 
     def read_notices(self) -> list[str]:
-        """The texts of notices.jsonl."""
+        """Return the texts of notices.jsonl."""
         return [str(line["notice"]) for line in _lines(self.notices) if "notice" in line]
 
     def forget_after(self, step: int, *, validated: bool) -> None:
-        """Drop the lines of steps that a resumed run takes again, and the result that it will replace.
+        """Delete the lines of steps that a resumed run repeats, and the result that it will replace.
 
         Args:
-            step: the one that it goes on from.
-            validated: whether the checkpoint of that step knows of its validation; else that was lost with the process,
-                and its model is not kept as the best.
+            step: step from which it continues.
+            validated: whether the checkpoint of that step includes its validation; if not, the validation was lost
+                with the process, and its model is not kept as the best.
         """
         self.result.unlink(missing_ok=True)
         if self.metrics.is_file():
@@ -96,7 +96,7 @@ class RunFolder:
         replace_text(self.result, json.dumps(result, indent=2) + "\n")
 
     def read_result(self) -> Record | None:
-        """result.json, or None where the run has not ended."""
+        """Return result.json, or None if the run has not ended."""
         if not self.result.is_file():
             return None
         result: Record = json.loads(self.result.read_text(encoding="utf-8"))
@@ -104,14 +104,15 @@ class RunFolder:
 
 
 def versions(*more: str) -> dict[str, str]:
-    """Versions of distkg, Python and those installed of the libraries that decide a result, and of ``more``."""
-    found = {"distkg": __version__, "python": platform.python_version()}
+    """Return the versions of distkg, Python, the installed libraries that affect a result, and the libraries
+    ``more``."""
+    versions_by_name = {"distkg": __version__, "python": platform.python_version()}
     for library in (*_LIBRARIES, *more):
         try:
-            found[library] = metadata.version(library)
+            versions_by_name[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions_by_name
 
 
 def _append(path: Path, line: Record) -> None:
@@ -120,22 +121,22 @@ def _append(path: Path, line: Record) -> None:
 
 
 def _lines(path: Path) -> list[Record]:
-    """The JSON objects of a file of lines; a line torn by a crash is left out."""
+    """Return the JSON objects of a file of lines; a line cut off by a crash is left out."""
     if not path.exists():
         return []
-    found = []
+    values = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            found.append(json.loads(text))
+            values.append(json.loads(text))
         except ValueError:
             continue
-    return [line for line in found if isinstance(line, dict)]
+    return [line for line in values if isinstance(line, dict)]
 
 
 def _place(line: str) -> tuple[int, bool]:
-    """The step of a line, and whether it tells of a validation, which comes after the step's other lines."""
+    """Return the step of a line, and whether it has a validation, which comes after the step's other lines."""
     try:
-        found = json.loads(line)
-        return int(found["step"]), "valid" in found
+        record = json.loads(line)
+        return int(record["step"]), "valid" in record
     except (ValueError, KeyError, TypeError):
-        return 1 << 62, True  # a line torn by a crash
+        return 1 << 62, True  # a line cut off by a crash

@@ -1,4 +1,4 @@
-"""Learning rate over the run, as a factor of the configured one."""
+"""Learning-rate schedules, as a factor of the configured rate."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ _PLATEAU_PATIENCE = 2
 
 
 class Schedule:
-    """Warm-up, then constant, linear or cosine to 0, or halved at plateaus of validation MRR.
+    """Warm-up, then a constant rate, linear or cosine decay to 0, or halving at plateaus of validation MRR.
 
-    A run under a time limit anneals by epochs or by time, whichever is further, so that it ends annealed.
+    A run with a time limit anneals by epochs or by time, whichever is further, so that its rate reaches the end of the
+    schedule.
 
     Attributes:
-        halvings: how often a plateau has halved the rate (kept in checkpoints).
-        time_gone: share of the time limit that is over, in [0, 1]; the same on all ranks, as their rates must be.
+        halvings: number of halvings at plateaus (kept in checkpoints).
+        time_gone: used share of the time limit, in [0, 1]; the same on all ranks, because their rates must be equal.
     """
 
     def __init__(self, config: OptimizerConfig, epochs: int) -> None:
@@ -25,7 +26,7 @@ class Schedule:
         self.time_gone = 0.0
 
     def factor(self, epoch: float) -> float:
-        """Factor at this point, in epochs since the start."""
+        """Return the factor at this point, in epochs since the start."""
         if epoch < self._warmup:
             return (epoch + 1e-8) / self._warmup
         epochs_gone = (epoch - self._warmup) / max(1e-9, self._epochs - self._warmup)
@@ -37,6 +38,6 @@ class Schedule:
         return 0.5**self.halvings
 
     def after_evaluation(self, evaluations_without_gain: int) -> None:
-        """Tell the plateau schedule how long validation MRR has not risen."""
+        """Update the plateau schedule with the number of validations since MRR last rose."""
         if self._name == "plateau" and evaluations_without_gain and evaluations_without_gain % _PLATEAU_PATIENCE == 0:
             self.halvings += 1

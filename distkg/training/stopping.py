@@ -1,4 +1,4 @@
-"""A run that is asked to stop: what its ranks must know, and what they leave."""
+"""Stop requests to a run, shared by the training thread and the thread that receives them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 
 class StopAsked(Exception):
-    """Every rank leaves the training loop; a checkpoint of the step is on disk."""
+    """Exception with which every rank leaves the training loop; a checkpoint of the step is on disk."""
 
 
 @dataclass
 class StopRequest:
-    """Shared between the thread that trains and the one that hears of a stop; each field is written by one of them.
+    """State shared between the training thread and the thread that receives stop requests; each field has one writer.
 
     Attributes:
-        asked: the run is to stop: what is under way may be cut short, if all ranks do so.
+        asked: the run is to stop, so current work may be cut short if all ranks do so.
         unsaved: there may be progress that no checkpoint holds.
     """
 
@@ -22,8 +22,9 @@ class StopRequest:
     unsaved: bool = False
 
     def hurries(self) -> bool:
-        """Whether what is being computed, such as a validation, will be thrown away.
+        """Return whether the result of the current computation, such as a validation, will be discarded.
 
-        A rank that hurries leaves computation out and takes part in every exchange, for others may not have heard yet.
+        A rank that hurries skips computation but takes part in every collective, because other ranks may not have
+        received the request yet.
         """
         return self.asked

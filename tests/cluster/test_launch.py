@@ -141,8 +141,8 @@ def test_accepted_and_free_changes_are_said_and_reach_the_workers(
     config = RunConfig.model_validate(trained | {"train": {"epochs": 3, "seed": 1}})
     launch_training(config, tmp_path / "run", resume=True, accept_changes=True)
     assert capsys.readouterr().out.splitlines() == [
-        "going on with changed settings: train.seed: 0 in the run, 1 now",
-        "going on with train.epochs: 1 in the run, 3 now",
+        "continuing with changed settings: train.seed: 0 in the run, 1 now",
+        "continuing with train.epochs: 1 in the run, 3 now",
     ]
     result = reached[0](config, tmp_path / "run", Ranks.single(), resume=True)
     assert [change["key"] for change in result["accepted_changes"]] == ["train.seed"]

@@ -64,7 +64,7 @@ def test_what_a_user_can_mend_is_raised_as_it_was_and_the_rest_is_described() ->
         assert isinstance(found, RemoteTaskError)
         assert str(found) == text
     lost = mistake_of(errors.WorkerCrashedError(), "making graphs")
-    assert str(lost).startswith("making graphs failed: its process died, again and again (killed, out of memory")
+    assert str(lost).startswith("making graphs failed: its process died at every attempt (killed, out of memory")
 
 
 def test_every_outcome_of_a_task_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def test_a_file_is_read_as_prepare_reads_it(tmp_path: Path) -> None:
     assert told[0].warnings == {"header_lines": 1}
     assert told[0].notes[0] == "x.csv: read as semicolon-separated, although its extension is .csv"
     (tmp_path / "x.csv").write_text("a,r,b,1\nb,r,c,2\n")
-    with pytest.raises(IngestError, match=r"--columns 1,2,3 .*make a store with it, and give that with --store"):
+    with pytest.raises(IngestError, match=r"--columns 1,2,3 .*build a store with it, and pass the store with --store"):
         fresh_graph(str(tmp_path / "x.csv")).__enter__()
 
 

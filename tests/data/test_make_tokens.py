@@ -150,7 +150,7 @@ def test_on_the_command_line(store: Store, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "2 of 4 (50.0%)" in result.stdout
     assert "engineer" in result.stdout
-    assert "entries of no entity: 1, first 'X'" in result.stderr
+    assert "entries whose label is no entity: 1, first 'X'" in result.stderr
     assert read_modality(store, "text").tokens == 4
     result = run(store.address, "--labels", "--name", "called", "--json")
     assert json.loads(result.stdout)["shown"]["/m/oslo"] == ["m", "oslo"]

@@ -95,5 +95,5 @@ def test_a_score_that_is_not_finite_stops_with_the_query() -> None:
 
 
 def test_asking_for_no_answers_is_refused() -> None:
-    with pytest.raises(ValueError, match="ask for 1 answer or more"):
+    with pytest.raises(ValueError, match="it must be at least 1"):
         top_answers(SmallModel(torch.ones(2, 2), torch.ones(2, 2)), np.array([[0, 0]]), 0)

@@ -137,7 +137,7 @@ def test_facts_that_matter_have_gradients_in_each_layer(name: str) -> None:
 def test_other_graphs_and_parts_of_one_are_refused(name: str) -> None:
     made = model(name)
     other = KnowledgeGraph(torch.tensor([(0, 1, 1)]), entities=7, relations=2)
-    said = r"made for 6 entities and 2 relations, and this graph has 7 and 2.*take ultra or trix"
+    said = r"made for 6 entities and 2 relations, and this graph has 7 and 2.*use ultra or trix"
     with pytest.raises(GraphMismatchError, match=said):
         made(other, torch.tensor([0]), torch.tensor([0]))
     whole = graph()

@@ -78,7 +78,7 @@ def test_every_model_comes_back(tmp_path: Path, name: str) -> None:
         ({"width": 10**6}, "does not fit ultra"),
         ({"width": 10**12}, "does not fit ultra|cannot be made"),
         ({"width": 2**70}, "cannot be made"),
-        ({"layers": 10**9}, "its options ask for far more tensors than model.safetensors has"),
+        ({"layers": 10**9}, "its options describe far more tensors than model.safetensors has"),
         ({"layers": 3}, "does not fit ultra: missing: "),
         ({"width": -4}, "cannot be made"),
         ({"width": "4"}, "cannot be made|does not fit"),

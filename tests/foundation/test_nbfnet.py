@@ -84,5 +84,5 @@ def test_candidates_are_scored_as_among_all() -> None:
 
 def test_a_graph_with_other_relations_is_refused() -> None:
     other = KnowledgeGraph(torch.tensor([(0, 2, 1)]), entities=2, relations=3)
-    with pytest.raises(GraphMismatchError, match=r"made for 2 relations, and this graph has 3.*take ultra or trix"):
+    with pytest.raises(GraphMismatchError, match=r"made for 2 relations, and this graph has 3.*use ultra or trix"):
         model()(other, torch.tensor([0]), torch.tensor([0]))

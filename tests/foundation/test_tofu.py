@@ -269,7 +269,7 @@ def test_all_parameters_learn(prompts: int) -> None:
 
 def test_a_codebook_of_another_width_is_refused() -> None:
     wrong = EntityTokens.of(tokens()["text"].ids, torch.zeros(5, 9))
-    with pytest.raises(GraphMismatchError, match=r"text tokens have vectors of 9 numbers, and this model takes 5"):
+    with pytest.raises(GraphMismatchError, match=r"text tokens have vectors of width 9, and this model takes width 5"):
         made()(graph(text=wrong), *ASKED)
 
 

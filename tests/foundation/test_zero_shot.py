@@ -116,7 +116,7 @@ def test_on_the_command_line(model: FoundationModel, store: Store, folder: Path,
         assert all(reason["path"].endswith(f" {answer['label']}") for reason in answer["reasons"])
     code, output = run("predict", place, "--store", store.address, "--graph", str(folder / "train.tsv"), *asked)
     assert code == 2
-    assert "give the graph to reason from, --store or --graph" in " ".join(output.split())
+    assert "pass its graph with either --store or --graph" in " ".join(output.split())
     code, output = run("predict", place, "--store", store.address, "--anchor", "e99", "--relation", "r2")
     assert code == 2
     assert "no entity labelled 'e99'. Close: 'e" in output
@@ -126,7 +126,7 @@ def test_on_the_command_line(model: FoundationModel, store: Store, folder: Path,
     assert f"store {file} has no relation labelled 'r22'. Close: 'r" in output
     code, output = run("evaluate", place)
     assert code == 2
-    assert "is a foundation model: give the graph to be asked about with --store" in " ".join(output.split())
+    assert "is a foundation model: pass the store of the graph to evaluate with --store" in " ".join(output.split())
 
 
 def test_relations_on_the_command_line(store: Store, tmp_path: Path) -> None:

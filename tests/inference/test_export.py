@@ -181,7 +181,7 @@ def test_an_index_is_not_opened_for_another_similarity(store: Store, tmp_path: P
     model = people_model(store)
     export_model(model, store, model.config, tmp_path, index=True)
     transe = make_scorer(ModelConfig(name="transe", dim=4, options={"norm": "l2"}))
-    with pytest.raises(AnnError, match="made for another similarity than l2"):
+    with pytest.raises(AnnError, match="built for another similarity than l2"):
         EntityIndex(tmp_path / "index.faiss", transe)
     with pytest.raises(AnnError, match="there is no index"):
         EntityIndex(tmp_path / "other.faiss", transe)

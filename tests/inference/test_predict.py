@@ -82,7 +82,7 @@ def test_answers_come_in_the_order_of_the_queries(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("anchor", "relation", "message"),
-    [(5, 0, "anchor 5 is not an id of the store: they go from 0 to 4"), (0, -1, "relation -1 .* from 0 to 3")],
+    [(5, 0, "anchor 5 is not an id of the store: ids are from 0 to 4"), (0, -1, "relation -1 .* from 0 to 3")],
 )
 def test_ids_outside_the_graph_are_refused(store: Store, anchor: int, relation: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -195,7 +195,9 @@ def test_untrained_queries_of_a_file_are_said(store: Store, queries_file: Path, 
     queries.write_text("a\tnever\na\tr\n")
     best = best_of_model(SmallModel(torch.ones(2, 1), torch.ones(4, 1)))  # type: ignore[arg-type]
     predict_file_with(best, small, queries, tmp_path / "b.tsv", warn=said.append)
-    assert said == ["relation 'never' occurs in no training fact, which a model learns from: the answers mean nothing"]
+    assert said == [
+        "relation 'never' occurs in no training fact, so the model has not learned it: the answers are meaningless"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,7 @@ def test_untrained_queries_of_a_file_are_said(store: Store, queries_file: Path, 
     [
         ("answers.csv", r"answers\.csv: predictions are written as \.tsv or \.parquet"),
         ("folder.tsv", r"folder\.tsv. is a folder: name a file"),
-        ("missing/a.tsv", r"there is no folder .*missing; make it"),
+        ("missing/a.tsv", r"there is no folder .*missing; create it"),
     ],
 )
 def test_an_output_that_cannot_be_is_refused_before_the_work(tmp_path: Path, name: str, message: str) -> None:
@@ -279,9 +281,9 @@ def test_names_of_columns_may_be_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"head": ["anna"], "relation": ["likes"]}, "it has no columns anchor and relation, but"),
+        ({"head": ["anna"], "relation": ["likes"]}, "columns anchor and relation are missing; it has"),
         ({"anchor": ["anne"], "relation": ["likes"]}, "q.parquet:1: .*no entity labelled 'anne'"),
-        ({"anchor": ["anna", None], "relation": ["likes", "likes"]}, "it is empty, or a label in it is"),
+        ({"anchor": ["anna", None], "relation": ["likes", "likes"]}, "the file is empty, or a label in it is"),
         ({"anchor": [["anna"]], "relation": ["likes"]}, "cannot be read as Parquet"),
     ],
 )
@@ -298,7 +300,7 @@ def test_bad_parquet_is_named(store: Store, tmp_path: Path, table: dict[str, lis
     ("content", "message"),
     [
         (b"anchor\trelation\tdirection\trank\nanna\tlikes\tforward\n", "q.tsv:2: columns found: 3, in its header: 4"),
-        (b"", "q.tsv:1: it is empty"),
+        (b"", "q.tsv:1: the file is empty"),
         (b"anna\n", "q.tsv:1: its first line has 1 column. Write anchor<TAB>relation"),
         (b"anna\tlikes\nanna\tlikes\tinverse\n", "q.tsv:2: columns found: 3, in the first line: 2"),
         (b"anna\tlikes\n\tlikes\n", "q.tsv:2: .*no entity labelled ''"),

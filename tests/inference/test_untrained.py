@@ -31,8 +31,8 @@ def test_what_training_has_never_seen(store: Store) -> None:
     assert entities.tolist() == [store.entity_id("new")]
     assert relations.tolist() == [store.relation_id("hates")]  # once, though its inverse was asked too
     assert untrained_warnings(store, everyone, [store.relation_id("hates")]) == [
-        "relation 'hates' occurs in no training fact, which a model learns from: the answers mean nothing",
-        "entity 'new' occurs in no training fact, which a model learns from: the answers mean nothing",
+        "relation 'hates' occurs in no training fact, so the model has not learned it: the answers are meaningless",
+        "entity 'new' occurs in no training fact, so the model has not learned it: the answers are meaningless",
     ]
 
 

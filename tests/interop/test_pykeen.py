@@ -179,7 +179,7 @@ def test_what_a_source_makes_besides_takes_the_first_places(tmp_path: Path) -> N
             assert not given[row, place] or head == expected_head or tail == expected_tail
             assert head == positive[0] or tail == positive[2]
     vectors = sampler("distkg_dans", num_negs_per_pos=5, options={**small, "negatives": "embedding"}, **settings)
-    with pytest.raises(SourceError, match=r"makes vectors.*snap"):
+    with pytest.raises(SourceError, match=r"generates vectors.*snap"):
         vectors.sample(triples.mapped_triples)
 
 

@@ -73,7 +73,7 @@ def test_ranks_share_the_pairs_and_agree() -> None:
 
 
 def test_broken_scores_name_their_pair() -> None:
-    with pytest.raises(ScoreError, match="scores of relations from entity 2 to 1 are not finite"):
+    with pytest.raises(ScoreError, match="scores of relations from entity 2 to 1 are NaN or infinite"):
         rank_relations(lambda p: score(p).masked_fill(score(p) == 5, torch.nan), np.array([[0, 0, 1], [2, 0, 1]]))
 
 

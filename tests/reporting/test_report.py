@@ -198,7 +198,7 @@ def test_negatives_are_shown_with_what_became_of_them(tmp_path: Path) -> None:
     lines = [{**line, "negatives": reported} for line in metric_lines(4)]
     page = page_of(make_run(tmp_path / "pool", lines=lines))
     assert {"Mean score of negatives", "Delivered by actors", "Age of what was delivered"} <= set(page.words)
-    assert "4,000 known facts" in page.text
+    assert "4,000 negatives that are known facts" in page.text
     assert "80 late, 0 old, 12 broken, 8 refused. Actors restarted: 1." in page.text
     assert "Delivered by actors" not in page_of(make_run(tmp_path / "plain", lines=metric_lines(4))).words
     assert "Hard negatives by relations" not in page.words

@@ -57,11 +57,15 @@ KINDS = "choice, uniform, log_uniform, int_uniform, int_log_uniform"
 @pytest.mark.parametrize(
     ("key", "form", "message"),
     [
-        ("dim", {"choice": [1]}, f"s.yaml: dim: must read section.key, such as model.dim; sections: {SECTIONS}"),
+        (
+            "dim",
+            {"choice": [1]},
+            f"s.yaml: dim: must be of the form section.key, such as model.dim; sections: {SECTIONS}",
+        ),
         (
             "modle.dim",
             {"choice": [1]},
-            f"s.yaml: modle.dim: must read section.key, such as model.dim; sections: {SECTIONS}",
+            f"s.yaml: modle.dim: must be of the form section.key, such as model.dim; sections: {SECTIONS}",
         ),
         ("model.dimm", {"choice": [1]}, "s.yaml: model.dimm: is not a key of model; known: name, dim, inverse, "),
         ("model.dim.x", {"choice": [1]}, "s.yaml: model.dim.x: is not a key of model; known: name, dim, inverse, "),
@@ -73,19 +77,23 @@ KINDS = "choice, uniform, log_uniform, int_uniform, int_log_uniform"
         (
             "evaluate.every",
             {"choice": [1]},
-            "s.yaml: evaluate.every: must not vary: all trials are measured alike. Set ",
+            "s.yaml: evaluate.every: must not vary: all trials are evaluated in the same way. Set ",
         ),
         (
             "train.workers",
             {"choice": [1]},
-            "s.yaml: train.workers: must not vary: it says where a run goes, not what it",
+            "s.yaml: train.workers: must not vary: it says where a run is executed, not what it",
         ),
         (
             "model.dim",
             [32],
-            f"s.yaml: model.dim: must be one distribution, such as {{choice: [32, 64]}}; there are {KINDS}",
+            f"s.yaml: model.dim: must be one distribution, such as {{choice: [32, 64]}}; known distributions: {KINDS}",
         ),
-        ("model.dim", {"normal": [0, 1]}, f"s.yaml: model.dim: 'normal' is not a distribution; there are {KINDS}"),
+        (
+            "model.dim",
+            {"normal": [0, 1]},
+            f"s.yaml: model.dim: 'normal' is not a distribution; known distributions: {KINDS}",
+        ),
         ("model.dim", {"choice": 32}, "s.yaml: model.dim: choice takes a list in brackets, not 32"),
         ("model.dim", {"choice": []}, "s.yaml: model.dim: choice needs at least one value"),
         ("model.dim", {"choice": [1, 1.0]}, "s.yaml: model.dim: choice lists 1 twice (1, 1.0 and true are equal)"),

@@ -337,7 +337,7 @@ def test_a_step_beyond_the_epoch_is_an_error_and_no_endless_loop(small_store: st
 
     edit_checkpoints(tmp_path / "run", beyond)
     before = contents(tmp_path / "run" / "checkpoints")
-    with pytest.raises(ProgressError, match=r"step 1000 of epoch 0 is none of its \d+"):
+    with pytest.raises(ProgressError, match=r"step 1000 of epoch 0 is not one of its \d+ steps"):
         train(with_value(often, "train.time_limit_seconds", 1), tmp_path / "run", resume=True)
     assert contents(tmp_path / "run" / "checkpoints") == before
 
@@ -434,8 +434,8 @@ def test_what_has_changed_is_said_in_a_line_each(small_store: str) -> None:
     ]
     shaped = config(small_store, optimizer={"schedule": "cosine"}, train={"epochs": 8})
     assert notices(changes, shaped) == [
-        "going on with changed settings: train.seed: 0 in the run, 1 now",
-        "going on with train.epochs: 4 in the run, 8 now; train.workers: 1 in the run, 2 now",
+        "continuing with changed settings: train.seed: 0 in the run, 1 now",
+        "continuing with train.epochs: 4 in the run, 8 now; train.workers: 1 in the run, 2 now",
         "the cosine schedule is that of 8 epochs from here on",
     ]
     assert notices([], shaped) == []

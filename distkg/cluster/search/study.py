@@ -1,4 +1,4 @@
-"""A search as Optuna sees it: distributions, the sampler, and which parameters mattered."""
+"""Optuna side of a search: distributions, sampler, and parameter importance."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from distkg.search.search_folder import Trial
 from distkg.search.space import Choice, Distribution, Space
 
 LEAST_TRIALS = 4
-"""Below this many ended trials no importance is given: a quarter of them would be a single trial."""
+"""Minimum number of ended trials for an importance: with fewer, the best quarter would be a single trial."""
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """The space in Optuna's terms."""
+    """Return the space as Optuna distributions."""
     return {key: _distribution(distribution) for key, distribution in space.items()}
 
 
 def make_sampler(seed: int, trials: int, *, parallel: bool) -> TPESampler:
-    """Tree-structured Parzen estimators (Bergstra et al. 2011) after a random start of a third of ``trials``.
+    """Return a sampler of tree-structured Parzen estimators (Bergstra et al. 2011) with a random start of a third of
+    ``trials``.
 
-    With ``parallel`` trials, those under way count as bad ones, so that no two are alike.
+    With ``parallel`` trials, running trials count as bad ones, so that no two are alike.
     """
     return TPESampler(seed=seed, n_startup_trials=max(4, min(10, trials // 3)), constant_liar=parallel)
 
 
 def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
-    """Share of each parameter in what sets the best quarter of trials apart; sums to 1, most important first.
+    """Return the importance of each parameter for the best quarter of trials; shares sum to 1, most important first.
 
-    PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255). Empty with fewer than four trials, and where they
-    are all alike.
+    The method is PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255). Empty with fewer than four trials, and if
+    all have the same value.
     """
     if len(trials) < LEAST_TRIALS or len({trial.value for trial in trials}) == 1:
         return {}
@@ -48,9 +49,9 @@ def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
 
 
 def quiet() -> None:
-    """Warnings only: what the operator reads comes from distkg."""
+    """Limit Optuna and Ray Tune to warnings, because distkg prints the progress of a search."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Tune misses the result files that it was told not to write.
+    # Tune warns of missing result files, which it is configured not to write.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
 
 

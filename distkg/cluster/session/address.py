@@ -1,4 +1,4 @@
-"""The address of a Ray cluster, tried before Ray itself tries it: Ray repeats an attempt at a wrong port for ever."""
+"""Check of a Ray cluster's address before Ray connects, because Ray retries a wrong port forever."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
 class ClusterError(ValueError):
-    """A cluster that cannot carry the run; the message says what is missing and what to do."""
+    """Error of a cluster that cannot run the training; the message says what is missing and what to do."""
 
 
 def refuse_gateway(target: str) -> None:
     """Refuse a Ray Client or dashboard address, from which a run cannot be driven.
 
     Raises:
-        ClusterError: with the way to submit the run as a job.
+        ClusterError: says how to submit the run as a job.
     """
     if "://" in target:
         raise ClusterError(
@@ -36,13 +36,13 @@ def refuse_gateway(target: str) -> None:
 
 
 def check_cluster(target: str, *, automatic: bool = False) -> None:
-    """Return where a Ray cluster answers at ``HOST:PORT`` and admits this process.
+    """Check that a Ray cluster answers at ``HOST:PORT`` and admits this process.
 
-    Takes at most 40 seconds, whatever listens there. ``automatic`` says that Ray has found the address itself: it then
-    shows a token without being told to.
+    Takes at most 40 seconds, whatever service listens there. ``automatic`` means that Ray found the address itself; Ray
+    then sends a token by default.
 
     Raises:
-        ClusterError: the address is malformed; nothing listens; something else listens; the token is refused.
+        ClusterError: the address is malformed, nothing or another service listens there, or the token is refused.
     """
     host, port = split_address(target)
     try:
@@ -65,10 +65,10 @@ def check_cluster(target: str, *, automatic: bool = False) -> None:
 
 
 def split_address(target: str) -> tuple[str, int]:
-    """Host and port of an address; an IPv6 host stands in brackets.
+    """Split an address into host and port; an IPv6 host is in brackets.
 
     Raises:
-        ClusterError: it is no ``HOST:PORT``.
+        ClusterError: it is not of the form ``HOST:PORT``.
 
     >>> split_address("[::1]:6379")
     ('::1', 6379)
@@ -84,7 +84,7 @@ def split_address(target: str) -> tuple[str, int]:
 
 
 def not_there(target: str, error: Exception) -> ClusterError:
-    """The error for an address where nothing listens."""
+    """Return the error for an address where nothing listens."""
     return ClusterError(
         f"no Ray cluster answers at {target or 'this machine'} ({error}). Start one with `ray start --head`, "
         "or set cluster.address=local to run on this machine."
@@ -92,9 +92,9 @@ def not_there(target: str, error: Exception) -> ClusterError:
 
 
 def ray_token(environment: Mapping[str, str], *, automatic: bool = False) -> str | None:
-    """The token that Ray shows: of RAY_AUTH_TOKEN, of the file RAY_AUTH_TOKEN_PATH, or of ~/.ray/auth_token.
+    """Return the token that Ray sends, from RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
 
-    None where there is none, and where RAY_AUTH_MODE does not ask for one.
+    None if there is none, or if RAY_AUTH_MODE does not require one.
     """
     if environment.get("RAY_AUTH_MODE", "token" if automatic else "").lower() != "token":
         return None
@@ -115,8 +115,9 @@ def _refused(target: str) -> ClusterError:
 
 
 def _status(target: str, token: str | None) -> grpc.StatusCode:
-    """How a Ray head answers; UNAVAILABLE or DEADLINE_EXCEEDED where what listens there does not speak gRPC."""
-    # A proxy for the web is not the way to a cluster.
+    """Return the status with which a Ray head answers; UNAVAILABLE or DEADLINE_EXCEEDED if the service does not
+    speak gRPC."""
+    # A web proxy does not lead to a cluster.
     with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
         call = channel.unary_unary(_METHOD, request_serializer=bytes, response_deserializer=bytes)
         metadata = () if token is None else (("authorization", f"Bearer {token}"),)

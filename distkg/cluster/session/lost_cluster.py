@@ -1,4 +1,4 @@
-"""A cluster that dies under its driver: noticed before Ray ends the process with a dump of its own."""
+"""Detection of a lost cluster, before Ray ends the process with a dump of its own."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from distkg.cluster.session.address import split_address
 LOOK_SECONDS = 0.2
 ASK_HEAD_SECONDS = 2.0
 HEAD_SILENT_SECONDS = 40.0
-"""A head may be started again; after a minute without one Ray ends every process that belongs to it."""
+"""Seconds without an answer after which the head counts as lost. A head may be restarted; after a minute without one
+Ray ends every process of its cluster."""
 
 
 class LostClusterError(RuntimeError):
-    """The Ray processes that a run depends on are gone."""
+    """Error of a run whose Ray processes have died."""
 
 
 class ClusterWatch:
-    """Looks at this node's raylet and at the head; calls ``lost(reason)`` once, in a thread of its own."""
+    """Monitor of this node's raylet and of the head; calls ``lost(reason)`` once, in a thread of its own."""
 
     def __init__(self, lost: Callable[[str], None]) -> None:
         self.reason: str | None = None
@@ -40,7 +41,7 @@ class ClusterWatch:
         self._over.set()
 
     def check(self) -> str | None:
-        """Why the cluster is lost; None where it is there."""
+        """Return why the cluster is lost; None if it is alive."""
         if self._raylet is not None and not _runs(self._raylet):
             return "Ray's process on this machine (raylet) has died"
         now = time.monotonic()
@@ -62,7 +63,7 @@ class ClusterWatch:
 
 
 def _raylet() -> psutil.Process | None:
-    """The process that this driver is connected to; None where it cannot be seen, as from another container."""
+    """Return the raylet to which this driver is connected; None if it is not visible, as from another container."""
     node = ray_worker._global_node
     if node is None:
         return None

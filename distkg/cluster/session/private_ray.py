@@ -1,4 +1,4 @@
-"""A Ray of our own on this machine: it listens on loopback only, asks for a token, and leaves no process behind."""
+"""Private Ray on this machine, which listens on loopback only, requires a token, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from distkg.termination import SignalHandling
 
 MARK = "DISTKG_PRIVATE_RAY"
-"""Environment variable of all processes of a private Ray; its value tells one from another."""
+"""Environment variable of all processes of a private Ray; its value identifies the instance."""
 
 ENDING_SECONDS = 5.0
 
-# On its own Ray listens on every interface of a machine; it keeps to loopback where it forms no cluster over several.
+# By default Ray listens on every interface of a machine; without clusters over several machines it uses loopback only.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 class PrivateRay:
-    """The processes of a Ray that this process has started.
+    """Processes of a Ray that this process has started.
 
     Attributes:
-        lost: some of them have died, and Ray in this process cannot be used any more.
+        lost: some of them have died, and Ray in this process is unusable.
 
-    They are known by their mark, or by their parents: some of Ray's processes overwrite the memory that holds their
+    They are identified by their mark or by their parents: some of Ray's processes overwrite the memory of their
     environment when they set their title.
     """
 
@@ -44,7 +44,7 @@ class PrivateRay:
         self._seen: set[psutil.Process] = set()
 
     def processes(self) -> list[psutil.Process]:
-        """Those alive, orphans included."""
+        """Return the live processes, orphans included."""
         roots = set(psutil.Process().children()) - self._others
         self._seen |= roots | {process for process in psutil.process_iter() if self._is_marked(process)}
         for process in tuple(self._seen):
@@ -59,29 +59,30 @@ class PrivateRay:
         return False
 
     def end(self, seconds: float = ENDING_SECONDS) -> None:
-        """Kill what is left after so many seconds."""
+        """Kill the remaining processes after ``seconds``."""
         deadline = time.monotonic() + seconds
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.1)
-        while left := self.processes():  # again, for the last ones may have had children
-            for process in left:
+        while remaining := self.processes():  # repeated, because they may have had children
+            for process in remaining:
                 with suppress(psutil.Error):
                     process.kill()
-            psutil.wait_procs(left, 1)
+            psutil.wait_procs(remaining, 1)
 
 
 @contextmanager
 def private_ray(signals: SignalHandling, **options: Any) -> Iterator[PrivateRay]:
-    """Start Ray with ``ray.init``'s options, and end all of its processes after, also where a signal leaves no time."""
+    """Start Ray with the options of ``ray.init``, and end all of its processes afterwards, even if a signal leaves
+    no time for a shutdown."""
     private = PrivateRay()
-    # A token of its own, in the environment: nothing is read from or written into the user's home.
+    # A token in the environment, so that nothing is read from or written to the user's home.
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with (
         _environment({MARK: private.mark, **token, **_LOOPBACK}),
         _read_again(),
         signals.at_forced_end(partial(private.end, 0)),
     ):
-        # It would say, for every run, that access to the private cluster needs a token that is already in place.
+        # Ray would print, for every run, that the cluster requires a token, which is already set.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         try:
             ray.init(address="local", log_to_driver=False, logging_level=logging.WARNING, **options)
@@ -89,7 +90,7 @@ def private_ray(signals: SignalHandling, **options: Any) -> Iterator[PrivateRay]
             private.processes()
             yield private
         finally:
-            # A command that was stopped has no time for Ray's own way, and needs nothing more of Ray.
+            # A command that was stopped has no time for Ray's own shutdown, and needs Ray no more.
             at_once = private.lost or (signals.whole_command and signals.received is not None)
             with suppress(Exception):
                 private.processes()
@@ -122,7 +123,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _read_again() -> Iterator[None]:
-    """Have Ray follow the environment in this process too, where it has read it already; after, as it did before."""
+    """Make Ray in this process read the environment again, and restore its settings afterwards."""
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     _read_authentication()

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one on this machine for the length of a run."""
+"""Connection to a Ray cluster, or a private Ray on this machine for the duration of a run."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from distkg.training.family import family_of
 TRAIN_SLOT = "train_slot"
 """Custom resource that only train workers take.
 
-Ray's elastic policy counts all resources of a node, free or not: CPUs that another actor holds would be
-promised to workers that can then never start. A resource of their own makes the count true.
+Ray's elastic policy counts all resources of a node, free or not: CPUs that another actor holds would be counted for
+workers that can then never start. With a resource of their own the count is correct.
 """
 
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -39,15 +39,15 @@ T = TypeVar("T")
 
 
 def worker_threads(cluster: ClusterConfig) -> int:
-    """Threads of one worker: its CPUs, at least one."""
+    """Return the number of threads of one worker: its CPUs, at least one."""
     return max(1, math.floor(cluster.cpus_per_worker))
 
 
 def worker_environment(cluster: ClusterConfig) -> dict[str, str]:
-    """Environment of a worker process, set before it imports torch.
+    """Return the environment of a worker process, set before it imports torch.
 
-    Huge pages halve the time that large row exchanges spend on page faults; passive waiting keeps the idle
-    OpenMP threads of one worker off the cores of the others.
+    Huge pages halve the time that large row exchanges spend on page faults; passive waiting keeps the idle OpenMP
+    threads of one worker off the cores of the others.
     """
     threads = str(worker_threads(cluster))
     return {
@@ -59,7 +59,7 @@ def worker_environment(cluster: ClusterConfig) -> dict[str, str]:
 
 
 def worker_resources(cluster: ClusterConfig) -> dict[str, float]:
-    """What Ray reserves for one worker; an elastic run also asks for a train slot."""
+    """Return the Ray resources of one worker; an elastic run also requires a train slot."""
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker > 0:
         resources["GPU"] = cluster.gpus_per_worker
@@ -69,7 +69,7 @@ def worker_resources(cluster: ClusterConfig) -> dict[str, float]:
 
 
 def run_resources(config: RunConfig, workers: int) -> dict[str, float]:
-    """What Ray reserves for a run with so many workers: for them, and for the actors that draw their negatives."""
+    """Return the Ray resources of a run with ``workers`` workers and with the actors that draw their negatives."""
     needed = {name: amount * workers for name, amount in worker_resources(config.cluster).items()}
     pool = config.negatives.pool
     for name, amount in actor_resources(pool).items():
@@ -78,7 +78,7 @@ def run_resources(config: RunConfig, workers: int) -> dict[str, float]:
 
 
 def actor_resources(pool: PoolConfig) -> dict[str, float]:
-    """What Ray reserves for one actor that draws negatives."""
+    """Return the Ray resources of one actor that draws negatives."""
     resources = {"CPU": pool.cpus_per_actor}
     if pool.gpus_per_actor > 0:
         resources["GPU"] = pool.gpus_per_actor
@@ -86,10 +86,10 @@ def actor_resources(pool: PoolConfig) -> dict[str, float]:
 
 
 def set_driver_environment() -> None:
-    """Defaults for Ray in this process; what the user has set stays.
+    """Set defaults for Ray in this process; variables that the user has set are kept.
 
-    Ray Train reads its settings from the driver's environment and hands them on to controller and workers.
-    With its default health check a finished or lost worker would go unnoticed for 2 s.
+    Ray Train reads its settings from the driver's environment and passes them to controller and workers. With its
+    default health check a finished or lost worker would go unnoticed for 2 s.
     """
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -106,7 +106,7 @@ def set_driver_environment() -> None:
 
 
 def resolve_address(cluster: ClusterConfig) -> str:
-    """``local``, ``auto`` or host:port: as configured, else the cluster of a Ray job, else a local one.
+    """Return ``local``, ``auto`` or host:port: the configured address, else the cluster of a Ray job, else a local one.
 
     Raises:
         ClusterError: a Ray Client address, from which a run cannot be driven.
@@ -118,11 +118,11 @@ def resolve_address(cluster: ClusterConfig) -> str:
 
 
 class Session:
-    """A connection to Ray, for as long as it lasts.
+    """Open connection to Ray.
 
     Attributes:
-        signals: what has become of the signals to this process.
-        private: the processes of a Ray of our own; None on a cluster.
+        signals: signals received by this process.
+        private: the processes of a private Ray; None on a cluster.
     """
 
     def __init__(self, signals: SignalHandling, private: PrivateRay | None = None) -> None:
@@ -132,27 +132,28 @@ class Session:
 
     @property
     def lost(self) -> bool:
-        """Whether Ray in this process cannot be used any more."""
+        """True if Ray in this process is unusable."""
         return self._watch.reason is not None
 
     def run(self, work: Callable[[], T]) -> T:
-        """Return what work on the cluster returns. It runs in a thread of its own, so that this one hears of signals.
+        """Run work on the cluster and return its result. It runs in a thread of its own, so that this thread handles
+        signals.
 
         Raises:
-            LostClusterError: the cluster died meanwhile.
+            LostClusterError: the cluster died during the work.
         """
         self._under_way = future = Future[T]()
         threading.Thread(target=_fulfil, args=(future, work), name="on-cluster", daemon=True).start()
         try:
             return future.result()
         except ray.exceptions.RayError:
-            time.sleep(NOTICE_SECONDS)  # what killed the work may be what is about to be noticed
+            time.sleep(NOTICE_SECONDS)  # the loss of the cluster may be noticed only now
             if self._watch.reason is not None:
                 raise LostClusterError(self._watch.reason) from None
             raise
 
     def give_up(self, error: Exception) -> None:
-        """Have :meth:`run` raise an error, whatever the work is doing."""
+        """Make :meth:`run` raise an error, whatever the work is doing."""
         if self._under_way is not None:
             with suppress(InvalidStateError):
                 self._under_way.set_exception(error)
@@ -173,18 +174,19 @@ def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
         outcome: Callable[[], None] = partial(future.set_exception, error)
     else:
         outcome = partial(future.set_result, value)
-    with suppress(InvalidStateError):  # given up in the meantime
+    with suppress(InvalidStateError):  # ended by give_up in the meantime
         outcome()
 
 
 @contextmanager
 def ray_session(config: RunConfig, runs: int = 1, *, dashboard: bool = False) -> Iterator[Session]:
-    """Join or start Ray for ``runs`` runs at once, and leave or stop it after; a connection of the caller's is kept.
+    """Connect to Ray or start it for ``runs`` concurrent runs, and disconnect or stop it afterwards; an existing
+    connection of the caller is kept.
 
-    A Ray that is started here has a ``dashboard`` only where one is asked for; it costs memory and seconds.
+    A private Ray has a ``dashboard`` only on request; it costs memory and seconds.
 
     Raises:
-        ClusterError: no such cluster, or one that this process cannot join.
+        ClusterError: there is no such cluster, or this process cannot join it.
     """
     with ending_on_signals() as signals, _connected(config, runs, dashboard, signals) as private:
         session = Session(signals, private)
@@ -193,7 +195,7 @@ def ray_session(config: RunConfig, runs: int = 1, *, dashboard: bool = False) ->
         finally:
             session.close()
             if session.lost:
-                # What Ray still does in this process would end it with a dump of its own.
+                # Ray's exit handler would end this process with a dump of its own.
                 atexit.unregister(ray.shutdown)
 
 
@@ -217,7 +219,7 @@ def _connected(config: RunConfig, runs: int, dashboard: bool, signals: SignalHan
 
 
 def _local_options(config: RunConfig, runs: int, dashboard: bool) -> dict[str, Any]:
-    # Ray counts CPUs, it does not pin them: more workers than cores is slower, not impossible.
+    # Ray counts CPUs without pinning them: more workers than cores are slower, but possible.
     cpus = max(os.cpu_count() or 1, math.ceil(runs * run_resources(config, config.train.workers)["CPU"]))
     return {
         "num_cpus": cpus,
@@ -228,7 +230,8 @@ def _local_options(config: RunConfig, runs: int, dashboard: bool) -> dict[str, A
 
 
 def object_store_bytes(config: RunConfig) -> int:
-    """Of a Ray of our own: graphs of a foundation model lie there. Memory is taken when something is put into it."""
+    """Return the size of a private Ray's object store, which holds the graphs that a family of models shares. Memory is
+    allocated when objects are stored."""
     return max(OBJECT_STORE_BYTES, memory_limit() // 4) if family_of(config).shares_graphs else OBJECT_STORE_BYTES
 
 
@@ -247,14 +250,14 @@ def _join(address: str) -> None:
 
 
 def _in_one_line(error: Exception) -> str:
-    """Ray's message, which may be a table over several lines, such as that of two versions."""
+    """Return Ray's message on one line; it may be a table over several lines, such as that of two versions."""
     return " ".join(str(error).split())[:600]
 
 
 def describe_shortage(config: RunConfig, runs: int = 1) -> str | None:
-    """A sentence for the operator where the cluster, as it stands, is too small; None where it is not.
+    """Return a sentence about the resources that the cluster lacks now; None if it has enough.
 
-    Not an error: an autoscaler may add the nodes.
+    This is not an error, because an autoscaler may add nodes.
     """
     total = ray.cluster_resources()
     workers, actors = config.cluster.min_workers or config.train.workers, config.negatives.pool.actors

@@ -1,4 +1,4 @@
-"""Errors of Ray calls told apart: losses, which a repetition may mend, and mistakes, which it would only repeat."""
+"""Classification of errors of Ray calls: losses, which a retry may mend, and mistakes, which a retry would repeat."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ LOSSES = (
     errors.OutOfMemoryError,
     errors.ObjectLostError,
 )
-"""A process, a node or an object is gone. Not ``ActorDiedError``: Ray raises that of an actor that never comes back."""
+"""Errors of a lost process, node or object. Not ``ActorDiedError``: Ray raises it for an actor that never comes
+back."""
 
 
 class RemoteTaskError(ValueError):
-    """A task away from this process failed in a way that a repetition would not mend; the message has its error."""
+    """Error of a remote task that a retry would not mend; the message has the error of the task."""
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether a call failed because a process, a node or an object was lost, its own or one that it depends on."""
+    """Return whether a call failed because a process, a node or an object was lost, its own or one that it depends
+    on."""
     cause = error.cause if isinstance(error, errors.RayTaskError) else error
     return isinstance(cause, LOSSES)
 
 
 def describe_remote_error(error: BaseException) -> str:
-    """What was raised remotely, on one line: type and message, without the frames that Ray adds."""
+    """Return a remote error on one line, as type and message, without the frames that Ray adds."""
     cause = error.cause if isinstance(error, errors.RayTaskError) and error.cause is not None else error
     if isinstance(cause, errors.RaySystemError):  # while something was serialised or deserialised
         cause = cause.client_exc
@@ -39,27 +41,27 @@ def describe_remote_error(error: BaseException) -> str:
 
 
 def mistake_of(error: BaseException, task: str) -> ValueError:
-    """What a failed task is to be answered with in this process.
+    """Return the error to raise in this process for a failed task.
 
     Args:
         error: raised by ``ray.get``.
-        task: what the task did, such as "making the graph s3://…".
+        task: description of the task, such as "making the graph s3://…".
 
     Returns:
-        The error that the task raised, where that is a mistake that its user can mend; else one that describes it.
+        The error that the task raised, if the user can correct its cause; else one that describes it.
     """
     cause = getattr(error, "cause", None)
     if isinstance(cause, ValueError) and type(cause).__module__.startswith("distkg."):
         return cause
     if is_loss(error):
         return RemoteTaskError(
-            f"{task} failed: its process died, again and again (killed, out of memory, or its node was lost)"
+            f"{task} failed: its process died at every attempt (killed, out of memory, or its node was lost)"
         )
     return RemoteTaskError(f"{task} failed: {describe_remote_error(error)}")
 
 
 def get_or_explain(ref: ray.ObjectRef | list[ray.ObjectRef], task: str) -> object:
-    """``ray.get``; what a task raised is raised as of ``mistake_of``."""
+    """Return ``ray.get``; errors of a task are raised as of ``mistake_of``."""
     try:
         return ray.get(ref)
     except errors.RayError as error:

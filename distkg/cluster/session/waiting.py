@@ -1,4 +1,4 @@
-"""Waiting until a cluster has room for a run, in one sentence a minute."""
+"""Waiting until a cluster has resources for a run, with one message a minute."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ FIRST_SECONDS = 2.0
 
 
 def wait_for_room(config: RunConfig, say: Callable[[str], None], *, nodes_may_come: bool) -> None:
-    """Return when the cluster could place the workers and actors of a run.
+    """Return when the cluster can place the workers and actors of a run.
 
-    They are asked for, so that an autoscaler starts nodes. What is missing is said at once and then every minute.
+    A placement group requests them, so that an autoscaler starts nodes. Missing resources are reported after two
+    seconds and then every minute.
 
     Args:
         say: prints a sentence.
-        nodes_may_come: False for a Ray of our own, which never grows.
+        nodes_may_come: False for a private Ray, which never grows.
 
     Raises:
-        ClusterError: ``cluster.wait_seconds`` are over; a Ray of our own is too small.
+        ClusterError: ``cluster.wait_seconds`` have passed, or a private Ray is too small.
     """
     shortage = describe_shortage(config)
     if shortage is not None and not nodes_may_come:
@@ -50,7 +51,7 @@ def wait_for_room(config: RunConfig, say: Callable[[str], None], *, nodes_may_co
 
 
 def describe_wait(config: RunConfig) -> str:
-    """What a run waits for, in a sentence: nodes, or the end of other work."""
+    """Return a sentence about the condition that a run waits for: nodes, or the end of other work."""
     shortage = describe_shortage(config)
     if shortage is not None:
         return shortage

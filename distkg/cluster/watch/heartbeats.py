@@ -1,6 +1,6 @@
-"""Signs of life of a run's workers, kept by an actor, and the run's request to stop.
+"""Heartbeats of a run's workers, kept by an actor, and the request to stop the run.
 
-Imports nothing of torch, as the actor starts before the workers do, on the same cores.
+Does not import torch, because the actor starts before the workers do, on the same cores.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 BEAT_SECONDS = 1.0
 BUSY_SHARE = 0.1
-"""Share of one processor above which a process is at work. Ray Train's questions and the signs take less."""
+"""Share of one processor above which a process counts as busy. Ray Train's polling and heartbeats take less."""
 
 
 class Process(NamedTuple):
-    """A worker's process: its node, its number there, and when it began (Unix time), as numbers are used again."""
+    """Process of a worker: its node, its process id, and its start (Unix time), because process ids are reused."""
 
     node: str
     pid: int
@@ -38,12 +38,12 @@ class Sign(NamedTuple):
 
 @dataclass
 class Worker:
-    """State of a worker as its heartbeats show it.
+    """State of a worker according to its heartbeats.
 
     Attributes:
-        silent: seconds since its last sign.
-        idle: seconds since its process used its processor.
-        sign: the last one.
+        silent: seconds since its last heartbeat.
+        idle: seconds since its process last used the processor.
+        sign: its last heartbeat.
         left: it has left the training function.
     """
 
@@ -55,7 +55,7 @@ class Worker:
 
 
 class RunWatch:
-    """Keeps the signs of a run's workers and its request to stop; becomes a Ray actor."""
+    """Ray actor that keeps the heartbeats of a run's workers and the request to stop the run."""
 
     def __init__(self) -> None:
         self._stop = asyncio.Event()
@@ -63,45 +63,45 @@ class RunWatch:
         self._workers: dict[int, tuple[Process, float, float, Sign, bool]] = {}
 
     async def sign(self, rank: int, process: Process, sign: Sign) -> bool:
-        """Take a sign; return whether the run is to stop, a second later or as soon as it is."""
+        """Record a heartbeat; return whether the run is to stop, after a second or as soon as a stop is requested."""
         now = time.monotonic()
         known = self._workers.get(rank)
-        active, left = now, False
+        active, has_left = now, False
         if known is not None and known[0] == process:
-            _, heard, active, before, left = known
+            _, heard, active, before, has_left = known
             if sign.cpu - before.cpu > BUSY_SHARE * (now - heard):
                 active = now
-        self._workers[rank] = process, now, active, sign, left
+        self._workers[rank] = process, now, active, sign, has_left
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), BEAT_SECONDS)
         return self._stop.is_set()
 
     async def leave(self, rank: int, process: Process) -> None:
-        """A worker has left the training function."""
+        """Record that a worker has left the training function."""
         known = self._workers.get(rank)
         if known is not None and known[0] == process:
             self._workers[rank] = *known[:4], True
             self._changed.set()
 
     async def forget(self, rank: int, process: Process) -> None:
-        """A worker's process is gone."""
+        """Remove a worker whose process is gone."""
         if rank in self._workers and self._workers[rank][0] == process:
             del self._workers[rank]
 
     async def stop(self) -> None:
-        """Have every worker told to stop."""
+        """Request that every worker stops."""
         self._stop.set()
 
     async def workers(self) -> dict[int, Worker]:
         now = time.monotonic()
         return {
-            rank: Worker(process, now - heard, now - active, sign, left)
-            for rank, (process, heard, active, sign, left) in self._workers.items()
+            rank: Worker(process, now - heard, now - active, sign, has_left)
+            for rank, (process, heard, active, sign, has_left) in self._workers.items()
         }
 
     async def nothing_unsaved(self) -> bool:
         """Wait until no worker has progress that a checkpoint lacks."""
-        while any(sign.unsaved and not left for _, _, _, sign, left in self._workers.values()):
+        while any(sign.unsaved and not has_left for _, _, _, sign, has_left in self._workers.values()):
             self._changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), BEAT_SECONDS)
@@ -109,5 +109,5 @@ class RunWatch:
 
 
 def watch_name(run: str) -> str:
-    """Name by which processes of the job find the watch of a run."""
+    """Return the name by which processes of the job find the watch of a run."""
     return f"watch of {run}"

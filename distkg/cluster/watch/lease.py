@@ -1,9 +1,9 @@
-"""One writer for each run folder: a lease in it names the driver that writes, and refuses every other one.
+"""Lease of a run folder: a file that names the only driver that may write to it.
 
-The lease is a file that takes its name by a hard link, which is atomic on local and network file systems alike (locks
-such as ``flock`` are local to a machine on some of them), or is created exclusively where there are no links. Its
-holder touches it every ``REFRESH_SECONDS``. A lease is taken over where its holder is gone: on the holder's machine as
-soon as its process has ended, from elsewhere when it was not touched for ``STALE_SECONDS`` by the file system's clock.
+The lease is a file that gets its name by a hard link, which is atomic on local and network file systems alike (locks
+such as ``flock`` are local to a machine on some of them); without hard links, it is created exclusively. Its holder
+touches it every ``REFRESH_SECONDS``. A lease is taken over if its holder has ended: on the holder's machine as soon as
+its process has ended, and from elsewhere if it was not touched for ``STALE_SECONDS`` by the file system's clock.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ REFRESH_SECONDS = 15.0
 STALE_SECONDS = 120.0
 ATTEMPTS = 100
 POLL_SECONDS = 1.0
-SAME_START_SECONDS = 2.0  # the start of a process, as two looks at it may give it
+SAME_START_SECONDS = 2.0  # difference of two measurements of one process's start
 
 
 class RunInUseError(RunFolderError):
-    """Another driver writes to the run folder; the message says which, since when, and what to do."""
+    """Error of a run folder to which another driver writes; the message says which, since when, and what to do."""
 
 
 class RunTakenOverError(ValueError):
-    """Another driver has taken over the run folder: this one must not write to it any more."""
+    """Error of a driver whose run folder another driver has taken over; this one must not write to it any more."""
 
 
 class Holder(BaseModel):
-    """The driver that holds a lease.
+    """Driver that holds a lease.
 
     Attributes:
-        token: of this lease alone.
+        token: unique token of this lease.
         host: name of its machine.
-        machine: differs between machines, between starts of one, and between containers.
-        pid, started: of its process; the start, in Unix time, tells it from a later process of the same number.
+        machine: identifier that differs between machines, between boots of one, and between containers.
+        pid, started: id and start (Unix time) of its process; the start distinguishes processes with a reused id.
         since: when the lease was taken, ISO 8601 with the time zone.
-        job: Ray job in which it runs; empty outside of one.
+        job: Ray job in which it runs; empty outside of a job.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -80,7 +80,7 @@ class Holder(BaseModel):
         return f"process {self.pid} on {self.host}{job}, since {self.since}"
 
     def is_alive(self) -> bool:
-        """Whether its process runs on this machine, which must be the holder's."""
+        """Return whether its process runs on this machine, which must be the holder's."""
         try:
             process = psutil.Process(self.pid)
             alike = abs(process.create_time() - self.started) < SAME_START_SECONDS
@@ -88,12 +88,12 @@ class Holder(BaseModel):
         except psutil.NoSuchProcess:
             return False
         except psutil.Error:
-            return True  # it is there, and may not be looked at
+            return True  # it exists, but may not be inspected
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A lease file as it was read: its holder, None where it cannot be told, and when it was last touched."""
+    """Lease file that was read: its holder, None if unknown, and the time of its last touch."""
 
     holder: Holder | None
     folder: Path
@@ -113,7 +113,7 @@ class _Found:
 
 
 class Lease:
-    """A lease that this process holds."""
+    """Lease that this process holds."""
 
     def __init__(self, run: Path, holder: Holder) -> None:
         self.run, self.token = run, holder.token
@@ -127,12 +127,12 @@ class Lease:
                 check_lease(self.run, self.token)
                 os.utime(self._file)
             except RunTakenOverError:
-                return  # the workers say so
+                return  # the workers report it
             except OSError:
-                continue  # a network file system that is away for a while
+                continue  # a network file system may be unavailable for a while
 
     def release(self) -> None:
-        """Give the lease back, unless it was taken over."""
+        """Release the lease, unless it was taken over."""
         self._ended.set()
         self._thread.join()
         with suppress(RunTakenOverError, OSError):
@@ -142,10 +142,10 @@ class Lease:
 
 @contextmanager
 def hold_lease(run: Path, notice: Callable[[str], None] = print) -> Iterator[Lease]:
-    """Be the only driver that writes to a run folder, which exists.
+    """Hold the lease of an existing run folder, so that no other driver writes to it.
 
     Args:
-        notice: hears where the lease was taken over from a driver that is gone.
+        notice: called with a message if the lease was taken over from a driver that has ended.
 
     Raises:
         RunInUseError: another driver holds it.
@@ -155,28 +155,28 @@ def hold_lease(run: Path, notice: Callable[[str], None] = print) -> Iterator[Lea
     lease = Lease(run, holder)
     try:
         if before is not None:
-            notice(f"the run folder was held by {before}, which is gone: going on in its place")
+            notice(f"the run folder was held by {before}, which has ended: this run takes it over")
         yield lease
     finally:
         lease.release()
 
 
 def refuse_if_held(run: Path) -> None:
-    """Raise where another driver writes to the folder; nothing is written.
+    """Raise if another driver writes to the folder; nothing is written.
 
     Raises:
         RunInUseError: names the driver.
     """
-    found = _look(run / LEASE) if run.is_dir() else None
-    if found is not None and not found.is_stale():
-        raise _in_use(run / LEASE, found)
+    lease_file = _look(run / LEASE) if run.is_dir() else None
+    if lease_file is not None and not lease_file.is_stale():
+        raise _in_use(run / LEASE, lease_file)
 
 
 def wait_until_free(run: Path, seconds: float) -> None:
-    """Wait until no other driver writes to the folder, at most so long.
+    """Wait until no other driver writes to the folder, at most ``seconds``.
 
     Raises:
-        RunInUseError: one does still.
+        RunInUseError: another driver still does.
     """
     end = time.monotonic() + seconds
     while True:
@@ -192,7 +192,7 @@ def wait_until_free(run: Path, seconds: float) -> None:
 
 @contextmanager
 def claimed(run: Path, *, resume: bool, private: bool = False) -> Iterator[Lease]:
-    """Make the run folder or accept the one that is there, as ``run_folder.claim``, and be its only writer.
+    """Create the run folder or accept an existing one, as ``run_folder.claim``, and hold its lease.
 
     Raises:
         RunFolderError: as ``run_folder.claim``.
@@ -201,46 +201,48 @@ def claimed(run: Path, *, resume: bool, private: bool = False) -> Iterator[Lease
     refuse_if_held(run)
     claim(run, resume=resume, private=private)
     with hold_lease(run) as lease:
-        claim(run, resume=resume)  # again: another driver may have begun and ended in between
+        claim(run, resume=resume)  # repeated, because another driver may have started and ended in between
         yield lease
 
 
 def check_lease(run: Path, token: str) -> None:
-    """Raise where the lease is no longer the one of that token.
+    """Raise if the lease no longer has that token.
 
     Raises:
         RunTakenOverError: names the new holder.
     """
-    found = _look(run / LEASE)
-    if found is None or found.token != token:
-        now = "its lease was deleted" if found is None else f"it is now held by {found}"
-        raise RunTakenOverError(f"run folder {run} was taken over while this run was not heard of: {now}. It ends here")
+    lease_file = _look(run / LEASE)
+    if lease_file is None or lease_file.token != token:
+        now = "its lease was deleted" if lease_file is None else f"it is now held by {lease_file}"
+        raise RunTakenOverError(
+            f"run folder {run} was taken over while this driver did not answer: {now}. This run ends"
+        )
 
 
 def _acquire(file: Path, holder: Holder, depth: int = 0) -> _Found | None:
-    """Take a lease; the one that was taken over, None where there was none.
+    """Take a lease and return the one that was taken over, or None.
 
-    Only the holder of a second lease, beside it, may replace a stale one: of two that find it stale, the later would
-    else replace that of the earlier.
+    Only the holder of a second lease, beside the first, may replace a stale one: of two drivers that find it stale, the
+    later would otherwise replace the lease of the earlier.
     """
     for _ in range(ATTEMPTS):
         if _create(file, holder):
             return None
-        found = _look(file)
-        if found is None:
-            continue  # it was given back just now
-        if depth == 2 or not found.is_stale():
-            raise _in_use(file, found)
+        lease_file = _look(file)
+        if lease_file is None:
+            continue  # it was released just now
+        if depth == 2 or not lease_file.is_stale():
+            raise _in_use(file, lease_file)
         guard = file.with_name(f"{file.name}.takeover")
         _acquire(guard, holder, depth + 1)
         try:
             again = _look(file)
-            if again is not None and again.token == found.token:
+            if again is not None and again.token == lease_file.token:
                 os.replace(_written(file, holder), file)
-                return found
+                return lease_file
         finally:
             guard.unlink(missing_ok=True)
-    raise _in_use(file, found or _Found(None, file.parent, 0))
+    raise _in_use(file, lease_file or _Found(None, file.parent, 0))
 
 
 def _in_use(file: Path, found: _Found) -> RunInUseError:
@@ -251,12 +253,12 @@ def _in_use(file: Path, found: _Found) -> RunInUseError:
 
 
 def _create(file: Path, holder: Holder) -> bool:
-    """Make the file, whole and only if there is none; whether it was made."""
+    """Create the file atomically and only if there is none; return whether it was created."""
     written = _written(file, holder)
     try:
         os.link(written, file)
     except FileExistsError:
-        return os.stat(written).st_nlink == 2  # made by a first attempt of which a network lost the reply
+        return os.stat(written).st_nlink == 2  # created by a first attempt whose reply the network lost
     except OSError:  # no hard links here
         return _create_exclusively(file, written.read_bytes())
     else:
@@ -276,14 +278,14 @@ def _create_exclusively(file: Path, content: bytes) -> bool:
 
 
 def _written(file: Path, holder: Holder) -> Path:
-    """A file of the lease's content under a name of its own."""
+    """Write the lease to a file with a unique name and return its path."""
     own = file.with_name(f".{file.name}.{holder.token}")
     own.write_text(holder.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return own
 
 
 def _look(file: Path) -> _Found | None:
-    """A lease as it stands; None where there is none."""
+    """Read a lease; None if there is none."""
     try:
         with file.open(encoding="utf-8", errors="replace") as opened:
             content, touched = opened.read(), os.fstat(opened.fileno()).st_mtime
@@ -297,7 +299,7 @@ def _look(file: Path) -> _Found | None:
 
 
 def _now(folder: Path) -> float:
-    """Time by the clock that stamps the files of a folder, which may be a server's."""
+    """Return the time of the clock that stamps the files of a folder, which may be a server's."""
     probe = folder / f".{LEASE}.{uuid.uuid4().hex}"
     try:
         probe.touch()
@@ -309,7 +311,7 @@ def _now(folder: Path) -> float:
 
 
 def _machine() -> str:
-    """Equal for processes that see each other's numbers, and for no others."""
+    """Return an identifier that is equal for processes that share a process id space, and for no others."""
     return "/".join([socket.gethostname(), _boot(), _process_space()])
 
 
@@ -328,7 +330,7 @@ def _process_space() -> str:
 
 
 def _job() -> str:
-    """The Ray job of this process, as `ray job list` names it."""
+    """Return the Ray job of this process, with the id of `ray job list`."""
     try:
         settings = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", ""))
         return str(settings["metadata"]["job_submission_id"])

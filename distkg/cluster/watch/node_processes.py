@@ -1,6 +1,6 @@
-"""Processes of a node, looked at and killed from there: whether they compute, wait, or are gone.
+"""Inspection and termination of a node's processes from that node: whether they compute, wait, or are gone.
 
-Imports nothing of torch, as these tasks run in processes of their own.
+Does not import torch, because these tasks run in processes of their own.
 """
 
 from __future__ import annotations
@@ -22,73 +22,74 @@ from distkg.cluster.watch.heartbeats import BUSY_SHARE, Process
 SAMPLE_SECONDS, SAMPLES = 2.0, 10
 ANSWER_SECONDS = 20.0
 
-_AT_WORK_FOR_WORKERS = ("ray::NegativeActor", "ray::_make")  # what workers may wait for
+_AT_WORK_FOR_WORKERS = ("ray::NegativeActor", "ray::_make")  # processes that workers may wait for
 
 
 def examined(processes: Sequence[Process]) -> dict[Process, str]:
-    """Return the state of each process, seen from its node: ``busy``, ``idle`` or ``gone``; lost nodes say nothing."""
-    looks = [on_node(process.node, examine).remote(process) for process in processes]
-    found = {}
-    for process, look in zip(processes, looks, strict=True):
+    """Return the state of each process, inspected on its node: ``busy``, ``idle`` or ``gone``; processes of lost
+    nodes are missing."""
+    checks = [on_node(process.node, examine).remote(process) for process in processes]
+    states = {}
+    for process, check in zip(processes, checks, strict=True):
         with suppress(ray.exceptions.RayError):
-            found[process] = ray.get(look, timeout=SAMPLE_SECONDS + ANSWER_SECONDS)
-    return found
+            states[process] = ray.get(check, timeout=SAMPLE_SECONDS + ANSWER_SECONDS)
+    return states
 
 
 def actors_at_work() -> bool:
-    """Return True where an actor or task that workers may wait for is computing, on any node."""
+    """Return whether an actor or task that workers may wait for is computing, on any node."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     looks = [on_node(node, processes_at_work).remote(_AT_WORK_FOR_WORKERS) for node in nodes]
     return any(ray.get(looks, timeout=SAMPLE_SECONDS + ANSWER_SECONDS))
 
 
 def on_node(node: str, function: Any) -> Any:
-    """A remote function that runs on a node, whatever is reserved there."""
+    """Return a remote function that runs on a node, regardless of its free resources."""
     return function.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
 
 
 @ray.remote(num_cpus=0, max_retries=0)
 def examine(process: Process) -> str:
-    """State of a process of this node, seen for two seconds: ``busy``, ``idle`` or ``gone``."""
+    """Return the state of a process of this node, observed for two seconds: ``busy``, ``idle`` or ``gone``."""
     try:
-        seen = psutil.Process(process.pid)
-        return "gone" if seen.create_time() != process.born else "busy" if _is_busy([seen]) else "idle"
+        inspected = psutil.Process(process.pid)
+        return "gone" if inspected.create_time() != process.born else "busy" if _is_busy([inspected]) else "idle"
     except psutil.NoSuchProcess:
         return "gone"
 
 
 @ray.remote(num_cpus=0, max_retries=0)
 def processes_at_work(titles: tuple[str, ...]) -> bool:
-    """Return True where a process of this node whose title begins with one of these is computing."""
-    found = []
+    """Return whether a process of this node whose title begins with one of ``titles`` is computing."""
+    matching = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if " ".join(process.cmdline()).startswith(titles):
-                found.append(process)
-    return bool(found) and _is_busy(found)
+                matching.append(process)
+    return bool(matching) and _is_busy(matching)
 
 
 @ray.remote(num_cpus=0, max_retries=0)
 def kill(process: Process) -> None:
-    """End a process of this node; ``ray.kill`` asks the process itself, which one that is stopped does not hear."""
+    """Kill a process of this node; a process that is stopped does not receive ``ray.kill``."""
     with suppress(psutil.NoSuchProcess):
         if psutil.Process(process.pid).create_time() == process.born:
             os.kill(process.pid, signal.SIGKILL)
 
 
 def _is_busy(processes: Sequence[psutil.Process]) -> bool:
-    """Return True where one of them computes, waits for a core, or waits for a disk or a file server."""
-    before, wanting = _processor_time(processes), 0
+    """Return whether one of the processes computes, waits for a core, or waits for a disk or a file server."""
+    before, runnable = _processor_time(processes), 0
     for _ in range(SAMPLES):
         time.sleep(SAMPLE_SECONDS / SAMPLES)
-        wanting += any(_wants_to_run(process) for process in processes)
-    return wanting > SAMPLES / 2 or _processor_time(processes) - before > BUSY_SHARE * SAMPLE_SECONDS
+        runnable += any(_wants_to_run(process) for process in processes)
+    return runnable > SAMPLES / 2 or _processor_time(processes) - before > BUSY_SHARE * SAMPLE_SECONDS
 
 
 def _wants_to_run(process: psutil.Process) -> bool:
-    """Return True where a thread of a process runs, could run, or waits for a disk.
+    """Return whether a thread of a process runs, is runnable, or waits for a disk.
 
-    Systems that show no state of threads are asked for that of the process.
+    On systems without states of threads, the state of the process is used.
     """
     states = []
     with suppress(OSError):

@@ -1,7 +1,7 @@
-"""Following a run from the driver: new lines of its metrics and failures, and how they are shown.
+"""Progress display of a run in the driver: new lines of its metrics, and failures.
 
-Workers write ``metrics.jsonl``; the driver reads it. Nothing is sent through Ray Train's ``report``, which
-every rank must enter together and which would hold up the training step.
+Workers write ``metrics.jsonl``; the driver reads it. Nothing is sent through Ray Train's ``report``, which every rank
+must enter together and which would delay the training step.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Listener = Callable[[Record], None]
 
 
 class LineTail:
-    """The JSON lines that were added to a file since the last look.
+    """Reader of the JSON lines that were added to a file since the last read.
 
-    A run that goes back to a checkpoint cuts its metrics at that step and writes on: what comes after the
-    lines that both versions share is new.
+    A run that returns to a checkpoint truncates its metrics at that step and continues: lines after the common prefix
+    of both versions are new.
     """
 
     def __init__(self, path: Path, *, skip_present: bool = True) -> None:
@@ -40,7 +40,7 @@ class LineTail:
             self.read()
 
     def read(self) -> list[Record]:
-        """New complete lines, in order; none where the file is missing or unchanged."""
+        """Return new complete lines, in order; empty if the file is missing or unchanged."""
         try:
             status = self._path.stat()
             stamp = (status.st_size, status.st_mtime_ns)
@@ -55,12 +55,12 @@ class LineTail:
 
 
 def _record(line: bytes) -> Record | None:
-    """The object of a line; None for one that a crash has torn."""
+    """Return the object of a line; None for a line cut off by a crash."""
     try:
-        found = json.loads(line)
+        record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return record if isinstance(record, dict) else None
 
 
 def _shared_prefix(old: list[bytes], new: list[bytes]) -> int:
@@ -70,10 +70,10 @@ def _shared_prefix(old: list[bytes], new: list[bytes]) -> int:
 
 
 class Follower:
-    """Reads metrics and failures of a run in a thread of its own, and hands each record to its listener.
+    """Thread that reads metrics and failures of a run, and passes each record to its listener.
 
     Attributes:
-        error: what a listener raised; it is then called no more, and the run goes on.
+        error: exception of a listener; listeners are then not called any more, and the run continues.
     """
 
     def __init__(self, sources: list[tuple[LineTail, Listener]], interval_s: float = 0.25) -> None:
@@ -93,7 +93,7 @@ class Follower:
         self.finish()
 
     def finish(self, seconds: float | None = None) -> None:
-        """Hand on what is there and end; wait at most so many seconds for it."""
+        """Pass on remaining records and end the thread; wait at most ``seconds`` for it."""
         self._stop.set()
         self._thread.join(seconds)
 
@@ -112,7 +112,7 @@ class Follower:
 
 
 class Display(Protocol):
-    """What the operator sees while a run goes on."""
+    """Protocol of the progress display of a run."""
 
     def metrics(self, record: Record) -> None: ...
 
@@ -124,7 +124,7 @@ class Display(Protocol):
 
 
 def describe(record: Record) -> str:
-    """One line of metrics in words; what a record lacks is left out.
+    """Format a line of metrics; missing values are left out.
 
     >>> describe({"epoch": 2.0, "loss": 0.5, "valid": {"mrr": 0.25}, "triples_per_second": 1234.5})
     'epoch 2  loss 0.5000  valid MRR 0.2500  1,234 triples/s'
@@ -145,7 +145,7 @@ def describe(record: Record) -> str:
 
 
 def with_warnings(listener: Listener, display: Display) -> Listener:
-    """A listener for lines of metrics.jsonl that also shows their warnings."""
+    """Return a listener for lines of metrics.jsonl that also displays their warnings."""
 
     def heard(record: Record) -> None:
         for text in (record.get("negatives") or {}).get("warnings", ()):
@@ -156,7 +156,7 @@ def with_warnings(listener: Listener, display: Display) -> Listener:
 
 
 class PlainDisplay:
-    """A line for each report: job logs, pipes, CI."""
+    """Display with a line for each report, for job logs, pipes and CI."""
 
     def metrics(self, record: Record) -> None:
         print(f"[{record.get('time', 0):8.1f} s] {describe(record)}", flush=True)
@@ -172,7 +172,7 @@ class PlainDisplay:
 
 
 class BarDisplay:
-    """A progress bar over epochs, with the latest numbers beside it."""
+    """Progress bar over epochs, with the latest metrics."""
 
     def __init__(self, epochs: int, console: Console) -> None:
         self._progress = Progress(
@@ -204,7 +204,7 @@ class BarDisplay:
 
 
 def make_display(epochs: int) -> Display:
-    """A bar on a terminal, plain lines elsewhere."""
+    """Return a progress bar on a terminal, and plain lines elsewhere."""
     if sys.stdout is not None and sys.stdout.isatty():
         return BarDisplay(epochs, Console())
     return PlainDisplay()

@@ -1,4 +1,4 @@
-"""The run folder before a launch: where it lies, whether it is free, and which failures it has seen."""
+"""Run folder before a launch: its path, whether it can be used, and its recorded failures."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ METRICS = "metrics.jsonl"
 FAILURES = "failures.jsonl"
 NOTICES = "notices.jsonl"
 LAUNCH = ".launch"
-"""Ray Train's own notes; holds nothing that a run needs."""
+"""Folder of Ray Train's own files, which a run does not need."""
 
 
 class RunFolderError(ValueError):
-    """A run folder that cannot be used; the message gives the way out."""
+    """Error of a run folder that cannot be used; the message says what to do."""
 
 
 def absolute_run(run: str | Path) -> Path:
-    """The run folder as a path that every worker reads alike.
+    """Return the run folder as a path that is the same for every worker.
 
     Raises:
-        RunFolderError: an object-store address, or a relative path inside a Ray job.
+        RunFolderError: it is an object-store address, or a relative path inside a Ray job.
     """
     try:
         path = local_path(run, "run folder")
     except NotLocalError as error:
-        raise RunFolderError(f"{error}. Checkpoints are committed by an atomic rename") from None
+        raise RunFolderError(
+            f"{error}. It must be a local path, as checkpoints are committed by an atomic rename"
+        ) from None
     return _absolute(path, f"run folder {str(run)!r}", "--run")
 
 
 def absolute_store(config: RunConfig) -> RunConfig:
-    """The same configuration with addresses of graphs and models that do not depend on the working directory."""
+    """Return the configuration with addresses of graphs and models that do not depend on the working directory."""
 
     def absolute(address: str, what: str, key: str) -> str:
         return address if not address or "://" in address else str(_absolute(Path(address), f"{what} {address!r}", key))
@@ -66,25 +68,26 @@ def _absolute(path: Path, what: str, where: str) -> Path:
 
 
 def in_uploaded_folder(folder: Path) -> bool:
-    """True in a working directory that Ray unpacked for a job."""
+    """Return whether a folder is a working directory that Ray unpacked for a job."""
     return "working_dir_files" in folder.parts
 
 
 def claim(run: Path, *, resume: bool, private: bool = False) -> None:
-    """Make the run folder, or accept an existing one that may be written to; a ``private`` one is its owner's alone.
+    """Create the run folder, or accept an existing one that may be written to; only its owner may read a ``private``
+    one.
 
-    With ``resume`` an empty or missing folder is a fresh start: one command can be repeated until it ends.
+    With ``resume`` an empty or missing folder is a fresh start, so one command can be repeated until it finishes.
 
     Raises:
-        RunFolderError: the path is a file, or the folder holds something and ``resume`` is not given.
+        RunFolderError: the path is a file, or the folder is not empty and ``resume`` is False.
     """
     if run.exists() and not run.is_dir():
-        raise RunFolderError(f"run folder {run} is a file. Name a folder that is new or empty.")
+        raise RunFolderError(f"run folder {run} is a file. Use a folder that is new or empty.")
     make_folder(run, private=private)
     names = (entry.name for entry in run.iterdir())
-    found = sorted(name for name in names if name not in (LAUNCH, FAILURES) and LEASE not in name)
-    if found and not resume:
-        listed = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
+    contents = sorted(name for name in names if name not in (LAUNCH, FAILURES) and LEASE not in name)
+    if contents and not resume:
+        listed = ", ".join(contents[:4]) + (", …" if len(contents) > 4 else "")
         raise RunFolderError(
             f"run folder {run} is not empty (it holds {listed}). "
             "Continue that run with --resume, or name another folder."
@@ -92,27 +95,27 @@ def claim(run: Path, *, resume: bool, private: bool = False) -> None:
 
 
 def newest_step(run: Path) -> int | None:
-    """Steps done at the newest checkpoint of a run; None where there is none."""
+    """Return the number of steps at the newest checkpoint of a run; None if there is none."""
     names = [manifest.parent.name for manifest in run.glob("checkpoints/step-*/manifest.json")]
     return max((int(name[5:]) for name in names if name[5:].isdecimal()), default=None)
 
 
 def append_failure(run: Path, rank: int, error: str, *, restart: bool) -> None:
-    """Note a lost worker in failures.jsonl: when (Unix time), who, why, and whether the run goes on."""
+    """Record a lost worker in failures.jsonl: time (Unix), rank, error, and whether the run continues."""
     record = {"time": round(time.time(), 3), "rank": rank, "error": redact(error), "restart": restart}
     with (run / FAILURES).open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
 def note_hung(run: Path, rank: int, reason: str) -> None:
-    """Leave word that a worker is killed because it hangs, for whoever writes its death down."""
+    """Record that a worker is killed because it hangs, for the process that records its death."""
     folder = run / LAUNCH
     folder.mkdir(exist_ok=True)
     (folder / f"hung-{rank}").write_text(reason, encoding="utf-8")
 
 
 def take_hung(run: Path, rank: int) -> str | None:
-    """Why a worker was killed, once; None where it was not."""
+    """Return and delete the reason why a worker was killed; None if it was not."""
     note = run / LAUNCH / f"hung-{rank}"
     try:
         reason = note.read_text(encoding="utf-8")

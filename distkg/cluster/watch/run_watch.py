@@ -1,16 +1,16 @@
-"""Watching over a run: the workers' signs of life on the way in, a request to stop on the way out.
+"""Supervision of a run: heartbeats of the workers, and requests to stop.
 
-An actor that does nothing else keeps both, so that neither waits for a training step. A worker speaks to it from a
-thread of its own, once a second, and hears of a stop within milliseconds. The driver looks at what the workers said:
+An actor that does nothing else keeps both, so that neither waits for a training step. A worker calls it from a thread
+of its own, once a second, and receives a stop request within milliseconds. The driver inspects the heartbeats:
 
-- A worker that says nothing for ``cluster.hung_after`` seconds, and whose process has not used its processor in the
-  meantime, hangs (stopped by SIGSTOP, or caught in the kernel). Its process is killed from its node, for a stopped one
-  does not hear ``ray.kill``. One that has used its processor is alive, however long it computes.
-- Workers that speak, but none of which has used its processor for that time, nor any other process of the job, wait for
-  each other: a deadlock. All of them are killed.
+- A worker without a heartbeat for ``cluster.hung_after`` seconds, and whose process has not used its processor in the
+  meantime, hangs (stopped by SIGSTOP, or blocked in the kernel). Its process is killed from its node, because a stopped
+  process does not receive ``ray.kill``. A worker that has used its processor is alive, however long it computes.
+- Workers with heartbeats, but none of which has used its processor for that time, nor any other process of the job,
+  wait for each other: a deadlock. All of them are killed.
 
-Either counts as a failure, and the run goes on from its newest checkpoint. What cannot be seen from outside is a worker
-that spins in a loop without end.
+Either counts as a failure, and the run continues from its newest checkpoint. A worker in an endless loop cannot be
+detected from outside.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from distkg.config import RunConfig
 from distkg.training.stopping import StopRequest
 
 STOP_SECONDS = 60.0
-"""How long a checkpoint may take when a run is stopped, where nobody kills the driver before."""
+"""Maximum time of a checkpoint when a run is stopped, unless the driver is killed earlier."""
 
 
 @contextmanager
 def signs_of_life(run: str, rank: int) -> Iterator[StopRequest]:
-    """Speak to the run's watch while a worker trains; the request is set when the run is to stop."""
+    """Send heartbeats to the run's watch while a worker trains; the yielded request is set when the run is to stop."""
     request, over = StopRequest(), threading.Event()
     watch = ray.get_actor(watch_name(run))
     process = Process(ray.get_runtime_context().get_node_id(), os.getpid(), psutil.Process().create_time())
@@ -54,7 +54,7 @@ def signs_of_life(run: str, rank: int) -> Iterator[StopRequest]:
             except ray.exceptions.RayError:
                 over.wait(BEAT_SECONDS)
             if request.asked:
-                over.wait(BEAT_SECONDS / 4)  # the answer comes at once from now on
+                over.wait(BEAT_SECONDS / 4)  # the watch answers at once from now on
 
     threading.Thread(target=speak, name="signs-of-life", daemon=True).start()
     try:
@@ -66,12 +66,12 @@ def signs_of_life(run: str, rank: int) -> Iterator[StopRequest]:
 
 
 class Supervisor:
-    """The driver's side: starts the watch of a run, ends workers that hang, and asks for a stop."""
+    """Driver side of the supervision: starts the watch of a run, kills workers that hang, and requests a stop."""
 
     def __init__(
         self, config: RunConfig, run: Path, say: Callable[[str], None], give_up: Callable[[Exception], None]
     ) -> None:
-        """``say`` prints a sentence; ``give_up`` ends the run with an error."""
+        """Start the watch; ``say`` prints a sentence, ``give_up`` ends the run with an error."""
         self._config, self._run, self._say, self._give_up = config, run, say, give_up
         self._hung_after = config.cluster.hung_after
         self._watch = _start_watch(watch_name(str(run)))
@@ -89,7 +89,7 @@ class Supervisor:
             ray.kill(self._watch)
 
     def stop(self) -> None:
-        """Ask the workers for a checkpoint; return when it is on the disk, or after a minute."""
+        """Request a checkpoint from the workers; return when it is on disk, or after a minute."""
         stop_run(self._watch, STOP_SECONDS)
 
     def _workers(self) -> dict[int, Worker]:
@@ -98,7 +98,7 @@ class Supervisor:
 
     def _look_after_workers(self) -> None:
         while not self._over.wait(min(5.0, self._hung_after / 4)):
-            with suppress(ray.exceptions.RayError):  # a node on its way out: seen again at the next look
+            with suppress(ray.exceptions.RayError):  # a node may be going down: checked again in the next round
                 try:
                     workers = self._workers()
                 except ray.exceptions.GetTimeoutError:
@@ -108,7 +108,7 @@ class Supervisor:
                 self._report_wait(bool(workers))
 
     def _report_silence(self) -> None:
-        """Say once that nobody watches over the workers; they go on."""
+        """Report once that the watch does not answer; the workers continue."""
         if not self._unwatched:
             self._unwatched = True
             self._say(
@@ -117,7 +117,8 @@ class Supervisor:
             )
 
     def _report_wait(self, there_are_workers: bool) -> None:
-        """Say every minute what a group that cannot be started again waits for; give up where it has waited enough."""
+        """Report every minute the resources that a worker group lacks to restart; give up after
+        ``cluster.wait_seconds``."""
         now = time.monotonic()
         if there_are_workers:
             self._without_workers = self._said = now
@@ -143,7 +144,7 @@ class Supervisor:
             states = examined([worker.process for worker in workers.values()])
             if all(state == "idle" for state in states.values()) and not actors_at_work():
                 least = min(worker.idle for worker in workers.values())
-                self._kill(workers, f"has computed nothing for {least:.0f} s, and nor has any other: a deadlock")
+                self._kill(workers, f"has computed nothing for {least:.0f} s, like all other workers: a deadlock")
 
     def _kill(self, workers: Mapping[int, Worker], reason: str) -> None:
         for rank, worker in workers.items():
@@ -153,28 +154,28 @@ class Supervisor:
 
 
 def _start_watch(name: str) -> Any:
-    """The watch of a run, on this node; it is on its way up while the workers are."""
+    """Start the watch of a run on this node; it starts while the workers do."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     deadline = time.monotonic() + ANSWER_SECONDS
     while True:
         try:
             options = ray.remote(RunWatch).options(name=name, num_cpus=0, max_restarts=-1, scheduling_strategy=here)
             return options.remote()
-        except ValueError:  # an earlier launch of this run is still on its way out
+        except ValueError:  # the watch of an earlier launch of this run is still ending
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
 
 
 def stop_run(watch: Any, seconds: float) -> None:
-    """Have the workers of a run stop; return when nothing is unsaved, or after so many seconds."""
+    """Stop the workers of a run; return when nothing is unsaved, or after ``seconds``."""
     with suppress(ray.exceptions.RayError):
         ray.get(watch.stop.remote(), timeout=seconds)
         ray.get(watch.nothing_unsaved.remote(), timeout=seconds)
 
 
 def stop_runs(runs: Sequence[str]) -> None:
-    """Have several runs of this job stop, all at once; return when nothing of them is unsaved, or after a minute."""
+    """Stop several runs of this job at once; return when nothing of them is unsaved, or after a minute."""
     stopping = []
     for run in runs:
         with suppress(ValueError, ray.exceptions.RayError):  # it has no workers now

@@ -1,4 +1,4 @@
-"""A knowledge graph as foundation models read it: facts as edges, and the graphs of its relations."""
+"""Knowledge graphs in the form that foundation models read: facts as edges, and the graphs of their relations."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from distkg.kernels.message_passing.path_products import Paths
 
 
 class Facts(Protocol):
-    """What an entity decoder reads: a graph, or a part of one.
+    """Protocol of the input of an entity decoder: a graph, or a part of one.
 
     Attributes:
-        entities, relations: how many, relations without inverses.
-        facts: in both directions.
-        tokens: what entities look like and say, by modality.
+        entities, relations: their numbers, relations without inverses.
+        facts: edges in both directions.
+        tokens: entity tokens by modality.
     """
 
     @property
@@ -45,12 +45,12 @@ class Facts(Protocol):
 
 @dataclass(frozen=True)
 class Hypergraph:
-    """How relations meet along a fact, as ``distkg.graph.relation_hypergraph`` says it.
+    """Hypergraph of relations that meet along a fact, as defined in ``distkg.graph.relation_hypergraph``.
 
     Attributes:
         pairs: edges (i, kind, j).
-        pairs_back: the same read from the other end, edges (j, kind, i).
-        paths: (a, b, c) of the kind ``hfh``; the other kinds of paths are these with ends inverted.
+        pairs_back: the same hyperedges read from the other end, edges (j, kind, i).
+        paths: (a, b, c) of the kind ``hfh``; the other kinds of paths are these with inverted ends.
     """
 
     pairs: Edges
@@ -59,28 +59,29 @@ class Hypergraph:
 
     @classmethod
     def of(cls, triples: Tensor, entities: int, relations: int) -> Hypergraph:
-        """Of facts int64 [m, 3].
+        """Build the hypergraph of facts int64 [m, 3].
 
         Raises:
-            TooManyRelationsError: it would be too large; says how large, and what to choose instead.
+            TooManyRelationsError: the hypergraph would be too large; the message says how large, and what to use
+                instead.
         """
-        found = [torch.from_numpy(array) for array in relation_hypergraph(triples.numpy(), entities, relations)]
-        row, kind, column = found[:3]
+        arrays = [torch.from_numpy(array) for array in relation_hypergraph(triples.numpy(), entities, relations)]
+        row, kind, column = arrays[:3]
         sizes = 2 * relations, PAIRS
-        return cls(Edges.of(row, kind, column, *sizes), Edges.of(column, kind, row, *sizes), Paths(*found[3:]))
+        return cls(Edges.of(row, kind, column, *sizes), Edges.of(column, kind, row, *sizes), Paths(*arrays[3:]))
 
 
 @dataclass(frozen=True, eq=False)
 class KnowledgeGraph:
-    """Facts to reason from; what is made of them is made once.
+    """Facts to reason from, with derived graphs that are built once, at first use.
 
-    It stays on CPU whatever device a model is on: edges are copied to where they are read, once.
+    The graph stays on CPU whatever the device of a model is; edges are copied to the device that reads them, once.
 
     Attributes:
         triples: int64 [T, 3] on CPU, head, relation, tail.
         entities, relations: N and R, without inverses.
-        relation_text: float32 [2R, t], what relations and their inverses are called; None where nobody says.
-        tokens: what entities look like and say, by modality.
+        relation_text: float32 [2R, t], text vectors of relations and their inverses; None if there are none.
+        tokens: entity tokens by modality.
     """
 
     triples: Tensor
@@ -94,11 +95,12 @@ class KnowledgeGraph:
 
     @classmethod
     def of_store(cls, store: Store, relation_text: str = "") -> KnowledgeGraph:
-        """The training facts of a store, with what its relations are called and its entities' tokens where its folder
-        has them; tokens are not read before a model asks for them.
+        """Build the graph of the training facts of a store, with text vectors of relations and entity tokens if its
+        folder has them; tokens are read when a model first uses them.
 
         Args:
-            relation_text: address of the vectors, if they lie elsewhere (``distkg.data.store.relation_text``).
+            relation_text: address of the text vectors, if they lie outside the store
+                (``distkg.data.store.relation_text``).
 
         Raises:
             StoreError: the store or the vectors cannot be read.
@@ -110,29 +112,30 @@ class KnowledgeGraph:
 
     @cached_property
     def facts(self) -> Edges:
-        """Every fact in both directions: entity u gathers over (u, k) → v, k in [0, 2R)."""
+        """Edges of every fact in both directions: entity u gathers over (u, k) → v, k in [0, 2R)."""
         head, relation, tail = self.triples.unbind(1)
         kind = torch.cat([relation, relation + self.relations])
         return Edges.of(torch.cat([head, tail]), kind, torch.cat([tail, head]), self.entities, 2 * self.relations)
 
     @cached_property
     def meetings(self) -> Edges:
-        """Relations that meet in an entity, in the four ways of ``distkg.graph.relation_graph``."""
+        """Edges between relations that meet in an entity, of the four kinds of ``distkg.graph.relation_graph``."""
         return self._of_relations(relation_graph(self.triples.numpy(), self.entities, self.relations), len(KINDS))
 
     def meetings_in_entities(self, most_per_entity: int | None = None) -> dict[str, Edges]:
-        """Relations that meet, with the entity in which they do as the kind of the edge, by way of meeting."""
+        """Return the edges between relations that meet, by way of meeting; the kind of an edge is the entity in
+        which they meet."""
         if most_per_entity not in self._in_entities:
             sizes = self.entities, self.relations, most_per_entity
-            found = entity_relation_graphs(self.triples.numpy(), *sizes)
+            edges_by_way = entity_relation_graphs(self.triples.numpy(), *sizes)
             self._in_entities[most_per_entity] = {
-                way: self._of_relations(edges, self.entities) for way, edges in found.items()
+                way: self._of_relations(edges, self.entities) for way, edges in edges_by_way.items()
             }
         return self._in_entities[most_per_entity]
 
     def alike_in_text(self, least: float) -> tuple[Edges, Tensor]:
-        """Pairs of relations, apart from a relation with itself, whose texts have a cosine above ``least``: edges of
-        one kind, and the cosines, float32 [E], in their order."""
+        """Return the pairs of different relations whose texts have a cosine above ``least``: edges of one kind, and
+        their cosines, float32 [E], in the order of the edges."""
         assert self.relation_text is not None
         if least not in self._in_text:
             unit = F.normalize(self.relation_text, dim=1)
@@ -143,17 +146,18 @@ class KnowledgeGraph:
         return self._in_text[least]
 
     def examples(self, hops: int, fanout: int) -> ExampleSampler:
-        """Draws facts of relations, with what lies within ``hops`` steps, ``fanout`` facts of each entity."""
+        """Return a sampler of example facts of relations with their neighbourhoods: ``hops`` steps, ``fanout`` facts
+        of each entity."""
         if (hops, fanout) not in self._examples:
             sizes = self.entities, self.relations
             self._examples[hops, fanout] = ExampleSampler(self.triples.numpy(), *sizes, hops=hops, fanout=fanout)
         return self._examples[hops, fanout]
 
     def hypergraph(self, weight: Tensor | None = None) -> Hypergraph:
-        """How relations meet along a fact, by the facts whose ``weight`` float32 [E] is not 0; None hides none.
+        """Return the hypergraph of the facts whose ``weight`` float32 [E] is not 0; None hides no fact.
 
-        That of the whole graph is made once. One without some facts is made for every call: an entity whose only fact
-        of a relation is hidden no longer meets it, which no weight of hyperedges could say.
+        The hypergraph of the whole graph is built once. With hidden facts it is rebuilt at every call: an entity whose
+        only fact of a relation is hidden no longer meets that relation, which weights of hyperedges cannot express.
         """
         if weight is None or bool(weight.all()):
             return self._hypergraph
@@ -167,9 +171,12 @@ class KnowledgeGraph:
         return Hypergraph.of(self.triples, self.entities, self.relations)
 
     def mask_without(self, anchor: Tensor, relation: Tensor, answer: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """Weights of the facts that hide queries with their answers, int64 [b], relation in [0, 2R), in both
-        directions, on the device of the queries: 0 for hidden and 1 for others, float32 [E], or of ``chosen`` int64 [m]
-        of them alone, float32 [m].
+        """Return weights that hide queries with their answers in both directions: float32 [E], 0 for hidden facts and 1
+        for others, on the device of the queries.
+
+        Args:
+            anchor, relation, answer: int64 [b], relation in [0, 2R).
+            chosen: int64 [m], indices of the facts to return weights of, float32 [m]; None for all.
         """
         facts, inverse = self.facts.to(anchor.device), (relation + self.relations) % (2 * self.relations)
         hidden = torch.cat([facts.keys_of(anchor, relation, answer), facts.keys_of(answer, inverse, anchor)])
@@ -177,7 +184,8 @@ class KnowledgeGraph:
         return (~torch.isin(keys, hidden)).float()
 
     def places_of(self, dst: Tensor, kind: Tensor, src: Tensor) -> Tensor:
-        """Where edges of the graph, int64 [m] each, stand in ``facts``: int64 [m]; of parallel ones the first."""
+        """Return the indices of edges in ``facts``, int64 [m]; of parallel edges the first. The sides are int64 [m]
+        each."""
         facts = self.facts.to(dst.device)
         return torch.searchsorted(facts.keys, facts.keys_of(dst, kind, src))
 

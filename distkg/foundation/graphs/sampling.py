@@ -1,7 +1,7 @@
-"""Asking about a part of a graph: sampled edges around anchors and candidates, for graphs too large to look at whole.
+"""Scores from a sampled part of a graph around anchors and candidates, for graphs that are too large to read whole.
 
-An entity outside the part is as one that nobody says anything to: its state, and so its score, are those of a node
-without facts, which is computed beside the others.
+An entity outside the part has the state, and so the score, of a node without facts, which is computed beside the
+others.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _SAMPLERS: dict[Sampler, Callable[[np.ndarray, np.ndarray, int], EdgeSampler]] =
 
 @dataclass(frozen=True)
 class Subgraph:
-    """A part of a graph, on CPU as the graph, its entities numbered anew; the last of them has no facts.
+    """Part of a graph on CPU with its entities renumbered; its last node has no facts.
 
     Attributes:
-        nodes: int64 [m], sorted: the entities that are in it.
+        nodes: int64 [m], sorted: ids of its entities in the graph.
         facts: edges between the m + 1 nodes.
-        chosen: int64 [E'], sorted: which facts of the graph they are, in their order.
-        tokens: of the m + 1 nodes; the last has none.
+        chosen: int64 [E'], sorted: indices of the edges in the graph's facts.
+        tokens: tokens of the m + 1 nodes; the last has none.
     """
 
     nodes: Tensor
@@ -49,7 +49,8 @@ class Subgraph:
         return len(self.nodes) + 1
 
     def place(self, entities: Tensor) -> Tensor:
-        """Numbers here of entities of the graph, on their device; those outside get that of the node without facts."""
+        """Return the node indices of entities of the graph, on their device; entities outside get the index of the
+        node without facts."""
         nodes = self.nodes.to(entities.device)
         place = torch.searchsorted(nodes, entities.contiguous()).clamp_max(max(len(nodes) - 1, 0))
         inside = (nodes[place] == entities) if len(nodes) else torch.zeros_like(entities, dtype=torch.bool)
@@ -57,10 +58,10 @@ class Subgraph:
 
 
 class SubgraphSampler:
-    """Samples neighbourhoods of a graph."""
+    """Sampler of the neighbourhoods of entities in a graph."""
 
     def __init__(self, graph: KnowledgeGraph, fanouts: Sequence[int], sampler: Sampler = "compiled") -> None:
-        """``fanouts`` as of ``EdgeSampler``, from anchors (and candidates) outwards."""
+        """Create a sampler; ``fanouts`` as of ``EdgeSampler``, from anchors (and candidates) outwards."""
         self._graph, self._fanouts = graph, list(fanouts)
         facts = graph.facts
         self._sample = _SAMPLERS[sampler](facts.src.numpy(), facts.dst.numpy(), facts.nodes)
@@ -69,16 +70,16 @@ class SubgraphSampler:
     def where_wanted(
         cls, graph: KnowledgeGraph, fanouts: Sequence[int], sampler: Sampler = "compiled"
     ) -> SubgraphSampler | None:
-        """None where there are no fan-outs, so that a graph is looked at whole."""
+        """Return a sampler, or None without fan-outs, when models read the graph whole."""
         return cls(graph, fanouts, sampler) if fanouts else None
 
     def of(self, entities: Tensor, seed: int) -> Subgraph:
-        """Around entities int64 [s]. Every fact that is met is taken in both directions."""
+        """Sample the subgraph around entities int64 [s]. Every sampled fact is included in both directions."""
         facts, graph, entities = self._graph.facts, self._graph, entities.cpu()
-        met = torch.from_numpy(self._sample(entities.unique().numpy(), self._fanouts, seed))
-        dst, kind, src = (side[met].long() for side in (facts.dst, facts.relation, facts.src))
+        sampled = torch.from_numpy(self._sample(entities.unique().numpy(), self._fanouts, seed))
+        dst, kind, src = (side[sampled].long() for side in (facts.dst, facts.relation, facts.src))
         inverse = (kind + graph.relations) % (2 * graph.relations)
-        chosen = torch.cat([met, graph.places_of(src, inverse, dst)]).unique()
+        chosen = torch.cat([sampled, graph.places_of(src, inverse, dst)]).unique()
         sides = [side[chosen].long() for side in (facts.dst, facts.relation, facts.src)]
         nodes = torch.cat([sides[0], sides[2], entities]).unique()
         place = torch.searchsorted
@@ -97,7 +98,7 @@ def sampled_scores(
     candidates: Tensor | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Scores of all entities, float32 [B, N], from the facts around anchors and ``candidates`` int64 [c]."""
+    """Return scores of all entities, float32 [B, N], from the facts around anchors and ``candidates`` int64 [c]."""
     around = anchor if candidates is None else torch.cat([anchor, candidates])
     part = surroundings.of(around, seed)
     states = model.relation_states(graph, anchor, relation)

@@ -1,4 +1,4 @@
-"""What entities look like and say, as tokens, and what a model makes of them for each query."""
+"""Tokens of entities (text, numbers, images), their similarity, and their pooling for each query."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from distkg.data.store.graph_store import Store
 from distkg.data.tokens.token_store import read_modalities, read_modality
 
-SOME = 8192  # entities, by which it is judged how alike those of a graph are
-TOO_ALIKE = 1e-3  # of the spread of cosines: there is nothing to tell apart
+SOME = 8192  # entities from which the scale of similarity of a graph is estimated
+TOO_ALIKE = 1e-3  # spread of cosines up to which entities are not told apart
 
 
 @dataclass(frozen=True, eq=False)
 class LikenessScale:
-    """What the entities of a graph share, and how much their likeness varies.
+    """Scale of token similarity in a graph: the mean direction of entities and the spread of their cosines.
 
     Attributes:
         shared: float32 [c], the mean direction of entities.
-        spread: root mean square of the cosines of pairs of entities, without what they share.
+        spread: root mean square of the cosines of pairs of entities after removing the mean direction.
     """
 
     shared: Tensor
@@ -31,19 +31,20 @@ class LikenessScale:
 
     @classmethod
     def of(cls, directions: Tensor) -> LikenessScale:
-        """Of unit vectors float32 [n, c]; zero rows are of entities without tokens."""
-        there = directions[directions.any(1)]
-        shared = there.mean(0) if len(there) else directions.new_zeros(directions.shape[1])
-        rest = F.normalize(there - shared, dim=1)
+        """Estimate the scale from unit vectors float32 [n, c]; zero rows are entities without tokens."""
+        present = directions[directions.any(1)]
+        shared = present.mean(0) if len(present) else directions.new_zeros(directions.shape[1])
+        rest = F.normalize(present - shared, dim=1)
         # Over ordered pairs, without those of an entity and itself, whose cosines are 1.
-        squares, pairs = float((rest.T @ rest).square().sum()), len(there) ** 2
-        spread = ((squares - len(there)) / max(pairs - len(there), 1)) ** 0.5 if squares > len(there) else 0.0
+        squares, pairs = float((rest.T @ rest).square().sum()), len(present) ** 2
+        spread = ((squares - len(present)) / max(pairs - len(present), 1)) ** 0.5 if squares > len(present) else 0.0
         return cls(shared, spread if spread > TOO_ALIKE else 1.0)
 
     def profiles(self, directions: Tensor) -> Tensor:
-        """Vectors float32 [n, c] whose products are cosines in units of their spread; zero where directions are."""
-        there = directions.any(1, keepdim=True)
-        return torch.where(there, F.normalize(directions - self.shared, dim=1) / self.spread**0.5, 0.0)
+        """Return vectors float32 [n, c] whose inner products are cosines in units of their spread; zero where
+        directions are zero."""
+        present = directions.any(1, keepdim=True)
+        return torch.where(present, F.normalize(directions - self.shared, dim=1) / self.spread**0.5, 0.0)
 
     def to(self, device: torch.device) -> LikenessScale:
         return LikenessScale(self.shared.to(device), self.spread)
@@ -51,12 +52,12 @@ class LikenessScale:
 
 @dataclass(frozen=True, eq=False)
 class EntityTokens:
-    """Tokens of one kind (a modality) for the entities of a graph.
+    """Tokens of one modality for the entities of a graph.
 
     Attributes:
         ids: int32 [N, n], rows of ``vectors``; -1 where an entity has fewer than n.
-        vectors: float32 [V, c], frozen, of those tokens that some entity has.
-        scale: by which likeness is measured: of the whole graph, where these are a part's; None for their own.
+        vectors: float32 [V, c], frozen vectors of the tokens that occur.
+        scale: scale of similarity, that of the whole graph if these tokens are of a part; None to estimate it.
     """
 
     ids: Tensor
@@ -66,31 +67,31 @@ class EntityTokens:
 
     @classmethod
     def of(cls, ids: Tensor, codebook: Tensor) -> EntityTokens:
-        """Tokens integer [N, n] of a codebook [V, c], -1 for none."""
+        """Build tokens from integer ids [N, n] of a codebook [V, c]; -1 for none."""
         return cls(*_used(ids, codebook))
 
     @property
     def present(self) -> Tensor:
-        """Which entities have any: bool [N]."""
+        """Mask of the entities that have a token: bool [N]."""
         return (self.ids >= 0).any(1)
 
     @property
     def width(self) -> int:
-        """Of the vectors: c."""
+        """Dimension c of the token vectors."""
         return self.vectors.shape[1]
 
     def likeness(self, anchor: Tensor) -> Tensor:
-        """How alike all entities and anchors int64 [B] are: float32 [B, N].
+        """Return the token similarity of all entities and anchors int64 [B]: float32 [B, N].
 
-        The cosine of their tokens' mean vectors, without what all entities of the graph share, in units of its root
-        mean square over pairs of entities; 0 where one has no tokens, and of the anchor and itself.
+        It is the cosine of their mean token vectors after removing the graph's mean direction, in units of its root
+        mean square over pairs of entities; 0 where one has no tokens, and for an anchor and itself.
         """
-        found = self._profiles[anchor] @ self._profiles.T
-        return found.scatter_(1, anchor[:, None], 0.0)
+        similarity = self._profiles[anchor] @ self._profiles.T
+        return similarity.scatter_(1, anchor[:, None], 0.0)
 
     @cached_property
     def _profiles(self) -> Tensor:
-        """What the tokens of an entity mean together: float32 [N, c], zeros for an entity without any."""
+        """Normalized mean token vector of each entity: float32 [N, c], zeros for an entity without tokens."""
         return self._scale.profiles(self._directions(slice(None)))
 
     @cached_property
@@ -101,12 +102,13 @@ class EntityTokens:
         return LikenessScale.of(self._directions(slice(None, None, step)))
 
     def _directions(self, entities: slice) -> Tensor:
-        """Of the sums of tokens' vectors: float32 [n, c] of length 1, or 0 where there are no tokens."""
+        """Return the directions of the sums of token vectors: float32 [n, c] of length 1, or 0 for entities without
+        tokens."""
         values = torch.cat([self.vectors.new_zeros(1, self.width), self.vectors])
         return F.normalize(F.embedding_bag(self.ids[entities] + 1, values, mode="sum"), dim=1)
 
     def to(self, device: torch.device) -> EntityTokens:
-        """The same tokens there; a copy is made once for each device."""
+        """Return the tokens on a device; the copy for each device is made once."""
         if device == self.ids.device:
             return self
         if device not in self._elsewhere:
@@ -115,13 +117,14 @@ class EntityTokens:
         return self._elsewhere[device]
 
     def part(self, entities: Tensor, strangers: int = 0) -> EntityTokens:
-        """Those of entities int64 [m], and of so many more that have none."""
+        """Return the tokens of entities int64 [m], followed by ``strangers`` entities without tokens."""
         none = self.ids.new_full((strangers, self.ids.shape[1]), -1)
         return EntityTokens(*_used(torch.cat([self.ids[entities], none]), self.vectors), self._scale)
 
 
 def _used(ids: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens integer [N, n] as places in the vectors of those that some entity has, and these; -1 for none."""
+    """Return token ids as indices into the vectors of the tokens that occur, and these vectors; ids are integers [N,
+    n] with -1 for none."""
     used, places = torch.unique(torch.cat([ids.new_full((1,), -1), ids.flatten()]), return_inverse=True)
     return (places[1:] - 1).view_as(ids).int(), codebook[used[1:].long()].float()
 
@@ -131,7 +134,7 @@ Tokens = Mapping[str, EntityTokens]
 
 
 class TokensOnDemand(Tokens):
-    """Tokens that are made when they are first asked for: most models never do. What there is, is asked once."""
+    """Mapping of tokens that are read at first use, because most models never read them. The names are listed once."""
 
     def __init__(self, names: Callable[[], Iterable[str]], make: Callable[[str], EntityTokens]) -> None:
         self._names, self._make = names, make
@@ -159,12 +162,13 @@ class TokensOnDemand(Tokens):
 
 
 def tokens_of_store(store: Store) -> Tokens:
-    """All that a store has; asking raises StoreError where a file is damaged, or made for other entities."""
+    """Return the tokens of a store; reading one raises StoreError if its file is damaged or belongs to other
+    entities."""
     return TokensOnDemand(partial(read_modalities, store), partial(_read, store))
 
 
 def tokens_of_part(tokens: Tokens, entities: Tensor, strangers: int = 0) -> Tokens:
-    """Those of entities int64 [m], and of so many more that have none."""
+    """Return the tokens of entities int64 [m], followed by ``strangers`` entities without tokens."""
     return TokensOnDemand(partial(list, tokens), lambda name: tokens[name].part(entities, strangers))
 
 
@@ -174,9 +178,9 @@ def _read(store: Store, name: str) -> EntityTokens:
 
 
 class TokenPool(nn.Module):
-    """A vector of each entity for each query: the mean of its tokens' vectors, weighed by how they answer the query.
+    """Attention pooling of an entity's tokens for each query: the weighted mean of token vectors.
 
-    An entity without tokens has a learned vector of its own.
+    An entity without tokens has a learned vector.
     """
 
     def __init__(self, codebook_width: int, width: int, query_width: int) -> None:
@@ -188,8 +192,8 @@ class TokenPool(nn.Module):
         self.missing = nn.Parameter(torch.zeros(width))
 
     def forward(self, tokens: EntityTokens, query: Tensor) -> Tensor:
-        """float32 [B, N, width] of queries float32 [B, query_width]."""
-        # Before the tokens' values that of none, which an entity without any has as its only one.
+        """Return pooled vectors float32 [B, N, width] of queries float32 [B, query_width]."""
+        # Row 0 is the value of a missing token, the only one of an entity without tokens.
         values = torch.cat([self.missing[None], self.norm(self.projection(tokens.vectors))])
         logits = values @ (self.asked + self.query(query)).T / values.shape[1] ** 0.5
         places, hidden = tokens.ids + 1, tokens.ids < 0

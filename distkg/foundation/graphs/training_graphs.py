@@ -1,4 +1,4 @@
-"""The graphs that a foundation model learns from."""
+"""Graphs from which a foundation model is trained."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from distkg.negatives import NegativeSource, TrainingGraph, make_source
 
 
 def graphs_of(config: RunConfig) -> list[str]:
-    """Addresses of the stores that a foundation model learns from.
+    """Return the addresses of the stores from which a foundation model is trained.
 
     Raises:
         ConfigError: there is none.
     """
-    found = config.data.graphs or ([config.data.store] if config.data.store else [])
-    if not found:
+    addresses = config.data.graphs or ([config.data.store] if config.data.store else [])
+    if not addresses:
         raise ConfigError(
             "data.graphs is empty: name stores made by `distkg prepare`, as in --set 'data.graphs=[stores/x, stores/y]'"
         )
-    return found
+    return addresses
 
 
 @dataclass(frozen=True, eq=False)
 class LearnedGraph:
-    """A store that a model learns from; what is made of it is made once, when it is first asked for.
+    """Training graph: a store with its negative source; derived data is built once, at first use.
 
     Attributes:
-        store: its training facts are reasoned from, and asked about while they are hidden.
-        config: of the run.
-        source: of wrong answers.
+        store: its training facts are the graph, and the queries while they are hidden.
+        config: configuration of the run.
+        source: negative source.
     """
 
     store: Store
@@ -49,18 +49,19 @@ class LearnedGraph:
 
     @classmethod
     def open(cls, address: str, config: RunConfig) -> LearnedGraph:
-        """
+        """Open a store and its negative source.
+
         Raises:
-            StoreError: it cannot be opened.
-            UnknownNameError, ConfigError: no such negative source, or wrong options.
-            SourceError: it lacks what the negative source needs.
+            StoreError: the store cannot be opened.
+            UnknownNameError, ConfigError: there is no such negative source, or its options are wrong.
+            SourceError: the store lacks what the negative source needs.
         """
         store, chosen = Store.open(address), config.negatives
         return cls(store, config, make_source(chosen.source, chosen.options, TrainingGraph.of_store(store)))
 
     @property
     def name(self) -> str:
-        """Of the store's folder, for reports."""
+        """Name of the store's folder and its parent, for reports."""
         return "/".join(Path(self.store.shown.rstrip("/")).parts[-2:])
 
     @cached_property
@@ -69,7 +70,7 @@ class LearnedGraph:
 
     @cached_property
     def surroundings(self) -> SubgraphSampler | None:
-        """What samples the facts around some entities; None where the graph is looked at whole."""
+        """Sampler of the facts around entities; None if the graph is read whole."""
         data = self.config.data
         return SubgraphSampler(self.facts, data.fanouts, data.sampler) if data.fanouts else None
 
@@ -79,7 +80,8 @@ class LearnedGraph:
 
     @cached_property
     def validation(self) -> tuple[np.ndarray, KnownAnswers] | None:
-        """Triples [n, 3] to validate on while training, and what is known of their queries; None without any."""
+        """Triples [n, 3] for validation during training, and the known answers of their queries; None without a
+        validation split."""
         if not self.store.manifest.triples.get("valid"):
             return None
         config = self.config
@@ -87,19 +89,19 @@ class LearnedGraph:
         return triples, known_answers_of(self.store, triples)
 
     def make_all(self, model: FoundationModel) -> None:
-        """Make now what ``model`` reads of the graph in training and validation, by a step that asks one fact."""
+        """Build now all that ``model`` reads of the graph in training and validation, by a step on one fact."""
         head, relation, tail = self.facts.triples[:1].T
         for tokens in (self.facts.tokens[name] for name in model.reads if name in self.facts.tokens):
             _ = tokens.likeness(head) if self.surroundings is None else tokens.part(head)
         weight = self.facts.mask_without(head, relation, tail)
         if model.ranks == "relations":
-            found = model.relation_scores(self.facts, head, tail, weight)
+            output = model.relation_scores(self.facts, head, tail, weight)
         elif self.surroundings is None:
-            found = model(self.facts, head, relation, weight)
+            output = model(self.facts, head, relation, weight)
         else:
-            found = model.relation_states(self.facts, head, relation, weight)
-        if found.requires_grad:
-            found.sum().backward()
+            output = model.relation_states(self.facts, head, relation, weight)
+        if output.requires_grad:
+            output.sum().backward()
         model.zero_grad(set_to_none=True)
         if model.ranks == "entities":
             with torch.no_grad():
@@ -108,4 +110,4 @@ class LearnedGraph:
 
 
 GraphOf = Callable[[str], LearnedGraph]
-"""Address → the graph, wherever it was made."""
+"""Function from a store address to its training graph."""

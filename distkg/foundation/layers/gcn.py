@@ -1,7 +1,7 @@
-"""Graph convolutions over one graph: entities have vectors of their own, and a shallow decoder scores what comes out.
+"""Graph convolutions over one graph: entity vectors, layers over facts, and a shallow decoder.
 
-No foundation models: they serve the graph that they were trained on alone, as peers to those that do without vectors.
-Their states do not depend on the query, so that a batch costs one pass over the facts.
+They are not foundation models: a model serves the graph that it was trained on alone, and is a baseline for models
+without entity vectors. States do not depend on the query, so a batch costs one pass over the facts.
 """
 
 from __future__ import annotations
@@ -22,18 +22,21 @@ Decoder = Literal["distmult", "transe"]
 
 
 class GcnOptions(ModelOptions):
-    entities: int = Field(0, ge=0, description="Of the graph; a run takes it from its store.")
-    relations: int = Field(0, ge=0, description="Of the graph, without inverses; a run takes it from its store.")
-    width: int = Field(64, ge=1, description="Numbers of an entity's and a relation's vector.")
-    layers: int = Field(2, ge=1, description="Layers over facts.")
+    entities: int = Field(0, ge=0, description="Number of entities of the graph; set from the store of the run.")
+    relations: int = Field(
+        0, ge=0, description="Number of relations of the graph, without inverses; set from the store of the run."
+    )
+    width: int = Field(64, ge=1, description="Dimension of entity and relation vectors.")
+    layers: int = Field(2, ge=1, description="Number of layers over facts.")
     decoder: Decoder = Field(
         "distmult",
-        description="Of anchor a, relation r and entity e: the sum of a r e, or minus the L1 norm of a + r - e.",
+        description="Score of anchor a, relation r and entity e: distmult (the sum of a r e) or transe (minus the L1 "
+        "norm of a + r - e).",
     )
 
 
 class GraphConvolutionModel(FoundationModel):
-    """Vectors of entities, layers over facts, and a decoder."""
+    """Base class of models with entity vectors, layers over facts, and a decoder."""
 
     knows_relations = knows_entities = True
 
@@ -45,11 +48,11 @@ class GraphConvolutionModel(FoundationModel):
 
     @abstractmethod
     def relations(self) -> Tensor:
-        """What the decoder takes for relations and their inverses: float32 [2R, d]."""
+        """Return the vectors of relations and their inverses for the decoder: float32 [2R, d]."""
 
     @abstractmethod
     def encoded(self, facts: Edges, weight: Tensor | None) -> Tensor:
-        """What the decoder takes for entities: float32 [N, d]; ``weight`` as of ``scores``."""
+        """Return the vectors of entities for the decoder: float32 [N, d]; ``weight`` as of ``scores``."""
 
     @property
     def depth(self) -> int:
@@ -63,7 +66,7 @@ class GraphConvolutionModel(FoundationModel):
             raise GraphMismatchError(
                 f"{self.name} was made for {sizes.entities:,} entities and {sizes.relations:,} relations, and this "
                 f"graph has {graph.entities:,} and {graph.relations:,}: it has vectors for those of its own graph "
-                "alone. For other graphs take ultra or trix"
+                "alone. For other graphs use ultra or trix"
             )
         return self.relations().expand(len(relation), -1, -1)
 
@@ -78,8 +81,8 @@ class GraphConvolutionModel(FoundationModel):
     ) -> Tensor:
         if not isinstance(graph, KnowledgeGraph):
             raise GraphMismatchError(
-                f"{self.name} knows the entities of a whole graph by their numbers, which a sampled part has not. Ask "
-                "about the whole graph, or take ultra or trix"
+                f"{self.name} knows the entities of a whole graph by their ids, which a sampled part has not. Use the "
+                "whole graph (empty data.fanouts), or ultra or trix"
             )
         entities = self.encoded(graph.facts, weight)
         own = of_query(states, relation)
@@ -95,13 +98,13 @@ class GraphConvolutionModel(FoundationModel):
 
 
 def vectors(count: int, width: int) -> nn.Parameter:
-    """So many, with Glorot's variance: float32 [count, width]."""
+    """Return ``count`` vectors with Glorot's variance: float32 [count, width]."""
     return nn.Parameter(nn.init.xavier_normal_(torch.empty(count, width)))
 
 
 def mean_weight(edges: Edges, weight: Tensor | None, layer: int) -> Tensor:
-    """Weights of a layer's edges by which an entity takes the mean of what it gathers: float32 [E]. Edges of weight 0
-    do not count."""
+    """Return the edge weights of a layer with which a sum over an entity's edges is their mean: float32 [E]. Edges of
+    weight 0 do not count."""
     own = of_layer(weight, layer)
     shares = 1 / edges.degrees(own).clamp_min(1)[edges.dst.long()]
     return shares if own is None else own * shares.to(own.device)

@@ -1,4 +1,5 @@
-"""What else goes with facts that are hidden: relations no longer meet in an entity whose last fact of one is gone."""
+"""Hiding of relation-graph edges together with facts: two relations no longer meet in an entity if the last fact of one
+of them there is hidden."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from torch import Tensor
 from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
 from distkg.kernels.message_passing.edges import Edges
 
-# Of each way of meeting: whether its first and its second relation are met as tails.
+# Way of meeting → whether the entity is the tail of the first and of the second relation.
 AS_TAILS = {
     "head to head": (False, False),
     "tail to tail": (True, True),
@@ -18,26 +19,27 @@ AS_TAILS = {
 
 
 def weights_of_meetings(graph: KnowledgeGraph, meetings: dict[str, Edges], weight: Tensor) -> dict[str, Tensor]:
-    """Weights of ``KnowledgeGraph.meetings_in_entities`` that go with weights of facts: float32 [edges] by way, 0 where
-    an entity has no fact left of one of the two relations, and 1 elsewhere.
+    """Return the weights of the edges of ``KnowledgeGraph.meetings_in_entities`` for given fact weights: float32
+    [edges] by way of meeting, 0 where an entity has no visible fact of one of the two relations, and 1 elsewhere.
 
     Args:
         weight: float32 [E] of the facts, 0 where hidden.
     """
     lost = _lost(graph, weight)
-    found = {}
+    weights = {}
     for way, edges in meetings.items():
         entity = edges.relation.long()
-        gone = torch.zeros(len(edges), dtype=torch.bool)
+        is_hidden = torch.zeros(len(edges), dtype=torch.bool)
         for relation, as_tail in zip((edges.dst, edges.src), AS_TAILS[way], strict=True):
             as_head = (relation.long() + as_tail * graph.relations) % (2 * graph.relations)
-            gone |= torch.isin(entity * 2 * graph.relations + as_head, lost)
-        found[way] = (~gone).float()
-    return found
+            is_hidden |= torch.isin(entity * 2 * graph.relations + as_head, lost)
+        weights[way] = (~is_hidden).float()
+    return weights
 
 
 def _lost(graph: KnowledgeGraph, weight: Tensor) -> Tensor:
-    """Entities and relations, as heads, that were in facts which are all hidden: int64, entity * 2R + relation."""
+    """Return the pairs of entity and relation all of whose facts are hidden, with the entity as head: int64, entity *
+    2R + relation."""
     facts = graph.facts
     pairs = facts.dst.long() * 2 * graph.relations + facts.relation.long()
     hidden, seen = pairs[weight == 0].unique(), pairs[weight != 0]

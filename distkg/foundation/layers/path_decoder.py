@@ -1,4 +1,5 @@
-"""The entity decoder of ULTRA and its relatives: layers over facts from the anchor, then a score of each entity."""
+"""The entity decoder of ULTRA and its relatives: layers over facts that start at the anchor, then a score of each
+entity."""
 
 from __future__ import annotations
 
@@ -12,20 +13,20 @@ from distkg.kernels.message_passing.edges import Edges
 
 
 class FactConvolution(Convolution):
-    """Over facts: a relation's vector is made of its state by a small network of the layer's own."""
+    """Convolution over facts, with relation vectors that a small network of the layer makes from relation states."""
 
     def __init__(self, width: int, states: int) -> None:
         super().__init__(width)
         self.relation_projection = nn.Sequential(nn.Linear(states, width), nn.ReLU(), nn.Linear(width, width))
 
     def vectors(self, relations: Tensor) -> Tensor:
-        """Of relations with states float32 [B, 2R, d]: float32 [B, 2R, width]."""
-        found: Tensor = self.relation_projection(relations)
-        return found
+        """Return vectors float32 [B, 2R, width] of relation states float32 [B, 2R, d]."""
+        projected: Tensor = self.relation_projection(relations)
+        return projected
 
 
 class EntityDecoder(nn.Module):
-    """Layers over facts, from the state of the query's relation at the anchor; then a score of each entity."""
+    """Layers over facts, started with the state of the query's relation at the anchor, then a score of each entity."""
 
     def __init__(self, width: int, layers: int, hidden: int) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class EntityDecoder(nn.Module):
     def features(
         self, facts: Edges, relations: Tensor, anchor: Tensor, relation: Tensor, weight: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Last states of all entities, float32 [B, N, d], and the vector of each query, float32 [B, d]."""
+        """Return the last states of all entities, float32 [B, N, d], and the vector of each query, float32 [B, d]."""
         query = of_query(relations, relation)
         boundary = Boundary(anchor, query)
         states = boundary.states(facts.nodes)
@@ -52,7 +53,8 @@ class EntityDecoder(nn.Module):
         weight: Tensor | None,
         candidates: Tensor | None = None,
     ) -> Tensor:
-        """float32 [B, N] or [B, m]; ``relations`` float32 [B, 2R, d] are the encoder's states."""
+        """Return scores float32 [B, N] or [B, m]; ``relations`` float32 [B, 2R, d] are the states of the relation
+        encoder."""
         states, query = self.features(facts, relations, anchor, relation, weight)
         if candidates is not None:
             states = states.gather(1, candidates[..., None].expand(-1, -1, states.shape[-1]))
@@ -61,24 +63,25 @@ class EntityDecoder(nn.Module):
 
 
 class ReadOut(nn.Sequential):
-    """A score of each entity, from its state and the query's vector."""
+    """Output network: a score of each entity from its state and the query's vector."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(nn.Linear(2 * width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
     def forward(self, states: Tensor, query: Tensor, more: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """float32 [B, N] of states [B, N, d] and queries [B, d]; ``more`` [B, N, hidden] is added before the ReLU."""
+        """Return scores float32 [B, N] of states [B, N, d] and queries [B, d]; ``more`` [B, N, hidden] is added before
+        the ReLU."""
         first, _, last = self
         assert isinstance(first, nn.Linear)
         of_state, of_query = first.weight.split(states.shape[-1], dim=1)
         # The query's part is the same for all entities.
         linear = states @ of_state.T + (query @ of_query.T + first.bias)[:, None]
-        found: Tensor = last(torch.relu(linear if more is None else linear + more))
-        return found[..., 0]
+        scores: Tensor = last(torch.relu(linear if more is None else linear + more))
+        return scores[..., 0]
 
 
 class PathModel(FoundationModel):
-    """A foundation model whose relation states are read by an ``EntityDecoder``.
+    """Base class of foundation models whose relation states are read by an ``EntityDecoder``.
 
     Attributes:
         entity_model: the decoder.
@@ -99,5 +102,5 @@ class PathModel(FoundationModel):
         weight: Tensor | None = None,
         candidates: Tensor | None = None,
     ) -> Tensor:
-        found: Tensor = self.entity_model(graph.facts, states, anchor, relation, weight, candidates)
-        return found
+        scores: Tensor = self.entity_model(graph.facts, states, anchor, relation, weight, candidates)
+        return scores

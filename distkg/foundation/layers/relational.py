@@ -1,4 +1,4 @@
-"""The layer that ULTRA and its relatives are made of (Galkin et al. 2024, arXiv 2310.04562; Zhu et al. 2021)."""
+"""Convolution layer of ULTRA and its relatives (Galkin et al. 2024, arXiv 2310.04562; Zhu et al. 2021)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ L = TypeVar("L", bound=nn.Module)
 
 
 class Layers(nn.ModuleList, Generic[L]):
-    """A list of layers whose type is known."""
+    """List of layers of a known type."""
 
     def __iter__(self) -> Iterator[L]:
         return super().__iter__()  # type: ignore[return-value]
 
 
 class Convolution(nn.Module):
-    """States x into x + ReLU(LayerNorm(W [x, a])), where a is what each node gathers and its part of the boundary."""
+    """Layer that turns states x into x + ReLU(LayerNorm(W [x, a])), where a is the sum of a node's messages and its
+    boundary condition."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -33,13 +34,13 @@ class Convolution(nn.Module):
     def forward(
         self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary | FullBoundary, weight: Tensor | None
     ) -> Tensor:
-        """States float32 [B, n, d] after this layer; arguments as of ``propagate``."""
+        """Return the states float32 [B, n, d] after this layer; arguments as of ``propagate``."""
         return self._updated(states, relations, edges, boundary, weight, residual=True)
 
     def update(
         self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary | FullBoundary, weight: Tensor | None
     ) -> Tensor:
-        """What the layer adds to the states: float32 [B, n, d]."""
+        """Return the update of the layer without the residual: float32 [B, n, d]."""
         return self._updated(states, relations, edges, boundary, weight, residual=False)
 
     def _updated(
@@ -58,17 +59,18 @@ class Convolution(nn.Module):
 
 
 def of_query(states: Tensor, relation: Tensor) -> Tensor:
-    """Of states of relations in the light of each query, float32 [B, n, d], those of its own int64 [B]: [B, d]."""
+    """Return the state of each query's own relation, float32 [B, d], of states float32 [B, n, d] and relations int64
+    [B]."""
     return states[torch.arange(len(relation), device=relation.device), relation]
 
 
 def of_layer(weight: Tensor | None, layer: int) -> Tensor | None:
-    """A layer's part of weights that differ from layer to layer."""
+    """Return the weights of one layer, of weights that may differ from layer to layer."""
     return weight[layer] if weight is not None and weight.ndim == 2 else weight
 
 
 class Boundary:
-    """The condition of each query: a vector at one node, zero at all others.
+    """Boundary condition of each query: a vector at one node, zero at all others.
 
     Attributes:
         node: int64 [B].
@@ -80,16 +82,16 @@ class Boundary:
         self._batch = torch.arange(len(node), device=node.device)
 
     def states(self, nodes: int) -> Tensor:
-        """As states of all nodes: float32 [B, nodes, d]."""
+        """Return the condition as states of all nodes: float32 [B, nodes, d]."""
         return self.add_to(self.vector.new_zeros(len(self.node), nodes, self.vector.shape[1]))
 
     def add_to(self, states: Tensor) -> Tensor:
-        """To states float32 [B, n, d], in place: they are large."""
+        """Add the condition to states float32 [B, n, d], in place because states are large."""
         return states.index_put_((self._batch, self.node), self.vector, accumulate=True)
 
 
 class FullBoundary:
-    """A condition on every node.
+    """Boundary condition on every node.
 
     Attributes:
         vectors: float32 [B, n, d], or [1, n, d] for all queries alike.
@@ -99,5 +101,5 @@ class FullBoundary:
         self.vectors = vectors
 
     def add_to(self, states: Tensor) -> Tensor:
-        """To states float32 [B, n, d], in place."""
+        """Add the condition to states float32 [B, n, d], in place."""
         return states.add_(self.vectors)

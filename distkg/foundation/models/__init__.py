@@ -1,6 +1,7 @@
-"""Models that rank facts in graphs that they have never seen: no vector belongs to an entity or a relation.
+"""Models that predict facts in knowledge graphs; the foundation models among them apply to graphs that they have never
+seen, because no vector belongs to an entity or a relation.
 
-Importing this package registers all of them.
+Importing this package registers all models.
 """
 
 from distkg.foundation.base import MODELS, FoundationModel, GraphMismatchError, UnsupportedQuestionError

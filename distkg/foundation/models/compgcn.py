@@ -1,4 +1,5 @@
-"""CompGCN: entities gather compositions of entities with relations (Vashishth et al. 2020, arXiv 1911.03082)."""
+"""CompGCN: graph convolutions over compositions of entities with relations (Vashishth et al. 2020, arXiv
+1911.03082)."""
 
 from __future__ import annotations
 
@@ -18,8 +19,12 @@ Composition = Literal["sub", "mult", "corr"]
 
 
 def compose(states: Tensor, relation: Tensor, how: Composition) -> Tensor:
-    """φ(x, z) of rows: x - z, x z, or their circular correlation, Σ_i x[i] z[i + k] at place k: float32 [n, d] of
-    states [n, d] and a relation's vector [d]."""
+    """Return φ(x, z) of each row, float32 [n, d]: x - z, x z, or the circular correlation Σ_i x[i] z[i + k] at index k.
+
+    Args:
+        states: float32 [n, d].
+        relation: float32 [d].
+    """
     if how == "sub":
         return states - relation
     if how == "mult":
@@ -28,15 +33,20 @@ def compose(states: Tensor, relation: Tensor, how: Composition) -> Tensor:
 
 
 def gather_compositions(states: Tensor, relations: Tensor, edges: Edges, weight: Tensor, how: Composition) -> Tensor:
-    """Weighted sum of φ(x[v], z[r]) over the edges (u, r, v) of each u: float32 [n, d] of states [n, d], relations
-    [kinds, d] and weights [E]."""
-    given, by = states[None], relations[None]
+    """Return the weighted sum of φ(x[v], z[r]) over the edges (u, r, v) of each u: float32 [n, d].
+
+    Args:
+        states: float32 [n, d].
+        relations: float32 [kinds, d].
+        weight: float32 [E].
+    """
+    inputs, factors = states[None], relations[None]
     if how == "sub":
-        return propagate(given, -by, edges, weight, "transe")[0]
+        return propagate(inputs, -factors, edges, weight, "transe")[0]
     if how == "mult":
-        return propagate(given, by, edges, weight, "distmult")[0]
+        return propagate(inputs, factors, edges, weight, "distmult")[0]
     # A correlation is a complex product of spectra, and the sum of spectra is the spectrum of the sum.
-    spectra = _halves(torch.fft.rfft(given).conj()), _halves(torch.fft.rfft(by))
+    spectra = _halves(torch.fft.rfft(inputs).conj()), _halves(torch.fft.rfft(factors))
     real, imaginary = propagate(*spectra, edges, weight, "rotate")[0].chunk(2, dim=-1)
     return torch.fft.irfft(torch.complex(real, imaginary), n=states.shape[-1])
 
@@ -46,7 +56,8 @@ def _halves(spectrum: Tensor) -> Tensor:
 
 
 class CompositionConvolution(nn.Module):
-    """x[u] into tanh(W_s φ(x[u], z_s) + mean over edges (u, r, v) of W φ(x[v], z[r])), and z into W_r z.
+    """CompGCN layer: x[u] becomes tanh(W_s φ(x[u], z_s) + mean over edges (u, r, v) of W φ(x[v], z[r])), and z becomes
+    W_r z.
 
     W is one matrix for facts and another for their inverses.
     """
@@ -59,7 +70,7 @@ class CompositionConvolution(nn.Module):
         self.loop_relation = vectors(1, width)
 
     def forward(self, states: Tensor, relations: Tensor, edges: Edges, weight: Tensor) -> Tensor:
-        """float32 [N, d] of states [N, d] and relations [2R, d]; ``weight`` float32 [E]."""
+        """Return entity states float32 [N, d] of states [N, d] and relations [2R, d]; ``weight`` is float32 [E]."""
         direct = (edges.relation < self._relations).to(weight)
         by_facts, by_inverses = (
             gather_compositions(states, relations, edges, part, self._how)
@@ -71,13 +82,15 @@ class CompositionConvolution(nn.Module):
 
 class CompgcnOptions(GcnOptions):
     composition: Composition = Field(
-        "mult", description="Of an entity and a relation: difference, product, or circular correlation."
+        "mult",
+        description="Composition of entity and relation: sub (difference), mult (product) or corr (circular "
+        "correlation).",
     )
 
 
 @MODELS.register("compgcn")
 class Compgcn(GraphConvolutionModel):
-    """Composition-based graph convolutions, means over all facts of an entity, and a decoder."""
+    """Composition-based graph convolutions with the mean over all facts of an entity, and a decoder."""
 
     Options = CompgcnOptions
     name = "compgcn"

@@ -1,4 +1,5 @@
-"""MOTIF: relations by how pairs and triples of them meet, entities as in ULTRA (Huang et al. 2025, arXiv 2502.13339).
+"""MOTIF: relations from the ways in which pairs and triples of relations meet, entities as in ULTRA (Huang et al. 2025,
+arXiv 2502.13339).
 
 Names of parameters are those of the published checkpoint.
 """
@@ -18,14 +19,15 @@ from distkg.graph.relation_hypergraph import KINDS, PAIRS
 from distkg.kernels.message_passing.path_products import gather_products
 from distkg.kernels.message_passing.sums import propagate
 
-POSITIONS = 7  # vectors of a layer, as published; those of the 3 positions that a hyperedge has are in use
+POSITIONS = 7  # position vectors of a layer, as published; a hyperedge uses 3 of them
 
 
 class HypergraphConvolution(nn.Module):
-    """States into ReLU(LayerNorm(W [a, x])) + x, where a is what each relation gathers from its hyperedges.
+    """Layer over the relation hypergraph: states x become ReLU(LayerNorm(W [a, x])) + x, where a is the sum of the
+    messages that a relation receives from its hyperedges.
 
-    The member at position p of a hyperedge gathers its kind's vector times the product of x + (vector of position q)
-    over the other members, as in HCNet (Huang et al. 2024).
+    The member at position p of a hyperedge receives the vector of the hyperedge's kind times the product of x + (vector
+    of position q) over the other members, as in HCNet (Huang et al. 2024).
     """
 
     def __init__(self, width: int, dropout: float) -> None:
@@ -37,30 +39,33 @@ class HypergraphConvolution(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, states: Tensor, hypergraph: Hypergraph) -> Tensor:
-        """float32 [B, 2R, d]."""
+        """Return the states after this layer, float32 [B, 2R, d], of states float32 [B, 2R, d]."""
         gathered = self.gathered(states, hypergraph)
         update = self.dropout(self.linear(torch.cat([gathered, states], dim=-1)))
         return F.relu(self.norm(update)) + states
 
     def gathered(self, states: Tensor, hypergraph: Hypergraph) -> Tensor:
-        """What each relation gathers: float32 [B, 2R, d]."""
+        """Return the sum of the messages that each relation receives: float32 [B, 2R, d]."""
         first, second, third = (states + self.pos_embedding.weight[position] for position in (1, 2, 3))
         kinds = self.rel_embedding.weight[None, :PAIRS]
         by_pairs = propagate(second, kinds, hypergraph.pairs) + propagate(first, kinds, hypergraph.pairs_back)
         return by_pairs + self._by_paths(first, second, third, hypergraph)
 
     def _by_paths(self, first: Tensor, second: Tensor, third: Tensor, hypergraph: Hypergraph) -> Tensor:
-        """Of all four kinds of paths in one pass: the columns of a row are those of its relation and, after them,
-        of its inverse; by the law of distribution kinds are weighed at the ends and not path by path."""
+        """Return the messages of all four kinds of paths, computed in one pass: float32 [B, 2R, d].
+
+        The columns of a row are those of its relation followed by those of its inverse. Multiplication distributes over
+        the sum of paths, so the vector of a kind is applied at the ends and not path by path.
+        """
         tfh, tft, hft, hfh = self.rel_embedding.weight[PAIRS:]
         inverted = _inverted(first)
-        given = (
+        factors = (
             torch.cat([hfh * first + tfh * inverted, hft * first + tft * inverted], dim=-1),
             torch.cat([second, second], dim=-1),
             torch.cat([third, _inverted(third)], dim=-1),
         )
         to_first, to_middle, to_last = (
-            found.chunk(2, dim=-1) for found in gather_products(*given, paths=hypergraph.paths)
+            messages.chunk(2, dim=-1) for messages in gather_products(*factors, paths=hypergraph.paths)
         )
         as_head, as_tail = to_first
         return (
@@ -74,45 +79,48 @@ class HypergraphConvolution(nn.Module):
 
 
 def _inverted(states: Tensor) -> Tensor:
-    """Each relation's row in the place of its inverse, of states [B, 2R, d]."""
+    """Return states [B, 2R, d] with the rows of each relation and of its inverse exchanged."""
     return states.roll(states.shape[1] // 2, dims=1)
 
 
 class RelationEncoder(nn.Module):
-    """Layers over the hypergraph of relations, from ones at the relation of the query."""
+    """Layers over the hypergraph of relations; the initial state is one at the relation of the query and zero
+    elsewhere."""
 
     def __init__(self, width: int, layers: int, dropout: float) -> None:
         super().__init__()
-        # Nothing reads these positions: they have their place in the published file, beside those of the layers.
+        # Never used: the published file holds this tensor beside the position vectors of the layers.
         self.position = nn.Embedding.from_pretrained(torch.zeros(5, width), freeze=True)
         self.layers = Layers[HypergraphConvolution](HypergraphConvolution(width, dropout) for _ in range(layers))
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         self._width = width
 
     def forward(self, hypergraph: Hypergraph, relation: Tensor) -> Tensor:
-        """float32 [B, 2R, d] of relations int64 [B]."""
+        """Return the relation states float32 [B, 2R, d] for queries of relations int64 [B]."""
         ones = torch.ones(len(relation), self._width, device=relation.device)
         states = Boundary(relation, ones).states(hypergraph.pairs.nodes)
         for layer in self.layers:
             states = layer(states, hypergraph)
-        found: Tensor = self.mlp(states)
-        return found
+        encoded: Tensor = self.mlp(states)
+        return encoded
 
 
 class MotifOptions(ModelOptions):
-    width: int = Field(64, ge=1, description="Numbers of a state.")
-    layers: int = Field(6, ge=1, description="Layers over relations, and as many over facts.")
-    hidden: int = Field(128, ge=1, description="Width of the hidden layer of the read-out.")
-    dropout: float = Field(0.2, ge=0, lt=1, description="Of what a relation is updated by.")
+    width: int = Field(64, ge=1, description="Dimension of entity and relation states.")
+    layers: int = Field(
+        6, ge=1, description="Number of layers of the relation encoder; the entity decoder has as many."
+    )
+    hidden: int = Field(128, ge=1, description="Width of the hidden layer of the output network.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout probability of the updates of relation states.")
 
 
 @MODELS.register("motif")
 class Motif(PathModel):
-    """181,185 parameters with the published sizes.
+    """MOTIF model; 181,185 parameters with the published sizes.
 
-    Unlike ULTRA it encodes the relation as it is asked, an inverse as an inverse, and never sees a hidden fact among
-    relations either: in training the hypergraph is made anew at every step, from the facts that are left: 0.2 s on one
-    core for the 272,115 of FB15k-237.
+    Unlike ULTRA, it encodes the relation of the query itself, so an inverse is encoded as an inverse. Hidden facts are
+    hidden from the relation hypergraph too: in training the hypergraph is rebuilt at every step from the facts that
+    remain, which takes 0.2 s on one core for the 272,115 facts of FB15k-237.
     """
 
     Options = MotifOptions
@@ -127,7 +135,8 @@ class Motif(PathModel):
     def relation_states(
         self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None
     ) -> Tensor:
-        """As of every model; weights that differ from layer to layer, float32 [depth, E], hide nothing here."""
+        """Return relation states as ``FoundationModel.relation_states``. Weights that differ from layer to layer,
+        float32 [depth, E], do not change the hypergraph."""
         by_fact = weight if weight is None or weight.ndim == 1 else None
         distinct, place = torch.unique(relation, return_inverse=True)
         states: Tensor = self.relation_model(graph.hypergraph(by_fact), distinct)

@@ -1,7 +1,8 @@
-"""NBFNet: the paths between two entities, by a Bellman-Ford iteration of one graph's relations (Zhu et al. 2021).
+"""NBFNet: scores from the paths between two entities, by a Bellman-Ford iteration over one graph's relations (Zhu et
+al. 2021, arXiv 2106.06935).
 
-Not a foundation model in the strict sense: every relation has vectors of its own, so it serves the graph that it was
-trained on, and others with the same relations, but it needs no vector of an entity.
+Not a foundation model in the strict sense: each relation has a vector of its own, so a model serves the graph that it
+was trained on and other graphs with the same relations. It has no entity vectors.
 """
 
 from __future__ import annotations
@@ -27,17 +28,23 @@ _LEAST_VARIANCE, _LEAST_SCALE = 1e-6, 1e-2
 
 
 class NBFNetOptions(ModelOptions):
-    relations: int = Field(0, ge=0, description="Of the graph, without inverses; a run takes it from its store.")
-    width: int = Field(32, ge=1, description="Numbers of a state.")
-    layers: int = Field(6, ge=1, description="Steps of the iteration, the longest path that is looked at.")
-    hidden: int = Field(64, ge=1, description="Width of the hidden layer of the read-out.")
-    message: Message = Field("distmult", description="Of a state and a relation.")
-    aggregate: Aggregate = Field("pna", description="Of the messages that an entity gathers.")
-    dependent: bool = Field(True, description="Relation vectors of a layer depend on the query's relation.")
+    relations: int = Field(
+        0, ge=0, description="Number of relations of the graph, without inverses; set from the store of the run."
+    )
+    width: int = Field(32, ge=1, description="Dimension of entity states.")
+    layers: int = Field(
+        6, ge=1, description="Number of iterations, which is the length of the longest path considered."
+    )
+    hidden: int = Field(64, ge=1, description="Width of the hidden layer of the output network.")
+    message: Message = Field("distmult", description="Message function of an entity state and a relation vector.")
+    aggregate: Aggregate = Field("pna", description="Aggregation of the messages of an entity.")
+    dependent: bool = Field(
+        True, description="Make the relation vectors of each layer depend on the relation of the query."
+    )
 
 
 class BellmanFord(nn.Module):
-    """One layer: states into states + ReLU(LayerNorm(W [x, aggregate of messages and boundary]))."""
+    """NBFNet layer: states x become x + ReLU(LayerNorm(W [x, aggregate of messages and boundary]))."""
 
     def __init__(self, options: NBFNetOptions) -> None:
         super().__init__()
@@ -48,7 +55,8 @@ class BellmanFord(nn.Module):
         self.layer_norm = nn.LayerNorm(width)
 
     def forward(self, states: Tensor, query: Tensor, edges: Edges, boundary: Boundary, weight: Tensor | None) -> Tensor:
-        """float32 [B, n, d]; ``query`` float32 [B, d] are the vectors of the queries' relations."""
+        """Return the states after this layer, float32 [B, n, d]; ``query`` float32 [B, d] holds the vectors of the
+        queries' relations."""
         relations = self._relations(query)
         if self._options.aggregate == "sum":
             gathered = boundary.add_to(propagate(states, relations, edges, weight, self._options.message))
@@ -58,25 +66,25 @@ class BellmanFord(nn.Module):
 
     def _relations(self, query: Tensor) -> Tensor:
         if isinstance(self.relation, nn.Linear):
-            found: Tensor = self.relation(query)
-            return found.view(len(query), -1, query.shape[1])
+            projected: Tensor = self.relation(query)
+            return projected.view(len(query), -1, query.shape[1])
         return self.relation.weight[None]
 
     def _from_moments(
         self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary, weight: Tensor | None
     ) -> Tensor:
-        """Of the messages and, as one more, the boundary."""
+        """Return the mean, max or PNA aggregate of the messages, with the boundary as one more message."""
         options, own = self._options, boundary.states(edges.nodes)
         moments = propagate_moments(states, relations, edges, weight, options.message)
-        heard = edges.to(states.device).degrees(weight).to(states)[:, None]
-        largest = torch.where(heard > 0, torch.maximum(moments.largest, own), own)
+        degree = edges.to(states.device).degrees(weight).to(states)[:, None]
+        largest = torch.where(degree > 0, torch.maximum(moments.largest, own), own)
         if options.aggregate == "max":
             return largest
-        count = heard + 1
+        count = degree + 1
         mean = (moments.total + own) / count
         if options.aggregate == "mean":
             return mean
-        smallest = torch.where(heard > 0, torch.minimum(moments.smallest, own), own)
+        smallest = torch.where(degree > 0, torch.minimum(moments.smallest, own), own)
         variance = (moments.squares + own.square()) / count - mean.square()
         deviation = variance.clamp_min(_LEAST_VARIANCE).sqrt()
         features = torch.cat([mean, largest, smallest, deviation], dim=-1)
@@ -88,7 +96,7 @@ class BellmanFord(nn.Module):
 
 @MODELS.register("nbfnet")
 class NBFNet(FoundationModel):
-    """Neural Bellman-Ford network (arXiv 2106.06935), by default with PNA (Corso et al. 2020)."""
+    """Neural Bellman-Ford network, by default with PNA aggregation (Corso et al. 2020)."""
 
     Options = NBFNetOptions
     name = "nbfnet"
@@ -113,7 +121,7 @@ class NBFNet(FoundationModel):
         if graph.relations != self._relations:
             raise GraphMismatchError(
                 f"nbfnet was made for {self._relations} relations, and this graph has {graph.relations}: it has "
-                "vectors for those of its own graph alone. For other relations take ultra or trix"
+                "vectors for those of its own graph alone. For other relations use ultra or trix"
             )
         return self.query.weight.expand(len(relation), -1, -1)
 
@@ -128,10 +136,10 @@ class NBFNet(FoundationModel):
     ) -> Tensor:
         query = of_query(states, relation)
         boundary = Boundary(anchor, query)
-        found = boundary.states(graph.entities)
+        entity_states = boundary.states(graph.entities)
         for number, layer in enumerate(self.layers):
-            found = layer(found, query, graph.facts, boundary, of_layer(weight, number))
+            entity_states = layer(entity_states, query, graph.facts, boundary, of_layer(weight, number))
         if candidates is not None:
-            found = found.gather(1, candidates[..., None].expand(-1, -1, found.shape[-1]))
-        scores: Tensor = self.mlp(found, query)
+            entity_states = entity_states.gather(1, candidates[..., None].expand(-1, -1, entity_states.shape[-1]))
+        scores: Tensor = self.mlp(entity_states, query)
         return scores

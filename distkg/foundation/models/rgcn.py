@@ -1,4 +1,5 @@
-"""R-GCN: a matrix for every relation, made of few (Schlichtkrull et al. 2018, arXiv 1703.06103)."""
+"""R-GCN: graph convolutions with a matrix for each relation, composed of few basis matrices (Schlichtkrull et al. 2018,
+arXiv 1703.06103)."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from distkg.kernels.message_passing.sums import propagate
 
 
 class BasisConvolution(nn.Module):
-    """x[u] into W₀ x[u] + mean over edges (u, r, v) of W_r x[v], with W_r = Σ_b c[r, b] V_b."""
+    """R-GCN layer: x[u] becomes W₀ x[u] + mean over edges (u, r, v) of W_r x[v], with W_r = Σ_b c[r, b] V_b."""
 
     def __init__(self, width: int, kinds: int, bases: int) -> None:
         super().__init__()
@@ -24,22 +25,25 @@ class BasisConvolution(nn.Module):
         self.loop = nn.Linear(width, width)
 
     def forward(self, states: Tensor, edges: Edges, weight: Tensor) -> Tensor:
-        """float32 [N, d] of states [N, d]; ``weight`` float32 [E]."""
+        """Return states float32 [N, d] of states [N, d]; ``weight`` is float32 [E]."""
         count, width = self.bases.shape[:2]
-        # A basis is to the messages what a query is elsewhere; its coefficients scale whole rows.
+        # The bases take the batch dimension of propagate; their coefficients scale whole rows.
         scales = self.coefficients.T[..., None].expand(-1, -1, width)
         gathered = propagate(states.expand(count, -1, -1), scales, edges, weight)
-        found: Tensor = self.loop(states) + torch.einsum("bnd,bde->ne", gathered, self.bases)
-        return found
+        updated: Tensor = self.loop(states) + torch.einsum("bnd,bde->ne", gathered, self.bases)
+        return updated
 
 
 class RgcnOptions(GcnOptions):
-    bases: int = Field(4, ge=1, description="Matrices of which those of all relations are made.")
+    bases: int = Field(
+        4, ge=1, description="Number of basis matrices from which the matrices of all relations are composed."
+    )
 
 
 @MODELS.register("rgcn")
 class Rgcn(GraphConvolutionModel):
-    """Relational graph convolutions with basis decomposition, means over all facts of an entity, and a decoder."""
+    """Relational graph convolutions with basis decomposition, with the mean over all facts of an entity, and a
+    decoder."""
 
     Options = RgcnOptions
     name = "rgcn"

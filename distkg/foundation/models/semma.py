@@ -1,4 +1,4 @@
-"""SEMMA: ULTRA that also reads what relations are called (Arun et al. 2025, arXiv 2505.20422).
+"""SEMMA: ULTRA with text vectors of the relations (Arun et al. 2025, arXiv 2505.20422).
 
 Names of parameters are those of the published checkpoint.
 """
@@ -17,14 +17,15 @@ from distkg.kernels.message_passing.edges import Edges
 
 
 class TextEncoder(nn.Module):
-    """Layers over relations that are called alike, from their text; the same for every query."""
+    """Layers over the graph of relations with similar texts; the result is the same for every query."""
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.layers = Layers[MeetingConvolution](MeetingConvolution(width, 1) for _ in range(layers))
 
     def forward(self, text: Tensor, alike: Edges, cosines: Tensor) -> Tensor:
-        """float32 [1, 2R, d] of text float32 [2R, d]; ``cosines`` float32 [E] are weights of the edges."""
+        """Return relation states float32 [1, 2R, d] of text vectors float32 [2R, d]; ``cosines`` float32 [E] are the
+        weights of the edges."""
         states = text[None]
         boundary = FullBoundary(states)
         for layer in self.layers:
@@ -33,29 +34,31 @@ class TextEncoder(nn.Module):
 
 
 class Combiner(nn.Module):
-    """One state of what the graph and the text say of a relation."""
+    """Linear map that combines the graph state and the text state of a relation."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.fc = nn.Linear(2 * width, width)
 
     def forward(self, by_graph: Tensor, by_text: Tensor) -> Tensor:
-        """float32 [B, 2R, d] of [B, 2R, d] and [1, 2R, d]."""
-        found: Tensor = self.fc(torch.cat([by_graph, by_text.expand_as(by_graph)], dim=-1))
-        return found
+        """Return states float32 [B, 2R, d] of graph states [B, 2R, d] and text states [1, 2R, d]."""
+        combined: Tensor = self.fc(torch.cat([by_graph, by_text.expand_as(by_graph)], dim=-1))
+        return combined
 
 
 class SemmaOptions(UltraOptions):
-    alike: float = Field(0.8, ge=-1, le=1, description="Cosine above which the texts of two relations are alike.")
+    alike: float = Field(
+        0.8, ge=-1, le=1, description="Cosine above which the texts of two relations are joined by an edge."
+    )
 
 
 @MODELS.register("semma")
 class Semma(Ultra):
-    """227,649 parameters with the published sizes.
+    """SEMMA model; 227,649 parameters with the published sizes.
 
-    The text of relations comes with the graph (``distkg.data.store.relation_text``). Without it the model is ULTRA by
-    the parameters that the two share, and the states of relations are those that the graph alone gives: what a model
-    that learned from graphs with and without text has met before, and one that always had text has not.
+    The text vectors of relations are part of the graph (``distkg.data.store.relation_text``). Without text, the model
+    equals ULTRA with the shared parameters, and relation states come from the graph alone. A model trained on graphs
+    with and without text has seen such states; a model trained on graphs with text only has not.
     """
 
     Options = SemmaOptions
@@ -78,9 +81,9 @@ class Semma(Ultra):
             return by_graph
         if text.shape[1] != self._width:
             raise GraphMismatchError(
-                f"the graph's relations have text vectors of {text.shape[1]} numbers, and this model takes "
+                f"the graph's relations have text vectors of width {text.shape[1]}, and this model takes width "
                 f"{self._width}: make vectors of that width (`distkg relation-text`), or train a model of the other "
-                "one (width in model.options)"
+                "width (model.options.width)"
             )
-        found: Tensor = self.combiner(by_graph, self.semantic_model(text, *graph.alike_in_text(self._alike)))
-        return found
+        states: Tensor = self.combiner(by_graph, self.semantic_model(text, *graph.alike_in_text(self._alike)))
+        return states

@@ -1,13 +1,13 @@
-"""TOFU: a foundation model that reads tokens of text, numbers and images beside the graph (Zhang et al. 2026).
+"""TOFU: a foundation model that reads text, number and image tokens of entities beside the graph (Zhang et al. 2026).
 
-The paper (arXiv 2602.15896) is known by its abstract: discrete tokens of each modality, a hierarchy that fuses them,
-and mixtures of messages. What is between is this module's: tokens of an entity are pooled for each query; every layer
-mixes the messages of ULTRA with messages of modalities and with messages between entities whose tokens agree, by a gate
-of query and relation; the read-out sees the pooled tokens again, and how alike entity and anchor are. A graph without
-tokens is read as ULTRA reads it, bit for bit, by the parameters that both have under the same names.
+Only the abstract of the paper (arXiv 2602.15896) is public: discrete tokens of each modality, a hierarchy that fuses
+them, and mixtures of messages. The rest is this module's design. The tokens of an entity are pooled for each query.
+Every layer mixes ULTRA's messages with messages of modalities and with messages between entities whose tokens agree, by
+a gate of query and relation. The output network reads the pooled tokens and the similarity of entity and anchor.
+Without tokens, the model equals ULTRA bit for bit, with the parameters of the same names.
 
-Structural tokens, an entity's distances from both ends of a fact, are those of example facts of the query's relation
-(``distkg.foundation.layers.prompts``): those of the query's own answer would give it away.
+Structural tokens, the distances of an entity from both ends of a fact, come from example facts of the query's relation
+(``distkg.foundation.layers.prompts``): distances from the query's own answer would reveal it.
 """
 
 from __future__ import annotations
@@ -33,31 +33,36 @@ from distkg.kernels.message_passing.edges import Edges
 class TofuOptions(UltraOptions):
     modalities: dict[str, int] = Field(
         default_factory=lambda: {"text": 384},
-        description="Tokens that are read, by their name in the store, and the width of their codebook's vectors.",
+        description="Token modalities that the model reads: name in the store → width of the codebook vectors.",
     )
-    token_width: int = Field(32, ge=1, description="Numbers of an entity's pooled tokens, and of a prompt's states.")
-    message_width: int = Field(8, ge=1, description="Numbers of a modality's message.")
-    dropout: float = Field(0.3, ge=0, lt=1, description="Chance that a step does without a modality.")
+    token_width: int = Field(32, ge=1, description="Dimension of pooled tokens and of prompt states.")
+    message_width: int = Field(8, ge=1, description="Dimension of the messages of a modality.")
+    dropout: float = Field(0.3, ge=0, lt=1, description="Probability that a training step drops a modality.")
     balance: float = Field(
-        0.0, ge=0, description="Weight in the loss of how far gates are from hearing all kinds of messages alike."
+        0.0, ge=0, description="Loss weight of the divergence of the message gates from equal shares."
     )
-    prompts: int = Field(0, ge=0, description="Example facts of its relation that each query is given; 5 as published.")
-    prompt_hops: int = Field(3, ge=1, description="Steps from the ends of an example that are looked at.")
-    prompt_fanout: int = Field(5, ge=1, description="Facts that are followed from each entity around an example.")
+    prompts: int = Field(
+        0, ge=0, description="Number of example facts of its relation for each query; KG-ICL publishes 5."
+    )
+    prompt_hops: int = Field(3, ge=1, description="Maximum distance from the ends of an example, in steps.")
+    prompt_fanout: int = Field(
+        5, ge=1, description="Maximum number of facts followed from each entity around an example."
+    )
 
 
 Pooled = Mapping[str, Tensor]
-"""Modality → a vector of each entity for each query, float32 [B, N, t]; those that the graph lacks are not in it."""
+"""Modality → pooled token vectors of each entity for each query, float32 [B, N, t]; modalities that the graph lacks are
+absent."""
 Likeness = Mapping[str, Tensor]
-"""Modality → how alike each entity and the anchor are by their tokens, float32 [B, N]."""
+"""Modality → token similarity of each entity and the anchor, float32 [B, N]."""
 
 
 class TokenReadOut(nn.Module):
-    """What the tokens of an entity, and how they are like the anchor's, add to its score before the ReLU of the
-    read-out; nothing at the start.
+    """Contribution of an entity's tokens, and of their similarity to the anchor's, to its score; added before the ReLU
+    of the output network and zero at initialization.
 
-    How alike two entities are is measured in the frozen vectors of their tokens, and what that tells about an answer is
-    learned for each query: a likeness that is itself learned knows the entities that it was learned from too well.
+    The similarity of two entities is measured between the frozen vectors of their tokens, and its effect on the score
+    is learned for each query. A learned similarity overfits the entities that it was learned from.
     """
 
     def __init__(self, options: TofuOptions) -> None:
@@ -70,16 +75,16 @@ class TokenReadOut(nn.Module):
         )
 
     def forward(self, pooled: Pooled, likeness: Likeness, query: Tensor) -> Tensor:
-        """float32 [B, m, hidden] of pooled tokens [B, m, t], likeness [B, m] and queries [B, d]."""
-        found = []
+        """Return float32 [B, m, hidden] of pooled tokens [B, m, t], similarities [B, m] and queries [B, d]."""
+        terms = []
         for name, tokens in pooled.items():
             by_likeness = likeness[name][..., None] * self.like_anchor[name](query)[:, None]
-            found.append(self.own[name](self.norms[name](tokens)) + by_likeness)
-        return torch.stack(found).sum(0)
+            terms.append(self.own[name](self.norms[name](tokens)) + by_likeness)
+        return torch.stack(terms).sum(0)
 
 
 def _silent(width: int, out: int, bias: bool = False) -> nn.Linear:
-    """A linear map that begins with zeros."""
+    """Return a linear map whose parameters are initialized with zeros."""
     linear = nn.Linear(width, out, bias)
     for parameter in linear.parameters():
         nn.init.zeros_(parameter)
@@ -87,7 +92,7 @@ def _silent(width: int, out: int, bias: bool = False) -> nn.Linear:
 
 
 class TokenDecoder(EntityDecoder):
-    """Layers of mixed messages, then a score of each entity; without tokens, as ``EntityDecoder``."""
+    """Entity decoder with mixed messages; without tokens it equals ``EntityDecoder``."""
 
     layers: Layers[MixedConvolution]  # type: ignore[assignment]
 
@@ -104,10 +109,10 @@ class TokenDecoder(EntityDecoder):
         self.token_mlp = TokenReadOut(options)
 
     def told(self, pooled: Pooled) -> TokenMessages:
-        """What layers hear of tokens [B, N, t]."""
-        found = {name: torch.tanh(self.of_tokens[name](own)).chunk(2, dim=-1) for name, own in pooled.items()}
-        given = {name: own.contiguous() for name, (own, _) in found.items()}
-        return TokenMessages(given, torch.stack([agreeing for _, agreeing in found.values()]).sum(0))
+        """Return the message factors of pooled tokens [B, N, t] for all layers."""
+        halves = {name: torch.tanh(self.of_tokens[name](own)).chunk(2, dim=-1) for name, own in pooled.items()}
+        source_factors = {name: own.contiguous() for name, (own, _) in halves.items()}
+        return TokenMessages(source_factors, torch.stack([agreeing for _, agreeing in halves.values()]).sum(0))
 
     def read(
         self,
@@ -119,17 +124,17 @@ class TokenDecoder(EntityDecoder):
         candidates: Tensor | None,
         tokens: Tokens,
     ) -> Tensor:
-        """float32 [B, N] or [B, m], as ``EntityDecoder``, with the tokens of entities."""
+        """Return scores float32 [B, N] or [B, m] as ``EntityDecoder``, with the tokens of entities."""
         query = of_query(relations, relation)
         if not tokens:
-            found: Tensor = self(facts, relations, anchor, relation, weight, candidates)
-            return found
+            scores_without_tokens: Tensor = self(facts, relations, anchor, relation, weight, candidates)
+            return scores_without_tokens
         pooled = {name: self.pools[name](own, query) for name, own in tokens.items()}
-        told, states = self.told(pooled), Boundary(anchor, query).states(facts.nodes)
+        messages, states = self.told(pooled), Boundary(anchor, query).states(facts.nodes)
         width = query.shape[1]
-        boundary = Boundary(anchor, F.pad(query, (0, filled_up(width + told.width) - width)))
+        boundary = Boundary(anchor, F.pad(query, (0, filled_up(width + messages.width) - width)))
         for number, layer in enumerate(self.layers):
-            states = layer.mixed(states, relations, query, facts, boundary, of_layer(weight, number), told)
+            states = layer.mixed(states, relations, query, facts, boundary, of_layer(weight, number), messages)
         alike = {name: own.likeness(anchor) for name, own in tokens.items()}
         if candidates is not None:
             states, pooled = chosen(states, candidates), {name: chosen(own, candidates) for name, own in pooled.items()}
@@ -139,12 +144,13 @@ class TokenDecoder(EntityDecoder):
 
 
 def chosen(states: Tensor, candidates: Tensor) -> Tensor:
-    """Rows of each query's candidates: float32 [B, m, d] of states [B, N, d] and candidates int64 [B, m]."""
+    """Return the rows of each query's candidates: float32 [B, m, d] of states [B, N, d] and candidates int64 [B, m]."""
     return states.gather(1, candidates[..., None].expand(-1, -1, states.shape[-1]))
 
 
 class PromptStates(nn.Module):
-    """What examples add to the states of relations: nothing at the start, and nothing to those that are near none."""
+    """Contribution of example facts to relation states; zero at initialization and for relations that are near no
+    example."""
 
     def __init__(self, options: TofuOptions) -> None:
         super().__init__()
@@ -154,17 +160,17 @@ class PromptStates(nn.Module):
         nn.init.zeros_(self.linear.weight)
 
     def forward(self, graph: KnowledgeGraph, relation: Tensor, weight: Tensor | None) -> Tensor:
-        """float32 [B, 2R, d]; arguments as of ``PromptEncoder``."""
-        found: Tensor = self.linear(self.encoder(graph, relation, weight))
-        return found
+        """Return float32 [B, 2R, d]; arguments as of ``PromptEncoder``."""
+        additions: Tensor = self.linear(self.encoder(graph, relation, weight))
+        return additions
 
 
 @MODELS.register("tofu")
 class Tofu(Ultra):
-    """ULTRA and tokens; 231,065 parameters with text and images, near the published quarter of a million.
+    """TOFU model, ULTRA with tokens; 231,065 parameters with text and images, near the published quarter of a million.
 
-    While it learns, a step does without each modality at a chance of ``dropout``, so that it also learns to do without.
-    With ``prompts``, states of relations are told by examples too, and so depend on facts.
+    A training step drops each modality with probability ``dropout``, so that the model learns to work without it. With
+    ``prompts``, relation states depend on example facts as well.
     """
 
     Options = TofuOptions
@@ -204,17 +210,20 @@ class Tofu(Ultra):
         return decoder.read(graph.facts, states, anchor, relation, weight, candidates, self._tokens(graph))
 
     def penalty(self, graph: Facts, states: Tensor, relation: Tensor) -> Tensor | None:
-        """``options.balance`` times the mean of the layers' imbalance; nothing for a graph without tokens."""
-        told = [name for name in self._reads if name in graph.tokens]
-        if not told or not self._balance:
+        """Return ``options.balance`` times the mean imbalance of the layers' gates; None for a graph without tokens."""
+        modalities = [name for name in self._reads if name in graph.tokens]
+        if not modalities or not self._balance:
             return None
         query = of_query(states, relation)
         decoder = self.entity_model
         assert isinstance(decoder, TokenDecoder)
-        return self._balance * torch.stack([layer.imbalance(states, query, told) for layer in decoder.layers]).mean()
+        return (
+            self._balance * torch.stack([layer.imbalance(states, query, modalities) for layer in decoder.layers]).mean()
+        )
 
     def _tokens(self, graph: Facts) -> Tokens:
-        """Those of the graph that the model knows, without those that fall out in this step."""
+        """Return the graph's tokens of the modalities that the model reads, without the modalities dropped in this
+        step."""
         names = [name for name in self._reads if name in graph.tokens]
         if self.training:
             names = [name for name in names if float(torch.rand((), device=self.device)) >= self._dropout]
@@ -222,8 +231,8 @@ class Tofu(Ultra):
         for name, own in tokens.items():
             if own.width != self._reads[name]:
                 raise GraphMismatchError(
-                    f"the graph's {name} tokens have vectors of {own.width} numbers, and this model takes "
+                    f"the graph's {name} tokens have vectors of width {own.width}, and this model takes width "
                     f"{self._reads[name]}: make tokens of that width (`distkg tokens`), or train a model of the other "
-                    "one (modalities in model.options)"
+                    "width (model.options.modalities)"
                 )
         return {name: own.to(self.device) for name, own in tokens.items()}

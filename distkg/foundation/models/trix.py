@@ -1,6 +1,6 @@
-"""TRIX: relations by the entities in which they meet, refined with entities in turn (Zhang et al., LoG 2024).
+"""TRIX: relations from the entities in which they meet, refined in alternation with entities (Zhang et al., LoG 2024).
 
-Names of parameters are those of the published checkpoint, but for two networks that its code renamed since.
+Names of parameters are those of the published checkpoint, except for two networks that its code has since renamed.
 """
 
 from __future__ import annotations
@@ -19,18 +19,23 @@ WAYS = {"head to head": "hh", "head to tail": "ht", "tail to head": "th", "tail 
 
 
 class TrixOptions(ModelOptions):
-    width: int = Field(32, ge=1, description="Numbers of a state.")
-    relation_layers: int = Field(3, ge=1, description="Layers over relations.")
-    small_layers: int = Field(2, ge=1, description="Layers of the entity network between relation layers.")
-    layers: int = Field(4, ge=1, description="Layers over facts.")
-    hidden: int = Field(64, ge=1, description="Width of the hidden layer of the read-out.")
+    width: int = Field(32, ge=1, description="Dimension of entity and relation states.")
+    relation_layers: int = Field(3, ge=1, description="Number of layers of the relation encoder.")
+    small_layers: int = Field(
+        2, ge=1, description="Number of layers of the small entity network between relation layers."
+    )
+    layers: int = Field(4, ge=1, description="Number of layers of the entity decoder.")
+    hidden: int = Field(64, ge=1, description="Width of the hidden layer of the output network.")
     most_per_entity: int | None = Field(
-        None, ge=1, description="Relations of an entity that may meet in it, at most; hubs have the square as edges."
+        None,
+        ge=1,
+        description="Maximum number of relations of one entity in the relation graph, whose edges grow with its "
+        "square; null for all.",
     )
 
 
 class MeetingLayers(nn.Module):
-    """Layers over the four graphs of relations; what an edge says is made of the state of its entity."""
+    """Layers over the four graphs of relations that meet; the message of an edge depends on the state of its entity."""
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
@@ -47,9 +52,12 @@ class MeetingLayers(nn.Module):
         boundary: Boundary | FullBoundary,
         weights: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Relation states after that layer: float32 [B, 2R, d]; nodes are float32 [B, N, d], states of entities.
+        """Return the relation states after layer ``number``: float32 [B, 2R, d].
 
-        ``weights`` float32 [E] of the edges of each way; None for 1 everywhere.
+        Args:
+            states: float32 [B, 2R, d], relation states.
+            nodes: float32 [B, N, d], entity states.
+            weights: float32 [E] for the edges of each way of meeting; None for weights of 1.
         """
         update = torch.zeros_like(states)
         for way, short in WAYS.items():
@@ -60,7 +68,7 @@ class MeetingLayers(nn.Module):
 
 
 class RelationEncoder(MeetingLayers):
-    """Those layers, and what makes states of entities for the later ones."""
+    """Relation layers of TRIX, and the network that makes the entity states for layers after the first."""
 
     def __init__(self, options: TrixOptions) -> None:
         super().__init__(options.width, options.relation_layers)
@@ -69,7 +77,7 @@ class RelationEncoder(MeetingLayers):
 
 @MODELS.register("trix")
 class Trix(PathModel):
-    """87,138 parameters with the published sizes."""
+    """TRIX model that ranks entities; 87,138 parameters with the published sizes."""
 
     Options = TrixOptions
     name = "trix"
@@ -93,7 +101,7 @@ class Trix(PathModel):
         for number in range(sizes.relation_layers):
             states = self.relation_model.layer(number, meetings, states, nodes, boundary)
             if number == 0:
-                found, query = self.entity_model_mini.features(graph.facts, states, anchor, relation, weight)
-                around = torch.cat([found, query[:, None].expand_as(found)], dim=-1)
-                nodes = self.relation_model.node_mlp(around)
+                features, query = self.entity_model_mini.features(graph.facts, states, anchor, relation, weight)
+                features_and_query = torch.cat([features, query[:, None].expand_as(features)], dim=-1)
+                nodes = self.relation_model.node_mlp(features_and_query)
         return states

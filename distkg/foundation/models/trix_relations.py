@@ -1,6 +1,6 @@
-"""TRIX for relations: which relation leads from one entity to another (Zhang et al., LoG 2024).
+"""TRIX for relation prediction: ranks the relations between two entities (Zhang et al., LoG 2024).
 
-A model of its own beside the one that ranks entities, with a checkpoint of its own, whose names of parameters it has.
+It is a separate model from the TRIX that ranks entities and has a checkpoint of its own, whose parameter names it uses.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from distkg.kernels.message_passing.edges import Edges
 
 
 class EntityLayers(nn.Module):
-    """Layers over facts, and what makes a state of each entity from the last."""
+    """Layers over facts, and a network that makes new entity states from their output."""
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
@@ -29,30 +29,38 @@ class EntityLayers(nn.Module):
     def forward(
         self, facts: Edges, states: Tensor, relations: Tensor, boundary: FullBoundary, weights: list[Tensor | None]
     ) -> Tensor:
-        """float32 [B, N, d] of states [B, N, d] and relations [B, 2R, d]; ``weights`` of each layer's facts."""
+        """Return entity states float32 [B, N, d] of states [B, N, d] and relations [B, 2R, d]; ``weights`` holds the
+        fact weights of each layer."""
         for layer, weight in zip(self.layers, weights, strict=True):
             states = layer(states, layer.vectors(relations), facts, boundary, weight)
-        # Where TRIX has the vector of a query's relation stand ones: which relation is what is asked.
-        found: Tensor = self.mlp(torch.cat([states, torch.ones_like(states)], dim=-1))
-        return found
+        # Ones replace the vector of the query's relation in TRIX, because the relation is the unknown.
+        updated: Tensor = self.mlp(torch.cat([states, torch.ones_like(states)], dim=-1))
+        return updated
 
 
 class TrixRelationsOptions(ModelOptions):
-    width: int = Field(32, ge=1, description="Numbers of a state.")
-    rounds: int = Field(3, ge=1, description="Times that entities and then relations are refined.")
-    layers: int = Field(2, ge=1, description="Layers over facts, and as many over relations, of each round.")
+    width: int = Field(32, ge=1, description="Dimension of entity and relation states.")
+    rounds: int = Field(
+        3, ge=1, description="Number of rounds, each of which refines entity states and then relation states."
+    )
+    layers: int = Field(
+        2, ge=1, description="Number of layers over facts in each round; as many layers over relations follow."
+    )
     most_per_entity: int | None = Field(
-        None, ge=1, description="Relations of an entity that may meet in it, at most; hubs have the square as edges."
+        None,
+        ge=1,
+        description="Maximum number of relations of one entity in the relation graph, whose edges grow with its "
+        "square; null for all.",
     )
 
 
 @MODELS.register("trix_relations")
 class TrixRelations(FoundationModel):
-    """147,489 parameters with the published sizes.
+    """TRIX model that ranks relations; 147,489 parameters with the published sizes.
 
-    The head of a question is marked with ones and the tail with minus ones. A hidden fact is hidden among relations
-    too: where it was the last of its relation at an entity, that relation no longer meets others there. The published
-    training shows it there, a hint that no question about a missing fact has.
+    The head of a question is marked with 1 and the tail with -1. A hidden fact is hidden from the relation graph too:
+    if it was the last fact of its relation at an entity, the relation no longer meets others there. The published
+    training keeps such meetings, a hint that a question about a missing fact does not have.
     """
 
     Options = TrixRelationsOptions
@@ -77,7 +85,7 @@ class TrixRelations(FoundationModel):
         sizes, batch = self._sizes, len(head)
         meetings = graph.meetings_in_entities(sizes.most_per_entity)
         hiding = weight is not None and weight.ndim == 1 and not bool(weight.all())
-        shown = weights_of_meetings(graph, meetings, weight) if hiding and weight is not None else None
+        meeting_weights = weights_of_meetings(graph, meetings, weight) if hiding and weight is not None else None
         nodes = self._ends(graph, head, tail)
         relations = torch.ones(batch, 2 * graph.relations, sizes.width, device=head.device)
         ends, everywhere = FullBoundary(nodes), FullBoundary(relations)
@@ -87,12 +95,13 @@ class TrixRelations(FoundationModel):
             own = weights[number * sizes.layers : (number + 1) * sizes.layers]
             nodes = by_facts(graph.facts, nodes, relations, ends, own)
             for layer in range(sizes.layers):
-                relations = by_meetings.layer(layer, meetings, relations, nodes, everywhere, shown)
+                relations = by_meetings.layer(layer, meetings, relations, nodes, everywhere, meeting_weights)
         scores: Tensor = self.mlp(relations[:, : graph.relations])
         return scores[..., 0]
 
     def _ends(self, graph: KnowledgeGraph, head: Tensor, tail: Tensor) -> Tensor:
-        """1 at the head, -1 at the tail, 0 elsewhere (and where they are one): float32 [B, N, d]."""
+        """Return the marks of head and tail, float32 [B, N, d]: 1 at the head, -1 at the tail, 0 elsewhere and where
+        both are the same entity."""
         marks = torch.zeros(len(head), graph.entities, self._sizes.width, device=head.device)
         batch = torch.arange(len(head), device=head.device)
         marks[batch, head] += 1

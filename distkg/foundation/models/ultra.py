@@ -1,4 +1,5 @@
-"""ULTRA: relations by how they meet, entities by the paths that lead to them (Galkin et al. 2024, arXiv 2310.04562).
+"""ULTRA: relations from the ways in which they meet, entities from the paths that lead to them (Galkin et al. 2024,
+arXiv 2310.04562).
 
 Names of parameters are those of the published checkpoints.
 """
@@ -18,19 +19,19 @@ from distkg.kernels.message_passing.edges import Edges
 
 
 class MeetingConvolution(Convolution):
-    """Over the graph of relations: each way of meeting has a vector of the layer's own."""
+    """Convolution over the graph of relations, with a vector for each way of meeting."""
 
     def __init__(self, width: int, kinds: int) -> None:
         super().__init__(width)
         self.relation = nn.Embedding(kinds, width)
 
     def vectors(self) -> Tensor:
-        """Of the ways of meeting: float32 [1, kinds, d]."""
+        """Return the vectors of the ways of meeting: float32 [1, kinds, d]."""
         return self.relation.weight[None]
 
 
 class RelationEncoder(nn.Module):
-    """Six layers over the graph of relations, from ones at the relation of the query."""
+    """Layers over the graph of relations; the initial state is one at the relation of the query and zero elsewhere."""
 
     def __init__(self, width: int, layers: int, kinds: int = len(KINDS)) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class RelationEncoder(nn.Module):
         self._width = width
 
     def forward(self, meetings: Edges, relation: Tensor) -> Tensor:
-        """float32 [B, 2R, d] of relations int64 [B]."""
+        """Return the relation states float32 [B, 2R, d] for queries of relations int64 [B]."""
         boundary = Boundary(relation, torch.ones(len(relation), self._width, device=relation.device))
         states = boundary.states(meetings.nodes)
         for layer in self.layers:
@@ -47,16 +48,18 @@ class RelationEncoder(nn.Module):
 
 
 class UltraOptions(ModelOptions):
-    width: int = Field(64, ge=1, description="Numbers of a state.")
-    layers: int = Field(6, ge=1, description="Layers over relations, and as many over facts.")
-    hidden: int = Field(128, ge=1, description="Width of the hidden layer of the read-out.")
+    width: int = Field(64, ge=1, description="Dimension of entity and relation states.")
+    layers: int = Field(
+        6, ge=1, description="Number of layers of the relation encoder; the entity decoder has as many."
+    )
+    hidden: int = Field(128, ge=1, description="Width of the hidden layer of the output network.")
 
 
 @MODELS.register("ultra")
 class Ultra(PathModel):
-    """168,705 parameters with the published sizes.
+    """ULTRA model; 168,705 parameters with the published sizes.
 
-    The relation encoder is always asked for the relation itself, never its inverse: so the checkpoints were trained.
+    The relation encoder receives the relation itself and never its inverse, as in the training of the checkpoints.
     """
 
     Options = UltraOptions
@@ -74,5 +77,5 @@ class Ultra(PathModel):
     ) -> Tensor:
         direct, place = torch.unique(relation % graph.relations, return_inverse=True)
         states: Tensor = self.relation_model(graph.meetings, direct)
-        # Unlike that of indexing, the gradient is summed in a fixed order by CPU's threads.
+        # CPU threads sum the gradient of index_select in a fixed order, unlike the gradient of indexing.
         return states.index_select(0, place)

@@ -1,4 +1,4 @@
-"""Types of entities, from their vectors alone: clusters by k-means."""
+"""Entity types as k-means clusters of entity vectors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from distkg.kernels.ann import cluster
 
 
 def kinds_of(rows: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
-    """Clusters of vectors float32 [n, C]: the cluster of each, int64 [n], and their centres, float32 [k, C].
+    """Cluster vectors float32 [n, C]: return the cluster of each, int64 [n], and the centres, float32 [k, C].
 
-    ``count`` of them, by default √n / 2, at least two and never more than there are vectors.
+    ``count`` is the number of clusters, by default √n / 2, at least two and never more than there are vectors.
     """
-    wanted = count or max(2, round(math.sqrt(len(rows)) / 2))
-    centres = cluster(rows, min(wanted, len(rows)))
+    clusters = count or max(2, round(math.sqrt(len(rows)) / 2))
+    centres = cluster(rows, min(clusters, len(rows)))
     return torch.cdist(rows, centres).argmin(1), centres

@@ -1,8 +1,8 @@
-"""The network that predicts the noise in a vector, from the vector, the step and what the vector should fit.
+"""Denoising network: predicts the noise in a vector from the vector, the step and conditions on the query.
 
 DANS-KGC prints a layer normalisation of the prediction (equation 10), which would force its mean to 0 and its norm to
-one value, and leaves the query out of it though the text names it; both are put right here, the first as in DHNS
-(Niu, Zhang 2025), and ``paper`` has the equation as printed.
+one value, and omits the query that the text names. The mode ``resolved`` corrects both, the first as in DHNS (Niu,
+Zhang 2025); ``paper`` is the equation as printed.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ TIME_FLOATS = 32
 
 
 class Denoiser(nn.Module):
-    """ε(x_t, t, conditions)."""
+    """Noise prediction ε(x_t, t, conditions)."""
 
     def __init__(
         self, width: int, query: int, hidden: int, mode: Mode = "resolved", *, conditions: bool = True
     ) -> None:
-        """
+        """Create the network.
+
         Args:
-            width: C, of entity vectors.
-            query: Q, of query vectors.
-            hidden: width of the hidden layer, times C.
+            width: C, dimension of entity vectors.
+            query: Q, dimension of query vectors.
+            hidden: width of the hidden layer, in multiples of C.
             mode: ``resolved`` normalises before each layer and uses the query and the neighbourhood.
-            conditions: without them it knows the vector and the step alone.
+            conditions: False for inputs of the vector and the step alone.
         """
         super().__init__()
         self._mode, self._conditions = mode, conditions
@@ -44,7 +45,7 @@ class Denoiser(nn.Module):
         self.network = nn.Sequential(*layers)
 
     def forward(self, noisy: Tensor, step: Tensor, kind: Tensor, query: Tensor, around: Tensor) -> Tensor:
-        """Predicted noise float32 [b, C].
+        """Return the predicted noise float32 [b, C].
 
         Args:
             noisy: float32 [b, C], x_t.
@@ -53,16 +54,16 @@ class Denoiser(nn.Module):
             query: float32 [b, Q], of the observed entity and the relation.
             around: float32 [b, C], mean vector of sampled neighbours.
         """
-        known = [noisy, time_features(step)]
+        inputs = [noisy, time_features(step)]
         if self._conditions:
-            known += [kind] if self._mode == "paper" else [kind, query, around]
+            inputs += [kind] if self._mode == "paper" else [kind, query, around]
         with half_where_fast(noisy.device):
-            found: Tensor = self.network(torch.cat(known, dim=1))
-        return found.float()
+            noise: Tensor = self.network(torch.cat(inputs, dim=1))
+        return noise.float()
 
 
 def time_features(step: Tensor) -> Tensor:
-    """Sines and cosines of a step int64 [b] at geometric frequencies: float32 [b, 32] (Vaswani et al. 2017)."""
+    """Return sines and cosines of a step int64 [b] at geometric frequencies: float32 [b, 32] (Vaswani et al. 2017)."""
     half = TIME_FLOATS // 2
     frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=step.device) / half)
     angles = step[:, None] * frequencies

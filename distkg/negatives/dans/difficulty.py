@@ -1,8 +1,8 @@
-"""How hard an entity is to learn: ζ in (0, 1), from its place in the graph and its vector (DANS-KGC, equation 1).
+"""Learning difficulty of an entity: ζ in (0, 1), from graph structure and its vector (DANS-KGC, equation 1).
 
-The paper does not say what ζ learns from; through the loss of the diffusion alone it would rise to 1 everywhere, as
-more noise is easier to predict. Here it learns what can be seen: the rank of an entity's loss as an answer among all,
-averaged over the training so far.
+The paper does not say what ζ learns from. Trained by the diffusion loss alone, it would rise to 1 everywhere, because
+more noise is easier to predict. Here its target is observable: the rank of an entity's loss as an answer among all
+entities, averaged over the training so far.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MEMORY = 0.9  # of an entity's mean loss, at each look at it
+MEMORY = 0.9  # decay of the moving average of an entity's loss
 
 
 class Difficulty(nn.Module):
-    """ζ of all entities.
+    """Difficulty ζ of all entities.
 
     Attributes:
-        seen: float32 [n], mean loss of each entity as an answer so far; NaN where it was none.
+        seen: float32 [n], mean loss of each entity as an answer so far; NaN for entities without observations.
     """
 
     def __init__(self, structure: Tensor, semantic: int, hidden: int = 64) -> None:
-        """``structure`` float32 [n, s] are standardised features; vectors have ``semantic`` numbers."""
+        """Create the network.
+
+        Args:
+            structure: float32 [n, s], standardised structural features.
+            semantic: dimension of entity vectors.
+        """
         super().__init__()
         self.structure: Tensor
         self.seen: Tensor
@@ -33,13 +38,13 @@ class Difficulty(nn.Module):
         )
 
     def forward(self, entities: Tensor, vectors: Tensor) -> Tensor:
-        """ζ float32 [b] of entities int64 [b] with vectors float32 [b, C]."""
+        """Return ζ float32 [b] of entities int64 [b] with vectors float32 [b, C]."""
         features = torch.cat([F.normalize(vectors, dim=1), self.structure[entities]], dim=1)
-        found: Tensor = torch.sigmoid(self.network(features))
-        return found
+        difficulty: Tensor = torch.sigmoid(self.network(features))
+        return difficulty
 
     def look(self, entities: Tensor, losses: Tensor) -> None:
-        """Take note of the losses float32 [b] of triples whose answers are ``entities`` int64 [b]."""
+        """Record the losses float32 [b] of triples whose answers are ``entities`` int64 [b]."""
         unique, place = torch.unique(entities, return_inverse=True)
         mean = torch.zeros(len(unique), device=losses.device).index_add_(0, place, losses)
         mean /= torch.bincount(place, minlength=len(unique))
@@ -47,11 +52,11 @@ class Difficulty(nn.Module):
         self.seen[unique] = torch.where(before.isnan(), mean, MEMORY * before + (1 - MEMORY) * mean)
 
     def target(self, entities: Tensor) -> Tensor:
-        """Share of the entities seen whose mean loss is lower: float32 [b] in [0, 1]."""
+        """Return the share of observed entities with a lower mean loss: float32 [b] in [0, 1]."""
         in_order = self.seen[~self.seen.isnan()].sort().values
         below = torch.searchsorted(in_order, self.seen[entities].contiguous())
         return below / max(len(in_order) - 1, 1)
 
     def loss(self, entities: Tensor, vectors: Tensor) -> Tensor:
-        """Mean squared distance from the target, of entities that were looked at; scalar."""
+        """Return the mean squared error of the difficulty of observed entities against their target; scalar."""
         return F.mse_loss(self(entities, vectors), self.target(entities).clamp_max(1))

@@ -1,8 +1,7 @@
-"""The diffusion model of DANS-KGC: learns to take noise out of entity vectors, and stops before all of it is out.
+"""Diffusion model of DANS-KGC: learns to remove noise from entity vectors, and stops before all noise is removed.
 
-What it makes on the way back, four steps of the way, are negatives of four degrees of hardness (equation 12). It
-works on vectors of mean 0 and deviation 1 in every dimension, whatever those of the model are, so that the same noise
-means the same everywhere.
+The vectors of four intermediate steps are negatives of four degrees of hardness (equation 12). The diffusion works on
+vectors of mean 0 and standard deviation 1 in every dimension, so that the same noise means the same in every model.
 """
 
 from __future__ import annotations
@@ -28,22 +27,34 @@ Schedule = Literal["difficulty", "same"]
 
 
 class GeneratorOptions(StrictModel):
-    steps: int = Field(20, ge=20, description="Steps of the diffusion, T.")
-    first_noise: float = Field(1e-3, gt=0, lt=1, description="Variance before the first step, β_init.")
-    low_noise: float = Field(0.05, gt=0, lt=1, description="Variance at the last step for an entity of difficulty 0.")
-    high_noise: float = Field(0.3, gt=0, lt=1, description="The same for an entity of difficulty 1, β_global.")
-    sharpness: float = Field(1.0, ge=0, description="How strongly difficulty decides, μ.")
-    schedule: Schedule = Field("difficulty", description="Noise by difficulty, or the same for all entities.")
-    every_step: bool = Field(False, description="Take every step back; otherwise from band to band, in four passes.")
-    hidden: int = Field(2, ge=1, description="Width of the denoiser's hidden layer, times that of a vector.")
-    conditions: bool = Field(True, description="Tell the denoiser type, query and neighbourhood.")
-    mode: Mode = Field("resolved", description="Put right what the paper contradicts itself in, or take it as printed.")
-    learning_rate: float = Field(5e-3, gt=0, description="Of the denoiser and of the difficulty network (Adam).")
+    steps: int = Field(20, ge=20, description="Number of diffusion steps T.")
+    first_noise: float = Field(1e-3, gt=0, lt=1, description="Noise variance before the first step, β_init.")
+    low_noise: float = Field(
+        0.05, gt=0, lt=1, description="Noise variance at the last step for an entity of difficulty 0."
+    )
+    high_noise: float = Field(
+        0.3, gt=0, lt=1, description="Noise variance at the last step for an entity of difficulty 1, β_global."
+    )
+    sharpness: float = Field(1.0, ge=0, description="Exponent μ of the difficulty in the noise variance.")
+    schedule: Schedule = Field(
+        "difficulty", description="Noise schedule: difficulty (by entity) or same (for all entities)."
+    )
+    every_step: bool = Field(False, description="Denoise at every step; otherwise from band to band, in four passes.")
+    hidden: int = Field(
+        2, ge=1, description="Width of the denoiser's hidden layer, in multiples of the vector dimension."
+    )
+    conditions: bool = Field(True, description="Condition the denoiser on entity type, query and neighbourhood.")
+    mode: Mode = Field(
+        "resolved", description="resolved corrects the contradictions of the paper; paper follows it as printed."
+    )
+    learning_rate: float = Field(
+        5e-3, gt=0, description="Learning rate of the denoiser and the difficulty network (Adam)."
+    )
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is known of b triples whose answers are to be replaced.
+    """Conditions of the diffusion for b triples whose answers are to be replaced.
 
     Attributes:
         answer: int64 [b].
@@ -60,23 +71,29 @@ class Conditions:
     around: Tensor
 
     def repeat(self, count: int) -> Conditions:
-        """Every triple ``count`` times in a row."""
+        """Return every triple ``count`` times in a row."""
         return Conditions(*(part.repeat_interleave(count, 0) for part in vars(self).values()))
 
     def at(self, places: Tensor) -> Conditions:
-        """The triples at these places, int64 [p]."""
+        """Return the triples at these indices, int64 [p]."""
         return Conditions(*(part[places] for part in vars(self).values()))
 
 
 class Generator(nn.Module):
-    """Difficulty and denoiser, with what they learn by.
+    """Difficulty network and denoiser with their optimizer.
 
     Attributes:
         mean, deviation: float32 [C], of the vectors of all entities.
     """
 
     def __init__(self, options: GeneratorOptions, structure: Tensor, width: int, query: int) -> None:
-        """``structure`` float32 [n, s], standardised; C = ``width`` and Q = ``query`` numbers per vector."""
+        """Create the networks.
+
+        Args:
+            structure: float32 [n, s], standardised structural features.
+            width: C, dimension of entity vectors.
+            query: Q, dimension of query vectors.
+        """
         super().__init__()
         self._options = options
         self.mean: Tensor
@@ -86,17 +103,18 @@ class Generator(nn.Module):
         self.difficulty = Difficulty(structure, width)
         self.denoiser = Denoiser(width, query, options.hidden, options.mode, conditions=options.conditions)
         self.steps = band_steps(options.steps)
-        # PyTorch's own Adam takes a second to import what would never run here.
+        # PyTorch's own Adam takes a second to import modules that would never run here.
         self._flat = FlatParameters(self)
         self._optimizer = OPTIMIZERS["adam"](1, self._flat.values.shape[1], self._flat.values.device)
 
     def scale_to(self, vectors: Tensor) -> None:
-        """Take mean and deviation of the vectors float32 [n, C] of all entities."""
+        """Set mean and deviation from the vectors float32 [n, C] of all entities."""
         self.mean.copy_(vectors.mean(0))
         self.deviation.copy_(vectors.std(0).clamp_min(1e-6))
 
     def learn(self, known: Conditions, losses: Tensor, generator: torch.Generator) -> dict[str, float]:
-        """One step on triples whose losses as positives are float32 [b] (equation 11); what it lost."""
+        """Take one training step and return its losses; ``losses`` float32 [b] are those of the triples as positives
+        (equation 11)."""
         self.difficulty.look(known.answer, losses)
         clean = self._scaled(known.vector)
         step = torch.randint(1, self._options.steps + 1, known.answer.shape, generator=generator)
@@ -110,26 +128,27 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def make(self, known: Conditions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Vectors float32 [b, bands, C] in place of the answers, hardest band first, and the share of noise in each,
-        1 - ᾱ: float32 [b, bands].
+        """Generate vectors in place of the answers, float32 [b, bands, C], hardest band first, and return them with the
+        share of noise in each, 1 - ᾱ: float32 [b, bands].
 
-        The way back starts from the answer under all noise, not from noise alone: with moderate noise these differ.
+        Denoising starts from the answer with the full noise of the schedule, not from noise alone: with moderate noise
+        these differ.
         """
         schedule, clean = self.schedule(known), self._scaled(known.vector)
         now = torch.full_like(known.answer, self._options.steps)
         vectors = schedule.noisy(clean, now, torch.randn(clean.shape, generator=generator))
-        found = {}
+        vectors_of_step = {}
         for step, to in pairwise(self._way_back()):
             noise = torch.randn(clean.shape, generator=generator)
             predicted = self._predicted(vectors, torch.full_like(known.answer, step), known)
-            found[to] = vectors = schedule.back(vectors, step, to, predicted, noise, self._options.mode)
-        made = torch.stack([found[step] for step in self.steps], dim=1)
+            vectors_of_step[to] = vectors = schedule.back(vectors, step, to, predicted, noise, self._options.mode)
+        generated = torch.stack([vectors_of_step[step] for step in self.steps], dim=1)
         noise = 1 - schedule.kept[:, torch.tensor(self.steps) - 1]
-        return made * self.deviation + self.mean, noise
+        return generated * self.deviation + self.mean, noise
 
     @torch.no_grad()
     def schedule(self, known: Conditions) -> NoiseSchedule:
-        """The noise of each answer; difficulty learns from losses alone, never from here."""
+        """Return the noise schedule of each answer; no gradient reaches the difficulty network from here."""
         options = self._options
         hard = self.difficulty(known.answer, known.vector)
         if options.schedule == "same":
@@ -138,7 +157,8 @@ class Generator(nn.Module):
         return NoiseSchedule.of_difficulty(hard, options.steps, sharpness=options.sharpness, **noise)
 
     def _way_back(self) -> list[int]:
-        """Steps at which the denoiser is asked, and that of the hardest band, where it is not."""
+        """Return the steps at which the denoiser is evaluated, followed by that of the hardest band, at which it is
+        not."""
         last, hardest = self._options.steps, self.steps[0]
         return list(range(last, hardest - 1, -1)) if self._options.every_step else [last, *reversed(self.steps)]
 

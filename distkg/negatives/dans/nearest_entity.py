@@ -1,9 +1,9 @@
-"""From a vector that was made to an entity.
+"""Replacement of a generated vector by an entity.
 
-A vector is no entity, and the paper does not say how it becomes one. The nearest will not do: in hundreds of
-dimensions noise moves a vector away from all entities alike, so that the nearest stays nearest, and all bands are as
-hard as each other. Noise counts here as what it hides: with a share of ``1 - ᾱ`` of noise in it, a vector stands for
-the entity nearest to it among ``1 / (1 - ᾱ)`` random ones.
+The paper does not say how a vector becomes an entity. The nearest entity does not work: in hundreds of dimensions,
+noise moves a vector away from all entities alike, so the nearest entity stays the same and all bands are equally hard.
+Here noise limits the candidates: a vector with a noise share of ``1 - ᾱ`` is replaced by the entity nearest to it among
+``1 / (1 - ᾱ)`` random ones.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from distkg.kernels.jit import kernel
 
-MOST = 512  # random entities looked at for a batch
+MOST = 512  # maximum number of random candidates of a batch
 
 
 def some_entities(entities: int, generator: torch.Generator) -> Tensor:
-    """Random entities to be looked at for a batch: int64 [p], all of them where there are few."""
+    """Return random candidate entities for a batch: int64 [p]; all entities if there are few."""
     if entities <= MOST:
         return torch.randperm(entities, generator=generator)
     return torch.randint(entities, (MOST,), generator=generator)
@@ -27,13 +27,14 @@ def some_entities(entities: int, generator: torch.Generator) -> Tensor:
 def nearest_of_some(
     vectors: Tensor, noise: Tensor, candidates: Tensor, wrong: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """The place of the candidate that each vector stands for: int64 [b, m], -1 where it saw none that is wrong.
+    """Return the index of the candidate that replaces each vector: int64 [b, m], -1 if no wrong answer was among its
+    candidates.
 
     Args:
         vectors: float32 [b, m, C].
         noise: float32 [b, m], 1 - ᾱ, the share of noise in each.
         candidates: float32 [p, C], of random entities.
-        wrong: bool [b, p], where a candidate is a wrong answer.
+        wrong: bool [b, p], True where a candidate is a wrong answer.
     """
     places = torch.randint(len(candidates), noise.shape, generator=generator)
     seen = (1 / noise).ceil().clamp_max(len(candidates)).long()
@@ -51,7 +52,8 @@ def _search(
     wrong: np.ndarray,
     places: np.ndarray,
 ) -> None:
-    """Turn the places [b, m] from which so many candidates are seen, round a circle, into those of the nearest."""
+    """Replace start indices [b, m] by the index of the nearest wrong candidate; ``seen`` candidates from the start
+    are considered, cyclically."""
     for i in range(vectors.shape[0]):
         for j in range(vectors.shape[1]):
             start, best, closest = places[i, j], -1, np.float32(0)

@@ -1,7 +1,7 @@
-"""How much noise an entity's vector gets at each step of the diffusion, and how a step is taken back.
+"""Noise schedule of the diffusion, and its reverse steps.
 
-Equations are those of DANS-KGC (arXiv 2511.07901). ``resolved`` takes the steps of DDPM (Ho et al. 2020), ``paper``
-those of equation 9 as printed, whose coefficient is another one.
+Equations are those of DANS-KGC (arXiv 2511.07901). ``resolved`` uses the reverse steps of DDPM (Ho et al. 2020),
+``paper`` those of equation 9 as printed, whose coefficient differs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Mode = Literal["resolved", "paper"]
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """Variances of the noise that is added at steps 1 … T, for each of b entities apart.
+    """Variances of the noise added at steps 1 … T, for each of b entities.
 
     Attributes:
         added: float32 [b, T], β of each step (equation 3).
-        kept: float32 [b, T], ᾱ: the share of a vector's square that is left after each step.
+        kept: float32 [b, T], ᾱ: the remaining share of a vector's square after each step.
     """
 
     added: Tensor
@@ -31,7 +31,8 @@ class NoiseSchedule:
     def of_difficulty(
         cls, difficulty: Tensor, steps: int, *, first: float, low: float, high: float, sharpness: float
     ) -> NoiseSchedule:
-        """Harder entities get more noise: up to ``low`` + (``high`` - ``low``) ζ^μ at the last step (equation 2).
+        """Build a schedule with more noise for harder entities: up to ``low`` + (``high`` - ``low``) ζ^μ at the last
+        step (equation 2).
 
         Args:
             difficulty: float32 [b], ζ in [0, 1].
@@ -50,21 +51,21 @@ class NoiseSchedule:
         return self.added.shape[1]
 
     def noisy(self, vectors: Tensor, step: Tensor, noise: Tensor) -> Tensor:
-        """Vectors [b, C] after ``step`` int64 [b] in 1 … T steps with ``noise`` [b, C] (equation 6)."""
+        """Return vectors [b, C] after ``step`` int64 [b] in 1 … T steps with ``noise`` [b, C] (equation 6)."""
         kept = self.kept.gather(1, step[:, None] - 1)
         return kept.sqrt() * vectors + (1 - kept).sqrt() * noise
 
     def back(self, vectors: Tensor, step: int, to: int, predicted: Tensor, noise: Tensor, mode: Mode) -> Tensor:
-        """Vectors [b, C] of step ``to`` from those of a later ``step`` and the noise predicted in them.
+        """Return vectors [b, C] of step ``to`` from those of a later ``step`` and the noise predicted in them.
 
-        Several steps are taken back as if they had been one, with the variance of all of them together (Nichol,
-        Dhariwal 2021, section 4). Fresh ``noise`` [b, C] is added, none at step 0.
+        Several steps are reversed as one, with the variance of all of them together (Nichol, Dhariwal 2021, section 4).
+        Fresh ``noise`` [b, C] is added, none at step 0.
         """
         kept = self.kept[:, step - 1, None]
-        left_of_square = kept / self.kept[:, to - 1, None] if to else kept
-        added, left = 1 - left_of_square, left_of_square.sqrt()
+        kept_between = kept / self.kept[:, to - 1, None] if to else kept
+        added, scale = 1 - kept_between, kept_between.sqrt()
         if mode == "paper":
-            taken = (1 - left) / (left * added.sqrt())
-            return vectors / left - taken * predicted + added.sqrt() * noise
-        mean = (vectors - added / (1 - kept).sqrt() * predicted) / left
+            coefficient = (1 - scale) / (scale * added.sqrt())
+            return vectors / scale - coefficient * predicted + added.sqrt() * noise
+        mean = (vectors - added / (1 - kept).sqrt() * predicted) / scale
         return mean + added.sqrt() * noise if to else mean

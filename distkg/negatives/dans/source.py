@@ -1,4 +1,4 @@
-"""The negative source of DANS-KGC: what its diffusion model makes, remembered for each training query."""
+"""Negative source of DANS-KGC: the negatives that its diffusion model generates, cached for each training query."""
 
 from __future__ import annotations
 
@@ -32,39 +32,54 @@ from distkg.negatives.model_based.cached import QUERY_BYTES, RowsByKey
 from distkg.negatives.model_view import ModelView
 from distkg.negatives.training_graph import TrainingGraph
 
-LEARNED = 512  # triples of a batch that the generator learns from
-WIDEST = 512  # numbers of a vector that memory is planned for
-SAMPLED_ROWS = 512  # whose nearest neighbours say how far apart entities are
+LEARNED = 512  # maximum number of triples of a batch on which the generator is trained
+WIDEST = 512  # vector dimension for which memory is planned
+SAMPLED_ROWS = 512  # entities whose nearest neighbours give the usual distance
 
 
 class DansOptions(SourceOptions):
     negatives: Literal["embedding", "snap"] = Field(
-        "snap", description="Train on the vectors that are made, or on the entities nearest to them."
+        "snap", description="Negatives: embedding (the generated vectors) or snap (the entities nearest to them)."
     )
-    made: int = Field(2, ge=1, description="GeneratedNegatives for each query at each hardness.")
-    weight: float = Field(0.25, ge=0, description="Of the loss of what is made, beside 1 for uniform negatives; η.")
-    curriculum: Curriculum = Field("resolved", description="From easy to hard; as the paper prints it; or none.")
-    curriculum_sharpness: float = Field(4.0, ge=0, description="How fast the curriculum turns to hard negatives, λ.")
-    margin_growth: float = Field(0.5, ge=0, le=1, description="By how much margins grow for the hardest, β.")
-    refresh: float = Field(20.0, gt=0, description="Epochs after which negatives are made again.")
-    every: int = Field(8, ge=1, description="Draws from one at which the diffusion model learns and makes to the next.")
-    renewed: int = Field(256, ge=1, description="Queries of such a draw for which it makes negatives, at most.")
+    made: int = Field(2, ge=1, description="Number of generated negatives per query and hardness band.")
+    weight: float = Field(
+        0.25, ge=0, description="Loss weight η of generated negatives, relative to 1 for uniform ones."
+    )
+    curriculum: Curriculum = Field(
+        "resolved", description="Curriculum: resolved (from easy to hard), paper (as printed) or none."
+    )
+    curriculum_sharpness: float = Field(
+        4.0, ge=0, description="Sharpness λ of the curriculum's change to hard negatives."
+    )
+    margin_growth: float = Field(0.5, ge=0, le=1, description="Relative growth β of the margin of the hardest band.")
+    refresh: float = Field(20.0, gt=0, description="Epochs after which cached negatives are generated again.")
+    every: int = Field(
+        8, ge=1, description="Draws between two steps that train the diffusion model and generate negatives."
+    )
+    renewed: int = Field(256, ge=1, description="Maximum number of queries for which such a step generates negatives.")
     least_distance: float = Field(
-        0.5, ge=0, description="embedding: leave out what lies nearer to the answer than this times the usual distance."
+        0.5,
+        ge=0,
+        description="With negatives: embedding, minimum distance of a generated vector from the answer, in multiples "
+        "of the median distance of nearest entities; nearer vectors are masked.",
     )
-    kinds: int | None = Field(None, ge=2, description="Types of entities, by k-means; default: √entities / 2.")
-    neighbours: int = Field(8, ge=1, le=32, description="Sampled neighbours of the anchor.")
-    sampler: Literal["compiled", "dgl"] = Field("compiled", description="Who samples them.")
-    pivots: int = Field(256, ge=1, description="Entities from which betweenness and closeness are estimated.")
-    diffusion: GeneratorOptions = Field(default_factory=GeneratorOptions, description="The diffusion model.")
+    kinds: int | None = Field(
+        None, ge=2, description="Number of entity types (k-means clusters); default: √entities / 2."
+    )
+    neighbours: int = Field(8, ge=1, le=32, description="Number of sampled neighbours of the anchor.")
+    sampler: Literal["compiled", "dgl"] = Field(
+        "compiled", description="Neighbour sampler: compiled (built in) or dgl."
+    )
+    pivots: int = Field(256, ge=1, description="Number of entities from which betweenness and closeness are estimated.")
+    diffusion: GeneratorOptions = Field(default_factory=GeneratorOptions, description="Options of the diffusion model.")
 
 
 @SOURCES.register("dans")
 class Dans(NegativeSource):
-    """Uniform negatives, and beside them what a diffusion model makes of the answers (DANS-KGC, arXiv 2511.07901).
+    """Uniform negatives and negatives that a diffusion model generates from the answers (DANS-KGC, arXiv 2511.07901).
 
-    The model learns from every batch that is drawn for. A query's band of hardness falls by lot at each draw, with the
-    weights of the curriculum.
+    The model is trained on batches for which negatives are drawn. The hardness band of each query is drawn at random,
+    with the weights of the curriculum.
     """
 
     Options = DansOptions
@@ -75,8 +90,8 @@ class Dans(NegativeSource):
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
         assert isinstance(options, DansOptions)
-        made = BANDS * options.made * (4 if options.negatives == "snap" else 4 * WIDEST)
-        return QUERY_BYTES * queries + -(-queries // workers) * 2 * (made + 12)  # twice, while rows are added
+        vector_bytes = BANDS * options.made * (4 if options.negatives == "snap" else 4 * WIDEST)
+        return QUERY_BYTES * queries + -(-queries // workers) * 2 * (vector_bytes + 12)  # twice, while rows are added
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
@@ -99,9 +114,11 @@ class Dans(NegativeSource):
         return dict(self._generator.named_parameters()) if self._started else {}
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
-        """Collective among the ranks of the model."""
+        """Draw negatives; collective among the ranks of the model."""
         if self._model is None:
-            raise SourceError("dans learns from a model in training: it has nothing to show without one")
+            raise SourceError(
+                "negatives.source: dans draws from the vectors of a model in training: use it in a training run"
+            )
         beside = self._beside.draw(queries, count, generator)
         return Negatives(beside.entities, beside.mask, self._made(self._model, queries, generator))
 
@@ -132,7 +149,7 @@ class Dans(NegativeSource):
         return GeneratedNegatives(None, values.nan_to_num(), mask, band, growth, options.weight)
 
     def _learn(self, model: ModelView, queries: Queries, generator: torch.Generator) -> None:
-        """From some of the triples."""
+        """Train the generator on a sample of the triples."""
         some = queries[torch.randperm(len(queries), generator=generator)[:LEARNED]]
         known = self._conditions(model, some)
         if len(some):
@@ -140,19 +157,20 @@ class Dans(NegativeSource):
             self._generator.learn(known, losses, generator)
 
     def _make(self, model: ModelView, queries: Queries, generator: torch.Generator) -> Tensor:
-        """Of all bands: float32 [b, bands, made, C], NaN where too near; or int32 [b, bands, made], -1 for none."""
-        made, known = self._options.made, self._conditions(model, queries)
-        vectors, noise = self._generator.make(known.repeat(made), generator)
-        vectors = vectors.view(len(queries), made, BANDS, vectors.shape[2]).transpose(1, 2).contiguous()
+        """Return generated negatives of all bands: float32 [b, bands, made, C], NaN for vectors too near the answer;
+        or int32 [b, bands, made], -1 for none."""
+        per_band, known = self._options.made, self._conditions(model, queries)
+        vectors, noise = self._generator.make(known.repeat(per_band), generator)
+        vectors = vectors.view(len(queries), per_band, BANDS, vectors.shape[2]).transpose(1, 2).contiguous()
         if self._options.negatives == "embedding":
             distance = (vectors - known.vector[:, None, None]).norm(dim=3, keepdim=True)
             return vectors.where(distance >= self._options.least_distance * self._usual_distance, torch.nan)
-        noise = noise.view(len(queries), made, BANDS).transpose(1, 2).flatten(1)
+        noise = noise.view(len(queries), per_band, BANDS).transpose(1, 2).flatten(1)
         some = some_entities(self.entities, generator)
         wrong = ~known_facts(self.graph.known, queries.anchor, queries.relation, some.expand(len(queries), -1), 1)
         wrong &= some != queries.answer[:, None]
         places = nearest_of_some(vectors.flatten(1, 2), noise, model.candidates(some).cpu(), wrong, generator)
-        return torch.where(places < 0, -1, some[places]).view(len(queries), BANDS, made).int()
+        return torch.where(places < 0, -1, some[places]).view(len(queries), BANDS, per_band).int()
 
     def _conditions(self, model: ModelView, queries: Queries) -> Conditions:
         neighbours = self._neighbours(queries.anchor)
@@ -168,11 +186,11 @@ class Dans(NegativeSource):
 
     def _neighbours(self, anchor: Tensor) -> Tensor:
         starts = anchor.repeat_interleave(self._options.neighbours).numpy()
-        met = self._walk(starts, 1, self._now.step)
-        return torch.from_numpy(np.ascontiguousarray(met[:, 1])).view(len(anchor), self._options.neighbours)
+        walks = self._walk(starts, 1, self._now.step)
+        return torch.from_numpy(np.ascontiguousarray(walks[:, 1])).view(len(anchor), self._options.neighbours)
 
     def _look_around(self, model: ModelView) -> None:
-        """Types, scale and usual distance of all vectors as they are now."""
+        """Recompute entity types, scale and usual distance from the current vectors."""
         every = model.own_candidates() if model.ranks.size == 1 else model.candidates(torch.arange(self.entities))
         rows = every.cpu()
         self._kinds, self._centres = kinds_of(rows, self._options.kinds)
@@ -197,5 +215,5 @@ class Dans(NegativeSource):
         self._started = True
 
     def _keys(self, queries: Queries) -> Tensor:
-        asked = queries.anchor * (2 * self.graph.relations) + queries.relation
-        return asked * self.entities + queries.answer
+        query_key = queries.anchor * (2 * self.graph.relations) + queries.relation
+        return query_key * self.entities + queries.answer

@@ -1,4 +1,4 @@
-"""Relations that are alike: how likely the answers of each are drawn in the place of those of another."""
+"""Similarity of relations: the probability with which answers of one relation are drawn as negatives of another."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from torch import Tensor
 
 from distkg.negatives.base import SourceOptions
 
-ROWS = 256  # relations that are compared with all others at once
+ROWS = 256  # relations compared with all others in one block
 
 
 class AlikeOptions(SourceOptions):
-    relations: int = Field(16, ge=1, description="Relations most like the query's whose answers are drawn.")
-    temperature: float = Field(0.1, gt=0, description="Of the softmax over their similarities.")
-    include_self: bool = Field(True, description="Draw answers of the query's own relation as well.")
-    self_share: float = Field(0.5, ge=0, le=1, description="Its weight among them, at most.")
+    relations: int = Field(
+        16, ge=1, description="Number of relations most similar to the query's whose answers are drawn."
+    )
+    temperature: float = Field(0.1, gt=0, description="Temperature of the softmax over relation similarities.")
+    include_self: bool = Field(True, description="Also draw answers of the query's own relation.")
+    self_share: float = Field(0.5, ge=0, le=1, description="Maximum probability of the query's own relation.")
 
 
 @dataclass(frozen=True)
 class Alike:
-    """Relations like each of some.
+    """Most similar relations of each row.
 
     Attributes:
         relations: int64 [b, k], without inverses.
-        chances: float32 [b, k]; rows sum to 1, or to 0 where no relation can be drawn from.
+        chances: float32 [b, k]; rows sum to 1, or to 0 if no relation can be drawn from.
     """
 
     relations: Tensor
@@ -40,12 +42,12 @@ class Alike:
 
 
 def most_alike(similarity: Tensor, own: Tensor, usable: Tensor, options: AlikeOptions) -> Alike:
-    """Of each row the ``options.relations`` most similar relations.
+    """Return the ``options.relations`` most similar relations of each row.
 
     Args:
         similarity: float32 [b, R], of each relation to that of the row.
         own: int64 [b], the row's relation, in [0, R).
-        usable: bool [R], relations that have facts.
+        usable: bool [R], True for relations that have facts.
     """
     itself = F.one_hot(own, similarity.shape[1]).bool()
     allowed = usable if options.include_self else usable & ~itself
@@ -55,7 +57,7 @@ def most_alike(similarity: Tensor, own: Tensor, usable: Tensor, options: AlikeOp
 
 
 def _with_bounded_self(chances: Tensor, itself: Tensor, most: float) -> Tensor:
-    """Chances float32 [b, k] in which the marked one is at most so large, where there are others."""
+    """Limit the probability of the marked relation to ``most`` where there are others; chances are float32 [b, k]."""
     others = chances.masked_fill(itself, 0.0)
     rest = others.sum(1, keepdim=True)
     own = chances.sum(1, keepdim=True) - rest
@@ -66,10 +68,10 @@ def _with_bounded_self(chances: Tensor, itself: Tensor, most: float) -> Tensor:
 
 @dataclass(frozen=True)
 class RelationTable:
-    """Of every relation of a graph those most like it, at some step of a training.
+    """Most similar relations of every relation of a graph, at one step of the training.
 
     Attributes:
-        version: the step whose weights were looked at.
+        version: the step whose weights were compared.
         relations: int32 [R, k].
         chances: float32 [R, k], as of ``Alike``.
     """
@@ -82,7 +84,8 @@ class RelationTable:
         return Alike(torch.from_numpy(self.relations.astype(np.int64)), torch.from_numpy(self.chances.copy()))
 
     def sound(self, relations: int) -> bool:
-        """Whether it is a table of so many relations: shapes, relations that exist, chances that are some."""
+        """Return whether this is a valid table of ``relations`` relations: shapes, dtypes, existing relations,
+        finite and non-negative chances."""
         names, chances = self.relations, self.chances
         if names.shape != chances.shape or names.ndim != 2 or len(names) != relations:
             return False

@@ -1,9 +1,8 @@
-"""Hard negatives by relations that are alike (KMAS, Liu et al. 2026, arXiv 2605.27023).
+"""Hard negatives from similar relations (KMAS, Liu et al. 2026, arXiv 2605.27023).
 
-What answers a relation like the one that is asked about is a wrong answer of the right kind. The paper's text is not
-public; known are its parts: similarity of the relation states that a model has anyway, entities weighed by it, hard and
-random negatives mixed, and a share of hard ones that rises after a warm-up and falls again. The choices between are
-this module's.
+An answer of a similar relation is a wrong answer of a plausible kind. The paper's text is not public; its parts are
+known: similarity of the relation states of the model, entities weighted by it, a mixture of hard and random negatives,
+and a share of hard negatives that rises after a warm-up and falls again. The remaining choices are this module's.
 """
 
 from __future__ import annotations
@@ -34,17 +33,27 @@ from distkg.negatives.model_view import ModelView
 from distkg.negatives.static.candidate_sets import Pools
 from distkg.negatives.training_graph import TrainingGraph
 
-QUERY_BYTES = 60  # of a known answer, while they are sorted
-REDRAWS = 4  # of hard negatives that turn out to be known answers; random ones then take their places
+QUERY_BYTES = 60  # per known answer, while known answers are sorted
+REDRAWS = 4  # attempts to replace hard negatives that are known answers; then random ones are used
 
 
 class KmasOptions(AlikeOptions):
-    schedule: Literal["rise_and_fall", "constant"] = Field("rise_and_fall", description="Of the share of hard ones.")
-    warm_up: float = Field(0.1, ge=0, lt=1, description="Progress until which there are none.")
-    peak: float = Field(0.55, gt=0, le=1, description="Progress at which they are most.")
-    most: float = Field(0.5, ge=0, le=1, description="Their share there, or at all times where it is constant.")
-    end: float = Field(0.0, ge=0, le=1, description="Their share at the end.")
-    refresh_steps: int = Field(500, ge=1, description="Steps after which actors (negatives.pool) compare them anew.")
+    schedule: Literal["rise_and_fall", "constant"] = Field(
+        "rise_and_fall", description="Schedule of the share of hard negatives."
+    )
+    warm_up: float = Field(
+        0.1, ge=0, lt=1, description="Training progress in [0, 1) up to which there are no hard negatives."
+    )
+    peak: float = Field(
+        0.55, gt=0, le=1, description="Training progress at which the share of hard negatives is largest."
+    )
+    most: float = Field(
+        0.5, ge=0, le=1, description="Share of hard negatives at the peak, or at all times with schedule: constant."
+    )
+    end: float = Field(0.0, ge=0, le=1, description="Share of hard negatives at the end of training.")
+    refresh_steps: int = Field(
+        500, ge=1, description="Steps after which actors (negatives.pool) compare relations again."
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> KmasOptions:
@@ -54,7 +63,7 @@ class KmasOptions(AlikeOptions):
 
 
 def hard_share(progress: float, options: KmasOptions) -> float:
-    """Share of hard negatives when so much of the training is done."""
+    """Return the share of hard negatives at a progress of the training."""
     if options.schedule == "constant":
         return options.most
     places = [0.0, options.warm_up, options.peak, 1.0]
@@ -64,10 +73,10 @@ def hard_share(progress: float, options: KmasOptions) -> float:
 
 @SOURCES.register("kmas")
 class Kmas(NegativeSource):
-    """Uniform negatives, and a scheduled share of hard ones: answers of relations like the query's.
+    """Uniform negatives and a scheduled share of hard ones: answers of relations similar to the query's.
 
     Attributes:
-        tables: of relations that others have compared; None where they are compared in the step.
+        tables: similarity tables that actors have computed; None if relations are compared in the step.
     """
 
     Options = KmasOptions
@@ -86,7 +95,7 @@ class Kmas(NegativeSource):
         pools = Pools.from_pairs(queries[:, 1], queries[:, 2], 2 * graph.relations, graph.entities)
         self._members, self._starts = torch.from_numpy(pools.members), torch.from_numpy(pools.offsets[:-1])
         self._sizes = torch.from_numpy(np.diff(pools.offsets))
-        self._usable = self._sizes[: graph.relations] > 0  # who has an answer of one side has one of the other
+        self._usable = self._sizes[: graph.relations] > 0  # a relation has answers on both sides or on neither
         self._model: ModelView | None = None
         self._now = TrainingProgress()
         self.tables: SimilarityCache | None = None
@@ -97,7 +106,8 @@ class Kmas(NegativeSource):
         self._model = model
 
     def mined_by(self, tables: SimilarityCache, graph: str = ONLY_GRAPH) -> None:
-        """Take relations that are alike from tables, in which the graph has this name, while there are some."""
+        """Use similar relations from ``tables`` while there is one of this graph, which has the name ``graph`` in
+        them."""
         self.tables, self._graph_name = tables, graph
 
     def advance(self, moment: TrainingProgress) -> None:
@@ -107,7 +117,9 @@ class Kmas(NegativeSource):
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         if self._model is None:
-            raise SourceError("kmas compares the relations of a model in training: it has nothing to show without one")
+            raise SourceError(
+                "negatives.source: kmas compares the relations of a model in training: use it in a training run"
+            )
         return self.draw_by(lambda: self._similarity(queries), queries, count, generator)
 
     def _vectors(self) -> Tensor:
@@ -119,14 +131,14 @@ class Kmas(NegativeSource):
         return directed[queries.relation % self.graph.relations] @ directed.T
 
     def hard(self, count: int) -> int:
-        """How many of ``count`` negatives are hard at this moment; they come first."""
+        """Return how many of ``count`` negatives are hard at the current progress; hard negatives come first."""
         return round(hard_share(self._now.progress, self._options) * count)
 
     def draw_by(
         self, similarity: Callable[[], Tensor], queries: Queries, count: int, generator: torch.Generator
     ) -> Negatives:
-        """Negatives by a table where there is one, else by similarities float32 [b, R] of all relations to the
-        query's."""
+        """Draw negatives by the similarity table if there is one, else by similarities float32 [b, R] of all
+        relations to the query's."""
         hard = self.hard(count)
         entities = torch.randint(self.entities, (len(queries), count), generator=generator)
         if hard:
@@ -135,10 +147,11 @@ class Kmas(NegativeSource):
         return Negatives(entities)
 
     def take_rejections(self) -> tuple[int, int]:
-        """Hard negatives drawn since the last call, and how many of them were known answers, and so drawn again."""
-        taken = self._drawn, self._rejected
+        """Return and reset the number of hard negatives drawn since the last call, and how many of them were known
+        answers and drawn again."""
+        counts = self._drawn, self._rejected
         self._drawn = self._rejected = 0
-        return taken
+        return counts
 
     def _alike(self, similarity: Callable[[], Tensor], queries: Queries) -> Alike:
         own = queries.relation % self.graph.relations
@@ -149,29 +162,31 @@ class Kmas(NegativeSource):
         return most_alike(similarity(), own, self._usable, self._options)
 
     def _hard(self, alike: Alike, queries: Queries, instead: Tensor, generator: torch.Generator) -> Tensor:
-        """int64 [b, count]; ``instead`` takes the place of what is known, and of all where no relation is usable."""
+        """Draw hard negatives int64 [b, count]; ``instead`` replaces known answers, and all negatives where no
+        relation is usable."""
         relations = self.graph.relations
         side = torch.div(queries.relation, relations, rounding_mode="floor") * relations
         some = alike.chances.sum(1) > 0
         chances = alike.chances.where(some[:, None], 1.0)
-        found = instead.clone()
-        missing = some[:, None].expand_as(found)
+        negatives = instead.clone()
+        missing = some[:, None].expand_as(negatives)
         for _ in range(1 + REDRAWS):
-            which = torch.multinomial(chances, found.shape[1], replacement=True, generator=generator)
-            drawn = self._member(alike.relations.gather(1, which) + side[:, None], generator)
-            right = known_facts(self.graph.known, queries.anchor, queries.relation, drawn, 1)
-            right |= drawn == queries.answer[:, None]
-            found = torch.where(missing & ~right, drawn, found)
+            choice = torch.multinomial(chances, negatives.shape[1], replacement=True, generator=generator)
+            drawn = self._member(alike.relations.gather(1, choice) + side[:, None], generator)
+            is_answer = known_facts(self.graph.known, queries.anchor, queries.relation, drawn, 1)
+            is_answer |= drawn == queries.answer[:, None]
+            negatives = torch.where(missing & ~is_answer, drawn, negatives)
             self._drawn += int(missing.sum())
-            missing = missing & right
+            missing = missing & is_answer
             self._rejected += int(missing.sum())
             if not bool(missing.any()):
                 break
-        return found
+        return negatives
 
     def _member(self, pool: Tensor, generator: torch.Generator) -> Tensor:
-        """An answer of each of the relations int64 [b, n] in [0, 2R), all alike; of one without any, whatever."""
+        """Return an answer of each of the relations int64 [b, n] in [0, 2R), uniformly; any entity for a relation
+        without answers."""
         size = self._sizes[pool]
-        ticket = torch.rand(pool.shape, generator=generator)
-        place = (ticket * size).long().clamp_max(size - 1).clamp_min(0)
+        uniform = torch.rand(pool.shape, generator=generator)
+        place = (uniform * size).long().clamp_max(size - 1).clamp_min(0)
         return self._members[self._starts[pool] + place].long()

@@ -1,8 +1,8 @@
-"""Sources that ask the model in training for hard negatives, and remember what they found for a while.
+"""Sources that find hard negatives with the model in training and cache them for some epochs.
 
-Each key (a query, or an answer) has a row of candidates. A row is renewed from the model as it then is, once it is
-older than ``refresh`` epochs and a batch asks for it, so the work spreads evenly over the steps. Memory: 4 bytes per
-candidate and key of this rank's training triples.
+Each key (a query, or an answer) has a row of candidates. A row older than ``refresh`` epochs is renewed from the
+current model when a batch uses it, so the work spreads evenly over the steps. Memory: 4 bytes per candidate and key of
+this rank's training triples.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ from distkg.negatives.model_view import ModelView
 from distkg.negatives.training_graph import TrainingGraph
 
 _NEVER = -torch.inf
-QUERY_BYTES = 60  # of a known answer, while they are sorted
+QUERY_BYTES = 60  # per known answer, while known answers are sorted
 
 
 class RememberedOptions(SourceOptions):
-    refresh: float = Field(1.0, gt=0, description="Epochs after which candidates are asked for again.")
+    refresh: float = Field(1.0, gt=0, description="Epochs after which cached candidates are renewed from the model.")
 
 
 class RememberedSource(NegativeSource):
-    """A table of candidates by key. Subclasses say what a key is, and how its candidates are renewed."""
+    """Base class of sources with a table of candidates by key. Subclasses define the key and the renewal of
+    candidates."""
 
     Options = RememberedOptions
     needs = "a model"
@@ -64,17 +65,17 @@ class RememberedSource(NegativeSource):
     @classmethod
     @abstractmethod
     def width(cls, options: SourceOptions) -> int:
-        """Candidates per key."""
+        """Return the number of candidates per key."""
 
     @abstractmethod
     def key(self, queries: Queries) -> Tensor:
-        """What candidates are remembered by: int64 [b]."""
+        """Return the cache key of each query: int64 [b]."""
 
     @abstractmethod
     def renew(self, model: ModelView, queries: Queries, before: Tensor, generator: torch.Generator) -> Tensor:
-        """Candidates int64 [b, width] of queries with different keys, -1 where there are fewer; collective.
+        """Return candidates int64 [b, width] of queries with different keys, -1 where there are fewer; collective.
 
-        ``before`` int64 [b, width] are those so far, -1 in a new row.
+        ``before`` int64 [b, width] are the previous candidates, -1 in a new row.
         """
 
     def attach(self, model: ModelView) -> None:
@@ -84,7 +85,7 @@ class RememberedSource(NegativeSource):
         self._now = moment
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
-        """Collective among the ranks of the model. Known answers of a query are never drawn."""
+        """Draw from the candidates, known answers excluded; collective among the ranks of the model."""
         candidates, known = self._pools(queries, generator)
         uniforms = torch.randint(1 << 62, (len(queries), count), generator=generator)
         mask = torch.zeros(uniforms.shape, dtype=torch.bool)
@@ -95,10 +96,11 @@ class RememberedSource(NegativeSource):
         return (~self._pools(queries, torch.Generator().manual_seed(0))[1]).sum(1)
 
     def _pools(self, queries: Queries, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Candidates int64 [b, width], and bool [b, width] where one is missing or a known answer."""
+        """Return candidates int64 [b, width], and a mask bool [b, width] that is True for missing candidates and
+        known answers."""
         if self._model is None:
             raise SourceError(
-                f"{type(self).__name__} looks at the vectors of a model: use it in training, or show it a trained one "
+                f"{type(self).__name__} looks at the vectors of a model: use it in training, or on a trained model "
                 "with `distkg negatives STORE --run RUN`"
             )
         rows = self._renewed_rows(self._model, queries, generator)
@@ -107,26 +109,27 @@ class RememberedSource(NegativeSource):
         return candidates, known | (candidates < 0)
 
     def _renewed_rows(self, model: ModelView, queries: Queries, generator: torch.Generator) -> Tensor:
-        """The row of each query's key, int64 [b], after those too old were renewed."""
+        """Return the row of each query's key, int64 [b], after renewing the rows that are too old."""
         table = self._table
         rows, old, first = table.look_up(self.key(queries), self._now.epochs)
-        found = self.renew(model, queries[first], table.values[old].long(), generator)
-        table.renew(old, found.int(), self._now.epochs)
+        candidates = self.renew(model, queries[first], table.values[old].long(), generator)
+        table.renew(old, candidates.int(), self._now.epochs)
         return rows
 
 
 class RowsByKey:
-    """Rows of values by integer keys, each of which is due for renewal after a while.
+    """Cache of rows by integer keys, each of which is due for renewal after some epochs.
 
-    All keys are new in the first epoch of a training. So that their renewals do not come all at once again and again,
-    the first of each comes early, by as many epochs as its key decides.
+    All keys are new in the first epoch of a training. To spread later renewals over time, the first renewal of each key
+    comes early, by a number of epochs that depends on the key.
 
     Attributes:
         values: [rows, …], any dtype.
     """
 
     def __init__(self, empty: Tensor, fill: float, refresh: float) -> None:
-        """
+        """Create an empty cache.
+
         Args:
             empty: [0, …], gives shape and dtype of a row.
             fill: the values of a row until it is renewed.
@@ -137,8 +140,8 @@ class RowsByKey:
         self._renewed = torch.empty(0)
 
     def look_up(self, keys: Tensor, now: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Of keys int64 [b], when ``now`` epochs are done: the row of each, int64 [b]; the rows that are new or due,
-        int64 [o], and for each of them the place of one of its keys, int64 [o]."""
+        """Return the row of each key, int64 [b]; the rows that are new or due after ``now`` epochs, int64 [o]; and
+        for each of these rows the index of one of its keys, int64 [o]."""
         unique, place = torch.unique(keys, return_inverse=True)
         self._make_rows(unique)
         rows = torch.searchsorted(self._keys, unique)
@@ -148,15 +151,15 @@ class RowsByKey:
         return rows[place], rows[old], first[old]
 
     def renew(self, rows: Tensor, values: Tensor, now: float) -> None:
-        """Fill rows int64 [o] with values [o, …]."""
+        """Set rows int64 [o] to values [o, …]."""
         self.values[rows] = values
         new = self._renewed[rows] == _NEVER
-        # One epoch's order is random and spreads the rest.
+        # Within an epoch, the random order of batches spreads renewals.
         early = max(0.0, self._refresh - 1) * _share(self._keys[rows])
         self._renewed[rows] = torch.where(new, now - early, now)
 
     def _make_rows(self, keys: Tensor) -> None:
-        # Keys are sorted, which torch.isin does not know.
+        # torch.isin cannot use that keys are sorted.
         place = torch.searchsorted(self._keys, keys)
         new = keys[self._keys[place.clamp_max(len(self._keys) - 1)] != keys] if len(self._keys) else keys
         if not len(new):
@@ -168,14 +171,14 @@ class RowsByKey:
 
 
 def _share(keys: Tensor) -> Tensor:
-    """A number in [0, 1) that looks random for each key int64 [b]: float32 [b] (Fibonacci hashing, Knuth 6.4)."""
+    """Return a pseudo-random number in [0, 1) for each key int64 [b]: float32 [b] (Fibonacci hashing, Knuth 6.4)."""
     mixed = (keys % (1 << 32)) * 2654435769 % (1 << 32)
     return (mixed >> 8).float() / (1 << 24)
 
 
 @kernel
 def _choose(candidates: np.ndarray, known: np.ndarray, uniforms: np.ndarray, mask: np.ndarray) -> None:
-    """Turn random numbers int64 [b, K] into candidates that are not known; leave out where there is none."""
+    """Replace random numbers int64 [b, K] by candidates that are not known; mask rows without such candidates."""
     for i in range(uniforms.shape[0]):
         free = 0
         for c in range(candidates.shape[1]):
@@ -194,11 +197,11 @@ def _choose(candidates: np.ndarray, known: np.ndarray, uniforms: np.ndarray, mas
 
 
 class NearestOptions(RememberedOptions):
-    neighbours: int = Field(32, ge=1, description="Nearest entities to draw from.")
+    neighbours: int = Field(32, ge=1, description="Number of nearest entities to draw from.")
 
 
 class NearestSource(RememberedSource):
-    """Candidates are the entities nearest to a vector."""
+    """Base class of sources whose candidates are the entities nearest to a vector."""
 
     Options = NearestOptions
 
@@ -213,7 +216,7 @@ class NearestSource(RememberedSource):
         return options.neighbours
 
     def _search(self, model: ModelView, vectors: Tensor, nearest: NearestEntities) -> Tensor:
-        # Ranks see the same clock, so that they renew their shards in the same step.
+        # All ranks have the same progress, so they rebuild their shards in the same step.
         if self._rebuilt < 0 or self._now.epochs - self._rebuilt >= self._refresh:
             nearest.rebuild()
             self._rebuilt = self._now.epochs
@@ -222,7 +225,7 @@ class NearestSource(RememberedSource):
 
 @SOURCES.register("nearest_neighbour")
 class NearestNeighbour(NearestSource):
-    """Entities whose vectors are nearest to the answer's, by L2 (Kotnis, Nastase 2017)."""
+    """Entities whose vectors are nearest to the answer's by L2 distance (Kotnis, Nastase 2017)."""
 
     requires = "answers"
 
@@ -232,13 +235,13 @@ class NearestNeighbour(NearestSource):
     def renew(self, model: ModelView, queries: Queries, before: Tensor, generator: torch.Generator) -> Tensor:
         if self._nearest is None:
             self._nearest = NearestEntities(model, SQUARED_L2)
-        found = self._search(model, model.candidates(queries.answer), self._nearest)
-        return torch.where(found == queries.answer[:, None], -1, found)
+        nearest = self._search(model, model.candidates(queries.answer), self._nearest)
+        return torch.where(nearest == queries.answer[:, None], -1, nearest)
 
 
 @SOURCES.register("near_miss")
 class NearMiss(NearestSource):
-    """Entities that the model takes for the best answers (Kotnis, Nastase 2017)."""
+    """Entities that the model ranks highest as answers (Kotnis, Nastase 2017)."""
 
     def key(self, queries: Queries) -> Tensor:
         return queries.anchor * (2 * self.graph.relations) + queries.relation
@@ -250,15 +253,17 @@ class NearMiss(NearestSource):
 
 
 class CachedOptions(RememberedOptions):
-    cache: int = Field(50, ge=1, description="Entities remembered for each query, N₁ in the paper.")
-    explored: int = Field(50, ge=1, description="Random entities that compete for a place at each renewal, N₂.")
+    cache: int = Field(50, ge=1, description="Number of cached entities for each query, N₁ in the paper.")
+    explored: int = Field(
+        50, ge=1, description="Number of random entities that compete for the cache at each renewal, N₂."
+    )
 
 
 @SOURCES.register("cached")
 class Cached(RememberedSource):
-    """Entities that scored well among random ones (NSCaching, Zhang et al. 2019).
+    """Entities that scored high among random ones (NSCaching, Zhang et al. 2019).
 
-    At a renewal the cache and as many random entities are scored, and the new cache is drawn from them without
+    At a renewal the cache and ``explored`` random entities are scored, and the new cache is drawn from them without
     replacement, in proportion to exp(score) (arXiv 1812.06410, algorithms 2 and 3).
     """
 

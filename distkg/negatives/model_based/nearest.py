@@ -1,8 +1,8 @@
-"""The entities nearest to vectors, over the shards of all ranks.
+"""Nearest-entity search over the shards of all ranks.
 
-Every rank searches its own rows for everyone's vectors, and the answers are merged. Up to ``EXHAUSTIVE_ROWS`` rows the
-search is exact and looks at the rows as they are; beyond, it asks a FAISS index of this rank's rows (inverted lists,
-one in 16 searched), which ``rebuild`` renews.
+Every rank searches its own rows for the vectors of all ranks, and the results are merged. Up to ``EXHAUSTIVE_ROWS``
+rows the search is exact on the current rows. Beyond, it uses a FAISS index of this rank's rows (inverted lists, one in
+16 searched), which ``rebuild`` renews.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ EXHAUSTIVE_ROWS = 100_000
 
 
 class NearestEntities:
-    """The best entities by a similarity."""
+    """Search for the entities most similar to query vectors."""
 
     def __init__(self, model: ModelView, similarity: Similarity) -> None:
-        """
+        """Create the search.
+
         Raises:
-            AnnError: this rank holds more rows than are searched one by one, and there is no index for the similarity.
+            AnnError: this rank holds more rows than are searched exhaustively, and no index supports the similarity.
         """
         self._model, self._similarity = model, similarity
         self._index: VectorIndex | None = None
@@ -35,16 +36,16 @@ class NearestEntities:
             metric_of(similarity)
 
     def rebuild(self) -> None:
-        """Index this rank's rows as they are now; nothing to do where the search is exact."""
+        """Index the current rows of this rank; does nothing if the search is exact."""
         if self._indexed:
             rows = self._model.own_candidates().cpu()
             self._index = VectorIndex.empty(self._similarity, len(rows), rows.shape[1])
             self._index.fill(rows)
 
     def search(self, vectors: Tensor, top: int) -> Tensor:
-        """The ``top`` best entities for vectors float32 [b, Q], best first: int64 [b, top] on CPU, -1 for none.
+        """Return the ``top`` best entities for vectors float32 [b, Q], best first: int64 [b, top] on CPU, -1 for none.
 
-        Collective: ranks may bring different numbers of vectors, also none.
+        Collective: ranks may pass different numbers of vectors, also none.
         """
         ranks = self._model.ranks
         most = torch.tensor(len(vectors), device=ranks.device)
@@ -52,11 +53,11 @@ class NearestEntities:
         if not int(most):
             return torch.empty(0, top, dtype=torch.int64)
         everyone = ranks.all_gather(F.pad(vectors, (0, 0, 0, int(most) - len(vectors))))
-        found = self._among_own(everyone, top)
+        own_best = self._among_own(everyone, top)
         low = ranks.rank * int(most)
         mine = slice(low, low + len(vectors))
-        scores = ranks.all_gather(found.scores[None])[:, mine]
-        entities = ranks.all_gather(found.entities[None])[:, mine]
+        scores = ranks.all_gather(own_best.scores[None])[:, mine]
+        entities = ranks.all_gather(own_best.entities[None])[:, mine]
         merged = best_of(scores.transpose(0, 1).flatten(1), entities.transpose(0, 1).flatten(1), top)
         return merged.entities.long().cpu()
 

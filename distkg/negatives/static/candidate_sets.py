@@ -1,8 +1,8 @@
-"""Sources that draw from a pool of entities which the query decides.
+"""Sources that draw from a pool of entities that depends on the query.
 
-The entities of all pools lie one pool after the other; the pool of a query is a range of them, in relational
-corruption a range with a gap. A draw is thus two steps, find the range and take a place in it, without a loop over
-triples. Semantics as in the PyKEEN negative-sampling extension (d'Amato et al. 2025, arXiv 2508.05587).
+The entities of all pools are stored one pool after the other. The pool of a query is a range of them, in relational
+corruption a range with a gap. A draw thus has two steps, finding the range and choosing an index in it, without a loop
+over triples. Semantics are those of the PyKEEN negative-sampling extension (d'Amato et al. 2025, arXiv 2508.05587).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from distkg.negatives.training_graph import TrainingGraph
 class PoolOptions(SourceOptions):
     integrate: bool = Field(
         False,
-        description="Where a pool holds fewer entities than negatives are asked for, take the whole pool and draw the "
-        "rest from all entities; without it small pools repeat themselves and empty ones give no negatives.",
+        description="If a pool has fewer entities than the number of negatives, use the whole pool and draw the rest "
+        "from all entities; otherwise small pools repeat entities and empty pools give no negatives.",
     )
 
 
 @dataclass(frozen=True)
 class Pools:
-    """Rows of members: pool p is ``members[offsets[p]:offsets[p + 1]]``.
+    """Pools of entities: pool p is ``members[offsets[p]:offsets[p + 1]]``.
 
     Attributes:
         offsets: int64 [P + 1].
@@ -45,22 +45,22 @@ class Pools:
 
     @classmethod
     def from_pairs(cls, pool: np.ndarray, member: np.ndarray, pools: int, entities: int) -> Pools:
-        """Distinct (pool, member) pairs, members sorted within a pool."""
+        """Build pools of the distinct (pool, member) pairs, with members sorted within a pool."""
         keys = np.unique(pool.astype(np.int64) * entities + member)
         offsets = np.searchsorted(keys, np.arange(pools + 1, dtype=np.int64) * entities)
         return cls(offsets.astype(np.int64), (keys % entities).astype(np.int32))
 
     def ranges(self, pool: NDArray[np.int64]) -> Ranges:
-        """Where the pools [b] lie; -1 stands for an empty one."""
+        """Return the ranges of the pools [b]; -1 stands for an empty pool."""
         start, end = self.offsets[pool], self.offsets[pool + 1]
         return Ranges(start, np.where(pool < 0, 0, end - start), np.zeros_like(start), np.zeros_like(start))
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """The pool of each query: ``size`` members from ``start`` on, of which ``gap`` do not count from ``gap_at`` on.
+    """Pool of each query: ``size`` members from ``start`` on, without the ``gap`` members from ``gap_at`` on.
 
-    Attributes: int64 [b] each; ``size`` is without the gap, ``gap_at`` counts from ``start``.
+    Attributes: int64 [b] each; ``size`` excludes the gap, ``gap_at`` is relative to ``start``.
     """
 
     start: NDArray[np.int64]
@@ -70,7 +70,7 @@ class Ranges:
 
 
 class PoolSource(NegativeSource):
-    """A source with one pool per query. Subclasses say where it lies."""
+    """Base class of sources with one pool per query. Subclasses define its range."""
 
     Options = PoolOptions
     bytes_per_query: ClassVar[int] = 0
@@ -87,13 +87,13 @@ class PoolSource(NegativeSource):
 
     @abstractmethod
     def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
-        """The pools of queries, int64 [b] each, as ranges of ``members``."""
+        """Return the pools of queries, int64 [b] each, as ranges of ``members``."""
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
-        found = self._ranges(queries)
+        ranges = self._ranges(queries)
         uniforms = torch.randint(1 << 62, (len(queries), count), generator=generator)
         mask = torch.zeros(uniforms.shape, dtype=torch.bool)
-        spans = found.start, found.size, found.gap_at, found.gap
+        spans = ranges.start, ranges.size, ranges.gap_at, ranges.gap
         _take(*spans, self.members, self.entities, self.integrate, uniforms.numpy(), mask.numpy())
         return Negatives(uniforms, mask if bool(mask.any()) else None)
 
@@ -116,7 +116,7 @@ def _take(
     uniforms: np.ndarray,
     mask: np.ndarray,
 ) -> None:
-    """Turn random numbers int64 [b, K] into entities. The modulo's bias is below the pool's size / 2⁶²."""
+    """Replace random numbers int64 [b, K] by entities. The modulo's bias is below the pool's size / 2⁶²."""
     count = uniforms.shape[1]
     for i in range(uniforms.shape[0]):
         whole = integrate and size[i] < count
@@ -137,7 +137,7 @@ def _take(
 class Corrupt(PoolSource):
     """Entities that answer the relation in training: tails of r, heads for r⁻¹ (Socher et al. 2013)."""
 
-    bytes_per_query = 72  # queries, their keys and the sorted keys, 8 bytes each number, while pools are made
+    bytes_per_query = 72  # queries, their keys and the sorted keys, 8 bytes each number, while pools are built
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
@@ -151,7 +151,7 @@ class Corrupt(PoolSource):
 
 @SOURCES.register("typed")
 class Typed(PoolSource):
-    """Entities of the class that the relation asks for, domain or range (Krompaß et al. 2015)."""
+    """Entities of the class that the relation requires, domain or range (Krompaß et al. 2015)."""
 
     needs = "classes, domain and range"
 
@@ -172,7 +172,7 @@ class Typed(PoolSource):
 
 @SOURCES.register("classes")
 class SameClass(PoolSource):
-    """Entities of the first class of the answer that they stand beside."""
+    """Entities of the first class of the query's answer."""
 
     needs = "classes"
 
@@ -193,13 +193,13 @@ class SameClass(PoolSource):
 
 @SOURCES.register("relational")
 class Relational(PoolSource):
-    """Answers that the anchor has by other relations of the same direction (Kotnis, Nastase 2017).
+    """Answers of the anchor under other relations of the same direction (Kotnis, Nastase 2017).
 
-    The entities that an anchor reaches lie grouped by the one relation that leads there; those that several relations
-    lead to come last. The pool of a relation is all of them but its own group.
+    The entities that an anchor reaches are grouped by the only relation that leads there; entities reached by several
+    relations come last. The pool of a relation is all of them except its own group.
     """
 
-    bytes_per_query = 120  # links, keys and their sorting, while groups are made
+    bytes_per_query = 120  # links, keys and their sorting, while groups are built
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
@@ -228,28 +228,28 @@ class Relational(PoolSource):
 
 
 def members_of_classes(classes: Classes, entities: int) -> Pools:
-    """One pool per class."""
+    """Return one pool per class."""
     entity = np.repeat(np.arange(entities), np.diff(classes.offsets))
     return Pools.from_pairs(classes.members, entity, len(classes.labels), entities)
 
 
 def require_classes(graph: TrainingGraph, source: str, *, relations: bool) -> Classes:
-    """The graph's classes.
+    """Return the graph's classes.
 
     Raises:
-        SourceError: it has none of those that are needed.
+        SourceError: the graph lacks the required classes.
     """
     classes = graph.classes
     if classes is None or not classes.has_entities:
         raise SourceError(
             f"negatives.source: {source} needs classes of entities, and this store has none. Put a file "
-            "entity_types.tsv (entity, class) beside the triples and make the store again with `distkg prepare`."
+            "entity_types.tsv (entity, class) beside the triples and build the store again with `distkg prepare`."
         )
     if relations and not classes.has_relations:
         raise SourceError(
             f"negatives.source: {source} needs domain and range of relations, and this store has none. Put a file "
-            "relation_domain_range.tsv (relation, class of heads, class of tails) beside the triples and make "
-            "the store again with `distkg prepare`; or use negatives.source: classes, which needs those of entities "
-            "alone."
+            "relation_domain_range.tsv (relation, class of heads, class of tails) beside the triples and build "
+            "the store again with `distkg prepare`; or use negatives.source: classes, which needs classes of "
+            "entities alone."
         )
     return classes

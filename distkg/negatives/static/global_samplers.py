@@ -13,7 +13,7 @@ from distkg.negatives.training_graph import TrainingGraph
 
 @SOURCES.register("uniform")
 class Uniform(NegativeSource):
-    """Every entity alike."""
+    """All entities with equal probability."""
 
     needs = "nothing"
 
@@ -27,9 +27,9 @@ class Uniform(NegativeSource):
 
 @SOURCES.register("degree")
 class Degree(NegativeSource):
-    """In proportion to an entity's occurrences in training.
+    """Entities in proportion to their occurrences in training.
 
-    Entities without any are never drawn.
+    Entities without occurrences are never drawn.
     """
 
     @classmethod
@@ -38,7 +38,7 @@ class Degree(NegativeSource):
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
-        self._ends = np.cumsum(graph.degrees)  # uniforms below ends[e] and not below ends[e - 1] are entity e's
+        self._ends = np.cumsum(graph.degrees)  # uniforms in [ends[e - 1], ends[e]) are entity e
         self._seen = int((graph.degrees > 0).sum())
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
@@ -52,7 +52,7 @@ class Degree(NegativeSource):
 
 @kernel
 def _owners(ends: np.ndarray, uniforms: np.ndarray) -> None:
-    """Turn uniforms int64 [b, K] into the entities that own them."""
+    """Replace uniforms int64 [b, K] by the entities in whose range they are."""
     for i in range(uniforms.shape[0]):
         for k in range(uniforms.shape[1]):
             uniforms[i, k] = np.searchsorted(ends, uniforms[i, k], side="right")
@@ -60,11 +60,11 @@ def _owners(ends: np.ndarray, uniforms: np.ndarray) -> None:
 
 @SOURCES.register("bernoulli")
 class Bernoulli(NegativeSource):
-    """Uniform, but fewer on the side that has many answers (TransH, Wang et al. 2014).
+    """Uniform negatives, with fewer on the side that has many answers (TransH, Wang et al. 2014).
 
-    Of a triple's negatives the share tph / (tph + hpt) replaces the head, where tph is the mean number of tails per
-    head of its relation and hpt that of heads per tail. The side with the larger share keeps all of its negatives, the
-    other side's are left out at random until the shares are right (section 4.2 of the paper).
+    The share tph / (tph + hpt) of a triple's negatives replaces the head, where tph is the mean number of tails per
+    head of its relation and hpt that of heads per tail. The side with the larger share keeps all of its negatives;
+    those of the other side are masked at random until the shares are right (section 4.2 of the paper).
     """
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
@@ -82,7 +82,7 @@ class Bernoulli(NegativeSource):
 
 
 def head_share(triples: np.ndarray, relations: int) -> np.ndarray:
-    """tph / (tph + hpt) of each relation, float64 [R]; a half where a relation has no triples."""
+    """Return tph / (tph + hpt) of each relation, float64 [R]; 0.5 for a relation without triples."""
     count = np.bincount(triples[:, 1], minlength=relations)
     heads, tails = (_distinct(triples[:, (1, side)], relations) for side in (0, 2))
     tails_per_head, heads_per_tail = (count / np.maximum(distinct, 1) for distinct in (heads, tails))
@@ -91,6 +91,6 @@ def head_share(triples: np.ndarray, relations: int) -> np.ndarray:
 
 
 def _distinct(pairs: np.ndarray, relations: int) -> np.ndarray:
-    """Distinct entities of each relation in (relation, entity) rows."""
+    """Return the number of distinct entities of each relation in (relation, entity) rows."""
     unique = np.unique(pairs[:, 1].astype(np.int64) * relations + pairs[:, 0])
     return np.bincount(unique % relations, minlength=relations)

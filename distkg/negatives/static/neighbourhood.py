@@ -1,4 +1,4 @@
-"""Negatives from the anchor's surroundings in the graph (SANS: Ahrabian et al. 2020, arXiv 2009.11355)."""
+"""Negatives from the graph neighbourhood of the anchor (SANS: Ahrabian et al. 2020, arXiv 2009.11355)."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from distkg.negatives.training_graph import TrainingGraph
 
 
 class KHopOptions(SourceOptions):
-    hops: int = Field(2, ge=1, description="Steps of the random walk from the anchor.")
+    hops: int = Field(2, ge=1, description="Number of steps of the random walk from the anchor.")
     sampler: Literal["compiled", "dgl"] = Field(
-        "compiled", description="Who walks: distkg's own compiled loop, or DGL's sampler (the same distribution)."
+        "compiled", description="Random walker: compiled (built in) or dgl. Both sample from the same distribution."
     )
 
 
 @SOURCES.register("k_hop")
 class KHop(NegativeSource):
-    """Where a random walk from the anchor ends (RW-SANS, Ahrabian et al. 2020).
+    """End points of random walks from the anchor (RW-SANS, Ahrabian et al. 2020).
 
-    A walk that ends where it began counts by its step before. Answers of the query are near its anchor by nature:
-    ``negatives.filter`` leaves them out.
+    For a walk that ends at its start, the entity before is used. Answers of the query are often near its anchor;
+    ``negatives.filter`` masks them.
     """
 
     Options = KHopOptions
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
-        return 40 * queries  # both ends of every edge, and their sorting
+        return 40 * queries  # both ends of every edge, and sorting
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
@@ -47,8 +47,8 @@ class KHop(NegativeSource):
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         seed = int(torch.randint(1 << 31, (1,), generator=generator))
         starts = queries.anchor.repeat_interleave(count).numpy()
-        met = self._walk(starts, self._hops, seed)
-        end = np.where(met[:, -1] == starts, met[:, -2], met[:, -1])
+        visited = self._walk(starts, self._hops, seed)
+        end = np.where(visited[:, -1] == starts, visited[:, -2], visited[:, -1])
         entities = torch.from_numpy(end).view(len(queries), count)
         mask = entities == queries.anchor[:, None]
         return Negatives(entities, mask if bool(mask.any()) else None)

@@ -12,7 +12,7 @@ from distkg.negatives.dans.curriculum import band_margins, band_steps, band_weig
 def test_bands_lie_at_a_twentieth_a_tenth_a_fifth_and_half_of_the_way() -> None:
     assert band_steps(20) == [1, 2, 4, 10]
     assert band_steps(60) == [3, 6, 12, 30]
-    with pytest.raises(ValueError, match=r"8 diffusion steps are too few.*take 20"):
+    with pytest.raises(ValueError, match=r"8 diffusion steps are too few.*use at least 20"):
         band_steps(8)
 
 

@@ -157,7 +157,7 @@ def test_replicas_meet_in_the_middle() -> None:
 
 
 def test_it_shows_nothing_without_a_model() -> None:
-    with pytest.raises(SourceError, match="learns from a model in training"):
+    with pytest.raises(SourceError, match="dans draws from the vectors of a model in training"):
         make_source("dans", {}, graph()).draw(queries(), 2, torch.Generator())
 
 
