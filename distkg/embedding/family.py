@@ -82,8 +82,8 @@ class EmbeddingFamily:
     def open(self, folder: Path, ranks: Ranks, graph: GraphChoice) -> Iterator[Predictor]:
         if graph.triples is not None:
             raise QuestionError(
-                f"--graph: for foundation models; {folder} is a run of embeddings, which belong to the entities of its own "
-                "store"
+                f"--graph: for foundation models; {folder} is a run of embeddings, which belong to the entities of its "
+                "own store"
             )
         if graph.fanouts:
             raise QuestionError(f"--fanouts: for foundation models that rank entities; {folder} is not one")
