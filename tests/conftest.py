@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 # Before torch is imported anywhere: idle OpenMP threads must not take the cores from other processes.
@@ -31,3 +32,64 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return folder
+
+
+class SharedRay:
+    """One Ray in this process for the tests that ask for ``shared_ray``; to start and end one takes seconds."""
+
+    WORKERS = 8  # as many CPUs as Ray counts; it pins nobody to them
+
+    def __init__(self) -> None:
+        self._open: ExitStack | None = None
+
+    def begin(self) -> None:
+        if self._open is not None:
+            return
+        from distkg.cluster.session import ray_session
+        from distkg.config import RunConfig
+
+        config = RunConfig.model_validate({"train": {"workers": self.WORKERS}})
+        # Workers import the project, and actors their faults, from here.
+        path = [str(REPOSITORY), str(REPOSITORY / "tests" / "faults"), os.environ.get("PYTHONPATH", "")]
+        with ExitStack() as stack:
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.delenv("RAY_ADDRESS", raising=False)
+            patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
+            stack.enter_context(ray_session(config))
+            self._open = stack.pop_all()
+
+    def end(self) -> None:
+        if self._open is not None:
+            stack, self._open = self._open, None
+            stack.close()
+
+
+_shared_ray = SharedRay()
+
+
+@pytest.fixture
+def shared_ray() -> None:
+    """Runs that are launched in this process join the Ray of all such tests; no other test sees it."""
+    _shared_ray.begin()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have tests of the shared Ray follow each other, and in one process where there are several."""
+    for item in items:
+        if _shares_ray(item):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+    items.sort(key=_shares_ray)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if not _shares_ray(item):
+        _shared_ray.end()
+
+
+def pytest_sessionfinish() -> None:
+    _shared_ray.end()
+
+
+def _shares_ray(item: pytest.Item) -> bool:
+    return "shared_ray" in getattr(item, "fixturenames", ())

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,23 +21,17 @@ from typer.testing import CliRunner
 from distkg.cli import app
 from distkg.cluster import negative_pool
 from distkg.cluster.launch import TrainOnRank, launch_training, run_on_workers
-from distkg.cluster.session import ray_session
 from distkg.config import RunConfig
 from distkg.data.generate import generate
 from distkg.negatives.messages import Reply
 from distkg.negatives.pool_events import NegativePoolError
 from distkg.training.run import train_on_rank
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
 MOST_SECONDS = 240  # of training: a killed actor needs many to come back on a busy machine
 ACTORS = 2
 ENOUGH = "enough"  # a file in the run folder that ends the training
-
-
-@pytest.fixture(autouse=True)
-def _no_cluster_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -211,16 +204,6 @@ def test_a_store_without_what_a_source_needs_ends_the_run_with_the_reason(store:
         launch_training(RunConfig.model_validate(settings), tmp_path / "run")
 
 
-@pytest.fixture(scope="module")
-def ray_for_faulty_actors() -> Iterator[None]:
-    """One Ray for the runs below, whose actors can import their faults."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-        with ray_session(RunConfig.model_validate({"train": {"workers": 8}})):
-            yield
-
-
 MISTAKES = {
     "RaisesInDraw": r"source near_miss, drawing negatives for step \d+: UserError: error 7: no luck today",
     "RepliesUnreadably": r"gave a reply to draw that cannot be deserialised: ValueError: invalid literal",
@@ -230,7 +213,6 @@ MISTAKES = {
 }
 
 
-@pytest.mark.usefixtures("ray_for_faulty_actors")
 @pytest.mark.parametrize("fault", MISTAKES)
 def test_a_mistake_of_a_source_ends_the_run_with_its_message(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
@@ -242,7 +224,6 @@ def test_a_mistake_of_a_source_ends_the_run_with_its_message(
     assert not failures.exists() or '"restart": true' not in failures.read_text()
 
 
-@pytest.mark.usefixtures("ray_for_faulty_actors")
 def test_the_command_ends_with_that_message_and_exit_code_2(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,7 +235,6 @@ def test_the_command_ends_with_that_message_and_exit_code_2(
     assert "Traceback" not in result.output
 
 
-@pytest.mark.usefixtures("ray_for_faulty_actors")
 def test_a_mistake_is_one_warning_and_a_count_where_the_fallback_was_chosen(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -275,7 +255,6 @@ def marked(store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(store, tmp_path / "store"))
 
 
-@pytest.mark.usefixtures("ray_for_faulty_actors")
 def test_in_sync_an_actor_that_dies_in_a_publication_does_not_end_the_group(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,7 +266,6 @@ def test_in_sync_an_actor_that_dies_in_a_publication_does_not_end_the_group(
     assert {line["delivered"] for line in lines[2:]} - {None} == {1.0}
 
 
-@pytest.mark.usefixtures("ray_for_faulty_actors")
 def test_an_actor_that_hangs_in_its_first_draw_is_killed(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,14 +17,9 @@ from distkg.data.generate import generate
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
 EPOCHS = 12
-
-
-@pytest.fixture(autouse=True)
-def _no_cluster_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
 def failures(run: Path) -> list[dict[str, Any]]:

@@ -26,7 +26,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from distkg.cluster.run_folder import newest_step
 from distkg.data.generate import generate
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+# One head serves them all.
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("jobs")]
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = Path(sys.executable).parent / "ray"

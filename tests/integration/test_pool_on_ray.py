@@ -13,7 +13,7 @@ from distkg.cluster.launch import launch_training
 from distkg.config import RunConfig
 from distkg.data.generate import generate
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
 DANS = {"made": 2, "neighbours": 2, "refresh": 3.0, "diffusion": {"steps": 20}}
 MIXTURE = {
@@ -23,11 +23,6 @@ MIXTURE = {
         {"source": "dans", "options": DANS},
     ]
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_cluster_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
 @pytest.mark.parametrize(("source", "options"), [("dans", DANS), ("mixture", MIXTURE)])

@@ -152,6 +152,7 @@ def names_of(processes: list[psutil.Process]) -> list[str]:
     return names
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_a_mistake_comes_back_as_the_worker_raised_it_and_is_not_retried(tmp_path: Path) -> None:
     def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, services: Any) -> dict[str, Any]:
         (run / f"attempt-{os.getpid()}").write_text("")
@@ -167,6 +168,7 @@ def test_a_mistake_comes_back_as_the_worker_raised_it_and_is_not_retried(tmp_pat
     assert (1, False) in [(line["rank"], line["restart"]) for line in record]
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_two_workers_train_a_graph_and_a_finished_run_is_not_written_over(tmp_path: Path) -> None:
     generate(str(tmp_path / "store"), entities=300, relations=6, triples=3000, seed=1)
     config = run_config(tmp_path / "store", workers=2)
@@ -191,6 +193,7 @@ def test_two_workers_train_a_graph_and_a_finished_run_is_not_written_over(tmp_pa
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == saved
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_a_run_goes_on_with_accepted_changes_and_ends_where_it_is_taken_over(tmp_path: Path) -> None:
     generate(str(tmp_path / "store"), entities=300, relations=6, triples=3000, seed=1)
     config = run_config(tmp_path / "store", workers=2)
