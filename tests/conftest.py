@@ -60,7 +60,10 @@ class SharedRay:
 
     def end(self) -> None:
         if self._open is not None:
+            from distributed import end_kept_ranks
+
             stack, self._open = self._open, None
+            end_kept_ranks()  # else they are taken for Ray's, which are killed if they do not end
             stack.close()
 
 
