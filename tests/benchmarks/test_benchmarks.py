@@ -1,9 +1,8 @@
 """The benchmarks run, and what they make of what they measured is right.
 
-One of each family runs with the other tests: of machines (rooflines), steps of training (one_vs_all), ranking
-(evaluation), passes over edges (message_passing), foundation models on other graphs (zero_shot), quality under a time
-limit by embeddings (negative_quality) and by foundation models (planted_images), and scale on Ray (million_entities).
-``make test-benchmarks`` runs all.
+One of each family runs with the other tests: of machines (rooflines), steps of embeddings (one_vs_all) and of
+foundation models (token_steps), ranking (zero_shot), quality under a time limit by embeddings (negative_quality) and by
+foundation models (planted_images), and scale on Ray (million_entities). ``make test-benchmarks`` runs all.
 """
 
 import importlib
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from at_work import describe, fail_on_last
 from rich.console import Console
 from small_model import SmallModel, random_model
 
@@ -99,6 +99,7 @@ def test_one_vs_all_runs(tmp_path: Path, store: Path) -> None:
     assert content["settings"]["graph"]["entities"] == 300
 
 
+@pytest.mark.benchmarks
 def test_evaluation_runs(tmp_path: Path, store: Path) -> None:
     content = run_quickly("evaluation", tmp_path, "--store", str(store))
     assert list(content["figures"]) == ["distkg, ranking", "distkg, whole", "plain PyTorch", "PyKEEN"]
@@ -193,6 +194,7 @@ def test_dans_sweep_runs(tmp_path: Path, store: Path) -> None:
     assert content["settings"]["variants"]["η = 1"] == ["negatives.source=dans", "negatives.options={weight: 1.0}"]
 
 
+@pytest.mark.benchmarks
 def test_message_passing_runs(tmp_path: Path, store: Path) -> None:
     content = run_quickly("message_passing", tmp_path, "--store", str(store))
     columns = ["forward ms", "forward and backward ms", "× bandwidth, forward", "bandwidth GB/s", "peak MB"]
@@ -261,7 +263,6 @@ def test_multimodal_runs(tmp_path: Path, store: Path, ultra: Path) -> None:
     }
 
 
-@pytest.mark.benchmarks
 def test_token_steps_run(tmp_path: Path, store: Path) -> None:
     content = run_quickly("token_steps", tmp_path, "--store", str(store))
     assert columns_of(content) == {row: ["step ms", "× ULTRA"] for row in token_steps.ROWS}
@@ -456,19 +457,6 @@ def test_plain_pytorch_does_the_same_work() -> None:
     known = KnownAnswers.from_triples(facts, 3)
     greater = evaluation.count_plainly(entities, relations, facts[:60], known, batch_size=32)
     assert greater.tolist() == rank_answers(SmallModel(entities, relations), facts[:60], known).greater.tolist()
-
-
-def describe(ranks: Ranks, hungry: int) -> tuple[int, int, set[int], int, str]:
-    if ranks.rank == hungry:
-        torch.ones(50 << 20)  # 210 MB, written to
-    cores = os.sched_getaffinity(0)
-    return ranks.rank, ranks.size, cores, torch.get_num_threads(), os.environ["OMP_WAIT_POLICY"]
-
-
-def fail_on_last(ranks: Ranks) -> None:
-    if ranks.rank == ranks.size - 1:
-        raise ValueError("the last rank cannot")
-    ranks.barrier()
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores to pin two workers to")
