@@ -37,7 +37,7 @@ def shared_data() -> Callable[[str], Path]:
 class SharedRay:
     """One Ray in this process for the tests that ask for ``shared_ray``; to start and end one takes seconds."""
 
-    WORKERS = 8  # as many CPUs as Ray counts; it pins nobody to them
+    WORKERS = 4  # as many CPUs as Ray counts, for two workers and two actors and more; it pins nobody to them
 
     def __init__(self) -> None:
         self._open: ExitStack | None = None
