@@ -97,20 +97,26 @@ def nearest_tests(changed: Collection[str], graph: Graph, root: Path) -> list[st
         for importer in {each for file in nearest for each in importers.get(file, ())} - distances.keys():
             distances[importer] = reached
     tests = [file for file in distances if Path(file).name.startswith("test_") and (root / file).is_file()]
-    own = {f"test_{Path(file).stem}.py" for file in changed}
+    own = {f"test_{Path(file).stem}.py" for file in changed if file.endswith(".py")}
     return sorted(tests, key=lambda file: (distances[file], Path(file).name not in own, file))
 
 
 def _starts(changed: Collection[str], graph: Graph, root: Path) -> set[str]:
     """Changed modules, and the tests that name a changed file of another kind, such as a preset."""
-    found = set()
+    found, tests = set(), [file for file in graph if file.startswith("tests/")]
     for file in changed:
         if file.endswith(".py"):
             found.add(file)
         else:
-            name = Path(file).stem if file.startswith("distkg/presets/") else Path(file).name
-            found |= {test for test in graph if test.startswith("tests/") and name in (root / test).read_text()}
+            found |= {test for test in tests if _called(file) in (root / test).read_text()}
     return found
+
+
+def _called(file: str) -> str:
+    """What a test that reads a file calls it: a preset by its name, another by its name and ending, or in whole."""
+    if file.startswith("distkg/presets/"):
+        return Path(file).stem
+    return Path(file).name if "." in Path(file).name else file
 
 
 # ---- who imports whom ----

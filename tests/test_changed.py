@@ -49,6 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("tests/test_top.py", ["tests/test_top.py"]),
         ("distkg/presets/fast_one.yaml", ["tests/test_top.py"]),
         ("docs/unheard_of.md", []),
+        ("tools/x", []),
         ("tests/test_removed.py", []),
     ],
 )

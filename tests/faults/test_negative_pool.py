@@ -178,7 +178,7 @@ def test_replies_of_wrong_shape_and_of_not_a_number_are_counted(store: Path, tmp
             config, run, ranks, resume=resume, listener=listener, services=replace(services, pool_of=spoiling)
         )
 
-    result = run_on_workers(train, run_config(store, seconds=None, epochs=30, sync=True), tmp_path / "run")
+    result = run_on_workers(train, run_config(store, seconds=None, epochs=12, sync=True), tmp_path / "run")
     lines = lines_of(tmp_path / "run")
     # Two thirds of what came, and in sync all of it comes, however busy the machine is.
     came = 2 * 4000 * result["train"]["epochs"] - sum(total(lines, why) for why in ("late", "old", "refused"))
