@@ -41,9 +41,9 @@ check: $(STAMP) lint types ## style, types, and tests of what has changed since 
 test: $(STAMP) ## all tests but the slow ones and most benchmarks
 	$(PYTEST) --dist worksteal -m "not slow and not benchmarks"
 
-# By groups: tests that share one Ray, or one cluster, run in one process.
+# By files, whose tests share stores, runs and clusters; those that share one Ray with other files come last.
 test-slow: $(STAMP) ## the slow tests
-	$(PYTEST) --dist loadgroup -m "slow and not benchmarks"
+	$(PYTEST) --dist loadfile --no-loadscope-reorder -m "slow and not benchmarks"
 
 test-benchmarks: $(STAMP) ## a short run of every benchmark
 	$(BIN)/python -m pytest --durations 30 tests/benchmarks

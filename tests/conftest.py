@@ -76,12 +76,8 @@ def shared_ray() -> None:
     _shared_ray.begin()
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have tests of the shared Ray follow each other, and in one process where there are several."""
-    for item in items:
-        if _shares_ray(item):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+    """Have tests of the shared Ray follow each other."""
     items.sort(key=_shares_ray)
 
 

@@ -48,7 +48,6 @@ def test_a_worker_that_is_stopped_is_replaced_and_the_run_goes_on(store: Path, t
     assert "failed: hung: it has shown no sign of life for" in training.output
 
 
-@pytest.mark.usefixtures("shared_ray")
 def test_workers_that_wait_for_each_other_are_replaced(store: Path, tmp_path: Path) -> None:
     def train(config: RunConfig, run: Path, ranks: Ranks, *, resume: bool, listener: Any, services: Any) -> Record:
         marker = run / f"locked-{ranks.rank}"

@@ -26,8 +26,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from distkg.cluster.run_folder import newest_step
 from distkg.data.generate import generate
 
-# One head serves them all.
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("jobs")]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = Path(sys.executable).parent / "ray"
