@@ -8,6 +8,8 @@ from pathlib import Path
 # Before torch is imported anywhere: idle OpenMP threads must not take the cores from other processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Ray's workers are as nice as 15, which beside tests in another process leaves them no time.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import pytest
 from hypothesis import settings
