@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("distkg", "jobs", "benchmarks", "tests")
-SECONDS = 75.0  # with style and types, less than two minutes
+SECONDS = 60.0  # with style and types, less than two minutes
 DEADLINE = "DISTKG_TESTS_UNTIL"
 NOT_REACHED = "not reached in the time"
 
@@ -52,7 +52,8 @@ def main() -> int:
         "1",
     ]
     command = [sys.executable, "-m", "pytest", *options, *chosen]
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    return 0 if code == pytest.ExitCode.NO_TESTS_COLLECTED else code  # all of them are slow
 
 
 # ---- in pytest ----
