@@ -11,10 +11,10 @@ export OMP_WAIT_POLICY ?= passive
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow fuzz test-isa lint format types clean
+.PHONY: help install demo check test test-slow test-benchmarks fuzz test-isa lint format types clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## make .venv and install distkg with everything for development
 
@@ -32,11 +32,21 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## generate a graph, train on two Ray workers, show metrics and predictions
 	$(BIN)/distkg demo
 
-test: $(STAMP) ## all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+# Two processes: most tests use one core, and those that start processes wait for them.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(or $(TEST_PROCESSES),2) --durations 30
 
+check: $(STAMP) lint types ## style, types, and tests of what has changed since main: less than two minutes
+	$(BIN)/python -m tests.changed
+
+test: $(STAMP) ## all tests but the slow ones and most benchmarks
+	$(PYTEST) --dist worksteal -m "not slow and not benchmarks"
+
+# By files, whose tests share stores, runs and clusters; those that share one Ray with other files come last.
 test-slow: $(STAMP) ## the slow tests
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) --dist loadfile --no-loadscope-reorder -m "slow and not benchmarks"
+
+test-benchmarks: $(STAMP) ## a short run of every benchmark
+	$(BIN)/python -m pytest --durations 30 tests/benchmarks
 
 CASES ?= 500
 fuzz: $(STAMP) ## many mistaken inputs for every command, CASES of each test: hours

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import pickle
 import sys
@@ -19,6 +18,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from distkg.sharding.ranks import Ranks
+
+for _name in ("distributed", "tests.distributed"):  # tests import it by either; its processes are there once
+    sys.modules.setdefault(_name, sys.modules[__name__])
 
 _FIRST_SEED = torch.initial_seed()
 """Of torch's generator in a new process."""
@@ -52,19 +54,25 @@ def _on_kept_ranks(size: int, folder: str, timeout: float, function: Callable[..
     process = (sys.path, dict(os.environ), os.getcwd())
     call = pickle.dumps((function, args))
     # Every process takes one of the calls, as each call waits for all others.
-    calls = [_processes(size).submit(_on_kept_rank, rank, size, folder, timeout, process, call) for rank in range(size)]
+    if size not in _kept:
+        _kept[size] = ProcessPoolExecutor(size, mp_context=get_context("spawn"))
+    calls = [_kept[size].submit(_on_kept_rank, rank, size, folder, timeout, process, call) for rank in range(size)]
     wait(calls)
     failures = [failure for each in calls if (failure := each.exception()) is not None]
     if failures:
-        _processes(size).shutdown(wait=False, cancel_futures=True)
-        _processes.cache_clear()
+        _kept.pop(size).shutdown(wait=False, cancel_futures=True)
         # gloo's RuntimeError says only that a peer is gone; the peer's own error has the cause.
         raise min(failures, key=lambda failure: type(failure) is RuntimeError)
 
 
-@functools.cache
-def _processes(size: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(size, mp_context=get_context("spawn"))
+_kept: dict[int, ProcessPoolExecutor] = {}
+"""Processes by how many they are."""
+
+
+def end_kept_ranks() -> None:
+    """End the processes that serve calls; later calls spawn others."""
+    while _kept:
+        _kept.popitem()[1].shutdown()
 
 
 def _on_kept_rank(

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import time
 from typing import Any
 
 import pytest
@@ -48,13 +47,13 @@ def test_a_cluster_that_is_not_there_is_named_at_once(monkeypatch: pytest.Monkey
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     missing = f"no Ray cluster answers at 127.0.0.1:{port} .*ray start --head.*cluster.address=local"
-    started = time.monotonic()
+    # Ray itself would go on trying for a minute: it is not asked.
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray looks for the cluster"))
     with pytest.raises(ClusterError, match=missing), ray_session(run_config(1, address=f"127.0.0.1:{port}")):
         pass
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
     with pytest.raises(ClusterError, match=missing), ray_session(run_config(1)):
         pass
-    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (3.5, 3), (4, 4)])

@@ -24,6 +24,7 @@ class Command:
     def __init__(self, folder: Path, *arguments: str | Path) -> None:
         self._output = folder / f"output-{time.monotonic_ns()}"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment["RAY_worker_niceness"] = "0"  # as in conftest.py
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "distkg", *map(str, arguments)],

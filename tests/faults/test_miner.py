@@ -15,14 +15,9 @@ from distkg.cluster.launch import launch_training, run_on_workers
 from distkg.config import RunConfig
 from distkg.data.generate import generate
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
 MOST_SECONDS = 240  # of training: a killed actor needs many to come back on a busy machine
-
-
-@pytest.fixture(autouse=True)
-def _no_cluster_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +62,14 @@ class WhereSteps(Disturbance):
             super().__call__(record)
 
 
-@pytest.mark.parametrize("victims", [1, 2], ids=["one", "all"])
-def test_killed_actors_come_back_and_meanwhile_steps_compare(stores: list[str], tmp_path: Path, victims: int) -> None:
+def test_killed_actors_come_back_and_meanwhile_steps_compare(stores: list[str], tmp_path: Path) -> None:
+    """One of two, and then all."""
     run = tmp_path / "run"
-    kill = WhereSteps(run, psutil.Process.kill, victims)
+    kill = WhereSteps(run, psutil.Process.kill, 1, ACTORS)
     config = pretraining(stores, seconds=MOST_SECONDS, epochs=100_000, max_age=60)
     result = run_on_workers(training_until_enough(), config, run, listener=kill)
     lines = lines_of(run)
-    assert len(kill.pids) == victims
-    assert lines[-1]["restarts"] == victims
+    assert len(kill.pids) == lines[-1]["restarts"] == 1 + ACTORS
     assert total(lines, "old") > 0, "what the dead owed was not counted"
     assert (run / ENOUGH).exists(), "the successors do not deliver"
     assert all(math.isfinite(json.loads(line)["loss"]) for line in (run / "metrics.jsonl").open())

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,23 +21,17 @@ from typer.testing import CliRunner
 from distkg.cli import app
 from distkg.cluster.launch import TrainOnRank, launch_training, run_on_workers
 from distkg.cluster.sampling import negative_pool
-from distkg.cluster.session.ray_session import ray_session
 from distkg.config import RunConfig
 from distkg.data.generate import generate
 from distkg.negatives.prefetch.messages import Reply
 from distkg.negatives.prefetch.pool_events import NegativePoolError
 from distkg.training.run import train_on_rank
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
 MOST_SECONDS = 240  # of training: a killed actor needs many to come back on a busy machine
 ACTORS = 2
 ENOUGH = "enough"  # a file in the run folder that ends the training
-
-
-@pytest.fixture(autouse=True)
-def _no_cluster_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -83,22 +76,27 @@ def is_actor(process: psutil.Process) -> bool:
 
 
 class Disturbance:
-    """Does something to the processes of actors once all deliver, and ends the run when all is well again."""
+    """Does something to the processes of actors once all deliver, again once all is well, and then ends the run.
 
-    def __init__(self, run: Path, act: Callable[[psutil.Process], None], victims: int) -> None:
+    Attributes:
+        pids: of the processes that it was done to.
+    """
+
+    def __init__(self, run: Path, act: Callable[[psutil.Process], None], *victims: int) -> None:
         self.pids: list[int] = []
-        self._run, self._act, self._victims = run, act, victims
+        self._run, self._act, self._rounds = run, act, list(victims)
 
     def __call__(self, record: dict[str, Any]) -> None:
         came, living = record["negatives"], actor_processes()
         # One of two cannot deliver more than half; a line at the end of an epoch may have no steps, and none delivered.
-        well = (came["delivered"] or 0) > 0.5 and len(living) == ACTORS
-        if not self.pids and well:
-            for process in living[: self._victims]:
-                self.pids.append(process.pid)
-                self._act(process)
-        elif came["restarts"] == self._victims and well:
+        if (came["delivered"] or 0) <= 0.5 or len(living) < ACTORS or came["restarts"] < len(self.pids):
+            return
+        if not self._rounds:
             (self._run / ENOUGH).write_text("")
+            return
+        for process in living[: self._rounds.pop(0)]:
+            self.pids.append(process.pid)
+            self._act(process)
 
 
 def training_until_enough() -> TrainOnRank:
@@ -121,7 +119,7 @@ def training_until_enough() -> TrainOnRank:
 
 
 def test_one_that_owes_takes_nothing_from_the_others(store: Path, tmp_path: Path) -> None:
-    stop = Disturbance(tmp_path / "run", lambda process: process.send_signal(signal.SIGSTOP), victims=1)
+    stop = Disturbance(tmp_path / "run", lambda process: process.send_signal(signal.SIGSTOP), 1)
     config = run_config(store, seconds=20, hung_after=1000.0, timeout=0.01)
     run_on_workers(training_until_enough(), config, tmp_path / "run", listener=stop)
     assert len(stop.pids) == 1
@@ -138,16 +136,17 @@ def total(lines: list[dict[str, Any]], name: str) -> int:
     return sum(line[name] for line in lines)
 
 
-@pytest.mark.parametrize("victims", [1, 2], ids=["one", "all"])
-def test_killed_actors_come_back_and_the_run_goes_on(store: Path, tmp_path: Path, victims: int) -> None:
+def test_killed_actors_come_back_and_the_run_goes_on(store: Path, tmp_path: Path) -> None:
+    """One of two, and then all."""
     run = tmp_path / "run"
-    kill = Disturbance(run, psutil.Process.kill, victims)
+    kill = Disturbance(run, psutil.Process.kill, 1, ACTORS)
     result = run_on_workers(training_until_enough(), run_config(store), run, listener=kill)
     lines = lines_of(run)
-    assert len(kill.pids) == victims
-    assert lines[-1]["restarts"] == victims
-    counted = sum(total(lines, why) for why in ("late", "refused", "lost"))
-    assert counted > 0, "what the dead owed was not counted"
+    assert len(kill.pids) == lines[-1]["restarts"] == 1 + ACTORS
+    for later in (False, True):
+        owed = [line for line in lines if (line["restarts"] > 1) is later]
+        counted = sum(total(owed, why) for why in ("late", "refused", "lost"))
+        assert counted > 0, f"what the dead owed {'at last' if later else 'at first'} was not counted"
     (warning,) = [text for line in lines for text in line.get("warnings", []) if "it died" in text]
     assert "It is being replaced" in warning
     assert (run / ENOUGH).exists(), "the successors do not deliver"
@@ -158,7 +157,7 @@ def test_killed_actors_come_back_and_the_run_goes_on(store: Path, tmp_path: Path
 
 def test_an_actor_that_hangs_is_restarted(store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    stop = Disturbance(run, lambda process: process.send_signal(signal.SIGSTOP), victims=1)
+    stop = Disturbance(run, lambda process: process.send_signal(signal.SIGSTOP), 1)
     run_on_workers(training_until_enough(), run_config(store, hung_after=2.0), run, listener=stop)
     lines = lines_of(run)
     assert (lines[-1]["restarts"], lines[-1]["hung"]) == (1, 1)
@@ -185,7 +184,7 @@ def test_replies_of_wrong_shape_and_of_not_a_number_are_counted(store: Path, tmp
             config, run, ranks, resume=resume, listener=listener, services=replace(services, pool_of=spoiling)
         )
 
-    result = run_on_workers(train, run_config(store, seconds=None, epochs=30, sync=True), tmp_path / "run")
+    result = run_on_workers(train, run_config(store, seconds=None, epochs=12, sync=True), tmp_path / "run")
     lines = lines_of(tmp_path / "run")
     # Two thirds of what came, and in sync all of it comes, however busy the machine is.
     came = 2 * 4000 * result["train"]["epochs"] - sum(total(lines, why) for why in ("late", "old", "refused"))
@@ -211,26 +210,14 @@ def test_a_store_without_what_a_source_needs_ends_the_run_with_the_reason(store:
         launch_training(RunConfig.model_validate(settings), tmp_path / "run")
 
 
-@pytest.fixture(scope="module")
-def ray_for_faulty_actors() -> Iterator[None]:
-    """One Ray for the runs below, whose actors can import their faults."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-        with ray_session(RunConfig.model_validate({"train": {"workers": 8}})):
-            yield
-
-
 MISTAKES = {
     "RaisesInDraw": r"source near_miss, drawing negatives for step \d+: UserError: error 7: no luck today",
     "RepliesUnreadably": r"gave a reply to draw that cannot be deserialised: ValueError: invalid literal",
-    "RaisesInMaking": r"making source near_miss: UserError: error 7: no luck today",
     "RaisesInConstructor": r"cannot be made: .*error 7: no luck today",
     "DiesInMaking": r"it was restarted 10 times, without a reply between them",
 }
 
 
-@pytest.mark.usefixtures("ray_for_faulty_actors")
 @pytest.mark.parametrize("fault", MISTAKES)
 def test_a_mistake_of_a_source_ends_the_run_with_its_message(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
@@ -238,11 +225,14 @@ def test_a_mistake_of_a_source_ends_the_run_with_its_message(
     monkeypatch.setattr(negative_pool, "NegativeActor", getattr(faulty_actors, fault))
     with pytest.raises(NegativePoolError, match=rf"negative actor [01]: .*{MISTAKES[fault]}"):
         launch_training(run_config(store, seconds=None, epochs=100), tmp_path / "run")
-    failures = tmp_path / "run" / "failures.jsonl"
+    assert_no_restart(tmp_path / "run")
+
+
+def assert_no_restart(run: Path) -> None:
+    failures = run / "failures.jsonl"
     assert not failures.exists() or '"restart": true' not in failures.read_text()
 
 
-@pytest.mark.usefixtures("ray_for_faulty_actors")
 def test_the_command_ends_with_that_message_and_exit_code_2(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,9 +242,9 @@ def test_the_command_ends_with_that_message_and_exit_code_2(
     assert result.exit_code == 2
     assert "error: negative actor 0: making source near_miss: UserError: error 7: no luck today" in result.stderr
     assert "Traceback" not in result.output
+    assert_no_restart(tmp_path / "run")
 
 
-@pytest.mark.usefixtures("ray_for_faulty_actors")
 def test_a_mistake_is_one_warning_and_a_count_where_the_fallback_was_chosen(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -275,7 +265,6 @@ def marked(store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(store, tmp_path / "store"))
 
 
-@pytest.mark.usefixtures("ray_for_faulty_actors")
 def test_in_sync_an_actor_that_dies_in_a_publication_does_not_end_the_group(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,7 +276,6 @@ def test_in_sync_an_actor_that_dies_in_a_publication_does_not_end_the_group(
     assert {line["delivered"] for line in lines[2:]} - {None} == {1.0}
 
 
-@pytest.mark.usefixtures("ray_for_faulty_actors")
 def test_an_actor_that_hangs_in_its_first_draw_is_killed(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

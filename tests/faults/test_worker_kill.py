@@ -9,22 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import run_ranks
 
-from distkg.cluster.launch import TrainingError, TrainOnRank, launch_training, run_on_workers
+from distkg.cluster.launch import TrainingError, TrainOnRank, run_on_workers
 from distkg.cluster.watch.progress_monitor import Record
 from distkg.config import RunConfig
 from distkg.data.generate import generate
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
 EPOCHS = 12
-
-
-@pytest.fixture(autouse=True)
-def _no_cluster_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
 def failures(run: Path) -> list[dict[str, Any]]:
@@ -83,15 +79,24 @@ def training_with_a_kill() -> TrainOnRank:
     return train
 
 
+def undisturbed(config: RunConfig, run: Path) -> Record:
+    """The result of two ranks without Ray: the same, to the last bit, as ``test_graphs_on_ray.py`` holds."""
+    result: Record = run_ranks(2, train, config, str(run))[0]
+    return result
+
+
+def train(ranks: Ranks, config: RunConfig, run: str) -> Record:
+    return train_on_rank(config, Path(run), ranks)
+
+
 def test_a_killed_worker_is_replaced_and_the_metrics_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
     generate(str(tmp_path / "store"), entities=400, relations=6, triples=6000, seed=3)
     config = run_config(tmp_path / "store")
-    calm = launch_training(config, tmp_path / "calm")
+    calm = undisturbed(config, tmp_path / "calm")
     disturbed = run_on_workers(training_with_a_kill(), config, tmp_path / "disturbed")
 
     assert (tmp_path / "disturbed" / "killed").exists()
     assert [(line["rank"], line["restart"]) for line in failures(tmp_path / "disturbed")].count((1, True)) == 1
-    assert not (tmp_path / "calm" / "failures.jsonl").exists()
     assert disturbed["train"]["epochs"] == EPOCHS
     assert disturbed["metrics"]["test"]["queries"] == calm["metrics"]["test"]["queries"]
     assert disturbed["metrics"]["test"]["mrr"] == pytest.approx(calm["metrics"]["test"]["mrr"], abs=0.01)
@@ -102,7 +107,7 @@ def test_a_killed_worker_is_replaced_and_the_metrics_are_those_of_an_undisturbed
 
 def test_a_worker_killed_in_pretraining_on_two_graphs_changes_nothing(tmp_path: Path) -> None:
     config = pretraining_config(tmp_path)
-    calm = launch_training(config, tmp_path / "calm")
+    calm = undisturbed(config, tmp_path / "calm")
     disturbed = run_on_workers(training_with_a_kill(), config, tmp_path / "disturbed")
 
     assert (tmp_path / "disturbed" / "killed").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,21 @@ def test_tensors_of_other_graphs_are_foretold(
     assert 0.99 * (taken[0] - taken[1]) <= foretold[0] - foretold[1] <= slack * (taken[0] - taken[1])
 
 
-def test_a_query_takes_time() -> None:
+def test_the_time_of_a_query_is_that_of_a_step_by_queries_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of which each query takes three seconds, and what is made once a hundred."""
     graph = KnowledgeGraph(torch.tensor([[0, 0, 1], [1, 1, 2]]), 3, 2)
-    assert 0 < seconds_of_query(make_model("ultra", SMALL), graph, training_step(4)) < 10
+    model, clock, asked = make_model("ultra", SMALL), [0.0], []
+
+    def work(given: object, of: KnowledgeGraph, anchor: torch.Tensor, relation: torch.Tensor) -> None:
+        assert (given, of) == (model, graph)
+        clock[0] += 3.0 * len(anchor) + (0 if asked else 100)
+        asked.append(len(anchor))
+
+    monkeypatch.setattr("time.process_time", lambda: clock[0])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert seconds_of_query(model, graph, work, 6) == 3.0 / 4
+    assert seconds_of_query(model, graph, work) == 3.0 / 4
+    assert asked == [1, 6, 1, 4]
 
 
 def test_a_plan_counts_parameters_graphs_and_steps(stores: list[str]) -> None:
@@ -116,13 +129,22 @@ def test_steps_and_queries_of_a_worker_are_those_of_the_training(stores: list[st
     assert plan_foundation(elastic, None).memory["states of a batch"] == states[0]
 
 
-def test_an_estimate_of_time_goes_with_the_steps(stores: list[str]) -> None:
-    seconds = [
-        plan_foundation(config(stores, train={"steps_per_epoch": n}), None, slowdown=2.0).seconds for n in (10, 1000)
-    ]
-    assert seconds[0] is not None
-    assert seconds[1] is not None
-    assert seconds[1]["compute"] > 10 * seconds[0]["compute"] > 0
+@pytest.fixture
+def _a_second_for_each_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes by a second when it is looked at, so that a step takes one; and one thread."""
+    clock = itertools.count(1.0)
+    monkeypatch.setattr("time.process_time", lambda: next(clock))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+
+
+@pytest.mark.usefixtures("_a_second_for_each_look")
+def test_an_estimate_of_time_goes_with_steps_queries_and_facts(stores: list[str]) -> None:
+    small, large = (made_graph(store, config(stores)).store.manifest.triples["train"] for store in stores)
+    mean = (small * small + large * large) / (small + large)  # of the graphs that are drawn
+    for steps in (10, 1000):
+        found = plan_foundation(config(stores, train={"steps_per_epoch": steps}), None, slowdown=2.0)
+        # Two workers have 16 of a batch's 32 queries, and each query takes a second on the larger graph.
+        assert found.seconds == {"compute": pytest.approx(2.0 * steps * 16 * mean / large)}
 
 
 def test_a_run_that_cannot_fit_is_refused_with_what_helps(stores: list[str]) -> None:
@@ -163,6 +185,7 @@ def test_a_run_is_planned_on_the_machine_at_hand(stores: list[str], monkeypatch:
         preflight.check_run(config(stores), at_once=4)
 
 
+@pytest.mark.usefixtures("_a_second_for_each_look")
 def test_a_part_of_a_large_graph_takes_what_the_part_takes(tmp_path: Path) -> None:
     generate(str(tmp_path / "store"), entities=6000, relations=4, triples=20_000, seed=0)
     whole, part = (
@@ -170,8 +193,7 @@ def test_a_part_of_a_large_graph_takes_what_the_part_takes(tmp_path: Path) -> No
         for fanouts in ([], [2, 2])
     )
     assert part.memory["states of a batch"] < 0.7 * whole.memory["states of a batch"]
-    assert part.seconds is not None
-    assert part.seconds["compute"] > 0
+    assert part.seconds == {"compute": pytest.approx(part.steps)}  # all queries of a step take a second
 
 
 def test_models_with_vectors_of_entities_and_models_that_rank_relations_have_a_plan(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_a_run_is_what_it_was(name: str, size: int, store: str, recorded: dict[s
 
 @pytest.mark.slow
 @pytest.mark.cluster
+@pytest.mark.usefixtures("shared_ray")
 @pytest.mark.parametrize("source", POOLED)
 def test_a_run_with_a_pool_is_what_it_was(source: str, store: str, recorded: dict[str, Any], tmp_path: Path) -> None:
     compare(run_pooled(source, store, tmp_path / "run"), recorded["runs"][f"pool {source}"], recorded)

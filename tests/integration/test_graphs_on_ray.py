@@ -19,12 +19,7 @@ from distkg.data.tokens.token_store import write_modality
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-
-
-@pytest.fixture(autouse=True)
-def _no_cluster_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
 
 @pytest.fixture(scope="module")

@@ -122,6 +122,6 @@ def test_it_is_trained_evaluated_exported_and_tuned_on_ray(distkg: Distkg, setti
     assert json.loads(succeeded(distkg("evaluate", tmp_path / "run", "--json")))["metrics"]["mrr"] == trained
     succeeded(distkg("export", tmp_path / "run", "--to", tmp_path / "export"))
     (tmp_path / "space.yaml").write_text("optimizer.learning_rate: {choice: [0.05, 0.1]}\n")
-    search = ["--space", tmp_path / "space.yaml", "--run", tmp_path / "search", "--trials", "2"]
+    search = ["--space", tmp_path / "space.yaml", "--run", tmp_path / "search", "--trials", "1"]
     succeeded(distkg("tune", settings, *search, "--set", "train.workers=1", "--set", "train.epochs=2"))
     assert (tmp_path / "search" / "best.yaml").exists()

@@ -15,12 +15,7 @@ from distkg.data.tokens.make_tokens import TokenSource, make_tokens, text_source
 from distkg.data.tokens.text_tokens import TextTokenizer
 from distkg.data.tokens.token_store import read_modalities, read_modality
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-
-
-@pytest.fixture(autouse=True)
-def _no_cluster_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
 
 def test_as_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

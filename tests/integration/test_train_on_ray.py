@@ -17,7 +17,6 @@ import ray
 import torch
 
 from distkg.cluster.launch import launch_training, run_on_workers
-from distkg.cluster.session.ray_session import ray_session
 from distkg.cluster.watch.lease import Holder, RunTakenOverError
 from distkg.cluster.watch.run_folder import RunFolderError
 from distkg.config import ConfigError, RunConfig
@@ -152,6 +151,7 @@ def names_of(processes: list[psutil.Process]) -> list[str]:
     return names
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_a_mistake_comes_back_as_the_worker_raised_it_and_is_not_retried(tmp_path: Path) -> None:
     def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, services: Any) -> dict[str, Any]:
         (run / f"attempt-{os.getpid()}").write_text("")
@@ -167,13 +167,14 @@ def test_a_mistake_comes_back_as_the_worker_raised_it_and_is_not_retried(tmp_pat
     assert (1, False) in [(line["rank"], line["restart"]) for line in record]
 
 
-def test_two_workers_train_a_graph_and_a_finished_run_is_not_written_over(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("shared_ray")
+def test_a_run_is_not_written_over_but_goes_on_with_accepted_changes_until_it_is_taken_over(tmp_path: Path) -> None:
     generate(str(tmp_path / "store"), entities=300, relations=6, triples=3000, seed=1)
-    config = run_config(tmp_path / "store", workers=2)
+    config, run = run_config(tmp_path / "store", workers=2), tmp_path / "run"
     heard: list[dict[str, Any]] = []
-    result = launch_training(config, tmp_path / "run", listener=heard.append)
+    result = launch_training(config, run, listener=heard.append)
 
-    saved = json.loads((tmp_path / "run" / "result.json").read_text())
+    saved = json.loads((run / "result.json").read_text())
     assert result == saved
     assert saved["train"]["workers"] == 2
     assert saved["train"]["epochs"] == 3
@@ -182,19 +183,16 @@ def test_two_workers_train_a_graph_and_a_finished_run_is_not_written_over(tmp_pa
     assert metrics["hits@1"] <= metrics["hits@3"] <= metrics["hits@10"]
     # 300 entities: a random order of the answers has an MRR of about ln(300) / 300 = .02.
     assert metrics["mrr"] > 0.1
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    lines = (run / "metrics.jsonl").read_text().splitlines()
     assert heard == [json.loads(line) for line in lines]
     assert heard[-1]["epoch"] == 3
 
+    assert not (run / "failures.jsonl").exists()
+
     with pytest.raises(RunFolderError, match="--resume, or name another folder"):
-        launch_training(config, tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "result.json").read_text()) == saved
-
-
-def test_a_run_goes_on_with_accepted_changes_and_ends_where_it_is_taken_over(tmp_path: Path) -> None:
-    generate(str(tmp_path / "store"), entities=300, relations=6, triples=3000, seed=1)
-    config = run_config(tmp_path / "store", workers=2)
-    run = tmp_path / "run"
+        launch_training(config, run)
+    assert json.loads((run / "result.json").read_text()) == saved
+    assert not (run / "lease.json").exists()
 
     def taken_over(config: Any, run: Path, ranks: Any, **options: Any) -> dict[str, Any]:
         other = Holder.this_process().model_copy(update={"machine": "elsewhere", "host": "node7", "pid": 4711})
@@ -203,18 +201,15 @@ def test_a_run_goes_on_with_accepted_changes_and_ends_where_it_is_taken_over(tmp
         ranks.barrier()
         return train_on_rank(config, run, ranks, **options)
 
-    with ray_session(config):
-        launch_training(config, run, listener=lambda line: None)
-        assert not (run / "lease.json").exists()
-        changed = run_config(tmp_path / "store", workers=2, epochs=5, seed=1)
-        result = launch_training(changed, run, resume=True, accept_changes=True, listener=lambda line: None)
-        assert [(change["key"], change["epoch"]) for change in result["accepted_changes"]] == [("train.seed", 3.0)]
-        assert result["train"]["epochs"] == 5
-        before = {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()}
-        result_before = (run / "result.json").read_bytes()
-        longer = run_config(tmp_path / "store", workers=2, epochs=7, seed=1)
-        with pytest.raises(RunTakenOverError, match="now held by process 4711 on node7"):
-            run_on_workers(taken_over, longer, run, resume=True)
+    changed = run_config(tmp_path / "store", workers=2, epochs=5, seed=1)
+    result = launch_training(changed, run, resume=True, accept_changes=True, listener=lambda line: None)
+    assert [(change["key"], change["epoch"]) for change in result["accepted_changes"]] == [("train.seed", 3.0)]
+    assert result["train"]["epochs"] == 5
+    before = {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()}
+    result_before = (run / "result.json").read_bytes()
+    longer = run_config(tmp_path / "store", workers=2, epochs=7, seed=1)
+    with pytest.raises(RunTakenOverError, match="now held by process 4711 on node7"):
+        run_on_workers(taken_over, longer, run, resume=True)
     assert {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()} == before
     assert (run / "result.json").read_bytes() == result_before
     assert json.loads((run / "lease.json").read_text())["host"] == "node7"

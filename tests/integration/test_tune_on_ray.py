@@ -1,4 +1,4 @@
-"""A search on a Ray of its own: killed in the middle, taken up again, and its best configuration trained again."""
+"""A search on Ray: killed in the middle, taken up again, its best configuration trained again; trials that fail."""
 
 import json
 import os
@@ -11,9 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from distkg.cli import app
 from distkg.config import load_config
 from distkg.data.generate import generate
+from distkg.sharding.ranks import Ranks
+from distkg.training.run import train_on_rank
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -49,7 +53,7 @@ def started(command: list[str]) -> subprocess.Popen[str]:
 
 def kill_when(driver: subprocess.Popen[str], there: Path) -> None:
     """SIGKILL to the driver and to everything that it started, once a file is there."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 300
     while not there.exists():
         assert driver.poll() is None, driver.communicate()[0]
         assert time.monotonic() < deadline
@@ -72,11 +76,11 @@ def test_a_search_that_was_killed_goes_on_and_its_best_configuration_trains_agai
     assert [json.loads(line)["number"] for line in before.splitlines()] == [1]
     cut_short = json.loads((search / "trials" / "0002" / "parameters.json").read_text())
 
-    again = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120, check=False)
+    again = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
     assert again.returncode == 2
     assert "--resume, or name another folder" in again.stderr
 
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=environment(), timeout=400)
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=environment(), timeout=500)
     assert done.returncode == 0, done.stderr
     text = (search / "search.jsonl").read_text()
     assert text.startswith(before)
@@ -94,13 +98,14 @@ def test_a_search_that_was_killed_goes_on_and_its_best_configuration_trains_agai
     kept = [path.parent.name for path in search.glob("trials/*/checkpoints")]
     assert kept == [f"{best['number']:04d}"]
 
-    assert load_config(str(search / "best.yaml")).model.dim == best["parameters"]["model.dim"]
-    train = [sys.executable, "-m", "distkg", "train", str(search / "best.yaml"), "--run", str(tmp_path / "again")]
-    subprocess.run(train, capture_output=True, env=environment(), timeout=240, check=True)
+    config = load_config(str(search / "best.yaml"))
+    assert (config.model.dim, config.train.workers) == (best["parameters"]["model.dim"], 1)
+    train_on_rank(config, tmp_path / "again", Ranks.single())
     lines = [json.loads(line) for line in (tmp_path / "again" / "metrics.jsonl").read_text().splitlines()]
     assert max(line["valid"]["mrr"] for line in lines if "valid" in line) == pytest.approx(best["valid_mrr"], abs=1e-4)
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_a_search_over_a_foundation_model_is_led_by_all_its_graphs(tmp_path: Path, command: list[str]) -> None:
     generate(str(tmp_path / "other"), entities=80, relations=3, triples=500, seed=2)
     config = {
@@ -115,10 +120,8 @@ def test_a_search_over_a_foundation_model_is_led_by_all_its_graphs(tmp_path: Pat
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     space = {"model.options.width": {"choice": [8, 16]}, "negatives.count": {"int_uniform": [4, 16]}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
-    done = subprocess.run(
-        [*command[:-1], "2"], capture_output=True, text=True, env=environment(), timeout=400, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, [*command[3:-1], "2"])
+    assert done.exit_code == 0, done.stderr
     trials = [json.loads(line) for line in (tmp_path / "search" / "search.jsonl").read_text().splitlines()]
     assert trials[0]["parameters"] == {"model.options.width": 8, "negatives.count": 8}
     assert len(trials) == 2
@@ -128,12 +131,13 @@ def test_a_search_over_a_foundation_model_is_led_by_all_its_graphs(tmp_path: Pat
     assert len(best.data.graphs) == 2
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_trials_that_diverge_are_recorded_and_the_search_goes_on(tmp_path: Path, command: list[str]) -> None:
     space = {"optimizer.learning_rate": {"choice": [1.0e30, 2.0e30]}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
     both = [*command[:-1], "2", "--max-concurrent", "2"]
-    done = subprocess.run(both, capture_output=True, text=True, env=environment(), timeout=400, check=False)
-    assert done.returncode == 1
+    done = CliRunner().invoke(app, both[3:])
+    assert done.exit_code == 1
     assert "no trial has finished, so there is no best configuration" in done.stderr
     trials = [json.loads(line) for line in (tmp_path / "search" / "search.jsonl").read_text().splitlines()]
     assert [trial["state"] for trial in trials] == ["failed", "failed"]
