@@ -99,7 +99,9 @@ class Schema:
         if isinstance(name, list):
             return " or ".join(name)
         if name == "array":
-            return f"list of {self.kind(node['items'])}" if node.get("items") else "list"
+            inner = self.kind(node["items"]) if node.get("items") else ""
+            plural = re.sub(r"^(string|integer|number)", r"\1s", inner)
+            return f"list of {plural}" if inner else "list"
         words = {"object": "mapping", "null": "`null`", "boolean": "`true` or `false`"}.get(name, name)
         return " ".join([words, *_bounds(node)])
 

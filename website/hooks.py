@@ -46,6 +46,7 @@ def _generated(files: Files) -> dict[str, str]:
     guides = {f"{repository.GUIDES}/{file.src_uri}": file.content_string for file in files.documentation_pages()}
     documents = {path: (repository.ROOT / path).read_text("utf-8") for path in repository.PAGES}
     pages = {repository.PAGES[path]: text for path, text in documents.items()}
+    pages["index.md"] = "---\nhide: [navigation]\n---\n" + pages["index.md"]
     pages["reference/configuration.md"] = configuration.configuration_page(json_schema())
     pages["reference/commands.md"] = commands.commands_page(cli.app)
     pages[f"{api.FOLDER}/index.md"] = api.index_page()

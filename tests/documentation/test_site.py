@@ -75,7 +75,7 @@ def test_a_union_of_families_has_one_section_with_the_models_of_each_key() -> No
     assert "| `dim`{ #model.dim } | embedding | integer ≥ 1 | `256` | fixed | Floats per entity. |" in lines
     assert "| `start`{ #model.start } | foundation | string | required |  | Folder \\| model. |" in lines
     assert "| `epochs`{ #train.epochs } | integer > 0 or `null` | `null` |  |  |" in lines
-    assert "| `sizes`{ #train.sizes } | list of integer | `[]` |  |  |" in lines
+    assert "| `sizes`{ #train.sizes } | list of integers | `[]` |  |  |" in lines
     assert "| `actors`{ #train.pool.actors } | integer | `0` |  |  |" in lines
 
 
@@ -193,3 +193,6 @@ def test_doctests_of_docstrings_are_code_and_brackets_no_links() -> None:
         "Do.\n\n```pycon\n>>> f(1)\n['a']\n```\n\nEnd [b]\\(c)."
     )
     assert as_markdown("    >>> f(1)\n    2") == "    ```pycon\n    >>> f(1)\n    2\n    ```"
+    several = "Args:\n    a, b: float32 [n],\n        in order.\n    c: other."
+    one_by_one = "Args:\n    a: float32 [n],\n        in order.\n    b: float32 [n],\n        in order.\n    c: other."
+    assert as_markdown(several) == one_by_one
