@@ -117,6 +117,16 @@ def test_documents_that_code_names_exist() -> None:
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
 
 
+def test_promises_name_tests_that_are_there() -> None:
+    path = ""
+    for line in text_of("docs/reliability.md").splitlines():
+        for named, function in re.findall(r"`(tests/[\w/.]+)?(?:::(\w+))?`", line):
+            if named or function:
+                path = named or path
+                assert (ROOT / path).is_file(), line
+                assert not function or f"def {function}(" in text_of(path), line
+
+
 def test_the_readme_is_short_and_its_counts_are_those_of_the_code() -> None:
     readme = text_of("README.md")
     assert len(readme.split()) <= 900

@@ -13,7 +13,7 @@ import pytest
 
 from website import repository, shell_blocks
 
-SHORTER = {"time_limit_seconds=120": "time_limit_seconds=5", "--trials 12": "--trials 2"}
+SHORTER = {"time_limit_seconds=120": "time_limit_seconds=5", "--trials 12": "--trials 1"}
 ME = "tests/documentation/test_readme.py::test_the_five_minutes_run_as_printed"
 
 
@@ -36,6 +36,7 @@ def make_wordnet(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.cluster
+@pytest.mark.timeout(1800)
 def test_the_five_minutes_run_as_printed(tmp_path: Path) -> None:
     make_wordnet(tmp_path / "data" / "WN18RR")
     readme = (repository.ROOT / "README.md").read_text("utf-8")
@@ -51,7 +52,7 @@ def test_the_five_minutes_run_as_printed(tmp_path: Path) -> None:
         for long, short in SHORTER.items():
             line = line.replace(long, short)
         words = [sys.executable, "-m", *line.split()]
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, (line, done.stdout, done.stderr)
     assert {"report.html", "result.json"} <= {path.name for path in (tmp_path / "runs" / "best").iterdir()}
     assert (tmp_path / "exported" / "wn18rr" / "entities.safetensors").is_file()
