@@ -118,7 +118,7 @@ def _quality_panel(data: str, measured: list[Point], **shape: Any) -> Panel:
         ("WN18RR", "RotL", 10, False): "below right",
         ("WN18RR", "RotL", 10, True): "left",
         ("WN18RR", "ComplEx", 10, False): "above left",
-        ("FB15k-237", "RotL", 4, False): "below",
+        ("FB15k-237", "RotL", 4, False): "below right",
         ("FB15k-237", "RotL", 10, False): "above",
         ("FB15k-237", "RotL", 20, True): "above left",
         ("FB15k-237", "ComplEx", 15, False): "below",
@@ -130,6 +130,7 @@ def _quality_panel(data: str, measured: list[Point], **shape: Any) -> Panel:
         quoted, large = row["by"] != "distkg", row["model"] == "ComplEx"
         side = sides.get((data, row["model"], row["minutes"], quoted), "right")
         label = f"{'paper, ' if quoted else ''}{row['model']}{_dim(row) if large else ''} {decimal(row['mrr'])}"
+        label += f" ({row['note']})" if "note" in row else ""
         (paper if quoted else best if large else ours).append(Point(row["minutes"], row["mrr"], label, side, quoted))
     references = [(row["mrr"], row["label"]) for row in content["references"] if row["data"] == data]
     title = f"{data}, dim {next(row['dim'] for row in content['points'] if row['data'] == data)}"
