@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from website.tables import cell
+
 INTRODUCTION = """# Commands
 
 `distkg COMMAND --help` prints the same text in a terminal. Exit codes are listed under
@@ -61,7 +63,7 @@ def _parameters(command: Any) -> list[str]:
     for parameter in command.params:
         if getattr(parameter, "hidden", False):
             continue
-        rows.append(f"| {_spelling(parameter, context)} | {_default(parameter)} | {_cell(parameter.help or '')} |")
+        rows.append(f"| {_spelling(parameter, context)} | {_default(parameter)} | {cell(parameter.help or '')} |")
     return ["| Argument or option | Default | Meaning |", "|---|---|---|", *rows] if rows else []
 
 
@@ -70,9 +72,12 @@ def _spelling(parameter: Any, context: Any) -> str:
     typed = getattr(parameter, "display_type", None) or parameter.make_metavar
     metavar = parameter.metavar or typed(context)
     if parameter.param_type_name == "argument":
-        return f"`{_code(metavar)}`"
+        return f"`{metavar}`"
     names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
-    return names if parameter.is_flag else f"{names} `{_code(metavar)}`"
+    if parameter.is_flag:
+        return names
+    choices = metavar.strip("<[]>").split("|")
+    return f"{names} {' or '.join(f'`{choice}`' for choice in choices)}" if len(choices) > 1 else f"{names} `{metavar}`"
 
 
 def _default(parameter: Any) -> str:
@@ -83,15 +88,7 @@ def _default(parameter: Any) -> str:
         return ""
     if isinstance(default, bool):
         return "" if not parameter.secondary_opts and not default else f"`{str(default).lower()}`"
-    return f"`{_code(str(getattr(default, 'value', default)))}`"
-
-
-def _cell(text: str) -> str:
-    return _code(text).replace("<", "&lt;")
-
-
-def _code(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return f"`{getattr(default, 'value', default)}`"
 
 
 def _prose(text: str | None) -> str:

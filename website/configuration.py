@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from website.tables import cell
+
 Node = Mapping[str, Any]
 
 INTRODUCTION = """# Configuration
@@ -122,12 +124,8 @@ def _value(value: Any) -> str:
 
 def _default(node: Node, *, required: bool) -> str:
     if "default" in node:
-        return f"`{_cell(_value(node['default']))}`"
+        return f"`{_value(node['default'])}`"
     return "required" if required else {"array": "`[]`", "object": "`{}`"}.get(str(node.get("type")), "")
-
-
-def _cell(text: str) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")
 
 
 def _shapes_by_section(schema: Schema, root: Node) -> dict[str, list[Variant]]:
@@ -181,7 +179,7 @@ def _section(schema: Schema, name: str, candidates: list[Variant], level: int) -
             rows.append([*cells, str(node.get("resume", "")), str(node.get("description", ""))])
     if rows:
         lines += ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-        lines += ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
+        lines += ["| " + " | ".join(cell(text) for text in row) + " |" for row in rows]
     lines.append("")
     for inner, variants in nested.items():
         lines += _section(schema, inner, variants, min(level + 1, 6))

@@ -10,7 +10,7 @@ from mkdocs.structure.files import File, Files
 
 from distkg import cli
 from distkg.config import json_schema
-from website import api, commands, configuration, repository, shell_blocks
+from website import api, commands, configuration, repository, shell_blocks, tables
 
 log = logging.getLogger("mkdocs.hooks.website")
 
@@ -69,7 +69,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         markdown = repository.rewrite_links(markdown, path)
     except repository.LinkError as error:
         log.warning("%s: %s", repository.repository_path(path), error)
-    return shell_blocks.show_marks(markdown)
+    return tables.unescape_pipes(shell_blocks.show_marks(markdown))
 
 
 def _theme_images(match: re.Match[str]) -> str:

@@ -12,6 +12,7 @@ from website import api, commands, repository
 from website.configuration import configuration_page
 from website.shell_blocks import Mark, blocks, read_mark, show_marks
 from website.shell_blocks import commands as commands_of
+from website.tables import cell, unescape_pipes
 
 UNION = {
     "$defs": {
@@ -196,3 +197,8 @@ def test_doctests_of_docstrings_are_code_and_brackets_no_links() -> None:
     several = "Args:\n    a, b: float32 [n],\n        in order.\n    c: other."
     one_by_one = "Args:\n    a: float32 [n],\n        in order.\n    b: float32 [n],\n        in order.\n    c: other."
     assert as_markdown(several) == one_by_one
+
+
+def test_cells_are_escaped_where_they_are_no_code() -> None:
+    assert cell("a | b\n  `x|y` <c>") == "a \\| b `x|y` &lt;c>"
+    assert unescape_pipes("| `a \\| b` | c \\| d |\n`a \\| b`") == "| `a | b` | c \\| d |\n`a \\| b`\n"
