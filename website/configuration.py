@@ -155,14 +155,27 @@ def _grouped(shapes: list[Variant]) -> dict[str, list[Variant]]:
     return grouped
 
 
-def _section(schema: Schema, name: str, candidates: list[Variant], level: int) -> list[str]:
+def _condition(node: Node) -> str:
+    """Return the sentence that says with which other settings a key acts, from the schema's ``acts_with``."""
+    told = [
+        f"`{key}` {' or '.join(f'`{value}`' for value in values)}" if values else f"`{key}` set"
+        for key, values in node.get("acts_with", {}).items()
+        if key != "family"  # the column of models says it
+    ]
+    return f"Acts with {' and '.join(told)}." if told else ""
+
+
+def _section(schema: Schema, name: str, candidates: list[Variant], level: int, families: list[str]) -> list[str]:
     shapes = [
         Variant(", ".join(filter(None, (candidate.label, inner.label))), inner.node)
         for candidate in candidates
         for inner in schema.variants(candidate.node)
     ]
-    described = schema.resolve(candidates[0].node).get("description", "")
-    lines = [f"{'#' * level} {name}", "", described, ""]
+    first = schema.resolve(candidates[0].node)
+    labels = list(dict.fromkeys(candidate.label for candidate in candidates))
+    only = f"Only for {' and '.join(labels)}." if all(labels) and labels != families else ""
+    sentences = [first.get("description", ""), only, _condition(first)]
+    lines = [f"{'#' * level} {name}", "", " ".join(filter(None, sentences)), ""]
     keys = _grouped(shapes)
     by_family = any(variant.label for variants in keys.values() for variant in variants)
     headings = ["Key", *(["Models"] if by_family else []), "Value", "Default", "On resume", "Meaning"]
@@ -176,13 +189,14 @@ def _section(schema: Schema, name: str, candidates: list[Variant], level: int) -
             anchor = f"{{ #{name}.{key} }}" if number == 0 else ""
             default = _default(node, required=variant.required)
             cells = [f"`{key}`{anchor}", *([variant.label or "all"] if by_family else []), schema.kind(node), default]
-            rows.append([*cells, str(node.get("resume", "")), str(node.get("description", ""))])
+            meaning = " ".join(filter(None, (str(node.get("description", "")), _condition(node))))
+            rows.append([*cells, str(node.get("resume", "")), meaning])
     if rows:
         lines += ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
         lines += ["| " + " | ".join(cell(text) for text in row) + " |" for row in rows]
     lines.append("")
     for inner, variants in nested.items():
-        lines += _section(schema, inner, variants, min(level + 1, 6))
+        lines += _section(schema, inner, variants, min(level + 1, 6), families)
     return lines
 
 
@@ -194,7 +208,8 @@ def configuration_page(root: Node) -> str:
     """
     schema = Schema(root)
     lines = [INTRODUCTION]
+    families = [shape.label for shape in schema.variants(root)]
     for name, candidates in _shapes_by_section(schema, root).items():
         if any(schema.variants(candidate.node) for candidate in candidates):
-            lines += _section(schema, name, candidates, 2)
+            lines += _section(schema, name, candidates, 2, families)
     return "\n".join(lines)

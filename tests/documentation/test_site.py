@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from website.shell_blocks import Mark, blocks, read_mark, show_marks
 from website.shell_blocks import commands as commands_of
 from website.tables import cell, unescape_pipes
 
-UNION = {
+UNION: dict[str, Any] = {
     "$defs": {
         "Embedding": {
             "title": "EmbeddingConfig",
@@ -36,7 +37,7 @@ UNION = {
             "required": ["start"],
             "properties": {
                 "name": {"const": "ultra"},
-                "start": {"type": "string", "description": "Folder | model."},
+                "start": {"type": "string", "description": "Folder | model.", "acts_with": {"train.epochs": []}},
             },
         },
         "EmbeddingRun": {
@@ -74,10 +75,21 @@ def test_a_union_of_families_has_one_section_with_the_models_of_each_key() -> No
         "### train.pool",
     ]
     assert "| `dim`{ #model.dim } | embedding | integer ≥ 1 | `256` | fixed | Floats per entity. |" in lines
-    assert "| `start`{ #model.start } | foundation | string | required |  | Folder \\| model. |" in lines
+    start = "| `start`{ #model.start } | foundation | string | required |  | Folder \\| model."
+    assert f"{start} Acts with `train.epochs` set. |" in lines
     assert "| `epochs`{ #train.epochs } | integer > 0 or `null` | `null` |  |  |" in lines
     assert "| `sizes`{ #train.sizes } | list of integers | `[]` |  |  |" in lines
     assert "| `actors`{ #train.pool.actors } | integer | `0` |  |  |" in lines
+
+
+def test_a_section_says_for_which_models_and_settings_it_is() -> None:
+    pool = {"$ref": "#/$defs/Train", "description": "More.", "acts_with": {"family": ["a"], "model.name": ["x", "y"]}}
+    runs = {
+        "EmbeddingRun": {**UNION["$defs"]["EmbeddingRun"], "properties": {"pool": pool}},
+        "FoundationRun": UNION["$defs"]["FoundationRun"],
+    }
+    page = configuration_page({**UNION, "$defs": {**UNION["$defs"], **runs}})
+    assert "## pool\n\nMore. Only for embedding. Acts with `model.name` `x` or `y`.\n" in page
 
 
 def test_a_tagged_union_within_a_section_is_labelled_by_its_tags() -> None:
