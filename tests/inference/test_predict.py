@@ -14,6 +14,7 @@ import torch
 from distributed import run_ranks
 from small_model import SmallModel
 
+from distkg.data.atomic_file import NotAFileError
 from distkg.data.prepare import prepare
 from distkg.data.store import Store
 from distkg.inference.predict import (
@@ -207,7 +208,7 @@ def test_untrained_queries_of_a_file_are_said(store: Store, queries_file: Path, 
 )
 def test_an_output_that_cannot_be_is_refused_before_the_work(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "folder.tsv").mkdir()
-    with pytest.raises(OutputError, match=message):
+    with pytest.raises((OutputError, NotAFileError), match=message):
         check_output(tmp_path / name)
 
 
