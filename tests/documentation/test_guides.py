@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,27 @@ def test_documents_that_code_names_exist() -> None:
             named |= set(re.findall(r"\bdocs/[\w/-]+\.md", path.read_text("utf-8")))
     assert named, "nothing names a document: the search is wrong"
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("document", [document for document in DOCUMENTS if document != "CHANGELOG.md"])
+def test_files_of_code_that_are_named_exist(document: str) -> None:
+    prose = "\n".join(line for _, line in repository.prose_lines(text_of(document)))
+    for name in re.findall(r"`((?:[\w-]+/)*[\w-]+\.py)(?:::\w+)?`", prose):
+        places = [ROOT, ROOT / "distkg", ROOT / "benchmarks", (ROOT / document).parent]
+        listed = "/" not in name and list((ROOT / "distkg").rglob(name))
+        assert listed or any((place / name).is_file() for place in places), (document, name)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_imports_of_examples_are_there(document: str) -> None:
+    for block in shell_blocks.blocks(text_of(document)):
+        if block.language == "python":
+            imports = r"^(?:from|import) (distkg[\w.]*)(?: import (\w+))?"
+            for module, name in re.findall(imports, block.code, re.MULTILINE):
+                specification = find_spec(module)
+                assert specification is not None, (document, module)
+                source = Path(str(specification.origin)).read_text("utf-8")
+                assert not name or re.search(rf"\b{name}\b", source), (document, module, name)
 
 
 def test_promises_name_tests_that_are_there() -> None:
