@@ -57,7 +57,7 @@ types: $(STAMP) ## check types
 	$(BIN)/mypy
 
 docs: $(STAMP) ## build the documentation site into build/site, warnings as errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
