@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import Any
 
@@ -11,8 +10,6 @@ from mkdocs.structure.files import File, Files
 from distkg import cli
 from distkg.config import json_schema
 from website import api, commands, configuration, repository, shell_blocks, tables
-
-log = logging.getLogger("mkdocs.hooks.website")
 
 _PICTURE = re.compile(
     r'<picture>\s*<source[^>]*srcset="(?P<dark>[^"]+)"[^>]*>\s*<img (?P<image>[^>]*)>\s*</picture>', re.DOTALL
@@ -51,11 +48,7 @@ def _generated(files: Files) -> dict[str, str]:
     pages["reference/commands.md"] = commands.commands_page(cli.app)
     pages[f"{api.FOLDER}/index.md"] = api.index_page()
     pages |= {api.page_path(package): api.package_page(package) for package in api.packages()}
-    try:
-        linked = repository.linked_files({**guides, **documents})
-    except repository.LinkError as error:
-        log.warning("%s", error)
-        linked = []
+    linked = repository.linked_files({**guides, **documents})
     return pages | {repository.site_path(path): repository.source_page(path) for path in linked}
 
 
@@ -65,10 +58,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if path.startswith(("reference/", "repository/")):
         return markdown
     markdown = _PICTURE.sub(_theme_images, markdown)
-    try:
-        markdown = repository.rewrite_links(markdown, path)
-    except repository.LinkError as error:
-        log.warning("%s: %s", repository.repository_path(path), error)
+    markdown = repository.rewrite_links(markdown, path)
     return tables.unescape_pipes(shell_blocks.show_marks(markdown))
 
 

@@ -89,12 +89,11 @@ def links(markdown: str) -> list[str]:
 def rewrite_links(markdown: str, page: str) -> str:
     """Point the relative links of a document at pages of the site.
 
+    A link to a file that the repository does not have stays as it is: mkdocs warns of it.
+
     Args:
         markdown: the document as the repository has it.
         page: its source path in the site.
-
-    Raises:
-        LinkError: a link leads to a file that the repository does not have.
     """
     document = repository_path(page)
 
@@ -103,7 +102,10 @@ def rewrite_links(markdown: str, page: str) -> str:
         if not is_relative(target) or target.startswith("#"):
             return match[0]
         path, fragment = resolve(document, target)
-        there = posixpath.relpath(site_path(path), posixpath.dirname(page) or ".")
+        try:
+            there = posixpath.relpath(site_path(path), posixpath.dirname(page) or ".")
+        except LinkError:
+            return match[0]
         return f"{match['text']}({there}{fragment})"
 
     lines = markdown.splitlines()
@@ -122,7 +124,7 @@ def linked_files(documents: dict[str, str]) -> list[str]:
     for document, markdown in documents.items():
         for target in links(markdown):
             path, _ = resolve(document, target)
-            if not target.startswith("#") and site_path(path).startswith("repository/"):
+            if not target.startswith("#") and (ROOT / path).exists() and site_path(path).startswith("repository/"):
                 found[path] = None
     return list(found)
 
