@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= passive
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-slow test-benchmarks fuzz test-isa lint format types clean
+.PHONY: help install demo check test test-slow test-benchmarks fuzz test-isa lint format types docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ format: $(STAMP) ## put code into the house format
 
 types: $(STAMP) ## check types
 	$(BIN)/mypy
+
+docs: $(STAMP) ## build the documentation site into build/site, warnings as errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

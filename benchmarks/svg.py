@@ -1,0 +1,241 @@
+"""Standalone SVG pictures in a light and a dark theme: text, shapes, bar charts and scatter plots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a picture; the background is the page's.
+
+    Attributes:
+        name: part of the file's name.
+        text: labels.
+        muted: axes and notes.
+        grid: lines behind marks.
+        panel: fill of boxes.
+        ours: marks of distkg.
+        peer: marks of other systems.
+        quoted: marks of figures that papers publish.
+        extra: a second colour of distkg's marks.
+    """
+
+    name: str
+    text: str
+    muted: str
+    grid: str
+    panel: str
+    ours: str
+    peer: str
+    quoted: str
+    extra: str
+
+
+LIGHT = Theme("light", "#1f2328", "#59636e", "#d1d9e0", "#f6f8fa", "#3451b2", "#a0a7b0", "#c2570c", "#9db2f2")
+DARK = Theme("dark", "#e6edf3", "#9198a1", "#3d444d", "#1a2029", "#8ea8ff", "#6e7681", "#ffa657", "#41558f")
+
+
+class Canvas:
+    """Collects the elements of one picture."""
+
+    def __init__(self, width: int, height: int, title: str, theme: Theme) -> None:
+        self.theme = theme
+        self._size, self._title, self._elements = (width, height), title, list[str]()
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        content: str,
+        *,
+        size: float = 12,
+        color: str = "",
+        anchor: str = "start",
+        weight: int = 400,
+    ) -> None:
+        """Write one line; y is its baseline."""
+        style = f'font-size="{size:g}" fill="{color or self.theme.text}" text-anchor="{anchor}" font-weight="{weight}"'
+        self._elements.append(f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(content)}</text>')
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, color: str, *, width: float = 1, dash: str = "") -> None:
+        """Draw a straight line."""
+        dashed = f' stroke-dasharray="{dash}"' if dash else ""
+        ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+        self._elements.append(f'<line {ends} stroke="{color}" stroke-width="{width:g}"{dashed}/>')
+
+    def box(
+        self, x: float, y: float, width: float, height: float, fill: str, *, stroke: str = "none", radius: float = 0
+    ) -> None:
+        """Draw a rectangle."""
+        place = f'x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}" rx="{radius:g}"'
+        self._elements.append(f'<rect {place} fill="{fill}" stroke="{stroke}"/>')
+
+    def dot(self, x: float, y: float, radius: float, fill: str, stroke: str) -> None:
+        """Draw a circle."""
+        place = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"'
+        self._elements.append(f'<circle {place} fill="{fill}" stroke="{stroke}" stroke-width="2"/>')
+
+    def arrow(self, points: Sequence[tuple[float, float]], color: str, *, both: bool = False) -> None:
+        """Draw a line through points with a head at its end, or at both ends."""
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        self._elements.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"/>')
+        self._head(points[-2], points[-1], color)
+        if both:
+            self._head(points[1], points[0], color)
+
+    def _head(self, start: tuple[float, float], end: tuple[float, float], color: str) -> None:
+        angle = math.atan2(end[1] - start[1], end[0] - start[0])
+        corners = [end] + [
+            (end[0] - 8 * math.cos(angle + turn), end[1] - 8 * math.sin(angle + turn)) for turn in (0.42, -0.42)
+        ]
+        self._elements.append(f'<polygon points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in corners)}" fill="{color}"/>')
+
+    def svg(self) -> str:
+        """Return the picture as the text of an SVG file."""
+        width, height = self._size
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        head += f'height="{height}" role="img" font-family="{FONT}">\n<title>{escape(self._title)}</title>'
+        return "\n".join([head, *self._elements, "</svg>\n"])
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: who it belongs to, its length as one value or as stacked parts, and what stands beside it."""
+
+    name: str
+    parts: Sequence[float]
+    colors: Sequence[str]
+    label: str
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A horizontal axis: pixels from ``left`` to ``right``, values from ``low`` to ``high``, ticks in order."""
+
+    left: float
+    right: float
+    low: float
+    high: float
+    ticks: Sequence[float]
+    text: Callable[[float], str]
+    log: bool = False
+
+    def place(self, value: float) -> float:
+        """Return the pixel of a value."""
+        low, high, at = (math.log10(x) if self.log else x for x in (self.low, self.high, max(value, self.low)))
+        return self.left + (self.right - self.left) * (at - low) / (high - low)
+
+
+def bars(canvas: Canvas, axis: Axis, top: float, groups: Sequence[tuple[str, Sequence[Bar]]], unit: str) -> float:
+    """Draw groups of horizontal bars and their axis; return the y below both."""
+    thickness, between = 15.0, 12.0
+    bottom = top + sum(len(group) * (thickness + 2) + between for _, group in groups)
+    for tick in axis.ticks:
+        x = axis.place(tick)
+        canvas.line(x, top - 4, x, bottom - 4, canvas.theme.grid)
+        canvas.text(x, bottom + 11, axis.text(tick), size=11, color=canvas.theme.muted, anchor="middle")
+    canvas.text((axis.left + axis.right) / 2, bottom + 28, unit, size=11, color=canvas.theme.muted, anchor="middle")
+    y = top
+    for title, group in groups:
+        middle = y + len(group) * (thickness + 2) / 2 + 3
+        canvas.text(axis.left - 92, middle, title, size=12, anchor="end", weight=600)
+        for bar in group:
+            canvas.text(axis.left - 8, y + 11.5, bar.name, size=11, color=canvas.theme.muted, anchor="end")
+            start, total = axis.left, 0.0
+            for part, color in zip(bar.parts, bar.colors, strict=True):
+                total += part
+                end = axis.place(total)
+                canvas.box(start, y, end - start - (1 if len(bar.parts) > 1 else 0), thickness, color, radius=1.5)
+                start = end
+            canvas.text(start + 6, y + 11.5, bar.label, size=11)
+            y += thickness + 2
+        y += between
+    return bottom + 40
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a scatter plot, with the text beside it and where that stands: ``right``, ``below right``, …"""
+
+    x: float
+    y: float
+    label: str
+    side: str = "right"
+    quoted: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One scatter plot.
+
+    Attributes:
+        title: above it.
+        lines: groups of points of one model; those of distkg are joined.
+        references: (value, label) of published figures without a time, drawn as dashed lines.
+        x_high: end of the horizontal axis, which begins at 0.
+        y: ends of the vertical axis.
+        x_ticks, y_ticks: values with a label.
+    """
+
+    title: str
+    lines: Sequence[Sequence[Point]]
+    references: Sequence[tuple[float, str]]
+    x_high: float
+    y: tuple[float, float]
+    x_ticks: Sequence[float]
+    y_ticks: Sequence[float]
+
+
+def decimal(value: float, digits: int = 3) -> str:
+    """Write a share as papers do, without the leading 0."""
+    return f"{value:.{digits}f}".removeprefix("0")
+
+
+def scatter(canvas: Canvas, panel: Panel, x: float, y: float, width: float, height: float) -> None:
+    """Draw one scatter plot into a rectangle."""
+    theme, low, high = canvas.theme, *panel.y
+
+    def across(value: float) -> float:
+        return x + width * value / panel.x_high
+
+    def down(value: float) -> float:
+        return y + height * (high - value) / (high - low)
+
+    canvas.text(x, y - 16, panel.title, size=13, weight=600)
+    for tick in panel.y_ticks:
+        canvas.line(x, down(tick), x + width, down(tick), theme.grid)
+        canvas.text(x - 6, down(tick) + 4, decimal(tick, 2), size=11, color=theme.muted, anchor="end")
+    for tick in panel.x_ticks:
+        canvas.text(across(tick), y + height + 16, f"{tick:g}", size=11, color=theme.muted, anchor="middle")
+    canvas.line(x, y + height, x + width, y + height, theme.muted)
+    canvas.text(x + width / 2, y + height + 34, "minutes of training", size=11, color=theme.muted, anchor="middle")
+    for value, label in panel.references:
+        canvas.line(x, down(value), x + width, down(value), theme.quoted, dash="5 4")
+        canvas.text(x + 4, down(value) - 5, label, size=10.5, color=theme.quoted)
+    for points in panel.lines:
+        for one, other in pairwise(points):
+            canvas.line(across(one.x), down(one.y), across(other.x), down(other.y), theme.ours, width=1.5)
+    for point in (point for points in panel.lines for point in points):
+        _mark(canvas, point, across(point.x), down(point.y))
+
+
+def _mark(canvas: Canvas, point: Point, x: float, y: float) -> None:
+    theme = canvas.theme
+    color = theme.quoted if point.quoted else theme.ours
+    canvas.dot(x, y, 4.5, "none" if point.quoted else color, color)
+    dx, dy, anchor = {
+        "right": (9, 4, "start"),
+        "left": (-9, 4, "end"),
+        "above": (0, -10, "middle"),
+        "below": (0, 18, "middle"),
+        "below right": (4, 18, "start"),
+        "above left": (8, -10, "end"),
+    }[point.side]
+    canvas.text(x + dx, y + dy, point.label, size=11, color=color, anchor=anchor)
