@@ -83,7 +83,7 @@ def _check_negatives(config: RunConfig) -> None:
             f"negatives.pool.actors: {chosen.source} does not look at queries, so it is drawn in the step in no time. "
             "Set it to 0, or choose another negatives.source: `distkg negatives` lists them."
         )
-    if chosen.pool.actors > 1 and all(SOURCES[name].requires == "relations" for name, _ in hosted.values()):
+    if chosen.pool.actors > 1 and all(SOURCES[name].hosted_reply == "similarities" for name, _ in hosted.values()):
         raise ConfigError(
             f"negatives.pool.actors: an actor compares all relations of a graph for kmas, and {chosen.pool.actors - 1} "
             "would have nothing to do. Set it to 1."
@@ -134,6 +134,4 @@ def _make_source(chosen: NegativesConfig, graph: TrainingGraph, services: Servic
             "negatives.pool.actors asks for Ray actors, and this training runs without Ray: launch it with "
             "`distkg train` or launch_training, or set negatives.pool.actors: 0."
         )
-    return make_hosted_source(
-        chosen.source, chosen.options, graph, services.pool_of, chosen.pool, miner_of=services.miner_of
-    )
+    return make_hosted_source(chosen.source, chosen.options, graph, services.pool_of, chosen.pool)
