@@ -51,14 +51,17 @@ class TableModel:
     def __init__(self, seed: int = 4) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.table = torch.randn(ENTITIES, 6, generator=generator)
-        self.relations = torch.randn(2 * RELATIONS, 6, generator=generator)
+        self.relation_rows = torch.randn(2 * RELATIONS, 6, generator=generator)
         self.ranks, self.similarity, self.entities, self.first = Ranks.single(), DOT, ENTITIES, 0
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        return self.table[anchor] + self.relations[relation]
+        return self.table[anchor] + self.relation_rows[relation]
 
     def candidates(self, entities: Tensor) -> Tensor:
         return self.table[entities]
+
+    def relations(self) -> Tensor:
+        return self.relation_rows[:RELATIONS]
 
     def own_candidates(self) -> Tensor:
         return self.table
@@ -129,6 +132,20 @@ def test_near_misses_of_a_pool_are_those_of_the_model() -> None:
         expected = itself.draw(queries, 400, torch.Generator().manual_seed(0)).entities
         for row, pool in zip(drawn.entities.tolist(), expected.tolist(), strict=True):
             assert set(row) <= set(pool)
+
+
+def test_relation_vectors_are_published_where_a_source_that_a_pool_draws_looks_at_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(SOURCES["kmas"], "hosted_reply", "negatives")
+    options = {"schedule": "constant"}
+    source, pools = ahead("kmas", options)
+    drawn = ask_and_draw(source, 0)
+    itself = make_source("kmas", options, graph())
+    itself.attach(TableModel())
+    expected = itself.draw(some_queries(0), COUNT, torch.Generator().manual_seed(100))
+    assert torch.equal(drawn.entities, expected.entities)
+    assert list(pools["0"].arrays[0]) == ["candidates", "relations"]
 
 
 def test_vectors_are_published_once_in_a_refresh_period() -> None:
