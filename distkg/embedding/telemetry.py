@@ -44,7 +44,7 @@ class NegativeTelemetry:
     def __init__(self, batches: SampledBatches, view: ShardedModelView) -> None:
         self._batches, self._view, self._ranks = batches, view, view.ranks
         self._clients = batches.source.pool_clients()
-        self._ranking = [part for part in batches.source.parts() if part.ranks_hardness]
+        self._hard_first = [part for part in batches.source.parts() if part.hard_first]
         self._reports = 0
 
     def report(self) -> Record:
@@ -60,7 +60,7 @@ class NegativeTelemetry:
           None where nothing was delivered), ``restarts`` and ``hung`` (so far), and ``warnings`` where there are some.
         """
         line: Record = {**self._scores(), "false_negatives_removed": self._removed()}
-        line |= hardness_report(self._ranking, self._batches.count, self._ranks) if self._ranking else {}
+        line |= hardness_report(self._hard_first, self._batches.count, self._ranks) if self._hard_first else {}
         return line | (delivery_report(self._clients, self._ranks) if self._clients else {})
 
     def _removed(self) -> int:
@@ -77,7 +77,7 @@ class NegativeTelemetry:
         drawn = self._scored(asked, negatives.entities)
         if not self._batches.source.generates:
             counted = torch.ones_like(drawn, dtype=torch.bool) if negatives.mask is None else ~negatives.mask
-            if self._batches.source.ranks_hardness:
+            if self._batches.source.hard_first:
                 counted[:, self._batches.source.hard(self._batches.count) :] = False
             return {"score": self._mean(drawn[counted]), **line}
         made = negatives.made

@@ -57,7 +57,7 @@ class FoundationLearner:
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
         self._dense = ReplicatedParameters(self.model, config.optimizer, ranks)
         before_step = self._connect(services)
-        sources = [graph.source for graph in self.graphs if graph.source.ranks_hardness]
+        sources = [graph.source for graph in self.graphs if graph.source.hard_first]
         self._telemetry = HardnessTelemetry(sources, config.negatives.count, ranks) if sources else None
         self.loop = self.loop_kind(
             self.model,
@@ -90,6 +90,8 @@ class FoundationLearner:
 
         def advance_all(moment: TrainingProgress) -> None:
             for graph in self.graphs:
+                graph.source.request(moment)
+            for graph in self.graphs:  # once all are asked for, as in sync this waits
                 graph.source.advance(moment)
 
         return advance_all

@@ -71,10 +71,7 @@ def relation_miners(config: RunConfig, graphs: Sequence[LearnedGraph]) -> list[R
     chosen, encoder = config.negatives, RelationEncoder(config, graphs)
     options = parse_source_options(chosen.source, chosen.options)
     assert isinstance(options, AlikeOptions)
-    return [
-        RelationMiner(chosen.source, graph.source.graph, options, partial(encoder.own_states, graph))
-        for graph in graphs
-    ]
+    return [RelationMiner(graph.source.graph, options, partial(encoder.own_states, graph)) for graph in graphs]
 
 
 def some_head(triples: Tensor, relations: int, seed: int) -> Tensor:

@@ -21,7 +21,7 @@ class HardnessTelemetry:
     """Reports on hard negatives of a training on one graph or several; ``report`` is collective."""
 
     def __init__(self, sources: Sequence[NegativeSource], count: int, ranks: Ranks) -> None:
-        """``sources`` are those of the graphs, which all ``ranks_hardness``."""
+        """``sources`` are those of the graphs, in all of which hard negatives are the first ones."""
         self._sources, self._count, self._ranks = sources, count, ranks
         self._sums = torch.zeros(6, dtype=torch.float64)
 

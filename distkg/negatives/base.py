@@ -144,7 +144,7 @@ class NegativeSource(ABC):
         hosted_reply: what an actor that hosts the source replies: its ``negatives``, a reply for each draw; or a table
             of the ``similarities`` of relations, by which workers draw for many steps (``connect``).
         generates: whether its negatives have a ``made`` part.
-        ranks_hardness: whether hard negatives come first, and random ones after them (``hard`` says how many).
+        hard_first: whether hard negatives come first, and random ones after them (``hard`` says how many).
         looks_at_queries: whether draws depend on the query. If not, queries may share their negatives, which is fast.
     """
 
@@ -153,7 +153,7 @@ class NegativeSource(ABC):
     requires: ClassVar[Requires] = "nothing"
     hosted_reply: ClassVar[HostedReply] = "negatives"
     generates: bool = False
-    ranks_hardness: ClassVar[bool] = False
+    hard_first: ClassVar[bool] = False
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
@@ -209,6 +209,9 @@ class NegativeSource(ABC):
 
         ``parameters()`` are what the pool compares relations by; by default the relation vectors of ``attach``'s model.
         """
+
+    def request(self, moment: TrainingProgress) -> None:  # noqa: B027  most sources ask in ``prefetch``
+        """Ask for the table that is due at this moment without waiting for it, which ``advance`` does in sync."""
 
     def pool_clients(self) -> Sequence[PoolClient[Any, Any]]:
         """Those by which the source and its parts ask a pool; they count what came of it."""

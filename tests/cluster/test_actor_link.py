@@ -494,6 +494,16 @@ def test_an_actor_that_is_gone_is_not_waited_for(ray: FakeRay) -> None:
     assert gone.calls.count("draw") <= 1
 
 
+def test_in_sync_several_actors_compare_at_the_same_time(ray: FakeRay) -> None:
+    caches = [cache_of(ray.actor(Mining, seconds=1.0), sync=True) for _ in range(3)]
+    for cache in caches:
+        cache.request(7)
+    for cache in caches:
+        cache.refresh(7)
+        assert version_at(cache, 7) == 7
+    assert ray.now < 2.5, "each takes over the weights in one second and compares in another"
+
+
 def test_keys_are_asked_where_they_are_hosted(ray: FakeRay) -> None:
     actors = [ray.actor(Mining) for _ in range(2)]
     config = PoolConfig(actors=2, max_age=100, sync=True)

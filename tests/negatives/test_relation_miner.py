@@ -107,7 +107,7 @@ def test_a_table_is_not_taken_on_trust(wrong: dict[str, Any]) -> None:
 class OneTable:
     """A ``HostedSource`` whose table is the same in every version, whatever was published."""
 
-    name, action = "kmas", "comparing relations"
+    action = "comparing relations"
 
     def publish(self, *piece: Any) -> None:
         pass
@@ -274,7 +274,7 @@ def test_a_part_of_a_mixture_is_mined_beside_those_that_are_drawn() -> None:
     pool_of, pools = in_process(graph(), "mixture", parts)
     found = make_hosted_source("mixture", parts, graph(), pool_of, PoolConfig())
     assert [client.pool for client in found.pool_clients()] == [pools["0.1"], pools["0.2"]]
-    assert [part.ranks_hardness for part in found.parts()] == [False, True, False]
+    assert [part.hard_first for part in found.parts()] == [False, True, False]
 
 
 def test_what_several_workers_ask_for_is_compared_once() -> None:
@@ -284,7 +284,7 @@ def test_what_several_workers_ask_for_is_compared_once() -> None:
         versions.append(version)
         return torch.from_numpy(arrays[RELATIONS])
 
-    miner = RelationMiner("kmas", graph(), AlikeOptions(), vectors_of)
+    miner = RelationMiner(graph(), AlikeOptions(), vectors_of)
     ones, others = np.array(VECTORS, np.float32), np.array(VECTORS[::-1], np.float32)
     assert miner.reply(TableRequest(3, 0)) is None, "nothing was published"
 

@@ -49,18 +49,17 @@ class RelationMiner:
 
     action = "comparing relations"
 
-    def __init__(self, name: str, graph: TrainingGraph, options: AlikeOptions, vectors_of: VectorsOf) -> None:
-        """``name`` is that of the source in whose place it is hosted."""
-        self.name = name
+    def __init__(self, graph: TrainingGraph, options: AlikeOptions, vectors_of: VectorsOf) -> None:
         self._usable, self._options, self._vectors_of = usable_relations(graph), options, vectors_of
         self._published: dict[int, _PublishedWeights] = {}  # by rank: one may be a table ahead of another
 
     @classmethod
     def of_vectors(cls, name: str, options: Mapping[str, Any], graph: TrainingGraph) -> RelationMiner:
-        """One that compares relations by the vectors that a model has of them; raises as ``parse_source_options``."""
+        """The miner for a source of that name, by the vectors that a model has of its relations; raises as
+        ``parse_source_options``."""
         parsed = parse_source_options(name, options)
         assert isinstance(parsed, AlikeOptions)
-        return cls(name, graph, parsed, _published_vectors)
+        return cls(graph, parsed, _published_vectors)
 
     def publish(self, version: int, rank: int, ranks: int, first: int, arrays: Arrays) -> None:
         """Weights of step ``version``, which are the same on all workers."""

@@ -50,20 +50,21 @@ class SimilarityCache:
         Raises:
             NegativePoolError: a comparison raised, and ``negatives.pool.on_error`` is ``fail``.
         """
-        self._request_where_due(step)
+        self.request(step)
         self._receive()
         while self._lost and self.client.how.sync and not self.client.pool.gone:
-            self._request_where_due(step)
+            self.request(step)
             self._receive()
         self.client.heed_events()
 
-    def _request_where_due(self, step: int) -> None:
+    def request(self, step: int) -> None:
+        """Where it is time, have relations compared by the weights of this step, without waiting for the table."""
         since = None if self._requested is None else step - self._requested
         due = since is None or self._lost or not 0 <= since < self._refresh_steps
         pool = self.client.pool
         if not due or self._under_way or not pool.room():
             return
-        pool.publish(step, 0, self._parameters(), wait=self.client.how.sync)
+        pool.publish(step, 0, self._parameters(), wait=False)  # an actor does what this worker sends in its order
         if pool.ask([TableRequest(step, pool.rank)]):
             self._requested, self._under_way, self._lost = step, True, False
 

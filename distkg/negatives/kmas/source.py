@@ -73,7 +73,7 @@ class Kmas(NegativeSource):
     needs = "a model"
     requires: ClassVar[Requires] = "relations"
     hosted_reply: ClassVar[HostedReply] = "similarities"
-    ranks_hardness: ClassVar[bool] = True
+    hard_first: ClassVar[bool] = True
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
@@ -105,6 +105,10 @@ class Kmas(NegativeSource):
 
     def _own_parameters(self) -> Arrays:
         return {RELATIONS: self._vectors().numpy().copy()}
+
+    def request(self, moment: TrainingProgress) -> None:
+        if self._tables is not None:
+            self._tables.request(moment.step)
 
     def advance(self, moment: TrainingProgress) -> None:
         self._now = moment

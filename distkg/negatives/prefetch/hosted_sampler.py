@@ -100,7 +100,7 @@ class HostedSampler:
         device: str = "cpu",
     ) -> None:
         """Raises as ``make_source``."""
-        self.name, self.action = name, f"source {name}, drawing negatives"
+        self.action = f"source {name}, drawing negatives"
         self._make = partial(make_source, name, options, graph)
         self._requires_vectors = SOURCES[name].requires != "nothing"
         self._model = PublishedModel(similarity, graph.entities, graph.relations, device)

@@ -21,11 +21,9 @@ class HostedSource(Protocol[RequestIn, ReplyOut]):
     """Replies to requests from what workers have published of their model.
 
     Attributes:
-        name: of the source, in messages.
-        action: what a reply takes, in messages.
+        action: what a reply takes, in messages: "source cached, drawing negatives".
     """
 
-    name: str
     action: str
 
     def publish(self, version: int, rank: int, ranks: int, first: int, arrays: Arrays) -> None:
