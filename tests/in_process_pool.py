@@ -1,4 +1,4 @@
-"""A pool that draws in this process, with the faults that a test asks for."""
+"""A pool that replies in this process, with the faults that a test asks for."""
 
 from __future__ import annotations
 
@@ -6,36 +6,41 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from distkg.kernels.scores.similarity import DOT, Similarity
 from distkg.negatives import TrainingGraph
-from distkg.negatives.prefetch.messages import Reply, Request
-from distkg.negatives.prefetch.pool_events import Missing, PoolEvent
-from distkg.negatives.prefetch.prefetched_source import PoolOf, hosted_parts
-from distkg.negatives.prefetch.source_server import SourceServer
+from distkg.negatives.prefetch.pool_client import Arrays, Numbered, PoolOf
+from distkg.negatives.prefetch.pool_events import PoolEvent
+from distkg.negatives.prefetch.prefetched_source import hosted_parts
+from distkg.negatives.prefetch.source_server import SourceServer, make_server
 
 
 @dataclass
 class InProcessPool:
-    """Draws when asked; ``spoil`` changes replies on their way, None being one that is late."""
+    """Replies when asked; ``spoil`` changes replies on their way, None being one that is late.
 
-    host: SourceServer
+    ``late`` says how often a worker looks for a reply in vain before it has arrived, None for always.
+    """
+
+    host: SourceServer[Any, Any]
     most: int = 1000
-    spoil: Callable[[Reply], Reply | None] = lambda reply: reply
+    spoil: Callable[[Any], Any] = lambda reply: reply
+    late: int | None = 0
+    rank: int = 0
     restarts: int = 0
     hung: int = 0
+    gone: bool = False
     events: list[PoolEvent] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
     published: list[int] = field(default_factory=list)
-    under_way: dict[int, Reply | PoolEvent | None] = field(default_factory=dict)
+    arrays: list[Arrays] = field(default_factory=list)
+    under_way: dict[int, Any] = field(default_factory=dict)
+    looks: int = 0
 
     def take_events(self) -> Sequence[PoolEvent]:
         taken, self.events = self.events, []
         return taken
 
-    def ask(self, requests: Sequence[Request]) -> int:
+    def ask(self, requests: Sequence[Numbered]) -> int:
         accepted = requests[: max(0, self.most - len(self.under_way))]
         for request in accepted:
             self.requests.append(request)
@@ -45,7 +50,14 @@ class InProcessPool:
     def room(self) -> int:
         return max(0, self.most - len(self.under_way))
 
-    def take(self, number: int, timeout: float | None) -> Reply | Missing | None:
+    def arrived(self, number: int) -> bool:
+        self.looks += 1
+        if self.late is None or self.looks <= self.late:
+            return False
+        self.looks = 0
+        return True
+
+    def take(self, number: int, timeout: float | None) -> Any:
         reply = self.under_way.pop(number)
         if isinstance(reply, PoolEvent):
             self.events.append(reply)
@@ -55,9 +67,10 @@ class InProcessPool:
     def forget(self, number: int) -> None:
         del self.under_way[number]
 
-    def publish(self, version: int, first: int, rows: NDArray[np.float32], *, wait: bool) -> None:
+    def publish(self, version: int, first: int, arrays: Arrays, *, wait: bool) -> None:
         self.published.append(version)
-        self.host.publish(version, 0, 1, first, rows)
+        self.arrays.append(arrays)
+        self.host.publish(version, 0, 1, first, arrays)
 
 
 def in_process(
@@ -65,5 +78,5 @@ def in_process(
 ) -> tuple[PoolOf, dict[str, InProcessPool]]:
     """A way to pools in this process, and those pools by the keys of what they host."""
     parts = hosted_parts(name, options)
-    pools = {key: InProcessPool(SourceServer(graph, *part, similarity), **how) for key, part in parts.items()}
+    pools = {key: InProcessPool(make_server(*part, graph, similarity), **how) for key, part in parts.items()}
     return pools.__getitem__, pools

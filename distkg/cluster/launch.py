@@ -293,9 +293,9 @@ def _train_loop(train: TrainOnRank) -> Callable[[dict[str, Any]], Record]:
         run, graphs = settings["run"], settings["graphs"]
         with signs_of_life(run, ray.train.get_context().get_world_rank()) as stop:
             ranks = Ranks.from_process_group(get_device())
-            actors = actors_of_worker(config, run, ranks, graphs)
+            pool_of = actors_of_worker(config, run, ranks, graphs)
             check_writer = partial(check_lease, Path(run), settings["lease"])
-            services = Services(*actors, graph_of=graphs_of_node(graphs), check_writer=check_writer, stop=stop)
+            services = Services(pool_of, graphs_of_node(graphs), check_writer=check_writer, stop=stop)
             # A fresh launch starts in an empty folder: a checkpoint there means that this group is a replacement.
             return train(config, Path(run), ranks, resume=True, listener=None, services=services)
 

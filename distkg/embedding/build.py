@@ -83,7 +83,7 @@ def _check_negatives(config: RunConfig) -> None:
             f"negatives.pool.actors: {chosen.source} needs no model and is fast enough to be drawn in the step. Set "
             "it to 0, or choose another negatives.source: `distkg negatives` lists all sources."
         )
-    if chosen.pool.actors > 1 and all(SOURCES[name].requires == "relations" for name, _ in hosted.values()):
+    if chosen.pool.actors > 1 and all(SOURCES[name].hosted_reply == "similarities" for name, _ in hosted.values()):
         raise ConfigError(
             f"negatives.pool.actors: one actor compares all relations of a graph for kmas, so "
             f"{chosen.pool.actors - 1} would be idle. Set it to 1."
@@ -137,6 +137,4 @@ def build_source(chosen: NegativesConfig, graph: TrainingGraph, services: Servic
             "negatives.pool.actors needs Ray actors, but this training runs without Ray: launch it with "
             "`distkg train` or launch_training, or set negatives.pool.actors: 0."
         )
-    return make_hosted_source(
-        chosen.source, chosen.options, graph, services.pool_of, chosen.pool, miner_of=services.miner_of
-    )
+    return make_hosted_source(chosen.source, chosen.options, graph, services.pool_of, chosen.pool)

@@ -186,7 +186,7 @@ def _published(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
 def _mined(config: RunConfig) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the sources for which actors only compare relations, and which draw in the step."""
     parts = hosted_parts(config.negatives.source, config.negatives.options).values()
-    return [part for part in parts if SOURCES[part[0]].requires == "relations"]
+    return [part for part in parts if SOURCES[part[0]].hosted_reply == "similarities"]
 
 
 def _known_facts(config: RunConfig, counts: GraphCounts) -> int:

@@ -12,13 +12,10 @@ from torch import Tensor
 from distkg.embedding.batches import Batches, SampledBatches
 from distkg.embedding.model import Model
 from distkg.embedding.sharded_model_view import ShardedModelView
-from distkg.negatives import Negatives, Queries
+from distkg.negatives import Negatives, NegativeSource, Queries
 from distkg.negatives.dans.curriculum import BAND_NAMES
-from distkg.negatives.kmas.source import Kmas
-from distkg.negatives.mixture import parts_of
 from distkg.negatives.prefetch.pool_events import EventKind, PoolEvent, PoolEventLog
 from distkg.negatives.prefetch.prefetch_stats import Deliveries
-from distkg.negatives.prefetch.prefetched_source import ahead_sources, tables_of
 from distkg.sharding.ranks import Ranks
 from distkg.training.run_dir import Record
 
@@ -46,8 +43,8 @@ class NegativeTelemetry:
 
     def __init__(self, batches: SampledBatches, view: ShardedModelView) -> None:
         self._batches, self._view, self._ranks = batches, view, view.ranks
-        self._ahead: list[Counts] = [*ahead_sources(batches.source), *tables_of(batches.source)]
-        self._kmas = [part for part in parts_of(batches.source) if isinstance(part, Kmas)]
+        self._clients = batches.source.pool_clients()
+        self._hard_first = [part for part in batches.source.parts() if part.hard_first]
         self._reports = 0
 
     def report(self) -> Record:
@@ -64,8 +61,8 @@ class NegativeTelemetry:
           was delivered), ``restarts`` and ``hung`` (since the start), and ``warnings`` if there are any.
         """
         line: Record = {**self._scores(), "false_negatives_removed": self._removed()}
-        line |= kmas_report(self._kmas, self._batches.count, self._ranks) if self._kmas else {}
-        return line | (delivery_report(self._ahead, self._ranks) if self._ahead else {})
+        line |= hardness_report(self._hard_first, self._batches.count, self._ranks) if self._hard_first else {}
+        return line | (delivery_report(self._clients, self._ranks) if self._clients else {})
 
     def _removed(self) -> int:
         return int(sum_over(self._ranks, [self._batches.take_removed()])[0])
@@ -81,7 +78,7 @@ class NegativeTelemetry:
         drawn = self._scored(vectors, negatives.entities)
         if not self._batches.source.generates:
             counted = torch.ones_like(drawn, dtype=torch.bool) if negatives.mask is None else ~negatives.mask
-            if isinstance(self._batches.source, Kmas):
+            if self._batches.source.hard_first:
                 counted[:, self._batches.source.hard(self._batches.count) :] = False
             return {"score": self._mean(drawn[counted]), **line}
         generated = negatives.made
@@ -170,8 +167,9 @@ def _warnings_of_all(own: Sequence[PoolEvent], counted: Sequence[Counts], ranks:
     return [f"{text}. {CONSEQUENCES[kind]}" for kind, text in first.items()]
 
 
-def kmas_report(sources: Sequence[Kmas], count: int, ranks: Ranks) -> Record:
-    """Return the keys ``hard_share`` and ``rejected`` of ``NegativeTelemetry.report``; collective."""
+def hardness_report(sources: Sequence[NegativeSource], count: int, ranks: Ranks) -> Record:
+    """Return the keys ``hard_share`` and ``rejected`` of ``NegativeTelemetry.report`` for ``count`` negatives;
+    collective."""
     drawn, rejected = zip(*(source.take_rejections() for source in sources), strict=True)
     drawn_by_all, rejected_by_all = sum_over(ranks, [sum(drawn), sum(rejected)])
     return {"hard_share": sources[0].hard(count) / count, "rejected": ratio(rejected_by_all, drawn_by_all)}

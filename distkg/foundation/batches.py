@@ -19,7 +19,6 @@ from distkg.foundation.graphs.training_graphs import LearnedGraph
 from distkg.foundation.layers.relational import of_query
 from distkg.foundation.models import KnowledgeGraph
 from distkg.negatives import Negatives, Queries, TrainingProgress, known_facts
-from distkg.negatives.kmas.source import Kmas
 from distkg.randomness import Purpose, stream
 from distkg.sharding.ranks import Ranks
 
@@ -84,11 +83,8 @@ def negatives_for(asked: FoundationBatch, states: Tensor, count: int, moment: Tr
     """Wrong answers, known ones drawn again; ``states`` float32 [b, 2R, d] are the model's, of relations."""
     source, queries, generator = asked.learned.source, asked.queries, asked.generator
     source.advance(moment)
-    if isinstance(source, Kmas):
-        own = queries.relation.to(states.device)
-        drawn = source.draw_by(lambda: similarity_to_own(states, own).cpu(), queries, count, generator)
-    else:
-        drawn = source.draw(queries, count, generator)
+    own = queries.relation.to(states.device)
+    drawn = source.draw_by(lambda: similarity_to_own(states, own).cpu(), queries, count, generator)
     right = partial(known_facts, asked.learned.known, queries.anchor, queries.relation, per_row=1)
     entities = drawn.entities
     for _ in range(REDRAWS):

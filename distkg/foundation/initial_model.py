@@ -47,7 +47,7 @@ def check_settings(config: RunConfig) -> None:
     if config.data.fanouts and config.data.sampler == "dgl":
         import_dgl("data.sampler: compiled")
     graphs = len(set(graphs_of(config)))
-    if chosen.pool.actors and SOURCES[chosen.source].requires != "relations":
+    if chosen.pool.actors and SOURCES[chosen.source].hosted_reply != "similarities":
         raise ConfigError(
             f"negatives.pool.actors: {model} draws {chosen.source} negatives in the step in no time. Set it to 0, or "
             "choose negatives.source: kmas"

@@ -23,10 +23,8 @@ from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
 from distkg.foundation.initial_model import check_settings, initial_model
 from distkg.foundation.loop import FoundationLoop
 from distkg.foundation.mining import encoder_parameters, weights_of
-from distkg.foundation.telemetry import KmasTelemetry
-from distkg.negatives.kmas.relation_miner import SimilarityCache
-from distkg.negatives.kmas.source import Kmas
-from distkg.negatives.prefetch.prefetched_source import ONLY_SOURCE, refresh_steps
+from distkg.foundation.telemetry import HardnessTelemetry
+from distkg.negatives import TrainingProgress
 from distkg.randomness import Purpose, stream
 from distkg.sharding.checkpoint.checkpoint import State
 from distkg.sharding.ranks import Ranks
@@ -58,10 +56,9 @@ class FoundationLearner:
         batches = FoundationBatches(self.graphs, config, ranks)
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
         self._dense = ReplicatedParameters(self.model, config.optimizer, ranks)
-        self._tables, before_step = self._mined(services)
-        sources = [graph.source for graph in self.graphs if isinstance(graph.source, Kmas)]
-        count = config.negatives.count
-        self._telemetry = KmasTelemetry(sources, self._tables, count, ranks) if sources else None
+        before_step = self._connect(services)
+        sources = [graph.source for graph in self.graphs if graph.source.hard_first]
+        self._telemetry = HardnessTelemetry(sources, config.negatives.count, ranks) if sources else None
         self.loop = self.loop_kind(
             self.model,
             batches,
@@ -78,22 +75,27 @@ class FoundationLearner:
         stores = [graph.store for graph in self.graphs]
         return provenance_of(self._config, stores, self.model.files_beside_manifest)
 
-    def _mined(self, services: Services) -> tuple[SimilarityCache | None, Callable[[int], None]]:
-        """Tables of relations that actors compare, where the run asks for them, and what keeps them young."""
-        chosen = self._config.negatives
-        if not chosen.pool.actors:
-            return None, lambda step: None
-        if services.miner_of is None:
+    def _connect(self, services: Services) -> Callable[[TrainingProgress], None]:
+        """Have actors compare relations, where the run asks for them; what keeps the tables of all graphs young."""
+        pool = self._config.negatives.pool
+        if not pool.actors:
+            return lambda moment: None
+        if services.pool_of is None:
             raise ConfigError(
                 "negatives.pool.actors asks for Ray actors, and this training runs without Ray: launch it with "
                 "`distkg train` or launch_training, or set negatives.pool.actors: 0."
             )
-        tables = SimilarityCache(services.miner_of(ONLY_SOURCE), chosen.pool, refresh_steps(chosen.options))
-        for graph in self.graphs:
-            assert isinstance(graph.source, Kmas)
-            graph.source.mined_by(tables, graph.store.address)
         encoder = encoder_parameters(self.model, self.graphs[0])
-        return tables, lambda step: tables.refresh(step, lambda: weights_of(encoder))
+        for address, graph in zip(graphs_of(self._config), self.graphs, strict=True):
+            graph.source.connect(services.pool_of(address), pool, lambda: weights_of(encoder))
+
+        def advance_all(moment: TrainingProgress) -> None:
+            for graph in self.graphs:
+                graph.source.request(moment)
+            for graph in self.graphs:  # once all are asked for, as in sync this waits
+                graph.source.advance(moment)
+
+        return advance_all
 
     def _rate(self, epoch: int, step: int) -> float:
         return self._schedule.factor(epoch + step / self.steps_per_epoch)

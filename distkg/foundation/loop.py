@@ -10,9 +10,8 @@ from torch import Tensor
 from distkg.config import RunConfig
 from distkg.foundation.batches import FoundationBatch, FoundationBatches, negatives_for
 from distkg.foundation.models import FoundationModel
-from distkg.foundation.telemetry import KmasTelemetry
+from distkg.foundation.telemetry import HardnessTelemetry
 from distkg.negatives import Negatives, Queries, TrainingProgress
-from distkg.negatives.kmas.source import Kmas
 from distkg.objectives import EXCLUDED, SAMPLED
 from distkg.randomness import Purpose, mixed_seed, seed_dropout
 from distkg.sharding.ranks import Ranks
@@ -34,11 +33,11 @@ class FoundationLoop:
         ranks: Ranks,
         *,
         time_gone: Callable[[], float] = lambda: 0.0,
-        telemetry: KmasTelemetry | None = None,
-        before_step: Callable[[int], None] = lambda step: None,
+        telemetry: HardnessTelemetry | None = None,
+        before_step: Callable[[TrainingProgress], None] = lambda moment: None,
     ) -> None:
         """``rate(epoch, step)`` is a factor on the learning rate; ``time_gone()`` is the share of the run's time limit
-        that is gone, the same on every rank; ``before_step`` hears the number of each step over all epochs."""
+        that is gone, the same on every rank; ``before_step`` hears of each step before it is made."""
         self.clock = Clock()
         self.bytes_exchanged = self.steps = 0
         self.window = WINDOW
@@ -66,7 +65,7 @@ class FoundationLoop:
     def _step(self, epoch: int, step: int) -> None:
         moment = self._moment(epoch, step)
         with self.clock("data"):
-            self._before_step(moment.step)
+            self._before_step(moment)
             asked = self._batches.batch(epoch, step)
         with self.clock("compute"):
             seed_dropout(self._ranks.device, mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
@@ -101,7 +100,6 @@ class FoundationLoop:
             scores = self._scores_nearby(asked, states, candidates)
         if self._telemetry is not None:
             source, count = asked.learned.source, negatives.entities.shape[1]
-            assert isinstance(source, Kmas)
             assert negatives.mask is not None
             self._telemetry.see(scores[:, 1 : 1 + count], negatives.mask, source.hard(self._count))
         loss, penalty = self._of_scores(scores, negatives), model.penalty(asked.graph, states, relation)

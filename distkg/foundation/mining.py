@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,9 +14,9 @@ from distkg.foundation.graphs.training_graphs import LearnedGraph
 from distkg.foundation.initial_model import initial_model
 from distkg.foundation.models import FoundationModel
 from distkg.negatives.base import parse_source_options
-from distkg.negatives.kmas.relation_miner import Weights, usable_relations
-from distkg.negatives.kmas.relation_similarity import RelationTable, table_of
-from distkg.negatives.kmas.source import KmasOptions
+from distkg.negatives.kmas.relation_miner import RelationMiner
+from distkg.negatives.kmas.relation_similarity import AlikeOptions
+from distkg.negatives.prefetch.pool_client import Arrays
 from distkg.randomness import mixed_seed
 
 
@@ -34,44 +35,43 @@ def encoder_parameters(model: FoundationModel, graph: LearnedGraph) -> dict[str,
     }
 
 
-def weights_of(parameters: Mapping[str, Tensor]) -> Weights:
+def weights_of(parameters: Mapping[str, Tensor]) -> Arrays:
     """Copies of parameters, as they are sent."""
     return {name: parameter.detach().cpu().numpy().copy() for name, parameter in parameters.items()}
 
 
-class EncoderMiner:
-    """Compares the relations of graphs by the state that each has in the light of a query for it; a ``Mine``.
+class RelationEncoder:
+    """Computes the state that each relation of a graph has in the light of a query for it, by published weights.
 
     States may depend on the anchor of the query too: it is the head of one of the relation's facts, by lot.
     """
 
     def __init__(self, config: RunConfig, graphs: Sequence[LearnedGraph]) -> None:
-        self._graphs, self._seed, self._batch = graphs, config.train.seed, config.evaluate.batch_size
-        options = parse_source_options("kmas", config.negatives.options)
-        assert isinstance(options, KmasOptions)
-        self._options = options
-        self._usable = [usable_relations(graph.source.graph) for graph in graphs]
+        """``graphs`` are those whose states it will be asked for."""
+        self._seed, self._batch = config.train.seed, config.evaluate.batch_size
         self._model = initial_model(config, [graph.store.manifest for graph in graphs]).eval()
         self._parameters = dict(self._model.named_parameters())
 
-    def __call__(self, version: int, weights: Weights) -> dict[str, RelationTable]:
+    def own_states(self, graph: LearnedGraph, version: int, weights: Arrays) -> Tensor:
+        """Of each relation in the light of a query for it, with the weights of step ``version``: float32 [R, d]."""
         with torch.no_grad():
             for name, values in weights.items():
                 self._parameters[name].copy_(torch.from_numpy(np.array(values)))
-            return {
-                graph.store.address: table_of(self._own_states(graph, version), usable, self._options, version)
-                for graph, usable in zip(self._graphs, self._usable, strict=True)
-            }
+            relations = torch.arange(graph.store.num_relations)
+            anchors = some_head(graph.facts.triples, len(relations), mixed_seed(self._seed, version))
+            parts = []
+            for own in relations.split(self._batch):
+                states = self._model.relation_states(graph.facts, anchors[own], own)
+                parts.append(states[torch.arange(len(own)), own])
+            return torch.cat(parts)
 
-    def _own_states(self, graph: LearnedGraph, version: int) -> Tensor:
-        """Of each relation in the light of a query for it: float32 [R, d]."""
-        relations = torch.arange(graph.store.num_relations)
-        anchors = some_head(graph.facts.triples, len(relations), mixed_seed(self._seed, version))
-        parts = []
-        for own in relations.split(self._batch):
-            states = self._model.relation_states(graph.facts, anchors[own], own)
-            parts.append(states[torch.arange(len(own)), own])
-        return torch.cat(parts)
+
+def relation_miners(config: RunConfig, graphs: Sequence[LearnedGraph]) -> list[RelationMiner]:
+    """For each of the graphs a source that compares its relations by their states; one encoder serves all."""
+    chosen, encoder = config.negatives, RelationEncoder(config, graphs)
+    options = parse_source_options(chosen.source, chosen.options)
+    assert isinstance(options, AlikeOptions)
+    return [RelationMiner(graph.source.graph, options, partial(encoder.own_states, graph)) for graph in graphs]
 
 
 def some_head(triples: Tensor, relations: int, seed: int) -> Tensor:

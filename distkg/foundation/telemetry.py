@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from distkg.embedding.telemetry import delivery_report, kmas_report, ratio, sum_over
-from distkg.negatives.kmas.relation_miner import SimilarityCache
-from distkg.negatives.kmas.source import Kmas
+from distkg.embedding.telemetry import delivery_report, hardness_report, ratio, sum_over
+from distkg.negatives import NegativeSource
+from distkg.negatives.prefetch.pool_client import PoolClient
 from distkg.sharding.ranks import Ranks
 from distkg.training.run_dir import Record
 
 TOP = 10  # negatives of a query that weigh most
 
 
-class KmasTelemetry:
-    """Of training with kmas, on one graph or several; ``report`` is collective."""
+class HardnessTelemetry:
+    """Reports on hard negatives of a training on one graph or several; ``report`` is collective."""
 
-    def __init__(self, sources: Sequence[Kmas], tables: SimilarityCache | None, count: int, ranks: Ranks) -> None:
-        self._sources, self._tables, self._count, self._ranks = sources, tables, count, ranks
+    def __init__(self, sources: Sequence[NegativeSource], count: int, ranks: Ranks) -> None:
+        """``sources`` are those of the graphs, in all of which hard negatives are the first ones."""
+        self._sources, self._count, self._ranks = sources, count, ranks
         self._sums = torch.zeros(6, dtype=torch.float64)
 
     def see(self, scores: Tensor, mask: Tensor, hard: int) -> None:
@@ -43,6 +45,7 @@ class KmasTelemetry:
             "score": ratio(hard, hard_count),
             "uniform_score": ratio(random, random_count),
             "hard_among_top": ratio(among, top),
-            **kmas_report(self._sources, self._count, self._ranks),
+            **hardness_report(self._sources, self._count, self._ranks),
         }
-        return line if self._tables is None else line | delivery_report([self._tables], self._ranks)
+        clients: list[PoolClient[Any, Any]] = [client for source in self._sources for client in source.pool_clients()]
+        return line | (delivery_report(clients, self._ranks) if clients else {})

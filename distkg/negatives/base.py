@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from distkg.config import StrictModel, parse_options
+from distkg.config import PoolConfig, StrictModel, parse_options
 from distkg.negatives.model_view import ModelView
+from distkg.negatives.prefetch.pool_client import Arrays, Pool, PoolClient
 from distkg.negatives.training_graph import TrainingGraph
 from distkg.registry import Registry
 
@@ -19,6 +20,7 @@ SOURCES: Registry[type[NegativeSource]] = Registry("negative source", "distkg.ne
 
 
 Requires = Literal["nothing", "queries", "answers", "both", "relations"]
+HostedReply = Literal["negatives", "similarities"]
 
 
 class SourceError(ValueError):
@@ -142,14 +144,19 @@ class NegativeSource(ABC):
     Attributes:
         needs: parts of the graph that the source reads, in words for users.
         requires: side of the query whose model vectors the source reads, besides those of all entities.
+        hosted_reply: reply of an actor that hosts the source: ``negatives``, for each draw, or a table of the
+            ``similarities`` of relations, by which workers draw for many steps (``connect``).
         generates: whether its negatives have a ``made`` part.
+        hard_first: whether hard negatives come first, and random ones after them (``hard`` says how many).
         looks_at_queries: whether draws depend on the query. If not, queries may share negatives, which is faster.
     """
 
     Options: ClassVar[type[SourceOptions]] = SourceOptions
     needs: ClassVar[str] = "training triples"
     requires: ClassVar[Requires] = "nothing"
+    hosted_reply: ClassVar[HostedReply] = "negatives"
     generates: bool = False
+    hard_first: ClassVar[bool] = False
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
@@ -188,6 +195,40 @@ class NegativeSource(ABC):
     @abstractmethod
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         """Draw ``count`` negatives for each query; a source that does not depend on queries uses their number alone."""
+
+    def draw_by(
+        self, similarity: Callable[[], Tensor], queries: Queries, count: int, generator: torch.Generator
+    ) -> Negatives:
+        """As ``draw``; a source that ``requires`` relations compares them by ``similarity()``, float32 [b, R], of all
+        relations to the query's."""
+        return self.draw(queries, count, generator)
+
+    def hard(self, count: int) -> int:
+        """How many of ``count`` negatives are hard at this moment; they come first."""
+        return count
+
+    def take_rejections(self) -> tuple[int, int]:
+        """Hard negatives drawn since the last call, and how many of them were known answers, and so drawn again."""
+        return 0, 0
+
+    def connect(  # noqa: B027  most sources are drawn by a pool whole
+        self, pool: Pool[Any, Any], how: PoolConfig, parameters: Callable[[], Arrays] | None = None
+    ) -> None:
+        """Ask a pool for the tables by which a source with the reply ``similarities`` draws.
+
+        ``parameters()`` are what the pool compares relations by; by default the relation vectors of ``attach``'s model.
+        """
+
+    def request(self, moment: TrainingProgress) -> None:  # noqa: B027  most sources ask in ``prefetch``
+        """Ask for the table that is due at this moment without waiting for it, which ``advance`` does in sync."""
+
+    def pool_clients(self) -> Sequence[PoolClient[Any, Any]]:
+        """Those by which the source and its parts ask a pool; they count what came of it."""
+        return ()
+
+    def parts(self) -> Sequence[NegativeSource]:
+        """The sources of a mixture, and of mixtures in it; of another source itself."""
+        return [self]
 
     def attach(self, model: ModelView) -> None:  # noqa: B027  most sources do not look at one
         """Set the model whose vectors draws may read; draws are then collective among its ranks."""

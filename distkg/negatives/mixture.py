@@ -27,6 +27,7 @@ from distkg.negatives.base import (
     source_memory,
 )
 from distkg.negatives.model_view import ModelView
+from distkg.negatives.prefetch.pool_client import PoolClient
 from distkg.negatives.training_graph import TrainingGraph
 
 Points = list[tuple[float, float]]
@@ -149,14 +150,15 @@ class Mixture(NegativeSource):
         mask = [_mask_of(negatives) for negatives in drawn]
         return Negatives(entities, torch.cat(mask, dim=1), generated)
 
+    def pool_clients(self) -> Sequence[PoolClient[Any, Any]]:
+        return [client for source in self.sources for client in source.pool_clients()]
+
+    def parts(self) -> Sequence[NegativeSource]:
+        return [part for source in self.sources for part in source.parts()]
+
     def pool_sizes(self, queries: Queries) -> Tensor:
         """Return the sizes of the largest pool among the sources: int64 [b]."""
         return torch.stack([source.pool_sizes(queries) for source in self.sources]).amax(0)
-
-
-def parts_of(source: NegativeSource) -> list[NegativeSource]:
-    """Return the sources of a mixture and of mixtures in it; for another source, the source itself."""
-    return [each for part in source.sources for each in parts_of(part)] if isinstance(source, Mixture) else [source]
 
 
 def _mask_of(negatives: Negatives) -> Tensor:

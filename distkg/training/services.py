@@ -1,4 +1,4 @@
-"""What others do for a rank."""
+"""Optional services that the cluster provides to a rank: a pool of negative sources, shared graphs, stops."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from distkg.negatives.kmas.relation_miner import MinerOf
-from distkg.negatives.prefetch.prefetched_source import PoolOf
+from distkg.negatives.prefetch.pool_client import PoolOf
 from distkg.training.stopping import StopRequest
 
 
@@ -20,15 +19,13 @@ class Services:
     """Ways of a rank to what the cluster around it does for it; where there is none it does that itself.
 
     Attributes:
-        pool_of: to those who draw negatives ahead of time, where ``negatives.pool`` asks for them.
-        miner_of: to those who compare relations for kmas, likewise.
+        pool_of: to the actors that host negative sources, where ``negatives.pool`` asks for them.
         graph_of: to graphs that the processes of a node share.
         check_writer: raises where another driver has taken over the run folder; asked before each write into it.
         stop: says when the run is to stop.
     """
 
     pool_of: PoolOf | None = None
-    miner_of: MinerOf | None = None
     graph_of: Callable[[str], Any] | None = None
     check_writer: Callable[[], None] = _nobody_else_writes
     stop: StopRequest = field(default_factory=StopRequest)

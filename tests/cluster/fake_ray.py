@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ray import exceptions as errors
 
-from distkg.cluster.sampling import actor_link, negative_pool, relation_miner
+from distkg.cluster.sampling import actor_link, negative_pool
 from distkg.cluster.sampling.actor_link import Process
 
 UNNOTICED = 1.0  # seconds until callers hear of a death
@@ -105,7 +105,7 @@ class FakeRay:
     def installed(cls, monkeypatch: pytest.MonkeyPatch) -> FakeRay:
         """In the place of Ray in the modules that talk to actors."""
         fake = cls()
-        for module in (actor_link, negative_pool, relation_miner):
+        for module in (actor_link, negative_pool):
             monkeypatch.setattr(module, "ray", fake)
         clock = SimpleNamespace(monotonic=lambda: fake.now, sleep=fake.sleep, time_ns=lambda: 0)
         monkeypatch.setattr(actor_link, "time", clock)

@@ -14,15 +14,16 @@ from ray import exceptions as errors
 from distkg.cluster.sampling import negative_pool
 from distkg.cluster.sampling.actor_link import ActorLink, NoReply
 from distkg.cluster.sampling.negative_pool import ActorPool
-from distkg.cluster.sampling.relation_miner import ActorMiner
 from distkg.config import PoolConfig
 from distkg.kernels.scores.similarity import DOT
 from distkg.negatives import DrawRequest, Queries, TrainingGraph, TrainingProgress
-from distkg.negatives.kmas.relation_similarity import RelationTable
+from distkg.negatives.kmas.relation_miner import RelationMiner
+from distkg.negatives.kmas.similarity_cache import SimilarityCache
 from distkg.negatives.prefetch.congestion_window import CongestionWindow
+from distkg.negatives.prefetch.pool_client import RELATIONS
 from distkg.negatives.prefetch.pool_events import NegativePoolError, PoolEvent
 from distkg.negatives.prefetch.prefetched_source import PrefetchedSource
-from distkg.negatives.prefetch.source_server import SourceServer
+from distkg.negatives.prefetch.source_server import SourceServer, make_server
 from distkg.sharding.ranks import Ranks
 
 ENTITIES, STEP_SECONDS, STEPS_PER_EPOCH, DEPTH = 40, 0.1, 20, 16
@@ -224,12 +225,13 @@ class Hosting:
     """A ``NegativeActor`` with one source; ``publish`` and ``draw`` have its arguments."""
 
     def __init__(self) -> None:
-        self.host = SourceServer(graph(), "near_miss", {"neighbours": 4}, DOT)
+        self.host: SourceServer[Any, Any] = make_server("near_miss", {"neighbours": 4}, graph(), DOT)
 
     def publish(self, key: str, incarnation: str, *piece: Any) -> None:
+        *piece, _ = piece
         self.host.publish(*piece, incarnation)
 
-    def draw(self, key: str, incarnation: str, requests: list[Any]) -> list[Any]:
+    def draw(self, key: str, incarnation: str, requests: list[Any], graphs: Any) -> list[Any]:
         return [self.host.answer(request, incarnation) for request in requests]
 
 
@@ -279,7 +281,7 @@ class Run:
             self.source.draw(queries(), 3, torch.Generator().manual_seed(self.step))
             self.ray.sleep(STEP_SECONDS)
             self.step += 1
-        self.counts = self.source.take_deliveries()
+        self.counts = self.source.client.take_deliveries()
         total = sum(
             getattr(self.counts, n) for n in ("delivered", "late", "old", "broken", "refused", "failed", "lost")
         )
@@ -298,8 +300,8 @@ def test_after_all_actors_died_delivery_is_what_it_was_within_two_epochs(ray: Fa
     assert run.counts.refused == 160
     run.epoch(), run.epoch()
     assert [run.epoch() for _ in range(4)] == [1.0] * 4
-    assert run.source.restarts == 2
-    assert [event.kind for event in run.source.log.take_warnings()] == ["lost"]
+    assert run.source.client.restarts == 2
+    assert [event.kind for event in run.source.client.log.take_warnings()] == ["lost"]
 
 
 def test_actors_that_were_slow_before_they_died_are_asked_for_everything_again(
@@ -331,7 +333,7 @@ def test_what_the_dead_owed_is_lost_and_not_late(ray: FakeRay) -> None:
     for step in range(4):
         run.source.advance(moment(step))
         run.source.draw(queries(), 3, torch.Generator())
-    counts = run.source.take_deliveries()
+    counts = run.source.client.take_deliveries()
     assert (counts.lost, counts.late, counts.delivered) == (32, 0, 0)
 
 
@@ -367,7 +369,7 @@ def test_what_a_publication_raises_is_read(ray: FakeRay) -> None:
         run.epoch()
     run = Run(ray, [ray.actor(Refuses)], fallback="uniform")
     assert run.epoch() == 0.0
-    assert [event.text for event in run.source.log.take_warnings()] == ["negative actor 0: no room for vectors"]
+    assert [event.text for event in run.source.client.log.take_warnings()] == ["negative actor 0: no room for vectors"]
 
 
 def test_replies_that_do_not_match_their_requests_are_broken(ray: FakeRay) -> None:
@@ -382,51 +384,131 @@ def test_replies_that_do_not_match_their_requests_are_broken(ray: FakeRay) -> No
     assert run.counts.broken > 0
 
 
-# The miner.
+# Tables of relations, by the same pool.
 
 
-class Mining:
-    def mine(self, key: str, version: int, weights: Any, graphs: Any) -> Any:
-        return {"g": RelationTable(version, np.zeros((1, 1), np.int32), np.ones((1, 1), np.float32))}
+class Mining(Hosting):
+    """A ``NegativeActor`` that compares relations."""
+
+    def __init__(self) -> None:
+        self.host = SourceServer(RelationMiner.of_vectors("kmas", {}, graph()))
 
 
-@pytest.mark.parametrize("wait", [False, True])
-def test_an_actor_that_is_lost_with_its_table_is_asked_again(ray: FakeRay, wait: bool) -> None:
-    actor = ray.actor(Mining, seconds=1.0)
-    miner = ActorMiner([link_to(actor)], "0", {})
-    assert miner.ask(7, {})
-    assert not miner.ask(8, {})
+def cache_of(actor: FakeActor, **how: Any) -> SimilarityCache:
+    config = PoolConfig(actors=1, max_age=10_000, hung_after=10.0, **how)
+    pool = ActorPool([link_to(actor)], "0", 0, 1, config, "group")
+    return SimilarityCache(pool, config, 3, 1000, lambda: {RELATIONS: np.eye(3, dtype=np.float32)})
+
+
+def version_at(cache: SimilarityCache, step: int) -> int | None:
+    """Of the weights of the table that is used at a step."""
+    cache.client.take_deliveries()
+    return None if cache.latest(step, 1) is None else step - cache.client.deliveries.ages[0]
+
+
+def test_an_actor_that_is_lost_with_its_table_is_asked_again(ray: FakeRay) -> None:
+    actor = ray.actor(Mining, seconds=0.5)
+    cache = cache_of(actor)
+    cache.refresh(7)
     actor.die()
-    found: dict[str, RelationTable] = {}
-    for _ in range(100):
-        found |= miner.take(wait=wait)
+    for step in range(8, 100):
+        cache.refresh(step)
         ray.sleep(0.2)
-    assert found["g"].version == 7
-    assert (miner.restarts, [event.kind for event in miner.take_events()]) == (1, ["lost"])
-    assert miner.ask(9, {})
+    version = version_at(cache, 100)
+    assert version is not None
+    assert version > 30, "of the step at which its successor was ready, not of the one that was lost"
+    assert actor.calls.count("draw") == 2
+    assert (cache.client.restarts, [event.kind for event in cache.client.log.take_warnings()]) == (1, ["lost"])
+
+
+def test_in_sync_an_actor_that_is_lost_with_its_table_is_asked_again_with_the_same_weights(ray: FakeRay) -> None:
+    class Dies(Mining):
+        deaths = 0
+
+        def draw(self, *arguments: Any) -> list[Any]:
+            type(self).deaths += 1
+            if self.deaths <= 2:
+                raise ProcessEnds
+            return super().draw(*arguments)
+
+    cache = cache_of(ray.actor(Dies), sync=True)
+    cache.refresh(7)
+    assert version_at(cache, 7) == 7
+    assert cache.client.restarts == 2
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_death_that_no_table_was_owed_at_is_made_good(ray: FakeRay, sync: bool) -> None:
+    actor = ray.actor(Mining)
+    cache = cache_of(actor, sync=sync)
+    cache.refresh(0)
+    ray.sleep(1.0)
+    cache.refresh(1)
+    assert version_at(cache, 1) == 0
+    actor.die()
+    ray.sleep(10.0)
+    for step in range(1000, 1003 if sync else 1010):
+        cache.refresh(step)
+        ray.sleep(0.2)
+    version = version_at(cache, 1010)
+    assert version is not None
+    assert version >= 1000
+    assert not sync or version == 1000
+    assert cache.client.restarts == 1
 
 
 def test_a_comparison_that_hangs_is_killed(ray: FakeRay) -> None:
     actor = ray.actor(Mining)
-    miner = ActorMiner([link_to(actor)], "0", {})
+    cache = cache_of(actor, sync=True)
     actor.hung = True
-    miner.ask(7, {})
-    assert miner.take(wait=True)["g"].version == 7, "by its successor"
-    assert (miner.hung, miner.restarts) == (1, 1)
+    cache.refresh(7)
+    assert version_at(cache, 7) == 7, "by its successor"
+    assert (cache.client.hung, cache.client.restarts) == (1, 1)
 
 
-def test_a_comparison_that_raises_is_an_event_and_is_not_waited_for(ray: FakeRay) -> None:
-    class Raises(Mining):
-        def mine(self, *arguments: Any) -> Any:
-            return PoolEvent("failed", "no luck")
+def test_a_comparison_that_raises_is_an_event_and_is_not_waited_for(
+    ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlucky(self: RelationMiner, request: Any) -> Any:
+        raise KeyError("no luck")
 
-    miner = ActorMiner([link_to(ray.actor(Raises))], "0", {})
-    miner.ask(7, {})
-    assert miner.take(wait=True) == {}
-    assert [event.text for event in miner.take_events()] == ["negative actor 3: no luck"]
+    monkeypatch.setattr(RelationMiner, "reply", unlucky)
+    with pytest.raises(
+        NegativePoolError, match="negative actor 3: comparing relations for step 7: KeyError: 'no luck'"
+    ):
+        cache_of(ray.actor(Mining), sync=True).refresh(7)
+    cache = cache_of(ray.actor(Mining), sync=True, on_error="fallback")
+    cache.refresh(7)
+    assert cache.latest(7, 5) is None
+    assert cache.client.take_deliveries().failed == 5
+
+
+def test_an_actor_that_is_gone_is_not_waited_for(ray: FakeRay) -> None:
     gone = ray.actor(Mining)
-    miner = ActorMiner([link_to(gone)], "0", {})
+    cache = cache_of(gone, sync=True, on_error="fallback")
     gone.die(for_good=True)
-    miner.ask(7, {})
-    assert miner.take(wait=True) == {}
-    assert not miner.ask(8, {})
+    cache.refresh(7)
+    cache.refresh(8)
+    assert cache.latest(8, 5) is None
+    assert cache.client.take_deliveries().failed == 5
+    assert gone.calls.count("draw") <= 1
+
+
+def test_in_sync_several_actors_compare_at_the_same_time(ray: FakeRay) -> None:
+    caches = [cache_of(ray.actor(Mining, seconds=1.0), sync=True) for _ in range(3)]
+    for cache in caches:
+        cache.request(7)
+    for cache in caches:
+        cache.refresh(7)
+        assert version_at(cache, 7) == 7
+    assert ray.now < 2.5, "each takes over the weights in one second and compares in another"
+
+
+def test_keys_are_asked_where_they_are_hosted(ray: FakeRay) -> None:
+    actors = [ray.actor(Mining) for _ in range(2)]
+    config = PoolConfig(actors=2, max_age=100, sync=True)
+    links = [link_to(actor) for actor in actors]
+    pool = ActorPool(links, "b", 0, 1, config, "group", places=range(1, 2))
+    cache = SimilarityCache(pool, config, 3, 1000, lambda: {RELATIONS: np.eye(3, dtype=np.float32)})
+    cache.refresh(0)
+    assert [actor.calls for actor in actors] == [[], ["publish", "draw"]]

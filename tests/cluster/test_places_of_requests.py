@@ -27,7 +27,7 @@ class FakeRay:
         self.arrived: set[int] = set()
         self.actor = SimpleNamespace(draw=SimpleNamespace(remote=self._draw))
 
-    def _draw(self, key: str, incarnation: str, requests: Sequence[Request]) -> int:
+    def _draw(self, key: str, incarnation: str, requests: Sequence[Request], graphs: Any) -> int:
         self.sent.append([request.number for request in requests])
         return len(self.sent) - 1
 

@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from in_process_miner import InProcessMiner
+from in_process_pool import InProcessPool, in_process
 
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
 from distkg.embedding.build import check_objective
 from distkg.foundation.graphs.training_graphs import LearnedGraph
 from distkg.foundation.initial_model import check_foundation, initial_model, made_graph
-from distkg.foundation.mining import EncoderMiner, encoder_parameters, some_head, weights_of
+from distkg.foundation.mining import encoder_parameters, relation_miners, some_head, weights_of
 from distkg.foundation.models import MODELS
-from distkg.negatives.kmas.relation_miner import VectorMiner
+from distkg.negatives.kmas.relation_miner import RelationMiner, TableRequest
 from distkg.negatives.kmas.relation_similarity import RelationTable
 from distkg.negatives.prefetch.pool_events import NegativePoolError
+from distkg.negatives.prefetch.source_server import SourceServer
 from distkg.randomness import mixed_seed
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
@@ -63,9 +64,14 @@ def lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").open()]
 
 
-def miner_for(settings: RunConfig, **faults: Any) -> InProcessMiner:
-    graphs = [made_graph(store, settings) for store in settings.data.graphs]
-    return InProcessMiner(EncoderMiner(settings, graphs), **faults)
+Pools = dict[str, InProcessPool]
+
+
+def pools_for(settings: RunConfig, **faults: Any) -> Pools:
+    """By graph."""
+    miners = relation_miners(settings, [made_graph(store, settings) for store in settings.data.graphs])
+    hosted = zip(settings.data.graphs, miners, strict=True)
+    return {graph: InProcessPool(SourceServer(miner), **faults) for graph, miner in hosted}
 
 
 def test_the_relation_encoder_of_ultra_is_what_is_sent(stores: list[str]) -> None:
@@ -104,8 +110,10 @@ def test_a_table_is_that_of_each_relations_own_state(stores: list[str], name: st
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    mine = EncoderMiner(settings, [graph])
-    table = mine(12, weights_of(encoder_parameters(model, graph)))[stores[0]]
+    (miner,) = relation_miners(settings, [graph])
+    miner.publish(12, 0, 1, 0, weights_of(encoder_parameters(model, graph)))
+    table = miner.reply(TableRequest(12, 0))
+    assert table is not None
     assert table.version == 12
     heads, own_states = some_head(graph.facts.triples, 4, mixed_seed(0, 12)), []
     for relation in range(4):
@@ -130,20 +138,21 @@ def test_heads_are_of_facts_of_their_relations() -> None:
     assert found == {(5, 0, 7, 0), (6, 0, 7, 0)}
 
 
-def train(settings: RunConfig, run: Path, miner: InProcessMiner | None) -> list[dict[str, Any]]:
-    services = Services() if miner is None else Services(miner_of=lambda key: miner)
+def train(settings: RunConfig, run: Path, pools: Pools | None) -> list[dict[str, Any]]:
+    services = Services() if pools is None else Services(pools.__getitem__)
     train_on_rank(settings, run, Ranks.single(), services=services)
     return lines(run)
 
 
 def test_a_training_by_tables_says_how_they_came_and_how_hard_negatives_were(stores: list[str], tmp_path: Path) -> None:
     settings = config(stores)
-    miner = miner_for(settings)
-    found = train(settings, tmp_path / "run", miner)
-    assert [version for version, _ in miner.asked] == [0, 4, 8, 12, 16]
-    sent = {name for _, weights in miner.asked for name in weights}
-    assert {name.split(".")[0] for name in sent} == {"relation_model"}
-    assert not np.array_equal(*(miner.asked[place][1]["relation_model.layers.0.linear.bias"] for place in (0, 4)))
+    pools = pools_for(settings)
+    found = train(settings, tmp_path / "run", pools)
+    for pool in pools.values():
+        assert pool.published == [request.number for request in pool.requests] == [0, 4, 8, 12, 16]
+        sent = {name for arrays in pool.arrays for name in arrays}
+        assert {name.split(".")[0] for name in sent} == {"relation_model"}
+        assert not np.array_equal(*(pool.arrays[place]["relation_model.layers.0.linear.bias"] for place in (0, 4)))
     # Steps since the latest of 0, 4, 8 … 19, and of these the medians of the first ten and of the last ten.
     assert [(line["negatives"]["age_median"], line["negatives"]["age_max"]) for line in found] == [(1, 3), (2, 3)]
     for line in (each["negatives"] for each in found):
@@ -158,7 +167,7 @@ def test_a_training_by_tables_says_how_they_came_and_how_hard_negatives_were(sto
 
 def test_without_tables_a_training_is_that_with_similarities_of_the_step(stores: list[str], tmp_path: Path) -> None:
     settings = config(stores)
-    never = train(settings, tmp_path / "never", miner_for(settings, late=None))
+    never = train(settings, tmp_path / "never", pools_for(settings, late=None))
     alone = train(config(stores, negatives={"pool": {"actors": 0}}), tmp_path / "alone", None)
     assert [line["loss"] for line in never] == [line["loss"] for line in alone]
     assert {line["negatives"]["delivered"] for line in never} == {0.0}
@@ -166,7 +175,7 @@ def test_without_tables_a_training_is_that_with_similarities_of_the_step(stores:
     assert "delivered" not in alone[0]["negatives"]
     assert alone[0]["negatives"]["hard_share"] == 0.5
     # And tables change what is drawn.
-    mined = train(settings, tmp_path / "mined", miner_for(settings))
+    mined = train(settings, tmp_path / "mined", pools_for(settings))
     assert [line["loss"] for line in mined] != [line["loss"] for line in alone]
 
 
@@ -175,33 +184,38 @@ def test_broken_tables_are_counted_and_do_not_reach_the_loss(stores: list[str], 
         return replace(table, chances=np.full_like(table.chances, np.nan))
 
     settings = config(stores)
-    found = train(settings, tmp_path / "run", miner_for(settings, spoil=spoil))
+    found = train(settings, tmp_path / "run", pools_for(settings, spoil=spoil))
     assert sum(line["negatives"]["broken"] for line in found) == 2 * 10 * 8
     assert all(math.isfinite(line["loss"]) for line in found)
 
 
-def raising_from(mine: Any, version: int) -> Any:
-    def unlucky(step: int, weights: Any) -> Any:
-        if step >= version:
+def raise_from(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have comparisons raise from the weights of a step on."""
+    reply = RelationMiner.reply
+
+    def unlucky(self: RelationMiner, request: TableRequest) -> RelationTable | None:
+        if request.number >= version:
             raise RuntimeError("no luck today")
-        return mine(step, weights)
+        return reply(self, request)
 
-    return unlucky
+    monkeypatch.setattr(RelationMiner, "reply", unlucky)
 
 
-def test_a_comparison_that_raises_ends_the_run(stores: list[str], tmp_path: Path) -> None:
+def test_a_comparison_that_raises_ends_the_run(
+    stores: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = config(stores)
-    miner = miner_for(settings)
-    miner.mine = raising_from(miner.mine, 8)
+    raise_from(8, monkeypatch)
     with pytest.raises(NegativePoolError, match="comparing relations for step 8: RuntimeError: no luck today"):
-        train(settings, tmp_path / "run", miner)
+        train(settings, tmp_path / "run", pools_for(settings))
 
 
-def test_a_comparison_that_raises_is_counted_where_the_fallback_was_chosen(stores: list[str], tmp_path: Path) -> None:
+def test_a_comparison_that_raises_is_counted_where_the_fallback_was_chosen(
+    stores: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = config(stores, negatives={"pool": {"actors": 1, "max_age": 9, "fallback": "uniform"}})
-    miner = miner_for(settings)
-    miner.mine = raising_from(miner.mine, 8)
-    found = [line["negatives"] for line in train(settings, tmp_path / "run", miner)]
+    raise_from(8, monkeypatch)
+    found = [line["negatives"] for line in train(settings, tmp_path / "run", pools_for(settings))]
     # Tables of step 4 serve until step 13; 16 queries a step.
     assert [line["failed"] for line in found] == [0, 6 * 8]
     assert [line["old"] + line["late"] for line in found] == [0, 0]
@@ -211,11 +225,11 @@ def test_a_comparison_that_raises_is_counted_where_the_fallback_was_chosen(store
 
 def test_a_resumed_run_has_relations_compared_at_once(stores: list[str], tmp_path: Path) -> None:
     settings = config(stores, train={"epochs": 1})
-    train(settings, tmp_path / "run", miner_for(settings))
+    train(settings, tmp_path / "run", pools_for(settings))
     longer = config(stores)
-    miner = miner_for(longer)
-    train_on_rank(longer, tmp_path / "run", Ranks.single(), resume=True, services=Services(miner_of=lambda key: miner))
-    assert [version for version, _ in miner.asked] == [10, 14, 18]
+    pools = pools_for(longer)
+    train_on_rank(longer, tmp_path / "run", Ranks.single(), resume=True, services=Services(pools.__getitem__))
+    assert [pool.published for pool in pools.values()] == [[10, 14, 18]] * 2
 
 
 @pytest.fixture
@@ -240,16 +254,11 @@ def embeddings(stores: list[str]) -> RunConfig:
 def test_relations_of_embeddings_are_compared_by_their_vectors(embeddings: RunConfig, tmp_path: Path) -> None:
     graph = LearnedGraph.open(embeddings.data.store, embeddings).source.graph
     check_objective(embeddings)
-    mine = VectorMiner(graph, LearnedGraph.open(embeddings.data.store, embeddings).source._options)  # type: ignore[attr-defined]
-    miner = InProcessMiner(mine)
-    train_on_rank(
-        embeddings,
-        tmp_path,
-        Ranks.single(),
-        services=Services(pool_of=lambda key: None, miner_of=lambda key: miner),  # type: ignore[arg-type, return-value]
-    )
-    assert [list(weights) for _, weights in miner.asked] == [["relations"]] * len(miner.asked)
-    assert miner.asked[0][1]["relations"].shape == (4, 8)
+    pool_of, pools = in_process(graph, "kmas", embeddings.negatives.options)
+    train_on_rank(embeddings, tmp_path, Ranks.single(), services=Services(pool_of))
+    (arrays, *_) = (each for pool in pools.values() for each in pool.arrays)
+    assert list(arrays) == ["relations"]
+    assert arrays["relations"].shape == (4, 8)
     for line in lines(tmp_path):
         assert line["negatives"]["delivered"] == 1.0
         assert line["negatives"]["hard_share"] == 0.5

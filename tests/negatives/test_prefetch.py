@@ -24,14 +24,10 @@ from distkg.negatives import (
     make_source,
 )
 from distkg.negatives.prefetch.messages import Reply
+from distkg.negatives.prefetch.pool_client import CANDIDATES, PoolClient
 from distkg.negatives.prefetch.pool_events import NegativePoolError
-from distkg.negatives.prefetch.prefetched_source import (
-    PrefetchedSource,
-    ahead_sources,
-    hosted_parts,
-    make_hosted_source,
-)
-from distkg.negatives.prefetch.source_server import SourceServer
+from distkg.negatives.prefetch.prefetched_source import hosted_parts, make_hosted_source
+from distkg.negatives.prefetch.source_server import make_server
 from distkg.sharding.ranks import Ranks
 
 ENTITIES, RELATIONS, COUNT = 40, 3, 5
@@ -55,14 +51,17 @@ class TableModel:
     def __init__(self, seed: int = 4) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.table = torch.randn(ENTITIES, 6, generator=generator)
-        self.relations = torch.randn(2 * RELATIONS, 6, generator=generator)
+        self.relation_rows = torch.randn(2 * RELATIONS, 6, generator=generator)
         self.ranks, self.similarity, self.entities, self.first = Ranks.single(), DOT, ENTITIES, 0
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        return self.table[anchor] + self.relations[relation]
+        return self.table[anchor] + self.relation_rows[relation]
 
     def candidates(self, entities: Tensor) -> Tensor:
         return self.table[entities]
+
+    def relations(self) -> Tensor:
+        return self.relation_rows[:RELATIONS]
 
     def own_candidates(self) -> Tensor:
         return self.table
@@ -93,8 +92,8 @@ def ask_and_draw(source: NegativeSource, step: int, *, asked_before: bool = Fals
     return source.draw(some_queries(step), COUNT, torch.Generator().manual_seed(7))
 
 
-def only_ahead(source: NegativeSource) -> PrefetchedSource:
-    (found,) = ahead_sources(source)
+def only_client(source: NegativeSource) -> PoolClient[Any, Any]:
+    (found,) = source.pool_clients()
     return found
 
 
@@ -107,7 +106,7 @@ def test_a_delivery_is_what_the_source_itself_draws_with_the_seed_of_the_request
         assert drawn.entities.dtype == torch.int64
         assert torch.equal(drawn.entities, expected.entities)
         assert (drawn.mask is None) == (expected.mask is None)
-    assert only_ahead(source).take_deliveries().delivered == 36
+    assert only_client(source).take_deliveries().delivered == 36
 
 
 def test_requests_carry_the_vectors_that_a_source_looks_at() -> None:
@@ -135,13 +134,27 @@ def test_near_misses_of_a_pool_are_those_of_the_model() -> None:
             assert set(row) <= set(pool)
 
 
+def test_relation_vectors_are_published_where_a_source_that_a_pool_draws_looks_at_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(SOURCES["kmas"], "hosted_reply", "negatives")
+    options = {"schedule": "constant"}
+    source, pools = ahead("kmas", options)
+    drawn = ask_and_draw(source, 0)
+    itself = make_source("kmas", options, graph())
+    itself.attach(TableModel())
+    expected = itself.draw(some_queries(0), COUNT, torch.Generator().manual_seed(100))
+    assert torch.equal(drawn.entities, expected.entities)
+    assert list(pools["0"].arrays[0]) == ["candidates", "relations"]
+
+
 def test_vectors_are_published_once_in_a_refresh_period() -> None:
     source, pools = ahead("near_miss", {"refresh": 0.5})
     for step in range(7):
         ask_and_draw(source, step)
     assert pools["0"].published == [0, 2, 4, 6]
     assert [request.version for request in pools["0"].requests] == [0, 0, 2, 2, 4, 4, 6]
-    assert only_ahead(source).take_deliveries().ages == [0, 1, 0, 1, 0, 1, 0]
+    assert only_client(source).take_deliveries().ages == [0, 1, 0, 1, 0, 1, 0]
 
 
 @pytest.mark.parametrize(("refresh", "max_age", "published"), [(100, 1000, [0, 4]), (100, 4, [0, 2, 4, 6])])
@@ -181,7 +194,7 @@ def test_a_broken_reply_is_replaced_and_counted(fault: str) -> None:
     drawn = ask_and_draw(source, 0)
     expected = make_source("uniform", {}, graph()).draw(some_queries(0), COUNT, torch.Generator().manual_seed(7))
     assert torch.equal(drawn.entities, expected.entities)
-    deliveries = only_ahead(source).take_deliveries()
+    deliveries = only_client(source).take_deliveries()
     assert (deliveries.broken, deliveries.delivered) == (12, 0)
 
 
@@ -189,7 +202,7 @@ def test_a_broken_reply_is_warned_of_once() -> None:
     source, _ = ahead("relational", spoil=BROKEN["one column short"])
     for step in range(3):
         ask_and_draw(source, step)
-    (warning,) = only_ahead(source).log.take_warnings()
+    (warning,) = only_client(source).log.take_warnings()
     assert warning.text == (
         "the reply to the request of step 0 cannot be used: entities has the shape (12, 4), where (12, 5) was requested"
     )
@@ -216,7 +229,7 @@ def test_a_source_that_raises_in_a_pool_ends_the_run_with_its_message(monkeypatc
         NegativePoolError, match=r"source relational, drawing .* for step 2: RuntimeError: no luck today"
     ):
         ask_and_draw(source, 2)
-    assert only_ahead(source).take_deliveries().late == 0
+    assert only_client(source).take_deliveries().late == 0
 
 
 def test_a_source_that_raises_where_the_fallback_was_chosen_is_counted_and_warned_of_once(
@@ -233,15 +246,15 @@ def test_a_source_that_raises_where_the_fallback_was_chosen_is_counted_and_warne
         source.prefetch([DrawRequest(moment(3), some_queries(2), COUNT, 103)])
     source.advance(moment(3))
     source.draw(some_queries(2), COUNT, torch.Generator())
-    counts = only_ahead(source).take_deliveries()
+    counts = only_client(source).take_deliveries()
     assert (counts.delivered, counts.failed, counts.late) == (24, 24, 0)
-    assert [event.kind for event in only_ahead(source).log.take_warnings()] == ["failed"]
+    assert [event.kind for event in only_client(source).log.take_warnings()] == ["failed"]
 
 
 def test_an_age_below_zero_is_not_used() -> None:
     source, _ = ahead("near_miss", spoil=lambda reply: Reply(reply.entities, reply.mask, version=9))
     ask_and_draw(source, 0)
-    counts = only_ahead(source).take_deliveries()
+    counts = only_client(source).take_deliveries()
     assert (counts.delivered, counts.old) == (0, 12)
 
 
@@ -250,7 +263,7 @@ def test_a_late_reply_is_drawn_by_the_source_that_stands_in() -> None:
     drawn = ask_and_draw(source, 0)
     expected = make_source("corrupt", {}, graph()).draw(some_queries(0), COUNT, torch.Generator().manual_seed(7))
     assert torch.equal(drawn.entities, expected.entities)
-    deliveries = only_ahead(source)
+    deliveries = only_client(source)
     assert deliveries.take_deliveries().late == 12
     assert deliveries.take_deliveries().late == 0, "a report starts from nothing"
 
@@ -262,7 +275,7 @@ def test_what_was_drawn_from_vectors_too_old_is_not_used() -> None:
     source, _ = ahead("near_miss", pool={"max_age": 2}, spoil=slow)
     for step in range(5):
         ask_and_draw(source, step)
-    deliveries = only_ahead(source).take_deliveries()
+    deliveries = only_client(source).take_deliveries()
     assert (deliveries.delivered, deliveries.old) == (3 * 12, 2 * 12)
     assert deliveries.ages == [0, 1, 2]
 
@@ -274,7 +287,7 @@ def test_a_full_pool_refuses_and_the_step_draws_for_itself() -> None:
     assert [request.number for request in pools["0"].requests] == [0, 1]
     for step in range(4):
         ask_and_draw(source, step, asked_before=True)
-    deliveries = only_ahead(source).take_deliveries()
+    deliveries = only_client(source).take_deliveries()
     assert (deliveries.delivered, deliveries.refused) == (24, 24)
     assert not pools["0"].under_way
 
@@ -304,7 +317,7 @@ def test_of_a_mixture_only_what_looks_at_queries_is_hosted() -> None:
     assert [len(pool.requests) for pool in pools.values()] == [1, 1]
     # A quarter, a half and a quarter of five negatives: so many at most of each.
     assert [pool.requests[0].count for pool in pools.values()] == [3, 2]
-    assert [each.take_deliveries().delivered for each in ahead_sources(source)] == [12, 12]
+    assert [each.take_deliveries().delivered for each in source.pool_clients()] == [12, 12]
 
 
 def test_a_mixture_asks_for_the_shares_of_the_step_that_it_asks_for() -> None:
@@ -329,20 +342,20 @@ def test_what_was_asked_for_a_part_that_has_lost_its_weight_makes_room() -> None
     assert sorted(pools["0.1"].under_way) == [2]
     source.advance(TrainingProgress(3 / 4, 0.6, 3))
     assert pools["0.1"].room() == 3
-    deliveries = only_ahead(source).take_deliveries()
+    deliveries = only_client(source).take_deliveries()
     assert (deliveries.delivered, deliveries.late) == (12, 0)
 
 
 def test_a_host_waits_for_the_shards_of_all_workers() -> None:
-    model, host = TableModel(), SourceServer(graph(), "near_miss", {"neighbours": 4}, DOT)
+    model, host = TableModel(), make_server("near_miss", {"neighbours": 4}, graph(), DOT)
     source, pools = ahead("near_miss", {"neighbours": 4})
     ask_and_draw(source, 0)
     (request,) = pools["0"].requests
     rows = model.table.numpy()
-    host.publish(0, 1, 2, 25, rows[25:])
-    assert host.draw(request) is None
-    host.publish(0, 0, 2, 0, rows[:25])
-    found, expected = host.draw(request), pools["0"].host.draw(request)
+    host.publish(0, 1, 2, 25, {CANDIDATES: rows[25:]})
+    assert host.answer(request) is None
+    host.publish(0, 0, 2, 0, {CANDIDATES: rows[:25]})
+    found, expected = host.answer(request), pools["0"].host.answer(request)
     assert found is not None
     assert expected is not None
     assert np.array_equal(found.entities, expected.entities)
@@ -356,11 +369,11 @@ def test_a_worker_s_negatives_do_not_depend_on_when_others_ask() -> None:
     requests = pools["0"].requests
     replies = []
     for order in (requests, requests[::-1]):
-        host = SourceServer(graph(), "cached", {"cache": 3, "explored": 3}, DOT)
-        host.publish(0, 0, 1, 0, TableModel().table.numpy())
+        host = make_server("cached", {"cache": 3, "explored": 3}, graph(), DOT)
+        host.publish(0, 0, 1, 0, {CANDIDATES: TableModel().table.numpy()})
         drawn = {}
         for of_rank_one in order:
-            drawn[of_rank_one.number] = host.draw(_of_rank(of_rank_one, of_rank_one.number % 2))
+            drawn[of_rank_one.number] = host.answer(_of_rank(of_rank_one, of_rank_one.number % 2))
         replies.append(drawn)
     # The first request of each worker finds nothing remembered, whoever came before.
     assert np.array_equal(replies[0][0].entities, _alone(requests[0]).entities)
@@ -372,8 +385,8 @@ def _of_rank(request: Any, rank: int) -> Any:
 
 
 def _alone(request: Any) -> Reply:
-    host = SourceServer(graph(), "cached", {"cache": 3, "explored": 3}, DOT)
-    host.publish(0, 0, 1, 0, TableModel().table.numpy())
-    reply = host.draw(request)
+    host = make_server("cached", {"cache": 3, "explored": 3}, graph(), DOT)
+    host.publish(0, 0, 1, 0, {CANDIDATES: TableModel().table.numpy()})
+    reply = host.answer(request)
     assert reply is not None
     return reply

@@ -13,8 +13,9 @@ import torch
 from distkg.kernels.scores.similarity import DOT
 from distkg.negatives import SOURCES, GeneratedNegatives, Negatives, TrainingGraph, TrainingProgress
 from distkg.negatives.prefetch.messages import Reply, Request
+from distkg.negatives.prefetch.pool_client import CANDIDATES
 from distkg.negatives.prefetch.pool_events import PoolEvent
-from distkg.negatives.prefetch.source_server import SourceServer
+from distkg.negatives.prefetch.source_server import SourceServer, make_server
 
 ENTITIES, RELATIONS, QUERIES, COUNT = 40, 3, 6, 5
 ROWS = np.random.default_rng(1).standard_normal((ENTITIES, 4)).astype(np.float32)
@@ -32,13 +33,17 @@ def request(number: int = 3, rank: int = 0) -> Request:
     return Request(number, rank, queries, COUNT, 11, TrainingProgress(step=number), vectors, None, 0)
 
 
-def host(name: str = "near_miss", options: dict[str, Any] | None = None) -> SourceServer:
-    return SourceServer(graph(), name, {"neighbours": 4} if options is None else options, DOT)
+def host(name: str = "near_miss", options: dict[str, Any] | None = None) -> SourceServer[Any, Any]:
+    return make_server(name, {"neighbours": 4} if options is None else options, graph(), DOT)
 
 
-def published(rows: np.ndarray, incarnation: str = "") -> SourceServer:
+def candidates(rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {CANDIDATES: rows}
+
+
+def published(rows: np.ndarray, incarnation: str = "") -> SourceServer[Any, Any]:
     made = host()
-    made.publish(0, 0, 1, 0, rows, incarnation)
+    made.publish(0, 0, 1, 0, candidates(rows), incarnation)
     return made
 
 
@@ -113,10 +118,12 @@ def test_pieces_of_a_former_group_are_not_mixed_with_those_of_its_successor() ->
     expected = entities_of(published(OTHER_ROWS).answer(request()))
     assert expected != entities_of(published(ROWS).answer(request()))
     serving = host()
-    serving.publish(7, 0, 2, 0, ROWS[:25], "former")  # and before its other worker has published, the group is replaced
-    serving.publish(7, 1, 2, 25, OTHER_ROWS[25:], "present")
+    serving.publish(
+        7, 0, 2, 0, candidates(ROWS[:25]), "former"
+    )  # and before its other worker has published, the group is replaced
+    serving.publish(7, 1, 2, 25, candidates(OTHER_ROWS[25:]), "present")
     assert serving.answer(request(), "present") is None
-    serving.publish(7, 0, 2, 0, OTHER_ROWS[:25], "present")
+    serving.publish(7, 0, 2, 0, candidates(OTHER_ROWS[:25]), "present")
     assert entities_of(serving.answer(request(), "present")) == expected
 
 
@@ -125,19 +132,19 @@ def test_a_successor_may_have_another_number_of_workers_and_stand_at_an_earlier_
     expected = entities_of(published(OTHER_ROWS).answer(request()))
     serving = host()
     for rank, first in enumerate((0, 25)):
-        serving.publish(40, rank, 2, first, ROWS[first : first + 25], "former")
-    serving.publish(60, 1, 2, 25, ROWS[25:], "former")
+        serving.publish(40, rank, 2, first, candidates(ROWS[first : first + 25]), "former")
+    serving.publish(60, 1, 2, 25, candidates(ROWS[25:]), "former")
     bounds = np.linspace(0, ENTITIES, ranks + 1).astype(int)
     for rank, (first, last) in enumerate(pairwise(bounds)):
         assert serving.answer(request(), "present") is None
-        serving.publish(20, rank, ranks, int(first), OTHER_ROWS[first:last], "present")
+        serving.publish(20, rank, ranks, int(first), candidates(OTHER_ROWS[first:last]), "present")
     reply = serving.answer(request(), "present")
     assert entities_of(reply) == expected
     assert isinstance(reply, Reply)
     assert reply.version == 20
     # What arrives late from the former group changes nothing, and is not answered.
     for rank, first in enumerate((0, 25)):
-        serving.publish(80, rank, 2, first, ROWS[first : first + 25], "former")
+        serving.publish(80, rank, 2, first, candidates(ROWS[first : first + 25]), "former")
     assert serving.answer(request(), "former") is None
     assert entities_of(serving.answer(request(), "present")) == expected
 
@@ -146,10 +153,10 @@ def test_a_successor_finds_nothing_remembered() -> None:
     options = {"cache": 3, "explored": 3}
     serving, fresh = host("cached", options), host("cached", options)
     for step in range(4):
-        serving.publish(step, 0, 1, 0, ROWS, "former")
+        serving.publish(step, 0, 1, 0, candidates(ROWS), "former")
         serving.answer(request(step), "former")
     for each in (serving, fresh):
-        each.publish(0, 0, 1, 0, ROWS, "present")
+        each.publish(0, 0, 1, 0, candidates(ROWS), "present")
     assert entities_of(serving.answer(request(0), "present")) == entities_of(fresh.answer(request(0), "present"))
 
 
@@ -163,15 +170,15 @@ def test_a_successor_finds_nothing_remembered() -> None:
 )
 def test_vectors_that_are_not_those_of_all_entities_are_refused(pieces: list[tuple[int, int]], message: str) -> None:
     serving = host()
-    serving.publish(0, 0, 2, pieces[0][0], ROWS[slice(*pieces[0])])
+    serving.publish(0, 0, 2, pieces[0][0], candidates(ROWS[slice(*pieces[0])]))
     with pytest.raises(ValueError, match=f"{message}; expected are 0 to 39"):
-        serving.publish(0, 1, 2, pieces[1][0], ROWS[slice(*pieces[1])])
+        serving.publish(0, 1, 2, pieces[1][0], candidates(ROWS[slice(*pieces[1])]))
 
 
 def test_a_piece_that_comes_twice_does_not_stand_for_another() -> None:
     serving = host()
     for _ in range(2):
-        serving.publish(0, 0, 2, 0, ROWS[:25])
+        serving.publish(0, 0, 2, 0, candidates(ROWS[:25]))
     assert serving.answer(request()) is None
-    serving.publish(0, 1, 2, 25, ROWS[25:])
+    serving.publish(0, 1, 2, 25, candidates(ROWS[25:]))
     assert entities_of(serving.answer(request())) == entities_of(published(ROWS).answer(request()))

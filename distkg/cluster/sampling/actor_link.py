@@ -72,13 +72,14 @@ class ActorLink:
         restarts: how often the actor was replaced.
         hung: how often it was killed from here because it did not answer.
         gone: whether it will never answer again.
+        graphs: of the run, for an actor to make its sources of.
     """
 
     def __init__(self, actor: Any | None, place: int, hung_after: float, graphs: Graphs) -> None:
         """``actor`` is its handle; None where it is gone already."""
         self.generation = self.restarts = self.hung = 0
         self.gone = actor is None
-        self._actor, self.name, self._hung_after, self._graphs = actor, f"negative actor {place}", hung_after, graphs
+        self._actor, self.name, self._hung_after, self.graphs = actor, f"negative actor {place}", hung_after, graphs
         self._greeting: Call | None = None
         self._greet_at: float | None = None
         self._kill: ray.ObjectRef | None = None
@@ -144,7 +145,7 @@ class ActorLink:
 
     def greet(self) -> None:
         """Send no calls until the actor has made its sources."""
-        self._greeting, self._greet_at = self.call("ready", self._graphs), None
+        self._greeting, self._greet_at = self.call("ready", self.graphs), None
 
     def look_after(self) -> bool:
         """Whether calls may be sent; notes whether one who was greeted is ready, or must be greeted again."""

@@ -1,10 +1,10 @@
-"""A pool of Ray actors that draw negatives ahead of time, for all workers of a run.
+"""A pool of Ray actors that host negative sources, for all workers of a run.
 
-Actors host the sources (``negatives.source_server``); each worker asks them through ``ActorPool``, and never waits
-longer than it wants. An actor that dies is restarted by Ray, one that hangs is killed, and what they owed is drawn by
-the worker itself; what a source raises comes back as an event (``cluster.actor_link`` tells these apart). Nothing
-grows: a worker has so many requests under way and no more, fewer where actors are slow, and one published set of
-vectors.
+Actors hold a server for each source (``negatives.prefetch.source_server``): of one that draws, or of one that compares
+relations. Each worker asks them through ``ActorPool``, and never waits longer than it wants. An actor that dies is
+restarted by Ray, one that hangs is killed, and what they owed is done by the worker itself; what a source raises comes
+back as an event (``actor_link`` tells these apart). Nothing grows: a worker has so many requests under way and no more,
+fewer where actors are slow, and one published part of the model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -29,21 +29,14 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distkg.cluster.sampling.actor_link import ActorLink, Call, NoReply, Process, take_events
-from distkg.cluster.sampling.relation_miner import ActorMiner, mines_of
+from distkg.cluster.sampling.hosting import hosted_sources, make_servers
 from distkg.cluster.session.ray_session import actor_resources
 from distkg.cluster.session.remote_errors import describe_remote_error, is_loss
 from distkg.cluster.shared_graphs import Graphs
 from distkg.config import PoolConfig, RunConfig, parse_config
-from distkg.data.store.graph_store import Store
-from distkg.embedding.scorers import make_scorer
-from distkg.foundation.initial_model import is_foundation
-from distkg.negatives import SOURCES, TrainingGraph
-from distkg.negatives.kmas.relation_miner import Mine, MinerOf, Weights
-from distkg.negatives.kmas.relation_similarity import RelationTable
 from distkg.negatives.prefetch.congestion_window import CongestionWindow, WaitPolicy
-from distkg.negatives.prefetch.messages import Reply, Request
+from distkg.negatives.prefetch.pool_client import Arrays, Numbered, PoolOf
 from distkg.negatives.prefetch.pool_events import Missing, NegativePoolError, PoolEvent
-from distkg.negatives.prefetch.prefetched_source import PoolOf, hosted_parts
 from distkg.negatives.prefetch.source_server import SourceServer
 from distkg.sharding.ranks import Ranks
 
@@ -56,10 +49,11 @@ NOTICE_SECONDS = 60.0
 
 
 class NegativeActor:
-    """Hosts the sources of a run, and compares relations for it; becomes a Ray actor.
+    """Hosts sources of a run; becomes a Ray actor.
 
     Methods that workers call return where this actor lives, and their result or what went wrong: Ray hands on what a
-    method raises only where both processes can unpickle it.
+    method raises only where both processes can unpickle it. Graphs travel with every message: those that an actor was
+    made with are lost to its successor.
     """
 
     def __init__(self, config: dict[str, Any], peer: str | None, place: int) -> None:
@@ -67,7 +61,7 @@ class NegativeActor:
         # Nothing that may fail: Ray does not restart an actor whose constructor has raised.
         self._config, self._peer, self._place = config, peer, place
         self._draws: dict[str, int] = {}
-        self._mines: dict[str, Mine] | None = None
+        self._servers: dict[str, SourceServer[Any, Any]] | None = None
         self._blending: ray.ObjectRef | None = None
         self._process = Process(ray.get_runtime_context().get_node_id(), os.getpid(), time.time_ns())
 
@@ -77,35 +71,15 @@ class NegativeActor:
         torch.set_num_threads(actor_threads(settings.negatives.pool))
         return settings
 
-    @cached_property
-    def _hosts(self) -> dict[str, SourceServer]:
-        chosen = self._settings.negatives
-        parts = hosted_parts(chosen.source, chosen.options)
-        drawn = {key: part for key, part in parts.items() if SOURCES[part[0]].requires != "relations"}
-        if not drawn:
-            return {}
-        graph = TrainingGraph.of_store(Store.open(self._settings.data.store))
-        with torch.device("meta"):
-            similarity = make_scorer(self._settings.model).similarity
-        device = "cuda" if chosen.pool.gpus_per_actor and torch.cuda.is_available() else "cpu"
-        return {key: SourceServer(graph, *part, similarity, device) for key, part in drawn.items()}
+    def _servers_of(self, graphs: Graphs) -> dict[str, SourceServer[Any, Any]]:
+        if self._servers is None:
+            self._servers = make_servers(self._settings, graphs, self._place)
+        return self._servers
 
     def ready(self, graphs: Graphs) -> tuple[Process, list[str] | PoolEvent]:
-        """Keys of what it hosts and compares for, once that is made."""
+        """Keys of what it hosts, once that is made."""
         name = self._config["negatives"]["source"]
-        return self._answer(f"making source {name}", lambda: [*self._hosts, *self._mines_of(graphs)])
-
-    def mine(
-        self, key: str, version: int, weights: Weights, graphs: Graphs
-    ) -> tuple[Process, dict[str, RelationTable] | PoolEvent]:
-        """Tables as of ``Mine``."""
-        action = f"comparing relations for step {version}"
-        return self._answer(action, lambda: dict(self._mines_of(graphs)[key](version, weights)))
-
-    def _mines_of(self, graphs: Graphs) -> dict[str, Mine]:
-        if self._mines is None:
-            self._mines = mines_of(self._settings, graphs, self._place)
-        return self._mines
+        return self._answer(f"making source {name}", lambda: list(self._servers_of(graphs)))
 
     def publish(
         self,
@@ -115,31 +89,37 @@ class NegativeActor:
         rank: int,
         ranks: int,
         first: int,
-        rows: NDArray[np.float32],
+        arrays: Arrays,
+        graphs: Graphs,
     ) -> tuple[Process, PoolEvent | None]:
         """As ``SourceServer.publish``."""
-        name = hosted_parts(self._config["negatives"]["source"], self._config["negatives"]["options"])[key][0]
+        name = hosted_sources(self._settings, graphs)[key].name
         action = f"source {name}, taking over the vectors of step {version} from worker {rank}"
-        return self._answer(action, lambda: self._hosts[key].publish(version, rank, ranks, first, rows, incarnation))
+        piece = version, rank, ranks, first, arrays
+        return self._answer(action, lambda: self._servers_of(graphs)[key].publish(*piece, incarnation))
 
     def draw(
-        self, key: str, incarnation: str, requests: Sequence[Request]
-    ) -> tuple[Process, list[Reply | PoolEvent | None] | PoolEvent]:
-        """The replies as of ``SourceServer.answer``."""
-        return self._answer("drawing negatives", lambda: [self._draw(key, incarnation, each) for each in requests])
+        self, key: str, incarnation: str, requests: Sequence[Any], graphs: Graphs
+    ) -> tuple[Process, list[Any] | PoolEvent]:
+        """The replies, or what went wrong, as of ``SourceServer.answer``."""
+        work = partial(self._draw, key, incarnation, graphs)
+        return self._answer("drawing negatives", lambda: [work(request) for request in requests])
 
-    def _draw(self, key: str, incarnation: str, request: Request) -> Reply | PoolEvent | None:
-        reply = self._hosts[key].answer(request, incarnation)
+    def _draw(self, key: str, incarnation: str, graphs: Graphs, request: Any) -> Any:
+        reply = self._servers_of(graphs)[key].answer(request, incarnation)
         self._draws[key] = self._draws.get(key, 0) + 1
         if self._peer is not None and self._draws[key] % BLEND_EVERY == 0:
-            self._tell_peer(self._peer, key)
+            self._tell_peer(self._peer, key, graphs)
         return reply
 
-    def blend(self, key: str, weights: dict[str, NDArray[np.float32]]) -> tuple[Process, PoolEvent | None]:
+    def blend(
+        self, key: str, weights: dict[str, NDArray[np.float32]], graphs: Graphs
+    ) -> tuple[Process, PoolEvent | None]:
         """As ``SourceServer.blend``."""
-        return self._answer("taking over what another actor has learned", lambda: self._hosts[key].blend(weights))
+        action = "taking over what another actor has learned"
+        return self._answer(action, lambda: self._servers_of(graphs)[key].blend(weights))
 
-    def _tell_peer(self, peer: str, key: str) -> None:
+    def _tell_peer(self, peer: str, key: str, graphs: Graphs) -> None:
         """Round a ring of actors, so that all come to the same mean; nobody waits for it.
 
         What the peer raised the last time is raised here, as it has nobody else to tell it to.
@@ -147,10 +127,10 @@ class NegativeActor:
         if self._blending is not None and ray.wait([self._blending], timeout=0)[0]:
             blending, self._blending = self._blending, None
             _raise_unless_lost(blending)
-        weights = self._hosts[key].weights()
+        weights = self._servers_of(graphs)[key].weights()
         if weights and self._blending is None:
             with suppress(ValueError):  # it is being restarted
-                self._blending = ray.get_actor(peer).blend.remote(key, weights)
+                self._blending = ray.get_actor(peer).blend.remote(key, weights, graphs)
 
     def _answer(self, action: str, work: Callable[[], Result]) -> tuple[Process, Result | PoolEvent]:
         try:
@@ -177,7 +157,7 @@ class _Message:
     Attributes:
         numbers: of the requests, rising.
         here: whether the replies have come, or never will.
-        replies: by number, once they are here.
+        replies: by number, once they are here; those that will never come as a ``Missing``, or None.
         missing: why there are none.
     """
 
@@ -185,18 +165,40 @@ class _Message:
     actor: int
     numbers: list[int]
     here: bool = False
-    replies: dict[int, Reply | Missing | None] = field(default_factory=dict)
+    replies: dict[int, Any] = field(default_factory=dict)
     missing: Missing | None = None
 
 
 class ActorPool:
-    """One worker's way to the actors, for one hosted source; a ``negatives.prefetch.Pool``."""
+    """One worker's requests of one hosted source to the actors; a ``negatives.prefetch.pool_client.Pool``.
+
+    Attributes:
+        rank: of the worker.
+    """
 
     def __init__(
-        self, links: Sequence[ActorLink], key: str, rank: int, ranks: int, how: PoolConfig, incarnation: str = ""
+        self,
+        links: Sequence[ActorLink],
+        key: str,
+        rank: int,
+        ranks: int,
+        how: PoolConfig,
+        incarnation: str = "",
+        *,
+        places: range | None = None,
     ) -> None:
-        """``incarnation`` names the group of workers, as of ``SourceServer``."""
-        self._links, self._key, self._rank, self._ranks, self._incarnation = links, key, rank, ranks, incarnation
+        """
+        Args:
+            links: to all actors of the run.
+            key: of the hosted source.
+            rank, ranks: of the worker, and how many there are.
+            how: to ask.
+            incarnation: names the group of workers, as of ``SourceServer``.
+            places: of the actors that host the source; None for all.
+        """
+        self._team = links
+        links = links if places is None else [links[place] for place in places]
+        self._links, self._key, self.rank, self._ranks, self._incarnation = links, key, rank, ranks, incarnation
         # One for each actor: what one owes takes nothing from the others.
         self._windows = [CongestionWindow(-(-2 * how.depth // len(links))) for _ in links]
         self._patience, self._sync = WaitPolicy(), how.sync
@@ -209,14 +211,18 @@ class ActorPool:
 
     @property
     def restarts(self) -> int:
-        return sum(link.restarts for link in self._links)
+        return sum(link.restarts for link in self._team)
 
     @property
     def hung(self) -> int:
-        return sum(link.hung for link in self._links)
+        return sum(link.hung for link in self._team)
+
+    @property
+    def gone(self) -> bool:
+        return all(link.gone for link in self._links)
 
     def take_events(self) -> Sequence[PoolEvent]:
-        return take_events(self._links)
+        return take_events(self._team)
 
     def room(self) -> int:
         self._look_after_actors()
@@ -231,7 +237,7 @@ class ActorPool:
             for actor, (window, link) in enumerate(zip(self._windows, self._links, strict=True))
         ]
 
-    def ask(self, requests: Sequence[Request]) -> int:
+    def ask(self, requests: Sequence[Numbered]) -> int:
         left, room = list(requests), self._room_of_each()
         for _ in self._links:
             actor, self._next = self._next % len(self._links), self._next + 1
@@ -243,13 +249,18 @@ class ActorPool:
                 break
         return len(requests) - len(left)
 
-    def _send(self, actor: int, requests: list[Request]) -> None:
+    def _send(self, actor: int, requests: list[Numbered]) -> None:
         numbers = [request.number for request in requests]
-        call = self._links[actor].call("draw", self._key, self._incarnation, requests)
+        link = self._links[actor]
+        call = link.call("draw", self._key, self._incarnation, requests, link.graphs)
         self._under_way |= dict.fromkeys(numbers, _Message(call, actor, numbers))
         self._windows[actor].asked(numbers[-1])
 
-    def take(self, number: int, timeout: float | None) -> Reply | Missing | None:
+    def arrived(self, number: int) -> bool:
+        message = self._under_way.get(number)
+        return message is None or self._is_here(message, 0)
+
+    def take(self, number: int, timeout: float | None) -> Any:
         message = self._under_way.pop(number, None)
         if message is None:
             return None
@@ -270,7 +281,7 @@ class ActorPool:
             self._is_here(message, 0)
             self._reply_or_abandon(message, number)
 
-    def _reply_or_abandon(self, message: _Message, number: int) -> Reply | Missing | None:
+    def _reply_or_abandon(self, message: _Message, number: int) -> Any:
         """The reply where it is here; a message of which nothing more is wanted is looked after until it is."""
         if message.here:
             return message.replies.pop(number, message.missing)
@@ -278,8 +289,8 @@ class ActorPool:
             self._abandoned.append(message)
         return None
 
-    def publish(self, version: int, first: int, rows: NDArray[np.float32], *, wait: bool) -> None:
-        self._published = version, first, ray.put(rows)
+    def publish(self, version: int, first: int, arrays: Arrays, *, wait: bool) -> None:
+        self._published = version, first, ray.put(dict(arrays))
         for actor, link in enumerate(self._links):
             if link.ready:  # else once its successor is
                 self._publish_to(actor)
@@ -304,23 +315,25 @@ class ActorPool:
             message.missing = "broken"
             link.report(PoolEvent("broken", f"it did not reply to {len(message.numbers)} requests one by one"))
         else:
-            message.replies = dict(zip(message.numbers, map(self._reply_of(link), replies), strict=True))
+            replaced = message.call.generation != link.generation
+            answers = [self._reply_of(link, answer, replaced=replaced) for answer in replies]
+            message.replies = dict(zip(message.numbers, answers, strict=True))
 
     @staticmethod
-    def _reply_of(link: ActorLink) -> Callable[[Reply | PoolEvent | None], Reply | Missing | None]:
-        def reply_of(answer: Reply | PoolEvent | None) -> Reply | Missing | None:
-            if not isinstance(answer, PoolEvent):
-                return answer
-            link.report(answer)
-            return "broken" if answer.kind == "broken" else "failed"
-
-        return reply_of
+    def _reply_of(link: ActorLink, answer: Any, *, replaced: bool) -> Any:
+        """A reply, or why there is none; a successor that holds nothing yet stands for the actor that died."""
+        if answer is None and replaced:
+            return "lost"
+        if not isinstance(answer, PoolEvent):
+            return answer
+        link.report(answer)
+        return "broken" if answer.kind == "broken" else "failed"
 
     def _publish_to(self, actor: int) -> None:
         if self._published is not None:
             version, *piece = self._published
-            place = self._key, self._incarnation, version, self._rank, self._ranks
-            self._publishing.append((actor, self._links[actor].call("publish", *place, *piece)))
+            place, link = (self._key, self._incarnation, version, self.rank, self._ranks), self._links[actor]
+            self._publishing.append((actor, link.call("publish", *place, *piece, link.graphs)))
 
     def _look_after_actors(self) -> None:
         """Forget late replies as they come in, read what became of publications, and give successors their vectors."""
@@ -411,23 +424,19 @@ def _start_actor(config: RunConfig, names: list[str], group: Any, place: int) ->
     return options.remote(config.model_dump(), peer, place)
 
 
-def actors_of_worker(config: RunConfig, run: str, ranks: Ranks, graphs: Graphs) -> tuple[PoolOf | None, MinerOf | None]:
-    """Key of a hosted source → this worker's ways to its actors; None where nothing is drawn ahead of time.
+def actors_of_worker(config: RunConfig, run: str, ranks: Ranks, graphs: Graphs) -> PoolOf | None:
+    """Key of a hosted source → this worker's pool; None where the run has no actors.
 
     Collective: the workers agree on a name for their group, which tells what they send from what a former group sent.
     """
     pool = config.negatives.pool
     actors = [_find_actor(name) for name in actor_names(config, run)]
     if not actors:
-        return None, None
+        return None
     incarnation = str(ranks.broadcast_object(uuid4().hex))
     links = [ActorLink(actor, place, pool.hung_after, graphs) for place, actor in enumerate(actors)]
-    # The relations of one graph are compared by one actor, those of several by all.
-    miners = links if is_foundation(config) else links[:1]
-    return (
-        lambda key: ActorPool(links, key, ranks.rank, ranks.size, pool, incarnation),
-        lambda key: ActorMiner(miners, key, graphs),
-    )
+    hosted = hosted_sources(config, graphs)
+    return lambda key: ActorPool(links, key, ranks.rank, ranks.size, pool, incarnation, places=hosted[key].places)
 
 
 def _find_actor(name: str) -> Any | None:

@@ -1,142 +1,100 @@
-"""Tables of relations that are alike, made elsewhere: asked for now and then, and used while they are young.
+"""A source that an actor hosts: it compares the relations of a graph, and replies with the table of those alike.
 
-A step never waits for a table. Where there is none, or one too old or broken, relations are compared in the step, and
-that is counted. Nothing here knows who compares: ``distkg.cluster`` has actors do it.
+Every worker publishes the same weights at the same step and asks for itself, so none depends on another; an actor
+compares once for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from distkg.config import PoolConfig
-from distkg.negatives.kmas.relation_similarity import Alike, AlikeOptions, RelationTable, table_of
-from distkg.negatives.prefetch.pool_events import PoolEvent, PoolEventLog
-from distkg.negatives.prefetch.prefetch_stats import Deliveries
+from distkg.negatives.base import parse_source_options
+from distkg.negatives.kmas.relation_similarity import AlikeOptions, RelationTable, table_of
+from distkg.negatives.prefetch.pool_client import RELATIONS, Arrays
 from distkg.negatives.training_graph import TrainingGraph
 
-Weights = Mapping[str, NDArray[np.float32]]
-"""What relations are compared by: the parameters that their vectors are made of, by name."""
-
-Mine = Callable[[int, Weights], Mapping[str, RelationTable]]
-"""Version and weights → tables by the name of their graph."""
-
-VECTORS, ONLY_GRAPH = "relations", ""
+VectorsOf = Callable[[int, Arrays], Tensor]
+"""Version and weights → a vector of each relation, float32 [R, w]."""
 
 
-class Miner(Protocol):
-    """Compares relations for this rank, elsewhere."""
-
-    @property
-    def restarts(self) -> int:
-        """How often one who compares was lost and replaced."""
-        ...
-
-    @property
-    def hung(self) -> int:
-        """How often this rank had one who compares killed because it did not answer."""
-        ...
-
-    def take_events(self) -> Sequence[PoolEvent]:
-        """What happened since the last call: comparisons that raised, lost and hung actors."""
-        ...
-
-    def ask(self, version: int, weights: Weights) -> bool:
-        """Hand over weights without waiting; False, and nothing is done, while earlier ones are under way."""
-        ...
-
-    def take(self, *, wait: bool) -> Mapping[str, RelationTable]:
-        """Tables that have come since the last call, by the name of their graph; with ``wait`` all under way."""
-        ...
-
-
-MinerOf = Callable[[str], Miner]
-"""Key of a hosted source → who compares relations for it."""
-
-
-class SimilarityCache:
-    """The latest tables of a run's graphs, as this rank has them.
+@dataclass(frozen=True)
+class TableRequest:
+    """Asks for the table of a graph's relations.
 
     Attributes:
-        deliveries: what became of the draws that asked for one.
+        number: step of the weights by which they are compared, which were published before.
+        rank: of the worker that asks, and has published them.
     """
 
-    def __init__(self, miner: Miner, how: PoolConfig, refresh_steps: int) -> None:
-        self._miner, self._how, self._refresh_steps = miner, how, refresh_steps
-        self._asked: int | None = None
-        self._tables: dict[str, tuple[RelationTable, Alike | None]] = {}
-        self._failing = False
-        self.deliveries = Deliveries()
-        self.log = PoolEventLog(how.on_error)
+    number: int
+    rank: int
 
-    @property
-    def restarts(self) -> int:
-        """How often one who compares was lost and replaced, as this rank has seen it."""
-        return self._miner.restarts
 
-    @property
-    def hung(self) -> int:
-        """How often this rank had one who compares killed because it did not answer."""
-        return self._miner.hung
+@dataclass
+class _PublishedWeights:
+    version: int
+    arrays: Arrays
+    table: RelationTable | None = None
 
-    def refresh(self, step: int, weights: Callable[[], Weights]) -> None:
-        """Take what has come, and where it is time, have relations compared by the weights of this step.
 
-        Raises:
-            NegativePoolError: a comparison raised, and ``negatives.pool.on_error`` is ``fail``.
-        """
-        due = self._asked is None or not 0 <= step - self._asked < self._refresh_steps
-        if due and self._miner.ask(step, weights()):
-            self._asked = step
-        arrived = self._miner.take(wait=self._how.sync)
-        events = self._miner.take_events()
-        self.log.heed(events)
-        self._failing = not arrived and (self._failing or any(event.kind == "failed" for event in events))
-        for graph, table in arrived.items():
-            self._tables[graph] = table, None
+class RelationMiner:
+    """A ``HostedSource`` that compares relations: its replies are tables."""
 
-    def latest(self, graph: str, relations: int, step: int, queries: int) -> Alike | None:
-        """For each of a graph's relations those like it; None where no table can be used. Either way it is counted."""
-        came = self.deliveries
-        if graph not in self._tables:
-            came.add("failed" if self._failing else "late", queries)
+    action = "comparing relations"
+
+    def __init__(self, graph: TrainingGraph, options: AlikeOptions, vectors_of: VectorsOf) -> None:
+        self._usable, self._options, self._vectors_of = usable_relations(graph), options, vectors_of
+        self._published: dict[int, _PublishedWeights] = {}  # by rank: one may be a table ahead of another
+
+    @classmethod
+    def of_vectors(cls, name: str, options: Mapping[str, Any], graph: TrainingGraph) -> RelationMiner:
+        """The miner for a source of that name, by the vectors that a model has of its relations; raises as
+        ``parse_source_options``."""
+        parsed = parse_source_options(name, options)
+        assert isinstance(parsed, AlikeOptions)
+        return cls(graph, parsed, _published_vectors)
+
+    def publish(self, version: int, rank: int, ranks: int, first: int, arrays: Arrays) -> None:
+        """Weights of step ``version``, which are the same on all workers."""
+        # A group of workers that began anew may come to the same step with other weights.
+        equal = (held for held in self._published.values() if held.version == version and _equal(held.arrays, arrays))
+        self._published[rank] = next(equal, None) or _PublishedWeights(version, arrays)
+
+    def reply(self, request: TableRequest) -> RelationTable | None:
+        """The table by the latest weights of the worker that asks; None where it has published none."""
+        held = self._published.get(request.rank)
+        if held is None:
             return None
-        table, alike = self._tables[graph]
-        if alike is None:
-            if not table.sound(relations):
-                came.broken += queries
-                self.log.warn(PoolEvent("broken", f"the table of similar relations of step {table.version} is broken"))
-                return None
-            alike = table.alike()
-            self._tables[graph] = table, alike
-        if not 0 <= step - table.version <= self._how.max_age:
-            came.add("failed" if self._failing else "old", queries)
-            return None
-        came.delivered += queries
-        came.ages.append(step - table.version)
-        return alike
+        if held.table is None:
+            vectors = self._vectors_of(held.version, held.arrays)
+            held.table = table_of(vectors, self._usable, self._options, held.version)
+        return held.table
 
-    def take_deliveries(self) -> Deliveries:
-        """What became of the draws since the last call."""
-        taken, self.deliveries = self.deliveries, Deliveries()
-        return taken
+    def forget(self) -> None:
+        self._published = {}
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        return {}
+
+    def blend(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Nothing: it learns nothing."""
 
 
-class VectorMiner:
-    """Compares the relations of one graph by the vectors that a model has of them; a ``Mine``."""
-
-    def __init__(self, graph: TrainingGraph, options: AlikeOptions) -> None:
-        self._usable, self._options = usable_relations(graph), options
-
-    def __call__(self, version: int, weights: Weights) -> dict[str, RelationTable]:
-        vectors = torch.from_numpy(np.array(weights[VECTORS]))
-        return {ONLY_GRAPH: table_of(vectors, self._usable, self._options, version)}
+def _published_vectors(version: int, arrays: Arrays) -> Tensor:
+    return torch.from_numpy(np.array(arrays[RELATIONS]))
 
 
-def usable_relations(graph: TrainingGraph) -> torch.Tensor:
+def _equal(left: Arrays, right: Arrays) -> bool:
+    return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
+
+
+def usable_relations(graph: TrainingGraph) -> Tensor:
     """Relations that have facts, and so answers of either side: bool [R]."""
     return torch.from_numpy(np.bincount(graph.triples[:, 1], minlength=graph.relations) > 0)

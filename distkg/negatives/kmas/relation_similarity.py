@@ -83,14 +83,17 @@ class RelationTable:
     def alike(self) -> Alike:
         return Alike(torch.from_numpy(self.relations.astype(np.int64)), torch.from_numpy(self.chances.copy()))
 
-    def sound(self, relations: int) -> bool:
-        """Return whether this is a valid table of ``relations`` relations: shapes, dtypes, existing relations,
-        finite and non-negative chances."""
+    def fault(self, relations: int) -> str | None:
+        """Describe how it differs from a valid table of so many relations (shapes, dtypes, existing relations, finite
+        and non-negative chances); None if it is valid."""
         names, chances = self.relations, self.chances
         if names.shape != chances.shape or names.ndim != 2 or len(names) != relations:
-            return False
-        known = names.dtype.kind == "i" and bool(((names >= 0) & (names < relations)).all())
-        return known and chances.dtype == np.float32 and bool((np.isfinite(chances) & (chances >= 0)).all())
+            return f"relations and chances have the shapes {names.shape} and {chances.shape}, for {relations} relations"
+        if names.dtype.kind != "i" or not bool(((names >= 0) & (names < relations)).all()):
+            return f"relations holds others than the relations 0 to {relations - 1}"
+        if chances.dtype != np.float32 or not bool((np.isfinite(chances) & (chances >= 0)).all()):
+            return "chances holds others than finite float32 numbers from 0 on"
+        return None
 
 
 def table_of(vectors: Tensor, usable: Tensor, options: AlikeOptions, version: int) -> RelationTable:

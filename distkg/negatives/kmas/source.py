@@ -7,8 +7,8 @@ and a share of hard negatives that rises after a warm-up and falls again. The re
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from distkg.config import PoolConfig
 from distkg.negatives.base import (
     SOURCES,
+    HostedReply,
     Negatives,
     NegativeSource,
     Queries,
@@ -26,10 +28,11 @@ from distkg.negatives.base import (
     SourceOptions,
     TrainingProgress,
 )
-from distkg.negatives.kmas.relation_miner import ONLY_GRAPH, VECTORS, SimilarityCache
 from distkg.negatives.kmas.relation_similarity import Alike, AlikeOptions, most_alike
+from distkg.negatives.kmas.similarity_cache import SimilarityCache
 from distkg.negatives.known_facts import known_facts
 from distkg.negatives.model_view import ModelView
+from distkg.negatives.prefetch.pool_client import RELATIONS, Arrays, Pool, PoolClient
 from distkg.negatives.static.candidate_sets import Pools
 from distkg.negatives.training_graph import TrainingGraph
 
@@ -73,15 +76,13 @@ def hard_share(progress: float, options: KmasOptions) -> float:
 
 @SOURCES.register("kmas")
 class Kmas(NegativeSource):
-    """Uniform negatives and a scheduled share of hard ones: answers of relations similar to the query's.
-
-    Attributes:
-        tables: similarity tables that actors have computed; None if relations are compared in the step.
-    """
+    """Uniform negatives and a scheduled share of hard ones: answers of relations similar to the query's."""
 
     Options = KmasOptions
     needs = "a model"
     requires: ClassVar[Requires] = "relations"
+    hosted_reply: ClassVar[HostedReply] = "similarities"
+    hard_first: ClassVar[bool] = True
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
@@ -98,22 +99,30 @@ class Kmas(NegativeSource):
         self._usable = self._sizes[: graph.relations] > 0  # a relation has answers on both sides or on neither
         self._model: ModelView | None = None
         self._now = TrainingProgress()
-        self.tables: SimilarityCache | None = None
-        self._graph_name = ONLY_GRAPH
+        self._tables: SimilarityCache | None = None  # None where relations are compared in the step
         self._drawn = self._rejected = 0
 
     def attach(self, model: ModelView) -> None:
         self._model = model
 
-    def mined_by(self, tables: SimilarityCache, graph: str = ONLY_GRAPH) -> None:
-        """Use similar relations from ``tables`` while there is one of this graph, which has the name ``graph`` in
-        them."""
-        self.tables, self._graph_name = tables, graph
+    def connect(self, pool: Pool[Any, Any], how: PoolConfig, parameters: Callable[[], Arrays] | None = None) -> None:
+        steps, parameters = self._options.refresh_steps, parameters or self._own_parameters
+        self._tables = SimilarityCache(pool, how, self.graph.relations, steps, parameters)
+
+    def pool_clients(self) -> Sequence[PoolClient[Any, Any]]:
+        return () if self._tables is None else (self._tables.client,)
+
+    def _own_parameters(self) -> Arrays:
+        return {RELATIONS: self._vectors().numpy().copy()}
+
+    def request(self, moment: TrainingProgress) -> None:
+        if self._tables is not None:
+            self._tables.request(moment.step)
 
     def advance(self, moment: TrainingProgress) -> None:
         self._now = moment
-        if self.tables is not None and self._model is not None:
-            self.tables.refresh(moment.step, lambda: {VECTORS: self._vectors().numpy().copy()})
+        if self._tables is not None:
+            self._tables.refresh(moment.step)
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         if self._model is None:
@@ -131,14 +140,12 @@ class Kmas(NegativeSource):
         return directed[queries.relation % self.graph.relations] @ directed.T
 
     def hard(self, count: int) -> int:
-        """Return how many of ``count`` negatives are hard at the current progress; hard negatives come first."""
         return round(hard_share(self._now.progress, self._options) * count)
 
     def draw_by(
         self, similarity: Callable[[], Tensor], queries: Queries, count: int, generator: torch.Generator
     ) -> Negatives:
-        """Draw negatives by the similarity table if there is one, else by similarities float32 [b, R] of all
-        relations to the query's."""
+        """Negatives by a table where there is one, else by ``similarity()``."""
         hard = self.hard(count)
         entities = torch.randint(self.entities, (len(queries), count), generator=generator)
         if hard:
@@ -147,18 +154,15 @@ class Kmas(NegativeSource):
         return Negatives(entities)
 
     def take_rejections(self) -> tuple[int, int]:
-        """Return and reset the number of hard negatives drawn since the last call, and how many of them were known
-        answers and drawn again."""
         counts = self._drawn, self._rejected
         self._drawn = self._rejected = 0
         return counts
 
     def _alike(self, similarity: Callable[[], Tensor], queries: Queries) -> Alike:
         own = queries.relation % self.graph.relations
-        if self.tables is not None:
-            mined = self.tables.latest(self._graph_name, self.graph.relations, self._now.step, len(queries))
-            if mined is not None:
-                return mined[own]
+        alike = None if self._tables is None else self._tables.latest(self._now.step, len(queries))
+        if alike is not None:
+            return alike[own]
         return most_alike(similarity(), own, self._usable, self._options)
 
     def _hard(self, alike: Alike, queries: Queries, instead: Tensor, generator: torch.Generator) -> Tensor:

@@ -20,7 +20,7 @@ LONGEST = 600  # characters of an error message
 
 
 class NegativePoolError(ValueError):
-    """A negative source failed in the actors that draw ahead of time; the message names source, actor and cause."""
+    """A hosted source failed in the actors of a pool; the message names source, actor and cause."""
 
 
 class BrokenDrawError(ValueError):

@@ -1,4 +1,4 @@
-"""What became of the negatives that others were to draw."""
+"""Counts of what became of the requests to a pool."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Deliveries:
-    """What became of the negatives asked for, in queries.
+    """What became of the replies that queries were drawn by, or should have been, in queries.
 
     Attributes:
-        delivered: had theirs from others; the rest was drawn in the step alone.
-        late: not there in time.
-        old: drawn from vectors older than allowed.
-        broken: not what was asked for.
+        delivered: drawn by a reply (negatives, or a table of similar relations); all others in the step alone.
+        late: the reply was not there in time.
+        old: it was made from weights older than allowed.
+        broken: it was not what was asked for.
         refused: never asked, as too many requests were under way, or no actor was there to be asked.
         failed: the source raised.
         lost: owed by an actor that died.
-        ages: steps from the vectors that were looked at to the step, one for each delivery used.
+        ages: steps from the weights that a reply was made from to the step, one for each draw by a reply.
     """
 
     delivered: int = 0

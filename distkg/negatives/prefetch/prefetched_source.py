@@ -8,8 +8,8 @@ has actors do it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,66 +27,24 @@ from distkg.negatives.base import (
     make_source,
     parse_source_options,
 )
-from distkg.negatives.kmas.relation_miner import MinerOf, SimilarityCache
-from distkg.negatives.kmas.source import Kmas, KmasOptions
-from distkg.negatives.mixture import Mixture, MixtureOptions, Part, parts_of
+from distkg.negatives.mixture import Mixture, MixtureOptions, Part
 from distkg.negatives.model_view import ModelView
 from distkg.negatives.prefetch.messages import Reply, Request
-from distkg.negatives.prefetch.pool_events import Missing, PoolEvent, PoolEventLog
-from distkg.negatives.prefetch.prefetch_stats import Deliveries
+from distkg.negatives.prefetch.pool_client import CANDIDATES, RELATIONS, Pool, PoolClient, PoolOf
 from distkg.negatives.training_graph import TrainingGraph
 
 PUBLISH_EPOCHS = 1.0  # or sooner, where the source asks the model again sooner
 
 
-class Pool(Protocol):
-    """Draws for this rank, elsewhere."""
-
-    @property
-    def restarts(self) -> int:
-        """How often one who draws was lost and replaced."""
-        ...
-
-    @property
-    def hung(self) -> int:
-        """How often this rank had one who draws killed because it did not answer."""
-        ...
-
-    def take_events(self) -> Sequence[PoolEvent]:
-        """What happened since the last call: failed sources, lost and hung actors."""
-        ...
-
-    def ask(self, requests: Sequence[Request]) -> int:
-        """Hand over requests, their numbers rising, without waiting: how many of them, from the first. The others are
-        not taken up, as too many are under way already."""
-        ...
-
-    def room(self) -> int:
-        """How many requests it would take up now."""
-        ...
-
-    def take(self, number: int, timeout: float | None) -> Reply | Missing | None:
-        """The reply to a request, which is then forgotten, or why there never will be one; None where it is not there
-        after ``timeout`` seconds or was never asked. Without a timeout it waits as long as there is hope."""
-        ...
-
-    def forget(self, number: int) -> None:
-        """The reply to a request is not wanted any more."""
-        ...
-
-    def publish(self, version: int, first: int, rows: NDArray[np.float32], *, wait: bool) -> None:
-        """Let those who draw see this rank's candidate vectors [rows, C], the first being entity ``first``'s.
-
-        With ``wait`` they have them when this returns.
-        """
-        ...
-
-
 class PrefetchedSource(NegativeSource):
-    """A source that a pool hosts, with another one here for what does not arrive."""
+    """A source that a pool hosts, with another one here for what does not arrive.
+
+    Attributes:
+        client: by which it asks the pool.
+    """
 
     def __init__(
-        self, graph: TrainingGraph, name: str, options: Mapping[str, Any], pool: Pool, how: PoolConfig
+        self, graph: TrainingGraph, name: str, options: Mapping[str, Any], pool: Pool[Request, Reply], how: PoolConfig
     ) -> None:
         """``name`` and ``options`` are those of the hosted source."""
         parsed = parse_source_options(name, options)
@@ -95,6 +53,7 @@ class PrefetchedSource(NegativeSource):
         self.generates = self._hosted.generates
         self._local = make_source(how.fallback, {}, graph)
         self._pool, self._how = pool, how
+        self.client: PoolClient[Request, Reply] = PoolClient(pool, how)
         self._model: ModelView | None = None
         self._publish_epochs = min(PUBLISH_EPOCHS, float(getattr(parsed, "refresh", PUBLISH_EPOCHS)))
         self._publish_steps = max(1, how.max_age - 2 * how.depth)
@@ -102,18 +61,9 @@ class PrefetchedSource(NegativeSource):
         self._asked: dict[int, int] = {}  # step → negatives per query
         self._latest = -1
         self._version, self._published = -1, -1.0
-        self.deliveries = Deliveries()
-        self.log = PoolEventLog(how.on_error)
 
-    @property
-    def restarts(self) -> int:
-        """How often one who draws was lost and replaced, as this rank has seen it."""
-        return self._pool.restarts
-
-    @property
-    def hung(self) -> int:
-        """How often this rank had one who draws killed because it did not answer."""
-        return self._pool.hung
+    def pool_clients(self) -> Sequence[PoolClient[Any, Any]]:
+        return (self.client,)
 
     @classmethod
     def depends_on_query(cls, options: Any) -> bool:
@@ -124,7 +74,7 @@ class PrefetchedSource(NegativeSource):
 
     def advance(self, moment: TrainingProgress) -> None:
         self._now = moment
-        self.log.heed(self._pool.take_events())
+        self.client.heed_events()
         # A part of a mixture is not asked to draw once its weight has fallen to 0, which by the time limit may be
         # sooner than it was announced.
         for step in [asked for asked in self._asked if asked < moment.step]:
@@ -137,13 +87,15 @@ class PrefetchedSource(NegativeSource):
             return
         self._latest = new[-1].moment.step
         self._publish(new[0].moment)
-        rank = 0 if self._model is None else self._model.ranks.rank
         new = new[: self._room()]
         if not new:
             return
         queries = [each.queries for each in new]
         vectors = zip(self._vectors("queries", queries), self._vectors("answers", queries), strict=True)
-        requests = [Request.of(each, rank, self._version, *brought) for each, brought in zip(new, vectors, strict=True)]
+        requests = [
+            Request.of(each, self._pool.rank, self._version, *brought)
+            for each, brought in zip(new, vectors, strict=True)
+        ]
         for request in requests[: self._pool.ask(requests)]:
             self._asked[request.number] = request.count
 
@@ -161,33 +113,21 @@ class PrefetchedSource(NegativeSource):
 
     def _delivered(self, queries: Queries) -> Reply | None:
         """What was drawn for this step; None where it cannot be used. Either way it is counted."""
-        step, came = self._now.step, self.deliveries
+        step, client = self._now.step, self.client
         if step not in self._asked:
-            came.refused += len(queries)
+            client.deliveries.add("refused", len(queries))
             return None
         count = self._asked.pop(step)
-        reply = self._pool.take(step, None if self._how.sync else self._how.timeout)
-        self.log.heed(self._pool.take_events())
+        reply = client.take(step)
         if reply is None or isinstance(reply, str):
-            came.add(reply or "late", len(queries))
+            client.deliveries.add(reply or "late", len(queries))
             return None
         fault = reply.fault(len(queries), count, self.entities)
         if fault is not None:
-            came.broken += len(queries)
-            self.log.warn(PoolEvent("broken", f"the reply to the request of step {step} cannot be used: {fault}"))
+            client.count_broken(f"the reply to the request of step {step} cannot be used: {fault}", len(queries))
             return None
         age = step - reply.version if self._version >= 0 else 0  # else nobody looks at vectors
-        if not 0 <= age <= self._how.max_age:
-            came.old += len(queries)
-            return None
-        came.delivered += len(queries)
-        came.ages.append(age)
-        return reply
-
-    def take_deliveries(self) -> Deliveries:
-        """What became of the negatives since the last call."""
-        taken, self.deliveries = self.deliveries, Deliveries()
-        return taken
+        return reply if client.count_reply(age, len(queries)) else None
 
     def _vectors(self, of: str, queries: Sequence[Queries]) -> Sequence[NDArray[np.float32] | None]:
         """Of the ``queries`` or ``answers`` of each step, where the source looks at them; collective."""
@@ -209,18 +149,16 @@ class PrefetchedSource(NegativeSource):
         if not never and moment.epochs - self._published < self._publish_epochs and steps < self._publish_steps:
             return
         self._published, self._version = moment.epochs, self._now.step
-        rows = self._model.own_candidates().cpu().numpy().copy()
-        self._pool.publish(self._version, self._model.first, rows, wait=self._how.sync)
+        arrays = {CANDIDATES: self._model.own_candidates().cpu().numpy().copy()}
+        if self._hosted.requires == "relations":
+            arrays[RELATIONS] = self._model.relations().cpu().numpy().copy()
+        self._pool.publish(self._version, self._model.first, arrays, wait=self._how.sync)
         if self._how.sync:
             self._model.ranks.barrier()  # no rank asks before all shards are there
 
 
 def _columns(queries: Queries) -> tuple[torch.Tensor, ...]:
     return queries.anchor, queries.relation, queries.answer
-
-
-PoolOf = Callable[[str], Pool]
-"""Key of a hosted source → the pool, as that source asks it."""
 
 
 ONLY_SOURCE = "0"
@@ -257,51 +195,19 @@ def make_hosted_source(
     pool_of: PoolOf,
     how: PoolConfig,
     key: str = ONLY_SOURCE,
-    *,
-    miner_of: MinerOf | None = None,
 ) -> NegativeSource:
-    """The source of that name, whose parts that look at queries are drawn by a pool; raises as ``make_source``.
-
-    ``miner_of`` is needed for parts that compare relations, of which the pool makes tables alone.
-    """
+    """The source of that name, whose parts that look at queries ask a pool; raises as ``make_source``."""
     if name == "mixture":
         parsed = parse_source_options(name, options)
         assert isinstance(parsed, MixtureOptions)
 
         def part(place: int, part: Part) -> NegativeSource:
-            return make_hosted_source(
-                part.source, part.options, graph, pool_of, how, f"{key}.{place}", miner_of=miner_of
-            )
+            return make_hosted_source(part.source, part.options, graph, pool_of, how, f"{key}.{place}")
 
         return Mixture(graph, parsed, part)
-    if SOURCES[name].requires == "relations":
-        assert miner_of is not None
-        return make_mined_source(options, graph, SimilarityCache(miner_of(key), how, refresh_steps(options)))
-    if not depends_on_query(name, options):
-        return make_source(name, options, graph)
-    return PrefetchedSource(graph, name, options, pool_of(key), how)
-
-
-def make_mined_source(options: Mapping[str, Any], graph: TrainingGraph, tables: SimilarityCache) -> Kmas:
-    """KMAS by tables, where there are some."""
-    source = make_source("kmas", options, graph)
-    assert isinstance(source, Kmas)
-    source.mined_by(tables)
+    if SOURCES[name].hosted_reply == "negatives" and depends_on_query(name, options):
+        return PrefetchedSource(graph, name, options, pool_of(key), how)
+    source = make_source(name, options, graph)
+    if SOURCES[name].hosted_reply == "similarities":
+        source.connect(pool_of(key), how)
     return source
-
-
-def refresh_steps(options: Mapping[str, Any]) -> int:
-    """Steps after which the relations of KMAS with these options are compared anew."""
-    parsed = parse_source_options("kmas", options)
-    assert isinstance(parsed, KmasOptions)
-    return parsed.refresh_steps
-
-
-def ahead_sources(source: NegativeSource) -> list[PrefetchedSource]:
-    """Those drawn by a pool, of a source and its parts."""
-    return [part for part in parts_of(source) if isinstance(part, PrefetchedSource)]
-
-
-def tables_of(source: NegativeSource) -> list[SimilarityCache]:
-    """Those by which a source and its parts draw."""
-    return [part.tables for part in parts_of(source) if isinstance(part, Kmas) and part.tables is not None]

@@ -1,157 +1,93 @@
-"""A source as those who draw for others hold it: it answers requests, with vectors that were published."""
+"""Server of the requests of one hosted source: what it raises is returned, and groups of workers are kept apart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Generic, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from distkg.kernels.scores.similarity import Similarity
-from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, make_source
-from distkg.negatives.prefetch.messages import Reply, Request
-from distkg.negatives.prefetch.pool_events import BrokenDrawError, PoolEvent
+from distkg.negatives.base import SOURCES
+from distkg.negatives.kmas.relation_miner import RelationMiner
+from distkg.negatives.prefetch.hosted_sampler import HostedSampler
+from distkg.negatives.prefetch.pool_client import Arrays, ReplyOut, ReplyT, RequestIn, RequestT
+from distkg.negatives.prefetch.pool_events import PoolEvent
 from distkg.negatives.training_graph import TrainingGraph
-from distkg.sharding.ranks import Ranks
 
 
-class PublishedModel:
-    """A ``ModelView`` of published candidate vectors, and of those vectors that the current request brought.
+class HostedSource(Protocol[RequestIn, ReplyOut]):
+    """Replies to requests from what workers have published of their model.
 
     Attributes:
-        version: step at which the vectors were published; -1 before any were.
+        action: what a reply takes, in messages: "source cached, drawing negatives".
     """
 
-    def __init__(self, similarity: Similarity, entities: int, relations: int, device: str = "cpu") -> None:
-        self.ranks, self.first = Ranks.single(device), 0
-        self.similarity, self.entities = similarity, entities
-        self._relations = relations
-        self.version = -1
-        self._rows = torch.empty(0)
-        self._keys = torch.empty(0, dtype=torch.int64)
-        self._brought = torch.empty(0)
+    action: str
 
-    def publish(self, version: int, shards: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
-        """Take over the vectors of all entities: pieces (first entity, float32 [rows, C]) in any order.
+    def publish(self, version: int, rank: int, ranks: int, first: int, arrays: Arrays) -> None:
+        """Take over the part that one of so many workers has of the model at step ``version``, as of
+        ``Pool.publish``."""
+        ...
+
+    def reply(self, request: RequestIn) -> ReplyOut | None:
+        """The reply; None where not all that it takes was published yet.
 
         Raises:
-            ValueError: pieces that are not those of all entities, each once.
+            BrokenDrawError: the source returned something else than was requested.
         """
-        in_order = sorted(shards, key=lambda shard: shard[0])
-        ends = np.cumsum([0, *(len(rows) for _, rows in in_order)])
-        if [first for first, _ in in_order] != ends[:-1].tolist() or ends[-1] != self.entities:
-            held = ", ".join(f"{first} to {first + len(rows) - 1}" for first, rows in in_order)
-            raise ValueError(f"published vectors are of the entities {held}; expected are 0 to {self.entities - 1}")
-        self._rows = torch.from_numpy(np.concatenate([rows for _, rows in in_order])).to(self.ranks.device)
-        self.version = version
+        ...
 
     def forget(self) -> None:
-        """Hold no vectors, as at the start."""
-        self._rows, self.version = torch.empty(0), -1
+        """Hold nothing that was published or remembered, as at the start."""
+        ...
 
-    def set_request_vectors(self, request: Request, queries: Queries) -> None:
-        """Take the vectors that a request brought: those of its queries, for ``query``, and of its answers, which are
-        newer than those published."""
-        if request.query_vectors is not None:
-            self._keys, order = self._key(queries.anchor, queries.relation).sort()
-            self._brought = torch.from_numpy(np.array(request.query_vectors))[order].to(self.ranks.device)
-        if request.answer_vectors is not None:
-            brought = torch.from_numpy(np.array(request.answer_vectors)).to(self.ranks.device)
-            self._rows[queries.answer.to(self.ranks.device)] = brought
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """What it has learned; empty where it learns nothing."""
+        ...
 
-    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        place = torch.searchsorted(self._keys, self._key(anchor, relation))
-        return self._brought[place.to(self.ranks.device)]
-
-    def candidates(self, entities: Tensor) -> Tensor:
-        return self._rows[entities.to(self.ranks.device)]
-
-    def relations(self) -> Tensor:
-        raise NotImplementedError("relation vectors are not published: what compares relations draws in the step")
-
-    def own_candidates(self) -> Tensor:
-        return self._rows
-
-    def _key(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        return anchor * (2 * self._relations) + relation
+    def blend(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Move what it has learned half of the way to the weights of another host."""
+        ...
 
 
-class SourceServer:
+class SourceServer(Generic[RequestT, ReplyT]):
     """Answers requests by one source.
-
-    What a source remembers, it remembers for each worker apart, so that a worker's negatives do not depend on when
-    the others ask.
 
     Messages name the group of workers that sends them, its ``incarnation``. When Ray Train replaces a group, the next
     one may stand at an earlier step and have another number of workers: nothing of the former one is kept, and what
     still arrives from it is dropped. The order of arrival tells them apart: a group sends nothing after its successor
     has begun, so an incarnation that was left once never returns.
+
+    Attributes:
+        hosted: the source.
     """
 
-    def __init__(
-        self,
-        graph: TrainingGraph,
-        name: str,
-        options: Mapping[str, Any],
-        similarity: Similarity,
-        device: str = "cpu",
-    ) -> None:
-        """Raises as ``make_source``."""
-        self.name = name
-        self._make = partial(make_source, name, options, graph)
-        self._requires_vectors = SOURCES[name].requires != "nothing"
-        self._model = PublishedModel(similarity, graph.entities, graph.relations, device)
-        self._sources = {0: self._make()}
-        self._arriving: dict[tuple[int, int], dict[int, tuple[int, NDArray[np.float32]]]] = {}
+    def __init__(self, hosted: HostedSource[RequestT, ReplyT]) -> None:
+        self.hosted = hosted
         self._incarnation: str | None = None
         self._former: set[str] = set()
 
-    def publish(
-        self, version: int, rank: int, ranks: int, first: int, rows: NDArray[np.float32], incarnation: str = ""
-    ) -> None:
-        """One worker's shard of the vectors of step ``version``; they count once all workers' are here."""
-        if not self._serves(incarnation):
-            return
-        pieces = self._arriving.setdefault((version, ranks), {})
-        pieces[rank] = first, rows
-        if len(pieces) == ranks:
-            self._arriving = {key: held for key, held in self._arriving.items() if key[0] > version}
-            self._model.publish(version, list(pieces.values()))
+    def publish(self, version: int, rank: int, ranks: int, first: int, arrays: Arrays, incarnation: str = "") -> None:
+        """One worker's part of the model of step ``version``, as of ``HostedSource.publish``."""
+        if self._serves(incarnation):
+            self.hosted.publish(version, rank, ranks, first, arrays)
 
-    def answer(self, request: Request, incarnation: str = "") -> Reply | PoolEvent | None:
-        """As ``draw``; what that raises is returned."""
+    def answer(self, request: RequestT, incarnation: str = "") -> ReplyT | PoolEvent | None:
+        """As ``HostedSource.reply``, and None for a former group of workers; what the source raises is returned."""
         try:
-            return self.draw(request, incarnation)
+            return self.hosted.reply(request) if self._serves(incarnation) else None
         except Exception as error:
-            return PoolEvent.of_error(error, f"source {self.name}, drawing negatives for step {request.number}")
+            return PoolEvent.of_error(error, f"{self.hosted.action} for step {request.number}")
 
-    def draw(self, request: Request, incarnation: str = "") -> Reply | None:
-        """Negatives; None where no vectors were published yet and the source needs them, or for a former group of
-        workers.
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """As of ``HostedSource``."""
+        return self.hosted.weights()
 
-        Raises:
-            BrokenDrawError: the source returned something else than the negatives that were requested.
-        """
-        if not self._serves(incarnation) or (self._requires_vectors and self._model.version < 0):
-            return None
-        queries = Queries(*torch.from_numpy(np.array(request.queries)).T.contiguous())
-        self._model.set_request_vectors(request, queries)
-        source = self._source_of(request.rank)
-        source.advance(request.moment)
-        drawn = source.draw(queries, request.count, torch.Generator().manual_seed(request.seed))
-        if not isinstance(drawn, Negatives):
-            raise BrokenDrawError(f"a {type(drawn).__name__} was returned, where Negatives were expected")
-        if not isinstance(drawn.entities, Tensor):
-            raise BrokenDrawError(f"entities is a {type(drawn.entities).__name__}, where a tensor was expected")
-        reply = Reply.of(drawn, self._model.version if self._requires_vectors else request.version)
-        fault = reply.fault(len(queries), request.count, self._model.entities)
-        if fault is not None:
-            raise BrokenDrawError(fault)
-        return reply
+    def blend(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """As of ``HostedSource``."""
+        self.hosted.blend(weights)
 
     def _serves(self, incarnation: str) -> bool:
         """Whether a message is of the present group of workers; the first one of a new group makes it the present."""
@@ -161,30 +97,15 @@ class SourceServer:
             return False
         if self._incarnation is not None:
             self._former.add(self._incarnation)
-            self._model.forget()
-            self._arriving, self._sources = {}, {0: self._make()}
+            self.hosted.forget()
         self._incarnation = incarnation
         return True
 
-    def weights(self) -> dict[str, NDArray[np.float32]]:
-        """What its sources have learned, on average; empty where they learn nothing."""
-        learned = [source.weights() for source in self._sources.values()]
-        learned = [weights for weights in learned if weights]
-        if not learned:
-            return {}
-        return {
-            name: np.mean([weights[name].detach().cpu().numpy() for weights in learned], axis=0) for name in learned[0]
-        }
 
-    def blend(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Move what its sources have learned half of the way to the weights of another host."""
-        there = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
-        for source in self._sources.values():
-            source.blend(there)
-
-    def _source_of(self, rank: int) -> NegativeSource:
-        place = rank if self._requires_vectors else 0
-        if place not in self._sources:
-            self._sources[place] = self._make()
-        self._sources[place].attach(self._model)
-        return self._sources[place]
+def make_server(
+    name: str, options: Mapping[str, Any], graph: TrainingGraph, similarity: Similarity, device: str = "cpu"
+) -> SourceServer[Any, Any]:
+    """The server of a source of an embedding, with the reply that the source declares; raises as ``make_source``."""
+    if SOURCES[name].hosted_reply == "similarities":
+        return SourceServer(RelationMiner.of_vectors(name, options, graph))
+    return SourceServer(HostedSampler(graph, name, options, similarity, device))

@@ -1,0 +1,166 @@
+"""A source that an actor hosts: it draws for requests, with vectors that were published in the place of a model's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distkg.kernels.scores.similarity import Similarity
+from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, make_source
+from distkg.negatives.prefetch.messages import Reply, Request
+from distkg.negatives.prefetch.pool_client import CANDIDATES, RELATIONS, Arrays
+from distkg.negatives.prefetch.pool_events import BrokenDrawError
+from distkg.negatives.training_graph import TrainingGraph
+from distkg.sharding.ranks import Ranks
+
+
+class PublishedModel:
+    """A ``ModelView`` of published vectors, and of those that the current request brought.
+
+    Attributes:
+        version: step at which the vectors were published; -1 before any were.
+    """
+
+    def __init__(self, similarity: Similarity, entities: int, relations: int, device: str = "cpu") -> None:
+        self.ranks, self.first = Ranks.single(device), 0
+        self.similarity, self.entities = similarity, entities
+        self._relations = relations
+        self.version = -1
+        self._rows, self._relation_rows = torch.empty(0), torch.empty(0)
+        self._keys = torch.empty(0, dtype=torch.int64)
+        self._brought = torch.empty(0)
+
+    def publish(self, version: int, shards: Sequence[tuple[int, Arrays]]) -> None:
+        """Take over the vectors of all entities, pieces (first entity, float32 [rows, C]) in any order; and those of
+        relations, where a piece has them.
+
+        Raises:
+            ValueError: pieces that are not those of all entities, each once.
+        """
+        in_order = sorted(((first, arrays[CANDIDATES]) for first, arrays in shards), key=lambda shard: shard[0])
+        ends = np.cumsum([0, *(len(rows) for _, rows in in_order)])
+        if [first for first, _ in in_order] != ends[:-1].tolist() or ends[-1] != self.entities:
+            held = ", ".join(f"{first} to {first + len(rows) - 1}" for first, rows in in_order)
+            raise ValueError(f"published vectors are of the entities {held}; expected are 0 to {self.entities - 1}")
+        self._rows = torch.from_numpy(np.concatenate([rows for _, rows in in_order])).to(self.ranks.device)
+        if RELATIONS in shards[0][1]:
+            self._relation_rows = torch.from_numpy(np.array(shards[0][1][RELATIONS])).to(self.ranks.device)
+        self.version = version
+
+    def forget(self) -> None:
+        """Hold no vectors, as at the start."""
+        self._rows, self._relation_rows, self.version = torch.empty(0), torch.empty(0), -1
+
+    def set_request_vectors(self, request: Request, queries: Queries) -> None:
+        """Take the vectors that a request brought: those of its queries, for ``query``, and of its answers, which are
+        newer than those published."""
+        if request.query_vectors is not None:
+            self._keys, order = self._key(queries.anchor, queries.relation).sort()
+            self._brought = torch.from_numpy(np.array(request.query_vectors))[order].to(self.ranks.device)
+        if request.answer_vectors is not None:
+            brought = torch.from_numpy(np.array(request.answer_vectors)).to(self.ranks.device)
+            self._rows[queries.answer.to(self.ranks.device)] = brought
+
+    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        place = torch.searchsorted(self._keys, self._key(anchor, relation))
+        return self._brought[place.to(self.ranks.device)]
+
+    def candidates(self, entities: Tensor) -> Tensor:
+        return self._rows[entities.to(self.ranks.device)]
+
+    def relations(self) -> Tensor:
+        return self._relation_rows
+
+    def own_candidates(self) -> Tensor:
+        return self._rows
+
+    def _key(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        return anchor * (2 * self._relations) + relation
+
+
+class HostedSampler:
+    """A ``HostedSource`` that draws negatives.
+
+    What a source remembers, it remembers for each worker apart, so that a worker's negatives do not depend on when
+    the others ask.
+    """
+
+    def __init__(
+        self,
+        graph: TrainingGraph,
+        name: str,
+        options: Mapping[str, Any],
+        similarity: Similarity,
+        device: str = "cpu",
+    ) -> None:
+        """Raises as ``make_source``."""
+        self.action = f"source {name}, drawing negatives"
+        self._make = partial(make_source, name, options, graph)
+        self._requires_vectors = SOURCES[name].requires != "nothing"
+        self._model = PublishedModel(similarity, graph.entities, graph.relations, device)
+        self._sources = {0: self._make()}
+        self._arriving: dict[tuple[int, int], dict[int, tuple[int, Arrays]]] = {}
+
+    def publish(self, version: int, rank: int, ranks: int, first: int, arrays: Arrays) -> None:
+        """One worker's shard of the vectors of step ``version``; they count once all workers' are here."""
+        pieces = self._arriving.setdefault((version, ranks), {})
+        pieces[rank] = first, arrays
+        if len(pieces) == ranks:
+            self._arriving = {key: held for key, held in self._arriving.items() if key[0] > version}
+            self._model.publish(version, list(pieces.values()))
+
+    def reply(self, request: Request) -> Reply | None:
+        """Negatives; None where no vectors were published yet and the source needs them.
+
+        Raises:
+            BrokenDrawError: the source returned something else than the negatives that were requested.
+        """
+        if self._requires_vectors and self._model.version < 0:
+            return None
+        queries = Queries(*torch.from_numpy(np.array(request.queries)).T.contiguous())
+        self._model.set_request_vectors(request, queries)
+        source = self._source_of(request.rank)
+        source.advance(request.moment)
+        drawn = source.draw(queries, request.count, torch.Generator().manual_seed(request.seed))
+        if not isinstance(drawn, Negatives):
+            raise BrokenDrawError(f"a {type(drawn).__name__} was returned, where Negatives were expected")
+        if not isinstance(drawn.entities, Tensor):
+            raise BrokenDrawError(f"entities is a {type(drawn.entities).__name__}, where a tensor was expected")
+        reply = Reply.of(drawn, self._model.version if self._requires_vectors else request.version)
+        fault = reply.fault(len(queries), request.count, self._model.entities)
+        if fault is not None:
+            raise BrokenDrawError(fault)
+        return reply
+
+    def forget(self) -> None:
+        self._model.forget()
+        self._arriving, self._sources = {}, {0: self._make()}
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """What its sources have learned, on average; empty where they learn nothing."""
+        learned = [source.weights() for source in self._sources.values()]
+        learned = [weights for weights in learned if weights]
+        if not learned:
+            return {}
+        return {
+            name: np.mean([weights[name].detach().cpu().numpy() for weights in learned], axis=0) for name in learned[0]
+        }
+
+    def blend(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Move what its sources have learned half of the way to the weights of another host."""
+        there = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
+        for source in self._sources.values():
+            source.blend(there)
+
+    def _source_of(self, rank: int) -> NegativeSource:
+        place = rank if self._requires_vectors else 0
+        if place not in self._sources:
+            self._sources[place] = self._make()
+        self._sources[place].attach(self._model)
+        return self._sources[place]
