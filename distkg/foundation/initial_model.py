@@ -19,11 +19,6 @@ from distkg.negatives.prefetch.prefetched_source import source_names
 from distkg.objectives import SAMPLED
 
 
-def is_foundation(config: RunConfig) -> bool:
-    """Whether the configured model is a foundation model."""
-    return config.model.name in MODELS
-
-
 def check_settings(config: RunConfig) -> None:
     """Raise what settings say of themselves, without a look at graphs.
 
