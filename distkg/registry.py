@@ -65,6 +65,10 @@ class Registry(Generic[T]):
             self._load(name)
         return iter(sorted(self._entries))
 
+    def plug_ins(self) -> list[str]:
+        """Return the names of installed plug-ins, without importing them."""
+        return sorted(self._found_plug_ins())
+
     def _found_plug_ins(self) -> dict[str, EntryPoint]:
         if self._plug_ins is None:
             self._plug_ins = {point.name: point for point in entry_points(group=self.group)} if self.group else {}

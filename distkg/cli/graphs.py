@@ -27,19 +27,6 @@ if TYPE_CHECKING:
     from distkg.data.prepare import PrepareReport
 
 
-class Format(StrEnum):
-    auto = "auto"
-    tsv = "tsv"
-    parquet = "parquet"
-    nt = "nt"
-    nq = "nq"
-    ttl = "ttl"
-    trig = "trig"
-    rdf = "rdf"
-    n3 = "n3"
-    jsonld = "jsonld"
-
-
 class Partitioner(StrEnum):
     random = "random"
     metis = "metis"
@@ -73,11 +60,13 @@ def prepare(
     ],
     store: StoreOption,
     format: Annotated[
-        Format,
+        str,
         typer.Option(
-            help="Format of the files; auto decides by the file ending. tsv is any delimited text, rdf is RDF/XML."
+            metavar="[auto|tsv|parquet|nt|nq|ttl|trig|rdf|n3|jsonld]",
+            help="Format of the files, or that of an installed plug-in; auto decides by the file extension. tsv is any "
+            "delimited text, rdf is RDF/XML.",
         ),
-    ] = Format.auto,
+    ] = "auto",
     valid: Annotated[str | None, typer.Option(help="File of the validation triples.")] = None,
     test: Annotated[str | None, typer.Option(help="File of the test triples.")] = None,
     split: Annotated[
@@ -136,7 +125,7 @@ def prepare(
         report = ingest.prepare(
             source,
             store,
-            format=format.value,
+            format=format,
             valid=valid,
             test=test,
             split=_shares(split),

@@ -10,7 +10,7 @@ from pathlib import Path
 from distkg.data.assemble import PrepareReport
 from distkg.data.errors import IngestError
 from distkg.data.prepare import prepare
-from distkg.data.readers.sources import COMPRESSIONS, EXTENSIONS
+from distkg.data.readers.formats import COMPRESSIONS, extensions
 from distkg.data.readers.text_files import find_text_file
 from distkg.data.storage.location import Location, address_within, without_secrets
 from distkg.data.store.graph_store import Store
@@ -71,7 +71,7 @@ def _prepared(triples: str, address: str) -> PrepareReport:
 
 def _in_folder(location: Location, names: Collection[str], source: str) -> str:
     compressed = ("", *(f".{ending}" for ending in COMPRESSIONS))
-    known = [f"{TRIPLES}.{ending}{end}" for ending in EXTENSIONS for end in compressed]
+    known = [f"{TRIPLES}.{ending}{end}" for ending in extensions() for end in compressed]
     triple_files = [name for name in known if name in names]
     if len(triple_files) != 1:
         has = ", ".join(triple_files) if triple_files else ", ".join(sorted(names)[:5]) or "nothing"

@@ -9,7 +9,7 @@ triples (except with METIS, which needs the edges of train).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -30,22 +30,23 @@ from distkg.data.assemble import (
 from distkg.data.errors import IngestError
 from distkg.data.label_forms import warn_of_forms
 from distkg.data.readers.delimited import read_delimited
+from distkg.data.readers.formats import AUTO, READERS
+from distkg.data.readers.ntriples import FORMATS as N_TRIPLES
 from distkg.data.readers.ntriples import read_ntriples
 from distkg.data.readers.problems import OnError, Problems
 from distkg.data.readers.rdf_documents import FORMATS as RDF_DOCUMENTS
 from distkg.data.readers.rdf_documents import read_rdf_document
 from distkg.data.readers.sources import (
     SPLITS,
-    Format,
     Literals,
     ReadOptions,
     SourceFile,
+    check_format,
     files_left_aside,
     find_sources,
     read_options,
 )
 from distkg.data.readers.tables import read_parquet
-from distkg.data.readers.text_blocks import LabelBatch
 from distkg.data.splits.duplicates import find_repeats
 from distkg.data.splits.holdout import split_part
 from distkg.data.splits.inductive import INFERENCE, TRAINING, Graphs, inductive_graphs
@@ -58,21 +59,19 @@ from distkg.data.store.vocabulary import Vocabulary
 from distkg.data.store.writer import StoreWriter
 from distkg.redaction import is_remote
 
-Reader = Callable[[SourceFile, Problems], Iterator[LabelBatch]]
-READERS: dict[str, Reader] = {
-    "tsv": read_delimited,
-    "parquet": read_parquet,
-    "nt": read_ntriples,
-    "nq": read_ntriples,
-    **dict.fromkeys(RDF_DOCUMENTS, read_rdf_document),
-}
+READERS.register("tsv")(read_delimited)
+READERS.register("parquet")(read_parquet)
+for _format in N_TRIPLES:
+    READERS.register(_format)(read_ntriples)
+for _format in RDF_DOCUMENTS:
+    READERS.register(_format)(read_rdf_document)
 
 
 def prepare(
     source: str,
     store: str,
     *,
-    format: Format = "auto",
+    format: str = AUTO,
     valid: str | None = None,
     test: str | None = None,
     split: tuple[float, float, float] = (0.9, 0.05, 0.05),
@@ -127,6 +126,7 @@ def prepare(
     check_split(split)
     _check_choice("on_error", on_error, OnError)
     _check_choice("partitioner", partitioner, PartitionerName)
+    check_format(format)
     options = read_options(columns, header, delimiter, encoding, literals)
     settings = _Settings(Plan(without_secrets(source), seed, partitions, partitioner), on_error, progress or _silent)
     location = Location.of(source)

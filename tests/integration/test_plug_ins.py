@@ -40,6 +40,25 @@ class Torus(Scorer):
     def init_relations(self, rows, generator):
         rows.uniform_(-math.pi, math.pi, generator=generator)
 '''
+READER = '''"""Triples as Prolog writes them: ``likes(anna, ben).``"""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+
+from distkg.data.readers.formats import READERS
+from distkg.data.readers.text_blocks import LabelBatch
+
+
+@READERS.register("pl")
+def read_prolog(file, problems):
+    """Stream the facts of a Prolog file."""
+    text = file.location.read_bytes().decode()
+    facts = [re.fullmatch(r"(\\w+)\\((\\w+), (\\w+)\\)\\.", line).groups() for line in text.splitlines()]
+    relation, head, tail = (pa.array(column, pa.utf8()) for column in zip(*facts))
+    yield LabelBatch((head, relation, tail), np.arange(1, len(facts) + 1))
+'''
 PROJECT = """
 [build-system]
 requires = ["setuptools"]
@@ -52,6 +71,9 @@ version = "1.0"
 [project.entry-points."distkg.scorers"]
 torus = "torus_scorer"
 broken = "torus_scorer_that_is_not_there"
+
+[project.entry-points."distkg.readers"]
+pl = "prolog_reader"
 """
 
 Distkg = Callable[..., subprocess.CompletedProcess[str]]
@@ -63,7 +85,9 @@ def distkg(tmp_path_factory: pytest.TempPathFactory) -> Distkg:
     folder = tmp_path_factory.mktemp("plug_in")
     (folder / "source").mkdir()
     (folder / "source" / "torus_scorer.py").write_text(SCORER)
-    (folder / "source" / "pyproject.toml").write_text(PROJECT + '\n[tool.setuptools]\npy-modules = ["torus_scorer"]\n')
+    (folder / "source" / "prolog_reader.py").write_text(READER)
+    modules = '\n[tool.setuptools]\npy-modules = ["torus_scorer", "prolog_reader"]\n'
+    (folder / "source" / "pyproject.toml").write_text(PROJECT + modules)
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
     subprocess.run([*install, str(folder / "site"), str(folder / "source")], check=True, capture_output=True)
     root = str(Path(__file__).resolve().parents[2])
@@ -111,6 +135,22 @@ def test_one_that_cannot_be_imported_says_why_when_it_is_asked_for(distkg: Distk
     assert "scorer 'broken' is a plug-in that cannot be used: torus_scorer_that_is_not_there" in result.stderr
     assert "ModuleNotFoundError" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_format_is_read_by_its_extension_and_by_its_name(distkg: Distkg, tmp_path: Path) -> None:
+    facts = "likes(anna, ben).\nlikes(ben, carl).\nknows(carl, anna).\n"
+    (tmp_path / "train.pl").write_text(facts)
+    (tmp_path / "facts.txt").write_text(facts)
+    options = ["--valid", tmp_path / "facts.txt", "--format", "pl"]
+    succeeded(distkg("prepare", tmp_path, "--store", tmp_path / "folder"))
+    succeeded(distkg("prepare", tmp_path / "facts.txt", "--store", tmp_path / "file", *options))
+    for store in ("folder", "file"):
+        manifest = json.loads((tmp_path / store / "manifest.json").read_text())
+        assert (manifest["entities"], manifest["relations"], manifest["triples"]["train"]) == (3, 2, 3)
+    result = distkg("prepare", tmp_path / "facts.txt", "--store", tmp_path / "x", "--format", "turtle")
+    assert result.returncode == 2
+    assert "--format 'turtle' is unknown. Known: auto, tsv, parquet" in result.stderr
+    assert "pl" in result.stderr
 
 
 @pytest.mark.slow

@@ -9,32 +9,13 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from distkg.data.errors import IngestError
+from distkg.data.readers.formats import COMPRESSIONS, ending, extensions, formats
 from distkg.data.storage.location import Location, without_secrets
 
-Format = Literal["auto", "tsv", "parquet", "nt", "nq", "ttl", "trig", "rdf", "n3", "jsonld"]
 Literals = Literal["keep", "drop"]
 SPLITS = ("train", "valid", "test")
 OTHER_SPLIT_NAMES = {"training": "train", "dev": "valid", "val": "valid", "validation": "valid", "testing": "test"}
-EXTENSIONS: dict[str, Format] = {
-    "tsv": "tsv",
-    "txt": "tsv",
-    "csv": "tsv",
-    "parquet": "parquet",
-    "nt": "nt",
-    "nq": "nq",
-    "ttl": "ttl",
-    "trig": "trig",
-    "rdf": "rdf",
-    "xml": "rdf",
-    "owl": "rdf",
-    "n3": "n3",
-    "jsonld": "jsonld",
-}
-COMPRESSIONS = {"gz": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd", "lz4": "lz4"}
-"""Extension of a compressed text file → its compression."""
-
 _COMPRESSED = re.compile(rf"\.({'|'.join(COMPRESSIONS)})$", re.IGNORECASE)
-_ENDING = re.compile(rf"\.({'|'.join(EXTENSIONS)})(\.({'|'.join(COMPRESSIONS)}))?$", re.IGNORECASE)
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|7z|rar|tar\.\w+)$", re.IGNORECASE)
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 
@@ -120,13 +101,13 @@ class SourceFile:
 
     Attributes:
         location: filesystem and path.
-        format: ``tsv`` (any delimiter), ``parquet``, or an RDF format.
+        format: ``tsv`` (any delimiter), ``parquet``, an RDF format, or that of a plug-in.
         name: name in messages.
         options: options of reading.
     """
 
     location: Location
-    format: Format
+    format: str
     name: str
     options: ReadOptions = field(default_factory=ReadOptions)
 
@@ -138,7 +119,7 @@ class SourceFile:
     @property
     def extension(self) -> str:
         """Known extension in lower case, such as tsv, without the one of a compression; empty if there is none."""
-        match = _ENDING.search(self.location.name)
+        match = ending().search(self.location.name)
         return match.group(1).lower() if match else ""
 
     @property
@@ -148,8 +129,18 @@ class SourceFile:
         return COMPRESSIONS[match.group(1).lower()] if match else None
 
 
+def check_format(format: str) -> None:
+    """Refuse a name that is no format.
+
+    Raises:
+        IngestError: the message lists the known formats.
+    """
+    if format not in formats():
+        raise IngestError(f"--format {format!r} is unknown. Known: {', '.join(formats())}")
+
+
 def find_sources(
-    source: str, format: Format, valid: str | None, test: str | None, options: ReadOptions | None = None
+    source: str, format: str, valid: str | None, test: str | None, options: ReadOptions | None = None
 ) -> dict[str, SourceFile]:
     """Find the files of a graph by split; only ``train`` if a single file is to be split.
 
@@ -157,8 +148,7 @@ def find_sources(
         IngestError: no such file, no train file in the folder, two files for one split, or an unknown extension.
     """
     options = options or ReadOptions()
-    if format not in get_args(Format):
-        raise IngestError(f"format {format!r} is unknown. Known: {', '.join(get_args(Format))}")
+    check_format(format)
     location = Location.of(source)
     if location.is_folder():
         files = _in_folder(location, format, without_secrets(source), options)
@@ -174,7 +164,7 @@ def find_sources(
     return files
 
 
-def _one_file(address: str, format: Format, options: ReadOptions) -> SourceFile:
+def _one_file(address: str, format: str, options: ReadOptions) -> SourceFile:
     location = Location.of(address)
     shown = without_secrets(address)
     if location.is_folder():
@@ -184,27 +174,27 @@ def _one_file(address: str, format: Format, options: ReadOptions) -> SourceFile:
     return SourceFile(location, _format_of(location.name, format, shown), location.name, options)
 
 
-def _format_of(name: str, format: Format, shown: str) -> Format:
+def _format_of(name: str, format: str, shown: str) -> str:
     reason = why_not_read(name)
     if reason and (format == "auto" or _ARCHIVE.search(name)):
         raise IngestError(f"{shown}: {reason}")
     if format != "auto":
         return format
-    match = _ENDING.search(name)
+    match = ending().search(name)
     if not match:
-        known = ", ".join(f".{extension}" for extension in EXTENSIONS)
+        known = ", ".join(f".{extension}" for extension in extensions())
         compressed = ", ".join(f".{ending}" for ending in COMPRESSIONS)
         raise IngestError(
             f"{shown}: the extension does not give the format ({known}; text also with {compressed}); use --format"
         )
-    return EXTENSIONS[match.group(1).lower()]
+    return extensions()[match.group(1).lower()]
 
 
 def why_not_read(name: str) -> str:
     """Return why a file of this name cannot be read, and what to do; empty if the name is accepted."""
     if _ARCHIVE.search(name):
         return "archives are not read; unpack it, and give the file or folder that it holds"
-    match = _ENDING.search(name)
+    match = ending().search(name)
     if match and match.group(2) and match.group(1).lower() == "parquet":
         return f"Parquet is compressed inside; unpack the {match.group(2)}"
     if re.search(r"\.(xlsx?|ods|json|jsonl|feather|arrow|pkl|pickle|npz|db|sqlite)(\.\w+)?$", name, re.IGNORECASE):
@@ -213,7 +203,7 @@ def why_not_read(name: str) -> str:
 
 
 def files_in_folder(
-    folder: Location, names: Sequence[str], format: Format, options: ReadOptions | None = None
+    folder: Location, names: Sequence[str], format: str, options: ReadOptions | None = None
 ) -> dict[str, SourceFile]:
     """Find files of a folder by name without extension: name → file, for the names that exist.
 
@@ -222,11 +212,11 @@ def files_in_folder(
     """
     files: dict[str, SourceFile] = {}
     for file in sorted(folder.names()):
-        match = _ENDING.search(file)
+        match = ending().search(file)
         name = file[: match.start()].lower() if match else ""
         if not match or name not in names or why_not_read(file):
             continue
-        format_of_file = EXTENSIONS[match.group(1).lower()]
+        format_of_file = extensions()[match.group(1).lower()]
         if format not in ("auto", format_of_file):
             continue
         if name in files:
@@ -241,7 +231,7 @@ def files_left_aside(folder: Location, read: Collection[str]) -> list[str]:
     sentences = []
     for file in sorted(folder.names() - set(read)):
         stem = re.split(r"[._-]", file.lower())[0]
-        if stem in OTHER_SPLIT_NAMES and _ENDING.search(file):
+        if stem in OTHER_SPLIT_NAMES and ending().search(file):
             split = OTHER_SPLIT_NAMES[stem]
             sentences.append(f"{file} is not read; name it {split}{file[file.index('.') :]} if it is the {split} split")
         elif stem in SPLITS and re.fullmatch(rf"{stem}\.\w+(\.\w+)?", file.lower()):
@@ -250,10 +240,10 @@ def files_left_aside(folder: Location, read: Collection[str]) -> list[str]:
     return sentences
 
 
-def _in_folder(folder: Location, format: Format, shown: str, options: ReadOptions) -> dict[str, SourceFile]:
+def _in_folder(folder: Location, format: str, shown: str, options: ReadOptions) -> dict[str, SourceFile]:
     files = files_in_folder(folder, SPLITS, format, options)
     if "train" not in files:
-        forms = ", ".join(f"train.{extension}" for extension in EXTENSIONS)
+        forms = ", ".join(f"train.{extension}" for extension in extensions())
         unread = "".join(f". {sentence}" for sentence in files_left_aside(folder, []))
         raise IngestError(f"folder {shown} holds no train file ({forms}, text also compressed){unread}{_hint(folder)}")
     return {split: files[split] for split in SPLITS if split in files}

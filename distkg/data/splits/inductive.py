@@ -14,7 +14,7 @@ store, as in the published results.
 from __future__ import annotations
 
 from distkg.data.errors import IngestError
-from distkg.data.readers.sources import Format, ReadOptions, SourceFile, files_in_folder
+from distkg.data.readers.sources import ReadOptions, SourceFile, files_in_folder
 from distkg.data.storage.location import Location, without_secrets
 
 TRAINING, INFERENCE = "training", "inference"
@@ -24,7 +24,7 @@ Graphs = dict[str, dict[str, list[SourceFile]]]
 """``training`` and ``inference`` → split → files."""
 
 
-def inductive_graphs(folder: Location, format: Format, options: ReadOptions | None = None) -> Graphs | None:
+def inductive_graphs(folder: Location, format: str, options: ReadOptions | None = None) -> Graphs | None:
     """Find the two graphs of a folder; None if it holds one graph.
 
     Raises:

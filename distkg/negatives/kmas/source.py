@@ -8,7 +8,7 @@ and a share of hard negatives that rises after a warm-up and falls again. The re
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -90,8 +90,7 @@ class Kmas(NegativeSource):
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
-        assert isinstance(options, KmasOptions)
-        self._options = options
+        self._options = cast(KmasOptions, options)
         queries = graph.queries()
         pools = Pools.from_pairs(queries[:, 1], queries[:, 2], 2 * graph.relations, graph.entities)
         self._members, self._starts = torch.from_numpy(pools.members), torch.from_numpy(pools.offsets[:-1])
