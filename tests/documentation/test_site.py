@@ -155,8 +155,8 @@ def test_links_lead_to_pages_of_the_site(page: str, link: str, moved: str) -> No
 
 
 def test_links_to_nothing_stay_for_mkdocs_to_warn_of_and_code_is_left_alone() -> None:
-    with pytest.raises(repository.LinkError, match=r"docs/no\.md does not exist"):
-        repository.site_path("docs/no.md")
+    with pytest.raises(repository.LinkError, match=r"benchmarks/no\.md does not exist"):
+        repository.site_path("benchmarks/no.md")
     assert repository.rewrite_links("[x](no.md)", "data.md") == "[x](no.md)\n"
     assert repository.linked_files({"docs/data.md": "[x](../no.py)"}) == []
     code = "```python\na[0](no.md)\n```"
