@@ -1,7 +1,7 @@
 """Formats of files of triples: readers by name of the format, and formats by file extension.
 
-A package of somebody else's adds a format with an entry point of the group ``distkg.readers``. Its name is that of the
-format, as of ``distkg prepare --format``, and the extension of its files. Its module registers a reader under that name.
+A package of somebody else's adds a format with an entry point of the group ``distkg.readers``. Its name is that of
+the format, as of ``distkg prepare --format``, and the extension of its files. Its module registers a reader under it.
 """
 
 from __future__ import annotations
