@@ -16,6 +16,7 @@ from torch import Tensor
 
 from distkg.config import NegativesConfig
 from distkg.data.store.graph_store import Store
+from distkg.graph.directions import both_directions, query_keys
 from distkg.negatives import (
     DrawRequest,
     GeneratedNegatives,
@@ -143,11 +144,7 @@ class SampledBatches:
         """This rank's queries of a step: those for tails, then those for heads."""
         low, high = self._portions.bounds(self._ranks.rank, step)
         head, relation, tail = self._local[self._order(epoch)[low:high]].long().unbind(1)
-        return Queries(
-            anchor=torch.cat([head, tail]),
-            relation=torch.cat([relation, relation + self._relations]),
-            answer=torch.cat([tail, head]),
-        )
+        return Queries(*both_directions(head, relation, tail, self._relations))
 
     def _batch(self, epoch: int, step: int) -> SampledBatch:
         queries = self._queries(epoch, step)
@@ -381,18 +378,16 @@ def _local_queries(store: Store, ranks: Ranks) -> QueryArrays:
     """This rank's distinct queries with all their answers: a query belongs to rank (anchor + relation) mod ranks."""
     relations, parts = store.num_relations, []
     for triples in store.iter_triples(["train"]):
-        keep_tail = (triples[:, 0] + triples[:, 1]) % ranks.size == ranks.rank
-        keep_head = (triples[:, 2] + triples[:, 1]) % ranks.size == ranks.rank
-        tail_side = triples[keep_tail]
-        head_side = triples[keep_head][:, ::-1] + np.array([0, relations, 0], dtype=np.int32)
-        parts.append(np.concatenate([tail_side, head_side]))
+        anchor, relation, answer = both_directions(*triples.T, relations)
+        own = (anchor + relation % relations) % ranks.size == ranks.rank
+        parts.append(np.stack([anchor[own], relation[own], answer[own]], axis=1))
     queries = np.concatenate(parts)
     return _group(queries, relations)
 
 
 def _group(queries: np.ndarray, relations: int) -> QueryArrays:
     """Sort (anchor, relation, answer) rows and cut them into groups of one query each."""
-    key = queries[:, 0].astype(np.int64) * (2 * relations) + queries[:, 1]
+    key = query_keys(queries[:, 0], queries[:, 1], relations)
     order = np.lexsort((queries[:, 2], key))
     unique, starts = np.unique(key[order], return_index=True)
     offsets = np.append(starts, len(key)).astype(np.int64)
@@ -403,9 +398,7 @@ def _group(queries: np.ndarray, relations: int) -> QueryArrays:
 def _single_queries(store: Store, ranks: Ranks) -> QueryArrays:
     """Both queries of each triple of this rank's part, one answer each."""
     part = store.triples_part("train", ranks.rank, ranks.size).astype(np.int64)
-    anchor = np.concatenate([part[:, 0], part[:, 2]])
-    relation = np.concatenate([part[:, 1], part[:, 1] + store.num_relations])
-    answers = np.concatenate([part[:, 2], part[:, 0]])
+    anchor, relation, answers = both_directions(*part.T, store.num_relations)
     return anchor, relation, np.arange(len(anchor) + 1), answers
 
 

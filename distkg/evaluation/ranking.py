@@ -21,6 +21,7 @@ from torch import Tensor
 from distkg.data.store.known_answers import KnownAnswers
 from distkg.embedding.model import Model
 from distkg.evaluation.score_blocks import Blocks, evaluating, query_vectors, refuse_broken
+from distkg.graph.directions import both_directions
 from distkg.kernels.counting import Tally, count_block
 from distkg.sharding.ranks import Ranks
 
@@ -64,10 +65,8 @@ def never() -> bool:
 
 def both_queries(triples: np.ndarray, num_relations: int) -> tuple[np.ndarray, np.ndarray]:
     """Triples [n, 3] as queries: int32 [2n, 2] (h, r) then (t, r + R), and their answers int32 [2n]."""
-    head, relation, tail = triples.astype(np.int32, copy=False).T
-    anchors = np.concatenate([head, tail])
-    relations = np.concatenate([relation, relation + np.int32(num_relations)])
-    return np.stack([anchors, relations], 1), np.concatenate([tail, head])
+    anchors, relations, answers = both_directions(*triples.astype(np.int32, copy=False).T, num_relations)
+    return np.stack([anchors, relations], 1), answers
 
 
 def rank_answers(

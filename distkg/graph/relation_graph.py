@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distkg.compilation import njit
+from distkg.graph.directions import both_directions, query_keys
 
 KINDS = ("head to head", "tail to tail", "head to tail", "tail to head")
 MOST_RELATIONS = 20_000  # with inverses; their matrix is bytes
@@ -111,9 +112,8 @@ def relations_of_entities(
     triples: np.ndarray, entities: int, relations: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Of each entity the relations in [0, 2R) of which it is a head, each once: offsets [n + 1] and relations."""
-    anchor = np.concatenate([triples[:, 0], triples[:, 2]]).astype(np.int64)
-    relation = np.concatenate([triples[:, 1], triples[:, 1] + relations])
-    pairs = np.unique(anchor * (2 * relations) + relation)
+    anchor, relation, _ = both_directions(*triples.T, relations)
+    pairs = np.unique(query_keys(anchor, relation, relations))
     offsets = np.searchsorted(pairs, np.arange(entities + 1) * (2 * relations))
     return offsets.astype(np.int64), pairs % (2 * relations)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from distkg.graph.directions import both_directions, query_keys
+
 
 @dataclass(frozen=True)
 class KnownAnswers:
@@ -37,7 +39,7 @@ class KnownAnswers:
 
         Memory is bounded by the answers of those queries and one batch.
         """
-        wanted = np.unique(_key(queries[:, 0], queries[:, 1], num_relations))
+        wanted = np.unique(query_keys(queries[:, 0], queries[:, 1], num_relations))
         kept_keys = [np.empty(0, dtype=np.int64)]
         kept_answers = [np.empty(0, dtype=np.int32)]
         for batch in batches:
@@ -49,7 +51,7 @@ class KnownAnswers:
 
     def rows(self, anchors: np.ndarray, relations: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where the answers of queries [q] start and end in ``answers``: int64 [q] each; start = end where unknown."""
-        places, known = _find(self.keys, _key(anchors, relations, self.num_relations))
+        places, known = _find(self.keys, query_keys(anchors, relations, self.num_relations))
         starts = self.offsets[places]
         return starts, np.where(known, self.offsets[np.minimum(places + 1, len(self.keys))], starts)
 
@@ -60,15 +62,10 @@ class KnownAnswers:
         return cls(num_relations, unique_keys, np.append(starts, len(keys)).astype(np.int64), answers)
 
 
-def _key(anchors: np.ndarray, relations: np.ndarray, num_relations: int) -> NDArray[np.int64]:
-    return np.asarray(anchors).astype(np.int64) * (2 * num_relations) + relations
-
-
 def _both_ways(triples: np.ndarray, num_relations: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Keys and answers of the two queries of each triple: [2n] each."""
-    head, relation, tail = triples[:, 0], triples[:, 1], triples[:, 2]
-    keys = _key(head, relation, num_relations), _key(tail, relation + num_relations, num_relations)
-    return np.concatenate(keys), np.concatenate([tail, head]).astype(np.int32)
+    anchors, relations, answers = both_directions(*triples.T, num_relations)
+    return query_keys(anchors, relations, num_relations), answers.astype(np.int32, copy=False)
 
 
 def _find(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
+from distkg.graph.directions import inverse_of, query_keys
 from distkg.kernels.message_passing.edges import Edges
 
 # Of each way of meeting: whether its first and its second relation are met as tails.
@@ -27,11 +28,11 @@ def weights_of_meetings(graph: KnowledgeGraph, meetings: dict[str, Edges], weigh
     lost = _lost(graph, weight)
     found = {}
     for way, edges in meetings.items():
-        entity = edges.relation.long()
+        entity = edges.relation
         gone = torch.zeros(len(edges), dtype=torch.bool)
         for relation, as_tail in zip((edges.dst, edges.src), AS_TAILS[way], strict=True):
-            as_head = (relation.long() + as_tail * graph.relations) % (2 * graph.relations)
-            gone |= torch.isin(entity * 2 * graph.relations + as_head, lost)
+            as_head = inverse_of(relation, graph.relations) if as_tail else relation
+            gone |= torch.isin(query_keys(entity, as_head, graph.relations), lost)
         found[way] = (~gone).float()
     return found
 
@@ -39,6 +40,6 @@ def weights_of_meetings(graph: KnowledgeGraph, meetings: dict[str, Edges], weigh
 def _lost(graph: KnowledgeGraph, weight: Tensor) -> Tensor:
     """Entities and relations, as heads, that were in facts which are all hidden: int64, entity * 2R + relation."""
     facts = graph.facts
-    pairs = facts.dst.long() * 2 * graph.relations + facts.relation.long()
+    pairs = query_keys(facts.dst, facts.relation, graph.relations)
     hidden, seen = pairs[weight == 0].unique(), pairs[weight != 0]
     return hidden[~torch.isin(hidden, seen)]

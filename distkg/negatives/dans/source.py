@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from distkg.graph.directions import query_keys
 from distkg.graph.structure import structure
 from distkg.graph.walks import dgl_walks, plain_walks
 from distkg.negatives.base import (
@@ -197,5 +198,4 @@ class Dans(NegativeSource):
         self._started = True
 
     def _keys(self, queries: Queries) -> Tensor:
-        asked = queries.anchor * (2 * self.graph.relations) + queries.relation
-        return asked * self.entities + queries.answer
+        return query_keys(queries.anchor, queries.relation, self.graph.relations) * self.entities + queries.answer

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from distkg.graph.directions import query_keys
 from distkg.kernels.jit import kernel
 from distkg.kernels.scores.similarity import SQUARED_L2
 from distkg.negatives.base import (
@@ -241,7 +242,7 @@ class NearMiss(NearestSource):
     """Entities that the model takes for the best answers (Kotnis, Nastase 2017)."""
 
     def key(self, queries: Queries) -> Tensor:
-        return queries.anchor * (2 * self.graph.relations) + queries.relation
+        return query_keys(queries.anchor, queries.relation, self.graph.relations)
 
     def renew(self, model: ModelView, queries: Queries, before: Tensor, generator: torch.Generator) -> Tensor:
         if self._nearest is None:
@@ -275,7 +276,7 @@ class Cached(RememberedSource):
         return options.cache
 
     def key(self, queries: Queries) -> Tensor:
-        return queries.anchor * (2 * self.graph.relations) + queries.relation
+        return query_keys(queries.anchor, queries.relation, self.graph.relations)
 
     def renew(self, model: ModelView, queries: Queries, before: Tensor, generator: torch.Generator) -> Tensor:
         count, width = before.shape
