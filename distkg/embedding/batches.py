@@ -16,6 +16,7 @@ from torch import Tensor
 
 from distkg.config import NegativesConfig
 from distkg.data.store.graph_store import Store
+from distkg.graph.csr import expanded_ranges
 from distkg.graph.directions import both_directions, query_keys
 from distkg.negatives import (
     DrawRequest,
@@ -340,17 +341,15 @@ class AllEntitiesBatches:
         chosen = self._order(epoch)[low:high].sort().values
         width = max(self._portions.sizes(step))
         starts, ends = self._offsets[chosen], self._offsets[chosen + 1]
-        count = ends - starts
-        query = torch.repeat_interleave(torch.arange(len(chosen)), count)
-        within = torch.arange(len(query)) - torch.repeat_interleave(count.cumsum(0) - count, count)
-        entity = self._answers[starts[query] + within].long()
+        query, place = map(torch.from_numpy, expanded_ranges(starts.numpy(), ends.numpy()))
+        entity = self._answers[place].long()
         ids, anchor = torch.unique(self._anchor[chosen].long(), return_inverse=True)
         device = self._ranks.device
         return AllEntitiesBatch(
             ids=ids.to(device),
             anchor=anchor.to(device),
             relation=self._relation[chosen].long().to(device),
-            count=count.float().to(device),
+            count=(ends - starts).float().to(device),
             width=width,
             answers=self._owned(query.to(device), entity.to(device), width),
         )

@@ -21,6 +21,7 @@ from torch import Tensor
 from distkg.data.store.known_answers import KnownAnswers
 from distkg.embedding.model import Model
 from distkg.evaluation.score_blocks import Blocks, evaluating, query_vectors, refuse_broken
+from distkg.graph.csr import row_of_each
 from distkg.graph.directions import both_directions
 from distkg.kernels.counting import Tally, count_block
 from distkg.sharding.ranks import Ranks
@@ -148,7 +149,7 @@ def rank_by_scores(
 def _count_scores(scores: Tensor, low: int, tally: Tally) -> None:
     """Rank the answers of queries from ``low`` on by their scores float32 [b, N]."""
     inside = _answers_of(low, len(scores), tally)
-    row = np.repeat(np.arange(len(scores)), np.diff(tally.answer_starts[low : low + len(scores) + 1]))
+    row = row_of_each(tally.answer_starts[low : low + len(scores) + 1])
     tally.thresholds[inside] = scores[torch.from_numpy(row), torch.from_numpy(tally.answers[inside]).long()].cpu()
     count_block(scores, 0, low, tally)
 
@@ -210,7 +211,7 @@ def _answers_of(low: int, count: int, part: Tally) -> slice:
 def _score_answers(blocks: Blocks, low: int, batch: Tensor, part: Tally) -> None:
     """Scores of a batch's answers that this rank owns, into the thresholds."""
     inside = _answers_of(low, len(batch), part)
-    asked = np.repeat(np.arange(len(batch)), np.diff(part.answer_starts[low : low + len(batch) + 1]))
+    asked = row_of_each(part.answer_starts[low : low + len(batch) + 1])
     mine, candidates = blocks.of_answers(part.answers[inside])
     similarity = blocks.model.scorer.similarity
     for at in range(0, len(mine), blocks.rows):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
+from distkg.graph.csr import expanded_ranges
 from distkg.kernels.message_passing.edges import Edges
 
 BEAM = 10  # paths kept for each entity and length
@@ -58,10 +59,8 @@ def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, 
     offsets, by_src = _by(src, edges.nodes)
     for length, gradient in enumerate(gradients.numpy(), start=1):
         at = trail[:, -1]
-        counts = offsets[at + 1] - offsets[at]
-        before = np.repeat(np.arange(len(at)), counts)
-        within = np.arange(len(before)) - np.repeat(np.cumsum(counts) - counts, counts)
-        edge = by_src[offsets[at][before] + within]
+        before, position = expanded_ranges(offsets[at], offsets[at + 1])
+        edge = by_src[position]
         new = np.ones(len(edge), np.bool_)
         for met in trail.T:
             new &= met[before] != dst[edge]

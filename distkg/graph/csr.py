@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+def row_of_each(offsets: NDArray[np.int64], dtype: type[np.signedinteger[Any]] = np.int64) -> NDArray[Any]:
+    """Return the row of each entry of compressed rows, 0 for ``offsets[0]:offsets[1]``: [offsets[-1] - offsets[0]]."""
+    return np.repeat(np.arange(len(offsets) - 1, dtype=dtype), np.diff(offsets))
+
+
+def expanded_ranges(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the places ``starts[i]:ends[i]`` of all ranges one after the other, and which range each is of.
+
+    Args:
+        starts, ends: int64 [n]; no range ends before it starts.
+
+    Returns:
+        range i of each place, and the place: int64 [(ends - starts).sum()] each.
+    """
+    counts = ends - starts
+    row = np.repeat(np.arange(len(counts)), counts)
+    before = np.cumsum(counts) - counts
+    return row, np.arange(len(row)) - np.repeat(before - starts, counts)
 
 
 @dataclass(frozen=True)
@@ -33,4 +54,4 @@ class Csr:
     @property
     def sources(self) -> NDArray[np.int32]:
         """The node at the other end of each entry of ``neighbours``: int32 [edges]."""
-        return np.repeat(np.arange(len(self.offsets) - 1, dtype=np.int32), np.diff(self.offsets))
+        return row_of_each(self.offsets, np.int32)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distkg.compilation import njit
+from distkg.graph.csr import row_of_each
 from distkg.graph.directions import both_directions, query_keys
 
 KINDS = ("head to head", "tail to tail", "head to tail", "tail to head")
@@ -101,7 +102,7 @@ def _thinned(
     offsets: NDArray[np.int64], relations: NDArray[np.int64], most: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """At most so many relations of each entity, at random, in the order they had."""
-    entity = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    entity = row_of_each(offsets)
     order = np.lexsort((np.random.default_rng(seed).random(len(entity)), entity))
     kept = np.sort(order[np.arange(len(order)) - offsets[entity] < most])
     counts = np.bincount(entity[kept], minlength=len(offsets) - 1)

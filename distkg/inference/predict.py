@@ -19,6 +19,7 @@ from distkg.data.storage.local_path import local_path
 from distkg.data.store.graph_store import Store
 from distkg.data.store.known_answers import KnownAnswers
 from distkg.embedding.model import Model
+from distkg.graph.csr import expanded_ranges
 from distkg.inference.queries import read_queries
 from distkg.inference.topk import TopAnswers, top_answers
 from distkg.inference.untrained import untrained_warnings
@@ -190,9 +191,8 @@ def _answer(
 def _are_known(queries: np.ndarray, entities: np.ndarray, facts: KnownAnswers, num_entities: int) -> np.ndarray:
     """Which proposed entities [q, k] are facts: bool [q, k]."""
     starts, ends = facts.rows(queries[:, 0], queries[:, 1])
-    counts = ends - starts
-    position = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - starts, counts)
-    pairs = np.repeat(np.arange(len(queries)), counts) * num_entities + facts.answers[position]
+    row, position = expanded_ranges(starts, ends)
+    pairs = row * num_entities + facts.answers[position]
     return np.isin(np.arange(len(queries))[:, None] * num_entities + entities, pairs) & (entities >= 0)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from distkg.graph.csr import expanded_ranges
+
 
 @dataclass(frozen=True)
 class KnownRelations:
@@ -49,9 +51,7 @@ class KnownRelations:
         """Which relations are known between pairs int [b, 2], head and tail: bool [b, R]."""
         asked = _keys(pairs[:, 0], pairs[:, 1], self.entities)
         first, last = (np.searchsorted(self.keys, asked, side=side) for side in ("left", "right"))
-        counts = last - first
-        row = np.repeat(np.arange(len(asked)), counts)
-        place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts - first, counts)
+        row, place = expanded_ranges(first, last)
         found = np.zeros((len(asked), self.num_relations), np.bool_)
         found[row, self.relations[place]] = True
         return found

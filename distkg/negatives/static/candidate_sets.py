@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from distkg.data.store.classes import Classes
+from distkg.graph.csr import row_of_each
 from distkg.kernels.jit import kernel
 from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, SourceError, SourceOptions
 from distkg.negatives.training_graph import TrainingGraph
@@ -229,8 +230,7 @@ class Relational(PoolSource):
 
 def members_of_classes(classes: Classes, entities: int) -> Pools:
     """One pool per class."""
-    entity = np.repeat(np.arange(entities), np.diff(classes.offsets))
-    return Pools.from_pairs(classes.members, entity, len(classes.labels), entities)
+    return Pools.from_pairs(classes.members, row_of_each(classes.offsets), len(classes.labels), entities)
 
 
 def require_classes(graph: TrainingGraph, source: str, *, relations: bool) -> Classes:
