@@ -21,6 +21,7 @@ from distkg.config import ModelConfig
 from distkg.data.storage.atomic_file import replaced_file
 from distkg.data.storage.local_path import local_path
 from distkg.data.storage.location import make_folder
+from distkg.data.storage.row_files import rows_header
 from distkg.data.store.graph_store import Store
 from distkg.embedding.model import Model
 from distkg.embedding.scorers.base import Scorer
@@ -124,14 +125,14 @@ def describe(scorer: Scorer, config: ModelConfig, num_entities: int, num_relatio
 def write_rows(path: Path, shape: tuple[int, int], ranges: Iterable[RowRange]) -> None:
     """Write one float32 tensor ``vectors`` of a safetensors file from row ranges, in any order.
 
-    The header is laid first (format: 8 bytes little-endian length, JSON, data), each range at its offset; the
-    file takes its name when it is complete. safetensors itself can only write tensors that are in memory.
+    The header is laid first, each range at its offset; the file takes its name when it is complete.
+    safetensors itself can only write tensors that are in memory.
 
     Raises:
         ValueError: the ranges do not hold every row once, or have another width.
     """
     rows, width = shape
-    header = _header(rows, width)
+    header = rows_header("vectors", "F32", rows, width)
     written = np.zeros(rows, np.bool_)
     with replaced_file(path) as unfinished, unfinished.open("wb") as file:
         file.write(header)
@@ -147,13 +148,6 @@ def write_rows(path: Path, shape: tuple[int, int], ranges: Iterable[RowRange]) -
             written[low:high] = True
         if not written.all():
             raise ValueError(f"{path}: row {int(np.argmin(written))} was never given; the table has {rows} rows")
-
-
-def _header(rows: int, width: int) -> bytes:
-    entry = {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, 4 * rows * width]}
-    text = json.dumps({"vectors": entry}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def _write_labels(path: Path, labels: pa.Array) -> None:
