@@ -158,12 +158,12 @@ def predict(
         inference.check_output(output)
     with _answering(model, store, graph, _numbers(fanouts)) as (best, facts):
         if queries is not None and output is not None:
-            written = inference.predict_file_with(best, facts, queries, output, top, known.value, warn=_warn)
+            written = inference.predict_file(best, facts, queries, output, top, known.value, warn=_warn)
             say(f"{written:,} answers: {output}")
             return
         query = facts.entity_id(str(anchor)), facts.relation_id(str(relation)) + inverse * facts.num_relations
         _warn_untrained(facts, [query[0]], [query[1]])
-        (found,) = inference.predict_with(best, facts, [query[0]], [query[1]], top, known.value)
+        (found,) = inference.predict(best, facts, [query[0]], [query[1]], top, known.value)
         reasons = _reasons(model, facts, query, [answer.entity for answer in found], explain) if explain else []
     if as_json:
         rows = [asdict(answer) for answer in found]

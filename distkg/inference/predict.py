@@ -53,20 +53,22 @@ class Prediction:
     known: bool | None
 
 
+Best = Callable[[np.ndarray, int, KnownAnswers | None], TopAnswers]
+"""Queries int [q, 2], how many answers, and answers to leave out → the best answers."""
+
+
 def predict(
-    model: Model,
+    best: Best,
     store: Store,
     anchors: Sequence[int] | np.ndarray,
     relations: Sequence[int] | np.ndarray,
     top: int = 10,
     known: Known = "exclude",
-    *,
-    batch_size: int = 256,
-    memory_mb: int = 256,
 ) -> list[list[Prediction]]:
     """The best answers to queries, best first. Collective; every rank gets the result.
 
     Args:
+        best: what finds the best answers, such as ``best_of_model``.
         anchors: entity ids [q].
         relations: [q] in [0, 2R): r asks for tails of (anchor, r), r + R for heads of (·, r, anchor).
         top: answers per query; fewer where fewer entities are left.
@@ -79,22 +81,6 @@ def predict(
         ValueError: an id is out of range, or ``top`` is below 1.
         ScoreError: a score is NaN or infinite.
     """
-    return predict_with(best_of_model(model, batch_size, memory_mb), store, anchors, relations, top, known)
-
-
-Best = Callable[[np.ndarray, int, KnownAnswers | None], TopAnswers]
-"""Queries int [q, 2], how many answers, and answers to leave out → the best answers."""
-
-
-def predict_with(
-    best: Best,
-    store: Store,
-    anchors: Sequence[int] | np.ndarray,
-    relations: Sequence[int] | np.ndarray,
-    top: int = 10,
-    known: Known = "exclude",
-) -> list[list[Prediction]]:
-    """As ``predict``, of whatever finds the best answers."""
     queries = np.stack([np.asarray(anchors, np.int64), np.asarray(relations, np.int64)], 1)
     _refuse_strangers(queries, store)
     answers, is_known = _answer(best, store, queries, top=top, known=known)
@@ -109,40 +95,6 @@ def predict_with(
 
 
 def predict_file(
-    model: Model,
-    store: Store,
-    queries: str | Path,
-    output: str | Path,
-    top: int = 10,
-    known: Known = "exclude",
-    *,
-    batch_size: int = 256,
-    memory_mb: int = 256,
-) -> int:
-    """Answer the queries of a TSV file into a TSV or Parquet file. Collective; the first rank writes.
-
-    Args:
-        queries: lines ``anchor<TAB>relation`` or ``anchor<TAB>relation<TAB>direction`` of labels, without a
-            header; direction is ``forward`` (which tails?) or ``inverse`` (which heads?).
-        output: ``.tsv`` or ``.parquet``; columns anchor, relation, direction, rank, entity, score and, unless
-            ``known`` is ``keep``, known. It appears when complete. TSV has no quotes, as `distkg prepare` and
-            ``queries`` read it; control, bidirectional and invisible characters of labels are escapes there
-            (``distkg.printable``), which ``queries`` takes back and `distkg prepare` does not.
-
-    Returns:
-        The number of answers written.
-
-    Raises:
-        QueryFileError: names file and line.
-        OutputError: the output's name ends otherwise, or it cannot be written there.
-        ValueError: ``top`` is below 1.
-        ScoreError: a score is NaN or infinite.
-    """
-    best = best_of_model(model, batch_size, memory_mb)
-    return predict_file_with(best, store, queries, output, top, known, writes=model.ranks.first)
-
-
-def predict_file_with(
     best: Best,
     store: Store,
     queries: str | Path,
@@ -153,11 +105,27 @@ def predict_file_with(
     writes: bool = True,
     warn: Callable[[str], None] = lambda warning: None,
 ) -> int:
-    """As ``predict_file``, of whatever finds the best answers.
+    """Answer the queries of a TSV file into a TSV or Parquet file. Collective.
 
     Args:
+        best: what finds the best answers, such as ``best_of_model``.
+        queries: lines ``anchor<TAB>relation`` or ``anchor<TAB>relation<TAB>direction`` of labels, without a
+            header; direction is ``forward`` (which tails?) or ``inverse`` (which heads?).
+        output: ``.tsv`` or ``.parquet``; columns anchor, relation, direction, rank, entity, score and, unless
+            ``known`` is ``keep``, known. It appears when complete. TSV has no quotes, as `distkg prepare` and
+            ``queries`` read it; control, bidirectional and invisible characters of labels are escapes there
+            (``distkg.printable``), which ``queries`` takes back and `distkg prepare` does not.
         writes: whether this process writes the file.
         warn: called with a sentence for each reason why answers may mean nothing.
+
+    Returns:
+        The number of answers written.
+
+    Raises:
+        QueryFileError: names file and line.
+        OutputError: the output's name ends otherwise, or it cannot be written there.
+        ValueError: ``top`` is below 1.
+        ScoreError: a score is NaN or infinite.
     """
     output = local_path(output, "output", "file")
     check_output(output)
@@ -173,7 +141,7 @@ def predict_file_with(
 
 
 def best_of_model(model: Model, batch_size: int = 256, memory_mb: int = 256) -> Best:
-    """What ``predict_with`` asks for the best answers of an embedding model."""
+    """What ``predict`` asks for the best answers of an embedding model."""
     return partial(top_answers, model, batch_size=batch_size, memory_mb=memory_mb)
 
 

@@ -56,7 +56,7 @@ def reasoner_of(model: FoundationModel, store: Store, fanouts: Sequence[int] = (
 def best_zero_shot(
     model: FoundationModel, store: Store, *, fanouts: Sequence[int] = (), batch_size: int = BATCH_SIZE
 ) -> Best:
-    """What ``predict_with`` asks for the best answers, reasoned from the training facts of the store."""
+    """What ``predict`` asks for the best answers, reasoned from the training facts of the store."""
     reasoner = reasoner_of(model, store, fanouts)
 
     def best(queries: np.ndarray, top: int, hidden: KnownAnswers | None) -> TopAnswers:
