@@ -25,11 +25,6 @@ _ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 _BACKSLASH = "\\x5c"
 
 
-def is_printable(text: str) -> bool:
-    """Whether ``printable`` leaves a text as it is."""
-    return printable(text) == text
-
-
 def printable(text: str) -> str:
     r"""The text with every unsafe character as an escape: ``\xHH``, ``\uHHHH`` or ``\UHHHHHHHH``.
 

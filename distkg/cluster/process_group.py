@@ -101,7 +101,7 @@ class ProcessGroupConfig(TorchConfig):
         return _NodeAddressBackend
 
 
-def process_group(gpus_per_worker: float, timeout_s: int = 1800) -> ProcessGroupConfig:
+def process_group(gpus_per_worker: float) -> ProcessGroupConfig:
     """Gloo on CPU; with GPUs NCCL for their tensors, and gloo beside it for checkpoints and small objects."""
     backend = "cpu:gloo,cuda:nccl" if gpus_per_worker > 0 else "gloo"
-    return ProcessGroupConfig(backend=backend, timeout_s=timeout_s)
+    return ProcessGroupConfig(backend=backend)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from distkg.strict_json import JsonError, check_regular, parse_json
@@ -90,17 +89,6 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
     entries = {name: _entry(name, entry) for name, entry in tree.items()}
     _check_filled([place for _, place in entries.values()], size - _LENGTH - length)
     return {name: header for name, (header, _) in entries.items()}
-
-
-def read_tensors(path: Path, expected: Mapping[str, TensorHeader], source: str) -> dict[str, Tensor]:
-    """All tensors of a file, which must be exactly those that ``source`` says.
-
-    Raises:
-        TensorFileError: as ``read_header``, or other tensors.
-    """
-    check_tensors(read_header(path), expected, source)
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in expected}
 
 
 def check_tensors(found: Mapping[str, TensorHeader], expected: Mapping[str, TensorHeader], source: str) -> None:
