@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from distkg.config import RunConfig
+from distkg.data.store.graph_store import BATCH_ROWS
+from distkg.data.store.known_answers import SORTED_QUERY_BYTES
 from distkg.embedding.loop import WINDOW
 from distkg.embedding.scorers import Scorer
 from distkg.negatives import SOURCES, depends_on_query, source_memory
@@ -17,9 +19,8 @@ from distkg.sharding.optimizers import OPTIMIZERS
 
 FLOAT, INDEX = 4, 8
 BASE_PROCESS = 700 << 20  # a Ray worker with torch, numba and pyarrow imported and its process group joined
-READ_BATCH = 1 << 20  # triples that are read from the store at once
+READ_BATCH = BATCH_ROWS  # triples that are read from the store at once
 READ_BYTES = 96  # of such a triple: both its queries as keys, sorted and looked up
-QUERY_BYTES = 60  # of a training query while queries are grouped: rows, keys, order, offsets and answers
 CATEGORY_BYTES = 44  # of a training triple while relations are put into categories
 
 ON_DEVICE = frozenset(
@@ -162,7 +163,7 @@ def _evaluation(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
 
 def _training_triples(config: RunConfig, counts: GraphCounts) -> int:
     own = -(-counts.triples.get("train", 0) // config.train.workers)
-    return 2 * own * QUERY_BYTES if over_all_entities(config) else own * (3 * 4 + INDEX)
+    return 2 * own * SORTED_QUERY_BYTES if over_all_entities(config) else own * (3 * 4 + INDEX)
 
 
 def _batches(config: RunConfig, counts: GraphCounts) -> int:
@@ -199,4 +200,4 @@ def _known_facts(config: RunConfig, counts: GraphCounts) -> int:
     evaluated = 2 * everything * 12 + min(everything, READ_BATCH) * READ_BYTES
     train = counts.triples.get("train", 0)
     filtered = config.negatives.filter and not over_all_entities(config)
-    return evaluated + train * CATEGORY_BYTES + (2 * train * QUERY_BYTES if filtered else 0)
+    return evaluated + train * CATEGORY_BYTES + (2 * train * SORTED_QUERY_BYTES if filtered else 0)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from distkg.graph.directions import both_directions, query_keys
 
+SORTED_QUERY_BYTES = 60  # of a query while queries are sorted and grouped: rows, keys, order, offsets and answers
+
 
 @dataclass(frozen=True)
 class KnownAnswers:

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from distkg.data.store.known_answers import SORTED_QUERY_BYTES
 from distkg.graph.directions import query_keys
 from distkg.graph.structure import structure
 from distkg.graph.walks import dgl_walks, plain_walks
@@ -29,7 +30,7 @@ from distkg.negatives.dans.curriculum import BANDS, Curriculum, band_margins, ba
 from distkg.negatives.dans.generator import Conditions, Generator, GeneratorOptions
 from distkg.negatives.dans.nearest_entity import nearest_of_some, some_entities
 from distkg.negatives.known_facts import known_facts
-from distkg.negatives.model_based.cached import QUERY_BYTES, RowsByKey
+from distkg.negatives.model_based.cached import RowsByKey
 from distkg.negatives.model_view import ModelView
 from distkg.negatives.training_graph import TrainingGraph
 
@@ -77,7 +78,7 @@ class Dans(NegativeSource):
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
         assert isinstance(options, DansOptions)
         made = BANDS * options.made * (4 if options.negatives == "snap" else 4 * WIDEST)
-        return QUERY_BYTES * queries + -(-queries // workers) * 2 * (made + 12)  # twice, while rows are added
+        return SORTED_QUERY_BYTES * queries + -(-queries // workers) * 2 * (made + 12)  # twice, while rows are added
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from distkg.data.store.known_answers import SORTED_QUERY_BYTES
 from distkg.negatives.base import (
     SOURCES,
     Negatives,
@@ -34,7 +35,6 @@ from distkg.negatives.model_view import ModelView
 from distkg.negatives.static.candidate_sets import Pools
 from distkg.negatives.training_graph import TrainingGraph
 
-QUERY_BYTES = 60  # of a known answer, while they are sorted
 REDRAWS = 4  # of hard negatives that turn out to be known answers; random ones then take their places
 
 
@@ -76,7 +76,7 @@ class Kmas(NegativeSource):
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
-        return QUERY_BYTES * queries
+        return SORTED_QUERY_BYTES * queries
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)

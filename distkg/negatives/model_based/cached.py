@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from distkg.data.store.known_answers import SORTED_QUERY_BYTES
 from distkg.graph.directions import query_keys
 from distkg.kernels.jit import kernel
 from distkg.kernels.scores.similarity import SQUARED_L2
@@ -34,7 +35,6 @@ from distkg.negatives.model_view import ModelView
 from distkg.negatives.training_graph import TrainingGraph
 
 _NEVER = -torch.inf
-QUERY_BYTES = 60  # of a known answer, while they are sorted
 
 
 class RememberedOptions(SourceOptions):
@@ -50,7 +50,7 @@ class RememberedSource(NegativeSource):
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
-        known = QUERY_BYTES * queries
+        known = SORTED_QUERY_BYTES * queries
         return known + -(-queries // workers) * 2 * (4 * cls.width(options) + 12)  # twice, while rows are added
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
