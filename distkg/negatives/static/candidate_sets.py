@@ -150,43 +150,49 @@ class Corrupt(PoolSource):
         return self._pools.ranges(relation)
 
 
+class ClassSource(PoolSource):
+    """A source with one pool per class of entities. Subclasses say which class a query's negatives are of.
+
+    Attributes:
+        name: of the source, for errors.
+        of_relations: whether it needs the classes that relations ask for.
+    """
+
+    name: ClassVar[str]
+    of_relations: ClassVar[bool]
+
+    @classmethod
+    def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
+        require_classes(graph, cls.name, relations=cls.of_relations)
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        self._classes = require_classes(graph, self.name, relations=self.of_relations)
+        self._pools = members_of_classes(self._classes, graph.entities)
+        self.members = self._pools.members
+
+
 @SOURCES.register("typed")
-class Typed(PoolSource):
+class Typed(ClassSource):
     """Entities of the class that the relation asks for, domain or range (Krompaß et al. 2015)."""
 
     needs = "classes, domain and range"
-
-    @classmethod
-    def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
-        require_classes(graph, "typed", relations=True)
-
-    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
-        super().__init__(graph, options)
-        classes = require_classes(graph, "typed", relations=True)
-        self._wanted = classes.wanted.astype(np.int64)
-        self._pools = members_of_classes(classes, graph.entities)
-        self.members = self._pools.members
+    name, of_relations = "typed", True
 
     def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
-        return self._pools.ranges(self._wanted[relation])
+        return self._pools.ranges(self._classes.wanted[relation].astype(np.int64))
 
 
 @SOURCES.register("classes")
-class SameClass(PoolSource):
+class SameClass(ClassSource):
     """Entities of the first class of the answer that they stand beside."""
 
     needs = "classes"
-
-    @classmethod
-    def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
-        require_classes(graph, "classes", relations=False)
+    name, of_relations = "classes", False
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
-        classes = require_classes(graph, "classes", relations=False)
-        self._first = classes.first.astype(np.int64)
-        self._pools = members_of_classes(classes, graph.entities)
-        self.members = self._pools.members
+        self._first = self._classes.first.astype(np.int64)
 
     def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
         return self._pools.ranges(self._first[answer])
