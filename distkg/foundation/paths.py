@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
-from distkg.graph.csr import expanded_ranges
+from distkg.graph.csr import expanded_ranges, grouped_by
 from distkg.kernels.message_passing.edges import Edges
 
 BEAM = 10  # paths kept for each entity and length
@@ -56,7 +56,7 @@ def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, 
     trail, sums = np.array([[anchor]]), np.array([0.0])
     history: list[tuple[np.ndarray, np.ndarray]] = []
     found: list[Path] = []
-    offsets, by_src = _by(src, edges.nodes)
+    offsets, by_src = grouped_by(src, edges.nodes)
     for length, gradient in enumerate(gradients.numpy(), start=1):
         at = trail[:, -1]
         before, position = expanded_ranges(offsets[at], offsets[at + 1])
@@ -75,12 +75,6 @@ def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, 
             facts = tuple(_fact(int(dst[e]), int(edges.relation[e]), int(src[e]), relations) for e in steps)
             found.append(Path(float(sums[place]) / length, facts))
     return sorted(found, key=lambda path: -path.importance)[:top]
-
-
-def _by(side: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Edges in the order of a side, and where those of each node begin."""
-    order = np.argsort(side, kind="stable")
-    return np.searchsorted(side[order], np.arange(nodes + 1)), order
 
 
 def _best_of_each(node: np.ndarray, total: np.ndarray) -> np.ndarray:

@@ -9,6 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def grouped_by(key: np.ndarray, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return what puts entries into compressed rows by their keys.
+
+    Args:
+        key: integer [m] in [0, rows).
+
+    Returns:
+        offsets int64 [rows + 1], and the order int64 [m] that sorts entries by row and leaves equal ones as they stand.
+    """
+    offsets = np.zeros(rows + 1, dtype=np.int64)
+    np.cumsum(np.bincount(key, minlength=rows), out=offsets[1:])
+    return offsets, np.argsort(key, kind="stable")
+
+
 def row_of_each(offsets: NDArray[np.int64], dtype: type[np.signedinteger[Any]] = np.int64) -> NDArray[Any]:
     """Return the row of each entry of compressed rows, 0 for ``offsets[0]:offsets[1]``: [offsets[-1] - offsets[0]]."""
     return np.repeat(np.arange(len(offsets) - 1, dtype=dtype), np.diff(offsets))
@@ -47,9 +61,8 @@ class Csr:
         edges = edges[edges[:, 0] != edges[:, 1]]
         source = np.concatenate([edges[:, 0], edges[:, 1]])
         target = np.concatenate([edges[:, 1], edges[:, 0]])
-        offsets = np.zeros(n + 1, dtype=np.int64)
-        np.cumsum(np.bincount(source, minlength=n), out=offsets[1:])
-        return cls(offsets, target[np.argsort(source, kind="stable")].astype(np.int32))
+        offsets, order = grouped_by(source, n)
+        return cls(offsets, target[order].astype(np.int32))
 
     @property
     def sources(self) -> NDArray[np.int32]:

@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distkg.graph.csr import Csr, expanded_ranges, row_of_each
+from distkg.graph.csr import Csr, expanded_ranges, grouped_by, row_of_each
 
 
 def test_both_directions_are_kept_and_loops_left_out() -> None:
@@ -43,3 +45,19 @@ def test_ranges_are_those_of_a_loop(ranges: list[tuple[int, int]]) -> None:
     expected = [(i, at) for i, (start, size) in enumerate(ranges) for at in range(start, start + size)]
     assert list(zip(row.tolist(), place.tolist(), strict=True)) == expected
     assert row_of_each(np.concatenate([[0], np.cumsum(sizes)])).tolist() == row.tolist()
+
+
+def test_entries_are_grouped_by_their_keys() -> None:
+    offsets, order = grouped_by(np.array([3, 0, 3, 1], np.int32), 5)
+    assert offsets.tolist() == [0, 1, 2, 2, 4, 4]
+    assert order.tolist() == [1, 3, 0, 2]
+    assert (offsets.dtype, order.dtype) == (np.int64, np.int64)
+
+
+@given(st.lists(st.integers(0, 5), max_size=12))
+def test_rows_of_groups_are_their_keys(keys: list[int]) -> None:
+    offsets, order = grouped_by(np.array(keys, np.int64), 6)
+    assert row_of_each(offsets).tolist() == [keys[place] for place in order] == sorted(keys)
+    assert [list(order[low:high]) for low, high in pairwise(offsets)] == [
+        [place for place, key in enumerate(keys) if key == row] for row in range(6)
+    ]
