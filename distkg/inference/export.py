@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from distkg.config import ModelConfig
-from distkg.data.storage.atomic_file import replaced_file
+from distkg.data.storage.atomic_file import replace_text, replaced_file
 from distkg.data.storage.local_path import local_path
 from distkg.data.storage.location import make_folder
 from distkg.data.storage.row_files import rows_header
+from distkg.data.storage.tensor_files import write_tensors
 from distkg.data.store.graph_store import Store
 from distkg.embedding.model import Model
 from distkg.embedding.scorers.base import Scorer
@@ -94,14 +94,13 @@ def export(
     (folder / INDEX).unlink(missing_ok=True)
     write_rows(folder / ENTITIES, (store.num_entities, scorer.entity_width), entities)
     layers = {name: tensor.detach().cpu().contiguous() for name, tensor in scorer.state_dict().items()}
-    save_file({"vectors": relations.float().cpu().contiguous(), **layers}, folder / RELATIONS)
-    (folder / RELATIONS).chmod(folder.stat().st_mode & 0o666)  # safetensors leaves it readable by its writer alone
+    write_tensors(folder / RELATIONS, {"vectors": relations.float().cpu().contiguous(), **layers})
     _write_labels(folder / "entities.parquet", store.entity_labels())
     _write_labels(folder / "relations.parquet", store.relation_labels())
     if index:
         write_index(folder / ENTITIES, scorer)
     facts = describe(scorer, config, store.num_entities, store.num_relations)
-    (folder / "model.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    replace_text(folder / "model.json", json.dumps(facts, indent=2) + "\n")
 
 
 def describe(scorer: Scorer, config: ModelConfig, num_entities: int, num_relations: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Headers of safetensors files, read with bounds and held against the file before anything is allocated.
+"""Safetensors files: written, and their headers read with bounds and held against the file before any allocation.
 
 Format: 8 bytes little-endian length of the header, the header as JSON, the tensors one after the other.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from distkg.strict_json import JsonError, check_regular, parse_json
@@ -61,6 +62,16 @@ class TensorHeader:
 
     def __str__(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write contiguous CPU tensors to a file that whoever may read its folder may read.
+
+    Raises:
+        OSError, SafetensorError: the file could not be written (a full disk, say).
+    """
+    save_file(dict(tensors), path)
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors leaves it readable by its writer alone
 
 
 def read_header(path: Path) -> dict[str, TensorHeader]:
