@@ -145,7 +145,7 @@ class SampledBatches:
         """This rank's queries of a step: those for tails, then those for heads."""
         low, high = self._portions.bounds(self._ranks.rank, step)
         head, relation, tail = self._local[self._order(epoch)[low:high]].long().unbind(1)
-        return Queries(*both_directions(head, relation, tail, self._relations))
+        return Queries(*both_directions(head, relation, tail, num_relations=self._relations))
 
     def _batch(self, epoch: int, step: int) -> SampledBatch:
         queries = self._queries(epoch, step)
@@ -377,7 +377,7 @@ def _local_queries(store: Store, ranks: Ranks) -> QueryArrays:
     """This rank's distinct queries with all their answers: a query belongs to rank (anchor + relation) mod ranks."""
     relations, parts = store.num_relations, []
     for triples in store.iter_triples(["train"]):
-        anchor, relation, answer = both_directions(*triples.T, relations)
+        anchor, relation, answer = both_directions(*triples.T, num_relations=relations)
         own = (anchor + relation % relations) % ranks.size == ranks.rank
         parts.append(np.stack([anchor[own], relation[own], answer[own]], axis=1))
     queries = np.concatenate(parts)
@@ -397,7 +397,7 @@ def _group(queries: np.ndarray, relations: int) -> QueryArrays:
 def _single_queries(store: Store, ranks: Ranks) -> QueryArrays:
     """Both queries of each triple of this rank's part, one answer each."""
     part = store.triples_part("train", ranks.rank, ranks.size).astype(np.int64)
-    anchor, relation, answers = both_directions(*part.T, store.num_relations)
+    anchor, relation, answers = both_directions(*part.T, num_relations=store.num_relations)
     return anchor, relation, np.arange(len(anchor) + 1), answers
 
 

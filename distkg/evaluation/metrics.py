@@ -70,7 +70,7 @@ def metrics_by_half_link(ranking: Ranking, facts: np.ndarray, num_relations: int
     A model that only knows which entities go with a relation ranks well where the answer is seen, and badly where it
     is not ("Half a Link", arXiv 2606.18001).
     """
-    anchor, relation, _ = both_directions(*facts.T, num_relations)
+    anchor, relation, _ = both_directions(*facts.T, num_relations=num_relations)
     seen = np.unique(query_keys(anchor, relation, num_relations))
     anchor, relation = ranking.queries.T
     query = query_keys(anchor, relation, num_relations)

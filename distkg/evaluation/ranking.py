@@ -66,7 +66,7 @@ def never() -> bool:
 
 def both_queries(triples: np.ndarray, num_relations: int) -> tuple[np.ndarray, np.ndarray]:
     """Triples [n, 3] as queries: int32 [2n, 2] (h, r) then (t, r + R), and their answers int32 [2n]."""
-    anchors, relations, answers = both_directions(*triples.astype(np.int32, copy=False).T, num_relations)
+    anchors, relations, answers = both_directions(*triples.astype(np.int32, copy=False).T, num_relations=num_relations)
     return np.stack([anchors, relations], 1), answers
 
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 Column = TypeVar("Column", NDArray[Any], "Tensor")
 
 
-def both_directions(head: Column, relation: Column, tail: Column, num_relations: int) -> tuple[Column, Column, Column]:
+def both_directions(
+    head: Column, relation: Column, tail: Column, *, num_relations: int
+) -> tuple[Column, Column, Column]:
     """Return anchors, relations and answers of the queries for all tails and then for all heads: [2n] each, of integer
     columns [n], whose data type they keep."""
     return _joined(head, tail), _joined(relation, relation + num_relations), _joined(tail, head)

@@ -113,7 +113,7 @@ def relations_of_entities(
     triples: np.ndarray, entities: int, relations: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Of each entity the relations in [0, 2R) of which it is a head, each once: offsets [n + 1] and relations."""
-    anchor, relation, _ = both_directions(*triples.T, relations)
+    anchor, relation, _ = both_directions(*triples.T, num_relations=relations)
     pairs = np.unique(query_keys(anchor, relation, relations))
     offsets = np.searchsorted(pairs, np.arange(entities + 1) * (2 * relations))
     return offsets.astype(np.int64), pairs % (2 * relations)

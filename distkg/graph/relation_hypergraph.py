@@ -75,7 +75,7 @@ def _facts_by_relation(
     triples: np.ndarray, relations: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Facts in both directions by relation and head: offsets [2R + 1], heads and tails."""
-    heads, kind, tails = both_directions(*triples.T.astype(np.int64), relations)
+    heads, kind, tails = both_directions(*triples.T.astype(np.int64), num_relations=relations)
     order = np.lexsort((heads, kind))
     offsets = np.searchsorted(kind[order], np.arange(2 * relations + 1)).astype(np.int64)
     return offsets, heads[order], tails[order]

@@ -91,7 +91,7 @@ class SourceSampler(NegativeSampler):
     def _corrupt(self, positive: Tensor) -> tuple[Tensor, Tensor | None]:
         flat, count = positive.reshape(-1, 3), self.num_negs_per_pos
         head, relation, tail = flat.unbind(1)
-        queries = Queries(*both_directions(head, relation, tail, self.num_relations))
+        queries = Queries(*both_directions(head, relation, tail, num_relations=self.num_relations))
         drawn = _with_made(self.source.draw(queries, count, self._generator))
         heads = self._heads(len(flat), count)
         given = torch.ones(len(queries), count, dtype=torch.bool) if drawn.mask is None else ~drawn.mask

@@ -71,4 +71,4 @@ class TrainingGraph:
 
     def queries(self) -> NDArray[np.int64]:
         """Both queries of every triple: int64 [2n, 3], columns anchor, relation in [0, 2R), answer."""
-        return np.stack(both_directions(*self.triples.astype(np.int64).T, self.relations), axis=1)
+        return np.stack(both_directions(*self.triples.astype(np.int64).T, num_relations=self.relations), axis=1)

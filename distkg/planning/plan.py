@@ -179,7 +179,7 @@ def count_distinct_queries(batches: Iterable[np.ndarray], relations: int) -> int
     """Distinct (anchor, relation) over both directions of int [n, 3] batches of triples."""
     keys = np.empty(0, np.int64)
     for batch in batches:
-        anchor, relation, _ = both_directions(*batch.T, relations)
+        anchor, relation, _ = both_directions(*batch.T, num_relations=relations)
         keys = np.union1d(keys, query_keys(anchor, relation, relations))
     return len(keys)
 

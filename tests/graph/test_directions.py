@@ -16,7 +16,7 @@ TRIPLES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, RELATIONS - 1), s
 
 def test_two_facts() -> None:
     head, relation, tail = np.array([[4, 1, 2], [0, 2, 0]], np.int32).T
-    directions = both_directions(head, relation, tail, RELATIONS)
+    directions = both_directions(head, relation, tail, num_relations=RELATIONS)
     assert [column.tolist() for column in directions] == [[4, 0, 2, 0], [1, 2, 4, 5], [2, 0, 4, 0]]
     assert [column.dtype for column in directions] == [np.int32] * 3
     assert query_keys(*directions[:2], RELATIONS).tolist() == [25, 2, 16, 5]
@@ -26,8 +26,8 @@ def test_two_facts() -> None:
 def test_equal_to_a_loop_over_facts(triples: list[tuple[int, int, int]]) -> None:
     expected = [(h, r, t) for h, r, t in triples] + [(t, r + RELATIONS, h) for h, r, t in triples]
     array = np.array(triples, np.int64).reshape(-1, 3)
-    arrays = both_directions(*array.T, RELATIONS)
-    tensors = both_directions(*torch.from_numpy(array).unbind(1), RELATIONS)
+    arrays = both_directions(*array.T, num_relations=RELATIONS)
+    tensors = both_directions(*torch.from_numpy(array).unbind(1), num_relations=RELATIONS)
     for anchor, relation, answer in (arrays, tensors):
         assert list(zip(anchor.tolist(), relation.tolist(), answer.tolist(), strict=True)) == expected
         keys = query_keys(anchor, relation, RELATIONS).tolist()

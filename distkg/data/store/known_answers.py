@@ -66,7 +66,7 @@ class KnownAnswers:
 
 def _both_ways(triples: np.ndarray, num_relations: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Keys and answers of the two queries of each triple: [2n] each."""
-    anchors, relations, answers = both_directions(*triples.T, num_relations)
+    anchors, relations, answers = both_directions(*triples.T, num_relations=num_relations)
     return query_keys(anchors, relations, num_relations), answers.astype(np.int32, copy=False)
 
 

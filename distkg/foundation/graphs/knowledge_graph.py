@@ -113,7 +113,7 @@ class KnowledgeGraph:
     def facts(self) -> Edges:
         """Every fact in both directions: entity u gathers over (u, k) → v, k in [0, 2R)."""
         head, relation, tail = self.triples.unbind(1)
-        directions = both_directions(head, relation, tail, self.relations)
+        directions = both_directions(head, relation, tail, num_relations=self.relations)
         return Edges.of(*directions, self.entities, 2 * self.relations)
 
     @cached_property

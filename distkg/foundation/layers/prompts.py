@@ -73,7 +73,7 @@ class Prompts:
         asked = np.flatnonzero(kind == queries[query[example]] % relations) + inverse * len(kind)
         sides = (
             _positions(arounds, np.repeat(inverse, nodes), sampler.hops),
-            *both_directions(head, place, tail, len(kind)),
+            *both_directions(head, place, tail, num_relations=len(kind)),
             np.concatenate([kind, kind + relations]),
             np.concatenate([example, example]),
             asked,
