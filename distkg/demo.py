@@ -17,7 +17,7 @@ from distkg.data.storage.local_path import local_path
 from distkg.data.store.graph_store import Store
 from distkg.embedding.load_run import load_run
 from distkg.embedding.model import Model
-from distkg.inference.predict import predict
+from distkg.inference.predict import best_of_model, predict
 from distkg.planning.preflight import plan_run
 from distkg.printable import printable
 from distkg.reporting.report import write_report
@@ -79,7 +79,7 @@ def _examples(store: Store) -> list[tuple[int, int, int]]:
 
 def _show(model: Model, store: Store, head: int, relation: int, tail: int, console: Console) -> None:
     """Print the best answers to (head, relation, ?) without other known facts, with a mark at the held-out one."""
-    (answers,) = predict(model, store, [head], [relation], top=store.num_entities, known="mark")
+    (answers,) = predict(best_of_model(model), store, [head], [relation], top=store.num_entities, known="mark")
     unknown = [answer for answer in answers if answer.entity == tail or not answer.known]
     best = [replace(answer, rank=rank) for rank, answer in enumerate(unknown[:ANSWERS], 1)]
     label = store.relation_labels()[relation].as_py()

@@ -25,11 +25,6 @@ _ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 _BACKSLASH = "\\x5c"
 
 
-def is_printable(text: str) -> bool:
-    """Return True if ``printable`` does not change a text."""
-    return printable(text) == text
-
-
 def printable(text: str) -> str:
     r"""Escape every unsafe character as ``\xHH``, ``\uHHHH`` or ``\UHHHHHHHH``.
 

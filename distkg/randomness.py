@@ -10,6 +10,8 @@ from enum import IntEnum
 
 import torch
 
+from distkg.hashing import GAMMA, MULTIPLIERS
+
 _MASK = (1 << 64) - 1
 
 
@@ -27,11 +29,11 @@ class Purpose(IntEnum):
 
 
 def mixed_seed(*parts: int) -> int:
-    """Mix several integers into a 63-bit seed, with the finaliser of SplitMix64 (Steele et al. 2014) over each."""
-    state = 0x9E3779B97F4A7C15
+    """Mix several integers into a 63-bit seed, with the finaliser of SplitMix64 without its first shift over each."""
+    state = GAMMA
     for part in parts:
-        state = (state ^ (part & _MASK)) * 0xBF58476D1CE4E5B9 & _MASK
-        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & _MASK
+        state = (state ^ (part & _MASK)) * MULTIPLIERS[0] & _MASK
+        state = (state ^ (state >> 27)) * MULTIPLIERS[1] & _MASK
         state ^= state >> 31
     return state >> 1
 

@@ -164,7 +164,7 @@ def predict(
             _refuse_unranked(predictor, "entities")
         best, facts = predictor.topk, predictor.store
         if queries is not None and output is not None:
-            written = inference.predict_file_with(best, facts, queries, output, top, known.value, warn=_warn)
+            written = inference.predict_file(best, facts, queries, output, top, known.value, warn=_warn)
             say(f"{written:,} answers: {output}")
             return
         if explain and predictor.explain is None:
@@ -172,7 +172,7 @@ def predict(
         anchor_id, relation_id = facts.entity_id(str(anchor)), facts.relation_id(str(relation))
         query = anchor_id, relation_id + inverse * facts.num_relations
         _warn_untrained(facts, [query[0]], [query[1]])
-        (answers,) = inference.predict_with(best, facts, [query[0]], [query[1]], top, known.value)
+        (answers,) = inference.predict(best, facts, [query[0]], [query[1]], top, known.value)
         reasons = []
         if explain and predictor.explain is not None:
             reasons = predictor.explain(*query, [answer.entity for answer in answers], explain)

@@ -104,8 +104,8 @@ class ProcessGroupConfig(TorchConfig):
         return _NodeAddressBackend
 
 
-def process_group(gpus_per_worker: float, timeout_s: int = 1800) -> ProcessGroupConfig:
+def process_group(gpus_per_worker: float) -> ProcessGroupConfig:
     """Return the process group configuration: gloo on CPU; with GPUs NCCL for GPU tensors, and gloo for checkpoints
     and small objects."""
     backend = "cpu:gloo,cuda:nccl" if gpus_per_worker > 0 else "gloo"
-    return ProcessGroupConfig(backend=backend, timeout_s=timeout_s)
+    return ProcessGroupConfig(backend=backend)

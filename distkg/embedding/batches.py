@@ -16,6 +16,8 @@ from torch import Tensor
 
 from distkg.config import NegativesConfig
 from distkg.data.store.graph_store import Store
+from distkg.graph.csr import expanded_ranges
+from distkg.graph.directions import both_directions, query_keys
 from distkg.negatives import (
     DrawRequest,
     GeneratedNegatives,
@@ -144,11 +146,7 @@ class SampledBatches:
         """Return this rank's queries of a step: tail queries, then head queries."""
         low, high = self._portions.bounds(self._ranks.rank, step)
         head, relation, tail = self._local[self._order(epoch)[low:high]].long().unbind(1)
-        return Queries(
-            anchor=torch.cat([head, tail]),
-            relation=torch.cat([relation, relation + self._relations]),
-            answer=torch.cat([tail, head]),
-        )
+        return Queries(*both_directions(head, relation, tail, num_relations=self._relations))
 
     def _batch(self, epoch: int, step: int) -> SampledBatch:
         queries = self._announced.pop(epoch * self.steps + step, None) or self._queries(epoch, step)
@@ -349,17 +347,15 @@ class AllEntitiesBatches:
         chosen = self._order(epoch)[low:high].sort().values
         width = max(self._portions.sizes(step))
         starts, ends = self._offsets[chosen], self._offsets[chosen + 1]
-        count = ends - starts
-        query = torch.repeat_interleave(torch.arange(len(chosen)), count)
-        within = torch.arange(len(query)) - torch.repeat_interleave(count.cumsum(0) - count, count)
-        entity = self._answers[starts[query] + within].long()
+        query, place = map(torch.from_numpy, expanded_ranges(starts.numpy(), ends.numpy()))
+        entity = self._answers[place].long()
         ids, anchor = torch.unique(self._anchor[chosen].long(), return_inverse=True)
         device = self._ranks.device
         return AllEntitiesBatch(
             ids=ids.to(device),
             anchor=anchor.to(device),
             relation=self._relation[chosen].long().to(device),
-            count=count.float().to(device),
+            count=(ends - starts).float().to(device),
             width=width,
             answers=self._owned(query.to(device), entity.to(device), width),
         )
@@ -387,18 +383,16 @@ def _local_queries(store: Store, ranks: Ranks) -> QueryArrays:
     """Collect this rank's distinct queries with all their answers; a query's rank is (anchor + relation) mod ranks."""
     relations, parts = store.num_relations, []
     for triples in store.iter_triples(["train"]):
-        keep_tail = (triples[:, 0] + triples[:, 1]) % ranks.size == ranks.rank
-        keep_head = (triples[:, 2] + triples[:, 1]) % ranks.size == ranks.rank
-        tail_side = triples[keep_tail]
-        head_side = triples[keep_head][:, ::-1] + np.array([0, relations, 0], dtype=np.int32)
-        parts.append(np.concatenate([tail_side, head_side]))
+        anchor, relation, answer = both_directions(*triples.T, num_relations=relations)
+        own = (anchor + relation % relations) % ranks.size == ranks.rank
+        parts.append(np.stack([anchor[own], relation[own], answer[own]], axis=1))
     queries = np.concatenate(parts)
     return _group(queries, relations)
 
 
 def _group(queries: np.ndarray, relations: int) -> QueryArrays:
     """Sort (anchor, relation, answer) rows and group them by query."""
-    key = queries[:, 0].astype(np.int64) * (2 * relations) + queries[:, 1]
+    key = query_keys(queries[:, 0], queries[:, 1], relations)
     order = np.lexsort((queries[:, 2], key))
     unique, starts = np.unique(key[order], return_index=True)
     offsets = np.append(starts, len(key)).astype(np.int64)
@@ -409,9 +403,7 @@ def _group(queries: np.ndarray, relations: int) -> QueryArrays:
 def _single_queries(store: Store, ranks: Ranks) -> QueryArrays:
     """Return both queries of each triple of this rank's part, with one answer each."""
     part = store.triples_part("train", ranks.rank, ranks.size).astype(np.int64)
-    anchor = np.concatenate([part[:, 0], part[:, 2]])
-    relation = np.concatenate([part[:, 1], part[:, 1] + store.num_relations])
-    answers = np.concatenate([part[:, 2], part[:, 0]])
+    anchor, relation, answers = both_directions(*part.T, num_relations=store.num_relations)
     return anchor, relation, np.arange(len(anchor) + 1), answers
 
 

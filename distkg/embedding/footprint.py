@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from distkg.config import RunConfig
+from distkg.data.store.known_answers import SORTED_QUERY_BYTES
 from distkg.embedding.loop import WINDOW
 from distkg.embedding.scorers import Scorer
 from distkg.negatives import SOURCES, depends_on_query, source_memory
@@ -15,8 +16,6 @@ from distkg.negatives.prefetch.prefetched_source import hosted_parts
 from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING
 from distkg.planning.sizes import BASE_PROCESS, CATEGORY_BYTES, FLOAT, INDEX, READ_BATCH, READ_BYTES
 from distkg.sharding.optimizers import OPTIMIZERS
-
-QUERY_BYTES = 60  # per training query while queries are grouped: rows, keys, order, offsets and answers
 
 ON_DEVICE = frozenset(
     {"entity table", "optimizer state", "relations and networks", "exchange buffers", "objective", "evaluation"}
@@ -158,7 +157,7 @@ def _evaluation(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
 
 def _training_triples(config: RunConfig, counts: GraphCounts) -> int:
     own = -(-counts.triples.get("train", 0) // config.train.workers)
-    return 2 * own * QUERY_BYTES if over_all_entities(config) else own * (3 * 4 + INDEX)
+    return 2 * own * SORTED_QUERY_BYTES if over_all_entities(config) else own * (3 * 4 + INDEX)
 
 
 def _batches(config: RunConfig, counts: GraphCounts) -> int:
@@ -195,4 +194,4 @@ def _known_facts(config: RunConfig, counts: GraphCounts) -> int:
     evaluated = 2 * everything * 12 + min(everything, READ_BATCH) * READ_BYTES
     train = counts.triples.get("train", 0)
     filtered = config.negatives.filter and not over_all_entities(config)
-    return evaluated + train * CATEGORY_BYTES + (2 * train * QUERY_BYTES if filtered else 0)
+    return evaluated + train * CATEGORY_BYTES + (2 * train * SORTED_QUERY_BYTES if filtered else 0)

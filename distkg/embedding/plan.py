@@ -20,6 +20,7 @@ from distkg.embedding.footprint import (
     step_sizes,
 )
 from distkg.embedding.scorers import Scorer, make_scorer
+from distkg.graph.directions import both_directions, query_keys
 from distkg.kernels.scores.similarity import ProductSimilarity
 from distkg.objectives import QUERY_SAMPLING
 from distkg.planning.machine import Machine
@@ -66,12 +67,11 @@ def plan(
 
 
 def count_distinct_queries(batches: Iterable[np.ndarray], relations: int) -> int:
-    """Distinct (anchor, relation) over both directions of int [n, 3] batches of triples."""
+    """Return the number of distinct (anchor, relation) over both directions of int [n, 3] batches of triples."""
     keys = np.empty(0, np.int64)
     for batch in batches:
-        head, relation, tail = (column.astype(np.int64) for column in batch.T)
-        both = np.concatenate([head * 2 * relations + relation, tail * 2 * relations + relation + relations])
-        keys = np.union1d(keys, both)
+        anchor, relation, _ = both_directions(*batch.T, num_relations=relations)
+        keys = np.union1d(keys, query_keys(anchor, relation, relations))
     return len(keys)
 
 

@@ -17,6 +17,7 @@ from distkg.data.store.known_answers import KnownAnswers
 from distkg.data.store.relation_categories import relation_categories
 from distkg.embedding.model import Model
 from distkg.evaluation.ranking import Ranking, both_queries, rank_answers
+from distkg.graph.directions import both_directions, inverse_of, query_keys
 from distkg.randomness import Purpose, mixed_seed
 
 HITS = (1, 3, 10)
@@ -69,12 +70,12 @@ def metrics_by_half_link(ranking: Ranking, facts: np.ndarray, num_relations: int
     answer); ``both seen``; and ``neither seen``. A model that only knows which entities occur with a relation ranks
     well if the answer is seen, and badly otherwise ("Half a Link", arXiv 2606.18001).
     """
-    kinds = 2 * num_relations
-    head, relation, tail = facts.astype(np.int64).T
-    seen = np.unique(np.concatenate([head * kinds + relation, tail * kinds + relation + num_relations]))
-    anchor, asked_relation = ranking.queries.astype(np.int64).T
-    of_answer = ranking.answers * kinds + (asked_relation + num_relations) % kinds
-    code = 2 * ~np.isin(anchor * kinds + asked_relation, seen) + ~np.isin(of_answer, seen)
+    anchor, relation, _ = both_directions(*facts.T, num_relations=num_relations)
+    seen = np.unique(query_keys(anchor, relation, num_relations))
+    anchor, relation = ranking.queries.T
+    query = query_keys(anchor, relation, num_relations)
+    of_answer = query_keys(ranking.answers, inverse_of(relation, num_relations), num_relations)
+    code = 2 * ~np.isin(query, seen) + ~np.isin(of_answer, seen)
     # Codes in the order of HALF_LINKS: 0 both seen, 1 query seen, 2 answer seen, 3 neither seen.
     return {name: metrics for name, metrics in zip(HALF_LINKS, _grouped(ranking, code, 4), strict=True) if metrics}
 

@@ -21,6 +21,8 @@ from torch import Tensor
 from distkg.data.store.known_answers import KnownAnswers
 from distkg.embedding.model import Model
 from distkg.evaluation.score_blocks import Blocks, evaluating, query_vectors, refuse_broken
+from distkg.graph.csr import row_of_each
+from distkg.graph.directions import both_directions
 from distkg.kernels.counting import Tally, count_block
 from distkg.sharding.ranks import Ranks
 
@@ -64,10 +66,8 @@ def never() -> bool:
 
 def both_queries(triples: np.ndarray, num_relations: int) -> tuple[np.ndarray, np.ndarray]:
     """Return triples [n, 3] as queries, int32 [2n, 2], (h, r) then (t, r + R), and their answers, int32 [2n]."""
-    head, relation, tail = triples.astype(np.int32, copy=False).T
-    anchors = np.concatenate([head, tail])
-    relations = np.concatenate([relation, relation + np.int32(num_relations)])
-    return np.stack([anchors, relations], 1), np.concatenate([tail, head])
+    anchors, relations, answers = both_directions(*triples.astype(np.int32, copy=False).T, num_relations=num_relations)
+    return np.stack([anchors, relations], 1), answers
 
 
 def rank_answers(
@@ -150,7 +150,7 @@ def rank_by_scores(
 def _count_scores(scores: Tensor, low: int, tally: Tally) -> None:
     """Rank the answers of queries from ``low`` on by their scores float32 [b, N]."""
     inside = _answers_of(low, len(scores), tally)
-    row = np.repeat(np.arange(len(scores)), np.diff(tally.answer_starts[low : low + len(scores) + 1]))
+    row = row_of_each(tally.answer_starts[low : low + len(scores) + 1])
     tally.thresholds[inside] = scores[torch.from_numpy(row), torch.from_numpy(tally.answers[inside]).long()].cpu()
     count_block(scores, 0, low, tally)
 
@@ -213,7 +213,7 @@ def _answers_of(low: int, count: int, part: Tally) -> slice:
 def _score_answers(blocks: Blocks, low: int, batch: Tensor, part: Tally) -> None:
     """Write the scores of a batch's answers that this rank owns into the thresholds."""
     inside = _answers_of(low, len(batch), part)
-    query_of_answer = np.repeat(np.arange(len(batch)), np.diff(part.answer_starts[low : low + len(batch) + 1]))
+    query_of_answer = row_of_each(part.answer_starts[low : low + len(batch) + 1])
     mine, candidates = blocks.of_answers(part.answers[inside])
     similarity = blocks.model.scorer.similarity
     for at in range(0, len(mine), blocks.rows):

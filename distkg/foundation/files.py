@@ -16,14 +16,14 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from distkg.data.storage.atomic_file import replace_text
 from distkg.data.storage.local_path import local_path
 from distkg.data.storage.location import Location
-from distkg.data.storage.tensor_files import TensorFileError, TensorHeader, read_header
+from distkg.data.storage.tensor_files import TensorFileError, TensorHeader, read_header, write_tensors
 from distkg.data.storage.torch_files import TorchFileError, is_plain, read_torch_file
 from distkg.data.store.identity import StoreIdentity
 from distkg.foundation.models import MODELS, FoundationModel
@@ -106,10 +106,10 @@ def save_model(model: FoundationModel, folder: Path) -> None:
     _refuse_non_finite(weights, f"the {model.name} model for {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)
-    save_file(weights, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, weights)
     (folder / TRAINED_ON).unlink(missing_ok=True)
     if model.trained_on is not None:
-        (folder / TRAINED_ON).write_text(model.trained_on.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        replace_text(folder / TRAINED_ON, model.trained_on.model_dump_json(indent=1) + "\n")
     described = Description(format_version=FORMAT_VERSION, model=model.name, options=model.options.model_dump())
     replace_text(folder / DESCRIPTION, json.dumps(described.model_dump(), indent=2) + "\n")
 

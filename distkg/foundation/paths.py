@@ -14,6 +14,7 @@ from torch import Tensor
 
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
+from distkg.graph.csr import expanded_ranges, grouped_by
 from distkg.kernels.message_passing.edges import Edges
 
 BEAM = 10  # paths kept for each entity and length
@@ -56,13 +57,11 @@ def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, 
     trail, sums = np.array([[anchor]]), np.array([0.0])
     history: list[tuple[np.ndarray, np.ndarray]] = []
     paths: list[Path] = []
-    offsets, by_src = _by(src, edges.nodes)
+    offsets, by_src = grouped_by(src, edges.nodes)
     for length, gradient in enumerate(gradients.numpy(), start=1):
         at = trail[:, -1]
-        counts = offsets[at + 1] - offsets[at]
-        before = np.repeat(np.arange(len(at)), counts)
-        within = np.arange(len(before)) - np.repeat(np.cumsum(counts) - counts, counts)
-        edge = by_src[offsets[at][before] + within]
+        before, position = expanded_ranges(offsets[at], offsets[at + 1])
+        edge = by_src[position]
         new = np.ones(len(edge), np.bool_)
         for visited in trail.T:
             new &= visited[before] != dst[edge]
@@ -77,12 +76,6 @@ def most_influential(gradients: Tensor, edges: Edges, anchor: int, answer: int, 
             facts = tuple(_fact(int(dst[e]), int(edges.relation[e]), int(src[e]), relations) for e in steps)
             paths.append(Path(float(sums[place]) / length, facts))
     return sorted(paths, key=lambda path: -path.importance)[:top]
-
-
-def _by(side: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order of edges sorted by one side, and the offset of each node in it."""
-    order = np.argsort(side, kind="stable")
-    return np.searchsorted(side[order], np.arange(nodes + 1)), order
 
 
 def _best_of_each(node: np.ndarray, total: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ def reasoner_of(model: FoundationModel, store: Store, fanouts: Sequence[int] = (
 def best_zero_shot(
     model: FoundationModel, store: Store, *, fanouts: Sequence[int] = (), batch_size: int = BATCH_SIZE
 ) -> TopK:
-    """Return the function that finds the best answers from the training facts of the store, for ``predict_with``."""
+    """Return the function that finds the best answers from the training facts of the store, for ``predict``."""
     reasoner = reasoner_of(model, store, fanouts)
 
     def best(queries: np.ndarray, top: int, hidden: KnownAnswers | None) -> TopAnswers:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distkg.compilation import njit
+from distkg.hashing import GAMMA, splitmix64
 
 MOST_KEPT = 1024  # cached relations, 40 kB each with five examples and five facts per entity
 
@@ -129,13 +130,14 @@ class ExampleSampler:
         return keys
 
 
+_splitmix64 = njit(cache=True, nogil=True)(splitmix64)
+_GAMMA = np.uint64(GAMMA)
+
+
 @njit(cache=True, nogil=True)
 def _mixed(state: np.uint64, part: np.uint64) -> np.uint64:
-    """Mix a part into a state with the finaliser of SplitMix64 (Steele et al. 2014)."""
-    state = (state ^ part) + np.uint64(0x9E3779B97F4A7C15)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+    """Return a hash of a state and a part that is mixed into it."""
+    return _splitmix64((state ^ part) + _GAMMA)
 
 
 @njit(cache=True, nogil=True)

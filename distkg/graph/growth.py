@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distkg.compilation import njit
+from distkg.graph.csr import grouped_by
 
 
 def grow_two_sides(
@@ -43,8 +44,7 @@ def _shuffled_adjacency(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return the neighbours of each node in compressed sparse rows, in random order."""
     both = rng.permutation(np.concatenate([edges, edges[:, ::-1]]).astype(np.int32), axis=0)
-    order = np.argsort(both[:, 0], kind="stable")
-    offsets = np.searchsorted(both[order, 0], np.arange(nodes + 1)).astype(np.int64)
+    offsets, order = grouped_by(both[:, 0], nodes)
     return offsets, np.ascontiguousarray(both[order, 1])
 
 

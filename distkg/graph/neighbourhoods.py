@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distkg.compilation import njit
+from distkg.graph.csr import grouped_by
 from distkg.graph.partition import import_dgl
 
 
@@ -36,8 +37,7 @@ class PlainSampler:
 
     def __init__(self, source: np.ndarray, target: np.ndarray, nodes: int) -> None:
         self._target, self._nodes = target, nodes
-        self._order = np.argsort(source, kind="stable").astype(np.int64)
-        self._offsets = np.searchsorted(source[self._order], np.arange(nodes + 1)).astype(np.int64)
+        self._offsets, self._order = grouped_by(source, nodes)
 
     def __call__(self, starts: NDArray[np.int64], fanouts: Sequence[int], seed: int) -> NDArray[np.int64]:
         def edges_of(front: NDArray[np.int64], fanout: int, step: int) -> NDArray[np.int64]:

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distkg.compilation import njit
+from distkg.graph.csr import row_of_each
+from distkg.graph.directions import both_directions, query_keys
 
 KINDS = ("head to head", "tail to tail", "head to tail", "tail to head")
 MOST_RELATIONS = 20_000  # with inverses; their matrix has one byte per pair
@@ -100,7 +102,7 @@ def _thinned(
     offsets: NDArray[np.int64], relations: NDArray[np.int64], most: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Keep at most ``most`` relations of each entity, chosen at random, in their order."""
-    entity = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    entity = row_of_each(offsets)
     order = np.lexsort((np.random.default_rng(seed).random(len(entity)), entity))
     selected = np.sort(order[np.arange(len(order)) - offsets[entity] < most])
     counts = np.bincount(entity[selected], minlength=len(offsets) - 1)
@@ -111,9 +113,8 @@ def relations_of_entities(
     triples: np.ndarray, entities: int, relations: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the distinct relations in [0, 2R) of which each entity is a head: offsets [n + 1] and relations."""
-    anchor = np.concatenate([triples[:, 0], triples[:, 2]]).astype(np.int64)
-    relation = np.concatenate([triples[:, 1], triples[:, 1] + relations])
-    pairs = np.unique(anchor * (2 * relations) + relation)
+    anchor, relation, _ = both_directions(*triples.T, num_relations=relations)
+    pairs = np.unique(query_keys(anchor, relation, relations))
     offsets = np.searchsorted(pairs, np.arange(entities + 1) * (2 * relations))
     return offsets.astype(np.int64), pairs % (2 * relations)
 

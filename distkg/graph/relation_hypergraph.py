@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distkg.compilation import njit
+from distkg.graph.directions import both_directions
 from distkg.graph.relation_graph import TooManyRelationsError, relation_graph, relations_of_entities
 
 KINDS = ("hh", "tt", "ht", "tfh", "tft", "hft", "hfh")
@@ -74,9 +75,7 @@ def _facts_by_relation(
     triples: np.ndarray, relations: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Sort facts in both directions by relation and head: offsets [2R + 1], heads and tails."""
-    head, relation, tail = triples.T.astype(np.int64)
-    heads, tails = np.concatenate([head, tail]), np.concatenate([tail, head])
-    kind = np.concatenate([relation, relation + relations])
+    heads, kind, tails = both_directions(*triples.T.astype(np.int64), num_relations=relations)
     order = np.lexsort((heads, kind))
     offsets = np.searchsorted(kind[order], np.arange(2 * relations + 1)).astype(np.int64)
     return offsets, heads[order], tails[order]

@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from distkg.config import ModelConfig
-from distkg.data.storage.atomic_file import replaced_file
+from distkg.data.storage.atomic_file import replace_text, replaced_file
 from distkg.data.storage.local_path import local_path
 from distkg.data.storage.location import make_folder
+from distkg.data.storage.row_files import rows_header
+from distkg.data.storage.tensor_files import write_tensors
 from distkg.data.store.graph_store import Store
 from distkg.embedding.model import Model
 from distkg.embedding.scorers.base import Scorer
@@ -93,14 +94,13 @@ def export(
     (folder / INDEX).unlink(missing_ok=True)
     write_rows(folder / ENTITIES, (store.num_entities, scorer.entity_width), entities)
     layers = {name: tensor.detach().cpu().contiguous() for name, tensor in scorer.state_dict().items()}
-    save_file({"vectors": relations.float().cpu().contiguous(), **layers}, folder / RELATIONS)
-    (folder / RELATIONS).chmod(folder.stat().st_mode & 0o666)  # safetensors makes the file readable by its owner alone
+    write_tensors(folder / RELATIONS, {"vectors": relations.float().cpu().contiguous(), **layers})
     _write_labels(folder / "entities.parquet", store.entity_labels())
     _write_labels(folder / "relations.parquet", store.relation_labels())
     if index:
         write_index(folder / ENTITIES, scorer)
     facts = describe(scorer, config, store.num_entities, store.num_relations)
-    (folder / "model.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    replace_text(folder / "model.json", json.dumps(facts, indent=2) + "\n")
 
 
 def describe(scorer: Scorer, config: ModelConfig, num_entities: int, num_relations: int) -> dict[str, Any]:
@@ -124,14 +124,14 @@ def describe(scorer: Scorer, config: ModelConfig, num_entities: int, num_relatio
 def write_rows(path: Path, shape: tuple[int, int], ranges: Iterable[RowRange]) -> None:
     """Write one float32 tensor ``vectors`` to a safetensors file from row ranges, in any order.
 
-    The header is written first (format: 8 bytes little-endian length, JSON, data), then each range at its offset; the
-    file gets its final name when it is complete. safetensors itself can only write tensors that are in memory.
+    The header is written first, then each range at its offset; the file gets its final name when it is complete.
+    safetensors itself can only write tensors that are in memory.
 
     Raises:
         ValueError: the ranges do not hold every row once, or have another width.
     """
     rows, width = shape
-    header = _header(rows, width)
+    header = rows_header("vectors", "F32", rows, width)
     written = np.zeros(rows, np.bool_)
     with replaced_file(path) as unfinished, unfinished.open("wb") as file:
         file.write(header)
@@ -147,13 +147,6 @@ def write_rows(path: Path, shape: tuple[int, int], ranges: Iterable[RowRange]) -
             written[low:high] = True
         if not written.all():
             raise ValueError(f"{path}: row {int(np.argmin(written))} was never given; the table has {rows} rows")
-
-
-def _header(rows: int, width: int) -> bytes:
-    entry = {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, 4 * rows * width]}
-    text = json.dumps({"vectors": entry}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def _write_labels(path: Path, labels: pa.Array) -> None:

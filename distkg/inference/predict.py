@@ -19,6 +19,7 @@ from distkg.data.store.graph_store import Store
 from distkg.data.store.known_answers import Known, KnownAnswers
 from distkg.embedding.model import Model
 from distkg.evaluation.topk import TopAnswers, TopK, top_answers
+from distkg.graph.csr import expanded_ranges
 from distkg.inference.queries import read_queries
 from distkg.inference.untrained import untrained_warnings
 from distkg.printable import printable
@@ -50,19 +51,17 @@ class Prediction:
 
 
 def predict(
-    model: Model,
+    best: TopK,
     store: Store,
     anchors: Sequence[int] | np.ndarray,
     relations: Sequence[int] | np.ndarray,
     top: int = 10,
     known: Known = "exclude",
-    *,
-    batch_size: int = 256,
-    memory_mb: int = 256,
 ) -> list[list[Prediction]]:
     """Return the best answers to queries, best first. Collective; every rank gets the result.
 
     Args:
+        best: the function that finds the best answers, such as that of ``best_of_model``.
         anchors: entity ids [q].
         relations: [q] in [0, 2R): r predicts tails of (anchor, r), r + R predicts heads of (·, r, anchor).
         top: answers per query; fewer if fewer entities remain.
@@ -75,18 +74,6 @@ def predict(
         ValueError: an id is out of range, or ``top`` is below 1.
         ScoreError: a score is NaN or infinite.
     """
-    return predict_with(best_of_model(model, batch_size, memory_mb), store, anchors, relations, top, known)
-
-
-def predict_with(
-    best: TopK,
-    store: Store,
-    anchors: Sequence[int] | np.ndarray,
-    relations: Sequence[int] | np.ndarray,
-    top: int = 10,
-    known: Known = "exclude",
-) -> list[list[Prediction]]:
-    """Predict as ``predict`` with a function that finds the best answers."""
     queries = np.stack([np.asarray(anchors, np.int64), np.asarray(relations, np.int64)], 1)
     _refuse_strangers(queries, store)
     answers, is_known = _answer(best, store, queries, top=top, known=known)
@@ -101,40 +88,6 @@ def predict_with(
 
 
 def predict_file(
-    model: Model,
-    store: Store,
-    queries: str | Path,
-    output: str | Path,
-    top: int = 10,
-    known: Known = "exclude",
-    *,
-    batch_size: int = 256,
-    memory_mb: int = 256,
-) -> int:
-    """Answer the queries of a TSV file into a TSV or Parquet file. Collective; the first rank writes.
-
-    Args:
-        queries: lines ``anchor<TAB>relation`` or ``anchor<TAB>relation<TAB>direction`` of labels, without a
-            header; direction is ``forward`` (predict tails) or ``inverse`` (predict heads).
-        output: ``.tsv`` or ``.parquet``; columns anchor, relation, direction, rank, entity, score and, unless
-            ``known`` is ``keep``, known. The file appears when it is complete. TSV has no quotes, as `distkg prepare`
-            and ``queries`` read it; control, bidirectional and invisible characters of labels are written as escapes
-            (``distkg.printable``), which ``queries`` reads and `distkg prepare` does not.
-
-    Returns:
-        The number of answers written.
-
-    Raises:
-        QueryFileError: names file and line.
-        OutputError: the output has another ending, or cannot be written there.
-        ValueError: ``top`` is below 1.
-        ScoreError: a score is NaN or infinite.
-    """
-    best = best_of_model(model, batch_size, memory_mb)
-    return predict_file_with(best, store, queries, output, top, known, writes=model.ranks.first)
-
-
-def predict_file_with(
     best: TopK,
     store: Store,
     queries: str | Path,
@@ -145,11 +98,27 @@ def predict_file_with(
     writes: bool = True,
     warn: Callable[[str], None] = lambda warning: None,
 ) -> int:
-    """Predict as ``predict_file`` with a function that finds the best answers.
+    """Answer the queries of a TSV file into a TSV or Parquet file. Collective.
 
     Args:
+        best: the function that finds the best answers, such as that of ``best_of_model``.
+        queries: lines ``anchor<TAB>relation`` or ``anchor<TAB>relation<TAB>direction`` of labels, without a
+            header; direction is ``forward`` (predict tails) or ``inverse`` (predict heads).
+        output: ``.tsv`` or ``.parquet``; columns anchor, relation, direction, rank, entity, score and, unless
+            ``known`` is ``keep``, known. The file appears when it is complete. TSV has no quotes, as `distkg prepare`
+            and ``queries`` read it; control, bidirectional and invisible characters of labels are written as escapes
+            (``distkg.printable``), which ``queries`` reads and `distkg prepare` does not.
         writes: whether this process writes the file.
         warn: called with a sentence for each reason why answers may be meaningless.
+
+    Returns:
+        The number of answers written.
+
+    Raises:
+        QueryFileError: names file and line.
+        OutputError: the output has another ending, or cannot be written there.
+        ValueError: ``top`` is below 1.
+        ScoreError: a score is NaN or infinite.
     """
     output = local_path(output, "output", "file")
     check_output(output)
@@ -165,7 +134,7 @@ def predict_file_with(
 
 
 def best_of_model(model: Model, batch_size: int = 256, memory_mb: int = 256) -> TopK:
-    """Return the function that finds the best answers of an embedding model, for ``predict_with``."""
+    """Return the function that finds the best answers of an embedding model, for ``predict``."""
     return partial(top_answers, model, batch_size=batch_size, memory_mb=memory_mb)
 
 
@@ -183,9 +152,8 @@ def _answer(
 def _are_known(queries: np.ndarray, entities: np.ndarray, facts: KnownAnswers, num_entities: int) -> np.ndarray:
     """Return the mask of predicted entities [q, k] that are facts: bool [q, k]."""
     starts, ends = facts.rows(queries[:, 0], queries[:, 1])
-    counts = ends - starts
-    position = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - starts, counts)
-    pairs = np.repeat(np.arange(len(queries)), counts) * num_entities + facts.answers[position]
+    row, position = expanded_ranges(starts, ends)
+    pairs = row * num_entities + facts.answers[position]
     return np.isin(np.arange(len(queries))[:, None] * num_entities + entities, pairs) & (entities >= 0)
 
 

@@ -27,6 +27,7 @@ from distkg.data.storage.location import Location
 from distkg.data.store.classes import Classes, encode_classes, read_declared
 from distkg.embedding.load_run import load_run
 from distkg.embedding.sharded_model_view import ShardedModelView
+from distkg.graph.directions import both_directions
 from distkg.kernels.scores.similarity import Similarity
 from distkg.negatives import SOURCES, Negatives, NegativeSource, Queries, SourceError, TrainingGraph, make_source
 from distkg.sharding.ranks import Ranks
@@ -90,16 +91,12 @@ class SourceSampler(NegativeSampler):
     def _corrupt(self, positive: Tensor) -> tuple[Tensor, Tensor | None]:
         flat, count = positive.reshape(-1, 3), self.num_negs_per_pos
         head, relation, tail = flat.unbind(1)
-        queries = Queries(
-            anchor=torch.cat([tail, head]),
-            relation=torch.cat([relation + self.num_relations, relation]),
-            answer=torch.cat([head, tail]),
-        )
+        queries = Queries(*both_directions(head, relation, tail, num_relations=self.num_relations))
         drawn = _with_made(self.source.draw(queries, count, self._generator))
         heads = self._heads(len(flat), count)
         valid = torch.ones(len(queries), count, dtype=torch.bool) if drawn.mask is None else ~drawn.mask
-        for_head, for_tail = drawn.entities.chunk(2)
-        head_valid, tail_valid = valid.chunk(2)
+        for_tail, for_head = drawn.entities.chunk(2)
+        tail_valid, head_valid = valid.chunk(2)
         chosen = torch.where(heads, head_valid, tail_valid)
         negatives = flat[:, None, :].repeat(1, count, 1)
         negatives[..., 0] = torch.where(heads & chosen, for_head, negatives[..., 0])

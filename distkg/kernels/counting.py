@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distkg.graph.csr import expanded_ranges, row_of_each
 from distkg.kernels.jit import kernel, on_cpu
 
 _SLICE = 256  # answers per slice in the plain form, which copies a row of scores for each
@@ -153,8 +154,7 @@ def reference_count_block(scores: Tensor, low: int, first: int, tally: Tally) ->
     queries = slice(first, first + rows)
     tally.broken[queries] += (~torch.isfinite(scores)).sum(1).cpu().numpy()
     begin, end = int(tally.answer_starts[first]), int(tally.answer_starts[first + rows])
-    counts = np.diff(tally.answer_starts[first : first + rows + 1])
-    query_rows = torch.from_numpy(np.repeat(np.arange(rows), counts)).to(scores.device)
+    query_rows = torch.from_numpy(row_of_each(tally.answer_starts[first : first + rows + 1])).to(scores.device)
     columns = torch.from_numpy(tally.answers[begin:end].astype(np.int64) - low).to(scores.device)
     inside = (columns >= 0) & (columns < width)
     columns.clamp_(0, width - 1)
@@ -176,9 +176,7 @@ def known_cells(known: np.ndarray, starts: np.ndarray, ends: np.ndarray, low: in
 
     The known entities of row i are ``known[starts[i]:ends[i]]``, ascending.
     """
-    counts = ends - starts
-    row = np.repeat(np.arange(len(starts)), counts)
-    position = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - starts, counts)
+    row, position = expanded_ranges(starts, ends)
     column = known[position].astype(np.int64) - low
     inside = (column >= 0) & (column < width)
     return row[inside] * width + column[inside]

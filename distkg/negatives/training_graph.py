@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from distkg.data.store.classes import Classes
 from distkg.data.store.graph_store import Store
 from distkg.data.store.known_answers import KnownAnswers
+from distkg.graph.directions import both_directions
 
 
 class TrainingGraph:
@@ -70,6 +71,4 @@ class TrainingGraph:
 
     def queries(self) -> NDArray[np.int64]:
         """Return both queries of every triple: int64 [2n, 3], columns anchor, relation in [0, 2R), answer."""
-        head, relation, tail = self.triples.astype(np.int64).T
-        anchor, answer = np.concatenate([head, tail]), np.concatenate([tail, head])
-        return np.stack([anchor, np.concatenate([relation, relation + self.relations]), answer], axis=1)
+        return np.stack(both_directions(*self.triples.astype(np.int64).T, num_relations=self.relations), axis=1)

@@ -100,9 +100,7 @@ class Progress:
             if change.kind == "course"
         ]
 
-    def saved(
-        self, seconds: float, halvings: int, config_sha256: str, workers: int, steps_per_epoch: int
-    ) -> dict[str, Any]:
+    def saved(self, seconds: float, halvings: int, steps_per_epoch: int) -> dict[str, Any]:
         """Return the progress as JSON for a checkpoint's manifest."""
         return {
             **{name: getattr(self, name) for name in _FIELDS},
@@ -113,8 +111,6 @@ class Progress:
             "stopped_at": self.stopped_at,
             "accepted_changes": self.accepted_changes,
             "halvings": halvings,
-            "config_sha256": config_sha256,
-            "workers": workers,
         }
 
     @classmethod

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from distkg.config import ConfigError, RunConfig, flatten, flatten_tree, parse_config, resume_class
 from distkg.data.errors import StoreError
+from distkg.data.storage.atomic_file import replace_text
 from distkg.data.storage.location import Location, without_secrets
 from distkg.data.store.graph_store import Store
 from distkg.data.store.identity import LABELS, Scope, StoreIdentity, check_store, mismatch
@@ -129,7 +130,7 @@ def write_provenance(folder: Path, record: Provenance) -> None:
     """Write ``provenance.json`` into the folder of a run, a model or a search."""
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(record.to_json(), indent=1, ensure_ascii=False) + "\n"
-    Location.of(str(RunFolder(folder).provenance)).write_bytes(content.encode())
+    replace_text(RunFolder(folder).provenance, content)
 
 
 def read_provenance(folder: Path) -> Provenance | None:

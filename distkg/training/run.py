@@ -280,8 +280,7 @@ class Training:
             self._check_writer()
         if best:
             self._best_at = self.progress.steps
-        counters = self._seconds(), self.schedule.halvings, self.config.sha256(), self.ranks.size
-        progress = self.progress.saved(*counters, self.learner.steps_per_epoch)
+        progress = self.progress.saved(self._seconds(), self.schedule.halvings, self.learner.steps_per_epoch)
         progress[PROVENANCE] = self.provenance.to_json()
         best |= self._best_at == self.progress.steps  # it replaces the best one, and is the same model
         with self._divergence_explained():

@@ -95,13 +95,6 @@ class RunFolder:
     def write_result(self, result: Record) -> None:
         replace_text(self.result, json.dumps(result, indent=2) + "\n")
 
-    def read_result(self) -> Record | None:
-        """Return result.json, or None if the run has not ended."""
-        if not self.result.is_file():
-            return None
-        result: Record = json.loads(self.result.read_text(encoding="utf-8"))
-        return result
-
 
 def versions(*more: str) -> dict[str, str]:
     """Return the versions of distkg, Python, the installed libraries that affect a result, and the libraries

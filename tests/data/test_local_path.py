@@ -17,7 +17,7 @@ from distkg.demo import run_demo
 from distkg.embedding.load_run import load_run
 from distkg.foundation.files import import_checkpoint, is_model, load_model, save_model
 from distkg.inference.export import export
-from distkg.inference.predict import predict_file_with
+from distkg.inference.predict import predict_file
 from distkg.inference.queries import read_queries
 from distkg.reporting.comparison import write_comparison
 from distkg.reporting.page import write_page
@@ -77,7 +77,7 @@ TAKES_A_PATH: dict[str, Callable[[], object]] = {
     "whether it is a model": lambda: is_model(S3),
     "published checkpoint": lambda: import_checkpoint(S3),
     "queries": lambda: read_queries(S3, NOTHING),
-    "predictions": lambda: predict_file_with(NOTHING, NOTHING, "queries.tsv", S3),
+    "predictions": lambda: predict_file(NOTHING, NOTHING, "queries.tsv", S3),
     "export": lambda: export(S3, NOTHING, NOTHING, NOTHING, NOTHING, []),
     "descriptions": lambda: read_descriptions(S3),
     "images": lambda: find_images(NOTHING, S3),

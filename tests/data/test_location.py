@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from distkg.data.errors import StoreError
 from distkg.data.storage.location import Location, without_secrets
@@ -29,6 +30,28 @@ def test_files_and_folders_are_told_apart(tmp_path: Path) -> None:
     assert folder.child("x").read_bytes() == b"content"
     assert folder.names() == {"x"}
     assert Location.of(str(tmp_path / "none")).names() == set()
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, local: bool) -> None:
+    filesystem = fs.LocalFileSystem() if local else fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    file = Location(filesystem, str(tmp_path / "x") if local else "x")
+    assert file.local == local
+    file.write_bytes(b"old")
+    with file.replaced() as unfinished:
+        (tmp_path / unfinished.name).write_bytes(b"new")
+        assert (tmp_path / "x").read_bytes() == b"old"
+    assert (tmp_path / "x").read_bytes() == b"new"
+
+    def write_half() -> None:
+        with file.replaced() as unfinished:
+            (tmp_path / unfinished.name).write_bytes(b"half")
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        write_half()
+    assert (tmp_path / "x").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 @pytest.mark.parametrize("address", ["", "ftp://host/x", "s3://bucket/x?no_such_option=1"])

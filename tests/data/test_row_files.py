@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from distkg.data.errors import StoreError
 from distkg.data.storage.location import Location
-from distkg.data.storage.row_files import RowFile, write_rows
+from distkg.data.storage.row_files import RowFile, rows_header, write_rows
 
 ROWS = np.arange(14, dtype=np.int32).reshape(7, 2) - 1
 
@@ -27,6 +27,12 @@ def test_the_safetensors_library_reads_what_is_written(tmp_path: Path) -> None:
     assert load_file(tmp_path / "x")["ids"].tolist() == ROWS.tolist()
     assert (entry.rows, entry.bytes) == (7, (tmp_path / "x").stat().st_size)
     assert entry.sha256 == at(tmp_path / "x").sha256()
+
+
+def test_header_of_two_rows() -> None:
+    header = rows_header("ids", "I32", 2, 3)
+    assert int.from_bytes(header[:8], "little") == len(header) - 8 == 64
+    assert header[8:].rstrip() == b'{"ids":{"dtype":"I32","shape":[2,3],"data_offsets":[0,24]}}'
 
 
 @given(rows=st.integers(0, 9), width=st.integers(1, 3), data=st.data())

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from distkg.data.storage.tensor_files import DTYPES, TensorFileError, TensorHeader, check_tensors, read_header
+from distkg.data.storage.tensor_files import (
+    DTYPES,
+    TensorFileError,
+    TensorHeader,
+    check_tensors,
+    read_header,
+    write_tensors,
+)
 
 fixtures = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -31,6 +38,15 @@ def test_what_safetensors_writes_is_read(tmp_path: Path, tensors: dict[str, tupl
     save_file({name: torch.zeros(shape, dtype=dtype) for name, (dtype, shape) in tensors.items()}, tmp_path / "x")
     expected = {name: TensorHeader(dtype, tuple(shape)) for name, (dtype, shape) in tensors.items()}
     assert read_header(tmp_path / "x") == expected
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_whoever_may_read_the_folder_may_read_what_is_written(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    tensors = {"a": torch.arange(3), "b": torch.ones(2, 2)}
+    write_tensors(tmp_path / "x", tensors)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == mode & 0o666
+    assert read_header(tmp_path / "x") == {name: TensorHeader.of(tensor) for name, tensor in tensors.items()}
 
 
 def write(path: Path, header: Any, data: int = 8, length: int | None = None) -> None:

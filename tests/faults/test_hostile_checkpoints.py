@@ -10,14 +10,14 @@ import contextlib
 import hashlib
 import json
 import os
-import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from bounded_memory import bounded_memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +29,6 @@ from distkg.sharding.shards import Shards
 ROWS, RANKS = 5, 2
 FILES = [file_name(rank, RANKS) for rank in range(RANKS)]
 NAMES = ["manifest.json", *FILES]
-SPARE_BYTES = 1 << 30
 
 ENTITIES = torch.arange(15.0).reshape(ROWS, 3)
 STEPS = torch.arange(float(ROWS)).reshape(ROWS, 1)
@@ -68,18 +67,6 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(sound: Path, tmp_path: Path) -> Path:
     """A folder of checkpoints that holds one sound one, step-1."""
     return shutil.copytree(sound, tmp_path / "checkpoints" / "step-1").parent
-
-
-@contextlib.contextmanager
-def bounded_memory() -> Iterator[None]:
-    """Whoever allocates a gigabyte gets none, and an error that is no CheckpointError."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + SPARE_BYTES, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def read_in_every_way(folder: Path) -> list[str]:

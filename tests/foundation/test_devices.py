@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_facts import graph
 
 from distkg.foundation.files import make_model
 from distkg.foundation.graph_scorer import GraphScorer
-from distkg.foundation.models import FoundationModel, KnowledgeGraph
+from distkg.foundation.models import FoundationModel
 from distkg.kernels.message_passing.moments import Moments
 from distkg.kernels.message_passing.sums import reference_propagate as reference
 
-FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
 THERE = torch.device("meta")
 MODELS: dict[str, dict[str, Any]] = {
     "ultra": {},
@@ -36,10 +36,6 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fo
     )
     options = MODELS[request.param] | {"width": 8, "hidden": 8}
     return make_model(request.param.partition(",")[0], options).to(THERE)
-
-
-def graph() -> KnowledgeGraph:
-    return KnowledgeGraph(torch.tensor(FACTS), entities=5, relations=2)
 
 
 def test_scores_are_made_where_the_model_is(model: FoundationModel) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from distributed import run_ranks
+from two_stores import two_stores
 
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
@@ -36,10 +37,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("graphs")
-    for name, entities, triples, seed in (("small", 40, 150, 1), ("large", 60, 450, 2)):
-        generate(str(folder / name), entities=entities, relations=3, triples=triples, seed=seed)
-    return [str(folder / name) for name in ("small", "large")]
+    return two_stores(tmp_path_factory.mktemp("graphs"))
 
 
 def config(stores: list[str], **sections: dict[str, Any]) -> RunConfig:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from two_stores import two_stores
 
 from distkg.config import ConfigError, RunConfig
 from distkg.data.errors import StoreError
@@ -29,10 +30,7 @@ SMALL = {"width": 8, "layers": 2, "hidden": 8}
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("graphs")
-    for name, entities, triples, seed in (("small", 40, 150, 1), ("large", 900, 4000, 2)):
-        generate(str(folder / name), entities=entities, relations=3, triples=triples, seed=seed)
-    return [str(folder / name) for name in ("small", "large")]
+    return two_stores(tmp_path_factory.mktemp("graphs"), large=(900, 4000))
 
 
 def config(stores: list[str], **sections: dict[str, Any]) -> RunConfig:

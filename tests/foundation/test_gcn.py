@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_facts import FACTS
 from torch import Tensor
 
 from distkg.config import ConfigError, RunConfig
@@ -23,7 +24,6 @@ from distkg.foundation.paths import edge_gradients
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
 
-FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
 BOTH = FACTS + [(t, r + 2, h) for h, r, t in FACTS]
 MODELS = pytest.mark.parametrize("name", ["rgcn", "compgcn"])
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from two_stores import two_stores
 
 from distkg.config import RunConfig
-from distkg.data.generate import generate
 from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
 from distkg.foundation.initial_model import made_graph
 from distkg.foundation.models import KnowledgeGraph
@@ -27,10 +27,7 @@ MODELS = {"ultra": {"width": 8, "layers": 2, "hidden": 8}, "trix": {"width": 8, 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("graphs")
-    for name, entities, triples, seed in (("small", 40, 150, 1), ("large", 60, 450, 2)):
-        generate(str(folder / name), entities=entities, relations=3, triples=triples, seed=seed)
-    return [str(folder / name) for name in ("small", "large")]
+    return two_stores(tmp_path_factory.mktemp("graphs"))
 
 
 def config(stores: list[str], model: str = "ultra", **negatives: Any) -> RunConfig:

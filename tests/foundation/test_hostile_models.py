@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from bounded_memory import bounded_memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -23,19 +21,7 @@ from distkg.cli import app
 from distkg.foundation.files import ModelFileError, import_checkpoint, is_model, load_model, make_model, save_model
 from distkg.foundation.models import MODELS, FoundationModel
 
-SPARE_BYTES = 1 << 30
 OPTIONS = {"width": 4, "layers": 2, "hidden": 4}
-
-
-@contextmanager
-def bounded_memory() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + SPARE_BYTES, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.fixture(scope="module")

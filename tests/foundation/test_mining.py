@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from in_process_pool import InProcessPool, in_process
+from two_stores import two_stores
 
 from distkg.config import ConfigError, RunConfig
-from distkg.data.generate import generate
 from distkg.embedding.build import check_objective
 from distkg.foundation.graphs.training_graphs import LearnedGraph
 from distkg.foundation.initial_model import check_foundation, initial_model, made_graph
@@ -34,10 +34,7 @@ SIZES = {"ultra": {"width": 8, "layers": 2, "hidden": 8}, "trix": {"width": 8, "
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("graphs")
-    for name, entities, triples, seed in (("small", 40, 150, 1), ("large", 60, 450, 2)):
-        generate(str(folder / name), entities=entities, relations=4, triples=triples, seed=seed)
-    return [str(folder / name) for name in ("small", "large")]
+    return two_stores(tmp_path_factory.mktemp("graphs"), relations=4)
 
 
 def config(stores: list[str], kind: str = "ultra", **sections: dict[str, Any]) -> RunConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from plain_hypergraph import by_definition
+from small_facts import FACTS, graph
 from torch import Tensor
 
 from distkg.foundation.files import make_model
@@ -14,12 +15,7 @@ from distkg.graph import relation_hypergraph as hypergraph_module
 from distkg.graph.relation_graph import TooManyRelationsError
 from distkg.graph.relation_hypergraph import KINDS
 
-FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
 SMALL = {"width": 4, "layers": 2, "hidden": 6}
-
-
-def graph() -> KnowledgeGraph:
-    return KnowledgeGraph(torch.tensor(FACTS), entities=5, relations=2)
 
 
 def small() -> Motif:

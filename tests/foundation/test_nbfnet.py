@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_facts import FACTS
 from torch import Tensor
 
 from distkg.foundation.files import make_model
 from distkg.foundation.models import GraphMismatchError, KnowledgeGraph
 from distkg.foundation.models.nbfnet import NBFNet
-
-FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
 
 
 def graph() -> KnowledgeGraph:

@@ -5,16 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from small_facts import FACTS, graph
 
 from distkg.foundation.files import make_model
-from distkg.foundation.models import KnowledgeGraph
 from distkg.foundation.paths import edge_gradients, in_words, most_influential
-
-FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
-
-
-def graph() -> KnowledgeGraph:
-    return KnowledgeGraph(torch.tensor(FACTS), entities=5, relations=2)
 
 
 def test_gradients_are_differences_of_the_score() -> None:

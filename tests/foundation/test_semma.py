@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_facts import FACTS
 
 from distkg.foundation.files import make_model
 from distkg.foundation.models import GraphMismatchError, KnowledgeGraph
 from distkg.foundation.models.semma import Semma
 from distkg.foundation.models.ultra import Ultra
 
-FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
 SMALL = {"width": 4, "layers": 2, "hidden": 6}
 # Relation 0 and the inverse of 1 have a cosine of 0.96; relation 1 and the inverse of 0, one of 0.6.
 TEXT = [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 5.0, 0.0], [0.0, 0.0, 3.0, 4.0], [0.96, 0.28, 0.0, 0.0]]

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from small_facts import FACTS
 
 from distkg.foundation.files import make_model
 from distkg.foundation.graphs.tokens import EntityTokens, TokenPool, TokensOnDemand
@@ -14,7 +15,6 @@ from distkg.foundation.layers.relational import Boundary
 from distkg.foundation.models import FoundationModel, GraphMismatchError, KnowledgeGraph
 from distkg.foundation.models.tofu import Tofu, TofuOptions, TokenDecoder, TokenReadOut
 
-FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
 SMALL = {"width": 8, "layers": 2, "hidden": 8, "token_width": 6, "message_width": 4}
 WIDTHS = {"text": 5, "image": 3}
 ASKED = torch.tensor([0, 4]), torch.tensor([1, 2])

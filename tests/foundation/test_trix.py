@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import torch
+from small_facts import FACTS, graph
 from torch import Tensor
 
 from distkg.foundation.files import make_model
 from distkg.foundation.models import KnowledgeGraph
 from distkg.foundation.models.trix import Trix
 
-FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
 SMALL = {"width": 4, "relation_layers": 2, "small_layers": 1, "layers": 2, "hidden": 6}
-
-
-def graph() -> KnowledgeGraph:
-    return KnowledgeGraph(torch.tensor(FACTS), entities=5, relations=2)
 
 
 def small() -> Trix:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_facts import FACTS, graph
 from torch import Tensor
 
 from distkg.foundation.files import make_model
@@ -18,13 +19,8 @@ from distkg.foundation.models.trix_relations import TrixRelations
 from distkg.kernels.message_passing.edges import Edges
 
 Fact = tuple[int, int, int]
-FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
 BOTH = FACTS + [(t, r + 2, h) for h, r, t in FACTS]
 SMALL = {"width": 4, "rounds": 2, "layers": 1}
-
-
-def graph() -> KnowledgeGraph:
-    return KnowledgeGraph(torch.tensor(FACTS), entities=5, relations=2)
 
 
 def small() -> TrixRelations:

@@ -6,17 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_facts import FACTS, graph
 
 from distkg.foundation.files import import_checkpoint
 from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
 from distkg.foundation.models.ultra import Ultra
 
 CHECKPOINT = Path(__file__).parents[2].parent / "shared" / "checkpoints" / "ultra_3g.pth"
-FACTS = [(0, 0, 1), (1, 0, 2), (2, 1, 3), (3, 1, 4), (0, 1, 4), (1, 1, 3)]
-
-
-def graph() -> KnowledgeGraph:
-    return KnowledgeGraph(torch.tensor(FACTS), entities=5, relations=2)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from distkg.data.store.graph_store import Store
 from distkg.foundation.files import PublishedFormat, make_model, save_model
 from distkg.foundation.models import FoundationModel, KnowledgeGraph
 from distkg.foundation.zero_shot import best_zero_shot, evaluate_zero_shot
-from distkg.inference.predict import predict_with
+from distkg.inference.predict import predict
 
 ENTITIES = 12
 
@@ -76,7 +76,7 @@ def test_ranks_are_those_of_its_scores(model: FoundationModel, store: Store) -> 
 
 def test_answers_are_the_best_that_are_not_known(model: FoundationModel, store: Store) -> None:
     relation = 1 + store.num_relations
-    (answers,) = predict_with(best_zero_shot(model, store), store, [4], [relation], top=5)
+    (answers,) = predict(best_zero_shot(model, store), store, [4], [relation], top=5)
     known, scores = known_to(store, 4, relation), scores_of(model, store, 4, relation)
     free = [e for e in np.argsort(-scores, kind="stable").tolist() if e not in known]
     assert [answer.entity for answer in answers] == free[:5]

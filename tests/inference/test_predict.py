@@ -17,14 +17,8 @@ from small_model import SmallModel
 from distkg.data.prepare import prepare
 from distkg.data.storage.atomic_file import NotAFileError
 from distkg.data.store.graph_store import Store
-from distkg.inference.predict import (
-    OutputError,
-    best_of_model,
-    check_output,
-    predict,
-    predict_file,
-    predict_file_with,
-)
+from distkg.inference.predict import OutputError, check_output, predict, predict_file
+from distkg.inference.predict import best_of_model as best_of
 from distkg.inference.queries import QueryFileError, read_queries
 from distkg.printable import printable
 from distkg.sharding.ranks import Ranks
@@ -43,7 +37,7 @@ def ids(store: Store, anchor: str, relation: str, *, inverse: bool = False) -> t
 
 
 def test_known_facts_of_every_split_are_left_out(store: Store) -> None:
-    (answers,) = predict(people_model(store), store, *ids(store, "anna", "likes"))
+    (answers,) = predict(best_of(people_model(store)), store, *ids(store, "anna", "likes"))
     # anna likes ben and carl (train) and dora (test).
     assert [(a.rank, a.label, a.score) for a in answers] == [(1, "emil", 5.0), (2, "anna", 1.0)]
     assert [a.entity for a in answers] == [store.entity_id("emil"), store.entity_id("anna")]
@@ -51,17 +45,17 @@ def test_known_facts_of_every_split_are_left_out(store: Store) -> None:
 
 
 def test_known_facts_are_marked(store: Store) -> None:
-    (answers,) = predict(people_model(store), store, *ids(store, "anna", "likes"), top=3, known="mark")
+    (answers,) = predict(best_of(people_model(store)), store, *ids(store, "anna", "likes"), top=3, known="mark")
     assert [(a.label, a.known) for a in answers] == [("emil", False), ("dora", True), ("carl", True)]
 
 
 def test_known_facts_are_kept_without_a_look(store: Store) -> None:
-    (answers,) = predict(people_model(store), store, *ids(store, "anna", "likes"), top=2, known="keep")
+    (answers,) = predict(best_of(people_model(store)), store, *ids(store, "anna", "likes"), top=2, known="keep")
     assert [(a.label, a.known) for a in answers] == [("emil", None), ("dora", None)]
 
 
 def test_inverse_queries_ask_for_heads(store: Store) -> None:
-    (answers,) = predict(people_model(store), store, *ids(store, "ben", "likes", inverse=True), known="mark")
+    (answers,) = predict(best_of(people_model(store)), store, *ids(store, "ben", "likes", inverse=True), known="mark")
     # anna and emil like ben.
     assert [(a.label, a.known, a.score) for a in answers] == [
         ("anna", True, -2.0),
@@ -75,7 +69,7 @@ def test_inverse_queries_ask_for_heads(store: Store) -> None:
 def test_answers_come_in_the_order_of_the_queries(store: Store) -> None:
     anchors = [store.entity_id(label) for label in ("emil", "anna")]
     relations = [store.relation_id(label) for label in ("knows", "likes")]
-    first, second = predict(people_model(store), store, anchors, relations, top=1)
+    first, second = predict(best_of(people_model(store)), store, anchors, relations, top=1)
     assert (first[0].label, second[0].label) == ("emil", "emil")
     assert (first[0].score, second[0].score) == (25.0, 5.0)
 
@@ -86,12 +80,12 @@ def test_answers_come_in_the_order_of_the_queries(store: Store) -> None:
 )
 def test_ids_outside_the_graph_are_refused(store: Store, anchor: int, relation: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        predict(people_model(store), store, [anchor], [relation])
+        predict(best_of(people_model(store)), store, [anchor], [relation])
 
 
 def test_a_file_of_queries_becomes_a_table(store: Store, queries_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "answers.tsv"
-    written = predict_file(people_model(store), store, queries_file, output, top=2)
+    written = predict_file(best_of(people_model(store)), store, queries_file, output, top=2)
     table = pyarrow.csv.read_csv(output, parse_options=pyarrow.csv.ParseOptions(delimiter="\t"))
     assert table.column_names == ["anchor", "relation", "direction", "rank", "entity", "score", "known"]
     assert written == len(table) == 6
@@ -108,8 +102,8 @@ def test_a_file_of_queries_becomes_a_table(store: Store, queries_file: Path, tmp
 
 def test_parquet_holds_the_same_as_tsv(store: Store, queries_file: Path, tmp_path: Path) -> None:
     model = people_model(store)
-    predict_file(model, store, queries_file, tmp_path / "a.tsv", known="mark")
-    predict_file(model, store, queries_file, tmp_path / "a.parquet", known="mark")
+    predict_file(best_of(model), store, queries_file, tmp_path / "a.tsv", known="mark")
+    predict_file(best_of(model), store, queries_file, tmp_path / "a.parquet", known="mark")
     tsv = pyarrow.csv.read_csv(tmp_path / "a.tsv", parse_options=pyarrow.csv.ParseOptions(delimiter="\t"))
     assert pq.read_table(tmp_path / "a.parquet").to_pylist() == tsv.to_pylist()
     assert len(tsv) == 15
@@ -124,7 +118,7 @@ def test_what_is_written_reads_back_as_queries_and_as_a_graph(tmp_path: Path) ->
     store = Store.open(str(tmp_path / "odd"))
     model = SmallModel(torch.ones(len(ODD), 1), torch.ones(2, 1))
     (tmp_path / "q.tsv").write_text("".join(f'{label}\tnext "to"\n' for label in ODD))
-    predict_file(model, store, tmp_path / "q.tsv", tmp_path / "p.tsv", top=len(ODD), known="keep")
+    predict_file(best_of(model), store, tmp_path / "q.tsv", tmp_path / "p.tsv", top=len(ODD), known="keep")
     lines = [line.split("\t") for line in (tmp_path / "p.tsv").read_text().splitlines()]
     assert lines[0] == ["anchor", "relation", "direction", "rank", "entity", "score"]
     assert {line[0] for line in lines[1:]} == {line[4] for line in lines[1:]} == set(ODD)
@@ -150,15 +144,15 @@ def hostile_store(folder: Path, labels: list[str]) -> Store:
 def test_labels_that_tsv_cannot_hold_are_escaped_and_read_back(tmp_path: Path) -> None:
     store = hostile_store(tmp_path, HOSTILE)
     model = SmallModel(torch.ones(len(HOSTILE), 1), torch.ones(2, 1))
-    answers = predict(model, store, range(len(HOSTILE)), [0] * len(HOSTILE), top=1, known="keep")
+    answers = predict(best_of(model), store, range(len(HOSTILE)), [0] * len(HOSTILE), top=1, known="keep")
     assert len(answers) == len(HOSTILE)
     shown = [printable(label) for label in HOSTILE]
     (tmp_path / "q.tsv").write_text("".join(f"{label}\tr\\x09\n" for label in shown))
     asked = read_queries(tmp_path / "q.tsv", store)
     assert store.entity_labels_of(asked[:, 0]) == HOSTILE
     said: list[str] = []
-    best = best_of_model(model)  # type: ignore[arg-type]
-    predict_file_with(best, store, tmp_path / "q.tsv", tmp_path / "p.tsv", top=1, known="keep", warn=said.append)
+    best = best_of(model)
+    predict_file(best, store, tmp_path / "q.tsv", tmp_path / "p.tsv", top=1, known="keep", warn=said.append)
     assert said[0].startswith("labels with control, bidirectional or invisible characters are written with escapes")
     lines = [line.split("\t") for line in (tmp_path / "p.tsv").read_text().split("\n")[1:-1]]
     assert [line[0] for line in lines] == [
@@ -185,16 +179,16 @@ def test_a_text_that_is_two_labels_is_refused(tmp_path: Path) -> None:
 def test_untrained_queries_of_a_file_are_said(store: Store, queries_file: Path, tmp_path: Path) -> None:
     said: list[str] = []
     model, queries = people_model(store), tmp_path / "q.tsv"
-    best = best_of_model(model)  # type: ignore[arg-type]
-    predict_file_with(best, store, queries_file, tmp_path / "a.tsv", warn=said.append)
+    best = best_of(model)
+    predict_file(best, store, queries_file, tmp_path / "a.tsv", warn=said.append)
     assert said == []
     (tmp_path / "graph.tsv").write_text("a\tr\tb\n")
     (tmp_path / "test.tsv").write_text("a\tnever\tb\n")
     prepare(str(tmp_path / "graph.tsv"), str(tmp_path / "small"), test=str(tmp_path / "test.tsv"))
     small = Store.open(str(tmp_path / "small"))
     queries.write_text("a\tnever\na\tr\n")
-    best = best_of_model(SmallModel(torch.ones(2, 1), torch.ones(4, 1)))  # type: ignore[arg-type]
-    predict_file_with(best, small, queries, tmp_path / "b.tsv", warn=said.append)
+    best = best_of(SmallModel(torch.ones(2, 1), torch.ones(4, 1)))
+    predict_file(best, small, queries, tmp_path / "b.tsv", warn=said.append)
     assert said == [
         "relation 'never' occurs in no training fact, so the model has not learned it: the answers are meaningless"
     ]
@@ -218,15 +212,17 @@ def test_batches_of_a_file_follow_each_other(
     store: Store, queries_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = people_model(store)
-    predict_file(model, store, queries_file, tmp_path / "once.tsv", top=2)
+    predict_file(best_of(model), store, queries_file, tmp_path / "once.tsv", top=2)
     monkeypatch.setattr("distkg.inference.predict._ANSWERS_PER_WRITE", 2)
-    assert predict_file(model, store, queries_file, tmp_path / "thrice.tsv", top=2) == 6
+    assert predict_file(best_of(model), store, queries_file, tmp_path / "thrice.tsv", top=2) == 6
     assert (tmp_path / "thrice.tsv").read_text() == (tmp_path / "once.tsv").read_text()
 
 
 def answer_on(ranks: Ranks, address: str, queries: Path, output: Path) -> int:
     store = Store.open(address)
-    return predict_file(people_model(store, ranks), store, queries, output, top=3, known="keep")
+    return predict_file(
+        best_of(people_model(store, ranks)), store, queries, output, top=3, known="keep", writes=ranks.first
+    )
 
 
 def test_ranks_write_one_file_together(store: Store, queries_file: Path, tmp_path: Path) -> None:
@@ -242,13 +238,13 @@ def test_a_failed_prediction_leaves_the_file_as_it_was(store: Store, queries_fil
     model = people_model(store)
     model.entities.local[2] = float("nan")
     with pytest.raises(ValueError, match="NaN"):
-        predict_file(model, store, queries_file, output)
+        predict_file(best_of(model), store, queries_file, output)
     assert output.read_text() == "of yesterday"
 
 
 def test_other_formats_are_refused_before_work_begins(store: Store, queries_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"answers\.xlsx: predictions are written as \.tsv or \.parquet"):
-        predict_file(people_model(store), store, queries_file, tmp_path / "answers.xlsx")
+        predict_file(best_of(people_model(store)), store, queries_file, tmp_path / "answers.xlsx")
 
 
 def test_two_columns_ask_forward(store: Store, tmp_path: Path) -> None:
@@ -265,9 +261,9 @@ def test_two_columns_ask_forward(store: Store, tmp_path: Path) -> None:
 def test_predictions_are_read_as_the_queries_that_they_answer(ending: str, store: Store, tmp_path: Path) -> None:
     (tmp_path / "q.tsv").write_text("emil\tknows\tforward\nanna\tlikes\tinverse\nemil\tknows\tinverse\n")
     answers, again = tmp_path / f"answers.{ending}", tmp_path / f"again.{ending}"
-    predict_file(people_model(store), store, tmp_path / "q.tsv", answers, top=3, known="keep")
+    predict_file(best_of(people_model(store)), store, tmp_path / "q.tsv", answers, top=3, known="keep")
     np.testing.assert_array_equal(read_queries(answers, store), read_queries(tmp_path / "q.tsv", store))
-    predict_file(people_model(store), store, answers, again, top=3, known="keep")
+    predict_file(best_of(people_model(store)), store, answers, again, top=3, known="keep")
     assert again.read_bytes() == answers.read_bytes()
 
 

@@ -170,8 +170,8 @@ def test_what_a_source_makes_besides_takes_the_first_places(tmp_path: Path) -> N
     made.source.draw = lambda *asked: found.append(draw(*asked)) or found[-1]  # type: ignore[method-assign,func-returns-value]
     negatives, given = made.sample(triples.mapped_triples)
     assert given is not None
-    heads, tails = found[0].made.entities.chunk(2)  # type: ignore[union-attr]
-    uniform_heads, uniform_tails = found[0].entities.chunk(2)
+    tails, heads = found[0].made.entities.chunk(2)  # type: ignore[union-attr]
+    uniform_tails, uniform_heads = found[0].entities.chunk(2)
     for row, positive in enumerate(triples.mapped_triples.tolist()):
         for place, (head, _, tail) in enumerate(negatives[row].tolist()):
             expected_head = heads[row, place] if place < 3 else uniform_heads[row, place - 3]

@@ -201,7 +201,7 @@ def test_a_run_that_stops_where_it_went_on_keeps_its_best(
 )
 def test_progress_that_cannot_be_is_refused(key: str, value: Any) -> None:
     """As a stranger may forge it, with a checksum that is right."""
-    saved = Progress().saved(1.0, 0, "x", 1, 3) | {key: value}
+    saved = Progress().saved(1.0, 0, 3) | {key: value}
     with pytest.raises(ProgressError, match=f"the progress in a checkpoint is damaged: '{key}'"):
         Progress.restored(saved, TrainConfig(), 3)
 

@@ -12,6 +12,7 @@ from distkg.compilation import njit
 from distkg.data.assemble import Part
 from distkg.data.readers.problems import Problems
 from distkg.data.spool import Spool
+from distkg.hashing import GAMMA, splitmix64
 
 SPARE = 1.25
 
@@ -76,12 +77,9 @@ def choose_held_out(
 
 
 def random_keys(rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-    """Return a random number for each row, a function of row and seed only (splitmix64, Steele et al. 2014)."""
+    """Return a random number for each row, a function of row and seed only (SplitMix64)."""
     offset = np.uint64(seed * 0xD1342543DE82EF95 % 2**64)
-    state = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + offset
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+    return splitmix64(rows.astype(np.uint64) * np.uint64(GAMMA) + offset)
 
 
 def _held_out_part(part: Part, rows: NDArray[np.int64], path: Path) -> Part:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from distkg.data.errors import StoreError
+from distkg.data.storage.atomic_file import replaced_file
 from distkg.data.storage.local_path import check_length
 from distkg.redaction import redact, redact_address
 
@@ -111,10 +115,31 @@ class Location:
 
     def write_bytes(self, content: bytes) -> None:
         """Write a whole file atomically: a reader sees the old content or the new one."""
-        half = f"{self.path}.part"
-        with self.filesystem.open_output_stream(half, compression=None) as stream:
+        with (
+            self.replaced() as unfinished,
+            unfinished.filesystem.open_output_stream(unfinished.path, compression=None) as stream,
+        ):
             stream.write(content)
-        self.filesystem.move(half, self.path)
+
+    @contextmanager
+    def replaced(self) -> Iterator[Location]:
+        """Yield a temporary location that replaces this file when the block ends: ``replaced_file`` for any storage.
+
+        Raises:
+            NotAFileError: on this machine, a folder, device, pipe or socket is there.
+        """
+        if self.local:
+            with replaced_file(Path(self.path)) as unfinished_path:
+                yield Location(self.filesystem, str(unfinished_path))
+            return
+        unfinished = Location(self.filesystem, f"{self.path}.part")
+        try:
+            yield unfinished
+            self.filesystem.move(unfinished.path, self.path)
+        except BaseException:
+            if unfinished.is_file():
+                self.filesystem.delete_file(unfinished.path)
+            raise
 
 
 def make_folder(path: str | os.PathLike[str], *, private: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ def write_rows(file: Location, blocks: Iterable[NDArray[np.int32]], rows: int, w
     out = HashingFile(file.filesystem.open_output_stream(file.path, compression=None))
     written = 0
     try:
-        out.write(_header(rows, width))
+        out.write(rows_header(TENSOR, "I32", rows, width))
         for block in blocks:
             if block.shape[1] != width:
                 raise ValueError(f"a block of {block.shape[1]} columns in a file of {width}")
@@ -91,8 +92,12 @@ class RowFile:
         return np.frombuffer(content, ROW_TYPE).reshape(high - low, self.width).astype(np.int32)
 
 
-def _header(rows: int, width: int) -> bytes:
-    size = rows * width * ROW_TYPE.itemsize
-    text = json.dumps({TENSOR: {"dtype": "I32", "shape": [rows, width], "data_offsets": [0, size]}}).encode()
-    padded = text.ljust(-(-len(text) // 8) * 8)  # tensors begin at multiples of 8
+def rows_header(tensor: str, dtype: Literal["I32", "F32"], rows: int, width: int) -> bytes:
+    """Return the header of a safetensors file of one tensor [rows, width]; the values follow it, 4 bytes each.
+
+    Format: 8 bytes little-endian length of the header, the header as JSON, the tensors one after the other.
+    """
+    entry = {"dtype": dtype, "shape": [rows, width], "data_offsets": [0, 4 * rows * width]}
+    text = json.dumps({tensor: entry}, separators=(",", ":")).encode()
+    padded = text.ljust(-(-len(text) // 8) * 8)  # values begin at a multiple of 8
     return len(padded).to_bytes(8, "little") + padded

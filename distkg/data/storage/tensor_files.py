@@ -1,4 +1,5 @@
-"""Safe reader of safetensors files: headers are size-limited and checked against the file before any allocation.
+"""Writer and safe reader of safetensors files: headers are size-limited and checked against the file before any
+allocation.
 
 Format: 8 bytes little-endian length of the header, the header as JSON, the tensors one after the other.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from distkg.strict_json import JsonError, check_regular, parse_json
@@ -64,6 +65,16 @@ class TensorHeader:
         return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write contiguous CPU tensors to a file with the read permissions of its folder.
+
+    Raises:
+        OSError, SafetensorError: the file could not be written (for example, the disk is full).
+    """
+    save_file(dict(tensors), path)
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes it readable by its owner only
+
+
 def read_header(path: Path) -> dict[str, TensorHeader]:
     """Read the header of a file: name → data type and shape of each tensor. The values are not read.
 
@@ -90,17 +101,6 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
     entries = {name: _entry(name, entry) for name, entry in tree.items()}
     _check_filled([place for _, place in entries.values()], size - _LENGTH - length)
     return {name: header for name, (header, _) in entries.items()}
-
-
-def read_tensors(path: Path, expected: Mapping[str, TensorHeader], source: str) -> dict[str, Tensor]:
-    """Read all tensors of a file, which must be exactly the ``expected`` ones.
-
-    Raises:
-        TensorFileError: as ``read_header``, or other tensors.
-    """
-    check_tensors(read_header(path), expected, source)
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in expected}
 
 
 def check_tensors(found: Mapping[str, TensorHeader], expected: Mapping[str, TensorHeader], source: str) -> None:

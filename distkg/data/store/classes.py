@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from distkg.data.errors import IngestError
 from distkg.data.readers.text_files import find_text_file, read_rows
 from distkg.data.storage.location import Location
+from distkg.graph.csr import grouped_by
 from distkg.strict_json import JsonError, parse_json
 
 ENTITY_TYPES, DOMAIN_RANGE = "entity_types.tsv", "relation_domain_range.tsv"
@@ -132,9 +133,7 @@ def encode_classes(declared: Declared, entities: pa.Array, relations: pa.Array) 
                 if previous not in (-1, class_id[kind]):
                     declared_twice[relation] = None
     table = np.array(rows, dtype=np.int64).reshape(-1, 2)
-    order = np.argsort(table[:, 0], kind="stable")
-    counts = np.bincount(table[:, 0], minlength=len(entities))
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    offsets, order = grouped_by(table[:, 0], len(entities))
     classes = Classes(
         pa.array(list(class_id), pa.utf8()), offsets, table[order, 1].astype(np.int32), declared_classes.ravel()
     )

@@ -9,8 +9,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from distkg.graph.directions import both_directions, query_keys
+
 Known = Literal["exclude", "mark", "keep"]
 """Treatment of known facts among predictions: left out, marked, or kept without a look."""
+
+SORTED_QUERY_BYTES = 60  # per query while queries are sorted and grouped: rows, keys, order, offsets and answers
 
 
 @dataclass(frozen=True)
@@ -41,19 +45,19 @@ class KnownAnswers:
 
         Memory is bounded by the answers of those queries and one batch.
         """
-        query_keys = np.unique(_key(queries[:, 0], queries[:, 1], num_relations))
+        wanted = np.unique(query_keys(queries[:, 0], queries[:, 1], num_relations))
         kept_keys = [np.empty(0, dtype=np.int64)]
         kept_answers = [np.empty(0, dtype=np.int32)]
         for batch in batches:
             keys, answers = _both_ways(batch, num_relations)
-            requested = _find(query_keys, keys)[1]
+            requested = _find(wanted, keys)[1]
             kept_keys.append(keys[requested])
             kept_answers.append(answers[requested])
         return cls._from_pairs(np.concatenate(kept_keys), np.concatenate(kept_answers), num_relations)
 
     def rows(self, anchors: np.ndarray, relations: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Start and end of the answers of queries [q] within ``answers``: int64 [q] each; equal if none are known."""
-        places, known = _find(self.keys, _key(anchors, relations, self.num_relations))
+        places, known = _find(self.keys, query_keys(anchors, relations, self.num_relations))
         starts = self.offsets[places]
         return starts, np.where(known, self.offsets[np.minimum(places + 1, len(self.keys))], starts)
 
@@ -64,15 +68,10 @@ class KnownAnswers:
         return cls(num_relations, unique_keys, np.append(starts, len(keys)).astype(np.int64), answers)
 
 
-def _key(anchors: np.ndarray, relations: np.ndarray, num_relations: int) -> NDArray[np.int64]:
-    return np.asarray(anchors).astype(np.int64) * (2 * num_relations) + relations
-
-
 def _both_ways(triples: np.ndarray, num_relations: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return keys and answers of the two queries (tail and head) of each triple: [2n] each."""
-    head, relation, tail = triples[:, 0], triples[:, 1], triples[:, 2]
-    keys = _key(head, relation, num_relations), _key(tail, relation + num_relations, num_relations)
-    return np.concatenate(keys), np.concatenate([tail, head]).astype(np.int32)
+    anchors, relations, answers = both_directions(*triples.T, num_relations=num_relations)
+    return query_keys(anchors, relations, num_relations), answers.astype(np.int32, copy=False)
 
 
 def _find(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from distkg.graph.csr import expanded_ranges
+
 
 @dataclass(frozen=True)
 class KnownRelations:
@@ -49,9 +51,7 @@ class KnownRelations:
         """Mask of the known relations of pairs int [b, 2] (head, tail): bool [b, R], True if known."""
         pair_keys = _keys(pairs[:, 0], pairs[:, 1], self.entities)
         first, last = (np.searchsorted(self.keys, pair_keys, side=side) for side in ("left", "right"))
-        counts = last - first
-        row = np.repeat(np.arange(len(pair_keys)), counts)
-        place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts - first, counts)
+        row, place = expanded_ranges(first, last)
         known = np.zeros((len(pair_keys), self.num_relations), np.bool_)
         known[row, self.relations[place]] = True
         return known

@@ -15,12 +15,18 @@ def relation_categories(triples: np.ndarray, num_relations: int) -> list[str]:
     n where an average of 1.5 or more entities of that side share the other entity. "1-n" thus means: a head has
     many tails, a tail has one head. A relation without triples is "1-1".
     """
-    count = np.bincount(triples[:, 1], minlength=num_relations)
-    tails_per_head = count / np.maximum(_distinct(triples[:, 1], triples[:, 0], num_relations), 1)
-    heads_per_tail = count / np.maximum(_distinct(triples[:, 1], triples[:, 2], num_relations), 1)
+    tails_per_head, heads_per_tail = answers_per_query(triples, num_relations)
     head_side = np.where(heads_per_tail < THRESHOLD, "1", "n")
     tail_side = np.where(tails_per_head < THRESHOLD, "1", "n")
     return [f"{head}-{tail}" for head, tail in zip(head_side, tail_side, strict=True)]
+
+
+def answers_per_query(triples: np.ndarray, num_relations: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean number of tails per head and of heads per tail of each relation, from distinct triples [n, 3]:
+    float64 [R] each, 0 for a relation without triples."""
+    count = np.bincount(triples[:, 1], minlength=num_relations)
+    heads, tails = (_distinct(triples[:, 1], triples[:, side], num_relations) for side in (0, 2))
+    return count / np.maximum(heads, 1), count / np.maximum(tails, 1)
 
 
 def _distinct(relations: np.ndarray, entities: np.ndarray, num_relations: int) -> NDArray[np.int64]:

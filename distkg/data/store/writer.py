@@ -22,6 +22,7 @@ from distkg.data.errors import StoreError
 from distkg.data.storage.location import Location, make_folder, without_secrets
 from distkg.data.store.classes import Classes
 from distkg.data.store.manifest import MANIFEST, MARKER, FileEntry, Manifest
+from distkg.graph.csr import row_of_each
 from distkg.redaction import redact
 
 ROW_GROUP = 1 << 19
@@ -123,7 +124,7 @@ class StoreWriter:
 
     def write_classes(self, classes: Classes) -> None:
         """Write the three class files that ``Store.classes`` reads."""
-        entity = np.repeat(np.arange(len(classes.offsets) - 1, dtype=np.int32), np.diff(classes.offsets))
+        entity = row_of_each(classes.offsets, np.int32)
         wanted_tail, wanted_head = np.split(classes.wanted, 2)
         self.write_labels("classes.parquet", classes.labels)
         self._write_table("entity_classes.parquet", {"entity": entity, "class": classes.members})

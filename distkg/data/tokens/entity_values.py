@@ -26,6 +26,7 @@ from distkg.data.storage.local_path import local_path
 from distkg.data.store.graph_store import Store
 from distkg.data.store.relation_text import words_of
 from distkg.data.store.vocabulary import Vocabulary
+from distkg.graph.csr import grouped_by
 from distkg.strict_json import JsonError, parse_json
 
 LABELS_AT_ONCE = 1 << 20
@@ -66,8 +67,7 @@ class Numbers:
 
 def by_entity(entity: np.ndarray, values: pa.Array, entities: int) -> pa.LargeListArray:
     """Group values [m] by their entity ids [m] into lists, keeping their order: large_list [entities]."""
-    order = np.argsort(entity, kind="stable")
-    offsets = np.searchsorted(entity[order], np.arange(entities + 1)).astype(np.int64)
+    offsets, order = grouped_by(entity, entities)
     return pa.LargeListArray.from_arrays(pa.array(offsets), values.take(pa.array(order)))
 
 

@@ -196,11 +196,11 @@ def write_modality(
     covered = _CoverageCounter(len(codebook))
     try:
         folder.filesystem.create_dir(folder.child(CODEBOOKS).path, recursive=True)
-        fresh, described = folder.child(f"{name}.safetensors.part"), folder.child(f"{name}.json")
-        ids = write_rows(fresh, covered.counting(blocks), store.num_entities, tokens)
-        if described.is_file():
-            described.filesystem.delete_file(described.path)
-        fresh.filesystem.move(fresh.path, folder.child(f"{name}.safetensors").path)
+        described = folder.child(f"{name}.json")
+        with folder.child(f"{name}.safetensors").replaced() as unfinished:
+            ids = write_rows(unfinished, covered.counting(blocks), store.num_entities, tokens)
+            if described.is_file():
+                described.filesystem.delete_file(described.path)
         if not (file := _codebook_file(folder, checksum)).is_file():
             file.write_bytes(content)
         description = Description(

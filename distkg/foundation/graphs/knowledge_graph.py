@@ -14,6 +14,7 @@ from torch import Tensor
 from distkg.data.store.graph_store import Store
 from distkg.data.store.relation_text import read_relation_text
 from distkg.foundation.graphs.tokens import Tokens, tokens_of_store
+from distkg.graph.directions import both_directions, inverse_of
 from distkg.graph.examples import ExampleSampler
 from distkg.graph.relation_graph import KINDS, entity_relation_graphs, relation_graph
 from distkg.graph.relation_hypergraph import PAIRS, relation_hypergraph
@@ -114,8 +115,8 @@ class KnowledgeGraph:
     def facts(self) -> Edges:
         """Edges of every fact in both directions: entity u gathers over (u, k) → v, k in [0, 2R)."""
         head, relation, tail = self.triples.unbind(1)
-        kind = torch.cat([relation, relation + self.relations])
-        return Edges.of(torch.cat([head, tail]), kind, torch.cat([tail, head]), self.entities, 2 * self.relations)
+        directions = both_directions(head, relation, tail, num_relations=self.relations)
+        return Edges.of(*directions, self.entities, 2 * self.relations)
 
     @cached_property
     def meetings(self) -> Edges:
@@ -178,7 +179,7 @@ class KnowledgeGraph:
             anchor, relation, answer: int64 [b], relation in [0, 2R).
             chosen: int64 [m], indices of the facts to return weights of, float32 [m]; None for all.
         """
-        facts, inverse = self.facts.to(anchor.device), (relation + self.relations) % (2 * self.relations)
+        facts, inverse = self.facts.to(anchor.device), inverse_of(relation, self.relations)
         hidden = torch.cat([facts.keys_of(anchor, relation, answer), facts.keys_of(answer, inverse, anchor)])
         keys = facts.keys if chosen is None else facts.keys[chosen.to(anchor.device)]
         return (~torch.isin(keys, hidden)).float()

@@ -17,6 +17,7 @@ from torch import Tensor
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
 from distkg.foundation.graphs.tokens import Tokens, tokens_of_part
+from distkg.graph.directions import inverse_of
 from distkg.graph.neighbourhoods import DglSampler, EdgeSampler, PlainSampler
 from distkg.kernels.message_passing.edges import Edges
 
@@ -78,8 +79,7 @@ class SubgraphSampler:
         facts, graph, entities = self._graph.facts, self._graph, entities.cpu()
         sampled = torch.from_numpy(self._sample(entities.unique().numpy(), self._fanouts, seed))
         dst, kind, src = (side[sampled].long() for side in (facts.dst, facts.relation, facts.src))
-        inverse = (kind + graph.relations) % (2 * graph.relations)
-        chosen = torch.cat([sampled, graph.places_of(src, inverse, dst)]).unique()
+        chosen = torch.cat([sampled, graph.places_of(src, inverse_of(kind, graph.relations), dst)]).unique()
         sides = [side[chosen].long() for side in (facts.dst, facts.relation, facts.src)]
         nodes = torch.cat([sides[0], sides[2], entities]).unique()
         place = torch.searchsorted

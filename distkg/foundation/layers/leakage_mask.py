@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
+from distkg.graph.directions import inverse_of, query_keys
 from distkg.kernels.message_passing.edges import Edges
 
 # Way of meeting → whether the entity is the tail of the first and of the second relation.
@@ -28,11 +29,11 @@ def weights_of_meetings(graph: KnowledgeGraph, meetings: dict[str, Edges], weigh
     lost = _lost(graph, weight)
     weights = {}
     for way, edges in meetings.items():
-        entity = edges.relation.long()
+        entity = edges.relation
         is_hidden = torch.zeros(len(edges), dtype=torch.bool)
         for relation, as_tail in zip((edges.dst, edges.src), AS_TAILS[way], strict=True):
-            as_head = (relation.long() + as_tail * graph.relations) % (2 * graph.relations)
-            is_hidden |= torch.isin(entity * 2 * graph.relations + as_head, lost)
+            as_head = inverse_of(relation, graph.relations) if as_tail else relation
+            is_hidden |= torch.isin(query_keys(entity, as_head, graph.relations), lost)
         weights[way] = (~is_hidden).float()
     return weights
 
@@ -41,6 +42,6 @@ def _lost(graph: KnowledgeGraph, weight: Tensor) -> Tensor:
     """Return the pairs of entity and relation all of whose facts are hidden, with the entity as head: int64, entity *
     2R + relation."""
     facts = graph.facts
-    pairs = facts.dst.long() * 2 * graph.relations + facts.relation.long()
+    pairs = query_keys(facts.dst, facts.relation, graph.relations)
     hidden, seen = pairs[weight == 0].unique(), pairs[weight != 0]
     return hidden[~torch.isin(hidden, seen)]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
 from distkg.foundation.layers.relational import Layers
+from distkg.graph.directions import both_directions
 from distkg.graph.examples import ExampleSampler, Surrounding
 from distkg.kernels.gather_scatter import take_rows
 
@@ -78,9 +79,7 @@ class Prompts:
         query_relation = np.flatnonzero(kind == queries[query[example]] % relations) + inverse * len(kind)
         sides = (
             _positions(neighbourhoods, np.repeat(inverse, nodes), sampler.hops),
-            np.concatenate([head, tail]),
-            np.concatenate([place, place + len(kind)]),
-            np.concatenate([tail, head]),
+            *both_directions(head, place, tail, num_relations=len(kind)),
             np.concatenate([kind, kind + relations]),
             np.concatenate([example, example]),
             query_relation,

@@ -9,6 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from distkg.data.store.known_answers import SORTED_QUERY_BYTES
+from distkg.graph.directions import query_keys
 from distkg.graph.structure import structure
 from distkg.graph.walks import dgl_walks, plain_walks
 from distkg.negatives.base import (
@@ -28,7 +30,7 @@ from distkg.negatives.dans.curriculum import BANDS, Curriculum, band_margins, ba
 from distkg.negatives.dans.generator import Conditions, Generator, GeneratorOptions
 from distkg.negatives.dans.nearest_entity import nearest_of_some, some_entities
 from distkg.negatives.known_facts import known_facts
-from distkg.negatives.model_based.cached import QUERY_BYTES, RowsByKey
+from distkg.negatives.model_based.cached import RowsByKey
 from distkg.negatives.model_view import ModelView
 from distkg.negatives.training_graph import TrainingGraph
 
@@ -91,7 +93,8 @@ class Dans(NegativeSource):
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
         assert isinstance(options, DansOptions)
         vector_bytes = BANDS * options.made * (4 if options.negatives == "snap" else 4 * WIDEST)
-        return QUERY_BYTES * queries + -(-queries // workers) * 2 * (vector_bytes + 12)  # twice, while rows are added
+        own_rows = -(-queries // workers)
+        return SORTED_QUERY_BYTES * queries + own_rows * 2 * (vector_bytes + 12)  # twice, while rows are added
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
@@ -215,5 +218,4 @@ class Dans(NegativeSource):
         self._started = True
 
     def _keys(self, queries: Queries) -> Tensor:
-        query_key = queries.anchor * (2 * self.graph.relations) + queries.relation
-        return query_key * self.entities + queries.answer
+        return query_keys(queries.anchor, queries.relation, self.graph.relations) * self.entities + queries.answer

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from distkg.config import PoolConfig
+from distkg.data.store.known_answers import SORTED_QUERY_BYTES
 from distkg.negatives.base import (
     SOURCES,
     HostedReply,
@@ -36,7 +37,6 @@ from distkg.negatives.prefetch.pool_client import RELATIONS, Arrays, Pool, PoolC
 from distkg.negatives.static.candidate_sets import Pools
 from distkg.negatives.training_graph import TrainingGraph
 
-QUERY_BYTES = 60  # per known answer, while known answers are sorted
 REDRAWS = 4  # attempts to replace hard negatives that are known answers; then random ones are used
 
 
@@ -86,7 +86,7 @@ class Kmas(NegativeSource):
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
-        return QUERY_BYTES * queries
+        return SORTED_QUERY_BYTES * queries
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)

@@ -15,6 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from distkg.data.store.known_answers import SORTED_QUERY_BYTES
+from distkg.graph.directions import query_keys
 from distkg.kernels.jit import kernel
 from distkg.kernels.scores.similarity import SQUARED_L2
 from distkg.negatives.base import (
@@ -33,7 +35,6 @@ from distkg.negatives.model_view import ModelView
 from distkg.negatives.training_graph import TrainingGraph
 
 _NEVER = -torch.inf
-QUERY_BYTES = 60  # per known answer, while known answers are sorted
 
 
 class RememberedOptions(SourceOptions):
@@ -50,7 +51,7 @@ class RememberedSource(NegativeSource):
 
     @classmethod
     def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
-        known = QUERY_BYTES * queries
+        known = SORTED_QUERY_BYTES * queries
         return known + -(-queries // workers) * 2 * (4 * cls.width(options) + 12)  # twice, while rows are added
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
@@ -244,7 +245,7 @@ class NearMiss(NearestSource):
     """Entities that the model ranks highest as answers (Kotnis, Nastase 2017)."""
 
     def key(self, queries: Queries) -> Tensor:
-        return queries.anchor * (2 * self.graph.relations) + queries.relation
+        return query_keys(queries.anchor, queries.relation, self.graph.relations)
 
     def renew(self, model: ModelView, queries: Queries, before: Tensor, generator: torch.Generator) -> Tensor:
         if self._nearest is None:
@@ -280,7 +281,7 @@ class Cached(RememberedSource):
         return options.cache
 
     def key(self, queries: Queries) -> Tensor:
-        return queries.anchor * (2 * self.graph.relations) + queries.relation
+        return query_keys(queries.anchor, queries.relation, self.graph.relations)
 
     def renew(self, model: ModelView, queries: Queries, before: Tensor, generator: torch.Generator) -> Tensor:
         count, width = before.shape

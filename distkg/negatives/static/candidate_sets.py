@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from distkg.data.store.classes import Classes
+from distkg.graph.csr import row_of_each
 from distkg.kernels.jit import kernel
 from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, SourceError, SourceOptions
 from distkg.negatives.training_graph import TrainingGraph
@@ -149,43 +150,49 @@ class Corrupt(PoolSource):
         return self._pools.ranges(relation)
 
 
+class ClassSource(PoolSource):
+    """Base of the sources with one pool per class of entities. A subclass chooses the class of a query's negatives.
+
+    Attributes:
+        name: name of the source in error messages.
+        of_relations: whether the source needs the classes that relations require.
+    """
+
+    name: ClassVar[str]
+    of_relations: ClassVar[bool]
+
+    @classmethod
+    def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
+        require_classes(graph, cls.name, relations=cls.of_relations)
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        self._classes = require_classes(graph, self.name, relations=self.of_relations)
+        self._pools = members_of_classes(self._classes, graph.entities)
+        self.members = self._pools.members
+
+
 @SOURCES.register("typed")
-class Typed(PoolSource):
+class Typed(ClassSource):
     """Entities of the class that the relation requires, domain or range (Krompaß et al. 2015)."""
 
     needs = "classes, domain and range"
-
-    @classmethod
-    def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
-        require_classes(graph, "typed", relations=True)
-
-    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
-        super().__init__(graph, options)
-        classes = require_classes(graph, "typed", relations=True)
-        self._wanted = classes.wanted.astype(np.int64)
-        self._pools = members_of_classes(classes, graph.entities)
-        self.members = self._pools.members
+    name, of_relations = "typed", True
 
     def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
-        return self._pools.ranges(self._wanted[relation])
+        return self._pools.ranges(self._classes.wanted[relation].astype(np.int64))
 
 
 @SOURCES.register("classes")
-class SameClass(PoolSource):
+class SameClass(ClassSource):
     """Entities of the first class of the query's answer."""
 
     needs = "classes"
-
-    @classmethod
-    def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
-        require_classes(graph, "classes", relations=False)
+    name, of_relations = "classes", False
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
-        classes = require_classes(graph, "classes", relations=False)
-        self._first = classes.first.astype(np.int64)
-        self._pools = members_of_classes(classes, graph.entities)
-        self.members = self._pools.members
+        self._first = self._classes.first.astype(np.int64)
 
     def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
         return self._pools.ranges(self._first[answer])
@@ -229,8 +236,7 @@ class Relational(PoolSource):
 
 def members_of_classes(classes: Classes, entities: int) -> Pools:
     """Return one pool per class."""
-    entity = np.repeat(np.arange(entities), np.diff(classes.offsets))
-    return Pools.from_pairs(classes.members, entity, len(classes.labels), entities)
+    return Pools.from_pairs(classes.members, row_of_each(classes.offsets), len(classes.labels), entities)
 
 
 def require_classes(graph: TrainingGraph, source: str, *, relations: bool) -> Classes:

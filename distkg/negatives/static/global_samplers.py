@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distkg.data.store.relation_categories import answers_per_query
 from distkg.kernels.jit import kernel
 from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, SourceOptions
 from distkg.negatives.training_graph import TrainingGraph
@@ -83,14 +84,6 @@ class Bernoulli(NegativeSource):
 
 def head_share(triples: np.ndarray, relations: int) -> np.ndarray:
     """Return tph / (tph + hpt) of each relation, float64 [R]; 0.5 for a relation without triples."""
-    count = np.bincount(triples[:, 1], minlength=relations)
-    heads, tails = (_distinct(triples[:, (1, side)], relations) for side in (0, 2))
-    tails_per_head, heads_per_tail = (count / np.maximum(distinct, 1) for distinct in (heads, tails))
+    tails_per_head, heads_per_tail = answers_per_query(triples, relations)
     both = tails_per_head + heads_per_tail
     return np.divide(tails_per_head, both, out=np.full(relations, 0.5), where=both > 0)
-
-
-def _distinct(pairs: np.ndarray, relations: int) -> np.ndarray:
-    """Return the number of distinct entities of each relation in (relation, entity) rows."""
-    unique = np.unique(pairs[:, 1].astype(np.int64) * relations + pairs[:, 0])
-    return np.bincount(unique % relations, minlength=relations)

@@ -19,7 +19,6 @@ from typing import Annotated, Any
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from distkg.data.storage.tensor_files import (
@@ -29,6 +28,7 @@ from distkg.data.storage.tensor_files import (
     TensorHeader,
     check_tensors,
     read_header,
+    write_tensors,
 )
 from distkg.kernels.finite import is_finite
 from distkg.strict_json import JsonError, check_regular, read_json
@@ -148,8 +148,7 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], low: int, high: int) -
     Raises:
         OSError, SafetensorError: the file could not be written (for example, the disk is full).
     """
-    save_file(dict(tensors), path)
-    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes it readable by its owner only
+    write_tensors(path, tensors)
     digest = _sha256_of(path)
     _to_disk(path)
     _to_disk(path.parent)
