@@ -23,8 +23,8 @@ COUNTED = ("delivered", "late", "old", "broken", "refused", "failed", "lost")
 CONSEQUENCES: dict[EventKind, str] = {
     "failed": "negatives.pool.fallback draws instead; `failed` in metrics.jsonl counts the queries",
     "broken": "negatives.pool.fallback draws instead; `broken` in metrics.jsonl counts the queries",
-    "lost": "It is being replaced, and negatives.pool.fallback draws what it owes; `lost` and `restarts` in "
-    "metrics.jsonl count",
+    "lost": "It is being replaced, and negatives.pool.fallback draws its outstanding negatives; `lost` and `restarts` "
+    "in metrics.jsonl count",
     "hung": "It was killed and is being replaced; `hung` and `restarts` in metrics.jsonl count",
 }
 PROBED = 64  # queries, and negatives per query, whose mean score is computed
