@@ -223,7 +223,8 @@ def test_a_mistake_of_a_source_ends_the_run_with_its_message(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr(negative_pool, "NegativeActor", getattr(faulty_actors, fault))
-    monkeypatch.setattr(actor_link, "MOST_RESTARTS", 3)  # of the ten each would import torch anew
+    # Each restart imports torch anew; that it is ten is held in test_actor_link.py.
+    monkeypatch.setattr(actor_link, "MOST_RESTARTS", 3)
     with pytest.raises(NegativePoolError, match=rf"negative actor [01]: .*{MISTAKES[fault]}"):
         launch_training(run_config(store, seconds=None, epochs=100), tmp_path / "run")
     assert_no_restart(tmp_path / "run")
