@@ -11,9 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from distkg.cli import app
 from distkg.config import load_config
 from distkg.data.generate import generate
 from distkg.sharding.ranks import Ranks
@@ -105,7 +103,6 @@ def test_a_search_that_was_killed_goes_on_and_its_best_configuration_trains_agai
     assert max(line["valid"]["mrr"] for line in lines if "valid" in line) == pytest.approx(best["valid_mrr"], abs=1e-4)
 
 
-@pytest.mark.usefixtures("shared_ray")
 def test_a_search_over_a_foundation_model_is_led_by_all_its_graphs(tmp_path: Path, command: list[str]) -> None:
     generate(str(tmp_path / "other"), entities=80, relations=3, triples=500, seed=2)
     config = {
@@ -120,8 +117,10 @@ def test_a_search_over_a_foundation_model_is_led_by_all_its_graphs(tmp_path: Pat
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     space = {"model.options.width": {"choice": [8, 16]}, "negatives.count": {"int_uniform": [4, 16]}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
-    done = CliRunner().invoke(app, [*command[3:-1], "2"])
-    assert done.exit_code == 0, done.stderr
+    done = subprocess.run(
+        [*command[:-1], "2"], capture_output=True, text=True, env=environment(), timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stderr
     trials = [json.loads(line) for line in (tmp_path / "search" / "search.jsonl").read_text().splitlines()]
     assert trials[0]["parameters"] == {"model.options.width": 8, "negatives.count": 8}
     assert len(trials) == 2
@@ -131,13 +130,12 @@ def test_a_search_over_a_foundation_model_is_led_by_all_its_graphs(tmp_path: Pat
     assert len(best.data.graphs) == 2
 
 
-@pytest.mark.usefixtures("shared_ray")
 def test_trials_that_diverge_are_recorded_and_the_search_goes_on(tmp_path: Path, command: list[str]) -> None:
     space = {"optimizer.learning_rate": {"choice": [1.0e30, 2.0e30]}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
     both = [*command[:-1], "2", "--max-concurrent", "2"]
-    done = CliRunner().invoke(app, both[3:])
-    assert done.exit_code == 1
+    done = subprocess.run(both, capture_output=True, text=True, env=environment(), timeout=400, check=False)
+    assert done.returncode == 1
     assert "no trial has finished, so there is no best configuration" in done.stderr
     trials = [json.loads(line) for line in (tmp_path / "search" / "search.jsonl").read_text().splitlines()]
     assert [trial["state"] for trial in trials] == ["failed", "failed"]
