@@ -13,18 +13,20 @@ from benchmarks.common import Figures, Session
 from benchmarks.processes import side_by_side
 from distkg.cluster.launch import launch_training
 from distkg.config import RunConfig, load_config
+from distkg.search.space import Parameters, with_parameters
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
 from distkg.training.run_dir import Record
 
+SMALL: Parameters = {"train.workers": 1, "train.epochs": 1, "model.dim": 8, "negatives.count": 2}
 METRICS = {"mrr": "MRR", "hits@10": "Hits@10", "hits@1": "Hits@1"}
 
 
 def changed_config(options: argparse.Namespace, base: str, store: str, changes: Sequence[str], seed: int) -> RunConfig:
     """``base`` (a preset or a file) on the store under ``--seconds``, with a variant's changes."""
     shared = [f"data.store={store}", f"train.time_limit_seconds={options.seconds}", f"train.seed={seed}"]
-    small = ["train.workers=1", "train.epochs=1", "model.dim=8", "negatives.count=2"] if options.quick else []
-    return load_config(base, [*shared, *changes, *small])
+    config = load_config(base, [*shared, *changes])
+    return with_parameters(config, SMALL) if options.quick else config
 
 
 def run_variants(session: Session, base: str, variants: Mapping[str, Sequence[str]]) -> Figures:
