@@ -83,7 +83,7 @@ def tensor(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8), **more:
         ([], "not a JSON object"),
         (b"{", "not valid JSON at"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"a": NaN}', "NaN is no number"),
+        (b'{"a": NaN}', "NaN is not a JSON number"),
         (b'{"a": 1, "a": 1}', "occurs twice"),
     ],
 )
