@@ -32,7 +32,7 @@ def config(store: str, **sections: dict[str, Any]) -> RunConfig:
     }
     for name, values in sections.items():
         tree[name] = tree.get(name, {}) | values
-    return parse_config(tree, "test")
+    return parse_config(tree, "test", dead_keys_are="dropped")  # a section may make keys above idle
 
 
 def train(ranks: Ranks, run: RunConfig, epochs: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
