@@ -272,9 +272,9 @@ FORGERIES = [
     (set_at("tensors", "model.relations", "shape", value=[10**9, 2]), "take 800000"),
     (set_at("tensors", "more", value={"dtype": "int8", "shape": [5, 0], "sharded": True}), "lacks the tensor more"),
     (set_at("tensors", "\u202e", value={"dtype": "int8", "shape": [], "sharded": False}), "printable"),
-    (set_at("tensors", value={}), "holds a tensor 'entities' that does not belong"),
-    (lambda tree: [tree], "no manifest"),
-    (lambda tree: "manifest", "no manifest"),
+    (set_at("tensors", value={}), "holds an unexpected tensor 'entities'"),
+    (lambda tree: [tree], "not the manifest of a checkpoint"),
+    (lambda tree: "manifest", "not the manifest of a checkpoint"),
     (lambda tree: tree.pop("tensors") and None, "tensors: "),
 ]
 
