@@ -126,7 +126,7 @@ def test_on_the_command_line(model: FoundationModel, store: Store, folder: Path,
     assert f"store {file} has no relation labelled 'r22'. Close: 'r" in output
     code, output = run("evaluate", place)
     assert code == 2
-    assert "is a foundation model: pass the store of the graph to evaluate with --store" in " ".join(output.split())
+    assert "is a foundation model: pass its graph with --store" in " ".join(output.split())
 
 
 def test_relations_on_the_command_line(store: Store, tmp_path: Path) -> None:
