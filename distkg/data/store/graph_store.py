@@ -1,4 +1,4 @@
-"""The graph store: Parquet files of triples as ids, labels by id, and a manifest.
+"""Graph store: Parquet files of triples as ids, labels by id, and a manifest.
 
 Layout of a store folder: ``train.parquet``, ``valid.parquet``, ``test.parquet`` (columns head, relation, tail,
 int32), ``entities.parquet`` and ``relations.parquet`` (columns id, label, in id order), ``manifest.json``, and
@@ -39,7 +39,7 @@ CLASS_FILES = ("classes.parquet", "entity_classes.parquet", "relation_classes.pa
 
 
 class Store:
-    """An opened, complete store. Opening reads the manifest only; make one with ``Store.open``.
+    """Opened graph store; create it with ``Store.open``, which reads the manifest only.
 
     Attributes:
         address: address as given to ``open``, possibly with credentials: do not print or record it.

@@ -21,7 +21,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
 
 
 class FileEntry(BaseModel):
-    """One file of the store."""
+    """Entry of a store's file in the manifest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -44,7 +44,7 @@ class Vocabulary:
         return ids
 
     def labels(self) -> pa.Array:
-        """All labels in id order: large_utf8 [len]."""
+        """Return all labels in id order: large_utf8 [len]."""
         ends = self._ends[: self._count + 1]
         buffers = [None, pa.py_buffer(ends), pa.py_buffer(self._text[: ends[-1]])]
         return pa.Array.from_buffers(pa.large_utf8(), self._count, buffers)

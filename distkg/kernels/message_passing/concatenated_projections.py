@@ -38,7 +38,7 @@ def beside(states: Tensor, weight: Tensor, bias: Tensor, factors: Sequence[Tenso
 
 
 def reference_beside(states: Tensor, weight: Tensor, bias: Tensor, factors: Sequence[Tensor], width: int) -> Tensor:
-    """``beside`` in plain torch, on any device."""
+    """Plain torch form of ``beside``, for any device."""
     small = F.linear(states, weight, bias)
     *first, last = (small * factor for factor in factors)
     lacking = width - states.shape[-1] - small.shape[-1] * len(factors)

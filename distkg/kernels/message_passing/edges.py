@@ -113,7 +113,7 @@ class Rows:
 
     @cached_property
     def pieces(self) -> Pieces:
-        """The rows, cut into pieces of at most ``PIECE`` edges."""
+        """Pieces of the rows, of at most ``PIECE`` edges each."""
         degrees, device = self.offsets.diff(), self.offsets.device
         counts = ((degrees + PIECE - 1) // PIECE).clamp_min(1)
         row = torch.repeat_interleave(torch.arange(len(self), device=device), counts)
