@@ -163,7 +163,7 @@ def test_the_refusal_says_which_knob_is_enough() -> None:
     lines = {line.split(":")[0].strip(): line for line in str(caught.value).splitlines()[2:]}
     assert lines["--set model.dtype=bfloat16"].endswith("(fits)")
     assert lines["--set model.dim=64"].endswith("(fits)")
-    assert "where each of them has as much memory" in lines["--set train.workers=2"]
+    assert "if each worker has as much memory" in lines["--set train.workers=2"]
     assert "--set optimizer.name=rowwise_adagrad" not in lines
     assert "--set objective.score_memory_mb=16" not in lines
 
