@@ -84,7 +84,7 @@ class RelationTable:
         return Alike(torch.from_numpy(self.relations.astype(np.int64)), torch.from_numpy(self.chances.copy()))
 
     def fault(self, relations: int) -> str | None:
-        """Describe how it differs from a valid table of so many relations (shapes, dtypes, existing relations, finite
+        """Describe the first difference from a valid table of so many relations (shapes, dtypes, relation ids, finite
         and non-negative chances); None if it is valid."""
         names, chances = self.relations, self.chances
         if names.shape != chances.shape or names.ndim != 2 or len(names) != relations:
