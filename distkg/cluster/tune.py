@@ -131,7 +131,7 @@ def check_search(config: RunConfig, space: Space, max_concurrent: int = 1) -> No
     if not any(store.manifest.triples.get("valid") for store in stores):
         listed = ", ".join(store.shown for store in stores)
         raise SearchError(
-            f"a search is led by validation MRR, and there is no valid split in {listed}. "
+            f"a search compares trials by validation MRR, and there is no valid split in {listed}. "
             "Prepare one with `distkg prepare --split` or `--valid`."
         )
     check_run(config, max_concurrent)
@@ -215,7 +215,7 @@ def _tuner(
         config = parse_config(tree, "the launched search")
         run_trial(SearchFolder(Path(path)), int(settings["number"]), max_concurrent, config)
 
-    # As a parameter it travels through Ray's object store: what Tune writes into its folder holds no address.
+    # A parameter is passed through Ray's object store, so that the files of Tune hold no addresses.
     trial = tune.with_parameters(trial, tree=config.model_dump())
     return tune.Tuner(
         tune.with_resources(trial, tune.PlacementGroupFactory(DRIVER)),

@@ -35,7 +35,7 @@ def evaluate_zero_shot(
 ) -> dict[str, Any]:
     """Return filtered metrics of a split of the store, with its training facts as the graph; as ``evaluate_ranks``.
 
-    ``fanouts`` as of ``reasoner_of``; ``triples`` is the number of triples to rank, None for all.
+    ``fanouts`` are those of ``reasoner_of``; ``triples`` is the number of triples to rank, None for all.
     """
     scorer = reasoner_of(model, store, fanouts)
     rank = partial(rank_by_scores, scorer.scores, num_relations=store.num_relations, batch_size=batch_size)

@@ -143,7 +143,7 @@ class NegativeSource(ABC):
 
     Attributes:
         needs: parts of the graph that the source reads, in words for users.
-        requires: side of the query whose model vectors the source reads, besides those of all entities.
+        requires: side of the query whose model vectors the source reads, in addition to those of all entities.
         hosted_reply: reply of an actor that hosts the source: ``negatives``, for each draw, or a table of the
             ``similarities`` of relations, by which workers draw for many steps (``connect``).
         generates: whether its negatives have a ``made`` part.
@@ -215,7 +215,7 @@ class NegativeSource(ABC):
         """Return the numbers of hard negatives and of redrawn ones, which were known answers, since the last call."""
         return 0, 0
 
-    def connect(  # noqa: B027  most sources are drawn by a pool whole
+    def connect(  # noqa: B027  most hosted sources draw in the pool
         self, pool: Pool[Any, Any], how: PoolConfig, parameters: Callable[[], Arrays] | None = None
     ) -> None:
         """Connect a source with the reply ``similarities`` to the pool that computes its tables.
@@ -225,7 +225,7 @@ class NegativeSource(ABC):
                 vectors of the attached model.
         """
 
-    def request(self, moment: TrainingProgress) -> None:  # noqa: B027  most sources ask in ``prefetch``
+    def request(self, moment: TrainingProgress) -> None:  # noqa: B027  most sources send requests in ``prefetch``
         """Request the table that is due at this training progress, without waiting; with ``negatives.pool.sync``,
         ``advance`` waits for it."""
 
@@ -237,13 +237,13 @@ class NegativeSource(ABC):
         """Return the sources of a mixture and of nested mixtures; for another source, the source itself."""
         return [self]
 
-    def attach(self, model: ModelView) -> None:  # noqa: B027  most sources do not look at one
+    def attach(self, model: ModelView) -> None:  # noqa: B027  most sources do not read a model
         """Set the model whose vectors draws may read; draws are then collective among its ranks."""
 
-    def advance(self, moment: TrainingProgress) -> None:  # noqa: B027  most sources do not care
+    def advance(self, moment: TrainingProgress) -> None:  # noqa: B027  most sources do not depend on it
         """Set the training progress; called before draws."""
 
-    def prefetch(self, coming: Sequence[DrawRequest]) -> None:  # noqa: B027  most sources draw when asked
+    def prefetch(self, coming: Sequence[DrawRequest]) -> None:  # noqa: B027  most sources draw in the step
         """Announce later draws, in the order of steps."""
 
     def weights(self) -> dict[str, Tensor]:

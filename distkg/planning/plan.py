@@ -135,7 +135,7 @@ def _shortage(kind: str, uses: dict[str, int], available: int | None) -> list[st
         return []
     largest = sorted(uses.items(), key=lambda use: -use[1])
     parts = ", ".join(f"{name} {_gib(count)}" for name, count in largest if count >= NOTEWORTHY)
-    return [f"this run needs {_gib(total)} of {kind} per worker and {_gib(available)} are there: {parts}."]
+    return [f"this run needs {_gib(total)} of {kind} per worker, and {_gib(available)} are available: {parts}."]
 
 
 def _knobs(

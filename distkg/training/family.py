@@ -178,10 +178,9 @@ def cannot_rank(model: str, what: str) -> QuestionError:
     ranks_relations = family_name(model) == "relation_prediction"
     others = [name for name, family in FAMILY_OF_MODEL.items() if (family == "relation_prediction") != ranks_relations]
     other = "relations" if what == "entities" else "entities"
-    hint = "; `distkg predict-relation` asks this one" if ranks_relations else ""
+    hint = f", or query {model} with `distkg predict-relation`" if ranks_relations else ""
     return QuestionError(
-        f"{model} ranks {other}, and was asked for {what}. Take a model that ranks those: "
-        f"{', '.join(sorted(others))}{hint}"
+        f"{model} ranks {other}, not {what}. Use a model that ranks {what}: {', '.join(sorted(others))}{hint}"
     )
 
 

@@ -172,7 +172,9 @@ class Training:
 
     def _validate_and_save(self) -> None:
         progress = self.progress
-        if progress.validated == progress.steps:  # stopped where it began: to count it again would spend patience
+        if (
+            progress.validated == progress.steps
+        ):  # no step since the last validation, which must not count twice for patience
             self._save(best=False)
             return
         with self._divergence_explained():
@@ -198,14 +200,14 @@ class Training:
         """
         due = step > 0 and time.perf_counter() - self._reported > REPORT_SECONDS
         limit = self.config.train.time_limit_seconds
-        # Decided by the first rank's clock: ranks that disagreed would wait for each other forever.
+        # The first rank decides by its clock: ranks that disagreed would wait for each other forever.
         gone = self._seconds() / limit if limit else 0.0
-        decided = torch.tensor([gone, due, self.stop.asked, self._window()], dtype=torch.float32)
-        self.schedule.time_gone, report, asked, window = self.ranks.broadcast(decided.to(self.ranks.device)).tolist()
-        self._stopping, self.loop.window = bool(asked), int(window)
-        if report and not asked:
+        decision = torch.tensor([gone, due, self.stop.asked, self._window()], dtype=torch.float32)
+        self.schedule.time_gone, report, stop, window = self.ranks.broadcast(decision.to(self.ranks.device)).tolist()
+        self._stopping, self.loop.window = bool(stop), int(window)
+        if report and not stop:
             self._report(step=step)
-        return self.schedule.time_gone < 1 and not asked
+        return self.schedule.time_gone < 1 and not stop
 
     def _window(self) -> int:
         """Return the number of steps until the next ``_should_continue``: few if steps are slow, to stop in time."""
@@ -218,9 +220,9 @@ class Training:
 
     def _any_rank_is_asked(self) -> bool:
         """Return whether any rank has received a stop request, and may have skipped computations; collective."""
-        asked = torch.tensor([float(self.stop.asked)], device=self.ranks.device)
-        self.ranks.all_reduce(asked, "max")
-        return bool(asked)
+        stop = torch.tensor([float(self.stop.asked)], device=self.ranks.device)
+        self.ranks.all_reduce(stop, "max")
+        return bool(stop)
 
     def _save_and_leave(self, *, before_validation: bool = False) -> NoReturn:
         """Write a checkpoint and raise StopAsked; collective."""

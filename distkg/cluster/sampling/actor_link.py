@@ -205,7 +205,7 @@ class ActorLink:
             self.gone = True
             self.report(PoolEvent("failed", f"it cannot be started: {describe_remote_error(error)}", str(error)))
             return
-        reason = "cannot be made" if call.method == "ready" else f"failed in {call.method}"
+        reason = "cannot be created" if call.method == "ready" else f"failed in {call.method}"
         if isinstance(error, errors.RaySystemError):
             reason = f"gave a reply to {call.method} that cannot be deserialised"
         text = f"it {reason}: {describe_remote_error(error)}"

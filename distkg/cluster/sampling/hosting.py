@@ -36,7 +36,7 @@ class Hosting:
 def hosted_sources(config: RunConfig, graphs: Graphs) -> dict[str, Hosting]:
     """Return the hosted sources by key (``PoolOf``): one for each shared graph, by address, else ``hosted_parts``.
 
-    ``graphs`` are those of ``share_graphs``; the actors take turns in comparing their relations.
+    ``graphs`` are those of ``share_graphs``; each is assigned to one actor, round-robin.
     """
     chosen, actors = config.negatives, config.negatives.pool.actors
     if graphs:

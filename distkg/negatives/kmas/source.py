@@ -98,7 +98,7 @@ class Kmas(NegativeSource):
         self._usable = self._sizes[: graph.relations] > 0  # a relation has answers on both sides or on neither
         self._model: ModelView | None = None
         self._now = TrainingProgress()
-        self._tables: SimilarityCache | None = None  # None where relations are compared in the step
+        self._tables: SimilarityCache | None = None  # None if the step compares relations
         self._drawn = self._rejected = 0
 
     def attach(self, model: ModelView) -> None:
