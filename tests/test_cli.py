@@ -204,7 +204,7 @@ def test_config_prints_what_a_run_would_use(tmp_path: Path) -> None:
     result = run_cli("config", path, "--set", "model.dim=96", "--workers", "3")
     tree = yaml.safe_load(result.stdout)
     assert (tree["model"]["name"], tree["model"]["dim"], tree["train"]["workers"]) == ("rotate", 96, 3)
-    assert "# Scorer; " in result.stdout
+    assert "# Scorer or foundation model" in result.stdout
     saved = tmp_path / "again.yaml"
     saved.write_text(result.stdout)
     assert run_cli("config", saved).stdout == result.stdout

@@ -50,14 +50,14 @@ from distkg.training.resume import check_resume, notices
 from distkg.training.run_dir import RunFolder
 from distkg.training.services import Services
 
-LAST_LINES_SECONDS = 2.0  # for lines of workers that are still to be shown when a run is stopped
+LAST_LINES_SECONDS = 2.0  # maximum wait for the last lines of workers when a run is stopped
 
-# What a second attempt would only meet again. A lost peer raises RuntimeError, a full disk OSError.
+# Errors that a restart would repeat. A lost peer raises RuntimeError, a full disk OSError.
 MISTAKES = (ValueError, TypeError, LookupError, AttributeError, ImportError, AssertionError)
 
 
 class TrainOnRank(Protocol):
-    """A whole training as one rank sees it; the result is that of rank 0."""
+    """Function that runs a training on one rank; the result is that of rank 0."""
 
     def __call__(
         self,
@@ -72,7 +72,7 @@ class TrainOnRank(Protocol):
 
 
 class TrainingError(RuntimeError):
-    """Training ended because workers were lost more often than cluster.max_failures allows."""
+    """Error of a training whose workers were lost more often than ``cluster.max_failures`` allows."""
 
 
 def launch_training(
@@ -83,31 +83,30 @@ def launch_training(
     accept_changes: bool = False,
     listener: Listener | None = None,
 ) -> Record:
-    """Train on ``config.train.workers`` Ray Train workers and return what result.json holds.
+    """Train on ``config.train.workers`` Ray Train workers and return the content of result.json.
 
-    Joins the cluster named by ``cluster.address`` or by RAY_ADDRESS, as in a job, else starts Ray on this
-    machine for the length of the run. A killed worker is replaced, at most ``cluster.max_failures`` times,
-    and the run goes on from its newest checkpoint; each loss is a line in failures.jsonl. An error that a
-    restart would only repeat, such as a store that cannot be read, ends the run at once and is raised here as
-    it was in the worker.
+    Joins the cluster named by ``cluster.address`` or by RAY_ADDRESS, as in a job; otherwise starts Ray on this
+    machine for the duration of the run. A killed worker is replaced, at most ``cluster.max_failures`` times,
+    and the run continues from its newest checkpoint; each loss is a line in failures.jsonl. An error that a
+    restart would repeat, such as a store that cannot be read, ends the run at once and is raised here as in the
+    worker.
 
     Args:
-        config: the run; a relative ``data.store`` is taken from the current directory.
+        config: configuration of the run; a relative ``data.store`` is relative to the current directory.
         run: run folder, on storage that every node sees.
-        resume: go on with the run in this folder; in an empty one, start afresh.
-        accept_changes: go on although settings that steer the course of training are others than before; the result
-            lists them.
-        listener: called in this process with every new line of metrics.jsonl; by default the progress is
+        resume: continue the run in this folder; in an empty folder, start a new one.
+        accept_changes: continue although settings with ``resume: course`` have changed; the result lists them.
+        listener: function called in this process with every new line of metrics.jsonl; by default the progress is
             shown, as a bar on a terminal and as lines elsewhere.
 
     Raises:
-        RunFolderError: the folder is not free and ``resume`` is not given, or is not a shared folder; as RunInUseError,
-            where another driver writes to it.
-        ResumeError, StoreMismatchError: the run cannot go on with this configuration or store; nothing has changed.
-        ClusterError: no such cluster, or more than its configuration can mean.
+        RunFolderError: the folder is not free and ``resume`` is not given, or is not a shared folder. The subclass
+            RunInUseError: another driver writes to the folder.
+        ResumeError, StoreMismatchError: the run cannot continue with this configuration or store; nothing has changed.
+        ClusterError: there is no such cluster, or its settings contradict each other.
         TrainingError: workers were lost too often.
         LostClusterError: the cluster died.
-        Terminated: a signal (Ctrl-C too) has ended the run, once a checkpoint was on the disk.
+        Terminated: a signal (also Ctrl-C) ended the run after a checkpoint was written.
     """
     from distkg.training.run import train_on_rank
 
@@ -124,7 +123,7 @@ def run_on_workers(
     accept_changes: bool = False,
     listener: Listener | None = None,
 ) -> Record:
-    """`launch_training` with any training function; arguments and errors are the same."""
+    """Launch any training function; arguments and errors are those of `launch_training`."""
     check_scaling(config)
     folder = run_folder.absolute_run(run)
     config = run_folder.absolute_store(config)
@@ -156,8 +155,8 @@ class Output:
     """Terminal of the driver.
 
     Attributes:
-        display: prints what happens.
-        follower: hands it the lines that workers write.
+        display: display of the progress.
+        follower: thread that passes the lines of workers to the display.
     """
 
     display: Display
@@ -167,16 +166,16 @@ class Output:
         self.display.notice(text)
 
     def last_line(self, text: str) -> None:
-        """Print a line after all that workers have written."""
+        """Print a line after all lines of workers."""
         self.follower.finish(LAST_LINES_SECONDS)
         self.display.notice(text)
 
 
 def check_scaling(config: RunConfig) -> None:
-    """Refuse worker counts that contradict each other.
+    """Validate ``cluster.min_workers``.
 
     Raises:
-        ClusterError: cluster.min_workers above train.workers.
+        ClusterError: cluster.min_workers is larger than train.workers.
     """
     low, high = config.cluster.min_workers, config.train.workers
     if low is not None and low > high:
@@ -184,7 +183,7 @@ def check_scaling(config: RunConfig) -> None:
 
 
 def describe_failure(record: Record) -> str:
-    """A line of failures.jsonl in words.
+    """Format a line of failures.jsonl as a sentence.
 
     >>> describe_failure({"time": 0.0, "rank": 1, "error": "its node was lost", "restart": True})
     'worker 1 failed: its node was lost. Restarting from the newest checkpoint.'
@@ -206,7 +205,7 @@ def _fit(train: TrainOnRank, config: RunConfig, run: Path, output: Output, sessi
             result = _fit_or_stop(trainer, run, supervisor, session, output)
     except (KeyboardInterrupt, SystemExit):
         _report_stop(run, output, session)
-        # Everything is said: a script that called this needs no traceback of an interrupt beside it.
+        # Everything is reported, so the traceback of an interrupt would only distract.
         raise Terminated(session.signals.received or signal.SIGINT) from None
     except ray.train.ControllerError as error:
         raise error.controller_failure from error
@@ -222,7 +221,7 @@ def _fit_or_stop(trainer: TorchTrainer, run: Path, supervisor: Supervisor, sessi
     try:
         result = dict(session.run(trainer.fit).return_value)
     except (KeyboardInterrupt, SystemExit):
-        # Here, and not further out: workers may need the actors of the run until they have stopped.
+        # Inside the context of the actors, because workers may need them until they have stopped.
         supervisor.stop()
         _report_stop(run, output, session)
         raise
@@ -231,7 +230,7 @@ def _fit_or_stop(trainer: TorchTrainer, run: Path, supervisor: Supervisor, sessi
         output.display.__exit__()
         session.signals.end_command(f"error: {lost}", 1)
         raise lost from None
-    if "stopped" in result:  # whoever asked for that ends this process
+    if "stopped" in result:  # the sender of the stop request ends this process
         raise Terminated(signal.SIGTERM)
     return result
 
@@ -243,14 +242,14 @@ def _report_stop(run: Path, output: Output, session: Session) -> None:
 
 
 def describe_stop(run: Path, by: str) -> str:
-    """What the operator reads last where a signal has ended a run."""
+    """Return the last line of output of a run that a signal has ended."""
     step = run_folder.newest_step(run)
     how = "before the first checkpoint" if step is None else f"with a checkpoint at step {step:,}"
     return f"stopped by {by}, {how}. {how_to_resume(run)}"
 
 
 def how_to_resume(run: Path) -> str:
-    """The way on with a run that has ended early."""
+    """Return the sentence that says how to resume a run."""
     return f"Continue with the same command and --resume; the run is in {printable(str(run))}"
 
 
@@ -265,17 +264,17 @@ def _trainer(train: TrainOnRank, config: RunConfig, run: Path, graphs: Graphs, l
 
 
 def scaling(config: RunConfig) -> ray.train.ScalingConfig:
-    """How many workers, and what each reserves; a range of workers where the run is elastic."""
-    workers, least = config.train.workers, config.cluster.min_workers
+    """Return the number of workers, a range for an elastic run, and the resources of each."""
+    workers, min_workers = config.train.workers, config.cluster.min_workers
     return ray.train.ScalingConfig(
-        num_workers=workers if least is None else (least, workers),
+        num_workers=workers if min_workers is None else (min_workers, workers),
         use_gpu=config.cluster.gpus_per_worker > 0,
         resources_per_worker=worker_resources(config.cluster),
     )
 
 
 def _ray_run(config: RunConfig, run: Path) -> ray.train.RunConfig:
-    # Ray Train checks before the start that every worker's node sees the storage path: here, the run folder.
+    # Ray Train checks before the start that every worker's node sees the storage path, which is the run folder.
     return ray.train.RunConfig(
         name=run_folder.LAUNCH,
         storage_path=str(run),
@@ -296,14 +295,14 @@ def _train_loop(train: TrainOnRank) -> Callable[[dict[str, Any]], Record]:
             pool_of = actors_of_worker(config, run, ranks, graphs)
             check_writer = partial(check_lease, Path(run), settings["lease"])
             services = Services(pool_of, graphs_of_node(graphs), check_writer=check_writer, stop=stop)
-            # A fresh launch starts in an empty folder: a checkpoint there means that this group is a replacement.
+            # A new launch starts in an empty folder, so a checkpoint there means that this group is a replacement.
             return train(config, Path(run), ranks, resume=True, listener=None, services=services)
 
     return loop
 
 
 class FailureNotes(ray.train.UserCallback):
-    """Writes lost workers to failures.jsonl, and ends the run on an error that a restart would repeat."""
+    """Callback that writes lost workers to failures.jsonl, and ends the run on an error that a restart would repeat."""
 
     def __init__(self, run: Path, max_failures: int) -> None:
         self._run = run
@@ -318,12 +317,12 @@ class FailureNotes(ray.train.UserCallback):
             run_folder.append_failure(self._run, rank, error, restart=restart)
         self._restarts_left -= 1
         if mistake is not None:
-            # Raising here is what tells Ray Train's controller not to try again.
+            # Raising here makes Ray Train's controller end the run instead of restarting it.
             raise mistake
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What a worker raised, or how it died, without Ray Train's wrapping."""
+    """Return the error of a worker without the wrapping of Ray Train."""
     for wrapping in ("_base_exc", "health_check_failure"):
         error = getattr(error, wrapping, error)
     return error

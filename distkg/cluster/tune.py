@@ -1,8 +1,8 @@
-"""Searching for a configuration on Ray Tune: Optuna proposes, ASHA stops what falls behind, each trial is a run.
+"""Hyperparameter search on Ray Tune: Optuna proposes trials, ASHA stops poor ones, and each trial is a run.
 
-The state of a search is its folder, not Ray's: `SearchFolder` holds every trial that ended, and a search that goes
-on tells them to a new sampler and a new scheduler. So a search survives whatever happens to its driver, and does
-not depend on the version of Ray that began it.
+The state of a search is its folder, not Ray's: `SearchFolder` holds every ended trial, and a resumed search passes them
+to a new sampler and a new scheduler. A search therefore survives a crash of its driver, and does not depend on the
+version of Ray that began it.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ from distkg.training.run import train_on_rank
 
 MRR, SHARE = "valid_mrr", "budget_share"
 
-# Trials are first compared when an eighth of their budget is spent, and the best third of them goes on.
+# Trials are first compared after an eighth of their budget, and the best third of them continues.
 FIRST_RUNG, REDUCTION = 0.125, 3
-NEVER = 1.01  # a share that no trial reports: the end of a run is its own affair
+NEVER = 1.01  # above every reported share, because a run decides itself when it ends
 
-# A driver that takes a CPU would keep it from the workers that it waits for; Tune does not accept an empty bundle.
+# A CPU reserved for the driver would be missing for its workers; Tune does not accept an empty bundle.
 DRIVER = [{"memory": 1e6}]
 
-# No output and no files beside our own, no handler that would swallow Ctrl-C, and no ten minutes of patience with
-# a stopped trial that holds on to its workers.
+# No output and files of Tune, no handler that swallows Ctrl-C, and a short wait, instead of ten minutes, for a stopped
+# trial that does not release its workers.
 TUNE_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -70,7 +70,7 @@ TUNE_SETTINGS = {
 }
 
 LOST_TRIAL_SECONDS = 2 * STALE_SECONDS
-"""How long a trial waits for the process that had it before, where that was lost with its node."""
+"""Maximum seconds that a trial waits for the lease of its former process, which may have been lost with its node."""
 
 Ended = Callable[[Trial], None]
 
@@ -85,28 +85,28 @@ def launch_search(
     resume: bool = False,
     ended: Ended | None = None,
 ) -> list[Trial]:
-    """Train ``trials`` configurations out of ``space`` and return all that ended, also in earlier launches.
+    """Train ``trials`` configurations from ``space`` and return all ended trials, including those of earlier launches.
 
     Each trial is a run of ``config`` with some keys changed, on its own ``config.train.workers`` workers, in
-    RUN/trials/NUMBER. The configuration itself is the first, where it lies in the space. A trial that fails (a
-    loss that diverges, memory that is exceeded, settings that exclude each other) is recorded and the search goes
-    on. Only the best trial keeps its checkpoints.
+    RUN/trials/NUMBER. If ``config`` lies in the space, it is the first trial. A failed trial (diverged loss, exceeded
+    memory, settings that exclude each other) is recorded and the search continues. Only the best trial keeps its
+    checkpoints.
 
     Args:
-        config: what all trials share; the sampler takes its seed from ``train.seed``.
-        space: what varies.
+        config: configuration shared by all trials; ``train.seed`` is also the seed of the sampler.
+        space: search space.
         run: folder of the search, on storage that every node sees.
-        trials: trials in all; with ``resume`` those that ended before count.
-        max_concurrent: trials at once.
-        resume: go on with the search in this folder; trials that were interrupted go on from their checkpoints.
-        ended: called in this process after each trial, once its record is written.
+        trials: total number of trials; with ``resume`` this includes the ended ones.
+        max_concurrent: maximum number of concurrent trials.
+        resume: continue the search in this folder; interrupted trials continue from their checkpoints.
+        ended: function called in this process after each trial, once its record is written.
 
     Raises:
         RunFolderError, SearchError: the folder is not free, or holds another search.
-        StoreMismatchError: the search in the folder was on another store; names the file that differs.
+        StoreMismatchError: the search in the folder used another store; the message names the file that differs.
         SpaceError: some value of the space cannot be run.
-        ConfigError, StoreError, PlanError: the configuration itself cannot be run.
-        ClusterError: no such cluster.
+        ConfigError, StoreError, PlanError: ``config`` itself cannot be run.
+        ClusterError: there is no such cluster.
     """
     folder = SearchFolder(run_folder.absolute_run(run))
     config = run_folder.absolute_store(config)
@@ -114,24 +114,24 @@ def launch_search(
     with claimed(folder.path, resume=resume, private=config.private):
         folder.start(config, space, provenance_of(config, family_of(config).stores(config)))
         shutil.rmtree(folder.path / run_folder.LAUNCH, ignore_errors=True)
-        left = trials - len(folder.ended())
-        if left > 0:
-            _search(config, space, folder, left, max_concurrent, ended or _silent)
+        remaining = trials - len(folder.ended())
+        if remaining > 0:
+            _search(config, space, folder, remaining, max_concurrent, ended or _silent)
         folder.drop_checkpoints()
         return folder.ended()
 
 
 def check_search(config: RunConfig, space: Space, max_concurrent: int = 1) -> None:
-    """Refuse what could only fail later: the configuration, and each value of the space with it.
+    """Validate the configuration, and each value of the space with it, before a search starts.
 
     Raises:
-        ConfigError, StoreError, PlanError, SpaceError: as `launch_search`.
+        ConfigError, StoreError, PlanError, SpaceError: as for `launch_search`.
     """
     stores = family_of(config).stores(config)
     if not any(store.manifest.triples.get("valid") for store in stores):
         listed = ", ".join(store.shown for store in stores)
         raise SearchError(
-            f"a search is led by validation MRR, and there is no valid split in {listed}. "
+            f"a search compares trials by validation MRR, and there is no valid split in {listed}. "
             "Prepare one with `distkg prepare --split` or `--valid`."
         )
     check_run(config, max_concurrent)
@@ -215,7 +215,7 @@ def _tuner(
         config = parse_config(tree, "the launched search")
         run_trial(SearchFolder(Path(path)), int(settings["number"]), max_concurrent, config)
 
-    # As a parameter it travels through Ray's object store: what Tune writes into its folder holds no address.
+    # A parameter is passed through Ray's object store, so that the files of Tune hold no addresses.
     trial = tune.with_parameters(trial, tree=config.model_dump())
     return tune.Tuner(
         tune.with_resources(trial, tune.PlacementGroupFactory(DRIVER)),
@@ -229,7 +229,7 @@ def _tuner(
         run_config=tune.RunConfig(
             name=run_folder.LAUNCH,
             storage_path=path,
-            # Of a trial's process, as when its node is lost: what its run raises never reaches Tune.
+            # Failures of a trial's process, such as a lost node; errors of its run never reach Tune.
             failure_config=tune.FailureConfig(max_failures=config.cluster.max_failures),
             verbose=0,
         ),
@@ -237,10 +237,10 @@ def _tuner(
 
 
 def run_trial(folder: SearchFolder, number: int, max_concurrent: int = 1, base: RunConfig | None = None) -> None:
-    """One trial, in a process of its own: a run, whose validations are reported to Tune as they come.
+    """Run one trial in a process of its own, and report each validation to Tune.
 
-    ``base`` is what all trials share, with the secrets of addresses that the folder of the search lacks; default: that
-    of the folder. A failure is left in error.txt and reported as an MRR of 0.
+    ``base`` is the configuration shared by all trials, with the secrets of addresses; default: that in the folder of
+    the search, which has no secrets. A failure is written to error.txt and reported as an MRR of 0.
     """
     run = folder.trial(number)
     (run / "error.txt").unlink(missing_ok=True)
@@ -258,9 +258,10 @@ def run_trial(folder: SearchFolder, number: int, max_concurrent: int = 1, base: 
 
 
 class Reports:
-    """Passes validations on to Tune, each as the best MRR so far, but for the last: that one comes with the result.
+    """Listener that reports validations to Tune, each as the best MRR so far.
 
-    Were it reported before, a run could be stopped that has nothing left to do but to evaluate.
+    The last validation is reported with the result: if it were reported earlier, Tune could stop a run before its final
+    evaluation.
     """
 
     def __init__(self, config: RunConfig, run: Path) -> None:
@@ -276,13 +277,12 @@ class Reports:
 
 
 class Scheduler(ASHAScheduler):
-    """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934) over the share of the budget spent.
+    """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934) over the used share of the budget.
 
-    Trials that take their time for an epoch are so compared at equal times where a time limit binds, and at equal
-    epochs where it does not.
+    With a binding time limit, trials are compared at equal times, else at equal epochs.
 
     Attributes:
-        stopped: Tune's ids of the trials that fell behind.
+        stopped: Tune's ids of stopped trials.
     """
 
     def __init__(self) -> None:
@@ -303,7 +303,7 @@ class Scheduler(ASHAScheduler):
         return decision
 
     def remember(self, folder: SearchFolder) -> None:
-        """Enter the validations of trials that ended, so that new ones are measured by them."""
+        """Enter the validations of ended trials, so that new trials are compared with them."""
         base = folder.read_config()
         for ended in folder.ended():
             stand_in = SimpleNamespace(trial_id=f"ended-{ended.name}")
@@ -317,9 +317,9 @@ class Scheduler(ASHAScheduler):
 
 
 class Proposals(OptunaSearch):
-    """Optuna's proposals, each with a folder made for it; what ended goes into the log.
+    """Search algorithm of Optuna that creates a folder for each proposal, and logs ended trials.
 
-    Interrupted trials come first, then new ones. To Tune a proposal is only the number of a trial.
+    Interrupted trials come first, then new ones. The parameters that Tune sees are only the number of a trial.
     """
 
     def __init__(
@@ -338,7 +338,7 @@ class Proposals(OptunaSearch):
         base = parameters_of(config, space)
         if not past and not first and base is not None:
             first.append(base)
-        # A search that goes on must not draw again what its random start has drawn.
+        # A resumed search must not repeat the random draws of its start.
         seed = config.train.seed + len(past) + len(first)
         super().__init__(
             distributions(space),
@@ -354,28 +354,28 @@ class Proposals(OptunaSearch):
         self._closed = False
 
     def suggest(self, trial_id: str) -> dict[str, int]:
-        """The number of the next trial."""
+        """Return the number of the next trial."""
         parameters = super().suggest(trial_id)
         number = self._waiting.pop(0) if self._waiting else self._folder.begin(parameters)
         self._numbers[trial_id] = number
         return {"number": number}
 
     def on_trial_complete(self, trial_id: str, result: Record | None = None, error: bool = False) -> None:
-        """Tell Optuna, write the trial into the log, and call the listener."""
+        """Report the result to Optuna, log the trial, and call ``ended``."""
         number = self._numbers.pop(trial_id, None)
         if number is None or self._closed:
             return
         pruned = trial_id in self._scheduler.stopped
         trial = self._folder.outcome(number, "failed" if error or not pruned else "pruned")
         super().on_trial_complete(trial_id, {MRR: trial.value})
-        # Before the new record: a trial that was just stopped may still be writing a checkpoint.
+        # Before the new record, because a trial that was just stopped may still be writing a checkpoint.
         self._folder.drop_checkpoints()
         self._folder.append(trial)
         self._ended(trial)
 
     def close(self) -> None:
-        """Take no further outcome: trials that end from now on are interrupted, and go on when the search does."""
+        """Ignore further results: trials that end from now on count as interrupted, and continue with the search."""
         self._closed = True
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the log is the state."""
+        """Do nothing, because the log is the state."""

@@ -1,4 +1,4 @@
-"""The configuration of a run: schema, presets, overrides."""
+"""Configuration of a run: schema, presets, overrides."""
 
 from distkg.config.errors import ConfigError
 from distkg.config.families import FAMILIES, FamilyName, family_of

@@ -1,4 +1,4 @@
-"""Families of models, by ``model.name``: which keys exist, and who trains, depends on them."""
+"""Families of models, by ``model.name``; a family decides which keys act and which package trains."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FAMILIES: dict[FamilyName, str] = {
     "foundation": "foundation models",
     "relation_prediction": "models that rank relations",
 }
-"""Name of a family → how messages call its models."""
+"""Name of a family → name of its models in messages."""
 
 FAMILY_OF_MODEL: dict[str, FamilyName] = {
     "compgcn": "foundation",
@@ -24,7 +24,8 @@ FAMILY_OF_MODEL: dict[str, FamilyName] = {
     "trix_relations": "relation_prediction",
     "ultra": "foundation",
 }
-"""Models that are no scorers. Kept here by name, as a configuration is read without importing any model."""
+"""Family of each model that is not a scorer. Listed by name, so that configurations are read without importing models.
+"""
 
 
 def family_of(model: str) -> FamilyName:

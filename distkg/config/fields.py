@@ -1,4 +1,4 @@
-"""Fields of a configuration: each says whether a resumed run may change it, and with which settings it acts."""
+"""Fields of a configuration, with the settings under which each acts and whether a resumed run may change it."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ from pydantic import ConfigDict, Field
 from distkg.config.strict import StrictModel
 
 Resume = Literal["fixed", "course", "free"]
-"""Whether a key may differ when a run is resumed.
+"""Class of a key when a run is resumed.
 
-``fixed``: it gives stored tensors their meaning and never may. ``course``: it steers the course of training and may on
-request, which is recorded. ``free``: it decides how long, where and how fast, and may.
+``fixed``: the key defines the meaning of stored tensors and must not change. ``course``: the key affects the result of
+training and may change on request, which is recorded. ``free``: the key affects only duration, place or speed, and may
+change.
 """
 
 Conditions = Mapping[str, tuple[Any, ...]]
-"""Settings with which a key acts: dotted key, or ``family`` → its values; without values: anything but its zero."""
+"""Settings with which a key acts: dotted key, or ``family``, → accepted values; empty for any true value."""
 
 
 class Section(StrictModel):
-    """A section of a configuration."""
+    """Base class of the sections of a configuration."""
 
     model_config = ConfigDict(validate_assignment=True)
 
 
 def fixed(*default: Any, acts: Conditions | None = None, **settings: Any) -> Any:
-    """Return a field that is ``fixed`` on resume; other arguments as of pydantic's ``Field``."""
+    """Return a field that is ``fixed`` on resume; other arguments are those of pydantic's ``Field``."""
     return _field("fixed", acts, *default, **settings)
 
 
 def course(*default: Any, acts: Conditions | None = None, **settings: Any) -> Any:
-    """Return a field that is ``course`` on resume; other arguments as of pydantic's ``Field``."""
+    """Return a field that is ``course`` on resume; other arguments are those of pydantic's ``Field``."""
     return _field("course", acts, *default, **settings)
 
 
 def free(*default: Any, acts: Conditions | None = None, **settings: Any) -> Any:
-    """Return a field that is ``free`` on resume; other arguments as of pydantic's ``Field``."""
+    """Return a field that is ``free`` on resume; other arguments are those of pydantic's ``Field``."""
     return _field("free", acts, *default, **settings)
 
 
 def section(kind: type[Section], description: str, acts: Conditions | None = None) -> Any:
-    """Return a field that holds a section; ``acts`` holds for every key in it."""
+    """Return a field that holds a section; ``acts`` applies to every key in it."""
     return Field(default_factory=kind, description=description, json_schema_extra=_extra(acts))
 
 

@@ -11,8 +11,8 @@ from distkg.config.run_config import RunConfig
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of configuration files, from which editors complete keys and check values.
 
-    ``oneOf`` has a variant for each family, told apart by ``model.name``. Of a key, ``resume`` says whether it may
-    differ when a run is resumed (`distkg.config.fields.Resume`), and ``acts_with`` with which other settings it acts.
+    ``oneOf`` has a variant for each family, distinguished by ``model.name``. Each key has ``resume``, whether it may
+    differ when a run is resumed (`distkg.config.fields.Resume`), and ``acts_with``, the settings with which it acts.
     """
     definitions: dict[str, Any] = {}
     for family in FAMILIES:
@@ -26,7 +26,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _variant(family: FamilyName) -> dict[str, Any]:
-    """Definitions of a family's sections, by ``family.Section``, and of its whole configuration, by ``family``."""
+    """Return the definitions of a family's sections, as ``family.Section``, and of its configuration, as ``family``."""
     schema = RunConfig.model_json_schema()
     sections = schema.pop("$defs")
     for definition in (schema, *sections.values()):
@@ -43,8 +43,8 @@ def _variant(family: FamilyName) -> dict[str, Any]:
     else:
         name["not"] = {"enum": sorted(FAMILY_OF_MODEL)}
     schema |= {"title": FAMILIES[family]}
-    found = {family: schema} | {f"{family}.{key}": definition for key, definition in sections.items()}
-    renamed: dict[str, Any] = _renamed(found, family)
+    definitions = {family: schema} | {f"{family}.{key}": definition for key, definition in sections.items()}
+    renamed: dict[str, Any] = _renamed(definitions, family)
     return renamed
 
 
@@ -54,7 +54,7 @@ def _belongs(value: dict[str, Any], family: FamilyName) -> bool:
 
 
 def _renamed(node: Any, family: FamilyName) -> Any:
-    """The same with references to the family's own sections."""
+    """Return a copy with references to the sections of the family."""
     if isinstance(node, dict):
         return {
             key: f"#/$defs/{family}.{value.removeprefix('#/$defs/')}" if key == "$ref" else _renamed(value, family)

@@ -1,4 +1,4 @@
-"""Reading configurations: presets, YAML files, overrides, and messages that name every key that is wrong."""
+"""Readers of configurations: presets, YAML files, overrides, and errors that name every wrong key."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from distkg.documents import DocumentError, is_regular_file, parse_yaml, read_ya
 
 PRESETS = Path(__file__).parent.parent / "presets"
 SHOWN = 20
-"""Mistakes of one configuration that an error lists."""
+"""Maximum number of wrong keys that an error lists."""
 LONGEST_SHOWN = 120
-"""Characters of an override that an error shows."""
+"""Maximum number of characters of an override that an error shows."""
 
 
 def preset_names() -> list[str]:
-    """Names usable as ``preset:NAME``."""
+    """Return the names usable as ``preset:NAME``."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def load_config(source: str, overrides: list[str] | None = None) -> RunConfig:
-    """Read a YAML file or ``preset:NAME`` and apply ``section.key=value`` overrides, in their order.
+    """Read a YAML file or ``preset:NAME`` and apply ``section.key=value`` overrides in order.
 
-    A key of the file that acts with the file's own settings, and no longer with an override (such as another
-    ``objective.name``), goes with what it belonged to.
+    A key of the file that acts with the file's own settings, but not with an override (such as another
+    ``objective.name``), is dropped.
 
     Raises:
         ConfigError: no such file or preset, not YAML, an unknown key, a value out of bounds, or a key that does not
@@ -55,10 +55,10 @@ def load_config(source: str, overrides: list[str] | None = None) -> RunConfig:
 
 
 def load_written_config(source: str) -> RunConfig:
-    """Read a configuration that distkg wrote; keys that do not act, as earlier versions wrote them, are passed over.
+    """Read a configuration that distkg wrote; keys that do not act, which earlier versions wrote, are ignored.
 
     Raises:
-        ConfigError: as ``load_config``.
+        ConfigError: as for ``load_config``.
     """
     return parse_config(read_tree(source), source, dead_keys_are="dropped")
 
@@ -73,9 +73,9 @@ def parse_config(
     """Validate a nested dict.
 
     Args:
-        source: names it in errors.
+        source: name of the file or preset in errors.
         overrides: dotted keys that an override has set → the override, which errors of these keys name instead.
-        dead_keys_are: what happens to keys that do not act with the other settings.
+        dead_keys_are: treatment of keys that do not act with the other settings.
 
     Raises:
         ConfigError: names every key that is wrong.
@@ -104,7 +104,7 @@ def _explain_dead(key: str, tree: Mapping[str, Any]) -> str:
 
 
 def _is_set_by(key: str, overrides: Mapping[str, str]) -> bool:
-    """True where an override has set a dotted key, or something in it."""
+    """Return whether an override has set a dotted key, or a part of its value."""
     return any(dotted == key or dotted.startswith(f"{key}.") for dotted in overrides)
 
 
@@ -119,7 +119,7 @@ def _without(tree: dict[str, Any], keys: list[str]) -> dict[str, Any]:
 
 
 def preset_file(source: str, folder: Path, kind: str, error: type[ConfigError]) -> Path | None:
-    """The file of ``preset:NAME`` in a folder of presets; None where ``source`` names a file of the user's.
+    """Return the file of ``preset:NAME`` in a folder of presets; None if ``source`` is the path of another file.
 
     Raises:
         ConfigError: no preset of that name.
@@ -204,7 +204,7 @@ def _explain_one(location: list[str], problem: Mapping[str, Any], source: str, o
 
 
 def _origin(location: list[str], source: str, overrides: Mapping[str, str]) -> str:
-    """The override that has set a key, or something in it; else the file."""
+    """Return the override that has set a key or a part of its value; else the file."""
     for dotted, override in overrides.items():
         if all(one == other for one, other in zip(dotted.split("."), location, strict=False)):
             return f"override {_shown(override)}"

@@ -1,7 +1,7 @@
-"""The configuration of a run: a union of variants, tagged by ``model.name`` (the family) and ``objective.name``.
+"""Configuration of a run: a union of variants, tagged by ``model.name`` (the family) and ``objective.name``.
 
-All variants share one class; every key states with which settings it acts. A key that does not act is refused when a
-configuration is read (`distkg.config.loading`) and is neither written nor printed nor hashed.
+All variants share one class; every key declares with which settings it acts. A key that does not act is refused when a
+configuration is read (`distkg.config.loading`), and is not written, printed or hashed.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ DRAWS_NEGATIVES: Conditions = {"family": ("embedding", "foundation"), "objective
 
 
 class RunConfig(Section):
-    """Everything that decides a run."""
+    """Configuration of a run."""
 
-    data: DataConfig = section(DataConfig, "The graph.")
-    model: ModelConfig = section(ModelConfig, "What is learned.")
-    objective: ObjectiveConfig = section(ObjectiveConfig, "What is minimised.")
-    regularizer: RegularizerConfig = section(RegularizerConfig, "What keeps vectors small.", EMBEDDING)
-    negatives: NegativesConfig = section(NegativesConfig, "Wrong answers to learn from.", DRAWS_NEGATIVES)
-    optimizer: OptimizerConfig = section(OptimizerConfig, "How vectors move.")
-    train: TrainConfig = section(TrainConfig, "How long, how wide, in what order.")
+    data: DataConfig = section(DataConfig, "Training graph.")
+    model: ModelConfig = section(ModelConfig, "Model and its initial weights.")
+    objective: ObjectiveConfig = section(ObjectiveConfig, "Training objective.")
+    regularizer: RegularizerConfig = section(RegularizerConfig, "Norm penalty on vectors.", EMBEDDING)
+    negatives: NegativesConfig = section(NegativesConfig, "Negative sampling.", DRAWS_NEGATIVES)
+    optimizer: OptimizerConfig = section(OptimizerConfig, "Optimizer and learning rate.")
+    train: TrainConfig = section(TrainConfig, "Workers, epochs, batches and precision of training.")
     evaluate: EvaluateConfig = section(EvaluateConfig, "Exact filtered ranking.")
-    checkpoint: CheckpointConfig = section(CheckpointConfig, "What survives a crash.")
-    cluster: ClusterConfig = section(ClusterConfig, "Where it runs.")
+    checkpoint: CheckpointConfig = section(CheckpointConfig, "Checkpoints.")
+    cluster: ClusterConfig = section(ClusterConfig, "Ray cluster, resources of workers, and faults.")
 
     @model_serializer(mode="wrap")
     def _acting_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class RunConfig(Section):
         return without_dead_keys(tree, tree)
 
     def to_yaml(self, *, help_text: bool = False, ascii_only: bool = False) -> str:
-        """Return YAML with every key that acts, addresses without secrets.
+        """Return YAML with every key that acts; addresses are written without secrets.
 
         Args:
             help_text: put each key's help above it as a comment.
@@ -69,12 +69,12 @@ class RunConfig(Section):
         return "\n".join(_documented(shown.model_dump(), RunConfig, 0, ascii_only)) + "\n"
 
     def redacted(self) -> RunConfig:
-        """Return the configuration as it is written and shown: without the secrets of its addresses."""
+        """Return a copy without the secrets of addresses, for files and output."""
         return RunConfig.model_validate(redact_tree(self.model_dump()))
 
     @property
     def private(self) -> bool:
-        """True where the run reads something that needs permission, so that its files are for its owner alone."""
+        """True if the run reads remote addresses; its files are then readable by their owner only."""
         addresses = [self.data.store, *self.data.graphs, self.model.start, self.negatives.vectors]
         return any(map(is_remote, addresses))
 
@@ -89,24 +89,24 @@ def flatten(config: RunConfig) -> dict[str, Any]:
 
 
 def flatten_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """As ``flatten``, of nested mappings that need not be a valid configuration.
+    """Return the values of nested mappings by dotted key, as ``flatten``; they need not be a valid configuration.
 
     >>> flatten_tree({"model": {"dim": 8, "options": {"norm": "l1"}}, "negatives": {"options": {}}})
     {'model.dim': 8, 'model.options.norm': 'l1'}
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            found |= {f"{key}.{below}": each for below, each in flatten_tree(value).items()}
+            values |= {f"{key}.{below}": each for below, each in flatten_tree(value).items()}
         else:
-            found[key] = value
-    return found
+            values[key] = value
+    return values
 
 
 def resume_class(key: str) -> Resume | None:
-    """Return the class of a dotted key when a run is resumed; None where there is no such key."""
+    """Return the ``Resume`` class of a dotted key; None if there is no such key."""
     names = key.split(".")
-    for end in range(len(names), 0, -1):  # an option is of the class of all options
+    for end in range(len(names), 0, -1):  # an option has the class of its section's options
         field = _fields().get(".".join(names[:end]))
         if field is not None:
             return field["resume"] if end == len(names) or field["default"] == {} else None
@@ -119,8 +119,8 @@ def default_values() -> dict[str, Any]:
 
 
 def conditions_of(key: str) -> Conditions:
-    """Return the settings with which a dotted key acts, those of its sections included; none where it always does."""
-    found: dict[str, tuple[Any, ...]] = {}
+    """Return the settings with which a dotted key and its sections act; empty if it always acts."""
+    conditions: dict[str, tuple[Any, ...]] = {}
     kind: type[BaseModel] = RunConfig
     for name in key.split("."):
         field = kind.model_fields.get(name)
@@ -129,15 +129,16 @@ def conditions_of(key: str) -> Conditions:
         extra = field.json_schema_extra
         if isinstance(extra, dict):
             own: Any = extra.get("acts_with", {})
-            found |= {other: tuple(values) for other, values in own.items()}
+            conditions |= {other: tuple(values) for other, values in own.items()}
         if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
             break
         kind = field.annotation
-    return found
+    return conditions
 
 
 def unmet_condition(key: str, tree: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]] | None:
-    """Return the first condition of a dotted key that a configuration, or a part of one, does not meet."""
+    """Return the first condition of a dotted key that a configuration, or a part of one, does not meet; None if it
+    meets all."""
     for other, values in conditions_of(key).items():
         if not _is_met(other, values, tree):
             return other, values
@@ -162,7 +163,7 @@ def value_in(tree: Mapping[str, Any], key: str) -> Any:
 
 
 def describe_condition(key: str, values: tuple[Any, ...]) -> str:
-    """Return what a condition asks for, for a message.
+    """Format a condition for a message.
 
     >>> describe_condition("objective.name", ("margin", "self_adversarial"))
     'objective.name: margin or self_adversarial'
@@ -189,7 +190,8 @@ def _dead(tree: Mapping[str, Any], whole: Mapping[str, Any], above: str) -> Iter
 
 
 def without_dead_keys(tree: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of nested mappings without the keys that do not act in the whole, and sections of such alone."""
+    """Return a copy of nested mappings without the keys that do not act in the whole, and without sections that hold
+    only such keys."""
     dead = set(dead_keys(tree, whole))
 
     def copy(node: Mapping[str, Any], above: str) -> dict[str, Any]:
@@ -209,8 +211,8 @@ def without_dead_keys(tree: Mapping[str, Any], whole: Mapping[str, Any]) -> dict
 
 @cache
 def _fields() -> dict[str, dict[str, Any]]:
-    """Resume class and default of every key, by dotted key."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return the resume class and the default of every key, by dotted key."""
+    fields: dict[str, dict[str, Any]] = {}
 
     def visit(kind: type[Section], above: str) -> None:
         for name, field in kind.model_fields.items():
@@ -219,20 +221,20 @@ def _fields() -> dict[str, dict[str, Any]]:
                 continue
             extra = field.json_schema_extra
             resume = extra.get("resume") if isinstance(extra, dict) else None
-            found[f"{above}{name}"] = {"resume": resume, "default": field.get_default(call_default_factory=True)}
+            fields[f"{above}{name}"] = {"resume": resume, "default": field.get_default(call_default_factory=True)}
 
     visit(RunConfig, "")
-    return found
+    return fields
 
 
 def _yaml(value: Any, ascii_only: bool = False, **options: Any) -> str:
-    """A value as YAML that can be printed: letters as they are, unless something is unprintable among them."""
+    """Return printable YAML of a value: non-ASCII letters are escaped only if it holds unprintable characters."""
     text = yaml_of(value, ascii_only=ascii_only, **options)
     return text if printable_lines(text) == text else yaml_of(value, ascii_only=True, **options)
 
 
 def _documented(tree: Mapping[str, Any], kind: type[BaseModel], indent: int, ascii_only: bool) -> list[str]:
-    """Lines of YAML of a section, help above each key."""
+    """Return the YAML lines of a section, with help above each key."""
     pad, lines = "  " * indent, []
     for key, value in tree.items():
         field = kind.model_fields[key]

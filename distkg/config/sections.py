@@ -14,7 +14,7 @@ from distkg.config.fields import Conditions, Section, course, fixed, free, secti
 SAMPLED = ("margin", "logistic", "self_adversarial", "sampled_softmax")
 ALL_ENTITIES = ("one_vs_all", "k_vs_all")
 BUILT_IN = (*SAMPLED, *ALL_ENTITIES, "query_sampling", "non_negative")
-"""Objectives of distkg. With one of a plug-in every key of an objective acts."""
+"""Objectives of distkg. With the objective of a plug-in, all keys of ``objective`` act."""
 
 EMBEDDING: Conditions = {"family": ("embedding",)}
 FOUNDATION: Conditions = {"family": ("foundation",)}
@@ -23,6 +23,7 @@ ACTORS: Conditions = {"negatives.pool.actors": ()}
 
 
 def objective(*names: str) -> Conditions:
+    """Return the condition that ``objective.name`` is one of ``names``."""
     return {"objective.name": names}
 
 
@@ -30,72 +31,82 @@ class DataConfig(Section):
     store: str = fixed("", description="Folder (or address such as s3://…) of a store made by `distkg prepare`.")
     graphs: list[str] = fixed(
         default_factory=list,
-        description="Several stores, for a foundation model, which learns from all at once.",
+        description="Folders or addresses of several stores, for a foundation model that trains on all of them.",
         acts=GRAPH_MODEL,
     )
     fanouts: list[int] = course(
         default_factory=list,
-        description="For a foundation model on graphs too large to be looked at whole: facts of an entity that are "
-        "followed at each step away from anchors and candidates, such as [10, 5, 5]. Empty for the whole graph.",
+        description="Neighbour sampling for a foundation model on graphs too large to be read whole: number of facts "
+        "of an entity to follow at each step away from anchors and candidates, such as [10, 5, 5]. Empty: whole graph.",
         acts=FOUNDATION,
     )
     sampler: Literal["compiled", "dgl"] = course(
         "compiled",
-        description="What follows them: own compiled code, or DGL; both draw alike.",
+        description="Neighbour sampler for data.fanouts: compiled (built in) or dgl. Both sample from the same "
+        "distribution.",
         acts={"data.fanouts": ()},
     )
 
 
 class ModelConfig(Section):
-    name: str = fixed("complex", description="Scorer; `distkg presets --scorers` lists them.")
-    dim: int = fixed(256, ge=1, description="Real floats per entity (a complex number counts as two).", acts=EMBEDDING)
+    name: str = fixed(
+        "complex",
+        description="Scorer or foundation model, such as complex or ultra; `distkg presets --scorers` lists the "
+        "scorers.",
+    )
+    dim: int = fixed(
+        256, ge=1, description="Floats of an entity vector (a complex number counts as two).", acts=EMBEDDING
+    )
     inverse: Literal["learned", "tied"] = fixed(
         "learned",
-        description="Inverse relations r⁻¹: `learned` as relations of their own (reciprocal), or `tied` to r.",
+        description="Inverse relations r⁻¹: `learned` as separate (reciprocal) relations, or `tied` to r.",
         acts=EMBEDDING,
     )
     dropout: float = course(
         0.0, ge=0, lt=1, description="Embedding dropout on the anchor and relation vectors.", acts=EMBEDDING
     )
-    dtype: Literal["float32", "bfloat16"] = fixed("float32", description="Storage of the entity table.", acts=EMBEDDING)
+    dtype: Literal["float32", "bfloat16"] = fixed(
+        "float32", description="Data type in which the entity table is stored.", acts=EMBEDDING
+    )
     start: str = fixed(
         "",
-        description="Folder of a foundation model to go on from; empty: begin with random weights.",
+        description="Folder of a foundation model whose weights training starts from; empty: random weights.",
         acts=GRAPH_MODEL,
     )
     keep_start: bool = fixed(
         False,
-        description="Leave the weights of `start` as they are; what the model has besides learns alone.",
+        description="Freeze the weights loaded from model.start; only the other parameters of the model are trained.",
         acts={"model.start": ()},
     )
     options: dict[str, Any] = fixed(
-        default_factory=dict, description="Options of the scorer, such as {norm: l1} for transe."
+        default_factory=dict, description="Options of the model, such as {norm: l1} for transe."
     )
 
 
 class ObjectiveConfig(Section):
     name: str = course(
         "one_vs_all",
-        description="With negatives: margin, logistic, self_adversarial, sampled_softmax; over all entities: "
-        "one_vs_all, k_vs_all; over all entities for some queries: query_sampling (HaLE); without any: non_negative.",
+        description="Objective. With negatives: margin, logistic, self_adversarial, sampled_softmax; over all "
+        "entities: one_vs_all, k_vs_all; over all entities for a share of the queries: query_sampling (HaLE); without "
+        "negatives: non_negative.",
     )
     margin: float = course(
         9.0,
-        description="Margin γ of margin and self_adversarial (in units of the score).",
+        description="Margin γ of the objectives margin and self_adversarial, in units of the score.",
         acts=objective("margin", "self_adversarial"),
     )
     temperature: float = course(
         1.0,
         ge=0,
-        description="Sharpness of the weights of self_adversarial; 0: all negatives alike.",
+        description="self_adversarial: factor of scores in the softmax that weights negatives; 0: equal weights.",
         acts=objective("self_adversarial"),
     )
     label_smoothing: float = course(
-        0.0, ge=0, lt=1, description="Label smoothing of k_vs_all.", acts=objective("k_vs_all")
+        0.0, ge=0, lt=1, description="k_vs_all: label smoothing.", acts=objective("k_vs_all")
     )
     group_answers: bool = course(
         True,
-        description="one_vs_all: ask each distinct query once with all its answers. Same objective, fewer products.",
+        description="one_vs_all: score each distinct query once with all its answers. Same objective, fewer products.",
         acts=objective("one_vs_all"),
     )
     score_memory_mb: int = free(
@@ -108,19 +119,20 @@ class ObjectiveConfig(Section):
         0.1,
         gt=0,
         le=1,
-        description="query_sampling: share α of the queries that all entities are kept away from.",
+        description="query_sampling: share α of the queries for which scores of all entities are lowered.",
         acts=objective("query_sampling"),
     )
     uniformity: float = course(
         1.0,
         ge=0,
-        description="query_sampling: weight λ of keeping them away; non_negative: weight of the spread.",
+        description="query_sampling: weight λ of the loss over all entities; non_negative: weight of the spread loss, "
+        "which keeps entities at objective.radius from their centre.",
         acts=objective("query_sampling", "non_negative"),
     )
     radius: float = course(
         1.0,
         gt=0,
-        description="non_negative: distance from the centre of all entities that each is to keep.",
+        description="non_negative: target distance of each entity vector from the mean of all entity vectors.",
         acts=objective("non_negative"),
     )
     square_positives: bool = course(
@@ -128,203 +140,263 @@ class ObjectiveConfig(Section):
     )
     activation: Literal["none", "hanon", "halin", "x_exp", "double", "artanh"] = fixed(
         "none",
-        description="Hardness-aware activation of squared distances while training, with a learned factor for each "
-        "relation (HaLE). For scorers that compare by squared L2 distance.",
+        description="Hardness-aware activation of squared distances in training, with a learned factor for each "
+        "relation (HaLE). For scorers with a squared L2 distance.",
         acts=EMBEDDING,
     )
     activation_limit: float = course(
-        10.0, gt=0, description="Upper bound γ of hanon and halin.", acts={"objective.activation": ("hanon", "halin")}
+        10.0,
+        gt=0,
+        description="Upper bound γ of the activations hanon and halin.",
+        acts={"objective.activation": ("hanon", "halin")},
     )
     activation_steepness: float | None = course(
         None,
         gt=0,
-        description="Steepness β of hanon (default 3) and halin (default 10).",
+        description="Steepness β of the activations hanon (default 3) and halin (default 10).",
         acts={"objective.activation": ("hanon", "halin")},
     )
     relation_scale: bool = fixed(
         True,
-        description="Learn the factor of each relation; else it is 1.",
+        description="Learn the activation's factor of each relation; if false, the factor is 1.",
         acts={"objective.activation": ("hanon", "halin", "x_exp", "double", "artanh")},
     )
     products: Literal["float32", "bfloat16"] = course(
         "float32",
-        description="Precision of the matrix products over all entities (sums stay float32).",
+        description="Precision of the matrix products over all entities; sums are float32.",
         acts=objective(*ALL_ENTITIES, "query_sampling"),
     )
 
 
 class RegularizerConfig(Section):
-    name: Literal["none", "n3", "l2"] = course("none", description="Penalty on the vectors that a batch uses.")
+    name: Literal["none", "n3", "l2"] = course("none", description="Norm penalty on the vectors that a batch uses.")
     weight: float = course(
-        0.0, ge=0, description="Its weight on entity vectors.", acts={"regularizer.name": ("n3", "l2")}
+        0.0, ge=0, description="Weight of the penalty on entity vectors.", acts={"regularizer.name": ("n3", "l2")}
     )
     relation_weight: float | None = course(
         None,
         ge=0,
-        description="Its weight on relation vectors; default: weight.",
+        description="Weight of the penalty on relation vectors; default: regularizer.weight.",
         acts={"regularizer.name": ("n3", "l2")},
     )
 
 
 class PoolConfig(Section):
     actors: int = course(
-        0, ge=0, description="Ray actors that draw ahead of time what looks at queries; 0: drawn in the step."
+        0,
+        ge=0,
+        description="Number of Ray actors that draw negatives ahead of training steps, for sources whose draws depend "
+        "on the query; 0: steps draw all negatives.",
     )
-    cpus_per_actor: float = free(1.0, ge=0, description="CPUs reserved for each.", acts=ACTORS)
-    gpus_per_actor: float = free(0.0, ge=0, description="GPUs, or a share of one, reserved for each.", acts=ACTORS)
-    placement: Literal["pack", "spread"] = free(
-        "pack", description="Actors on as few nodes as possible, or on as many as possible.", acts=ACTORS
+    cpus_per_actor: float = free(
+        1.0, ge=0, description="CPUs that Ray reserves for each actor that draws negatives.", acts=ACTORS
     )
-    depth: int = course(
-        16, ge=1, description="Steps ahead of the current one for which negatives are asked.", acts=ACTORS
-    )
-    max_age: int = course(
-        1000, ge=0, description="Steps after which the vectors that a draw looked at are too old.", acts=ACTORS
-    )
-    timeout: float = course(
-        0.05, ge=0, description="Seconds that a step waits at most; then it draws for itself.", acts=ACTORS
-    )
-    hung_after: float = free(
-        60.0, gt=0, description="Seconds after which an actor that owes a reply is restarted.", acts=ACTORS
-    )
-    fallback: str = course("uniform", description="Source, drawn in the step, of what did not arrive.", acts=ACTORS)
-    on_error: Literal["fail", "fallback"] = course(
-        "fail",
-        description="What follows where a source raises in an actor, or returns something else than was requested: "
-        "fail ends the run; fallback warns once, counts, and draws with pool.fallback. Default: fail, or fallback "
-        "where pool.fallback is set and this is not.",
+    gpus_per_actor: float = free(
+        0.0,
+        ge=0,
+        description="GPUs, or share of one, that Ray reserves for each actor that draws negatives.",
         acts=ACTORS,
     )
-    sync: bool = course(
-        False, description="Wait for every delivery: slower, and the same from run to run.", acts=ACTORS
+    placement: Literal["pack", "spread"] = free(
+        "pack", description="Put actors on as few nodes as possible (pack) or on as many (spread).", acts=ACTORS
     )
+    depth: int = course(
+        16, ge=1, description="Number of steps ahead of the current one for which negatives are requested.", acts=ACTORS
+    )
+    max_age: int = course(
+        1000,
+        ge=0,
+        description="Maximum age, in steps, of the vectors that an actor's reply was computed from; an older reply is "
+        "not used.",
+        acts=ACTORS,
+    )
+    timeout: float = course(
+        0.05,
+        ge=0,
+        description="Maximum seconds that a step waits for an actor's reply; then it draws with pool.fallback.",
+        acts=ACTORS,
+    )
+    hung_after: float = free(
+        60.0, gt=0, description="Seconds without a reply after which an actor is killed and restarted.", acts=ACTORS
+    )
+    fallback: str = course(
+        "uniform",
+        description="Negative source that draws in the step if an actor's reply is late, too old, broken or lost.",
+        acts=ACTORS,
+    )
+    on_error: Literal["fail", "fallback"] = course(
+        "fail",
+        description="Reaction to a source that raises in an actor or returns something other than was requested: fail "
+        "ends the run; fallback warns once, counts, and draws with pool.fallback. Default: fallback if pool.fallback "
+        "is set, else fail.",
+        acts=ACTORS,
+    )
+    sync: bool = course(False, description="Wait for every reply of the actors: slower, but reproducible.", acts=ACTORS)
 
     @model_validator(mode="before")
     @classmethod
     def _fallback_was_chosen(cls, data: object) -> object:
-        # Who names a source to stand in wants the run to go on with it.
+        # A configuration that names a fallback source is meant to continue with it after an error.
         chosen = isinstance(data, dict) and "fallback" in data and "on_error" not in data
         return {**data, "on_error": "fallback"} if chosen and isinstance(data, dict) else data
 
 
 class NegativesConfig(Section):
     source: str = course(
-        "uniform", description="How wrong answers are drawn: `distkg negatives` lists the sources, and shows examples."
+        "uniform",
+        description="Negative source; `distkg negatives` lists the sources and shows examples of their negatives.",
     )
-    options: dict[str, Any] = course(default_factory=dict, description="Options of the source, such as {hops: 3}.")
+    options: dict[str, Any] = course(
+        default_factory=dict, description="Options of the negative source, such as {hops: 3}."
+    )
     count: int = course(
-        128, ge=1, description="Negatives per query; a triple is two queries, so twice this per triple."
+        128, ge=1, description="Number of negatives per query; each triple gives two queries, so twice this per triple."
     )
     shared: bool = course(
         True,
-        description="Share the negatives of a chunk of queries (fast), or draw for each query, as sources that look at "
-        "the query always do.",
+        description="Share negatives among the queries of a chunk (fast), or draw separately for each query; sources "
+        "that depend on the query always draw for each query.",
         acts=EMBEDDING,
     )
     chunk_size: int = course(
-        256, ge=1, description="Queries that share negatives.", acts={**EMBEDDING, "negatives.shared": ()}
+        256,
+        ge=1,
+        description="Number of queries that share negatives.",
+        acts={**EMBEDDING, "negatives.shared": ()},
     )
-    filter: bool = course(
-        False, description="Leave out negatives that are known training facts (exact).", acts=EMBEDDING
-    )
+    filter: bool = course(False, description="Mask negatives that are known training facts (exact).", acts=EMBEDDING)
     vectors: str = course(
         "",
-        description="For a foundation model, which has no vectors of entities: trained run of the same store whose "
-        "vectors a source looks at that needs some, such as dans.",
+        description="Run folder of an embedding model of the same store, whose vectors a negative source such as dans "
+        "reads when a foundation model is trained.",
         acts=FOUNDATION,
     )
-    pool: PoolConfig = section(PoolConfig, "Actors that draw negatives ahead of time.")
+    pool: PoolConfig = section(PoolConfig, "Ray actors that draw negatives ahead of training steps.")
 
 
 class OptimizerConfig(Section):
     name: Literal["rowwise_adagrad", "adagrad", "adam"] = fixed(
-        "adagrad", description="rowwise_adagrad keeps one float per row; adam is lazy: rows without gradient rest."
+        "adagrad",
+        description="Optimizer. rowwise_adagrad keeps one float per row; adam is lazy: it does not update rows without "
+        "a gradient.",
     )
-    learning_rate: float = course(0.1, gt=0, description="For entity vectors, and for the rest unless set apart.")
-    relation_learning_rate: float | None = course(None, gt=0, description="For relations and small networks.")
+    learning_rate: float = course(
+        0.1,
+        gt=0,
+        description="Learning rate of entity vectors, and of all other parameters unless relation_learning_rate is "
+        "set.",
+    )
+    relation_learning_rate: float | None = course(
+        None,
+        gt=0,
+        description="Learning rate of relation vectors and networks; default: optimizer.learning_rate.",
+    )
     schedule: Literal["constant", "linear", "cosine", "plateau"] = course(
         "constant",
-        description="Learning rate over the run (by epochs or by the time limit, whichever is further); plateau halves "
-        "it when validation MRR stops rising.",
+        description="Learning rate schedule, by epochs or by the time limit, whichever is further; plateau halves the "
+        "learning rate when validation MRR stops rising.",
     )
-    warmup_epochs: float = course(0.0, ge=0, description="Epochs of linear warm-up.")
+    warmup_epochs: float = course(0.0, ge=0, description="Epochs of linear warm-up of the learning rate.")
     weight_decay: float = course(
-        0.0, ge=0, description="Decoupled decay (AdamW) of relations and networks, times the learning rate."
+        0.0,
+        ge=0,
+        description="Decoupled weight decay (AdamW) of relation vectors and networks, times the learning rate.",
     )
-    clip_norm: float | None = course(None, gt=0, description="Gradient norm bound of dense parts.")
+    clip_norm: float | None = course(
+        None, gt=0, description="Maximum gradient norm of relation vectors and networks; default: no clipping."
+    )
 
 
 class TrainConfig(Section):
-    workers: int = free(1, ge=1, description="Ray Train workers; each holds 1/workers of the entity table.")
+    workers: int = free(1, ge=1, description="Number of Ray Train workers; each holds 1/workers of the entity table.")
     epochs: int = free(
         50,
         ge=1,
-        description="Passes over the training triples. A resumed run may have another number; a linear or cosine "
-        "schedule then follows the curve of the new number from there on.",
+        description="Number of passes over the training triples. A resumed run may have another number; a linear or "
+        "cosine schedule then continues on the curve of the new number.",
     )
     batch_size: int = course(
-        1024, ge=1, description="Triples (distinct queries, where grouped) per step, over all workers."
+        1024, ge=1, description="Triples (or distinct queries, if grouped) per step, over all workers."
     )
     steps_per_epoch: int | None = course(
         None,
         ge=1,
-        description="For a foundation model; default: as many as ask about every fact once.",
+        description="Steps in an epoch of a foundation model; default: one query for each training fact.",
         acts=GRAPH_MODEL,
     )
-    seed: int = course(0, ge=0, description="Decides initial vectors, order, negatives and dropout.")
-    time_limit_seconds: float | None = free(None, gt=0, description="Stop training after this wall time.")
-    patience: int | None = free(None, ge=1, description="Stop after this many evaluations without a better valid MRR.")
+    seed: int = course(0, ge=0, description="Random seed of initial vectors, order of triples, negatives and dropout.")
+    time_limit_seconds: float | None = free(
+        None, gt=0, description="Stop training after this many seconds of wall time; default: no limit."
+    )
+    patience: int | None = free(
+        None,
+        ge=1,
+        description="Stop training after this many validations without a better MRR; default: never.",
+    )
     overlap: bool = course(
         False,
-        description="Exchange rows while computing: the rows of a step may lack the two latest updates. Pays over a "
-        "network.",
+        description="Exchange rows of the entity table during computation: faster over a network, but the rows of a "
+        "step may lack the two latest updates.",
         acts=EMBEDDING,
     )
     precision: Literal["float32", "bfloat16"] = course(
-        "float32", description="Autocast of dense parts on GPU.", acts=EMBEDDING
+        "float32", description="Autocast precision of relation transforms and networks on a GPU.", acts=EMBEDDING
     )
-    compile: bool = free(False, description="torch.compile the query transform.", acts=EMBEDDING)
+    compile: bool = free(False, description="Compile the query transform with torch.compile.", acts=EMBEDDING)
 
 
 class EvaluateConfig(Section):
     every: int = free(5, ge=1, description="Epochs between validations; the last epoch is always validated.")
-    batch_size: int = free(256, ge=1, description="Queries ranked together; lowered to fit memory_mb.")
+    batch_size: int = free(
+        256, ge=1, description="Number of queries ranked together; embedding models lower it to fit evaluate.memory_mb."
+    )
     memory_mb: int = free(256, ge=1, description="Memory for one block of scores (MiB per worker).", acts=EMBEDDING)
     max_valid_triples: int | None = free(
-        None, ge=1, description="Validate on a fixed random part of valid while training; result.json uses all of it."
+        None,
+        ge=1,
+        description="Number of valid triples, a fixed random subset, that validations during training rank; default: "
+        "all. result.json is not affected.",
     )
     max_final_triples: int | None = free(
         None,
         ge=1,
-        description="Rank a fixed random part of valid and of test at the end, where all of them would take too long.",
+        description="Number of triples of valid and of test, fixed random subsets, that are ranked at the end; "
+        "default: all.",
     )
 
 
 class CheckpointConfig(Section):
     every: int = free(1, ge=1, description="Epochs between checkpoints.")
-    every_steps: int | None = free(None, ge=1, description="Steps between checkpoints within an epoch.")
-    keep: int = free(2, ge=2, description="Checkpoints kept besides the best one.")
+    every_steps: int | None = free(
+        None, ge=1, description="Steps between checkpoints within an epoch; default: only at the end of epochs."
+    )
+    keep: int = free(2, ge=2, description="Number of newest checkpoints kept in addition to the best one.")
 
 
 class ClusterConfig(Section):
     address: str | None = free(
         None,
-        description="Ray address: `auto` joins a running cluster, `local` starts one; default: auto in a job.",
+        description="Ray address: `auto` joins a running cluster, `local` starts one; default: auto in a Ray job, else "
+        "local.",
     )
-    cpus_per_worker: float = free(1.0, gt=0, description="CPUs that Ray reserves for a worker.")
-    gpus_per_worker: float = free(0.0, ge=0, description="GPUs that Ray reserves for a worker.")
+    cpus_per_worker: float = free(1.0, gt=0, description="CPUs that Ray reserves for each worker.")
+    gpus_per_worker: float = free(0.0, ge=0, description="GPUs that Ray reserves for each worker.")
     min_workers: int | None = free(
-        None, ge=1, description="Elastic: go on with as few workers as this when nodes are lost."
+        None,
+        ge=1,
+        description="Minimum number of workers of an elastic run, which continues with fewer workers when nodes are "
+        "lost; default: not elastic.",
     )
-    max_failures: int = free(3, ge=0, description="Worker failures after which the run gives up.")
+    max_failures: int = free(3, ge=0, description="Number of restarts after lost workers before the run is given up.")
     hung_after: float = free(
-        120.0, gt=0, description="Seconds without a sign of life after which a worker is killed and replaced."
+        120.0, gt=0, description="Seconds without a heartbeat after which a worker is killed and replaced."
     )
     wait_seconds: float | None = free(
-        None, gt=0, description="Seconds to wait for nodes or free resources before giving up; default: without end."
+        None, gt=0, description="Maximum seconds to wait for nodes or free resources; default: no limit."
     )
     memory_per_worker_gb: float | None = free(
         None,
         gt=0,
-        description="What the planner may count on for a worker; default: this node's memory / workers on it.",
+        description="Memory (GiB) that `distkg plan` assumes for each worker; default: this machine's memory divided "
+        "by its workers.",
     )

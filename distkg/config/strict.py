@@ -1,4 +1,4 @@
-"""Base of every section of a configuration and of the options of every registered class."""
+"""Base class of every section of a configuration and of the options of every registered class."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from distkg.documents import DocumentError, parse_yaml
 
 
 class StrictModel(BaseModel):
-    """Base of every section and of all options: unknown keys, NaN, infinity, booleans for numbers and numbers for
-    booleans are refused, and whole numbers fit into 64 bits."""
+    """Base class of sections and options, which refuses unknown keys, NaN, infinity, booleans for numbers, numbers for
+    booleans, and integers of more than 64 bits."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
@@ -25,7 +25,7 @@ class StrictModel(BaseModel):
     def _refuse_other_kinds(cls, value: Any, info: ValidationInfo) -> Any:
         kinds = set(_leaf_types(cls.model_fields[str(info.field_name)].annotation))
         if any(issubclass(kind, BaseModel) for kind in kinds):
-            return value  # which looks at its own fields
+            return value  # the nested model validates its own fields
         numeric = bool(kinds & {int, float})
         for leaf in _leaves(value):
             if isinstance(leaf, bool) and numeric and bool not in kinds:
@@ -38,11 +38,11 @@ class StrictModel(BaseModel):
 
 
 LARGEST = 2**63 - 1
-"""The largest whole number of a setting: what NumPy, torch and Arrow hold in 64 bits."""
+"""Largest integer of a setting: NumPy, torch and Arrow hold 64 bits."""
 
 
 def _leaf_types(annotation: Any) -> Iterator[type]:
-    """Types of the values that a field holds, alone, in lists and behind keys."""
+    """Yield the types of the values in a field, its lists and its mappings."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType) or origin in (list, tuple):
         for each in arguments:
@@ -68,15 +68,15 @@ AnyOptions = TypeVar("AnyOptions", bound=BaseModel)
 
 
 def parse_options(model: type[AnyOptions], given: Mapping[str, Any], key: str, owner: str) -> AnyOptions:
-    """The options of a registered class, such as a scorer, from what a configuration gives.
+    """Validate the options of a registered class, such as a scorer.
 
     Raises:
-        ConfigError: names the key, below ``key``, what is wrong, and the options that ``owner`` has.
+        ConfigError: an option is wrong; the message names its key, below ``key``, and the options of ``owner``.
     """
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        # A misspelt name is told before what it leaves missing.
+        # A misspelt key is reported before the missing key that it causes.
         problem = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         location = [str(part) for part in problem["loc"]]
         known = ", ".join(model.model_fields) or "none"
@@ -86,10 +86,10 @@ def parse_options(model: type[AnyOptions], given: Mapping[str, Any], key: str, o
 
 
 def parse_mapping(text: str, where: str) -> dict[str, Any]:
-    """Keys and values written as YAML in one line, such as ``{hops: 3}``.
+    """Parse a mapping written as YAML in one line, such as ``{hops: 3}``.
 
     Raises:
-        ConfigError: it is no such mapping; ``where`` says whose text it is.
+        ConfigError: the text is not a mapping; the message names its origin ``where``.
     """
     try:
         tree = parse_yaml(text, where)
@@ -101,6 +101,6 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message that names the closest of the known names; empty where none is close."""
+    """Return the end of a message that suggests the closest known name; empty if none is close."""
     close = get_close_matches(name, list(known), n=1)
     return f". Did you mean {close[0]}?" if close else ""

@@ -1,4 +1,4 @@
-"""The family of embeddings: a vector for each entity of one graph."""
+"""Family of embedding models, which have a vector for each entity of one graph."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COUNTED_TRIPLES = 5_000_000  # above this, distinct queries are not counted, and
 
 
 class EmbeddingFamily:
-    """A ``Family``."""
+    """``Family`` of embedding models."""
 
     shares_graphs, has_vectors = False, True
 
@@ -76,17 +76,19 @@ class EmbeddingFamily:
         return None
 
     def holds_model(self, folder: Path) -> bool:
-        return False  # vectors lie in the checkpoints of runs
+        return False  # vectors are stored only in the checkpoints of runs
 
     @contextmanager
     def open(self, folder: Path, ranks: Ranks, graph: GraphChoice) -> Iterator[Predictor]:
         if graph.triples is not None:
             raise QuestionError(
                 f"--graph: for foundation models; {folder} is a run of embeddings, which belong to the entities of its "
-                "own store"
+                "own store. Leave --graph out"
             )
         if graph.fanouts:
-            raise QuestionError(f"--fanouts: for foundation models that rank entities; {folder} is not one")
+            raise QuestionError(
+                f"--fanouts: for foundation models that rank entities; {folder} does not hold one. Leave --fanouts out"
+            )
         model, store, config = load_run(folder, ranks, graph.store or "", graph.scope)
         settings = config.evaluate
         sizes = {"batch_size": settings.batch_size, "memory_mb": settings.memory_mb}

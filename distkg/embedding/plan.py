@@ -1,4 +1,4 @@
-"""Plan of a run of embeddings: bytes per worker from the shapes that training allocates, seconds by measured rates."""
+"""Plan of an embedding run: bytes per worker from the shapes that training allocates, seconds from measured rates."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from distkg.planning.machine import Machine
 from distkg.planning.plan import Plan, PlanError, refusal, with_fewest_workers
 from distkg.planning.sizes import FLOAT
 
-# Products per score: one forward, two for the gradients; one more where scores do not fit and are computed again.
+# Products per score: one forward, two for the gradients; one more if scores do not fit and are recomputed.
 PRODUCTS, PRODUCTS_RECOMPUTED = 3, 4
 QUERIES_KEPT = 64  # with memory for the scores of this many queries, one_vs_all keeps them
-# The exponential of a score and what belongs to it (distance, activation, slope) cost about as many multiply-adds.
+# Multiply-adds that cost as much as the exponential of a score with its distance, activation and slope.
 TERM_COST = 200
 # A distance taken pair by pair costs about six times a multiply-add of a matrix product.
 PAIRWISE_COST = 6
@@ -47,18 +47,18 @@ def plan(
     gpu_available: int | None = None,
     distinct_queries: int | None = None,
 ) -> Plan:
-    """What a run of ``config`` on a graph of ``counts`` takes.
+    """Return the plan of a run of ``config`` on a graph of size ``counts``.
 
     Args:
         available: bytes per worker, or None for no limit.
         machine: rates of one worker, or None for no estimate of time.
         gpu_available: bytes of GPU memory per worker, or None for no limit.
-        distinct_queries: distinct (anchor, relation) of the training triples, both directions; default: no two
-            queries are equal, which is the most there can be.
+        distinct_queries: number of distinct (anchor, relation) of the training triples, both directions; default: the
+            upper bound, two for each triple.
 
     Raises:
         PlanError: the run needs more than is available.
-        ConfigError, UnknownNameError: the scorer or the optimizer cannot be made.
+        ConfigError, UnknownNameError: the scorer or the optimizer cannot be created.
     """
     result = _plan(config, counts, available, gpu_available, machine, distinct_queries)
     if not result.fits:
@@ -128,7 +128,7 @@ def _seconds(config: RunConfig, counts: GraphCounts, scorer: Scorer, steps: int,
 
 
 def _sums_exponentials(config: RunConfig) -> bool:
-    """Whether scores with all entities are summed as exponentials."""
+    """Return whether the objective sums exponentials of the scores of all entities."""
     return config.objective.name in ("one_vs_all", QUERY_SAMPLING)
 
 

@@ -169,8 +169,8 @@ class FoundationModel(nn.Module, ABC):
     def _cannot_rank(self, what: Literal["entities", "relations"]) -> UnsupportedQuestionError:
         others = ", ".join(name for name in MODELS if MODELS[name].ranks == what)
         return UnsupportedQuestionError(
-            f"{self.name} ranks {self.ranks}, and was asked for {what}. Take a model that ranks those: {others}"
-            + ("; `distkg predict-relation` asks this one" if self.ranks == "relations" else "")
+            f"{self.name} ranks {self.ranks}, not {what}. Use a model that ranks {what}: {others}"
+            + (f", or query {self.name} with `distkg predict-relation`" if self.ranks == "relations" else "")
         )
 
     def forward(

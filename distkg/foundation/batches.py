@@ -1,7 +1,8 @@
-"""What a foundation model is asked in a step, and the wrong answers beside the right ones.
+"""Batches of queries and negatives for the training of foundation models.
 
-As ULTRA is pre-trained (Galkin et al. 2024, section 5.1): graphs in proportion to their facts; half of a batch asks
-for tails and half for heads; the facts that are asked about are hidden; negatives are never known answers.
+They follow the pre-training of ULTRA (Galkin et al. 2024, section 5.1): graphs are drawn in proportion to their facts;
+half of the queries are for tails and half for heads; the facts of the batch are masked in the graph; negatives are
+never known answers.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from distkg.negatives import Negatives, Queries, TrainingProgress, known_facts
 from distkg.randomness import Purpose, stream
 from distkg.sharding.ranks import Ranks
 
-REDRAWS = 4  # of negatives that turn out to be known answers
+REDRAWS = 4  # attempts to replace negatives that are known answers
 
 
 @dataclass(frozen=True)
 class FoundationBatch:
-    """Queries of one step on this rank, with the facts that they hide.
+    """Queries of one step on this rank, whose facts are masked in the graph.
 
     Attributes:
-        learned: the graph whose facts they are.
-        queries: with their answers, b of them.
-        generator: what else falls by lot in this step.
+        learned: graph that the queries are drawn from.
+        queries: b queries with their answers.
+        generator: random generator of all other draws of this step.
     """
 
     learned: LearnedGraph
@@ -44,19 +45,20 @@ class FoundationBatch:
         return self.learned.facts
 
     def weight(self, device: torch.device, chosen: Tensor | None = None) -> Tensor:
-        """Of the graph's facts, or of those that are ``chosen``, int64 [m]: float32 [E] or [m], 0 where hidden."""
-        asked = self.queries
-        anchor, relation, answer = (side.to(device) for side in (asked.anchor, asked.relation, asked.answer))
+        """Return the weights of the graph's facts, or of those ``chosen``, int64 [m]: float32 [E] or [m], 0 for facts
+        of the batch."""
+        queries = self.queries
+        anchor, relation, answer = (side.to(device) for side in (queries.anchor, queries.relation, queries.answer))
         return self.graph.mask_without(anchor, relation, answer, chosen)
 
 
 def queries_of_rank(config: RunConfig, workers: int) -> int:
-    """Queries that each of so many workers asks in a step."""
+    """Return the number of queries of each worker in a step."""
     return max(2, config.train.batch_size // workers)
 
 
 def steps_of_epoch(config: RunConfig, facts: int, workers: int) -> int:
-    """As configured, or as many as ask about every fact once."""
+    """Return the steps of an epoch: as configured, or one query for each fact."""
     return config.train.steps_per_epoch or max(1, round(facts / (queries_of_rank(config, workers) * workers)))
 
 
@@ -71,7 +73,7 @@ class FoundationBatches:
         self.triples = self.steps * self._size * ranks.size
 
     def batch(self, epoch: int, step: int) -> FoundationBatch:
-        """This rank's."""
+        """Return this rank's batch of a step."""
         generator = stream(Purpose.GRAPH, self._seed, epoch, step, self._ranks.rank)
         learned = self._graphs[int(torch.multinomial(self._sizes, 1, generator=generator))]
         graph = learned.facts
@@ -80,25 +82,30 @@ class FoundationBatches:
 
 
 def negatives_for(asked: FoundationBatch, states: Tensor, count: int, moment: TrainingProgress) -> Negatives:
-    """Wrong answers, known ones drawn again; ``states`` float32 [b, 2R, d] are the model's, of relations."""
+    """Draw negatives for a batch, and redraw known answers; ``states`` are the model's relation states, float32
+    [b, 2R, d]."""
     source, queries, generator = asked.learned.source, asked.queries, asked.generator
     source.advance(moment)
     own = queries.relation.to(states.device)
     drawn = source.draw_by(lambda: similarity_to_own(states, own).cpu(), queries, count, generator)
-    right = partial(known_facts, asked.learned.known, queries.anchor, queries.relation, per_row=1)
+    is_known = partial(known_facts, asked.learned.known, queries.anchor, queries.relation, per_row=1)
     entities = drawn.entities
     for _ in range(REDRAWS):
-        wrong = right(entities)
-        if not bool(wrong.any()):
+        known = is_known(entities)
+        if not bool(known.any()):
             break
-        entities = torch.where(wrong, torch.randint(source.entities, entities.shape, generator=generator), entities)
-    mask = right(entities)
+        entities = torch.where(known, torch.randint(source.entities, entities.shape, generator=generator), entities)
+    mask = is_known(entities)
     return Negatives(entities, mask if drawn.mask is None else mask | drawn.mask, drawn.made)
 
 
 def similarity_to_own(states: Tensor, relation: Tensor) -> Tensor:
-    """Cosines of each query's relation with all others, by their states: float32 [b, R] of states [b, 2R, d] and
-    relations int64 [b] in [0, 2R), all without inverses."""
+    """Return the cosine similarity of each query's relation with all relations, float32 [b, R].
+
+    Args:
+        states: relation states, float32 [b, 2R, d]; inverse relations are ignored.
+        relation: int64 [b], in [0, 2R).
+    """
     relations = states.shape[1] // 2
     directed = F.normalize(states.detach()[:, :relations], dim=-1)
     own = of_query(directed, relation % relations)
@@ -106,7 +113,7 @@ def similarity_to_own(states: Tensor, relation: Tensor) -> Tensor:
 
 
 def both_ways(triples: Tensor, relations: int) -> Queries:
-    """The first half of triples int64 [b, 3] as queries for their tails, the second for their heads."""
+    """Return the first half of triples int64 [b, 3] as queries for their tails, the second half for their heads."""
     half = len(triples) // 2
     (head, relation, tail), (other_head, inverse, other_tail) = triples[:half].T, triples[half:].T
     return Queries(

@@ -1,4 +1,4 @@
-"""The family of foundation models: small networks that read any graph, and rank its entities."""
+"""Family of foundation models: networks that read any graph and rank its entities."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from distkg.training.services import Services
 
 
 class FoundationFamily:
-    """A ``Family``."""
+    """``Family`` of foundation models."""
 
     shares_graphs, has_vectors = True, False
 
@@ -79,10 +79,10 @@ class FoundationFamily:
 
 
 def facts_of(model: FoundationModel, graph: GraphChoice) -> AbstractContextManager[Store]:
-    """Open the graph that a model reasons from, for as long as it is needed.
+    """Return a context manager that opens the graph that a model reads.
 
     Raises:
-        QuestionError: none is named, or two are.
+        QuestionError: no graph is named, or two are.
     """
     if (graph.store is None) == (graph.triples is None):
         raise QuestionError(f"{model.name} is a foundation model: pass its graph with {graph.offered}")

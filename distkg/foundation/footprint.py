@@ -1,8 +1,7 @@
-"""Bytes and seconds of a step of a foundation model, measured on graphs of a few thousand nodes.
+"""Memory and time of a step of a foundation model, measured on graphs of a few thousand nodes.
 
-A step's tensors grow with the number of queries, and for each query with entities and with relations. Peaks of two
-sizes give the growth; where one of both counts is small, the peak lies where the other counts, so the sum bounds every
-graph.
+A step's tensors grow with the number of queries, and for each query with the numbers of entities and of relations. The
+peaks at two sizes give each slope, with the other number small, so the sum is an upper bound for every graph.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ from distkg.foundation.models import FoundationModel, KnowledgeGraph
 from distkg.planning.peak import peak_bytes
 
 QUERIES = (2, 4)
-# Larger than the blocks of rows that layers are taken in, as those do not grow.
+# Larger than the blocks of rows in which layers are computed, because the memory of a block does not grow.
 MANY_ENTITIES, FEW_ENTITIES = (4096, 8192), 16
 MANY_RELATIONS, FEW_RELATIONS = (1024, 2048), 4
-TOKENS = 8  # of an entity, where a model reads them: as many as `distkg tokens` makes
-FACTS = 64  # few, as what edges take is another matter: it does not grow with queries
+TOKENS = 8  # tokens of an entity, if the model reads them: the number that `distkg tokens` makes
+FACTS = 64  # few, because the memory of edges does not grow with queries
 
 Work = Callable[[FoundationModel, KnowledgeGraph, Tensor, Tensor], object]
-"""What is measured: a model, a graph, and queries anchor and relation int64 [b]."""
+"""Function to measure, of a model, a graph, and queries anchor and relation int64 [b]."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Bytes of the tensors of some work.
+    """Linear model of the peak bytes of a ``Work``.
 
     Attributes:
-        entity, relation: for each query and each entity or relation of the graph, relations without inverses.
-        query: for each query besides.
-        once: however many queries there are.
+        entity, relation: bytes for each query and each entity or relation of the graph, relations without inverses.
+        query: further bytes for each query.
+        once: bytes independent of the number of queries.
     """
 
     entity: float
@@ -54,7 +53,11 @@ class Growth:
 def growth(
     model: FoundationModel, work: Work, own_relations: int | None = None, own_entities: int | None = None
 ) -> Growth:
-    """Of the tensors that ``work`` makes; a model that has vectors for relations or entities has them for its own."""
+    """Measure the growth of the tensors of ``work``.
+
+    Args:
+        own_relations, own_entities: numbers of relations and entities of a model with vectors for them.
+    """
     few = own_relations or FEW_RELATIONS
     if own_entities is not None:
         return Growth(0.0, 0.0, *_of_queries(model, work, own_entities, few))
@@ -68,32 +71,32 @@ def growth(
 
 
 def _slope(model: FoundationModel, work: Work, sizes: list[tuple[int, int]]) -> tuple[float, tuple[float, float]]:
-    """Growth of a query's bytes with the count that differs; at the first size the bytes of a query, and of none."""
-    found = [_of_queries(model, work, *size) for size in sizes]
-    (first, second), (small, large) = sizes, (query for query, _ in found)
-    return (large - small) / (sum(second) - sum(first)), found[0]
+    """Return the growth of a query's bytes between two ``sizes``, and at the first size ``_of_queries``."""
+    measurements = [_of_queries(model, work, *size) for size in sizes]
+    (first, second), (small, large) = sizes, (query for query, _ in measurements)
+    return (large - small) / (sum(second) - sum(first)), measurements[0]
 
 
 def _of_queries(model: FoundationModel, work: Work, entities: int, relations: int) -> tuple[float, float]:
-    """Bytes of one more query, and of what does not depend on their number."""
+    """Return the bytes of one more query, and the bytes independent of the number of queries."""
     rows = np.random.default_rng(0).integers(0, [entities, relations, entities], (FACTS, 3))
     ids = torch.arange(TOKENS).expand(entities, -1)
     tokens = {name: EntityTokens.of(ids, torch.zeros(TOKENS, width)) for name, width in model.reads.items()}
     graph = KnowledgeGraph(torch.from_numpy(rows), entities, relations, tokens=tokens)
-    model.train(not tokens)  # while it learns, it may do without some
-    work(model, graph, *_queries(1, graph))  # makes what is made once
+    model.train(not tokens)  # in training mode a model may drop tokens
+    work(model, graph, *_queries(1, graph))  # builds cached tensors
     few, many = (peak_bytes(lambda count=count: work(model, graph, *_queries(count, graph))) for count in QUERIES)  # type: ignore[misc]
     query = (many - few) / (QUERIES[1] - QUERIES[0])
     return query, max(few - QUERIES[0] * query, 0.0)
 
 
 def _queries(count: int, graph: KnowledgeGraph) -> tuple[Tensor, Tensor]:
-    """With different relations, where there are as many, as their states may be computed once for equal ones."""
+    """Return queries with distinct relations if possible, because equal relations may share their states."""
     return torch.arange(count) % graph.entities, torch.arange(count) % graph.relations
 
 
 def training_step(negatives: int) -> Work:
-    """A step with so many negatives for each query, gradients included."""
+    """Return the work of a training step with ``negatives`` for each query, gradients included."""
 
     def work(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor) -> None:
         weight = torch.ones(len(graph.facts))
@@ -115,16 +118,16 @@ def _learn(model: FoundationModel, scores: Tensor) -> None:
 
 
 def ranking(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor) -> Tensor:
-    """Scores of all entities, or of all relations by a model that ranks these."""
+    """Return the scores of all entities, or of all relations for a model that ranks relations."""
     with torch.no_grad():
         if model.ranks == "relations":
             return model.relation_scores(graph, anchor, anchor)
-        found: Tensor = model(graph, anchor, relation)
-    return found
+        scores: Tensor = model(graph, anchor, relation)
+    return scores
 
 
 def sampled_step(negatives: int, surroundings: SubgraphSampler) -> Work:
-    """As ``training_step``, on what is around anchors and negatives that fall by lot."""
+    """Return the work of a training step on the subgraph around anchors and random negatives."""
 
     def work(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor) -> None:
         part, candidates = some_part(graph, surroundings, anchor, 1 + negatives)
@@ -139,18 +142,18 @@ def sampled_step(negatives: int, surroundings: SubgraphSampler) -> Work:
 def some_part(
     graph: KnowledgeGraph, surroundings: SubgraphSampler, anchor: Tensor, candidates: int
 ) -> tuple[Subgraph, Tensor]:
-    """What a batch of queries looks at, and its candidates int64 [b, candidates], which fall by lot."""
+    """Return the subgraph that a batch of queries reads, and its random candidates int64 [b, candidates]."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(graph.entities, (len(anchor), candidates), generator=generator)
     return surroundings.of(torch.cat([anchor, drawn.flatten()]), seed=0), drawn
 
 
 def seconds_of_query(model: FoundationModel, graph: KnowledgeGraph, work: Work, queries: int | None = None) -> float:
-    """Of a step with so many ``queries``, by default one for each of torch's threads, which share them; what else the
-    machine does meanwhile is not counted."""
+    """Return the CPU seconds per query and thread of a step with ``queries``, by default one for each of torch's
+    threads; other load on the machine is not counted."""
     threads = torch.get_num_threads()
     count = queries or threads
-    work(model, graph, *_queries(1, graph))  # compiles, and makes what is made once
+    work(model, graph, *_queries(1, graph))  # compiles, and builds cached tensors
     start = time.process_time()
     work(model, graph, *_queries(count, graph))
     return (time.process_time() - start) / (count * threads)

@@ -1,4 +1,4 @@
-"""Foundation models as a run trains them: every rank draws a graph at each step, and asks about some of its facts."""
+"""Training of foundation models: at each step every rank draws a graph, and trains on a batch of its facts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from distkg.training.services import LOCAL_SERVICES, Services
 
 
 class FoundationLearner:
-    """A ``Learner``: a foundation model, and the graphs that it learns from."""
+    """``Learner`` of a foundation model and its training graphs."""
 
     loop_kind: ClassVar[type[FoundationLoop]] = FoundationLoop
 
@@ -76,13 +76,17 @@ class FoundationLearner:
         return provenance_of(self._config, stores, self.model.files_beside_manifest)
 
     def _connect(self, services: Services) -> Callable[[TrainingProgress], None]:
-        """Have actors compare relations, where the run asks for them; what keeps the tables of all graphs young."""
+        """Connect negative sources to the actors that compare relations, if the run has actors.
+
+        Returns:
+            Function that requests and receives the tables of all graphs before a step.
+        """
         pool = self._config.negatives.pool
         if not pool.actors:
             return lambda moment: None
         if services.pool_of is None:
             raise ConfigError(
-                "negatives.pool.actors asks for Ray actors, and this training runs without Ray: launch it with "
+                "negatives.pool.actors needs Ray actors, but this training runs without Ray: launch it with "
                 "`distkg train` or launch_training, or set negatives.pool.actors: 0."
             )
         encoder = encoder_parameters(self.model, self.graphs[0])
@@ -92,7 +96,7 @@ class FoundationLearner:
         def advance_all(moment: TrainingProgress) -> None:
             for graph in self.graphs:
                 graph.source.request(moment)
-            for graph in self.graphs:  # once all are asked for, as in sync this waits
+            for graph in self.graphs:  # after all requests, because with negatives.pool.sync this waits for the replies
                 graph.source.advance(moment)
 
         return advance_all
@@ -111,36 +115,36 @@ class FoundationLearner:
         return {} if self._telemetry is None else {"negatives": self._telemetry.report()}
 
     def validate(self) -> dict[str, float] | None:
-        """Means over the graphs that have something to validate on."""
-        found = [
+        """Return the mean validation metrics of the graphs with validation triples; None if there are none."""
+        metrics = [
             ranking_metrics(self._rank(graph, *graph.validation))
             for graph in self.graphs
             if graph.validation is not None
         ]
-        return over_graphs(found) if found else None
+        return over_graphs(metrics) if metrics else None
 
     def evaluate(self) -> dict[str, dict[str, Any]]:
-        """Splits with means over graphs as ``metrics``, and those of each graph as ``by_graph``."""
-        found: dict[str, dict[str, Any]] = {}
+        """Return for each split the mean over graphs as ``metrics``, and those of each graph as ``by_graph``."""
+        results: dict[str, dict[str, Any]] = {}
         for split in ("valid", "test"):
             graphs = [graph for graph in self.graphs if graph.store.manifest.triples.get(split)]
             if not graphs:
                 continue
             each = [self._metrics(graph, split) for graph in graphs]
             by_graph = [{"graph": graph.name, **metrics} for graph, metrics in zip(graphs, each, strict=True)]
-            found[split] = {"metrics": over_graphs(each), "by_graph": by_graph}
-        return found
+            results[split] = {"metrics": over_graphs(each), "by_graph": by_graph}
+        return results
 
     def _metrics(self, graph: LearnedGraph, split: str) -> dict[str, float]:
-        some = self._config.evaluate.max_final_triples, self._config.train.seed
-        found: dict[str, float] = evaluate_ranks(graph.store, split, partial(self._rank, graph), *some)["metrics"]
-        return found
+        subset = self._config.evaluate.max_final_triples, self._config.train.seed
+        metrics: dict[str, float] = evaluate_ranks(graph.store, split, partial(self._rank, graph), *subset)["metrics"]
+        return metrics
 
     def _rank(self, graph: LearnedGraph, triples: np.ndarray, known: KnownAnswers) -> Any:
-        reasoner = GraphScorer(self.model, graph.facts, graph.surroundings)
+        scorer = GraphScorer(self.model, graph.facts, graph.surroundings)
         relations, batch_size = graph.store.num_relations, self._config.evaluate.batch_size
         return rank_by_scores(
-            reasoner.scores,
+            scorer.scores,
             triples,
             known,
             relations,
@@ -167,6 +171,6 @@ class FoundationLearner:
 
 
 def over_graphs(metrics: Sequence[Metrics]) -> Metrics:
-    """Means of the metrics of graphs, whatever their sizes; of ``queries`` the sum."""
+    """Return the unweighted means of the metrics of graphs, and the sum of ``queries``."""
     means = {name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]}
     return {**means, "queries": sum(each["queries"] for each in metrics)}

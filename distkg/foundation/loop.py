@@ -1,4 +1,4 @@
-"""Steps of a foundation model."""
+"""Training loop of foundation models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from distkg.training.learner import WINDOW
 
 
 class FoundationLoop:
-    """Steps of a foundation model, gradients summed over ranks."""
+    """Training loop of a foundation model, with gradients summed over ranks."""
 
     def __init__(
         self,
@@ -36,8 +36,12 @@ class FoundationLoop:
         telemetry: HardnessTelemetry | None = None,
         before_step: Callable[[TrainingProgress], None] = lambda moment: None,
     ) -> None:
-        """``rate(epoch, step)`` is a factor on the learning rate; ``time_gone()`` is the share of the run's time limit
-        that is gone, the same on every rank; ``before_step`` hears of each step before it is made."""
+        """
+        Args:
+            rate: function (epoch, step) → factor of the learning rate.
+            time_gone: function that returns the used share of the run's time limit, the same on every rank.
+            before_step: function called with the training progress before each step.
+        """
         self.clock = Clock()
         self.bytes_exchanged = self.steps = 0
         self.window = WINDOW
@@ -51,13 +55,13 @@ class FoundationLoop:
     def run(self, epoch: int, first: int, last: int, should_continue: Callable[[int], bool]) -> int:
         before = self._ranks.traffic.bytes
         self._model.train()
-        asked = first
+        next_check = first
         for step in range(first, last):
-            if step == asked:
+            if step == next_check:
                 if not should_continue(step):
                     last = step
                     break
-                asked += self.window
+                next_check += self.window
             self._step(epoch, step)
         self.bytes_exchanged += self._ranks.traffic.bytes - before
         return last
@@ -66,11 +70,11 @@ class FoundationLoop:
         moment = self._moment(epoch, step)
         with self.clock("data"):
             self._before_step(moment)
-            asked = self._batches.batch(epoch, step)
+            batch = self._batches.batch(epoch, step)
         with self.clock("compute"):
             seed_dropout(self._ranks.device, mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
-            loss = self.loss(asked, moment)
-            if loss.requires_grad:  # it does not where all that the step looked at is kept as it is
+            loss = self.loss(batch, moment)
+            if loss.requires_grad:  # not if the step uses frozen parameters only
                 (loss / self._ranks.size).backward()
             self._loss += loss.detach() / self._ranks.size
             self._losses += 1
@@ -81,12 +85,12 @@ class FoundationLoop:
         self.steps += 1
 
     def _moment(self, epoch: int, step: int) -> TrainingProgress:
-        done = epoch + step / self._batches.steps
-        progress = max(done / self._epochs, self._time_gone())
-        return TrainingProgress(done, min(1.0, progress), epoch * self._batches.steps + step)
+        epochs = epoch + step / self._batches.steps
+        progress = max(epochs / self._epochs, self._time_gone())
+        return TrainingProgress(epochs, min(1.0, progress), epoch * self._batches.steps + step)
 
     def loss(self, asked: FoundationBatch, moment: TrainingProgress) -> Tensor:
-        """Mean over the queries, and what the model adds to it."""
+        """Return the mean loss over the queries, plus the model's penalty."""
         model, device, queries = self._model, self._ranks.device, asked.queries
         anchor, relation = queries.anchor.to(device), queries.relation.to(device)
         whole = asked.learned.surroundings is None
@@ -106,7 +110,7 @@ class FoundationLoop:
         return loss if penalty is None else loss + penalty
 
     def _scores_nearby(self, asked: FoundationBatch, states: Tensor, candidates: Tensor) -> Tensor:
-        """Of candidates int64 [b, m], from the facts around them and the anchors."""
+        """Return scores of candidates int64 [b, m] on the sampled subgraph around them and the anchors."""
         device, surroundings = self._ranks.device, asked.learned.surroundings
         anchor, relation = asked.queries.anchor.to(device), asked.queries.relation.to(device)
         assert surroundings is not None
@@ -116,7 +120,7 @@ class FoundationLoop:
         return self._model.scores(part, states, part.place(anchor), relation, weight, part.place(candidates))
 
     def _of_scores(self, scores: Tensor, negatives: Negatives) -> Tensor:
-        """The loss of scores float32 [b, m] of ``candidates_of`` these negatives."""
+        """Return the mean loss of scores float32 [b, m] of ``candidates_of`` these negatives."""
         drawn_count, made, device = negatives.entities.shape[1], negatives.made, scores.device
         positive, (drawn, extra) = scores[:, 0], scores[:, 1:].tensor_split([drawn_count], dim=1)
         assert negatives.mask is not None
@@ -135,6 +139,6 @@ class FoundationLoop:
 
 
 def candidates_of(queries: Queries, negatives: Negatives) -> Tensor:
-    """What is scored: int64 [b, m], the answer, then entities drawn, then entities made."""
+    """Return the entities to score, int64 [b, m]: the answer, then drawn negatives, then generated ones."""
     made = [] if negatives.made is None or negatives.made.entities is None else [negatives.made.entities]
     return torch.cat([queries.answer[:, None], negatives.entities, *made], dim=1)

@@ -1,4 +1,4 @@
-"""Relations that are alike by the relation encoder of a foundation model: compared away from the training."""
+"""Similarity of relations by the relation encoder of a foundation model, computed in actors during training."""
 
 from __future__ import annotations
 
@@ -21,39 +21,40 @@ from distkg.randomness import mixed_seed
 
 
 def encoder_parameters(model: FoundationModel, graph: LearnedGraph) -> dict[str, torch.nn.Parameter]:
-    """Those of the model that its relation states are made of: what they have a gradient of."""
+    """Return the parameters that the relation states of the model depend on, found by their gradients."""
     head, relation, _ = graph.facts.triples[:1].T
     states = model.relation_states(graph.facts, head, relation)
     if not states.requires_grad:
         return {}
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    found = torch.autograd.grad(states.sum(), list(named.values()), allow_unused=True)
+    gradients = torch.autograd.grad(states.sum(), list(named.values()), allow_unused=True)
     return {
         name: parameter
-        for (name, parameter), gradient in zip(named.items(), found, strict=True)
+        for (name, parameter), gradient in zip(named.items(), gradients, strict=True)
         if gradient is not None
     }
 
 
 def weights_of(parameters: Mapping[str, Tensor]) -> Arrays:
-    """Copies of parameters, as they are sent."""
+    """Return copies of parameters as NumPy arrays."""
     return {name: parameter.detach().cpu().numpy().copy() for name, parameter in parameters.items()}
 
 
 class RelationEncoder:
-    """Computes the state that each relation of a graph has in the light of a query for it, by published weights.
+    """Relation encoder with published weights: computes the state of each relation for a query with that relation.
 
-    States may depend on the anchor of the query too: it is the head of one of the relation's facts, by lot.
+    States may also depend on the anchor of the query, which is the head of a random fact of the relation.
     """
 
     def __init__(self, config: RunConfig, graphs: Sequence[LearnedGraph]) -> None:
-        """``graphs`` are those whose states it will be asked for."""
+        """``graphs`` are the graphs whose relation states are computed."""
         self._seed, self._batch = config.train.seed, config.evaluate.batch_size
         self._model = initial_model(config, [graph.store.manifest for graph in graphs]).eval()
         self._parameters = dict(self._model.named_parameters())
 
     def own_states(self, graph: LearnedGraph, version: int, weights: Arrays) -> Tensor:
-        """Of each relation in the light of a query for it, with the weights of step ``version``: float32 [R, d]."""
+        """Return the state of each relation for a query with that relation, with the weights of step ``version``:
+        float32 [R, d]."""
         with torch.no_grad():
             for name, values in weights.items():
                 self._parameters[name].copy_(torch.from_numpy(np.array(values)))
@@ -67,7 +68,7 @@ class RelationEncoder:
 
 
 def relation_miners(config: RunConfig, graphs: Sequence[LearnedGraph]) -> list[RelationMiner]:
-    """For each of the graphs a source that compares its relations by their states; one encoder serves all."""
+    """Return for each graph a miner that compares its relations by their states; all share one encoder."""
     chosen, encoder = config.negatives, RelationEncoder(config, graphs)
     options = parse_source_options(chosen.source, chosen.options)
     assert isinstance(options, AlikeOptions)
@@ -75,8 +76,8 @@ def relation_miners(config: RunConfig, graphs: Sequence[LearnedGraph]) -> list[R
 
 
 def some_head(triples: Tensor, relations: int, seed: int) -> Tensor:
-    """For each relation the head of one of its facts [T, 3], by lot; 0 where it has none: int64 [relations]."""
+    """Return for each relation the head of a random one of its facts [T, 3], or 0 if it has none: int64 [relations]."""
     order = np.random.default_rng(seed).permutation(len(triples))
     heads = np.zeros(relations, dtype=np.int64)
-    heads[triples[order, 1].numpy()] = triples[order, 0].numpy()  # the last of a relation's facts stays
+    heads[triples[order, 1].numpy()] = triples[order, 0].numpy()  # the last assignment of a relation remains
     return torch.from_numpy(heads)

@@ -1,4 +1,4 @@
-"""What a run of a foundation model will take: its graphs, and bytes and seconds of a worker."""
+"""Plan of a foundation-model run: sizes of its graphs, and bytes and seconds of a worker."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from distkg.planning.sizes import BASE_PROCESS, CATEGORY_BYTES, FLOAT, INDEX, RE
 from distkg.sharding.zero_copy import packed
 
 GRAPHS, EDGES = "graphs", "weights of edges"
-HEAP = 2.5  # memory by bytes of tensors, on huge pages and among freed blocks of other sizes; 1.6 to 2.5 were seen
-EDGE_SHARE = 2  # of a graph's bytes: layers over relations keep a weight of 4 bytes for each edge of 12
-FACT_BYTES = 64  # of a fact: keys of its two directions, and whether they are hidden
+HEAP = 2.5  # resident memory per byte of tensors, due to huge pages and fragmentation; measured: 1.6 to 2.5
+EDGE_SHARE = 2  # factor of a graph's bytes: layers over relations keep a weight of 4 bytes for each edge of 12
+FACT_BYTES = 64  # per fact: keys of its two directions, and their mask
 
 
 def plan_foundation(
     config: RunConfig, available: int | None, *, workers_of_node: int = 1, slowdown: float | None = None
 ) -> Plan:
-    """What a run of ``config`` takes. The graphs are made, one after the other, to see how large they are.
+    """Return the plan of a run of ``config``. The graphs are built one after the other to measure their sizes.
 
     Args:
         available: bytes per worker, or None for no limit.
-        workers_of_node: how many share what lies on a node once.
-        slowdown: how many times slower a worker is than this process alone; None for no estimate of time.
+        workers_of_node: number of workers that share the graphs of a node.
+        slowdown: factor by which a worker is slower than this process alone; None for no estimate of time.
 
     Raises:
         PlanError: the run needs more than is available.
-        ConfigError, UnknownNameError, StoreError, SourceError: as ``check_foundation``.
+        ConfigError, UnknownNameError, StoreError, SourceError: as for ``check_foundation``.
     """
     try:
         return _planned(config, available, workers_of_node, slowdown)
@@ -56,19 +56,17 @@ def plan_foundation(
 def _planned(config: RunConfig, available: int | None, workers_of_node: int, slowdown: float | None) -> Plan:
     check_foundation(config)
     stores = [Store.open(address) for address in graphs_of(config)]
-    found = _without_graphs(config, stores, available)
-    _refuse_too_large(config, stores, found)
+    plan = _without_graphs(config, stores, available)
+    _refuse_too_large(config, stores, plan)
     sizes = [
         replace(graph, bytes=_bytes_of(store.address, _what_is_made(config)))
-        for graph, store in zip(found.graphs, stores, strict=True)
+        for graph, store in zip(plan.graphs, stores, strict=True)
     ]
     shared = -(-sum(size.bytes for size in sizes) // workers_of_node)
     edges = 0 if config.data.fanouts else EDGE_SHARE * max(size.bytes for size in sizes)
-    found = replace(found, graphs=tuple(sizes), memory={**found.memory, GRAPHS: shared, EDGES: edges})
-    _refuse_too_large(config, stores, found)
-    return (
-        found if slowdown is None else replace(found, seconds={"compute": slowdown * _seconds(config, stores, found)})
-    )
+    plan = replace(plan, graphs=tuple(sizes), memory={**plan.memory, GRAPHS: shared, EDGES: edges})
+    _refuse_too_large(config, stores, plan)
+    return plan if slowdown is None else replace(plan, seconds={"compute": slowdown * _seconds(config, stores, plan)})
 
 
 def _without_graphs(config: RunConfig, stores: Sequence[Store], available: int | None) -> Plan:
@@ -96,7 +94,7 @@ def _without_graphs(config: RunConfig, stores: Sequence[Store], available: int |
 def _memory(
     config: RunConfig, stores: Sequence[Store], model: FoundationModel, parameters: int, kept: int
 ) -> dict[str, int]:
-    """Bytes of the fullest worker, by use; the largest graph decides, as only one is asked at a time."""
+    """Return the bytes of the largest worker, by use; the largest graph decides, as a step reads one graph only."""
     own = queries_of_rank(config, with_fewest_workers(config).train.workers)
     sizes = (
         stores[0].num_relations if model.knows_relations else None,
@@ -114,17 +112,17 @@ def _memory(
     accumulators = 2 if config.optimizer.name == "adam" else 1
     return {
         "base process": BASE_PROCESS,
-        # Values, and what learns has a gradient and the optimizer's; all but gradients once more while a checkpoint is
-        # written.
+        # Values, and for trained parameters also gradients and optimizer states; all but gradients twice while a
+        # checkpoint is written.
         "model and optimizer": FLOAT * (2 * parameters + (parameters - kept) * (1 + 2 * accumulators)),
         "states of a batch": int(HEAP * trained),
-        # Which takes the place of the states of a batch.
+        # Evaluation reuses the memory of the states of a batch.
         "evaluation": int(HEAP * max(0, evaluated - trained)) + max(map(_known, stores)),
     }
 
 
 def _looked_at(config: RunConfig, store: Store, queries: int, candidates: int) -> int:
-    """Entities that have a state while so many queries are asked: all, or those of a part such as a batch's."""
+    """Return the number of entities with a state in a batch of ``queries``: all, or those of a sampled subgraph."""
     if not config.data.fanouts:
         return store.num_entities
     graph = _made(store.address, _what_is_made(config))
@@ -134,12 +132,12 @@ def _looked_at(config: RunConfig, store: Store, queries: int, candidates: int) -
 
 
 def _hidden(store: Store) -> int:
-    """While the facts that a step asks about are hidden."""
+    """Return the bytes of the mask that hides the facts of a batch."""
     return store.manifest.triples["train"] * FACT_BYTES
 
 
 def _known(store: Store) -> int:
-    """While a split is ranked: its queries, and what is known of them."""
+    """Return the bytes of the queries and known answers of a split while it is ranked."""
     triples = store.manifest.triples
     everything, train = sum(triples.values()), triples["train"]
     queries = 2 * max(triples.get("valid", 0), triples.get("test", 0))
@@ -147,14 +145,14 @@ def _known(store: Store) -> int:
 
 
 def _not_made(store: Store, reads: Sequence[str]) -> GraphSize:
-    """A graph of which nothing is made yet, with the tokens that it has of those a model reads."""
+    """Return the size of a graph before it is built, with the kinds of its tokens among ``reads``."""
     triples, tokens = store.manifest.triples["train"], read_modalities(store) if reads else {}
-    found = tuple(name for name in reads if name in tokens)
-    return GraphSize(store.shown, store.num_entities, store.num_relations, triples, 0, found)
+    kinds = tuple(name for name in reads if name in tokens)
+    return GraphSize(store.shown, store.num_entities, store.num_relations, triples, 0, kinds)
 
 
 def _what_is_made(config: RunConfig) -> str:
-    """The part of a configuration that decides what is made of a graph."""
+    """Return the settings on which the indexes of a graph depend, as JSON."""
     model, negatives = config.model, config.negatives
     return json.dumps(
         {
@@ -178,13 +176,13 @@ def _made(address: str, what_is_made: str) -> LearnedGraph:
 
 
 def _seconds(config: RunConfig, stores: Sequence[Store], found: Plan) -> float:
-    """Of an epoch: the largest graph is asked, the others take time in proportion to their facts."""
+    """Return the seconds of an epoch: measured on the largest graph, and scaled by the facts of the others."""
     largest = max(stores, key=lambda store: store.manifest.triples["train"])
     graph, negatives = _made(largest.address, _what_is_made(config)), config.negatives.count
     model = initial_model(config, [largest.manifest])
     if graph.surroundings is None:
         query = seconds_of_query(model, graph.facts, training_step(negatives))
-    else:  # every query of a batch goes over what is around all of them
+    else:  # every query of a batch reads the subgraph around all anchors and candidates
         work = sampled_step(negatives, graph.surroundings)
         query = seconds_of_query(model, graph.facts, work, queries_of_rank(config, config.train.workers))
     facts = [store.manifest.triples["train"] for store in stores]

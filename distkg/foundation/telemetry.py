@@ -1,4 +1,4 @@
-"""How hard the negatives of a foundation model were since the last report, and how they came."""
+"""Telemetry of the negatives of a foundation model: their scores, and the replies of actors since the last report."""
 
 from __future__ import annotations
 
@@ -14,37 +14,41 @@ from distkg.negatives.prefetch.pool_client import PoolClient
 from distkg.sharding.ranks import Ranks
 from distkg.training.run_dir import Record
 
-TOP = 10  # negatives of a query that weigh most
+TOP = 10  # highest-scoring negatives of a query
 
 
 class HardnessTelemetry:
-    """Reports on hard negatives of a training on one graph or several; ``report`` is collective."""
+    """Statistics of hard negatives in a training run on one graph or several; ``report`` is collective."""
 
     def __init__(self, sources: Sequence[NegativeSource], count: int, ranks: Ranks) -> None:
-        """``sources`` are those of the graphs, in all of which hard negatives are the first ones."""
+        """``sources`` are the negative sources of the graphs; each puts hard negatives first (``hard_first``)."""
         self._sources, self._count, self._ranks = sources, count, ranks
         self._sums = torch.zeros(6, dtype=torch.float64)
 
     def see(self, scores: Tensor, mask: Tensor, hard: int) -> None:
-        """A step's scores float32 [b, K] of negatives, of which the first ``hard`` are hard."""
-        scores, meant = scores.detach(), ~mask
+        """Add a step's scores of negatives, float32 [b, K], of which the first ``hard`` are hard."""
+        scores, valid = scores.detach(), ~mask
         parts = slice(None, hard), slice(hard, None)
-        sums = [float((scores[:, part] * meant[:, part]).sum()) for part in parts]
-        counts = [float(meant[:, part].sum()) for part in parts]
+        sums = [float((scores[:, part] * valid[:, part]).sum()) for part in parts]
+        counts = [float(valid[:, part].sum()) for part in parts]
         top = scores.masked_fill(mask, -torch.inf).topk(min(TOP, scores.shape[1]), dim=1).indices
-        among = [float((top < hard).sum()), float(top.numel())] if hard else [0.0, 0.0]
-        self._sums += torch.tensor([*sums, *counts, *among], dtype=torch.float64)
+        hard_in_top = [float((top < hard).sum()), float(top.numel())] if hard else [0.0, 0.0]
+        self._sums += torch.tensor([*sums, *counts, *hard_in_top], dtype=torch.float64)
 
     def report(self) -> Record:
-        """Over all ranks, since the last call: ``score`` and ``uniform_score``, mean logits of hard and of random
-        negatives; ``hard_among_top``, share of hard ones among the ten of each query that weigh most, in steps that had
-        some; and as of ``NegativeTelemetry.report`` ``hard_share``, ``rejected``, ``delivered`` and so on."""
-        hard, random, hard_count, random_count, among, top = sum_over(self._ranks, self._sums.tolist())
+        """Return statistics over all ranks since the last call.
+
+        Returns:
+            ``score`` and ``uniform_score``, mean logits of hard and of random negatives; ``hard_among_top``, share of
+            hard negatives among the ten with the highest scores of each query, in steps with hard negatives; and the
+            keys of ``NegativeTelemetry.report`` such as ``hard_share``, ``rejected`` and ``delivered``.
+        """
+        hard, random, hard_count, random_count, hard_in_top, top = sum_over(self._ranks, self._sums.tolist())
         self._sums.zero_()
         line: Record = {
             "score": ratio(hard, hard_count),
             "uniform_score": ratio(random, random_count),
-            "hard_among_top": ratio(among, top),
+            "hard_among_top": ratio(hard_in_top, top),
             **hardness_report(self._sources, self._count, self._ranks),
         }
         clients: list[PoolClient[Any, Any]] = [client for source in self._sources for client in source.pool_clients()]

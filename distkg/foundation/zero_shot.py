@@ -35,10 +35,10 @@ def evaluate_zero_shot(
 ) -> dict[str, Any]:
     """Return filtered metrics of a split of the store, with its training facts as the graph; as ``evaluate_ranks``.
 
-    ``fanouts`` as of ``reasoner_of``; ``triples`` is the number of triples to rank, None for all.
+    ``fanouts`` are those of ``reasoner_of``; ``triples`` is the number of triples to rank, None for all.
     """
-    reasoner = reasoner_of(model, store, fanouts)
-    rank = partial(rank_by_scores, reasoner.scores, num_relations=store.num_relations, batch_size=batch_size)
+    scorer = reasoner_of(model, store, fanouts)
+    rank = partial(rank_by_scores, scorer.scores, num_relations=store.num_relations, batch_size=batch_size)
     return evaluate_ranks(store, split, rank, triples)
 
 
@@ -56,11 +56,11 @@ def best_zero_shot(
     model: FoundationModel, store: Store, *, fanouts: Sequence[int] = (), batch_size: int = BATCH_SIZE
 ) -> TopK:
     """Return the function that finds the best answers from the training facts of the store, for ``predict``."""
-    reasoner = reasoner_of(model, store, fanouts)
+    scorer = reasoner_of(model, store, fanouts)
 
     def best(queries: np.ndarray, top: int, hidden: KnownAnswers | None) -> TopAnswers:
         parts = [queries[low : low + batch_size] for low in range(0, len(queries), batch_size)]
-        answers_of_parts = [_top(reasoner.scores(part), part, top, hidden) for part in parts]
+        answers_of_parts = [_top(scorer.scores(part), part, top, hidden) for part in parts]
         return TopAnswers(
             *(np.concatenate([getattr(part, name) for part in answers_of_parts]) for name in ("entities", "scores"))
         )

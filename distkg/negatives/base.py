@@ -143,7 +143,7 @@ class NegativeSource(ABC):
 
     Attributes:
         needs: parts of the graph that the source reads, in words for users.
-        requires: side of the query whose model vectors the source reads, besides those of all entities.
+        requires: side of the query whose model vectors the source reads, in addition to those of all entities.
         hosted_reply: reply of an actor that hosts the source: ``negatives``, for each draw, or a table of the
             ``similarities`` of relations, by which workers draw for many steps (``connect``).
         generates: whether its negatives have a ``made`` part.
@@ -199,44 +199,51 @@ class NegativeSource(ABC):
     def draw_by(
         self, similarity: Callable[[], Tensor], queries: Queries, count: int, generator: torch.Generator
     ) -> Negatives:
-        """As ``draw``; a source that ``requires`` relations compares them by ``similarity()``, float32 [b, R], of all
-        relations to the query's."""
+        """Draw negatives as ``draw`` does, with the caller's similarities of relations.
+
+        Args:
+            similarity: function that returns the similarity of all relations to each query's, float32 [b, R]; called
+                only by sources that ``requires`` relations.
+        """
         return self.draw(queries, count, generator)
 
     def hard(self, count: int) -> int:
-        """How many of ``count`` negatives are hard at this moment; they come first."""
+        """Return how many of ``count`` negatives are hard at the current training progress; they come first."""
         return count
 
     def take_rejections(self) -> tuple[int, int]:
-        """Hard negatives drawn since the last call, and how many of them were known answers, and so drawn again."""
+        """Return the numbers of hard negatives and of redrawn ones, which were known answers, since the last call."""
         return 0, 0
 
-    def connect(  # noqa: B027  most sources are drawn by a pool whole
+    def connect(  # noqa: B027  most hosted sources draw in the pool
         self, pool: Pool[Any, Any], how: PoolConfig, parameters: Callable[[], Arrays] | None = None
     ) -> None:
-        """Ask a pool for the tables by which a source with the reply ``similarities`` draws.
+        """Connect a source with the reply ``similarities`` to the pool that computes its tables.
 
-        ``parameters()`` are what the pool compares relations by; by default the relation vectors of ``attach``'s model.
+        Args:
+            parameters: function that returns the weights with which the pool compares relations; default: the relation
+                vectors of the attached model.
         """
 
-    def request(self, moment: TrainingProgress) -> None:  # noqa: B027  most sources ask in ``prefetch``
-        """Ask for the table that is due at this moment without waiting for it, which ``advance`` does in sync."""
+    def request(self, moment: TrainingProgress) -> None:  # noqa: B027  most sources send requests in ``prefetch``
+        """Request the table that is due at this training progress, without waiting; with ``negatives.pool.sync``,
+        ``advance`` waits for it."""
 
     def pool_clients(self) -> Sequence[PoolClient[Any, Any]]:
-        """Those by which the source and its parts ask a pool; they count what came of it."""
+        """Return the pool clients of the source and its parts, which hold statistics of replies."""
         return ()
 
     def parts(self) -> Sequence[NegativeSource]:
-        """The sources of a mixture, and of mixtures in it; of another source itself."""
+        """Return the sources of a mixture and of nested mixtures; for another source, the source itself."""
         return [self]
 
-    def attach(self, model: ModelView) -> None:  # noqa: B027  most sources do not look at one
+    def attach(self, model: ModelView) -> None:  # noqa: B027  most sources do not read a model
         """Set the model whose vectors draws may read; draws are then collective among its ranks."""
 
-    def advance(self, moment: TrainingProgress) -> None:  # noqa: B027  most sources do not care
+    def advance(self, moment: TrainingProgress) -> None:  # noqa: B027  most sources do not depend on it
         """Set the training progress; called before draws."""
 
-    def prefetch(self, coming: Sequence[DrawRequest]) -> None:  # noqa: B027  most sources draw when asked
+    def prefetch(self, coming: Sequence[DrawRequest]) -> None:  # noqa: B027  most sources draw in the step
         """Announce later draws, in the order of steps."""
 
     def weights(self) -> dict[str, Tensor]:
@@ -255,10 +262,10 @@ class NegativeSource(ABC):
 
 
 def make_source(name: str, options: Mapping[str, Any], graph: TrainingGraph) -> NegativeSource:
-    """Create the source of that name.
+    """Create a negative source by name.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no source of that name.
         ConfigError: wrong options.
         SourceError: the graph lacks what the source needs.
     """
@@ -266,25 +273,25 @@ def make_source(name: str, options: Mapping[str, Any], graph: TrainingGraph) -> 
 
 
 def check_source(name: str, options: Mapping[str, Any], graph: TrainingGraph) -> None:
-    """Run ``NegativeSource.check`` of that source; raises as ``make_source``."""
+    """Run ``NegativeSource.check`` of the named source; raises as ``make_source``."""
     SOURCES[name].check(graph, parse_source_options(name, options))
 
 
 def parse_source_options(name: str, options: Mapping[str, Any]) -> SourceOptions:
-    """Validate the options of that source.
+    """Validate the options of the named source.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no source of that name.
         ConfigError: wrong options.
     """
     return parse_options(SOURCES[name].Options, options, "negatives.options", name)
 
 
 def source_memory(name: str, options: Mapping[str, Any], queries: int, workers: int) -> int:
-    """Return ``NegativeSource.memory`` of that source; raises as ``make_source``."""
+    """Return ``NegativeSource.memory`` of the named source; raises as ``make_source``."""
     return SOURCES[name].memory(parse_source_options(name, options), queries, workers)
 
 
 def depends_on_query(name: str, options: Mapping[str, Any]) -> bool:
-    """Return whether that source depends on queries, so that they cannot share negatives; raises as ``make_source``."""
+    """Return whether draws of the named source depend on the query; raises as ``make_source``."""
     return SOURCES[name].depends_on_query(parse_source_options(name, options))

@@ -1,7 +1,7 @@
-"""What a run will take, computed before anything starts: bytes per worker and seconds per epoch.
+"""Plan of a run, computed before anything starts: bytes per worker and seconds per epoch.
 
-Memory is an upper bound. Time is an estimate, by rates measured on this machine; what else the machine does then is not
-known. Each family of models counts its own (`distkg.embedding.plan`, `distkg.foundation.plan`).
+Memory is an upper bound. Time is an estimate from rates measured on this machine, and ignores other load. Each family
+of models computes its own plan (`distkg.embedding.plan`, `distkg.foundation.plan`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 from distkg.config import ConfigError, RunConfig
 
-NOTEWORTHY = 10 << 20  # bytes; smaller uses are left out of a refusal
+NOTEWORTHY = 10 << 20  # bytes; error messages omit smaller uses
 
 
 class PlanError(ValueError):
-    """A run that cannot fit. ``plan`` has the numbers; the message has them too, and the knobs that help."""
+    """Error of a run that does not fit into memory; the message has the numbers of ``plan``, and settings that help."""
 
     def __init__(self, message: str, plan: Plan) -> None:
         super().__init__(message)
@@ -25,13 +25,13 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class GraphSize:
-    """A graph that a foundation model learns from.
+    """Size of a graph that a foundation model trains on.
 
     Attributes:
-        address: of its store, without secrets.
-        entities, relations, facts: how many, relations without inverses, facts for training.
-        bytes: of what is made of it.
-        tokens: those that its entities have, of the kinds that the model reads.
+        address: address of its store, without secrets.
+        entities, relations, facts: numbers of entities, of relations without inverses, and of training facts.
+        bytes: bytes of the graph and its indexes in memory.
+        tokens: kinds of tokens that the model reads and the entities have.
     """
 
     address: str
@@ -44,26 +44,26 @@ class GraphSize:
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes and seconds of a run.
+    """Memory and time of a run.
 
     Attributes:
         workers: number of workers.
-        rows_per_worker: entity rows of the largest shard, with the fewest workers where the run is elastic; 0 of a
-            foundation model, which has none.
+        rows_per_worker: entity rows of the largest shard, with the minimum number of workers for an elastic run; 0 for
+            a foundation model, which has no entity table.
         memory: bytes per worker, by use.
         gpu_memory: bytes of GPU memory per worker, by use; empty for a run on CPUs.
-        available: bytes that a worker may use; None where that is not known.
-        gpu_available: likewise, of GPU memory.
+        available: bytes that a worker may use; None if unknown.
+        gpu_available: bytes of GPU memory that a worker may use; None if unknown.
         steps: steps per epoch.
-        seconds: estimated seconds per epoch, by use; None where no machine was measured.
-        parameters: floats of the model over all workers.
-        kept: those of them that do not learn.
-        graphs: of a foundation model.
-        reads: kinds of tokens that it reads where entities have them.
-        epochs: how many the run has; None where that is not known.
-        time_limit: seconds after which it stops; None where it does not.
-        warnings: sentences on what the run will lack.
-        notes: sentences on what the machine does otherwise than configured; workers repeat those that concern them.
+        seconds: estimated seconds per epoch, by use; None if no machine was measured.
+        parameters: number of model parameters over all workers.
+        kept: number of frozen parameters among them.
+        graphs: sizes of the training graphs of a foundation model.
+        reads: kinds of tokens that the model reads if entities have them.
+        epochs: number of epochs; None if unknown.
+        time_limit: time limit in seconds; None if there is none.
+        warnings: sentences on parts of the run that will be missing, such as validation.
+        notes: sentences on settings that the machine cannot honour; workers repeat those that apply to them.
     """
 
     workers: int
@@ -101,7 +101,7 @@ class Plan:
         return here and (self.gpu_available is None or self.gpu_bytes <= self.gpu_available)
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``distkg plan --json`` prints it."""
+        """Return the plan in the form that ``distkg plan --json`` prints."""
         totals = {"total_bytes": self.total_bytes, "gpu_bytes": self.gpu_bytes}
         return {**asdict(self), **totals, "seconds_per_epoch": self.seconds_per_epoch, "fits": self.fits}
 
@@ -112,7 +112,10 @@ def refusal(
     changes: Sequence[tuple[str, Any]],
     again: Callable[[RunConfig], Plan],
 ) -> str:
-    """Why a plan is refused, and which of some changes (dotted key, value) would help, as planned ``again``."""
+    """Return the message of a ``PlanError``: the shortage, and which ``changes`` (dotted key, value) reduce it.
+
+    ``again`` plans a changed configuration.
+    """
     host = _shortage("memory", refused.memory, refused.available)
     gpu = _shortage("GPU memory", refused.gpu_memory, refused.gpu_available)
     knobs = _knobs(config, refused, changes, again)
@@ -120,7 +123,7 @@ def refusal(
 
 
 def with_fewest_workers(config: RunConfig) -> RunConfig:
-    """The configuration of an elastic run that has lost all the workers that it can do without."""
+    """Return the configuration of an elastic run at its minimum number of workers."""
     fewest = config.model_copy(deep=True)
     fewest.train.workers = min(config.cluster.min_workers or config.train.workers, config.train.workers)
     return fewest
@@ -132,7 +135,7 @@ def _shortage(kind: str, uses: dict[str, int], available: int | None) -> list[st
         return []
     largest = sorted(uses.items(), key=lambda use: -use[1])
     parts = ", ".join(f"{name} {_gib(count)}" for name, count in largest if count >= NOTEWORTHY)
-    return [f"this run needs {_gib(total)} of {kind} per worker and {_gib(available)} are there: {parts}."]
+    return [f"this run needs {_gib(total)} of {kind} per worker, and {_gib(available)} are available: {parts}."]
 
 
 def _knobs(
@@ -144,22 +147,22 @@ def _knobs(
         section, name = key.split(".")
         setattr(getattr(changed, section), name, value)
         try:
-            found = again(changed)
+            plan = again(changed)
         except ConfigError:
             continue
-        before, after = refused.total_bytes + refused.gpu_bytes, found.total_bytes + found.gpu_bytes
+        before, after = refused.total_bytes + refused.gpu_bytes, plan.total_bytes + plan.gpu_bytes
         if after < 0.98 * before:
-            gpu = f" and {_gib(found.gpu_bytes)} of GPU memory" if found.gpu_memory else ""
-            lines.append(f"  --set {key}={value}: {_gib(found.total_bytes)}{gpu} per worker ({_verdict(key, found)})")
+            gpu = f" and {_gib(plan.gpu_bytes)} of GPU memory" if plan.gpu_memory else ""
+            lines.append(f"  --set {key}={value}: {_gib(plan.total_bytes)}{gpu} per worker ({_verdict(key, plan)})")
     if refused.available is not None and refused.total_bytes > refused.available:
-        lines.append("  --set cluster.memory_per_worker_gb=G, where workers have more memory than was found here")
+        lines.append("  --set cluster.memory_per_worker_gb=G, if workers have more memory than this machine")
     return lines
 
 
 def _verdict(key: str, changed: Plan) -> str:
     if not changed.fits:
         return "not enough alone"
-    return "fits, where each of them has as much memory" if key == "train.workers" else "fits"
+    return "fits, if each worker has as much memory" if key == "train.workers" else "fits"
 
 
 def _gib(count: int) -> str:

@@ -1,4 +1,4 @@
-"""The plan of a run on the machine at hand, made before anything starts."""
+"""Plan of a run on this machine, computed before anything starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distkg.training.precision import missing_precisions_here
 
 
 def plan_run(config: RunConfig) -> Plan:
-    """Plan ``config`` on the graphs that it names, with rates measured here in half a second.
+    """Plan ``config`` on the graphs that it names, with rates measured on this machine in half a second.
 
     Raises:
         ConfigError, UnknownNameError, StoreError, SourceError, PlanError: as ``Family.plan``.
@@ -39,7 +39,7 @@ def plan_run(config: RunConfig) -> Plan:
 
 
 def check_run(config: RunConfig, at_once: int = 1) -> None:
-    """Raise what a run of ``config``, one of some ``at_once``, would raise at its start; nothing is measured.
+    """Check that a run of ``config``, one of ``at_once`` concurrent runs, can start; nothing is measured.
 
     Raises:
         ConfigError, UnknownNameError, StoreError, SourceError, PlanError: as ``Family.plan``.
@@ -51,7 +51,7 @@ def check_run(config: RunConfig, at_once: int = 1) -> None:
 
 
 def _empty_splits(config: RunConfig, stores: Sequence[Store]) -> tuple[str, ...]:
-    """What a run misses whose graphs have no triples to rank."""
+    """Return warnings for valid and test splits that hold no triples."""
     empty = [split for split in ("valid", "test") if not any(store.manifest.triples.get(split) for store in stores)]
     warnings = []
     if "valid" in empty:
@@ -73,14 +73,15 @@ def _empty_splits(config: RunConfig, stores: Sequence[Store]) -> tuple[str, ...]
 
 
 def memory_per_worker(config: RunConfig) -> int | None:
-    """Bytes that a worker may use: as configured, else an equal part of this machine; None on another cluster."""
+    """Return the bytes that a worker may use: as configured, else an equal part of this machine; None on another
+    cluster."""
     if config.cluster.memory_per_worker_gb is not None:
         return int(config.cluster.memory_per_worker_gb * 2**30)
     return None if joins_cluster(config) else memory_limit() // config.train.workers
 
 
 def gpu_memory_per_worker(config: RunConfig) -> int | None:
-    """Bytes of a worker's share of this machine's GPU; None for a run on CPUs or on another cluster."""
+    """Return the bytes of a worker's share of this machine's GPU; None for a run on CPUs or on another cluster."""
     share = config.cluster.gpus_per_worker
     if share == 0 or joins_cluster(config) or not torch.cuda.is_available():
         return None
@@ -88,7 +89,7 @@ def gpu_memory_per_worker(config: RunConfig) -> int | None:
 
 
 def worker_machine(config: RunConfig) -> Machine:
-    """Rates of one worker, taking this machine for a sample of the ones that will do the work."""
+    """Return the rates of one worker, measured on this machine as a sample of the cluster's machines."""
     device = "cuda" if config.cluster.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu"
     with _threads(_worker_threads(config)):
         machine = measure(device)
@@ -96,7 +97,7 @@ def worker_machine(config: RunConfig) -> Machine:
 
 
 def joins_cluster(config: RunConfig) -> bool:
-    """Whether the run goes to a cluster that is already there, on machines that may differ from this one."""
+    """Return whether the run joins an existing cluster, whose machines may differ from this one."""
     address = config.cluster.address
     return bool(os.environ.get("RAY_ADDRESS")) if address is None else address != "local"
 
@@ -110,7 +111,7 @@ def _workers_here(config: RunConfig) -> int:
 
 
 def _crowding(config: RunConfig) -> float:
-    """How many threads compete for a core of this machine."""
+    """Return the number of threads per core of this machine, at least 1."""
     return max(1.0, _workers_here(config) * _worker_threads(config) / (os.cpu_count() or 1))
 
 

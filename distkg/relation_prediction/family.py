@@ -1,4 +1,4 @@
-"""The family of models that rank relations: which one leads from an entity to another?"""
+"""Family of models that rank the relations between two entities."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from distkg.training.services import Services
 
 
 class RelationFamily(FoundationFamily):
-    """A ``Family``: graphs, files and plans are those of foundation models, questions and steps are its own."""
+    """``Family`` of models that rank relations; graphs, files and plans are those of foundation models."""
 
     def learner(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services) -> RelationLearner:
         return RelationLearner(config, ranks, schedule, services)
@@ -30,13 +30,15 @@ class RelationFamily(FoundationFamily):
         try:
             name = described_model(folder)
         except ModelFileError:
-            return False  # whoever loads it says what is wrong
+            return False  # loading the model raises the error
         return name is not None and name in MODELS and MODELS[name].ranks == "relations"
 
     @contextmanager
     def open(self, folder: Path, ranks: Ranks, graph: GraphChoice) -> Iterator[Predictor]:
         if graph.fanouts:
-            raise QuestionError(f"--fanouts: for foundation models that rank entities; {folder} is not one")
+            raise QuestionError(
+                f"--fanouts: for foundation models that rank entities; {folder} does not hold one. Leave --fanouts out"
+            )
         model = load_model(folder)
         with facts_of(model, graph) as store:
             yield Predictor(

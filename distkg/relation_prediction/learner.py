@@ -1,8 +1,8 @@
-"""Training of models that rank relations, (h, ?, t): the relation of a hidden fact against all relations that are not
+"""Training of models that rank relations, (h, ?, t): the relation of a masked fact against all relations that are not
 known between its entities.
 
 Facts, graphs and steps are those of other foundation models. The section ``negatives`` has no effect: relations are
-few, so all of them compete at every step (as in the training of TRIX, Zhang et al. 2024).
+few, so every step scores all of them (as in the training of TRIX, Zhang et al. 2024).
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def as_triples(queries: Queries, relations: int) -> Tensor:
 class RelationLoop(FoundationLoop):
     """Training loop of a model that ranks relations."""
 
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._known: dict[str, KnownRelations] = {}
 
     def loss(self, asked: FoundationBatch, moment: TrainingProgress) -> Tensor:
@@ -76,10 +76,10 @@ class RelationLearner(FoundationLearner):
         return ranking_metrics(self._rank(graph, subsample(graph.store.triples(split), limit, seed)))
 
     def _rank(self, graph: LearnedGraph, triples: np.ndarray, known: Any = None) -> Any:
-        reasoner = GraphScorer(self.model, graph.facts)
+        scorer = GraphScorer(self.model, graph.facts)
         size = self._config.evaluate.batch_size
         facts = known_relations_of(graph.store, triples)
         hurries = self._stop.hurries
         return rank_relations(
-            reasoner.relation_scores, triples, facts, batch_size=size, ranks=self._ranks, hurries=hurries
+            scorer.relation_scores, triples, facts, batch_size=size, ranks=self._ranks, hurries=hurries
         )

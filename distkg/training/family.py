@@ -1,7 +1,7 @@
-"""Family of models: what trains, plans, evaluates, predicts, serves and reports knows of a model.
+"""Interface of a family of models to training, planning, evaluation, prediction, serving and reports.
 
-A family is found by ``model.name`` (`family_of`), or by the folder of a trained model (`family_of_folder`). Nothing
-else in distkg asks which family a model belongs to.
+A family is found by ``model.name`` (`family_of`), or by the folder of a trained model (`family_of_folder`). No other
+code in distkg depends on the family of a model.
 """
 
 from __future__ import annotations
@@ -33,21 +33,22 @@ if TYPE_CHECKING:
 
 
 class QuestionError(ValueError):
-    """A question that a model cannot answer, or an option that it has no use for; the message says what can."""
+    """Error of a question that a model cannot answer, or of an option that does not apply to it; the message names an
+    alternative."""
 
 
 @dataclass(frozen=True)
 class GraphChoice:
-    """The graph that a trained model is asked about.
+    """Graph on which a trained model is evaluated or queried.
 
     Attributes:
-        store: address of a store: of a run of embeddings its own store, where that has moved; of other models the one
-            whose training facts they reason from.
-        triples: file or folder of facts to reason from, in place of a store.
-        fanouts: facts of an entity to follow at each step away from an anchor; empty for the whole graph.
-        scope: files of a run's own store that must be as they were while it was trained.
-        offered: options by which the caller lets its user name a graph, for messages.
-        tell: called with every remark on the facts read from ``triples``.
+        store: address of a store. For a run of embeddings: the new address of its own store, if that has moved. For
+            other models: the store whose training facts the model reads.
+        triples: file or folder of facts that the model reads instead of a store.
+        fanouts: number of facts of an entity to follow at each step away from an anchor; empty for the whole graph.
+        scope: files of a run's own store that must not have changed since training.
+        offered: command-line options that name a graph, for messages.
+        tell: function called with every notice about the facts in ``triples``.
     """
 
     store: str | None = None
@@ -60,19 +61,19 @@ class GraphChoice:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained model on a graph, opened to be asked. Calls are collective among the ranks that opened it.
+    """Trained model opened on a graph. Calls are collective among the ranks that opened it.
 
     Attributes:
         model: name of the model.
-        store: the graph: labels and known facts.
-        evaluate: split, and how many of its triples (None for all) → filtered metrics, whole and in parts.
-        topk: the best answers to queries; None where the model does not rank entities.
-        top_relations: head, tail, how many, what happens to known facts → the best relations; None where the model does
-            not rank relations.
-        explain: anchor, relation, answers, paths for each → the facts that speak for them; None where the model does
-            not reason along facts.
-        export: folder, whether to write an index of nearest neighbours; None where the model has no vectors of
-            entities.
+        store: store of the graph: labels and known facts.
+        evaluate: function (split, number of its triples or None for all) → filtered metrics, in total and by part.
+        topk: function that finds the best answers to queries; None if the model does not rank entities.
+        top_relations: function (head, tail, number of relations, treatment of known facts) → the best relations; None
+            if the model does not rank relations.
+        explain: function (anchor, relation, answers, number of paths for each) → the most influential paths of facts;
+            None if the model does not read facts.
+        export: function (folder, whether to write an index of nearest neighbours) that writes entity vectors; None if
+            the model has none.
     """
 
     model: str
@@ -88,9 +89,9 @@ class Family(Protocol):
     """A family of models."""
 
     shares_graphs: bool
-    """True where the processes of a node read graphs that are made once, by ``make_shared``."""
+    """True if the processes of a node share graphs, each built once by ``make_shared``."""
     has_vectors: bool
-    """True where a trained model has vectors of entities, which can be exported."""
+    """True if a trained model has entity vectors, which can be exported."""
 
     def addresses(self, config: RunConfig) -> list[str]:
         """Return the addresses of the stores that a run trains on.
@@ -117,24 +118,24 @@ class Family(Protocol):
         ...
 
     def inputs(self, config: RunConfig) -> dict[str, str | None]:
-        """Return the models that a configuration starts from: dotted key → checksum, None where it cannot be read."""
+        """Return the models that a configuration starts from: dotted key → checksum, None if it cannot be read."""
         ...
 
     def plan(self, config: RunConfig, resources: Resources) -> Plan:
-        """Check a run before anything starts, and count what it takes.
+        """Validate a run before anything starts, and compute its memory and time.
 
         Raises:
-            ConfigError, UnknownNameError, StoreError, SourceError: whatever it would raise on its workers.
-            PlanError: it does not fit.
+            ConfigError, UnknownNameError, StoreError, SourceError: its workers would raise this error.
+            PlanError: the run does not fit into memory.
         """
         ...
 
     def learner(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services) -> Learner:
-        """Make the model of a run and all that trains it; collective."""
+        """Create the model of a run with its batches, optimizer and training loop; collective."""
         ...
 
     def make_shared(self, config: RunConfig, address: str) -> Any:
-        """Make what the processes of a node share of the graph at an address; asked where ``shares_graphs``."""
+        """Build the part of the graph at an address that the processes of a node share; called if ``shares_graphs``."""
         ...
 
     def holds_model(self, folder: Path) -> bool:
@@ -142,12 +143,12 @@ class Family(Protocol):
         ...
 
     def open(self, folder: Path, ranks: Ranks, graph: GraphChoice) -> AbstractContextManager[Predictor]:
-        """Open a trained model: of a run folder or of a folder of its own; collective.
+        """Open a trained model from a run folder or a model folder; collective.
 
         Raises:
-            QuestionError: ``graph`` asks for something that the family has no use for.
+            QuestionError: an option of ``graph`` does not apply to the family.
             ConfigError, CheckpointError, ModelFileError: there is no such model, or it is damaged.
-            StoreError, StoreMismatchError: the graph cannot be opened, or is not the one of the run.
+            StoreError, StoreMismatchError: the graph cannot be opened, or is not the graph of the run.
         """
         ...
 
@@ -158,8 +159,9 @@ def family_of(config: RunConfig) -> Family:
 
 
 def family_of_folder(folder: Path) -> Family:
-    """Return the family of the model that a folder holds: a run says it in its configuration, a model of its own in its
-    description. A folder that is neither goes to embeddings, which say that it is no run.
+    """Return the family of the model in a folder, from the configuration of a run or the description of a model.
+
+    A folder that is neither belongs to embeddings, which raise that it is not a run.
 
     Raises:
         ConfigError: the configuration of the run cannot be read.
@@ -172,23 +174,22 @@ def family_of_folder(folder: Path) -> Family:
 
 
 def cannot_rank(model: str, what: str) -> QuestionError:
-    """Return the error for a model that is asked for ``entities`` or ``relations`` and ranks the other."""
+    """Return the error for a query for ``entities`` to a model that ranks relations, or the reverse."""
     ranks_relations = family_name(model) == "relation_prediction"
     others = [name for name, family in FAMILY_OF_MODEL.items() if (family == "relation_prediction") != ranks_relations]
     other = "relations" if what == "entities" else "entities"
-    hint = "; `distkg predict-relation` asks this one" if ranks_relations else ""
+    hint = f", or query {model} with `distkg predict-relation`" if ranks_relations else ""
     return QuestionError(
-        f"{model} ranks {other}, and was asked for {what}. Take a model that ranks those: "
-        f"{', '.join(sorted(others))}{hint}"
+        f"{model} ranks {other}, not {what}. Use a model that ranks {what}: {', '.join(sorted(others))}{hint}"
     )
 
 
 def describe_family(model: str) -> str:
-    """Return how messages call the models of a model's family."""
+    """Return the name of a model's family in messages."""
     return FAMILIES[family_name(model)]
 
 
 def _family(name: FamilyName) -> Family:
-    # By name: a family is imported when a model of it is asked for, and stands on this module.
+    # Imported by name, because families import this module.
     family: Family = import_module(f"distkg.{name}.family").FAMILY
     return family

@@ -1,4 +1,4 @@
-"""What a run needs of what it trains, be it embeddings of one graph or a foundation model."""
+"""Interface between a training run and the model that it trains: embeddings of one graph, or a foundation model."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from distkg.training.provenance import Provenance
 from distkg.training.run_dir import Record
 
 WINDOW = 8
-"""Steps between two questions whether to go on, at most."""
+"""Maximum number of steps between two calls of ``should_continue``."""
 
 
 class Steps(Protocol):
-    """Makes the steps of an epoch.
+    """Training loop over the steps of an epoch.
 
     Attributes:
         clock: seconds by phase.
-        bytes_exchanged: bytes that this rank sent to and received from others.
-        steps: steps done.
-        window: steps between two questions whether to go on; the same on all ranks.
+        bytes_exchanged: bytes that this rank sent to and received from other ranks.
+        steps: number of completed steps.
+        window: steps between two calls of ``should_continue``; the same on all ranks.
     """
 
     clock: Clock
@@ -31,21 +31,24 @@ class Steps(Protocol):
     window: int
 
     def run(self, epoch: int, first: int, last: int, should_continue: Callable[[int], bool]) -> int:
-        """Steps first … last-1 of an epoch. ``should_continue(step)`` is asked now and then; where it says no, the
-        steps end there. Returns the next step."""
+        """Run steps first … last-1 of an epoch and return the next step.
+
+        ``should_continue(step)`` is called every ``window`` steps; once it returns False, the loop ends before that
+        step.
+        """
         ...
 
     def pop_mean_loss(self) -> float:
-        """Mean loss per step since the last call, over all ranks."""
+        """Return the mean loss per step since the last call, over all ranks."""
         ...
 
 
 class Learner(Protocol):
-    """A model in training; methods are collective among ranks.
+    """Model in training; methods are collective among ranks.
 
     Attributes:
-        steps_per_epoch: how many make an epoch.
-        triples_per_epoch: triples that an epoch asks about, over all ranks.
+        steps_per_epoch: number of steps in an epoch.
+        triples_per_epoch: number of triples that an epoch trains on, over all ranks.
     """
 
     steps_per_epoch: int
@@ -53,37 +56,37 @@ class Learner(Protocol):
 
     @property
     def loop(self) -> Steps:
-        """Makes its steps."""
+        """Return the training loop."""
         ...
 
     def provenance(self) -> Provenance:
-        """What it learns from: stores by checksum, and the configuration; only this rank reads."""
+        """Return the provenance of the model: checksums of its stores, and the configuration; not collective."""
         ...
 
     def model_state(self) -> State:
-        """The tensors that make the model."""
+        """Return the tensors of the model."""
         ...
 
     def state(self) -> State:
-        """Those and what the optimizer keeps: everything that a resumed run needs."""
+        """Return the tensors of the model and of the optimizer: everything that a resumed run needs."""
         ...
 
     def telemetry(self) -> Record:
-        """Keys of a report beyond those of every run, such as ``negatives``."""
+        """Return the keys of a report beyond those of every run, such as ``negatives``."""
         ...
 
     def validate(self) -> dict[str, float] | None:
-        """Validation metrics; None where there is nothing to validate on."""
+        """Return validation metrics; None without validation triples."""
         ...
 
     def evaluate(self) -> dict[str, dict[str, Any]]:
-        """Split → its metrics, in whole (``metrics``) and in parts (``by_…``)."""
+        """Return the metrics of each split, in total (``metrics``) and by part (``by_…``)."""
         ...
 
     def export_model(self, folder: Path) -> None:
-        """Write the model into a run folder in a form of its own, where it has one; only one rank is asked."""
+        """Write the model into a run folder in its own format, if it has one; called on one rank."""
         ...
 
     def describe(self) -> Record:
-        """Sizes and balance of what is learned from, for the report."""
+        """Return the sizes and the balance of the training graphs, for the report."""
         ...

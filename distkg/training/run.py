@@ -1,4 +1,4 @@
-"""A whole training as one rank sees it: epochs, validation, checkpoints, early stop, time limit, result."""
+"""Training run on one rank: epochs, validation, checkpoints, early stopping, time limit, result."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Listener = Callable[[Record], None]
 
 
 class DivergedError(ValueError):
-    """The loss, a score or the state is no longer finite; the message names the last sound checkpoint."""
+    """Error of a loss, score or state that is no longer finite; the message names the last sound checkpoint."""
 
 
 def train_on_rank(
@@ -51,26 +51,26 @@ def train_on_rank(
     listener: Listener | None = None,
     services: Services = LOCAL_SERVICES,
 ) -> Record:
-    """Train, keep the best validated checkpoint, evaluate it; collective.
+    """Train, keep the best validated checkpoint, and evaluate it; collective.
 
     Args:
-        config: the run.
-        run: its folder, seen by all ranks; rank 0 writes config.yaml, provenance.json, metrics.jsonl and result.json
-            there.
-        ranks: this process's place among the workers.
-        resume: go on from the newest valid checkpoint in the folder, if there is one.
-        accept_changes: go on although settings that steer the course of training have changed; the result lists them.
-        listener: called on rank 0 with every line of metrics.jsonl.
-        services: what others do for this rank.
+        config: configuration of the run.
+        run: run folder, visible to all ranks; rank 0 writes config.yaml, provenance.json, metrics.jsonl and
+            result.json there.
+        ranks: this process's rank among the workers.
+        resume: continue from the newest valid checkpoint in the folder, if there is one.
+        accept_changes: continue although settings with ``resume: course`` have changed; the result lists them.
+        listener: function called on rank 0 with every line of metrics.jsonl.
+        services: services that the cluster provides to this rank.
 
     Returns:
-        What result.json holds; ``{"stopped": steps}`` where ``services.stop`` asked for a stop.
+        The content of result.json; ``{"stopped": steps}`` if ``services.stop`` requested a stop.
 
     Raises:
-        DivergedError: the loss, a score or the state became infinite or NaN; checkpoints hold what was before.
-        CheckpointError: every checkpoint to resume from is damaged, or those that the run had are gone.
-        ResumeError, StoreMismatchError: the folder holds a run that cannot go on with this configuration or store;
-            nothing in it has changed.
+        DivergedError: the loss, a score or the state became infinite or NaN; checkpoints hold the last finite state.
+        CheckpointError: every checkpoint is damaged, or the checkpoints of the run were deleted.
+        ResumeError, StoreMismatchError: the run in the folder cannot continue with this configuration or store; the
+            folder is unchanged.
     """
     keep_freed_memory()
     folder = RunFolder(run)
@@ -99,7 +99,7 @@ def train_on_rank(
 
 
 class Training:
-    """A run in progress on this rank."""
+    """Training run in progress on this rank."""
 
     def __init__(
         self, config: RunConfig, folder: RunFolder, ranks: Ranks, listener: Listener | None, services: Services
@@ -126,7 +126,7 @@ class Training:
         self._asked_at = self._started, 0
 
     def train(self) -> None:
-        """Epochs until the last, the time limit, or no gain for ``train.patience`` evaluations.
+        """Train until the last epoch, the time limit, or ``train.patience`` evaluations without a better MRR.
 
         Raises:
             StopAsked: on every rank, after a checkpoint.
@@ -134,7 +134,7 @@ class Training:
         progress = self.progress
         self.stop.unsaved = True
         while progress.epoch < self.config.train.epochs and not progress.stopped:
-            # Each turn so makes a step, ends an epoch, or is stopped by the limit, which is looked at before steps.
+            # Every iteration makes a step, ends an epoch, or stops at the time limit, so this loop terminates.
             progress.check(self.learner.steps_per_epoch)
             every = self.config.checkpoint.every_steps or self.learner.steps_per_epoch
             last = min(self.learner.steps_per_epoch, (progress.step // every + 1) * every)
@@ -172,7 +172,9 @@ class Training:
 
     def _validate_and_save(self) -> None:
         progress = self.progress
-        if progress.validated == progress.steps:  # stopped where it began: to count it again would spend patience
+        if (
+            progress.validated == progress.steps
+        ):  # no step since the last validation, which must not count twice for patience
             self._save(best=False)
             return
         with self._divergence_explained():
@@ -192,35 +194,38 @@ class Training:
         self._save(best=gained)
 
     def _should_continue(self, step: int) -> bool:
-        """Asked before each window of steps and after an epoch: reports now and then; collective."""
+        """Return whether to train on, and report every ``REPORT_SECONDS``; collective.
+
+        Called before each window of steps and after an epoch.
+        """
         due = step > 0 and time.perf_counter() - self._reported > REPORT_SECONDS
         limit = self.config.train.time_limit_seconds
-        # Decided by the first rank's clock: ranks that disagreed would wait for each other forever.
+        # The first rank decides by its clock: ranks that disagreed would wait for each other forever.
         gone = self._seconds() / limit if limit else 0.0
-        decided = torch.tensor([gone, due, self.stop.asked, self._window()], dtype=torch.float32)
-        self.schedule.time_gone, report, asked, window = self.ranks.broadcast(decided.to(self.ranks.device)).tolist()
-        self._stopping, self.loop.window = bool(asked), int(window)
-        if report and not asked:
+        decision = torch.tensor([gone, due, self.stop.asked, self._window()], dtype=torch.float32)
+        self.schedule.time_gone, report, stop, window = self.ranks.broadcast(decision.to(self.ranks.device)).tolist()
+        self._stopping, self.loop.window = bool(stop), int(window)
+        if report and not stop:
             self._report(step=step)
-        return self.schedule.time_gone < 1 and not asked
+        return self.schedule.time_gone < 1 and not stop
 
     def _window(self) -> int:
-        """Steps until the next question: few where they are slow, so that a stop is heard in time."""
+        """Return the number of steps until the next ``_should_continue``: few if steps are slow, to stop in time."""
         now, steps = time.perf_counter(), self.loop.steps
         before, self._asked_at = self._asked_at, (now, steps)
         if self.config.negatives.pool.actors:
-            return WINDOW  # what is announced together is drawn by the same vectors: no matter of time
+            return WINDOW  # prefetched draws of one window share vectors, so its size must not depend on time
         done = steps - before[1]
         return max(1, min(WINDOW, int(WINDOW_SECONDS * done / (now - before[0])))) if done else self.loop.window
 
     def _any_rank_is_asked(self) -> bool:
-        """Whether some rank has heard of a stop, and may have left out what it was to compute; collective."""
-        asked = torch.tensor([float(self.stop.asked)], device=self.ranks.device)
-        self.ranks.all_reduce(asked, "max")
-        return bool(asked)
+        """Return whether any rank has received a stop request, and may have skipped computations; collective."""
+        stop = torch.tensor([float(self.stop.asked)], device=self.ranks.device)
+        self.ranks.all_reduce(stop, "max")
+        return bool(stop)
 
     def _save_and_leave(self, *, before_validation: bool = False) -> NoReturn:
-        """Put a checkpoint on the disk and raise StopAsked; collective."""
+        """Write a checkpoint and raise StopAsked; collective."""
         progress = self.progress
         if before_validation:
             progress.stopped_by, progress.stopped_at = "", 0.0
@@ -235,7 +240,7 @@ class Training:
         return self.progress.seconds + time.perf_counter() - self._started
 
     def _report(self, valid: dict[str, float] | None = None, step: int | None = None) -> None:
-        """One line of metrics.jsonl; collective."""
+        """Write one line of metrics.jsonl; collective."""
         loss = self.loop.pop_mean_loss()
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}")
@@ -282,14 +287,14 @@ class Training:
             self._best_at = self.progress.steps
         progress = self.progress.saved(self._seconds(), self.schedule.halvings, self.learner.steps_per_epoch)
         progress[PROVENANCE] = self.provenance.to_json()
-        best |= self._best_at == self.progress.steps  # it replaces the best one, and is the same model
+        best |= self._best_at == self.progress.steps  # it replaces the best checkpoint with the same model
         with self._divergence_explained():
             self.checkpoints.save(f"step-{self.progress.steps:09d}", self.learner.state(), progress, best=best)
         self._saved = self.progress.epoch, self.progress.step
 
     @contextmanager
     def _divergence_explained(self) -> Iterator[None]:
-        """Numbers that are not finite end the run with where to go on from."""
+        """Convert errors of non-finite numbers into ``DivergedError``, which names a checkpoint to resume from."""
         try:
             yield
         except (NonFiniteError, ScoreError) as error:
@@ -297,7 +302,7 @@ class Training:
 
     def _diverged(self, what: str) -> DivergedError:
         try:
-            self.checkpoints.wait()  # the last save may be under way: it is the one to go on from, or the first to tell
+            self.checkpoints.wait()  # a save in progress is the checkpoint to resume from, or fails on the same numbers
         except NonFiniteError as error:
             what = str(error)
         sound, remedy = self.checkpoints.last, "lower optimizer.learning_rate, or raise regularizer.weight, and"
@@ -305,19 +310,19 @@ class Training:
             way_out = f"No checkpoint had been saved: {remedy} train anew"
         else:
             way_out = (
-                f"Checkpoint {sound} in {self.folder.checkpoints} holds the last sound state: {remedy} go on from it "
-                "with --resume --accept-changes, or train anew in another run folder"
+                f"Checkpoint {sound} in {self.folder.checkpoints} holds the last sound state: {remedy} continue from "
+                "it with --resume --accept-changes, or train anew in another run folder"
             )
         return DivergedError(f"training has diverged in epoch {self.progress.epoch}: {what}. {way_out}")
 
     def restore(self, *, accept_changes: bool = False) -> None:
-        """Go on from the newest sound checkpoint; collective.
+        """Resume from the newest sound checkpoint; collective.
 
-        A run that has none yet starts from its first step.
+        A run without a first checkpoint starts from its first step.
 
         Raises:
-            CheckpointError: it has none any more, or every one is damaged.
-            ResumeError, StoreMismatchError: it was trained with other settings, or on another store.
+            CheckpointError: the checkpoints of the run were deleted, or every one is damaged.
+            ResumeError, StoreMismatchError: the run was trained with other settings, or on another store.
         """
         name = self.checkpoints.newest()
         if name is None:
@@ -338,7 +343,7 @@ class Training:
         return Progress.restored(saved, self.config.train, self.learner.steps_per_epoch)
 
     def _start_afresh(self) -> None:
-        """Only where the run cannot have had a checkpoint: it would train again what it had trained."""
+        """Start from the first step; refused if the run had checkpoints, whose training would be repeated."""
         problem = self.checkpoints.on_first(self._lost_checkpoints)
         if problem is not None:
             raise CheckpointError(problem)
@@ -348,7 +353,7 @@ class Training:
             )
 
     def _lost_checkpoints(self) -> str | None:
-        """What shows that the run had checkpoints, of which there are none; None where nothing does."""
+        """Return the error for a run whose checkpoints were deleted; None if it may never have had any."""
         folder, config, steps = self.folder, self.config.checkpoint, self.learner.steps_per_epoch
         epochs = min(config.every, self.config.evaluate.every, self.config.train.epochs)
         within = config.every_steps if (config.every_steps or steps) < steps else None
@@ -358,12 +363,12 @@ class Training:
             return None
         known = f"{folder.saved.name} names {name}" if name else f"{folder.metrics.name} goes to step {last}"
         return (
-            f"{folder.checkpoints} holds no checkpoint, and this run had some ({known}). Put the folder back from a "
+            f"{folder.checkpoints} holds no checkpoint, and this run had some ({known}). Restore the folder from a "
             "copy, or train anew in another run folder"
         )
 
     def _forget_lost_best(self, newest: str) -> None:
-        """The best MRR is that of a model that can be had: one whose checkpoint is lost is no measure for others."""
+        """Set the best MRR to that of the best existing checkpoint: a lost model must not count as the best."""
         if self.checkpoints.describe(newest).best:
             self._best_at = self.progress.steps
             return
@@ -377,15 +382,17 @@ class Training:
         self.progress.best_mrr = held
 
     def _changes_since(self, checkpoint: str, accept_changes: bool) -> list[Change]:
-        """Settings that are not those of a checkpoint."""
+        """Return the settings that differ from those of a checkpoint."""
         recorded = recorded_in(self.checkpoints.describe(checkpoint).progress, f"the manifest of {checkpoint}")
-        if recorded is None:  # of an earlier version
+        if recorded is None:  # the checkpoint was written by an earlier version of distkg
             return check_resume(self.config, self.folder, accept_changes=accept_changes)
         return compare(recorded, self.provenance, self.folder, accept_changes=accept_changes)
 
     def _best_mrr_measured_now(self, changes: Sequence[Change]) -> float | None:
-        """Validation MRR of the best checkpoint on other triples than it was validated on, as later ones are compared
-        with it; None where they are the same, or there is no such checkpoint. Overwrites the model."""
+        """Return the MRR of the best checkpoint on the current validation triples, to compare later models with it.
+
+        None if the validation triples are unchanged, or there is no such checkpoint. Overwrites the model.
+        """
         changed = {change.key for change in changes}
         some = self.config.evaluate.max_valid_triples is not None
         if VALIDATED not in changed and not (some and "train.seed" in changed):

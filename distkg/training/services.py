@@ -11,18 +11,18 @@ from distkg.training.stopping import StopRequest
 
 
 def _nobody_else_writes() -> None:
-    """Of a rank without a launch: whoever calls it sees to that."""
+    """Do nothing: a rank without a launch has no lease on the run folder to check."""
 
 
 @dataclass(frozen=True)
 class Services:
-    """Ways of a rank to what the cluster around it does for it; where there is none it does that itself.
+    """Optional services that the cluster provides to a rank; without a service, the rank does the work itself.
 
     Attributes:
-        pool_of: to the actors that host negative sources, where ``negatives.pool`` asks for them.
-        graph_of: to graphs that the processes of a node share.
-        check_writer: raises where another driver has taken over the run folder; asked before each write into it.
-        stop: says when the run is to stop.
+        pool_of: key of a hosted negative source → its pool of actors; None without ``negatives.pool.actors``.
+        graph_of: address → the graph that the processes of a node share; None without shared graphs.
+        check_writer: function that raises if another driver has taken over the run folder; called before each write.
+        stop: request to stop the run.
     """
 
     pool_of: PoolOf | None = None

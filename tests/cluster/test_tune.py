@@ -243,7 +243,7 @@ def test_a_search_over_a_foundation_model_is_checked_on_all_its_graphs(store: st
 def test_a_store_without_a_valid_split_is_refused(tmp_path: Path) -> None:
     (tmp_path / "facts.tsv").write_text("a\tr\tb\nb\tr\tc\nc\tr\ta\n")
     prepare(str(tmp_path / "facts.tsv"), str(tmp_path / "store"), split=(1.0, 0.0, 0.0))
-    with pytest.raises(SearchError, match=r"led by validation MRR, and there is no valid split in .*store"):
+    with pytest.raises(SearchError, match=r"by validation MRR, and there is no valid split in .*store"):
         tune.check_search(config(str(tmp_path / "store")), SPACE)
 
 

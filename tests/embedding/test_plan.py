@@ -121,7 +121,7 @@ def test_a_gpu_that_is_too_small_is_named() -> None:
     config = make_config(cluster__gpus_per_worker=1)
     with pytest.raises(PlanError) as caught:
         plan(config, Counts(), 64 << 30, gpu_available=100 << 20)
-    assert "of GPU memory per worker and 0.10 GiB are there: evaluation 0.25 GiB, entity table 0.24 GiB" in str(
+    assert "of GPU memory per worker, and 0.10 GiB are available: evaluation 0.25 GiB, entity table 0.24 GiB" in str(
         caught.value
     )
     assert "memory_per_worker_gb" not in str(caught.value)
@@ -148,7 +148,7 @@ def test_a_run_that_cannot_fit_is_refused_with_numbers_and_knobs() -> None:
     with pytest.raises(PlanError) as caught:
         plan(config, Counts(entities=20_000_000), 8 << 30)
     text = str(caught.value)
-    assert "of memory per worker and 8.00 GiB are there" in text
+    assert "of memory per worker, and 8.00 GiB are available" in text
     assert "entity table 9.54 GiB" in text
     assert "optimizer state 19.15 GiB" in text
     for knob in ("optimizer.name=rowwise_adagrad", "model.dtype=bfloat16", "train.workers=4", "model.dim=64"):
@@ -163,7 +163,7 @@ def test_the_refusal_says_which_knob_is_enough() -> None:
     lines = {line.split(":")[0].strip(): line for line in str(caught.value).splitlines()[2:]}
     assert lines["--set model.dtype=bfloat16"].endswith("(fits)")
     assert lines["--set model.dim=64"].endswith("(fits)")
-    assert "where each of them has as much memory" in lines["--set train.workers=2"]
+    assert "if each worker has as much memory" in lines["--set train.workers=2"]
     assert "--set optimizer.name=rowwise_adagrad" not in lines
     assert "--set objective.score_memory_mb=16" not in lines
 

@@ -213,7 +213,7 @@ def test_a_store_without_what_a_source_needs_ends_the_run_with_the_reason(store:
 MISTAKES = {
     "RaisesInDraw": r"source near_miss, drawing negatives for step \d+: UserError: error 7: no luck today",
     "RepliesUnreadably": r"gave a reply to draw that cannot be deserialised: ValueError: invalid literal",
-    "RaisesInConstructor": r"cannot be made: .*error 7: no luck today",
+    "RaisesInConstructor": r"cannot be created: .*error 7: no luck today",
     "DiesInMaking": r"it was restarted 3 times, without a reply between them",
 }
 

@@ -252,11 +252,11 @@ def test_dans_makes_negatives_with_the_vectors_of_another_run(stores: list[str],
     assert made.entities.shape == (8, 2)
     loss = learner.loop.loss(made_of.batch(0, 0), TrainingProgress())
     assert math.isfinite(loss.item())
-    with pytest.raises(ConfigError, match=r"Set it to snap"):
+    with pytest.raises(ConfigError, match=r"Set negatives\.options\.negatives: snap"):
         check_foundation(config(stores[:1], negatives={**options, "options": {"negatives": "embedding"}}))
     with pytest.raises(ConfigError, match=r"belong to one store"):
         check_foundation(config(stores, negatives=options))
-    with pytest.raises(ConfigError, match=r"looks at vectors of entities.*negatives.vectors"):
+    with pytest.raises(ConfigError, match=r"reads entity vectors.*negatives.vectors"):
         check_foundation(config(stores, negatives={"source": "dans"}))
 
 

@@ -126,7 +126,7 @@ def test_a_plan_knows_what_does_not_learn(stores: list[str], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "start", "message"),
     [
-        ("tofu", "", r"model.keep_start: there is no model.start whose weights are to be kept"),
+        ("tofu", "", r"model.keep_start: model.start names no model whose weights could be frozen"),
         ("ultra", "start", r"model.keep_start: .*start is ultra itself, so that nothing would learn"),
     ],
 )

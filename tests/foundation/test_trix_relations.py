@@ -135,9 +135,9 @@ def test_what_entities_and_relations_are_called_does_not_matter_and_the_directio
 
 def test_each_model_says_whom_it_cannot_rank() -> None:
     one = torch.tensor([0])
-    said = r"trix_relations ranks relations, and was asked for entities. .*: .*trix, ultra"
+    said = r"trix_relations ranks relations, not entities\. .*: .*trix, ultra"
     with pytest.raises(UnsupportedQuestionError, match=said):
         small()(graph(), one, one)
-    said = "ultra ranks entities, and was asked for relations. Take a model that ranks those: trix_relations"
+    said = "ultra ranks entities, not relations. Use a model that ranks relations: trix_relations"
     with pytest.raises(UnsupportedQuestionError, match=said):
         make_model("ultra", {}).relation_scores(graph(), one, one)

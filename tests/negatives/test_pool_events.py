@@ -46,7 +46,7 @@ def test_what_raises_has_failed_and_what_differs_from_the_request_is_broken() ->
 def test_a_mistake_ends_the_run_and_says_how_to_go_on_without(kind: str) -> None:
     log = PoolEventLog("fail")
     with pytest.raises(
-        NegativePoolError, match=r"no luck\. To train on .* negatives\.pool\.on_error: fallback"
+        NegativePoolError, match=r"no luck\. To continue with .* negatives\.pool\.on_error: fallback"
     ) as ended:
         log.heed([PoolEvent(kind, "no luck", "the trace")])  # type: ignore[arg-type]
     copy = pickle.loads(pickle.dumps(ended.value))  # as it travels to the driver

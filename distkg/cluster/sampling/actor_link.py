@@ -1,8 +1,8 @@
-"""Connection of one process to one negative actor, which tells replies, mistakes, deaths and hangs apart.
+"""Connection of one process to one negative actor, which distinguishes replies, errors, deaths and hangs.
 
-A mistake (the source raised, a reply cannot be deserialised) is an event, and so is a death, after which the actor is
-greeted until its successor is ready. One that owes a reply and says nothing is killed. Nothing that was called is
-forgotten: whoever calls reads the outcome.
+An error (the source raised, a reply cannot be deserialised) is an event. A death is an event too, after which ``ready``
+is called until the successor of the actor replies. An actor that owes a reply and sends nothing is killed. The caller
+reads the outcome of every call.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from distkg.cluster.session.remote_errors import describe_remote_error, is_loss
 from distkg.cluster.shared_graphs import Graphs
 from distkg.negatives.prefetch.pool_events import PoolEvent
 
-WAIT_SECONDS = 0.2  # before an actor that was lost is greeted again, and between looks where it is waited for
-MOST_RESTARTS = 10  # in a row, without a reply between them
-SECOND_LOOK = 1.0  # seconds for a reply that is overdue, before the actor is killed
+WAIT_SECONDS = 0.2  # before ``ready`` is called on a lost actor again, and between polls for its reply
+MOST_RESTARTS = 10  # consecutive restarts without a reply
+SECOND_LOOK = 1.0  # seconds to fetch a reply that may have arrived, before the actor is killed
 DEATH = PoolEvent("lost", "it died (killed, out of memory, ended by its source, or its node was lost)")
-GONE_SECONDS = 5.0  # for a process that was killed, until it counts as killed whatever it does
-MAKING = 10  # times as long as a draw, before a successor that is still making its sources counts as hung
+GONE_SECONDS = 5.0  # maximum wait for the exit of a killed process
+MAKING = 10  # factor of the timeout of a hung actor while it creates its sources
 
 
 class Process(NamedTuple):
-    """Where an actor lives; another one after a restart."""
+    """Process of an actor, which changes with a restart."""
 
     node: str
     pid: int
@@ -43,7 +43,7 @@ class Process(NamedTuple):
 
 
 class NoReply(Enum):
-    """Why a call has no reply and never will."""
+    """Reason why a call will never have a reply."""
 
     LOST = "lost"
     FAILED = "failed"
@@ -51,10 +51,11 @@ class NoReply(Enum):
 
 @dataclass
 class Call:
-    """A method of an actor under way.
+    """Pending call of a method of an actor.
 
     Attributes:
-        generation: of the actor's process, as of ``ActorLink.generation``.
+        generation: ``ActorLink.generation`` at the call.
+        since: time of the call (``time.monotonic``).
     """
 
     reply: ray.ObjectRef
@@ -64,19 +65,19 @@ class Call:
 
 
 class ActorLink:
-    """One process's connection to an actor.
+    """Connection of one process to an actor.
 
     Attributes:
-        name: of the actor, in messages.
-        generation: rises with every successor that is ready, which holds nothing that its predecessors were sent.
-        restarts: how often the actor was replaced.
-        hung: how often it was killed from here because it did not answer.
-        gone: whether it will never answer again.
-        graphs: of the run, for an actor to make its sources of.
+        name: name of the actor in messages.
+        generation: number that rises with every successor of the actor, which holds no data sent to its predecessors.
+        restarts: number of restarts of the actor.
+        hung: number of times that this process had the actor killed because it did not answer.
+        gone: whether the actor will never answer again.
+        graphs: graphs of the run, from which an actor creates its sources.
     """
 
     def __init__(self, actor: Any | None, place: int, hung_after: float, graphs: Graphs) -> None:
-        """``actor`` is its handle; None where it is gone already."""
+        """``actor`` is its handle; None if it is gone already."""
         self.generation = self.restarts = self.hung = 0
         self.gone = actor is None
         self._actor, self.name, self._hung_after, self.graphs = actor, f"negative actor {place}", hung_after, graphs
@@ -86,37 +87,37 @@ class ActorLink:
         self._process: Process | None = None
         self._former: Process | None = None
         self._heard, self._died = time.monotonic(), False
-        self._restarts_before: int | None = None  # at the first loss since the latest reply, as Ray counts them
+        self._restarts_before: int | None = None  # Ray's count at the first loss since the latest reply
         self._events: list[PoolEvent] = []
         if self.gone:
             self.report(PoolEvent("failed", "it could not be started again for a former group of workers"))
 
     @property
     def ready(self) -> bool:
-        """Whether calls may be sent."""
+        """Return whether calls may be sent."""
         return self._greeting is None and self._greet_at is None and not self.gone
 
     def take_events(self) -> list[PoolEvent]:
-        """What happened since the last call."""
-        taken, self._events = self._events, []
-        return taken
+        """Return and clear the events since the last call."""
+        events, self._events = self._events, []
+        return events
 
     def call(self, method: str, *arguments: Any) -> Call:
         """Send a call without waiting."""
         return Call(getattr(self._actor, method).remote(*arguments), method, self.generation, time.monotonic())
 
     def is_over(self, call: Call, timeout: float | None) -> bool:
-        """Whether a call has come to an end; waits so many seconds for it, or for as long as it takes."""
+        """Return whether a call has ended, after a wait of ``timeout`` seconds; None waits until it has ended."""
         while True:
-            over, _ = ray.wait([call.reply], timeout=self._hung_after if timeout is None else timeout)
-            if over:
+            finished, _ = ray.wait([call.reply], timeout=self._hung_after if timeout is None else timeout)
+            if finished:
                 return True
             self._kill_if_hung(call)
             if timeout is not None:
                 return False
 
     def outcome(self, call: Call) -> Any:
-        """What a call that is over returned, or a ``NoReply``."""
+        """Return the result of a call that has ended, or a ``NoReply``."""
         try:
             answer = ray.get(call.reply)
         except errors.RayError as error:
@@ -140,15 +141,15 @@ class ActorLink:
         return value
 
     def report(self, event: PoolEvent) -> None:
-        """Note something that went wrong in the actor."""
+        """Record an event of the actor."""
         self._events.append(event.at(self.name))
 
     def greet(self) -> None:
-        """Send no calls until the actor has made its sources."""
+        """Call ``ready``, and send no other calls until the actor has created its sources."""
         self._greeting, self._greet_at = self.call("ready", self.graphs), None
 
     def look_after(self) -> bool:
-        """Whether calls may be sent; notes whether one who was greeted is ready, or must be greeted again."""
+        """Return whether calls may be sent, after a check of the pending ``ready`` call, which is repeated if lost."""
         self._read_kill()
         if self._greet_at is not None and time.monotonic() >= self._greet_at:
             self.greet()
@@ -161,7 +162,7 @@ class ActorLink:
         return self.ready
 
     def wait_until_ready(self, seconds: float = math.inf) -> bool:
-        """As ``look_after``, once the actor is ready or gone, or after so many seconds."""
+        """Wait until the actor is ready or gone, at most ``seconds``; return whether calls may be sent."""
         end = time.monotonic() + seconds
         while not self.look_after() and not self.gone and time.monotonic() < end:
             if self._greeting is None:
@@ -174,14 +175,14 @@ class ActorLink:
         if self._process is None:  # the first one, or the first since a death
             self.restarts += self._died and self._former != process
             self._died = False
-        elif self._process != process:  # it died while it owed nothing
+        elif self._process != process:  # it died without a pending call
             self.restarts += 1
             self.generation += 1
             self.report(DEATH)
         self._process = self._former = process
 
     def _lose(self, call: Call) -> None:
-        """Others that were under way with the same process tell nothing new."""
+        """Record the death of the actor's process, once for all calls that were pending in it."""
         if not self.ready or call.generation != self.generation:
             return
         self.generation += 1
@@ -194,7 +195,7 @@ class ActorLink:
             self.report(PoolEvent("failed", f"it was restarted {MOST_RESTARTS} times, {text}"))
             return
         self.report(DEATH)
-        # Not at once: until Ray has seen that the process is gone, a greeting would be lost as well.
+        # Not at once, because a call is lost too until Ray has noticed the death of the process.
         self._greet_at = time.monotonic() + WAIT_SECONDS
 
     def _fail(self, call: Call, error: errors.RayError) -> None:
@@ -204,21 +205,21 @@ class ActorLink:
             self.gone = True
             self.report(PoolEvent("failed", f"it cannot be started: {describe_remote_error(error)}", str(error)))
             return
-        reason = "cannot be made" if call.method == "ready" else f"failed in {call.method}"
+        reason = "cannot be created" if call.method == "ready" else f"failed in {call.method}"
         if isinstance(error, errors.RaySystemError):
             reason = f"gave a reply to {call.method} that cannot be deserialised"
         text = f"it {reason}: {describe_remote_error(error)}"
         self.report(PoolEvent("failed", text, str(error)))
 
     def _kill_if_hung(self, call: Call) -> None:
-        """One that is being replaced, or still has no place in the cluster, does not hang."""
+        """Kill the actor if its reply is overdue, unless it is being restarted or is not yet placed in the cluster."""
         self._read_kill()
         patience = self._hung_after * (MAKING if call.method == "ready" else 1)
         if time.monotonic() - max(call.since, self._heard) <= patience or self._kill is not None:
             return
-        self._heard = time.monotonic()  # and is looked at again as long from now
+        self._heard = time.monotonic()  # the next check is due after the same time
         if ray.wait([call.reply], timeout=SECOND_LOOK)[0]:
-            return  # it had come while nobody looked, and only had to be fetched
+            return  # the reply had arrived, and only had to be fetched
         process = self._process if self.ready else None
         node_and_pid = (process.node, process.pid) if process is not None else self._living_process()
         if node_and_pid is not None:
@@ -227,12 +228,13 @@ class ActorLink:
             self._kill = _kill_actor.options(scheduling_strategy=there).remote(pid)
 
     def _living_process(self) -> tuple[str, int] | None:
-        """Node and process of the actor; None while it has none."""
+        """Return the node and the process id of the actor; None while it has no process."""
         known = self._known_to_ray()
         return (known["Address"]["NodeID"], known["Pid"]) if known.get("State") == "ALIVE" else None
 
     def _known_to_ray(self) -> dict[str, Any]:
-        """The actor's row in Ray's table of actors; its public API needs the dashboard, which a private Ray lacks."""
+        """Return the actor's row in Ray's table of actors; the public API needs the dashboard, which a private Ray does
+        not have."""
         assert self._actor is not None
         return dict(ray._private.state.actors(self._actor._actor_id.hex()) or {})
 
@@ -254,9 +256,9 @@ class ActorLink:
 
 @ray.remote(num_cpus=0)
 def _kill_actor(pid: int) -> bool:
-    """Whether the process was an actor of ours, and was killed: another worker may have done so before.
+    """Kill a Ray process of this node; return False if another worker has done so before.
 
-    ``ray.kill`` would ask the process itself, which one that is stopped does not hear.
+    ``ray.kill`` sends a message to the process, which a hung process does not read.
     """
     with suppress(psutil.NoSuchProcess), _one_at_a_time():
         process = psutil.Process(pid)
@@ -270,7 +272,7 @@ def _kill_actor(pid: int) -> bool:
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Hold a lock of this node, so that of several workers that kill the same process only the first counts it."""
+    """Hold a lock of this node, so that only the first of several workers counts a killed process."""
     with open(__file__) as common:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(common, fcntl.LOCK_EX)
@@ -278,5 +280,5 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 def take_events(links: Sequence[ActorLink]) -> list[PoolEvent]:
-    """What happened to any of them since the last call."""
+    """Return and clear the events of all links since the last call."""
     return [event for link in links for event in link.take_events()]

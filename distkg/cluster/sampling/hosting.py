@@ -1,4 +1,4 @@
-"""Which sources the actors of a run host, and which of the actors hosts each."""
+"""Assignment of hosted negative sources to the actors of a run."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from distkg.negatives.prefetch.source_server import SourceServer, make_server
 
 @dataclass(frozen=True)
 class Hosting:
-    """A source that actors host.
+    """Source that actors host.
 
     Attributes:
-        name, options: of the source.
-        places: of the actors that host it: one where its reply is a table, which nobody needs twice, else all.
+        name, options: name and options of the source.
+        places: indices of the actors that host it: one actor if its reply is a table of similarities, which is computed
+            once, else all.
     """
 
     name: str
@@ -33,24 +34,23 @@ class Hosting:
 
 
 def hosted_sources(config: RunConfig, graphs: Graphs) -> dict[str, Hosting]:
-    """Keys of hosted sources, as of ``PoolOf``: the addresses of shared graphs where there are some, else as of
-    ``hosted_parts``.
+    """Return the hosted sources by key (``PoolOf``): one for each shared graph, by address, else ``hosted_parts``.
 
-    ``graphs`` are as of ``share_graphs``, whose relations are compared; they are shared out among actors.
+    ``graphs`` are those of ``share_graphs``; each is assigned to one actor, round-robin.
     """
     chosen, actors = config.negatives, config.negatives.pool.actors
     if graphs:
         places = (range(place % actors, place % actors + 1) for place in range(len(graphs)))
         return {key: Hosting(chosen.source, chosen.options, at) for key, at in zip(graphs, places, strict=True)}
-    found = hosted_parts(chosen.source, chosen.options)
+    parts = hosted_parts(chosen.source, chosen.options)
     return {
         key: Hosting(name, options, range(1 if SOURCES[name].hosted_reply == "similarities" else actors))
-        for key, (name, options) in found.items()
+        for key, (name, options) in parts.items()
     }
 
 
 def make_servers(config: RunConfig, graphs: Graphs, place: int) -> dict[str, SourceServer[Any, Any]]:
-    """Key → the server of each source that the actor at this place hosts; raises as ``make_source``."""
+    """Create the servers of the sources that the actor at index ``place`` hosts, by key; raises as ``make_source``."""
     own = {key: each for key, each in hosted_sources(config, graphs).items() if place in each.places}
     graph_of = graphs_of_node(graphs)
     if graph_of is not None:

@@ -1,10 +1,10 @@
-"""A pool of Ray actors that host negative sources, for all workers of a run.
+"""Pool of Ray actors that host negative sources, for all workers of a run.
 
-Actors hold a server for each source (``negatives.prefetch.source_server``): of one that draws, or of one that compares
-relations. Each worker asks them through ``ActorPool``, and never waits longer than it wants. An actor that dies is
-restarted by Ray, one that hangs is killed, and what they owed is done by the worker itself; what a source raises comes
-back as an event (``actor_link`` tells these apart). Nothing grows: a worker has so many requests under way and no more,
-fewer where actors are slow, and one published part of the model.
+Actors hold a server for each source (``negatives.prefetch.source_server``), which draws negatives or compares
+relations. Each worker sends requests through ``ActorPool``, with a timeout. Ray restarts an actor that dies, an actor
+that hangs is killed, and the worker draws the missing negatives itself; an error of a source is returned as an event
+(``actor_link`` distinguishes these). Memory is bounded: a worker has a limited number of pending requests, fewer if
+actors are slow, and one published part of the model.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ NOTICE_SECONDS = 60.0
 
 
 class NegativeActor:
-    """Hosts sources of a run; becomes a Ray actor.
+    """Ray actor that hosts negative sources of a run.
 
-    Methods that workers call return where this actor lives, and their result or what went wrong: Ray hands on what a
-    method raises only where both processes can unpickle it. Graphs travel with every message: those that an actor was
-    made with are lost to its successor.
+    Methods that workers call return the process of this actor, and a result or an event: Ray transfers an exception
+    only if both processes can unpickle it. Every message carries the graphs, because a restarted actor has lost those
+    of its predecessor.
     """
 
     def __init__(self, config: dict[str, Any], peer: str | None, place: int) -> None:
-        """``peer`` is the actor that hears of what sources have learned here; None for none."""
-        # Nothing that may fail: Ray does not restart an actor whose constructor has raised.
+        """``peer`` is the name of the actor that receives the learned weights of sources; None for none."""
+        # Nothing that may fail, because Ray does not restart an actor whose constructor has raised.
         self._config, self._peer, self._place = config, peer, place
         self._draws: dict[str, int] = {}
         self._servers: dict[str, SourceServer[Any, Any]] | None = None
@@ -77,7 +77,7 @@ class NegativeActor:
         return self._servers
 
     def ready(self, graphs: Graphs) -> tuple[Process, list[str] | PoolEvent]:
-        """Keys of what it hosts, once that is made."""
+        """Create the hosted sources and return their keys."""
         name = self._config["negatives"]["source"]
         return self._answer(f"making source {name}", lambda: list(self._servers_of(graphs)))
 
@@ -92,7 +92,7 @@ class NegativeActor:
         arrays: Arrays,
         graphs: Graphs,
     ) -> tuple[Process, PoolEvent | None]:
-        """As ``SourceServer.publish``."""
+        """Publish a worker's part of the model to a source; as ``SourceServer.publish``."""
         name = hosted_sources(self._settings, graphs)[key].name
         action = f"source {name}, taking over the vectors of step {version} from worker {rank}"
         piece = version, rank, ranks, first, arrays
@@ -101,7 +101,7 @@ class NegativeActor:
     def draw(
         self, key: str, incarnation: str, requests: Sequence[Any], graphs: Graphs
     ) -> tuple[Process, list[Any] | PoolEvent]:
-        """The replies, or what went wrong, as of ``SourceServer.answer``."""
+        """Return the replies of ``SourceServer.answer``, or the event of an error."""
         work = partial(self._draw, key, incarnation, graphs)
         return self._answer("drawing negatives", lambda: [work(request) for request in requests])
 
@@ -115,14 +115,14 @@ class NegativeActor:
     def blend(
         self, key: str, weights: dict[str, NDArray[np.float32]], graphs: Graphs
     ) -> tuple[Process, PoolEvent | None]:
-        """As ``SourceServer.blend``."""
+        """Blend the weights of another actor into a source; as ``SourceServer.blend``."""
         action = "taking over what another actor has learned"
         return self._answer(action, lambda: self._servers_of(graphs)[key].blend(weights))
 
     def _tell_peer(self, peer: str, key: str, graphs: Graphs) -> None:
-        """Round a ring of actors, so that all come to the same mean; nobody waits for it.
+        """Send learned weights to the next actor of a ring without waiting, so that all actors converge to a mean.
 
-        What the peer raised the last time is raised here, as it has nobody else to tell it to.
+        An error of the peer's previous call is raised here, because no other process reads it.
         """
         if self._blending is not None and ray.wait([self._blending], timeout=0)[0]:
             blending, self._blending = self._blending, None
@@ -144,7 +144,7 @@ def _raise_unless_lost(call: ray.ObjectRef) -> None:
         _, event = ray.get(call)
     except ray.exceptions.RayError as error:
         if is_loss(error) or isinstance(error, ray.exceptions.ActorDiedError):
-            return  # its workers look after it
+            return  # workers handle a lost actor
         raise NegativePoolError(describe_remote_error(error)) from None
     if event is not None:
         raise NegativePoolError(event.text)
@@ -152,13 +152,14 @@ def _raise_unless_lost(call: ray.ObjectRef) -> None:
 
 @dataclass
 class _Message:
-    """Requests that were sent together.
+    """Requests that were sent in one call.
 
     Attributes:
-        numbers: of the requests, rising.
-        here: whether the replies have come, or never will.
-        replies: by number, once they are here; those that will never come as a ``Missing``, or None.
-        missing: why there are none.
+        actor: index of the actor.
+        numbers: numbers of the requests, increasing.
+        here: whether the call has ended, with or without replies.
+        replies: replies by number, once the call has ended; a ``Missing`` or None for a missing reply.
+        missing: reason if there are no replies.
     """
 
     call: Call
@@ -170,10 +171,10 @@ class _Message:
 
 
 class ActorPool:
-    """One worker's requests of one hosted source to the actors; a ``negatives.prefetch.pool_client.Pool``.
+    """``negatives.prefetch.pool_client.Pool`` of actors, for the requests of one worker to one hosted source.
 
     Attributes:
-        rank: of the worker.
+        rank: rank of the worker.
     """
 
     def __init__(
@@ -189,22 +190,22 @@ class ActorPool:
     ) -> None:
         """
         Args:
-            links: to all actors of the run.
-            key: of the hosted source.
-            rank, ranks: of the worker, and how many there are.
-            how: to ask.
-            incarnation: names the group of workers, as of ``SourceServer``.
-            places: of the actors that host the source; None for all.
+            links: links to all actors of the run.
+            key: key of the hosted source.
+            rank, ranks: rank of the worker, and number of workers.
+            how: settings of the pool.
+            incarnation: name of the group of workers, as in ``SourceServer``.
+            places: indices of the actors that host the source; None for all.
         """
         self._team = links
         links = links if places is None else [links[place] for place in places]
         self._links, self._key, self.rank, self._ranks, self._incarnation = links, key, rank, ranks, incarnation
-        # One for each actor: what one owes takes nothing from the others.
+        # One window for each actor, so that a slow actor does not limit the others.
         self._windows = [CongestionWindow(-(-2 * how.depth // len(links))) for _ in links]
         self._patience, self._sync = WaitPolicy(), how.sync
         self._under_way: dict[int, _Message] = {}
         self._abandoned: list[_Message] = []
-        self._next = rank  # actor to be asked
+        self._next = rank  # index of the next actor
         self._generations = [link.generation for link in links]
         self._published: tuple[int, int, ray.ObjectRef] | None = None
         self._publishing: list[tuple[int, Call]] = []
@@ -238,16 +239,16 @@ class ActorPool:
         ]
 
     def ask(self, requests: Sequence[Numbered]) -> int:
-        left, room = list(requests), self._room_of_each()
+        unsent, room = list(requests), self._room_of_each()
         for _ in self._links:
             actor, self._next = self._next % len(self._links), self._next + 1
-            sent = left[: room[actor]]
-            left = left[len(sent) :]
+            sent = unsent[: room[actor]]
+            unsent = unsent[len(sent) :]
             if sent:
                 self._send(actor, sent)
-            if not left:
+            if not unsent:
                 break
-        return len(requests) - len(left)
+        return len(requests) - len(unsent)
 
     def _send(self, actor: int, requests: list[Numbered]) -> None:
         numbers = [request.number for request in requests]
@@ -267,7 +268,7 @@ class ActorPool:
         if self._is_here(message, 0):
             if number in message.replies:  # else it was lost with its actor
                 self._windows[message.actor].in_time()
-        elif timeout is None:  # nothing is ever late
+        elif timeout is None:  # no reply is late without a timeout
             self._is_here(message, None)
         else:
             self._windows[message.actor].late(number)
@@ -282,7 +283,7 @@ class ActorPool:
             self._reply_or_abandon(message, number)
 
     def _reply_or_abandon(self, message: _Message, number: int) -> Any:
-        """The reply where it is here; a message of which nothing more is wanted is looked after until it is."""
+        """Return the reply to a request, or None; a message with a late reply is kept until its call has ended."""
         if message.here:
             return message.replies.pop(number, message.missing)
         if number == message.numbers[-1]:
@@ -292,7 +293,7 @@ class ActorPool:
     def publish(self, version: int, first: int, arrays: Arrays, *, wait: bool) -> None:
         self._published = version, first, ray.put(dict(arrays))
         for actor, link in enumerate(self._links):
-            if link.ready:  # else once its successor is
+            if link.ready:  # a successor gets the vectors once it is ready
                 self._publish_to(actor)
         while wait and (self._publishing or not all(link.ready or link.gone for link in self._links)):
             for actor, call in self._publishing:
@@ -300,7 +301,7 @@ class ActorPool:
             self._look_after_actors()
 
     def _is_here(self, message: _Message, timeout: float | None) -> bool:
-        """Whether the replies have come, or never will; they are then in the message."""
+        """Return whether the call of a message has ended, and store its replies in the message."""
         if not message.here and self._links[message.actor].is_over(message.call, timeout):
             message.here = True
             self._receive(message)
@@ -321,7 +322,7 @@ class ActorPool:
 
     @staticmethod
     def _reply_of(link: ActorLink, answer: Any, *, replaced: bool) -> Any:
-        """A reply, or why there is none; a successor that holds nothing yet stands for the actor that died."""
+        """Return a reply, or the reason why there is none: ``lost`` if a successor had no vectors yet."""
         if answer is None and replaced:
             return "lost"
         if not isinstance(answer, PoolEvent):
@@ -336,12 +337,12 @@ class ActorPool:
             self._publishing.append((actor, link.call("publish", *place, *piece, link.graphs)))
 
     def _look_after_actors(self) -> None:
-        """Forget late replies as they come in, read what became of publications, and give successors their vectors."""
+        """Drop late replies, read the outcomes of publications, and publish to restarted actors."""
         self._abandoned = [message for message in self._abandoned if not self._is_here(message, 0)]
-        under_way, self._publishing = self._publishing, []
-        for actor, call in under_way:
+        pending, self._publishing = self._publishing, []
+        for actor, call in pending:
             if self._links[actor].is_over(call, 0):
-                self._links[actor].outcome(call)  # that is None, or an event of the link
+                self._links[actor].outcome(call)  # None, or an event of the link
             else:
                 self._publishing.append((actor, call))
         for actor, link in enumerate(self._links):
@@ -354,47 +355,48 @@ class ActorPool:
 
 
 def actor_threads(pool: PoolConfig) -> int:
-    """Threads of one actor: its CPUs, at least one."""
+    """Return the number of threads of one actor: its CPUs, at least one."""
     return max(1, math.floor(pool.cpus_per_actor))
 
 
 def actor_names(config: RunConfig, run: str) -> list[str]:
-    """Names by which workers find the actors of a run; empty where nothing is drawn ahead of time."""
+    """Return the names of the actors of a run; empty if it has none."""
     return [f"negatives of {run}, {place}" for place in range(config.negatives.pool.actors)]
 
 
 @contextmanager
 def negative_actors(config: RunConfig, run: str, graphs: Graphs) -> Iterator[None]:
-    """The actors of a run, for as long as it lasts; none where the configuration asks for none.
+    """Start the actors of a run, if it has any, and kill them on exit.
 
-    ``graphs`` are those of a foundation model, as of ``share_graphs``.
+    ``graphs`` are those of ``share_graphs`` for a foundation model.
 
     Raises:
-        NegativePoolError: an actor cannot be made, or dies whenever it is.
+        NegativePoolError: an actor cannot be created, or dies whenever it is created.
     """
     names, pool = actor_names(config, run), config.negatives.pool
     if not names:
         yield
         return
-    # A group of their own: Ray Train makes that of its workers itself, and lets nothing else in.
+    # A separate placement group, because Ray Train creates the group of its workers itself and adds nothing to it.
     group = placement_group([actor_resources(pool)] * len(names), strategy=pool.placement.upper())
-    made: list[Any] = []
+    actors: list[Any] = []
     try:
         for place in range(len(names)):
-            made.append(_start_actor(config, names, group, place))
-        _wait_until_made([ActorLink(actor, place, math.inf, graphs) for place, actor in enumerate(made)])
+            actors.append(_start_actor(config, names, group, place))
+        _wait_until_made([ActorLink(actor, place, math.inf, graphs) for place, actor in enumerate(actors)])
         yield
     finally:
-        with suppress(ray.exceptions.RayError):  # where Ray itself is gone, so are they
-            for actor in made:
-                ray.kill(actor)  # gives its name back, which the end of its group would not
+        with suppress(ray.exceptions.RayError):  # if Ray is gone, so are the actors
+            for actor in actors:
+                ray.kill(actor)  # frees its name, which the removal of the group does not
             remove_placement_group(group)
 
 
 def _wait_until_made(links: Sequence[ActorLink]) -> None:
-    """
+    """Wait until all actors have created their sources.
+
     Raises:
-        NegativePoolError: one of them cannot be made.
+        NegativePoolError: an actor cannot create its sources.
     """
     for link in links:
         link.greet()
@@ -409,7 +411,7 @@ def _wait_until_made(links: Sequence[ActorLink]) -> None:
 
 
 def _start_actor(config: RunConfig, names: list[str], group: Any, place: int) -> Any:
-    # In sync nothing may depend on which actor is ahead: each learns for itself.
+    # With negatives.pool.sync, results must not depend on the order of actors, so they do not share weights.
     peer = None if len(names) == 1 or config.negatives.pool.sync else names[(place + 1) % len(names)]
     pool, threads = config.negatives.pool, str(actor_threads(config.negatives.pool))
     options = ray.remote(NegativeActor).options(
@@ -425,9 +427,9 @@ def _start_actor(config: RunConfig, names: list[str], group: Any, place: int) ->
 
 
 def actors_of_worker(config: RunConfig, run: str, ranks: Ranks, graphs: Graphs) -> PoolOf | None:
-    """Key of a hosted source → this worker's pool; None where the run has no actors.
+    """Return the function from the key of a hosted source to this worker's pool; None if the run has no actors.
 
-    Collective: the workers agree on a name for their group, which tells what they send from what a former group sent.
+    Collective: the workers agree on a name of their group, which separates their messages from those of a former group.
     """
     pool = config.negatives.pool
     actors = [_find_actor(name) for name in actor_names(config, run)]
@@ -442,5 +444,5 @@ def actors_of_worker(config: RunConfig, run: str, ranks: Ranks, graphs: Graphs) 
 def _find_actor(name: str) -> Any | None:
     try:
         return ray.get_actor(name)
-    except ValueError:  # dead for good, for Ray finds one that is being restarted
+    except ValueError:  # permanently dead, because Ray finds an actor that is being restarted
         return None

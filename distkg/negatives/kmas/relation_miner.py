@@ -1,7 +1,7 @@
-"""A source that an actor hosts: it compares the relations of a graph, and replies with the table of those alike.
+"""Hosted source that compares the relations of a graph, and replies with a table of the most similar ones.
 
-Every worker publishes the same weights at the same step and asks for itself, so none depends on another; an actor
-compares once for all of them.
+Every worker publishes the same weights at the same step and sends its own request, so that no worker depends on
+another; an actor computes one table for all of them.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from distkg.negatives.prefetch.pool_client import RELATIONS, Arrays
 from distkg.negatives.training_graph import TrainingGraph
 
 VectorsOf = Callable[[int, Arrays], Tensor]
-"""Version and weights → a vector of each relation, float32 [R, w]."""
+"""Function from version and weights to a vector of each relation, float32 [R, w]."""
 
 
 @dataclass(frozen=True)
 class TableRequest:
-    """Asks for the table of a graph's relations.
+    """Request for the table of a graph's relations.
 
     Attributes:
-        number: step of the weights by which they are compared, which were published before.
-        rank: of the worker that asks, and has published them.
+        number: step of the published weights with which relations are compared.
+        rank: rank of the requesting worker, which has published the weights.
     """
 
     number: int
@@ -45,37 +45,38 @@ class _PublishedWeights:
 
 
 class RelationMiner:
-    """A ``HostedSource`` that compares relations: its replies are tables."""
+    """``HostedSource`` that compares relations and replies with tables."""
 
     action = "comparing relations"
 
     def __init__(self, graph: TrainingGraph, options: AlikeOptions, vectors_of: VectorsOf) -> None:
         self._usable, self._options, self._vectors_of = usable_relations(graph), options, vectors_of
-        self._published: dict[int, _PublishedWeights] = {}  # by rank: one may be a table ahead of another
+        self._published: dict[int, _PublishedWeights] = {}  # by rank, because ranks may be at different versions
 
     @classmethod
     def of_vectors(cls, name: str, options: Mapping[str, Any], graph: TrainingGraph) -> RelationMiner:
-        """The miner for a source of that name, by the vectors that a model has of its relations; raises as
-        ``parse_source_options``."""
+        """Create the miner of a source on published relation vectors; raises as ``parse_source_options``."""
         parsed = parse_source_options(name, options)
         assert isinstance(parsed, AlikeOptions)
         return cls(graph, parsed, _published_vectors)
 
     def publish(self, version: int, rank: int, ranks: int, first: int, arrays: Arrays) -> None:
-        """Weights of step ``version``, which are the same on all workers."""
-        # A group of workers that began anew may come to the same step with other weights.
-        equal = (held for held in self._published.values() if held.version == version and _equal(held.arrays, arrays))
+        """Set a worker's weights of step ``version``, which are the same on all workers."""
+        # A restarted group of workers may reach the same step with other weights.
+        equal = (
+            other for other in self._published.values() if other.version == version and _equal(other.arrays, arrays)
+        )
         self._published[rank] = next(equal, None) or _PublishedWeights(version, arrays)
 
     def reply(self, request: TableRequest) -> RelationTable | None:
-        """The table by the latest weights of the worker that asks; None where it has published none."""
-        held = self._published.get(request.rank)
-        if held is None:
+        """Return the table for the latest weights of the requesting worker; None if it has published none."""
+        weights = self._published.get(request.rank)
+        if weights is None:
             return None
-        if held.table is None:
-            vectors = self._vectors_of(held.version, held.arrays)
-            held.table = table_of(vectors, self._usable, self._options, held.version)
-        return held.table
+        if weights.table is None:
+            vectors = self._vectors_of(weights.version, weights.arrays)
+            weights.table = table_of(vectors, self._usable, self._options, weights.version)
+        return weights.table
 
     def forget(self) -> None:
         self._published = {}
@@ -84,7 +85,7 @@ class RelationMiner:
         return {}
 
     def blend(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Nothing: it learns nothing."""
+        """Do nothing, because a miner has no learned weights."""
 
 
 def _published_vectors(version: int, arrays: Arrays) -> Tensor:
@@ -96,5 +97,5 @@ def _equal(left: Arrays, right: Arrays) -> bool:
 
 
 def usable_relations(graph: TrainingGraph) -> Tensor:
-    """Relations that have facts, and so answers of either side: bool [R]."""
+    """Return which relations have facts, and therefore answers on both sides: bool [R]."""
     return torch.from_numpy(np.bincount(graph.triples[:, 1], minlength=graph.relations) > 0)

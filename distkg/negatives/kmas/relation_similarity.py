@@ -57,7 +57,7 @@ def most_alike(similarity: Tensor, own: Tensor, usable: Tensor, options: AlikeOp
 
 
 def _with_bounded_self(chances: Tensor, itself: Tensor, most: float) -> Tensor:
-    """Limit the probability of the marked relation to ``most`` where there are others; chances are float32 [b, k]."""
+    """Limit the probability of the marked relation to ``most`` if there are others; chances are float32 [b, k]."""
     others = chances.masked_fill(itself, 0.0)
     rest = others.sum(1, keepdim=True)
     own = chances.sum(1, keepdim=True) - rest
@@ -73,7 +73,7 @@ class RelationTable:
     Attributes:
         version: the step whose weights were compared.
         relations: int32 [R, k].
-        chances: float32 [R, k], as of ``Alike``.
+        chances: float32 [R, k], as in ``Alike``.
     """
 
     version: int
@@ -84,7 +84,7 @@ class RelationTable:
         return Alike(torch.from_numpy(self.relations.astype(np.int64)), torch.from_numpy(self.chances.copy()))
 
     def fault(self, relations: int) -> str | None:
-        """Describe how it differs from a valid table of so many relations (shapes, dtypes, existing relations, finite
+        """Describe the first difference from a valid table of so many relations (shapes, dtypes, relation ids, finite
         and non-negative chances); None if it is valid."""
         names, chances = self.relations, self.chances
         if names.shape != chances.shape or names.ndim != 2 or len(names) != relations:
@@ -97,7 +97,7 @@ class RelationTable:
 
 
 def table_of(vectors: Tensor, usable: Tensor, options: AlikeOptions, version: int) -> RelationTable:
-    """Compare all relations by the cosines of their vectors float32 [R, w]; ``usable`` as of ``most_alike``."""
+    """Compare all relations by the cosines of their vectors, float32 [R, w]; ``usable`` as in ``most_alike``."""
     directed = F.normalize(vectors, dim=1)
     own = torch.arange(len(vectors))
     parts = [most_alike(directed[rows] @ directed.T, rows, usable, options) for rows in own.split(ROWS)]

@@ -1,7 +1,7 @@
-"""Client of the tables of relations that are alike: asked for now and then, and used while they are young.
+"""Cache of the table of similar relations, which actors compute every ``refresh_steps``.
 
-A step never waits for a table. Where there is none, or one too old or broken, relations are compared in the step, and
-that is counted.
+A step never waits for a table, except with ``negatives.pool.sync``. If the table is missing, too old or broken, the
+step compares relations itself and counts that.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from distkg.negatives.prefetch.pool_client import Arrays, Pool, PoolClient
 
 
 class SimilarityCache:
-    """The latest table of a graph, as this rank has it.
+    """Latest table of a graph on this rank.
 
     Attributes:
-        client: by which it asks; it counts the draws that wanted a table.
+        client: client of the pool, with statistics of the draws that need a table.
     """
 
     def __init__(
@@ -31,11 +31,12 @@ class SimilarityCache:
     ) -> None:
         """
         Args:
-            pool: to which requests go.
-            how: to ask it.
-            relations: of the graph.
-            refresh_steps: steps after which relations are compared anew.
-            parameters: gives copies of the weights by which they are compared, the same on all ranks.
+            pool: pool that requests are sent to.
+            how: settings of the pool.
+            relations: number of relations of the graph.
+            refresh_steps: steps after which relations are compared again.
+            parameters: function that returns copies of the weights with which relations are compared, the same on all
+                ranks.
         """
         self.client: PoolClient[TableRequest, RelationTable] = PoolClient(pool, how)
         self._relations, self._refresh_steps, self._parameters = relations, refresh_steps, parameters
@@ -45,7 +46,7 @@ class SimilarityCache:
         self._alike: Alike | None = None
 
     def refresh(self, step: int) -> None:
-        """Take the table that has come, and where it is time, have relations compared by the weights of this step.
+        """Receive a table that has arrived, and request one for the weights of this step if it is due.
 
         Raises:
             NegativePoolError: a comparison raised, and ``negatives.pool.on_error`` is ``fail``.
@@ -58,18 +59,18 @@ class SimilarityCache:
         self.client.heed_events()
 
     def request(self, step: int) -> None:
-        """Where it is time, have relations compared by the weights of this step, without waiting for the table."""
+        """Request a table for the weights of this step if it is due, without waiting for it."""
         since = None if self._requested is None else step - self._requested
         due = since is None or self._lost or not 0 <= since < self._refresh_steps
         pool = self.client.pool
         if not due or self._under_way or not pool.room():
             return
-        pool.publish(step, 0, self._parameters(), wait=False)  # an actor does what this worker sends in its order
+        pool.publish(step, 0, self._parameters(), wait=False)  # actors process this worker's messages in order
         if pool.ask([TableRequest(step, pool.rank)]):
             self._requested, self._under_way, self._lost = step, True, False
 
     def _receive(self) -> None:
-        """An actor that was lost with the table is asked again, or its successor."""
+        """Receive the pending reply if it has arrived; a lost reply is requested again."""
         number, how = self._requested, self.client.how
         if number is None or not self._under_way or not (how.sync or self.client.pool.arrived(number)):
             return
@@ -80,8 +81,7 @@ class SimilarityCache:
             self._table, self._alike = reply, None
 
     def latest(self, step: int, queries: int) -> Alike | None:
-        """For each of the graph's relations those like it; None where no table can be used. Either way it is
-        counted."""
+        """Return the most similar relations of each relation, or None if no table can be used; both are counted."""
         client, table = self.client, self._table
         failing = self._failing or client.pool.gone
         if table is None:

@@ -1,8 +1,8 @@
 """Hard negatives from similar relations (KMAS, Liu et al. 2026, arXiv 2605.27023).
 
-An answer of a similar relation is a wrong answer of a plausible kind. The paper's text is not public; its parts are
-known: similarity of the relation states of the model, entities weighted by it, a mixture of hard and random negatives,
-and a share of hard negatives that rises after a warm-up and falls again. The remaining choices are this module's.
+An answer of a similar relation is a plausible wrong answer. The paper's text is not public. Its known parts are:
+similarity of the model's relation states, entities weighted by it, a mixture of hard and random negatives, and a share
+of hard negatives that rises after a warm-up and falls again. This module chooses the rest.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Kmas(NegativeSource):
         self._usable = self._sizes[: graph.relations] > 0  # a relation has answers on both sides or on neither
         self._model: ModelView | None = None
         self._now = TrainingProgress()
-        self._tables: SimilarityCache | None = None  # None where relations are compared in the step
+        self._tables: SimilarityCache | None = None  # None if the step compares relations
         self._drawn = self._rejected = 0
 
     def attach(self, model: ModelView) -> None:
@@ -144,7 +144,7 @@ class Kmas(NegativeSource):
     def draw_by(
         self, similarity: Callable[[], Tensor], queries: Queries, count: int, generator: torch.Generator
     ) -> Negatives:
-        """Negatives by a table where there is one, else by ``similarity()``."""
+        """Draw negatives with the latest table of similar relations, or with ``similarity()`` if there is none."""
         hard = self.hard(count)
         entities = torch.randint(self.entities, (len(queries), count), generator=generator)
         if hard:
@@ -169,10 +169,10 @@ class Kmas(NegativeSource):
         relation is usable."""
         relations = self.graph.relations
         side = torch.div(queries.relation, relations, rounding_mode="floor") * relations
-        some = alike.chances.sum(1) > 0
-        chances = alike.chances.where(some[:, None], 1.0)
+        usable = alike.chances.sum(1) > 0
+        chances = alike.chances.where(usable[:, None], 1.0)
         negatives = instead.clone()
-        missing = some[:, None].expand_as(negatives)
+        missing = usable[:, None].expand_as(negatives)
         for _ in range(1 + REDRAWS):
             choice = torch.multinomial(chances, negatives.shape[1], replacement=True, generator=generator)
             drawn = self._member(alike.relations.gather(1, choice) + side[:, None], generator)

@@ -1,15 +1,18 @@
-"""How many requests a worker has under way, as many as are answered in time, and whether it waits for a late one.
+"""Congestion control of a worker's requests to an actor, and the policy of waiting for late replies.
 
-Who draws may be slower than the training. Asked for everything, it would come late with everything; asked for less, it
-is in time with that, and the step draws the rest itself.
+An actor may be slower than training. If it got all requests, all replies would be late; with fewer requests, their
+replies are in time, and the step draws the rest itself.
 """
 
 from __future__ import annotations
 
 
 class CongestionWindow:
-    """Grows by one after as many replies in time as it holds, and is halved when one is late, once for all that were
-    asked before it was halved: the congestion window of TCP (Jacobson 1988)."""
+    """Congestion window of TCP (Jacobson 1988): the maximum number of pending requests to an actor.
+
+    It grows by one after as many replies in time as its size. A late reply halves it; late replies to requests from
+    before the last halving have no further effect.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -20,27 +23,27 @@ class CongestionWindow:
         return int(self._size)
 
     def reset(self) -> None:
-        """Start anew with a successor: what was asked before, and comes late, says nothing about it."""
+        """Start anew with a restarted actor: late replies to earlier requests no longer count."""
         self._size = float(self._most)
         self._halved_at = self._latest
 
     def asked(self, number: int) -> None:
-        """A request, their numbers rising, is on its way."""
+        """Record that a request was sent; numbers increase."""
         self._latest = number
 
     def in_time(self) -> None:
-        """A reply was there when it was wanted."""
+        """Record that a reply was in time, and widen the window."""
         self._size = min(float(self._most), self._size + 1 / self._size)
 
     def late(self, number: int) -> None:
-        """The reply to that request was not there when it was wanted."""
+        """Record that the reply to a request was late, and halve the window."""
         if number > self._halved_at:
             self._size = max(1.0, self._size / 2)
             self._halved_at = self._latest
 
 
 class WaitPolicy:
-    """Whether to wait for a late reply: not while waiting is mostly in vain, but for one in ``RETRY``."""
+    """Policy that decides whether to wait for a late reply: if most waits succeed always, else one in ``RETRY``."""
 
     RETRY, MEMORY = 16, 0.75
 
@@ -48,11 +51,11 @@ class WaitPolicy:
         self._worth, self._passed = 1.0, 0
 
     def reset(self) -> None:
-        """Start anew with a successor, of which nothing is known."""
+        """Start anew with a restarted actor."""
         self._worth, self._passed = 1.0, 0
 
     def waits(self) -> bool:
-        """Whether to wait for the late reply at hand."""
+        """Return whether to wait for the current late reply."""
         self._passed += 1
         if self._worth < 0.5 and self._passed < self.RETRY:
             return False
@@ -60,5 +63,5 @@ class WaitPolicy:
         return True
 
     def learn(self, came: bool) -> None:
-        """Whether the reply that was waited for came."""
+        """Record whether the awaited reply came in time."""
         self._worth = self.MEMORY * self._worth + (1 - self.MEMORY) * came

@@ -1,4 +1,4 @@
-"""A source that an actor hosts: it draws for requests, with vectors that were published in the place of a model's."""
+"""Negative source hosted by an actor, which draws for requests with published vectors instead of a model."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from distkg.sharding.ranks import Ranks
 
 
 class PublishedModel:
-    """A ``ModelView`` of published vectors, and of those that the current request brought.
+    """``ModelView`` of published vectors and of the vectors in the current request.
 
     Attributes:
-        version: step at which the vectors were published; -1 before any were.
+        version: step at which the vectors were published; -1 before the first publication.
     """
 
     def __init__(self, similarity: Similarity, entities: int, relations: int, device: str = "cpu") -> None:
@@ -37,11 +37,13 @@ class PublishedModel:
         self._brought = torch.empty(0)
 
     def publish(self, version: int, shards: Sequence[tuple[int, Arrays]]) -> None:
-        """Take over the vectors of all entities, pieces (first entity, float32 [rows, C]) in any order; and those of
-        relations, where a piece has them.
+        """Set the vectors of all entities, and of relations if the shards have them.
+
+        Args:
+            shards: pairs of first entity and arrays, entity vectors float32 [rows, C], in any order.
 
         Raises:
-            ValueError: pieces that are not those of all entities, each once.
+            ValueError: the shards do not hold every entity exactly once.
         """
         in_order = sorted(((first, arrays[CANDIDATES]) for first, arrays in shards), key=lambda shard: shard[0])
         ends = np.cumsum([0, *(len(rows) for _, rows in in_order)])
@@ -54,12 +56,12 @@ class PublishedModel:
         self.version = version
 
     def forget(self) -> None:
-        """Hold no vectors, as at the start."""
+        """Drop all published vectors."""
         self._rows, self._relation_rows, self.version = torch.empty(0), torch.empty(0), -1
 
     def set_request_vectors(self, request: Request, queries: Queries) -> None:
-        """Take the vectors that a request brought: those of its queries, for ``query``, and of its answers, which are
-        newer than those published."""
+        """Set the vectors in a request: those of its queries, for ``query``, and those of its answers, which replace
+        older published ones."""
         if request.query_vectors is not None:
             self._keys, order = self._key(queries.anchor, queries.relation).sort()
             self._brought = torch.from_numpy(np.array(request.query_vectors))[order].to(self.ranks.device)
@@ -85,10 +87,10 @@ class PublishedModel:
 
 
 class HostedSampler:
-    """A ``HostedSource`` that draws negatives.
+    """``HostedSource`` that draws negatives.
 
-    What a source remembers, it remembers for each worker apart, so that a worker's negatives do not depend on when
-    the others ask.
+    Each worker has a separate copy of the source's state, so that its negatives do not depend on the order of requests
+    of different workers.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class HostedSampler:
         similarity: Similarity,
         device: str = "cpu",
     ) -> None:
-        """Raises as ``make_source``."""
+        """Create the source; raises as ``make_source``."""
         self.action = f"source {name}, drawing negatives"
         self._make = partial(make_source, name, options, graph)
         self._requires_vectors = SOURCES[name].requires != "nothing"
@@ -108,18 +110,18 @@ class HostedSampler:
         self._arriving: dict[tuple[int, int], dict[int, tuple[int, Arrays]]] = {}
 
     def publish(self, version: int, rank: int, ranks: int, first: int, arrays: Arrays) -> None:
-        """One worker's shard of the vectors of step ``version``; they count once all workers' are here."""
+        """Add one worker's shard of the vectors of step ``version``, which are used once all shards have arrived."""
         pieces = self._arriving.setdefault((version, ranks), {})
         pieces[rank] = first, arrays
         if len(pieces) == ranks:
-            self._arriving = {key: held for key, held in self._arriving.items() if key[0] > version}
+            self._arriving = {key: shards for key, shards in self._arriving.items() if key[0] > version}
             self._model.publish(version, list(pieces.values()))
 
     def reply(self, request: Request) -> Reply | None:
-        """Negatives; None where no vectors were published yet and the source needs them.
+        """Draw the negatives of a request; None if the source needs vectors and none were published yet.
 
         Raises:
-            BrokenDrawError: the source returned something else than the negatives that were requested.
+            BrokenDrawError: the source returned something other than the requested negatives.
         """
         if self._requires_vectors and self._model.version < 0:
             return None
@@ -143,7 +145,7 @@ class HostedSampler:
         self._arriving, self._sources = {}, {0: self._make()}
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
-        """What its sources have learned, on average; empty where they learn nothing."""
+        """Return the mean of the learned weights of its sources; empty if they learn nothing."""
         learned = [source.weights() for source in self._sources.values()]
         learned = [weights for weights in learned if weights]
         if not learned:
@@ -153,10 +155,10 @@ class HostedSampler:
         }
 
     def blend(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Move what its sources have learned half of the way to the weights of another host."""
-        there = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
+        """Average the learned weights of its sources with those of another host."""
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
         for source in self._sources.values():
-            source.blend(there)
+            source.blend(tensors)
 
     def _source_of(self, rank: int) -> NegativeSource:
         place = rank if self._requires_vectors else 0

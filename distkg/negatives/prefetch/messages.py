@@ -1,4 +1,4 @@
-"""What a worker and those who draw for it say to each other: requests, and replies that are not taken on trust."""
+"""Messages between a worker and the actors that draw negatives for it: requests, and replies with their validation."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from distkg.negatives.base import DrawRequest, GeneratedNegatives, Negatives, Tr
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a pool; it carries all that is needed, so that who draws holds no part of the model.
+    """Request for the negatives of one step. It carries the vectors of its queries, so that the actor needs no model.
 
     Attributes:
-        number: of the step, over all epochs.
-        rank: of the worker that asks.
+        number: number of the step over all epochs.
+        rank: rank of the requesting worker.
         queries: int64 [b, 3], anchor, relation in [0, 2R), answer.
-        count: negatives per query, at most.
-        seed: decides the draw.
-        moment: how far the training is.
-        query_vectors: float32 [b, Q], where the source asks for them.
-        answer_vectors: float32 [b, C], candidate vectors of the answers, where the source asks for them.
-        version: step of the latest published vectors; -1 where none were.
+        count: maximum number of negatives per query.
+        seed: random seed of the draw.
+        moment: training progress at the step.
+        query_vectors: float32 [b, Q]; None if the source does not require them.
+        answer_vectors: float32 [b, C], candidate vectors of the answers; None if the source does not require them.
+        version: step of the latest published vectors; -1 if none were published.
     """
 
     number: int
@@ -46,22 +46,22 @@ class Request:
         query_vectors: NDArray[np.float32] | None,
         answer_vectors: NDArray[np.float32] | None,
     ) -> Request:
-        """For a draw to come."""
-        asked, moment = coming.queries, coming.moment
-        queries = torch.stack([asked.anchor, asked.relation, asked.answer], dim=1).numpy()
-        of_draw = coming.count, coming.seed, moment
-        return cls(moment.step, rank, queries, *of_draw, query_vectors, answer_vectors, version)
+        """Create the request for a later draw."""
+        columns, moment = coming.queries, coming.moment
+        queries = torch.stack([columns.anchor, columns.relation, columns.answer], dim=1).numpy()
+        settings = coming.count, coming.seed, moment
+        return cls(moment.step, rank, queries, *settings, query_vectors, answer_vectors, version)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a pool gives back.
+    """Reply of a pool to a ``Request``.
 
     Attributes:
         entities: integer [b, K].
-        mask: bool [b, K], where there is none in truth; None where all are meant.
-        version: step of the vectors that were looked at; that of the request where none were.
-        made: negatives made besides; None where the source makes none.
+        mask: bool [b, K], True where there is no negative; None if all are negatives.
+        version: step of the vectors that the source read; that of the request if it read none.
+        made: generated negatives; None if the source generates none.
     """
 
     entities: np.ndarray
@@ -71,30 +71,30 @@ class Reply:
 
     @classmethod
     def of(cls, drawn: Negatives, version: int) -> Reply:
-        """Of negatives as the source has drawn them."""
+        """Create the reply from drawn negatives."""
         mask = None if drawn.mask is None else drawn.mask.numpy()
         made = None if drawn.made is None else SentMade.of(drawn.made)
         return cls(_as_sent(drawn.entities), mask, version, made)
 
     def negatives(self, count: int) -> Negatives:
-        """The first ``count`` of each query: a mixture asks for as many as it can need, and needs one less at times."""
+        """Return the first ``count`` negatives of each query; a mixture requests its maximum, and may need one less."""
         mask = None if self.mask is None else torch.from_numpy(np.array(self.mask[:, :count]))
         made = None if self.made is None else self.made.received()
         return Negatives(torch.from_numpy(np.array(self.entities[:, :count], dtype=np.int64)), mask, made)
 
     def fault(self, queries: int, count: int, entities: int) -> str | None:
-        """How it differs from what was asked for: shapes, types, entities that exist, numbers that are finite; None
-        where it does not."""
+        """Describe the first difference from a valid reply to a request (shapes, dtypes, entity ids, finite numbers);
+        None if it is valid."""
         shape = queries, count
-        found = _fault_of_ids(self.entities, shape, entities)
-        if found is None and self.mask is not None:
-            found = _fault_of(self.mask, shape, "b", "mask")
-        return found or (None if self.made is None else self.made.fault(queries, entities))
+        fault = _fault_of_ids(self.entities, shape, entities)
+        if fault is None and self.mask is not None:
+            fault = _fault_of(self.mask, shape, "b", "mask")
+        return fault or (None if self.made is None else self.made.fault(queries, entities))
 
 
 @dataclass(frozen=True)
 class SentMade:
-    """``GeneratedNegatives`` as arrays."""
+    """``GeneratedNegatives`` as NumPy arrays."""
 
     entities: np.ndarray | None
     vectors: np.ndarray | None
@@ -118,17 +118,17 @@ class SentMade:
         return GeneratedNegatives(entities, vectors, mask, band, growth, self.weight)
 
     def fault(self, queries: int, entities: int) -> str | None:
-        """As ``Reply.fault``."""
+        """Describe the first difference from valid negatives of so many queries; None if they are valid."""
         width = self.mask.shape[-1] if isinstance(self.mask, np.ndarray) and self.mask.ndim else 0
         shape = queries, width
-        found = (
+        fault = (
             _fault_of(self.growth, (queries,), "f", "made.growth")
             or _fault_of(self.band, (queries,), "iu", "made.band")
             or _fault_of(self.mask, shape, "b", "made.mask")
             or (None if np.isfinite(self.weight) else "made.weight is not finite")
         )
-        if found is not None:
-            return found
+        if fault is not None:
+            return fault
         if self.entities is not None:
             return _fault_of_ids(self.entities, shape, entities)
         vectors = self.vectors
@@ -137,7 +137,7 @@ class SentMade:
 
 
 def _as_sent(entities: torch.Tensor) -> np.ndarray:
-    """As int32, half the bytes, where nothing is lost; others stay, so that ``fault`` sees them."""
+    """Return integer ids as int32, half the bytes, if they fit; other values stay, for ``fault`` to report."""
     ids = entities.numpy()
     if ids.dtype.kind not in "iu":
         return ids
@@ -149,7 +149,7 @@ KINDS = {"b": "booleans", "f": "floats", "iu": "integers"}
 
 
 def _fault_of(values: object, shape: tuple[int, ...], kind: str, name: str) -> str | None:
-    """Why values are no array of this shape and kind of number, finite where they are floats; None where they are."""
+    """Describe why values are not an array of this shape and kind, with finite floats; None if they are."""
     if not isinstance(values, np.ndarray):
         return f"{name} is a {type(values).__name__}, where an array was expected"
     if values.shape != shape:
@@ -162,10 +162,10 @@ def _fault_of(values: object, shape: tuple[int, ...], kind: str, name: str) -> s
 
 
 def _fault_of_ids(values: object, shape: tuple[int, ...], entities: int) -> str | None:
-    """Why values are no array of entities of this shape; None where they are."""
-    found = _fault_of(values, shape, "iu", "entities")
-    if found is not None or not isinstance(values, np.ndarray) or not values.size:
-        return found
+    """Describe why values are not an array of entity ids of this shape; None if they are."""
+    fault = _fault_of(values, shape, "iu", "entities")
+    if fault is not None or not isinstance(values, np.ndarray) or not values.size:
+        return fault
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= entities:
         return f"entities holds {low if low < 0 else high}, where the graph has the entities 0 to {entities - 1}"

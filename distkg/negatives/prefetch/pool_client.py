@@ -1,6 +1,7 @@
-"""Client of a pool of actors: one worker's requests of one hosted source, and the count of what became of them.
+"""Client of a pool of actors: one worker's requests to one hosted source, and statistics of the replies.
 
-Nothing here knows who replies, nor what: ``distkg.cluster`` has actors do it, and sources read the replies.
+The client does not depend on Ray or on the content of replies: ``distkg.cluster`` implements the pool with actors, and
+sources read the replies.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from distkg.negatives.prefetch.pool_events import Missing, PoolEvent, PoolEventL
 from distkg.negatives.prefetch.prefetch_stats import Deliveries
 
 Arrays = Mapping[str, NDArray[np.float32]]
-"""What a worker publishes of a model, by name."""
+"""Published arrays of a model, by name."""
 
 CANDIDATES, RELATIONS = "candidates", "relations"
-"""Names of published vectors: of entities in the role of answers [rows, C], and of relations [R, w]."""
+"""Names of published vectors: of entities as candidate answers [rows, C], and of relations [R, w]."""
 
 
 class Numbered(Protocol):
-    """A request of any hosted source."""
+    """Request to any hosted source."""
 
     @property
     def number(self) -> int:
-        """Tells it from others of the same worker to the same source."""
+        """Number that is unique among the requests of one worker to one source."""
         ...
 
 
@@ -38,75 +39,86 @@ ReplyOut = TypeVar("ReplyOut", covariant=True)
 
 
 class Pool(Protocol[RequestIn, ReplyOut]):
-    """Replies to this rank's requests of one hosted source, elsewhere."""
+    """Interface to the actors that host one source, for the requests of this rank."""
 
     @property
     def rank(self) -> int:
-        """Of the worker that asks."""
+        """Rank of the requesting worker."""
         ...
 
     @property
     def restarts(self) -> int:
-        """How often an actor was lost and replaced."""
+        """Number of actors that were lost and replaced."""
         ...
 
     @property
     def hung(self) -> int:
-        """How often this rank had an actor killed because it did not answer."""
+        """Number of actors that this rank had killed because they did not answer."""
         ...
 
     @property
     def gone(self) -> bool:
-        """Whether no actor that hosts the source will ever answer again."""
+        """True if no actor that hosts the source will ever answer again."""
         ...
 
     def take_events(self) -> Sequence[PoolEvent]:
-        """What happened since the last call: failed sources, lost and hung actors."""
+        """Return and clear the events since the last call: failed sources, lost and hung actors."""
         ...
 
     def ask(self, requests: Sequence[RequestIn]) -> int:
-        """Hand over requests, their numbers rising, without waiting: how many of them, from the first. The others are
-        not taken up, as too many are under way already."""
+        """Send requests with increasing numbers, without waiting, and return how many, from the first, were sent.
+
+        The others are refused, because too many are pending.
+        """
         ...
 
     def room(self) -> int:
-        """How many requests it would take up now."""
+        """Return the number of requests that ``ask`` would send now."""
         ...
 
     def arrived(self, number: int) -> bool:
-        """Whether ``take`` would not wait: the reply to a request is here, or never will be."""
+        """Return whether ``take`` would return at once, with a reply or the reason why there is none."""
         ...
 
     def take(self, number: int, timeout: float | None) -> ReplyOut | Missing | None:
-        """The reply to a request, which is then forgotten, or why there never will be one; None where it is not there
-        after ``timeout`` seconds or was never asked. Without a timeout it waits as long as there is hope."""
+        """Return and forget the reply to a request.
+
+        Args:
+            timeout: maximum seconds to wait; None waits until the reply arrives or is lost.
+
+        Returns:
+            The reply, or the reason why there will be none; None if it is late or was never requested.
+        """
         ...
 
     def forget(self, number: int) -> None:
-        """The reply to a request is not wanted any more."""
+        """Discard the reply to a request."""
         ...
 
     def publish(self, version: int, first: int, arrays: Arrays, *, wait: bool) -> None:
-        """Let the hosts of the source see this rank's part of a model; the rows of ``CANDIDATES`` are those of the
-        entities from ``first`` on.
+        """Publish this rank's part of a model to the hosts of the source.
 
-        With ``wait`` they have it when this returns.
+        Args:
+            version: step of the training.
+            first: entity of the first row of ``CANDIDATES``.
+            arrays: published arrays by name.
+            wait: return only after all hosts have received them.
         """
         ...
 
 
 PoolOf = Callable[[str], Pool[Any, Any]]
-"""Key of a hosted source → the pool, as that source asks it."""
+"""Function from the key of a hosted source to the pool for its requests."""
 
 
 class PoolClient(Generic[RequestT, ReplyT]):
-    """One worker's requests of one hosted source, and the count of what became of them.
+    """Client of a pool for one worker's requests to one hosted source, with statistics of the replies.
 
     Attributes:
-        pool: to which requests go.
-        how: to ask it.
-        deliveries: what became of the queries that replies were wanted for.
-        log: of what happened to the source and to the actors.
+        pool: pool that requests are sent to.
+        how: settings of the pool.
+        deliveries: statistics of the replies, in queries.
+        log: log of events of the source and the actors.
     """
 
     def __init__(self, pool: Pool[RequestT, ReplyT], how: PoolConfig) -> None:
@@ -116,16 +128,16 @@ class PoolClient(Generic[RequestT, ReplyT]):
 
     @property
     def restarts(self) -> int:
-        """How often an actor was lost and replaced, as this rank has seen it."""
+        """Number of actors that were lost and replaced, as seen by this rank."""
         return self.pool.restarts
 
     @property
     def hung(self) -> int:
-        """How often this rank had an actor killed because it did not answer."""
+        """Number of actors that this rank had killed because they did not answer."""
         return self.pool.hung
 
     def heed_events(self) -> None:
-        """Take note of what happened since the last call.
+        """Log the events of the pool since the last call.
 
         Raises:
             NegativePoolError: a source failed, and ``negatives.pool.on_error`` is ``fail``.
@@ -133,10 +145,10 @@ class PoolClient(Generic[RequestT, ReplyT]):
         self.log.heed(self.pool.take_events())
 
     def take(self, number: int) -> ReplyT | Missing | None:
-        """As ``Pool.take``, with the configured timeout.
+        """Return and forget the reply to a request as ``Pool.take``, with the configured timeout.
 
         Raises:
-            NegativePoolError: as ``heed_events``.
+            NegativePoolError: as for ``heed_events``.
         """
         reply = self.pool.take(number, None if self.how.sync else self.how.timeout)
         self.heed_events()
@@ -148,8 +160,10 @@ class PoolClient(Generic[RequestT, ReplyT]):
         self.log.warn(PoolEvent("broken", text))
 
     def count_reply(self, age: int, queries: int, too_old: str = "old") -> bool:
-        """Count queries that have a reply made from weights of ``age`` steps ago: whether it can be used, or is counted
-        as ``too_old``."""
+        """Count queries with a reply computed from weights of ``age`` steps ago, and return whether it can be used.
+
+        A reply older than ``max_age`` is counted as ``too_old``.
+        """
         if not 0 <= age <= self.how.max_age:
             self.deliveries.add(too_old, queries)
             return False
@@ -158,6 +172,6 @@ class PoolClient(Generic[RequestT, ReplyT]):
         return True
 
     def take_deliveries(self) -> Deliveries:
-        """What became of the queries since the last call."""
-        taken, self.deliveries = self.deliveries, Deliveries()
-        return taken
+        """Return and reset the statistics since the last call."""
+        deliveries, self.deliveries = self.deliveries, Deliveries()
+        return deliveries

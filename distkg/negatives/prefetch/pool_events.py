@@ -1,4 +1,4 @@
-"""Events of a negative pool that a run must not pass over: failed sources, broken replies, lost and hung actors."""
+"""Events of a negative pool: failed sources, broken replies, lost and hung actors."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from distkg.printable import printable
 
 EventKind = Literal["failed", "broken", "lost", "hung"]
 Missing = Literal["failed", "broken", "lost"]
-"""Why a pool has no reply to a request: its source raised, its source returned something else than what was requested,
-or the actor that owed it died."""
+"""Reason why a pool has no reply to a request: the source raised, the source returned something other than was
+requested, or the actor died."""
 
 MISTAKES: tuple[EventKind, ...] = ("failed", "broken")
 LONGEST = 600  # characters of an error message
 
 
 class NegativePoolError(ValueError):
-    """A hosted source failed in the actors of a pool; the message names source, actor and cause."""
+    """Error of a hosted source in the actors of a pool; the message names the source, the actor and the cause."""
 
 
 class BrokenDrawError(ValueError):
-    """A source returned something else than the negatives that were requested; the message says how they differ."""
+    """Error of a source that returned something other than the requested negatives; the message says what."""
 
 
 @dataclass(frozen=True)
 class PoolEvent:
-    """Something that happened to a source or to an actor.
+    """Event of a hosted source or of an actor.
 
     Attributes:
-        kind: ``failed``: a source raised, or an actor cannot be started; ``broken``: a source returned something else
-            than what was requested; ``lost``: an actor died and is being replaced; ``hung``: it was killed because it
+        kind: ``failed``: a source raised, or an actor cannot be started; ``broken``: a source returned something other
+            than was requested; ``lost``: an actor died and is being replaced; ``hung``: an actor was killed because it
             did not answer.
-        text: what happened, where and why, on one line.
-        trace: traceback of the error, for the log; empty where there is none.
+        text: description of the event with its place and cause, on one line.
+        trace: traceback of the error, for the log; empty if there is none.
     """
 
     kind: EventKind
@@ -45,18 +45,18 @@ class PoolEvent:
 
     @classmethod
     def of_error(cls, error: BaseException, action: str) -> PoolEvent:
-        """The event that an exception is, raised during ``action`` (such as "source cached drawing for step 3")."""
+        """Create the event of an exception raised during ``action``, such as "source cached drawing for step 3"."""
         if isinstance(error, BrokenDrawError):
             return cls("broken", f"{action}: {error}")
         return cls("failed", f"{action}: {describe_error(error)}", "".join(traceback.format_exception(error)))
 
     def at(self, place: str) -> PoolEvent:
-        """The same event with the place where it happened in front of its text."""
+        """Return a copy whose text begins with ``place``."""
         return replace(self, text=f"{place}: {self.text}")
 
 
 def describe_error(error: BaseException) -> str:
-    """Type, message and innermost line of code of an exception, on one line.
+    """Format the type, message and innermost line of code of an exception on one line.
 
     >>> describe_error(RuntimeError("no\\nluck"))
     'RuntimeError: no luck'
@@ -67,13 +67,13 @@ def describe_error(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """Printable text of bounded length without line breaks."""
+    """Return printable text of bounded length without line breaks."""
     words = " ".join(text.split())
     return printable(words if len(words) <= LONGEST else words[:LONGEST] + " …")
 
 
 class PoolEventLog:
-    """Ends the run on mistakes, or remembers a warning: one of each kind, for counts tell the rest."""
+    """Log of events: with ``on_error: fail`` errors of sources are raised, all others become one warning per kind."""
 
     def __init__(self, on_error: Literal["fail", "fallback"]) -> None:
         self._on_error = on_error
@@ -81,7 +81,7 @@ class PoolEventLog:
         self._warnings: list[PoolEvent] = []
 
     def heed(self, events: Sequence[PoolEvent]) -> None:
-        """Take note of events.
+        """Log events.
 
         Raises:
             NegativePoolError: a source failed, and ``negatives.pool.on_error`` is ``fail``.
@@ -89,7 +89,7 @@ class PoolEventLog:
         for event in events:
             if event.kind in MISTAKES and self._on_error == "fail":
                 error = NegativePoolError(
-                    f"{event.text}. To train on with negatives that negatives.pool.fallback draws in the step, set "
+                    f"{event.text}. To continue with negatives drawn by negatives.pool.fallback in the step, set "
                     "negatives.pool.on_error: fallback"
                 )
                 if event.trace:
@@ -98,17 +98,17 @@ class PoolEventLog:
             self.warn(event)
 
     def warn(self, event: PoolEvent) -> None:
-        """Remember an event that never ends the run."""
+        """Keep a warning of the event, unless one of its kind was kept before."""
         if event.kind not in self._said:
             self._said.add(event.kind)
             self._warnings.append(event)
 
     def take_warnings(self) -> list[PoolEvent]:
-        """Warnings since the last call."""
-        taken, self._warnings = self._warnings, []
-        return taken
+        """Return and clear the warnings since the last call."""
+        warnings, self._warnings = self._warnings, []
+        return warnings
 
     def mark_said(self, kinds: Sequence[EventKind]) -> None:
-        """Other ranks have warned of these kinds."""
+        """Drop warnings of kinds that other ranks have reported, now and in future."""
         self._said |= set(kinds)
         self._warnings = [event for event in self._warnings if event.kind not in kinds]

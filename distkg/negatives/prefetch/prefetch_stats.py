@@ -1,4 +1,4 @@
-"""Counts of what became of the requests to a pool."""
+"""Statistics of the replies of a pool."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Deliveries:
-    """What became of the replies that queries were drawn by, or should have been, in queries.
+    """Counts of queries by the outcome of their replies.
 
     Attributes:
-        delivered: drawn by a reply (negatives, or a table of similar relations); all others in the step alone.
-        late: the reply was not there in time.
-        old: it was made from weights older than allowed.
-        broken: it was not what was asked for.
-        refused: never asked, as too many requests were under way, or no actor was there to be asked.
+        delivered: queries with a usable reply (negatives, or a table of similar relations); the step draws for all
+            others itself.
+        late: the reply was late.
+        old: the reply was computed from weights older than allowed.
+        broken: the reply did not fit the request.
+        refused: no request was sent, because too many were pending or no actor was available.
         failed: the source raised.
-        lost: owed by an actor that died.
-        ages: steps from the weights that a reply was made from to the step, one for each draw by a reply.
+        lost: the actor died before its reply.
+        ages: age in steps of the weights of each usable reply.
     """
 
     delivered: int = 0

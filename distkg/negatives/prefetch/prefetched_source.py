@@ -1,9 +1,9 @@
-"""Negatives drawn ahead of time by others: asked for some steps before they are needed, taken when they are there.
+"""Prefetching of negatives from a pool: they are requested some steps before they are needed.
 
-What is not there in time, too old or broken is drawn here instead, and counted, so a step never waits longer than
-``timeout`` and never sees what it should not. A source that raises, or that returns something else than was requested,
-ends the run, or is a warning and a count where ``on_error`` says so. Nothing here knows who draws: ``distkg.cluster``
-has actors do it.
+If a reply is late, too old or broken, the step draws its negatives itself and counts them, so a step never waits longer
+than ``timeout`` and never uses invalid negatives. A source that raises, or that returns something other than was
+requested, ends the run, or is a warning and a count with ``on_error: fallback``. This module does not depend on Ray:
+``distkg.cluster`` implements the pool with actors.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from distkg.negatives.prefetch.messages import Reply, Request
 from distkg.negatives.prefetch.pool_client import CANDIDATES, RELATIONS, Pool, PoolClient, PoolOf
 from distkg.negatives.training_graph import TrainingGraph
 
-PUBLISH_EPOCHS = 1.0  # or sooner, where the source asks the model again sooner
+PUBLISH_EPOCHS = 1.0  # epochs between publications; fewer if the source's refresh is shorter
 
 
 class PrefetchedSource(NegativeSource):
-    """A source that a pool hosts, with another one here for what does not arrive.
+    """Source hosted by a pool, with a local fallback source for missing replies.
 
     Attributes:
-        client: by which it asks the pool.
+        client: client of the pool.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class PrefetchedSource(NegativeSource):
     def advance(self, moment: TrainingProgress) -> None:
         self._now = moment
         self.client.heed_events()
-        # A part of a mixture is not asked to draw once its weight has fallen to 0, which by the time limit may be
-        # sooner than it was announced.
-        for step in [asked for asked in self._asked if asked < moment.step]:
+        # A part of a mixture does not draw once its weight has fallen to 0, which a time limit may cause earlier than
+        # announced.
+        for step in [requested for requested in self._asked if requested < moment.step]:
             del self._asked[step]
             self._pool.forget(step)
 
@@ -93,14 +93,15 @@ class PrefetchedSource(NegativeSource):
         queries = [each.queries for each in new]
         vectors = zip(self._vectors("queries", queries), self._vectors("answers", queries), strict=True)
         requests = [
-            Request.of(each, self._pool.rank, self._version, *brought)
-            for each, brought in zip(new, vectors, strict=True)
+            Request.of(each, self._pool.rank, self._version, *vectors_of_step)
+            for each, vectors_of_step in zip(new, vectors, strict=True)
         ]
         for request in requests[: self._pool.ask(requests)]:
             self._asked[request.number] = request.count
 
     def _room(self) -> int:
-        """How many requests any rank's pool would take up: vectors for others need not be fetched; collective."""
+        """Return the maximum number of requests that any rank's pool would send, which bounds the vectors to fetch;
+        collective."""
         if self._model is None or self._hosted.requires == "nothing" or self._model.ranks.size == 1:
             return self._pool.room()
         most = torch.tensor(self._pool.room(), device=self._model.ranks.device)
@@ -108,11 +109,11 @@ class PrefetchedSource(NegativeSource):
         return int(most)
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
-        found = self._delivered(queries)
-        return self._local.draw(queries, count, generator) if found is None else found.negatives(count)
+        reply = self._delivered(queries)
+        return self._local.draw(queries, count, generator) if reply is None else reply.negatives(count)
 
     def _delivered(self, queries: Queries) -> Reply | None:
-        """What was drawn for this step; None where it cannot be used. Either way it is counted."""
+        """Return the reply for this step, or None if it cannot be used; both are counted."""
         step, client = self._now.step, self.client
         if step not in self._asked:
             client.deliveries.add("refused", len(queries))
@@ -126,11 +127,12 @@ class PrefetchedSource(NegativeSource):
         if fault is not None:
             client.count_broken(f"the reply to the request of step {step} cannot be used: {fault}", len(queries))
             return None
-        age = step - reply.version if self._version >= 0 else 0  # else nobody looks at vectors
+        age = step - reply.version if self._version >= 0 else 0  # -1: the source reads no vectors
         return reply if client.count_reply(age, len(queries)) else None
 
     def _vectors(self, of: str, queries: Sequence[Queries]) -> Sequence[NDArray[np.float32] | None]:
-        """Of the ``queries`` or ``answers`` of each step, where the source looks at them; collective."""
+        """Return the vectors of the ``queries`` or ``answers`` of each step, None if the source does not require them;
+        collective."""
         model = self._model
         if model is None or self._hosted.requires not in (of, "both"):
             return [None] * len(queries)
@@ -139,9 +141,9 @@ class PrefetchedSource(NegativeSource):
         return [part.numpy() for part in vectors.cpu().split([len(each) for each in queries])]
 
     def _publish(self, moment: TrainingProgress) -> None:
-        """Where it is time: what is drawn from them should not be too old when it is used.
+        """Publish this rank's vectors if they are due, so that replies are not too old when they are used.
 
-        All ranks see the same clock, so that they publish their shards in the same step.
+        The decision depends only on the training progress, so that all ranks publish their shards in the same step.
         """
         if self._hosted.requires == "nothing" or self._model is None:
             return
@@ -154,7 +156,7 @@ class PrefetchedSource(NegativeSource):
             arrays[RELATIONS] = self._model.relations().cpu().numpy().copy()
         self._pool.publish(self._version, self._model.first, arrays, wait=self._how.sync)
         if self._how.sync:
-            self._model.ranks.barrier()  # no rank asks before all shards are there
+            self._model.ranks.barrier()  # no rank sends requests before all shards have arrived
 
 
 def _columns(queries: Queries) -> tuple[torch.Tensor, ...]:
@@ -162,11 +164,11 @@ def _columns(queries: Queries) -> tuple[torch.Tensor, ...]:
 
 
 ONLY_SOURCE = "0"
-"""Key of a hosted source that is no part of a mixture."""
+"""Key of a hosted source that is not part of a mixture."""
 
 
 def source_names(name: str, options: Mapping[str, Any]) -> list[str]:
-    """The sources of a mixture, and of mixtures in it; of another source itself."""
+    """Return the names of the sources of a mixture and of nested mixtures; for another source, its own name."""
     if name != "mixture":
         return [name]
     parsed = parse_source_options(name, options)
@@ -177,14 +179,15 @@ def source_names(name: str, options: Mapping[str, Any]) -> list[str]:
 def hosted_parts(
     name: str, options: Mapping[str, Any], key: str = ONLY_SOURCE
 ) -> dict[str, tuple[str, Mapping[str, Any]]]:
-    """What a pool hosts of a source: key → source and options. Of a mixture, the parts that look at queries."""
+    """Return the name and options of each source that a pool hosts, by key; of a mixture, the parts that depend on
+    queries."""
     if name == "mixture":
         parsed = parse_source_options(name, options)
         assert isinstance(parsed, MixtureOptions)
-        found: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        parts: dict[str, tuple[str, Mapping[str, Any]]] = {}
         for place, part in enumerate(parsed.parts):
-            found |= hosted_parts(part.source, part.options, f"{key}.{place}")
-        return found
+            parts |= hosted_parts(part.source, part.options, f"{key}.{place}")
+        return parts
     return {key: (name, options)} if depends_on_query(name, options) else {}
 
 
@@ -196,7 +199,7 @@ def make_hosted_source(
     how: PoolConfig,
     key: str = ONLY_SOURCE,
 ) -> NegativeSource:
-    """The source of that name, whose parts that look at queries ask a pool; raises as ``make_source``."""
+    """Create a source by name, whose parts that depend on queries draw in a pool; raises as ``make_source``."""
     if name == "mixture":
         parsed = parse_source_options(name, options)
         assert isinstance(parsed, MixtureOptions)

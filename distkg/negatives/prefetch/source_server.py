@@ -1,4 +1,4 @@
-"""Server of the requests of one hosted source: what it raises is returned, and groups of workers are kept apart."""
+"""Server of the requests to one hosted source, which returns errors as events and separates groups of workers."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ from distkg.negatives.training_graph import TrainingGraph
 
 
 class HostedSource(Protocol[RequestIn, ReplyOut]):
-    """Replies to requests from what workers have published of their model.
+    """Source that an actor hosts, which replies to requests with the published vectors of workers.
 
     Attributes:
-        action: what a reply takes, in messages: "source cached, drawing negatives".
+        action: description of a reply's computation in messages, such as "source cached, drawing negatives".
     """
 
     action: str
 
     def publish(self, version: int, rank: int, ranks: int, first: int, arrays: Arrays) -> None:
-        """Take over the part that one of so many workers has of the model at step ``version``, as of
+        """Add the part of the model at step ``version`` that the worker ``rank`` of ``ranks`` has published with
         ``Pool.publish``."""
         ...
 
     def reply(self, request: RequestIn) -> ReplyOut | None:
-        """The reply; None where not all that it takes was published yet.
+        """Return the reply to a request; None if the vectors that it needs were not all published yet.
 
         Raises:
-            BrokenDrawError: the source returned something else than was requested.
+            BrokenDrawError: the source returned something other than was requested.
         """
         ...
 
     def forget(self) -> None:
-        """Hold nothing that was published or remembered, as at the start."""
+        """Drop all published vectors and all state."""
         ...
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
-        """What it has learned; empty where it learns nothing."""
+        """Return the learned weights; empty if it learns nothing."""
         ...
 
     def blend(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Move what it has learned half of the way to the weights of another host."""
+        """Average the learned weights with those of another host."""
         ...
 
 
 class SourceServer(Generic[RequestT, ReplyT]):
-    """Answers requests by one source.
+    """Server side of asynchronous negative sampling: runs one hosted source on behalf of workers.
 
     Messages name the group of workers that sends them, its ``incarnation``. When Ray Train replaces a group, the next
-    one may stand at an earlier step and have another number of workers: nothing of the former one is kept, and what
-    still arrives from it is dropped. The order of arrival tells them apart: a group sends nothing after its successor
-    has begun, so an incarnation that was left once never returns.
+    group may continue from an earlier step with another number of workers: all state of the former group is dropped,
+    and so are its late messages. A former group sends nothing after its successor has begun, so a new incarnation
+    always replaces the current one.
 
     Attributes:
-        hosted: the source.
+        hosted: hosted source.
     """
 
     def __init__(self, hosted: HostedSource[RequestT, ReplyT]) -> None:
@@ -70,27 +70,28 @@ class SourceServer(Generic[RequestT, ReplyT]):
         self._former: set[str] = set()
 
     def publish(self, version: int, rank: int, ranks: int, first: int, arrays: Arrays, incarnation: str = "") -> None:
-        """One worker's part of the model of step ``version``, as of ``HostedSource.publish``."""
+        """Add one worker's part of the model of step ``version``, as ``HostedSource.publish``; ignored for a former
+        group of workers."""
         if self._serves(incarnation):
             self.hosted.publish(version, rank, ranks, first, arrays)
 
     def answer(self, request: RequestT, incarnation: str = "") -> ReplyT | PoolEvent | None:
-        """As ``HostedSource.reply``, and None for a former group of workers; what the source raises is returned."""
+        """Return ``HostedSource.reply``, None for a former group of workers, or the event of an error of the source."""
         try:
             return self.hosted.reply(request) if self._serves(incarnation) else None
         except Exception as error:
             return PoolEvent.of_error(error, f"{self.hosted.action} for step {request.number}")
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
-        """As of ``HostedSource``."""
+        """Return the learned weights of the hosted source."""
         return self.hosted.weights()
 
     def blend(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """As of ``HostedSource``."""
+        """Average the learned weights of the hosted source with those of another host."""
         self.hosted.blend(weights)
 
     def _serves(self, incarnation: str) -> bool:
-        """Whether a message is of the present group of workers; the first one of a new group makes it the present."""
+        """Return whether a message is from the current group of workers; a new group becomes the current one."""
         if incarnation == self._incarnation:
             return True
         if incarnation in self._former:
@@ -105,7 +106,8 @@ class SourceServer(Generic[RequestT, ReplyT]):
 def make_server(
     name: str, options: Mapping[str, Any], graph: TrainingGraph, similarity: Similarity, device: str = "cpu"
 ) -> SourceServer[Any, Any]:
-    """The server of a source of an embedding, with the reply that the source declares; raises as ``make_source``."""
+    """Create the server of a source for an embedding model, by the source's ``hosted_reply``; raises as
+    ``make_source``."""
     if SOURCES[name].hosted_reply == "similarities":
         return SourceServer(RelationMiner.of_vectors(name, options, graph))
     return SourceServer(HostedSampler(graph, name, options, similarity, device))
