@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Given:
+class TokenInputs:
     """Options of the command that describe the token source; exactly one of the first five must be set."""
 
     text: str | None
@@ -120,7 +120,7 @@ def tokens(
     as_json: JsonOption = False,
 ) -> None:
     """Make tokens of entities from text, numbers or images, for models that read more than the graph."""
-    source_options = Given(text, labels, numeric, mygo, images, codebook, tokenizer, vocabulary, bins)
+    source_options = TokenInputs(text, labels, numeric, mygo, images, codebook, tokenizer, vocabulary, bins)
     kind = source_options.kind()
     called = name or (kind if kind != "mygo" else _needed(name, "--mygo needs --name, such as image or text"))
     from distkg.data.store.graph_store import Store

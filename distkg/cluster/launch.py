@@ -28,7 +28,7 @@ from distkg.cluster.session.ray_session import (
     worker_threads,
 )
 from distkg.cluster.session.waiting import wait_for_room
-from distkg.cluster.shared_graphs import Graphs, graphs_of_node, share_graphs
+from distkg.cluster.shared_graphs import SharedGraphs, graphs_of_node, share_graphs
 from distkg.cluster.watch import run_folder
 from distkg.cluster.watch.lease import Lease, check_lease, claimed
 from distkg.cluster.watch.progress_monitor import (
@@ -253,7 +253,7 @@ def how_to_resume(run: Path) -> str:
     return f"Continue with the same command and --resume; the run is in {printable(str(run))}"
 
 
-def _trainer(train: TrainOnRank, config: RunConfig, run: Path, graphs: Graphs, lease: Lease) -> TorchTrainer:
+def _trainer(train: TrainOnRank, config: RunConfig, run: Path, graphs: SharedGraphs, lease: Lease) -> TorchTrainer:
     return TorchTrainer(
         _train_loop(train),
         train_loop_config={"config": config.model_dump(), "run": str(run), "graphs": graphs, "lease": lease.token},

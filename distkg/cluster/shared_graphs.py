@@ -17,13 +17,13 @@ from distkg.config import RunConfig, parse_config
 from distkg.sharding.zero_copy import Packed, packed, unpacked
 from distkg.training.family import family_of
 
-Graphs = Mapping[str, ray.ObjectRef]
+SharedGraphs = Mapping[str, ray.ObjectRef]
 """Address of a store → reference of its packed graph."""
 
 MADE_AT_ONCE = 4
 
 
-def share_graphs(config: RunConfig) -> Graphs:
+def share_graphs(config: RunConfig) -> SharedGraphs:
     """Build the graphs of a run, a few at a time; empty if its family of models shares none.
 
     The graphs stay in the object store while the references are held.
@@ -54,7 +54,7 @@ def share_graphs(config: RunConfig) -> Graphs:
     return graphs
 
 
-def graphs_of_node(graphs: Graphs) -> Callable[[str], Any] | None:
+def graphs_of_node(graphs: SharedGraphs) -> Callable[[str], Any] | None:
     """Return the function with which a process of any node gets a graph; None if there are none.
 
     The arrays are in the node's object store, where other processes read them: they must not be written to.
@@ -62,7 +62,7 @@ def graphs_of_node(graphs: Graphs) -> Callable[[str], Any] | None:
     return partial(_mapped, graphs) if graphs else None
 
 
-def _mapped(graphs: Graphs, address: str) -> Any:
+def _mapped(graphs: SharedGraphs, address: str) -> Any:
     return unpacked(ray.get(graphs[address]))
 
 

@@ -18,7 +18,7 @@ from distkg.config import RunConfig
 from distkg.data.errors import StoreError
 from distkg.data.tokens.make_tokens import Mapped
 
-Rows = NDArray[np.int32]
+TokenRows = NDArray[np.int32]
 
 
 @contextmanager
@@ -40,8 +40,8 @@ def tokenising_on_ray(tasks: int) -> Iterator[Mapped]:
 
 
 def _mapped(
-    tasks: int, environment: dict[str, str], function: Callable[[pa.Array], Rows], blocks: Iterable[pa.Array]
-) -> Iterator[Rows]:
+    tasks: int, environment: dict[str, str], function: Callable[[pa.Array], TokenRows], blocks: Iterable[pa.Array]
+) -> Iterator[TokenRows]:
     from ray.data import DataContext, TaskPoolStrategy, from_arrow  # a second to import
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised here
@@ -68,6 +68,6 @@ def _mapped(
         raise mistake from None
 
 
-def _rows(function: Callable[[pa.Array], Rows], table: pa.Table) -> pa.Table:
+def _rows(function: Callable[[pa.Array], TokenRows], table: pa.Table) -> pa.Table:
     ids = function(table.column("values").combine_chunks())
     return pa.table({"ids": pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel()), ids.shape[1])})

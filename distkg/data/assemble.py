@@ -19,7 +19,7 @@ from distkg.data.store.writer import StoreWriter, TripleSink
 from distkg.graph.partition import choose_partitioner, part_offsets
 
 PartitionerName = Literal["random", "metis"]
-Progress = Callable[[str, int], None]
+ReportProgress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class PrepareReport:
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitPart:
     """Triples of one split: a spool, of which the sorted rows ``without`` are skipped."""
 
     spool: Spool
@@ -75,14 +75,14 @@ class Graph:
         declared: entity classes, domains and ranges of the source; None if it has none.
     """
 
-    parts: dict[str, Part]
+    parts: dict[str, SplitPart]
     entities: pa.Array
     relations: pa.Array
     declared: Declared | None = None
 
 
 @dataclass(frozen=True)
-class Plan:
+class StorePlan:
     """Options of assembling a store: source address, seed of the entity order, partitions and partitioner."""
 
     source: str
@@ -91,7 +91,9 @@ class Plan:
     partitioner: PartitionerName
 
 
-def assemble(writer: StoreWriter, graph: Graph, plan: Plan, problems: Problems, progress: Progress) -> Manifest:
+def assemble(
+    writer: StoreWriter, graph: Graph, plan: StorePlan, problems: Problems, progress: ReportProgress
+) -> Manifest:
     """Write all files of a store and commit it.
 
     Raises:
@@ -129,7 +131,7 @@ def assemble(writer: StoreWriter, graph: Graph, plan: Plan, problems: Problems, 
     return manifest
 
 
-def renumber(graph: Graph, plan: Plan) -> tuple[str, NDArray[np.int32]]:
+def renumber(graph: Graph, plan: StorePlan) -> tuple[str, NDArray[np.int32]]:
     """Return the partitioner used, and the map provisional id → id in the store: int32 [N], a permutation.
 
     Ids are random, so that any contiguous range is a fair sample of degrees. With METIS each partition gets a
@@ -148,7 +150,7 @@ def renumber(graph: Graph, plan: Plan) -> tuple[str, NDArray[np.int32]]:
     return name, new_ids
 
 
-def count_unseen(parts: dict[str, Part], entities: int, relations: int, problems: Problems) -> None:
+def count_unseen(parts: dict[str, SplitPart], entities: int, relations: int, problems: Problems) -> None:
     """Count the valid and test triples with an entity or a relation that is absent from train."""
     in_train = np.zeros(entities, dtype=bool), np.zeros(relations, dtype=bool)
     for _, triples in parts["train"].chunks():
@@ -163,7 +165,9 @@ def count_unseen(parts: dict[str, Part], entities: int, relations: int, problems
                     problems.note(f"{split}_unseen_{kind}", where, int(unseen.sum()))
 
 
-def _write_split(writer: StoreWriter, split: str, part: Part, new_ids: NDArray[np.int32], progress: Progress) -> int:
+def _write_split(
+    writer: StoreWriter, split: str, part: SplitPart, new_ids: NDArray[np.int32], progress: ReportProgress
+) -> int:
     with TripleSink(writer, split) as sink:
         for _, triples in part.chunks():
             triples[:, 0] = new_ids[triples[:, 0]]

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from distkg.data.assemble import Graph, Part, Plan, PrepareReport, assemble
+from distkg.data.assemble import Graph, PrepareReport, SplitPart, StorePlan, assemble
 from distkg.data.errors import IngestError
 from distkg.data.prepare import report
 from distkg.data.readers.problems import Problems
@@ -53,7 +53,7 @@ ENTITY_BYTES, FACT_BYTES = 40, 8
 Ints = NDArray[np.int64]
 
 
-class Facts(NamedTuple):
+class GeneratedFacts(NamedTuple):
     """Triples of one relation: heads and tails [n]; the facts from ``implied_from`` on follow from a rule."""
 
     head: Ints
@@ -118,7 +118,7 @@ def generate(
     _refuse_too_large(entities, relations, triples)
     world = World.of(entities, relations, triples)
     rng = np.random.default_rng([seed, 0])
-    plan = Plan("generated", seed, partitions, "random")
+    plan = StorePlan("generated", seed, partitions, "random")
     with StoreWriter(store) as writer:
         spool, implied = Spool(writer.scratch / "all"), []
         for relation, facts in _facts(world, relations, triples, rng):
@@ -164,7 +164,9 @@ def _labels(kind: Kind) -> pa.Array:
     return pc.binary_join_element_wise(pa.scalar(kind.name, pa.large_utf8()), numbers, pa.scalar("_", pa.large_utf8()))
 
 
-def _facts(world: World, relations: int, triples: int, rng: np.random.Generator) -> Iterator[tuple[int, Facts]]:
+def _facts(
+    world: World, relations: int, triples: int, rng: np.random.Generator
+) -> Iterator[tuple[int, GeneratedFacts]]:
     """Yield relation ids and their facts, theme by theme; triples are divided by the number of relations."""
     themes: list[_Theme] = []
     for first in range(0, relations, PER_THEME):
@@ -196,21 +198,26 @@ class _Theme:
         weights = (1, 1, 1, 0, 1, 1 + EXTRA_WIDER)[:names]
         self.base_count = -(-budget // names) if names <= 2 else int((budget - site) / sum(weights))
 
-    def facts(self) -> Iterator[tuple[int, Facts]]:
+    def facts(self) -> Iterator[tuple[int, GeneratedFacts]]:
         """Yield the index of the relation in the theme and its facts; symmetry is last and fills the budget exactly."""
         person, place = self._base()
-        yield 0, Facts(person, place + self.organisations.first, len(person))
+        yield 0, GeneratedFacts(person, place + self.organisations.first, len(person))
         remaining = self.budget - len(person)
         if self.names >= 2:
-            yield 1, Facts((place + self.organisations.first)[:remaining], person[:remaining], 0)
+            yield 1, GeneratedFacts((place + self.organisations.first)[:remaining], person[:remaining], 0)
             remaining -= min(remaining, len(person))
         if self.names >= 4:
             city = self._site()
-            yield 3, Facts(np.arange(len(city)) + self.organisations.first, city + self.world.cities.first, len(city))
+            yield (
+                3,
+                GeneratedFacts(
+                    np.arange(len(city)) + self.organisations.first, city + self.world.cities.first, len(city)
+                ),
+            )
             remaining -= len(city)
         if self.names >= 5:
             via = _unique_pairs(person, city[place], self.world.cities.size)
-            yield 4, Facts(via[0], via[1] + self.world.cities.first, 0)
+            yield 4, GeneratedFacts(via[0], via[1] + self.world.cities.first, 0)
             remaining -= len(via[0])
         if self.names >= 6:
             wider = self._wider(person, place)
@@ -247,13 +254,13 @@ class _Theme:
         city[: self.world.cities.size] = np.arange(self.world.cities.size)
         return city
 
-    def _wider(self, persons: Ints, places: Ints) -> Facts:
+    def _wider(self, persons: Ints, places: Ints) -> GeneratedFacts:
         """Return facts of the wider relation: further ones, then the base facts, which are implied."""
         count = len(persons) + int(EXTRA_WIDER * len(persons))
         heads, tails = (np.roll(side, -len(persons)) for side in self._more(persons, places, count))
-        return Facts(heads, tails + self.organisations.first, count - len(persons))
+        return GeneratedFacts(heads, tails + self.organisations.first, count - len(persons))
 
-    def _symmetric(self, count: int) -> Facts:
+    def _symmetric(self, count: int) -> GeneratedFacts:
         """Return ``count`` facts between persons: the first half, then their reversals, which are implied."""
         people, pairs = self.world.persons.size, -(-count // 2)
 
@@ -269,7 +276,7 @@ class _Theme:
         turn = self.rng.random(pairs) < 0.5
         head, tail = np.where(turn, other, one), np.where(turn, one, other)
         back = count - pairs
-        return Facts(np.concatenate([head, tail[:back]]), np.concatenate([tail, head[:back]]), pairs)
+        return GeneratedFacts(np.concatenate([head, tail[:back]]), np.concatenate([tail, head[:back]]), pairs)
 
 
 def zipf(rng: np.random.Generator, n: int, size: int) -> Ints:
@@ -302,7 +309,7 @@ def _unique_pairs(heads: Ints, tails: Ints, width: int) -> tuple[Ints, Ints]:
     return keys // width, keys % width
 
 
-def _held_out(spool: Spool, implied: Ints, writer: StoreWriter, rng: np.random.Generator) -> dict[str, Part]:
+def _held_out(spool: Spool, implied: Ints, writer: StoreWriter, rng: np.random.Generator) -> dict[str, SplitPart]:
     """Draw valid and test from the implied rows, given as ranges [relations, 2], and shuffle train."""
     counts = implied[:, 1] - implied[:, 0]
     each = min(round(HELD_OUT_SHARE * len(spool)), MOST_HELD_OUT, int(counts.sum()) // 4)
@@ -310,10 +317,10 @@ def _held_out(spool: Spool, implied: Ints, writer: StoreWriter, rng: np.random.G
     before = np.cumsum(counts) - counts
     run = np.searchsorted(before + counts, ordinals, side="right")
     rows = implied[run, 0] + ordinals - before[run]
-    parts = {"train": Part(shuffled(spool, writer.scratch / "train", np.sort(rows), rng), NO_ROWS)}
+    parts = {"train": SplitPart(shuffled(spool, writer.scratch / "train", np.sort(rows), rng), NO_ROWS)}
     for split, held_out in (("valid", rows[:each]), ("test", rows[each:])):
         part = Spool(writer.scratch / split)
         part.append(spool.take(held_out))
         part.finish()
-        parts[split] = Part(part)
+        parts[split] = SplitPart(part)
     return parts

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from distkg.data.assemble import (
     Graph,
-    Part,
     PartitionerName,
-    Plan,
     PrepareReport,
-    Progress,
+    ReportProgress,
+    SplitPart,
+    StorePlan,
     assemble,
     count_unseen,
 )
@@ -49,7 +49,7 @@ from distkg.data.readers.sources import (
 from distkg.data.readers.tables import read_parquet
 from distkg.data.splits.duplicates import find_repeats
 from distkg.data.splits.holdout import split_part
-from distkg.data.splits.inductive import INFERENCE, TRAINING, Graphs, inductive_graphs
+from distkg.data.splits.inductive import INFERENCE, TRAINING, InductiveGraphs, inductive_graphs
 from distkg.data.splits.leaks import report_leaks
 from distkg.data.spool import Spool
 from distkg.data.storage.location import Location, address_within, without_secrets
@@ -84,7 +84,7 @@ def prepare(
     delimiter: str | None = None,
     encoding: str | None = None,
     literals: Literals = "keep",
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> PrepareReport:
     """Make a store from files of triples.
 
@@ -128,7 +128,9 @@ def prepare(
     _check_choice("partitioner", partitioner, PartitionerName)
     check_format(format)
     options = read_options(columns, header, delimiter, encoding, literals)
-    settings = _Settings(Plan(without_secrets(source), seed, partitions, partitioner), on_error, progress or _silent)
+    settings = _Settings(
+        StorePlan(without_secrets(source), seed, partitions, partitioner), on_error, progress or _silent
+    )
     location = Location.of(source)
     is_folder = location.is_folder()
     declared = read_declared(location, options.encoding) if is_folder else None
@@ -148,9 +150,9 @@ def prepare(
 class _Settings:
     """Options of ``prepare`` that do not depend on the files."""
 
-    plan: Plan
+    plan: StorePlan
     on_error: OnError
-    progress: Progress
+    progress: ReportProgress
 
 
 def _refuse_separate_splits(source: str, valid: str | None, test: str | None) -> None:
@@ -162,7 +164,7 @@ def _refuse_separate_splits(source: str, valid: str | None, test: str | None) ->
         )
 
 
-def _make_both(graphs: Graphs, store: str, settings: _Settings, declared: Declared | None) -> PrepareReport:
+def _make_both(graphs: InductiveGraphs, store: str, settings: _Settings, declared: Declared | None) -> PrepareReport:
     """Make a store for each graph, in folders named after the graphs; return the report of the inference graph."""
     reports = {name: _make(files, address_within(store, name), settings, declared) for name, files in graphs.items()}
     return replace(reports[INFERENCE], beside=reports[TRAINING])
@@ -213,21 +215,21 @@ def _check_tables(options: ReadOptions, files: Sequence[SourceFile]) -> None:
 class _Ingest:
     """Reader of files into spools of provisional ids."""
 
-    def __init__(self, writer: StoreWriter, problems: Problems, progress: Progress) -> None:
+    def __init__(self, writer: StoreWriter, problems: Problems, progress: ReportProgress) -> None:
         self.scratch = writer.scratch
         self.problems = problems
         self.progress = progress
         self.entities = Vocabulary()
         self.relations = Vocabulary()
 
-    def read(self, sources: Mapping[str, Sequence[SourceFile]]) -> dict[str, Part]:
+    def read(self, sources: Mapping[str, Sequence[SourceFile]]) -> dict[str, SplitPart]:
         """Read all splits without duplicates; a split without files is empty."""
         spools = {split: self._spool(split, sources.get(split, ())) for split in SPLITS}
         self._warn_of_headers(spools)
         self.progress("looking for duplicates", sum(len(spool) for spool in spools.values()))
         repeats = find_repeats(spools, self.scratch)
         repeats.report(spools, self.problems)
-        return {split: Part(spool, repeats.dropped[split]) for split, spool in spools.items()}
+        return {split: SplitPart(spool, repeats.dropped[split]) for split, spool in spools.items()}
 
     def _spool(self, split: str, files: Sequence[SourceFile]) -> Spool:
         spool = Spool(self.scratch / split, files[0].name if files else "", files[0].unit if files else "")

@@ -85,7 +85,7 @@ def _holds_model(folder: Path) -> bool:
     return os.path.lexists(folder / DESCRIPTION) and (os.path.lexists(weights) or not vectors.exists())
 
 
-class Description(BaseModel):
+class ModelDescription(BaseModel):
     """Content of ``model.json``: the model to which the weights belong."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -110,7 +110,7 @@ def save_model(model: FoundationModel, folder: Path) -> None:
     (folder / TRAINED_ON).unlink(missing_ok=True)
     if model.trained_on is not None:
         replace_text(folder / TRAINED_ON, model.trained_on.model_dump_json(indent=1) + "\n")
-    described = Description(format_version=FORMAT_VERSION, model=model.name, options=model.options.model_dump())
+    described = ModelDescription(format_version=FORMAT_VERSION, model=model.name, options=model.options.model_dump())
     replace_text(folder / DESCRIPTION, json.dumps(described.model_dump(), indent=2) + "\n")
 
 
@@ -144,7 +144,7 @@ def load_model(folder: Path) -> FoundationModel:
     return _filled(model, weights, file)
 
 
-def _description(file: Path) -> Description:
+def _description(file: Path) -> ModelDescription:
     try:
         tree = read_json(file)
         version = tree.get("format_version") if isinstance(tree, dict) else None
@@ -152,7 +152,7 @@ def _description(file: Path) -> Description:
             raise ModelFileError(
                 f"{file} has format version {version}; this distkg reads up to {FORMAT_VERSION}. Upgrade distkg"
             )
-        return Description.model_validate(tree)
+        return ModelDescription.model_validate(tree)
     except (JsonError, ValidationError) as error:
         raise ModelFileError(f"{file}: the model cannot be read: {_first_problem(error)}") from None
 
@@ -165,7 +165,7 @@ def _first_problem(error: JsonError | ValidationError) -> str:
     return f"{place}: {problem['msg']}"
 
 
-def _skeleton(described: Description, tensors: int, file: Path) -> FoundationModel:
+def _skeleton(described: ModelDescription, tensors: int, file: Path) -> FoundationModel:
     """Create the described model on the meta device, without memory for weights; fail if it has far more than
     ``tensors`` parameters."""
     try:

@@ -27,13 +27,13 @@ MANY_RELATIONS, FEW_RELATIONS = (1024, 2048), 4
 TOKENS = 8  # tokens of an entity, if the model reads them: the number that `distkg tokens` makes
 FACTS = 64  # few, because the memory of edges does not grow with queries
 
-Work = Callable[[FoundationModel, KnowledgeGraph, Tensor, Tensor], object]
+MeasuredWork = Callable[[FoundationModel, KnowledgeGraph, Tensor, Tensor], object]
 """Function to measure, of a model, a graph, and queries anchor and relation int64 [b]."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Linear model of the peak bytes of a ``Work``.
+    """Linear model of the peak bytes of a ``MeasuredWork``.
 
     Attributes:
         entity, relation: bytes for each query and each entity or relation of the graph, relations without inverses.
@@ -51,7 +51,7 @@ class Growth:
 
 
 def growth(
-    model: FoundationModel, work: Work, own_relations: int | None = None, own_entities: int | None = None
+    model: FoundationModel, work: MeasuredWork, own_relations: int | None = None, own_entities: int | None = None
 ) -> Growth:
     """Measure the growth of the tensors of ``work``.
 
@@ -70,14 +70,16 @@ def growth(
     return Growth(entity, relation, rest, max(once, by_relations[1]))
 
 
-def _slope(model: FoundationModel, work: Work, sizes: list[tuple[int, int]]) -> tuple[float, tuple[float, float]]:
+def _slope(
+    model: FoundationModel, work: MeasuredWork, sizes: list[tuple[int, int]]
+) -> tuple[float, tuple[float, float]]:
     """Return the growth of a query's bytes between two ``sizes``, and at the first size ``_of_queries``."""
     measurements = [_of_queries(model, work, *size) for size in sizes]
     (first, second), (small, large) = sizes, (query for query, _ in measurements)
     return (large - small) / (sum(second) - sum(first)), measurements[0]
 
 
-def _of_queries(model: FoundationModel, work: Work, entities: int, relations: int) -> tuple[float, float]:
+def _of_queries(model: FoundationModel, work: MeasuredWork, entities: int, relations: int) -> tuple[float, float]:
     """Return the bytes of one more query, and the bytes independent of the number of queries."""
     rows = np.random.default_rng(0).integers(0, [entities, relations, entities], (FACTS, 3))
     ids = torch.arange(TOKENS).expand(entities, -1)
@@ -95,7 +97,7 @@ def _queries(count: int, graph: KnowledgeGraph) -> tuple[Tensor, Tensor]:
     return torch.arange(count) % graph.entities, torch.arange(count) % graph.relations
 
 
-def training_step(negatives: int) -> Work:
+def training_step(negatives: int) -> MeasuredWork:
     """Return the work of a training step with ``negatives`` for each query, gradients included."""
 
     def work(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor) -> None:
@@ -126,7 +128,7 @@ def ranking(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relat
     return scores
 
 
-def sampled_step(negatives: int, surroundings: SubgraphSampler) -> Work:
+def sampled_step(negatives: int, surroundings: SubgraphSampler) -> MeasuredWork:
     """Return the work of a training step on the subgraph around anchors and random negatives."""
 
     def work(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor) -> None:
@@ -148,7 +150,9 @@ def some_part(
     return surroundings.of(torch.cat([anchor, drawn.flatten()]), seed=0), drawn
 
 
-def seconds_of_query(model: FoundationModel, graph: KnowledgeGraph, work: Work, queries: int | None = None) -> float:
+def seconds_of_query(
+    model: FoundationModel, graph: KnowledgeGraph, work: MeasuredWork, queries: int | None = None
+) -> float:
     """Return the CPU seconds per query and thread of a step with ``queries``, by default one for each of torch's
     threads; other load on the machine is not counted."""
     threads = torch.get_num_threads()

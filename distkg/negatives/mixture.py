@@ -33,7 +33,7 @@ from distkg.negatives.training_graph import TrainingGraph
 Points = list[tuple[float, float]]
 
 
-class Part(StrictModel):
+class MixturePart(StrictModel):
     """One source of a mixture."""
 
     source: str = Field(description="Name of the source.")
@@ -64,11 +64,11 @@ class Part(StrictModel):
         return float(np.interp(progress, places, weights))
 
 
-MakePart = Callable[[int, Part], NegativeSource]
+MakePart = Callable[[int, MixturePart], NegativeSource]
 
 
 class MixtureOptions(SourceOptions):
-    parts: list[Part] = Field(min_length=1, description="Sources with their weights.")
+    parts: list[MixturePart] = Field(min_length=1, description="Sources with their weights.")
 
 
 @SOURCES.register("mixture")

@@ -25,7 +25,7 @@ from distkg.search.space import Parameters, Space, read_space, space_yaml, with_
 from distkg.training.provenance import Provenance, read_provenance, warn_unrecorded, write_provenance
 from distkg.training.run_dir import LEASE
 
-State = Literal["finished", "pruned", "failed"]
+TrialState = Literal["finished", "pruned", "failed"]
 
 
 class SearchError(ValueError):
@@ -48,7 +48,7 @@ class Trial:
 
     number: int
     parameters: Parameters
-    state: State
+    state: TrialState
     valid_mrr: float | None
     epochs: float
     seconds: float
@@ -233,7 +233,7 @@ class SearchFolder:
         reason = redact(f"{type(error).__name__}: {lines[0]}")[:500]
         replace_text(self.trial(number) / "error.txt", printable(reason) + "\n")
 
-    def outcome(self, number: int, state: State) -> Trial:
+    def outcome(self, number: int, state: TrialState) -> Trial:
         """Return the trial that ended, from the files of its run.
 
         A trial with error.txt has failed, and one with a result has finished, whatever ``state`` says.

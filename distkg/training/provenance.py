@@ -24,7 +24,7 @@ from distkg.data.store.identity import LABELS, Scope, StoreIdentity, check_store
 from distkg.negatives import SOURCES
 from distkg.redaction import redact_tree
 from distkg.registry import UnknownNameError
-from distkg.sharding.checkpoint.files import MANIFEST, CheckpointError, Manifest, is_committed, read_manifest
+from distkg.sharding.checkpoint.files import MANIFEST, CheckpointError, CheckpointManifest, is_committed, read_manifest
 from distkg.training.family import family_of
 from distkg.training.run_dir import RunFolder
 
@@ -114,7 +114,7 @@ def _best_checkpoint_sha256(run: str) -> str | None:
     return Location.of(str(best[0][0] / MANIFEST)).sha256() if best else None
 
 
-def committed(checkpoints: Path) -> list[tuple[Path, Manifest]]:
+def committed(checkpoints: Path) -> list[tuple[Path, CheckpointManifest]]:
     """Return checkpoints whose manifest can be read, the newest first; their other files are not read."""
     checkpoints_and_manifests = []
     for folder in sorted(checkpoints.iterdir()) if checkpoints.is_dir() else []:

@@ -12,7 +12,7 @@ import pytest
 from ray import exceptions as errors
 
 from distkg.cluster.sampling import actor_link, negative_pool
-from distkg.cluster.sampling.actor_link import Process
+from distkg.cluster.sampling.actor_link import ActorProcess
 
 UNNOTICED = 1.0  # seconds until callers hear of a death
 
@@ -38,7 +38,7 @@ class FakeActor:
         self.calls: list[str] = []
         self._actor_id = SimpleNamespace(hex=lambda: self)
         self._alive_from = self._free_at = ray.now
-        self._process, self._object = Process("node", 100, 1), target()
+        self._process, self._object = ActorProcess("node", 100, 1), target()
 
     def __getattr__(self, method: str) -> Any:
         return SimpleNamespace(remote=lambda *arguments: self._called(method, arguments))
@@ -57,7 +57,7 @@ class FakeActor:
         now = self._ray.now
         if self.state == "RESTARTING" and now >= self._alive_from:
             self.state, self.restarts = "ALIVE", self.restarts + 1
-            self._process = Process("node", 100 + self.restarts, 1 + self.restarts)
+            self._process = ActorProcess("node", 100 + self.restarts, 1 + self.restarts)
             self._object, self._free_at = self._target(), self._alive_from
         while self.owed and self.state == "ALIVE" and not self.hung:
             ref, method, arguments = self.owed[0]

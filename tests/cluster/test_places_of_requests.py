@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from distkg.cluster.sampling import actor_link
-from distkg.cluster.sampling.actor_link import ActorLink, Process
+from distkg.cluster.sampling.actor_link import ActorLink, ActorProcess
 from distkg.cluster.sampling.negative_pool import ActorPool
 from distkg.config import PoolConfig
 from distkg.negatives import TrainingProgress
 from distkg.negatives.prefetch.messages import Reply, Request
 
-PROCESS = Process("node", 1, 1)
+PROCESS = ActorProcess("node", 1, 1)
 
 
 class FakeRay:
@@ -35,7 +35,7 @@ class FakeRay:
         here = [message for message in messages if message in self.arrived]
         return here, [message for message in messages if message not in here]
 
-    def get(self, message: int) -> tuple[Process, list[Reply]]:
+    def get(self, message: int) -> tuple[ActorProcess, list[Reply]]:
         return PROCESS, [Reply(np.array([[number]]), None, 0) for number in self.sent[message]]
 
 

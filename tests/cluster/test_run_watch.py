@@ -18,12 +18,12 @@ import ray
 from distkg.cluster.launch import FailureNotes
 from distkg.cluster.session.ray_session import ClusterError
 from distkg.cluster.watch import heartbeats, node_processes, run_watch
-from distkg.cluster.watch.heartbeats import Process, RunWatch, Sign, Worker
+from distkg.cluster.watch.heartbeats import RunWatch, Sign, Worker, WorkerProcess
 from distkg.cluster.watch.run_folder import note_hung, take_hung
 from distkg.cluster.watch.run_watch import Supervisor
 from distkg.config import RunConfig
 
-FIRST, SECOND = Process("node", 11, 1.0), Process("node", 12, 1.0)
+FIRST, SECOND = WorkerProcess("node", 11, 1.0), WorkerProcess("node", 12, 1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -116,8 +116,8 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
         process.stdin.close()
 
 
-def known(process: subprocess.Popen[bytes]) -> Process:
-    return Process("node", process.pid, psutil.Process(process.pid).create_time())
+def known(process: subprocess.Popen[bytes]) -> WorkerProcess:
+    return WorkerProcess("node", process.pid, psutil.Process(process.pid).create_time())
 
 
 def test_a_process_is_busy_idle_or_gone(child: subprocess.Popen[bytes]) -> None:
@@ -154,8 +154,10 @@ def test_processes_at_work_are_found_by_their_titles() -> None:
 class Told:
     """A supervisor whose watch, nodes and processes are made up."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, states: dict[Process, str], actors: bool) -> None:
-        self.killed: list[Process] = []
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, folder: Path, states: dict[WorkerProcess, str], actors: bool
+    ) -> None:
+        self.killed: list[WorkerProcess] = []
         self.said: list[str] = []
         self.errors: list[Exception] = []
         monkeypatch.setattr(run_watch, "_start_watch", lambda name: self)
@@ -169,15 +171,15 @@ class Told:
     def forget(self) -> Any:
         return type("Forget", (), {"remote": staticmethod(lambda rank, process: None)})
 
-    def remote(self, process: Process) -> None:
+    def remote(self, process: WorkerProcess) -> None:
         self.killed.append(process)
 
 
-def worker(process: Process, silent: float = 0.0, idle: float = 0.0) -> Worker:
+def worker(process: WorkerProcess, silent: float = 0.0, idle: float = 0.0) -> Worker:
     return Worker(process, silent, idle, Sign(0.0, True), False)
 
 
-CASES: dict[str, tuple[dict[int, Worker], dict[Process, str], bool, list[Process]]] = {
+CASES: dict[str, tuple[dict[int, Worker], dict[WorkerProcess, str], bool, list[WorkerProcess]]] = {
     "one is silent and idle": (
         {0: worker(FIRST), 1: worker(SECOND, silent=101, idle=101)},
         {SECOND: "idle"},
@@ -259,7 +261,7 @@ def test_a_group_that_cannot_start_again_is_reported_each_minute_until_it_is_giv
 
 
 def test_this_process_is_not_taken_for_hung() -> None:
-    own = Process("node", os.getpid(), psutil.Process().create_time())
+    own = WorkerProcess("node", os.getpid(), psutil.Process().create_time())
     assert cast(Any, node_processes.examine)._function(own) in ("busy", "idle")
 
 

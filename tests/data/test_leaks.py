@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kept_rejects import KeptRejects
 
-from distkg.data.assemble import Part
+from distkg.data.assemble import SplitPart
 from distkg.data.prepare import prepare
 from distkg.data.readers.problems import Problems, warning_text
 from distkg.data.splits.leaks import report_leaks
@@ -24,7 +24,7 @@ def found(tmp_path: Path, splits: dict[str, Triples], relations: int, bucket_row
         spool = Spool(tmp_path / split)
         spool.append(np.array(sorted(triples), np.int32).reshape(-1, 3))
         spool.finish()
-        parts[split] = Part(spool)
+        parts[split] = SplitPart(spool)
     problems = Problems("fail", KeptRejects)
     report_leaks(parts, pa.array([f"r{i}" for i in range(relations)]), tmp_path, problems, bucket_rows)
     return problems

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints, State
-from distkg.sharding.checkpoint.files import FileEntry, Manifest, file_name, write_file, write_manifest
+from distkg.sharding.checkpoint.files import CheckpointManifest, ShardFile, file_name, write_file, write_manifest
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 
@@ -53,7 +53,7 @@ def write_checkpoint(folder: Path) -> None:
         files.append(write_file(folder / name, tensors | (state.replicated if rank == 0 else {}), low, high))
     draft = {"serial": 1, "created": "2026-01-01T00:00:00+00:00", "best": True, "world_size": RANKS, "rows": ROWS}
     progress = {"epoch": 3, "best_mrr": 0.25}
-    write_manifest(folder, Manifest(**draft, progress=progress, tensors=state.entries(), files=files))
+    write_manifest(folder, CheckpointManifest(**draft, progress=progress, tensors=state.entries(), files=files))
 
 
 @pytest.fixture(scope="module")
@@ -377,5 +377,13 @@ def test_a_forged_file_with_nan_is_refused(folder: Path) -> None:
 
 def test_entries_of_files_say_what_they_are() -> None:
     """The strategies above are about fields that exist."""
-    assert set(FileEntry.model_fields) == {"name", "low", "high", "bytes", "sha256"}
-    assert set(Manifest.model_fields) >= {"rows", "serial", "world_size", "best", "progress", "tensors", "files"}
+    assert set(ShardFile.model_fields) == {"name", "low", "high", "bytes", "sha256"}
+    assert set(CheckpointManifest.model_fields) >= {
+        "rows",
+        "serial",
+        "world_size",
+        "best",
+        "progress",
+        "tensors",
+        "files",
+    }

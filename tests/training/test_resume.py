@@ -20,7 +20,7 @@ from distkg.data.store.identity import StoreMismatchError
 from distkg.embedding.learner import EmbeddingLearner
 from distkg.embedding.load_run import load_run
 from distkg.evaluation.metrics import evaluate_triples
-from distkg.sharding.checkpoint.files import Manifest, read_manifest, write_manifest
+from distkg.sharding.checkpoint.files import CheckpointManifest, read_manifest, write_manifest
 from distkg.sharding.ranks import Ranks
 from distkg.training import run as run_module
 from distkg.training.progress import ProgressError
@@ -264,7 +264,7 @@ def edit_checkpoints(run: Path, change: Callable[[dict[str, Any]], None]) -> Non
         manifest = read_manifest(folder)
         progress = dict(manifest.progress)
         change(progress)
-        write_manifest(folder, Manifest(**manifest.model_dump() | {"progress": progress}))
+        write_manifest(folder, CheckpointManifest(**manifest.model_dump() | {"progress": progress}))
 
 
 def of_an_earlier_version(run: Path) -> None:

@@ -23,7 +23,7 @@ from ray import exceptions as errors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distkg.cluster.session.remote_errors import describe_remote_error, is_loss
-from distkg.cluster.shared_graphs import Graphs
+from distkg.cluster.shared_graphs import SharedGraphs
 from distkg.negatives.prefetch.pool_events import PoolEvent
 
 WAIT_SECONDS = 0.2  # before ``ready`` is called on a lost actor again, and between polls for its reply
@@ -34,7 +34,7 @@ GONE_SECONDS = 5.0  # maximum wait for the exit of a killed process
 MAKING = 10  # factor of the timeout of a hung actor while it creates its sources
 
 
-class Process(NamedTuple):
+class ActorProcess(NamedTuple):
     """Process of an actor, which changes with a restart."""
 
     node: str
@@ -76,7 +76,7 @@ class ActorLink:
         graphs: graphs of the run, from which an actor creates its sources.
     """
 
-    def __init__(self, actor: Any | None, place: int, hung_after: float, graphs: Graphs) -> None:
+    def __init__(self, actor: Any | None, place: int, hung_after: float, graphs: SharedGraphs) -> None:
         """``actor`` is its handle; None if it is gone already."""
         self.generation = self.restarts = self.hung = 0
         self.gone = actor is None
@@ -84,8 +84,8 @@ class ActorLink:
         self._greeting: Call | None = None
         self._greet_at: float | None = None
         self._kill: ray.ObjectRef | None = None
-        self._process: Process | None = None
-        self._former: Process | None = None
+        self._process: ActorProcess | None = None
+        self._former: ActorProcess | None = None
         self._heard, self._died = time.monotonic(), False
         self._restarts_before: int | None = None  # Ray's count at the first loss since the latest reply
         self._events: list[PoolEvent] = []
@@ -171,7 +171,7 @@ class ActorLink:
                 self.is_over(self._greeting, WAIT_SECONDS)
         return self.ready
 
-    def _learn(self, process: Process) -> None:
+    def _learn(self, process: ActorProcess) -> None:
         if self._process is None:  # the first one, or the first since a death
             self.restarts += self._died and self._former != process
             self._died = False

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from distkg.cluster.shared_graphs import Graphs, graphs_of_node
+from distkg.cluster.shared_graphs import SharedGraphs, graphs_of_node
 from distkg.config import RunConfig
 from distkg.data.store.graph_store import Store
 from distkg.embedding.scorers import make_scorer
@@ -33,7 +33,7 @@ class Hosting:
     places: range
 
 
-def hosted_sources(config: RunConfig, graphs: Graphs) -> dict[str, Hosting]:
+def hosted_sources(config: RunConfig, graphs: SharedGraphs) -> dict[str, Hosting]:
     """Return the hosted sources by key (``PoolOf``): one for each shared graph, by address, else ``hosted_parts``.
 
     ``graphs`` are those of ``share_graphs``; each is assigned to one actor, round-robin.
@@ -49,7 +49,7 @@ def hosted_sources(config: RunConfig, graphs: Graphs) -> dict[str, Hosting]:
     }
 
 
-def make_servers(config: RunConfig, graphs: Graphs, place: int) -> dict[str, SourceServer[Any, Any]]:
+def make_servers(config: RunConfig, graphs: SharedGraphs, place: int) -> dict[str, SourceServer[Any, Any]]:
     """Create the servers of the sources that the actor at index ``place`` hosts, by key; raises as ``make_source``."""
     own = {key: each for key, each in hosted_sources(config, graphs).items() if place in each.places}
     graph_of = graphs_of_node(graphs)

@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from distkg.cluster.sampling.actor_link import ActorLink, Call, NoReply, Process, take_events
+from distkg.cluster.sampling.actor_link import ActorLink, ActorProcess, Call, NoReply, take_events
 from distkg.cluster.sampling.hosting import hosted_sources, make_servers
 from distkg.cluster.session.ray_session import actor_resources
 from distkg.cluster.session.remote_errors import describe_remote_error, is_loss
-from distkg.cluster.shared_graphs import Graphs
+from distkg.cluster.shared_graphs import SharedGraphs
 from distkg.config import PoolConfig, RunConfig, parse_config
 from distkg.negatives.prefetch.congestion_window import CongestionWindow, WaitPolicy
 from distkg.negatives.prefetch.pool_client import Arrays, Numbered, PoolOf
@@ -63,7 +63,7 @@ class NegativeActor:
         self._draws: dict[str, int] = {}
         self._servers: dict[str, SourceServer[Any, Any]] | None = None
         self._blending: ray.ObjectRef | None = None
-        self._process = Process(ray.get_runtime_context().get_node_id(), os.getpid(), time.time_ns())
+        self._process = ActorProcess(ray.get_runtime_context().get_node_id(), os.getpid(), time.time_ns())
 
     @cached_property
     def _settings(self) -> RunConfig:
@@ -71,12 +71,12 @@ class NegativeActor:
         torch.set_num_threads(actor_threads(settings.negatives.pool))
         return settings
 
-    def _servers_of(self, graphs: Graphs) -> dict[str, SourceServer[Any, Any]]:
+    def _servers_of(self, graphs: SharedGraphs) -> dict[str, SourceServer[Any, Any]]:
         if self._servers is None:
             self._servers = make_servers(self._settings, graphs, self._place)
         return self._servers
 
-    def ready(self, graphs: Graphs) -> tuple[Process, list[str] | PoolEvent]:
+    def ready(self, graphs: SharedGraphs) -> tuple[ActorProcess, list[str] | PoolEvent]:
         """Create the hosted sources and return their keys."""
         name = self._config["negatives"]["source"]
         return self._answer(f"making source {name}", lambda: list(self._servers_of(graphs)))
@@ -90,8 +90,8 @@ class NegativeActor:
         ranks: int,
         first: int,
         arrays: Arrays,
-        graphs: Graphs,
-    ) -> tuple[Process, PoolEvent | None]:
+        graphs: SharedGraphs,
+    ) -> tuple[ActorProcess, PoolEvent | None]:
         """Publish a worker's part of the model to a source; as ``SourceServer.publish``."""
         name = hosted_sources(self._settings, graphs)[key].name
         action = f"source {name}, taking over the vectors of step {version} from worker {rank}"
@@ -99,13 +99,13 @@ class NegativeActor:
         return self._answer(action, lambda: self._servers_of(graphs)[key].publish(*piece, incarnation))
 
     def draw(
-        self, key: str, incarnation: str, requests: Sequence[Any], graphs: Graphs
-    ) -> tuple[Process, list[Any] | PoolEvent]:
+        self, key: str, incarnation: str, requests: Sequence[Any], graphs: SharedGraphs
+    ) -> tuple[ActorProcess, list[Any] | PoolEvent]:
         """Return the replies of ``SourceServer.answer``, or the event of an error."""
         work = partial(self._draw, key, incarnation, graphs)
         return self._answer("drawing negatives", lambda: [work(request) for request in requests])
 
-    def _draw(self, key: str, incarnation: str, graphs: Graphs, request: Any) -> Any:
+    def _draw(self, key: str, incarnation: str, graphs: SharedGraphs, request: Any) -> Any:
         reply = self._servers_of(graphs)[key].answer(request, incarnation)
         self._draws[key] = self._draws.get(key, 0) + 1
         if self._peer is not None and self._draws[key] % BLEND_EVERY == 0:
@@ -113,13 +113,13 @@ class NegativeActor:
         return reply
 
     def blend(
-        self, key: str, weights: dict[str, NDArray[np.float32]], graphs: Graphs
-    ) -> tuple[Process, PoolEvent | None]:
+        self, key: str, weights: dict[str, NDArray[np.float32]], graphs: SharedGraphs
+    ) -> tuple[ActorProcess, PoolEvent | None]:
         """Blend the weights of another actor into a source; as ``SourceServer.blend``."""
         action = "taking over what another actor has learned"
         return self._answer(action, lambda: self._servers_of(graphs)[key].blend(weights))
 
-    def _tell_peer(self, peer: str, key: str, graphs: Graphs) -> None:
+    def _tell_peer(self, peer: str, key: str, graphs: SharedGraphs) -> None:
         """Send learned weights to the next actor of a ring without waiting, so that all actors converge to a mean.
 
         An error of the peer's previous call is raised here, because no other process reads it.
@@ -132,7 +132,7 @@ class NegativeActor:
             with suppress(ValueError):  # it is being restarted
                 self._blending = ray.get_actor(peer).blend.remote(key, weights, graphs)
 
-    def _answer(self, action: str, work: Callable[[], Result]) -> tuple[Process, Result | PoolEvent]:
+    def _answer(self, action: str, work: Callable[[], Result]) -> tuple[ActorProcess, Result | PoolEvent]:
         try:
             return self._process, work()
         except Exception as error:
@@ -365,7 +365,7 @@ def actor_names(config: RunConfig, run: str) -> list[str]:
 
 
 @contextmanager
-def negative_actors(config: RunConfig, run: str, graphs: Graphs) -> Iterator[None]:
+def negative_actors(config: RunConfig, run: str, graphs: SharedGraphs) -> Iterator[None]:
     """Start the actors of a run, if it has any, and kill them on exit.
 
     ``graphs`` are those of ``share_graphs`` for a foundation model.
@@ -426,7 +426,7 @@ def _start_actor(config: RunConfig, names: list[str], group: Any, place: int) ->
     return options.remote(config.model_dump(), peer, place)
 
 
-def actors_of_worker(config: RunConfig, run: str, ranks: Ranks, graphs: Graphs) -> PoolOf | None:
+def actors_of_worker(config: RunConfig, run: str, ranks: Ranks, graphs: SharedGraphs) -> PoolOf | None:
     """Return the function from the key of a hosted source to this worker's pool; None if the run has no actors.
 
     Collective: the workers agree on a name of their group, which separates their messages from those of a former group.

@@ -16,7 +16,7 @@ BUSY_SHARE = 0.1
 """Share of one processor above which a process counts as busy. Ray Train's polling and heartbeats take less."""
 
 
-class Process(NamedTuple):
+class WorkerProcess(NamedTuple):
     """Process of a worker: its node, its process id, and its start (Unix time), because process ids are reused."""
 
     node: str
@@ -47,7 +47,7 @@ class Worker:
         left: it has left the training function.
     """
 
-    process: Process
+    process: WorkerProcess
     silent: float
     idle: float
     sign: Sign
@@ -60,9 +60,9 @@ class RunWatch:
     def __init__(self) -> None:
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
-        self._workers: dict[int, tuple[Process, float, float, Sign, bool]] = {}
+        self._workers: dict[int, tuple[WorkerProcess, float, float, Sign, bool]] = {}
 
-    async def sign(self, rank: int, process: Process, sign: Sign) -> bool:
+    async def sign(self, rank: int, process: WorkerProcess, sign: Sign) -> bool:
         """Record a heartbeat; return whether the run is to stop, after a second or as soon as a stop is requested."""
         now = time.monotonic()
         known = self._workers.get(rank)
@@ -76,14 +76,14 @@ class RunWatch:
             await asyncio.wait_for(self._stop.wait(), BEAT_SECONDS)
         return self._stop.is_set()
 
-    async def leave(self, rank: int, process: Process) -> None:
+    async def leave(self, rank: int, process: WorkerProcess) -> None:
         """Record that a worker has left the training function."""
         known = self._workers.get(rank)
         if known is not None and known[0] == process:
             self._workers[rank] = *known[:4], True
             self._changed.set()
 
-    async def forget(self, rank: int, process: Process) -> None:
+    async def forget(self, rank: int, process: WorkerProcess) -> None:
         """Remove a worker whose process is gone."""
         if rank in self._workers and self._workers[rank][0] == process:
             del self._workers[rank]

@@ -17,7 +17,7 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distkg.cluster.watch.heartbeats import BUSY_SHARE, Process
+from distkg.cluster.watch.heartbeats import BUSY_SHARE, WorkerProcess
 
 SAMPLE_SECONDS, SAMPLES = 2.0, 10
 ANSWER_SECONDS = 20.0
@@ -25,7 +25,7 @@ ANSWER_SECONDS = 20.0
 _AT_WORK_FOR_WORKERS = ("ray::NegativeActor", "ray::_make")  # processes that workers may wait for
 
 
-def examined(processes: Sequence[Process]) -> dict[Process, str]:
+def examined(processes: Sequence[WorkerProcess]) -> dict[WorkerProcess, str]:
     """Return the state of each process, inspected on its node: ``busy``, ``idle`` or ``gone``; processes of lost
     nodes are missing."""
     checks = [on_node(process.node, examine).remote(process) for process in processes]
@@ -49,7 +49,7 @@ def on_node(node: str, function: Any) -> Any:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def examine(process: Process) -> str:
+def examine(process: WorkerProcess) -> str:
     """Return the state of a process of this node, observed for two seconds: ``busy``, ``idle`` or ``gone``."""
     try:
         inspected = psutil.Process(process.pid)
@@ -70,7 +70,7 @@ def processes_at_work(titles: tuple[str, ...]) -> bool:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def kill(process: Process) -> None:
+def kill(process: WorkerProcess) -> None:
     """Kill a process of this node; a process that is stopped does not receive ``ray.kill``."""
     with suppress(psutil.NoSuchProcess):
         if psutil.Process(process.pid).create_time() == process.born:

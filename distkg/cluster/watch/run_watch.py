@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distkg.cluster.session.ray_session import ClusterError, describe_shortage
 from distkg.cluster.session.waiting import AGAIN_SECONDS
 from distkg.cluster.watch import run_folder
-from distkg.cluster.watch.heartbeats import BEAT_SECONDS, Process, RunWatch, Sign, Worker, watch_name
+from distkg.cluster.watch.heartbeats import BEAT_SECONDS, RunWatch, Sign, Worker, WorkerProcess, watch_name
 from distkg.cluster.watch.node_processes import ANSWER_SECONDS, actors_at_work, examined, kill, on_node
 from distkg.config import RunConfig
 from distkg.training.stopping import StopRequest
@@ -44,7 +44,7 @@ def signs_of_life(run: str, rank: int) -> Iterator[StopRequest]:
     """Send heartbeats to the run's watch while a worker trains; the yielded request is set when the run is to stop."""
     request, over = StopRequest(), threading.Event()
     watch = ray.get_actor(watch_name(run))
-    process = Process(ray.get_runtime_context().get_node_id(), os.getpid(), psutil.Process().create_time())
+    process = WorkerProcess(ray.get_runtime_context().get_node_id(), os.getpid(), psutil.Process().create_time())
 
     def speak() -> None:
         while not over.is_set():

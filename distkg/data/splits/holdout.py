@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distkg.compilation import njit
-from distkg.data.assemble import Part
+from distkg.data.assemble import SplitPart
 from distkg.data.readers.problems import Problems
 from distkg.data.spool import Spool
 from distkg.hashing import GAMMA, splitmix64
@@ -25,14 +25,14 @@ class Degrees(NamedTuple):
 
 
 def split_part(
-    part: Part,
+    part: SplitPart,
     entities: int,
     relations: int,
     shares: tuple[float, float, float],
     seed: int,
     folder: Path,
     problems: Problems,
-) -> dict[str, Part]:
+) -> dict[str, SplitPart]:
     """Split one part into train, valid and test by their shares; triples are selected by ``choose_held_out``.
 
     Args:
@@ -46,7 +46,7 @@ def split_part(
     problems.note("held_out_short", part.spool.name, held_out_count - len(held_out))
     first_test = round(len(held_out) * wanted_valid / max(held_out_count, 1))
     return {
-        "train": Part(part.spool, np.union1d(part.without, held_out)),
+        "train": SplitPart(part.spool, np.union1d(part.without, held_out)),
         "valid": _held_out_part(part, held_out[:first_test], folder / "held-out-valid"),
         "test": _held_out_part(part, held_out[first_test:], folder / "held-out-test"),
     }
@@ -82,11 +82,11 @@ def random_keys(rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
     return splitmix64(rows.astype(np.uint64) * np.uint64(GAMMA) + offset)
 
 
-def _held_out_part(part: Part, rows: NDArray[np.int64], path: Path) -> Part:
+def _held_out_part(part: SplitPart, rows: NDArray[np.int64], path: Path) -> SplitPart:
     spool = Spool(path)
     spool.append(part.spool.take(rows))
     spool.finish()
-    return Part(spool)
+    return SplitPart(spool)
 
 
 def _degrees(spool: Spool, without: NDArray[np.int64], entities: int, relations: int) -> Degrees:

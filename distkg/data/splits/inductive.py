@@ -20,11 +20,11 @@ from distkg.data.storage.location import Location, without_secrets
 TRAINING, INFERENCE = "training", "inference"
 NAMES = ("train", "valid", "test", "inference", "train_valid", "train_test")
 
-Graphs = dict[str, dict[str, list[SourceFile]]]
+InductiveGraphs = dict[str, dict[str, list[SourceFile]]]
 """``training`` and ``inference`` → split → files."""
 
 
-def inductive_graphs(folder: Location, format: str, options: ReadOptions | None = None) -> Graphs | None:
+def inductive_graphs(folder: Location, format: str, options: ReadOptions | None = None) -> InductiveGraphs | None:
     """Find the two graphs of a folder; None if it holds one graph.
 
     Raises:

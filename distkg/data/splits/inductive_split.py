@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from distkg.data.assemble import Graph, Part, Plan, PrepareReport, assemble
+from distkg.data.assemble import Graph, PrepareReport, SplitPart, StorePlan, assemble
 from distkg.data.errors import IngestError
 from distkg.data.prepare import check_split, report
 from distkg.data.readers.problems import Problems
@@ -95,7 +95,7 @@ def inductive_split(
     for name, in_graph in zip((TRAINING, INFERENCE), sides, strict=True):
         if not in_graph.any():
             raise IngestError(f"the {name} graph would have no facts; choose another seed or share")
-    plan = Plan(f"{without_secrets(source)}, split by {kind}", seed, 1, "random")
+    plan = StorePlan(f"{without_secrets(source)}, split by {kind}", seed, 1, "random")
     reports, stores = [], []
     for name, in_graph in zip((TRAINING, INFERENCE), sides, strict=True):
         reports.append(_write(store, facts[in_graph], address_within(to, name), plan, split))
@@ -158,7 +158,7 @@ def relation_sides(counts: np.ndarray, share: float, seed: int) -> NDArray[np.in
 
 
 def _write(
-    store: Store, facts: NDArray[np.int32], address: str, plan: Plan, shares: tuple[float, float, float]
+    store: Store, facts: NDArray[np.int32], address: str, plan: StorePlan, shares: tuple[float, float, float]
 ) -> PrepareReport:
     started = time.perf_counter()
     entities, ends = np.unique(facts[:, [0, 2]], return_inverse=True)
@@ -170,7 +170,7 @@ def _write(
         spool.finish()
         problems = Problems("fail", writer.open_rejects)
         sizes = len(entities), len(relations)
-        parts = split_part(Part(spool), *sizes, shares, plan.seed, writer.scratch, problems)
+        parts = split_part(SplitPart(spool), *sizes, shares, plan.seed, writer.scratch, problems)
         graph = Graph(
             parts,
             store.entity_labels().take(pa.array(entities)).cast(pa.large_utf8()),

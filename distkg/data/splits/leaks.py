@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distkg.data.assemble import Part
+from distkg.data.assemble import SplitPart
 from distkg.data.readers.problems import Problems
 
 THRESHOLD = 0.8
@@ -32,7 +32,11 @@ KINDS = ("inverses", "symmetric", "duplicates_by_relation")
 
 
 def report_leaks(
-    parts: Mapping[str, Part], relations: pa.Array, folder: Path, problems: Problems, bucket_rows: int = BUCKET_ROWS
+    parts: Mapping[str, SplitPart],
+    relations: pa.Array,
+    folder: Path,
+    problems: Problems,
+    bucket_rows: int = BUCKET_ROWS,
 ) -> None:
     """Count the facts of valid and test that train contains under a near-inverse or near-duplicate relation.
 
@@ -60,7 +64,7 @@ def report_leaks(
         path.unlink()
 
 
-def _write_buckets(parts: Mapping[str, Part], folder: Path, bucket_rows: int) -> list[Path]:
+def _write_buckets(parts: Mapping[str, SplitPart], folder: Path, bucket_rows: int) -> list[Path]:
     count = -(-sum(map(len, parts.values())) // bucket_rows) or 1
     paths = [folder / f"pairs.{bucket}" for bucket in range(count)]
     files = [path.open("wb") for path in paths]

@@ -71,7 +71,7 @@ def by_entity(entity: np.ndarray, values: pa.Array, entities: int) -> pa.LargeLi
     return pa.LargeListArray.from_arrays(pa.array(offsets), values.take(pa.array(order)))
 
 
-class Known:
+class KnownEntities:
     """Lookup of entity ids by the names in a file; counts names that are not in the store.
 
     Args:
@@ -145,7 +145,7 @@ def read_texts(store: Store, address: str, keys: Keys | None = None) -> EntityVa
     Raises:
         IngestError: no such file, a line without a tab (named), or no entity of the store in it.
     """
-    file, known = text_file(address), Known(store, keys)
+    file, known = text_file(address), KnownEntities(store, keys)
     ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
     texts = []
     for rows in _lines(file):
@@ -173,7 +173,7 @@ def read_numbers(store: Store, address: str, keys: Keys | None = None) -> Number
         IngestError: no such file, a line of another form or with a value that is not a finite number (named), or no
             entity of the store in it.
     """
-    file, known, place = text_file(address), Known(store, keys), dict[str, int]()
+    file, known, place = text_file(address), KnownEntities(store, keys), dict[str, int]()
     ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
     attributes, values = [], []
     for rows in _lines(file):
@@ -204,7 +204,7 @@ def read_token_lists(store: Store, address: str, vocabulary: int, keys: Keys | N
         IngestError: no such file, not of this form (names the line or the key), or no entity of the store in it.
     """
     name, tree = _json(address)
-    known = Known(store, keys)
+    known = KnownEntities(store, keys)
     lists = []
     for key, tokens in tree.items():
         lists.append(_token_ids(tokens, vocabulary, f"{name}: {key!r}"))
@@ -224,7 +224,7 @@ def find_images(store: Store, folder: Path, keys: Keys | None = None) -> EntityV
     folder = local_path(folder, "folder of images")
     if not folder.is_dir():
         raise IngestError(f"there is no folder of images {folder}")
-    known = Known(store, keys)
+    known = KnownEntities(store, keys)
     images: list[tuple[str, Path]] = []
     for place in _visible(folder):
         if place.is_dir():
@@ -244,7 +244,7 @@ def _is_text(label: str) -> bool:
     return label.isascii() or not any("\ud800" <= character <= "\udfff" for character in label)
 
 
-def _entity_values(entity: NDArray[np.int32], values: pa.Array, known: Known, name: str) -> EntityValues:
+def _entity_values(entity: NDArray[np.int32], values: pa.Array, known: KnownEntities, name: str) -> EntityValues:
     known_rows = np.flatnonzero(entity >= 0)
     known.check_any(len(known_rows), name)
     return EntityValues(

@@ -34,7 +34,7 @@ from distkg.data.tokens.token_store import write_modality
 ENTITIES_AT_ONCE = 1 << 13
 SHOWN = 5
 
-Encode = Callable[[Sequence[str]], list[list[int]]]
+EncodeTexts = Callable[[Sequence[str]], list[list[int]]]
 """Texts or paths [n] → list of token ids of each."""
 
 Mapped = Callable[[Callable[[pa.Array], NDArray[np.int32]], Iterable[pa.Array]], Iterable[NDArray[np.int32]]]
@@ -56,7 +56,7 @@ class TokenSource:
     found: EntityValues
     codebook: np.ndarray
     told: str
-    encode: Encode | None = None
+    encode: EncodeTexts | None = None
     name_of: Callable[[int], str] = str
 
 
@@ -177,7 +177,7 @@ def make_tokens(store: Store, name: str, source: TokenSource, most: int = 8, map
     )
 
 
-def token_rows(values: pa.Array, encode: Encode | None, most: int) -> NDArray[np.int32]:
+def token_rows(values: pa.Array, encode: EncodeTexts | None, most: int) -> NDArray[np.int32]:
     """Return the most frequent tokens of some entities: int32 [m, most].
 
     Args:

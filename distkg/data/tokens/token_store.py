@@ -34,7 +34,7 @@ FORMAT_VERSION = 1
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
-class Description(BaseModel):
+class ModalityDescription(BaseModel):
     """Contents of ``NAME.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -59,7 +59,7 @@ class Modality:
     """
 
     name: str
-    description: Description
+    description: ModalityDescription
     _folder: Location
 
     @property
@@ -203,7 +203,7 @@ def write_modality(
                 described.filesystem.delete_file(described.path)
         if not (file := _codebook_file(folder, checksum)).is_file():
             file.write_bytes(content)
-        description = Description(
+        description = ModalityDescription(
             source=source,
             tokens=tokens,
             covered=covered.count,
@@ -251,12 +251,12 @@ def _read(store: Store, folder: Location, name: str) -> Modality:
     return Modality(name, description, folder)
 
 
-def _described(tree: Any, file: Location) -> Description:
+def _described(tree: Any, file: Location) -> ModalityDescription:
     version = tree.get("format_version", FORMAT_VERSION) if isinstance(tree, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise StoreError(f"{file.path} has format version {version}. Upgrade distkg")
     try:
-        return Description.model_validate(tree)
+        return ModalityDescription.model_validate(tree)
     except ValidationError as error:
         problem = error.errors()[0]
         raise _not_described(file, f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None

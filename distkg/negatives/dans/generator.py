@@ -23,7 +23,7 @@ from distkg.negatives.dans.noise import Mode, NoiseSchedule
 from distkg.sharding.flat import FlatParameters
 from distkg.sharding.optimizers import OPTIMIZERS
 
-Schedule = Literal["difficulty", "same"]
+BandSchedule = Literal["difficulty", "same"]
 
 
 class GeneratorOptions(StrictModel):
@@ -36,7 +36,7 @@ class GeneratorOptions(StrictModel):
         0.3, gt=0, lt=1, description="Noise variance at the last step for an entity of difficulty 1, β_global."
     )
     sharpness: float = Field(1.0, ge=0, description="Exponent μ of the difficulty in the noise variance.")
-    schedule: Schedule = Field(
+    schedule: BandSchedule = Field(
         "difficulty", description="Noise schedule: difficulty (by entity) or same (for all entities)."
     )
     every_step: bool = Field(False, description="Denoise at every step; otherwise from band to band, in four passes.")
@@ -53,7 +53,7 @@ class GeneratorOptions(StrictModel):
 
 
 @dataclass(frozen=True)
-class Conditions:
+class DenoiserConditions:
     """Conditions of the diffusion for b triples whose answers are to be replaced.
 
     Attributes:
@@ -70,13 +70,13 @@ class Conditions:
     query: Tensor
     around: Tensor
 
-    def repeat(self, count: int) -> Conditions:
+    def repeat(self, count: int) -> DenoiserConditions:
         """Return every triple ``count`` times in a row."""
-        return Conditions(*(part.repeat_interleave(count, 0) for part in vars(self).values()))
+        return DenoiserConditions(*(part.repeat_interleave(count, 0) for part in vars(self).values()))
 
-    def at(self, places: Tensor) -> Conditions:
+    def at(self, places: Tensor) -> DenoiserConditions:
         """Return the triples at these indices, int64 [p]."""
-        return Conditions(*(part[places] for part in vars(self).values()))
+        return DenoiserConditions(*(part[places] for part in vars(self).values()))
 
 
 class Generator(nn.Module):
@@ -112,7 +112,7 @@ class Generator(nn.Module):
         self.mean.copy_(vectors.mean(0))
         self.deviation.copy_(vectors.std(0).clamp_min(1e-6))
 
-    def learn(self, known: Conditions, losses: Tensor, generator: torch.Generator) -> dict[str, float]:
+    def learn(self, known: DenoiserConditions, losses: Tensor, generator: torch.Generator) -> dict[str, float]:
         """Take one training step and return its losses; ``losses`` float32 [b] are those of the triples as positives
         (equation 11)."""
         self.difficulty.look(known.answer, losses)
@@ -127,7 +127,7 @@ class Generator(nn.Module):
         return {"denoising": float(denoising.detach()), "difficulty": float(difficulty.detach())}
 
     @torch.no_grad()
-    def make(self, known: Conditions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def make(self, known: DenoiserConditions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Generate vectors in place of the answers, float32 [b, bands, C], hardest band first, and return them with the
         share of noise in each, 1 - ᾱ: float32 [b, bands].
 
@@ -147,7 +147,7 @@ class Generator(nn.Module):
         return generated * self.deviation + self.mean, noise
 
     @torch.no_grad()
-    def schedule(self, known: Conditions) -> NoiseSchedule:
+    def schedule(self, known: DenoiserConditions) -> NoiseSchedule:
         """Return the noise schedule of each answer; no gradient reaches the difficulty network from here."""
         options = self._options
         hard = self.difficulty(known.answer, known.vector)
@@ -165,6 +165,6 @@ class Generator(nn.Module):
     def _scaled(self, vectors: Tensor) -> Tensor:
         return (vectors - self.mean) / self.deviation
 
-    def _predicted(self, noisy: Tensor, step: Tensor, known: Conditions) -> Tensor:
+    def _predicted(self, noisy: Tensor, step: Tensor, known: DenoiserConditions) -> Tensor:
         kind, around = self._scaled(known.kind), self._scaled(known.around)
         return self.denoiser(noisy, step, kind, F.normalize(known.query, dim=1), around)

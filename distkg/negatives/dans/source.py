@@ -27,7 +27,7 @@ from distkg.negatives.base import (
 )
 from distkg.negatives.dans.clusters import kinds_of
 from distkg.negatives.dans.curriculum import BANDS, Curriculum, band_margins, band_weights
-from distkg.negatives.dans.generator import Conditions, Generator, GeneratorOptions
+from distkg.negatives.dans.generator import DenoiserConditions, Generator, GeneratorOptions
 from distkg.negatives.dans.nearest_entity import nearest_of_some, some_entities
 from distkg.negatives.known_facts import known_facts
 from distkg.negatives.model_based.cached import RowsByKey
@@ -175,11 +175,11 @@ class Dans(NegativeSource):
         places = nearest_of_some(vectors.flatten(1, 2), noise, model.candidates(some).cpu(), wrong, generator)
         return torch.where(places < 0, -1, some[places]).view(len(queries), BANDS, per_band).int()
 
-    def _conditions(self, model: ModelView, queries: Queries) -> Conditions:
+    def _conditions(self, model: ModelView, queries: Queries) -> DenoiserConditions:
         neighbours = self._neighbours(queries.anchor)
         ids, place = torch.unique(torch.cat([queries.answer[:, None], neighbours], dim=1), return_inverse=True)
         rows = model.candidates(ids).cpu()
-        return Conditions(
+        return DenoiserConditions(
             answer=queries.answer,
             vector=rows[place[:, 0]],
             kind=self._centres[self._kinds[queries.anchor]],

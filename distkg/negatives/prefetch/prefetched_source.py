@@ -27,7 +27,7 @@ from distkg.negatives.base import (
     make_source,
     parse_source_options,
 )
-from distkg.negatives.mixture import Mixture, MixtureOptions, Part
+from distkg.negatives.mixture import Mixture, MixtureOptions, MixturePart
 from distkg.negatives.model_view import ModelView
 from distkg.negatives.prefetch.messages import Reply, Request
 from distkg.negatives.prefetch.pool_client import CANDIDATES, RELATIONS, Pool, PoolClient, PoolOf
@@ -204,7 +204,7 @@ def make_hosted_source(
         parsed = parse_source_options(name, options)
         assert isinstance(parsed, MixtureOptions)
 
-        def part(place: int, part: Part) -> NegativeSource:
+        def part(place: int, part: MixturePart) -> NegativeSource:
             return make_hosted_source(part.source, part.options, graph, pool_of, how, f"{key}.{place}")
 
         return Mixture(graph, parsed, part)

@@ -30,9 +30,9 @@ from distkg.data.storage.tensor_files import DTYPES
 from distkg.kernels.finite import non_finite
 from distkg.sharding.checkpoint.files import (
     CheckpointError,
-    FileEntry,
+    CheckpointManifest,
     LaterFormatError,
-    Manifest,
+    ShardFile,
     TensorEntry,
     begin,
     check_file,
@@ -50,7 +50,7 @@ from distkg.sharding.checkpoint.files import (
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 
-__all__ = ["CheckpointError", "Checkpoints", "Manifest", "NonFiniteError", "State"]
+__all__ = ["CheckpointError", "CheckpointManifest", "Checkpoints", "NonFiniteError", "State"]
 
 T = TypeVar("T")
 
@@ -148,7 +148,7 @@ class Checkpoints:
         if not re.fullmatch(r"[\w-]+", name):
             raise CheckpointError(f"checkpoint name {name!r} must consist of letters, digits, - and _")
         self._check_shards(state)
-        draft = Manifest(
+        draft = CheckpointManifest(
             serial=0,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             best=best,
@@ -219,7 +219,7 @@ class Checkpoints:
         self.last = name
         return progress
 
-    def describe(self, name: str) -> Manifest:
+    def describe(self, name: str) -> CheckpointManifest:
         """Read the manifest of a checkpoint: tensors, rows and progress; local.
 
         Raises:
@@ -256,7 +256,7 @@ class Checkpoints:
                     f"{count} of {state.rows} rows"
                 )
 
-    def _write(self, name: str, tensors: dict[str, Tensor], draft: Manifest) -> None:
+    def _write(self, name: str, tensors: dict[str, Tensor], draft: CheckpointManifest) -> None:
         """Write and commit a checkpoint; runs in the background on every rank."""
         folder = self._folder / name
         try:
@@ -291,12 +291,12 @@ class Checkpoints:
         begin(folder)
         return replaced
 
-    def _write_own(self, folder: Path, tensors: dict[str, Tensor], rows: int) -> FileEntry:
+    def _write_own(self, folder: Path, tensors: dict[str, Tensor], rows: int) -> ShardFile:
         folder.mkdir(exist_ok=True)
         low, high = Shards(rows, self._ranks.size).range(self._ranks.rank)
         return write_file(folder / file_name(self._ranks.rank, self._ranks.size), tensors, low, high)
 
-    def _commit(self, folder: Path, draft: Manifest, files: list[FileEntry], replaced: Path | None) -> None:
+    def _commit(self, folder: Path, draft: CheckpointManifest, files: list[ShardFile], replaced: Path | None) -> None:
         readable, _ = self._manifests()
         serial = 1 + max((manifest.serial for manifest in readable.values()), default=0)
         write_manifest(folder, draft.model_copy(update={"serial": serial, "files": files}))
@@ -316,7 +316,7 @@ class Checkpoints:
         for name in (readable.keys() - names_to_keep) | (worthless & unreadable.keys() - later):
             remove(self._folder / name)
 
-    def _newest(self, wanted: Callable[[Manifest], bool]) -> str | None:
+    def _newest(self, wanted: Callable[[CheckpointManifest], bool]) -> str | None:
         self.wait()
         candidates, unreadable = self.on_first(partial(self._candidates, wanted))
         for name, problem in unreadable.items():
@@ -339,7 +339,7 @@ class Checkpoints:
         for text in texts if self._ranks.first else []:
             self._notice(text)
 
-    def _candidates(self, wanted: Callable[[Manifest], bool]) -> tuple[list[str], dict[str, str]]:
+    def _candidates(self, wanted: Callable[[CheckpointManifest], bool]) -> tuple[list[str], dict[str, str]]:
         """Return the names of committed checkpoints, newest first, and name → problem of unreadable manifests."""
         readable, unreadable = self._manifests()
         names = sorted(readable, key=lambda name: -readable[name].serial)
@@ -355,7 +355,7 @@ class Checkpoints:
         differences = (difference(self._folder / name, manifest, index) for index in indices)
         return [text for text in differences if text is not None]
 
-    def _manifests(self) -> tuple[dict[str, Manifest], dict[str, CheckpointError]]:
+    def _manifests(self) -> tuple[dict[str, CheckpointManifest], dict[str, CheckpointError]]:
         """Read the manifests of committed checkpoints: name → manifest, and name → error of unreadable ones."""
         readable, unreadable = {}, {}
         for folder in filter(is_committed, self._folders()):
@@ -390,7 +390,7 @@ class Checkpoints:
             )
         self._check_files(name, manifest, *Shards(state.rows, self._ranks.size).range(self._ranks.rank))
 
-    def _check_files(self, name: str, manifest: Manifest, low: int, high: int) -> None:
+    def _check_files(self, name: str, manifest: CheckpointManifest, low: int, high: int) -> None:
         """Check the headers of the first file and the files with rows [low, high) against the manifest."""
         for index, file in enumerate(manifest.files):
             if index == 0 or (file.low < high and low < file.high):

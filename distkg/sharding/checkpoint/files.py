@@ -92,7 +92,7 @@ class TensorEntry(_Entry):
         return f"{'sharded' if self.sharded else 'replicated'} {self.dtype} {self.shape}"
 
 
-class FileEntry(_Entry):
+class ShardFile(_Entry):
     """File of one rank."""
 
     name: str = Field(pattern=r"^rank-[0-9]{5,}-of-[0-9]{5,}\.safetensors$", max_length=60)
@@ -102,7 +102,7 @@ class FileEntry(_Entry):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
-class Manifest(_Entry):
+class CheckpointManifest(_Entry):
     """Manifest of a checkpoint.
 
     Attributes:
@@ -118,7 +118,7 @@ class Manifest(_Entry):
     rows: Size
     progress: dict[str, JsonValue]
     tensors: dict[TensorName, TensorEntry]
-    files: list[FileEntry]
+    files: list[ShardFile]
 
     def pieces(self, tensor: str) -> list[tuple[str, int, int]]:
         """Return the files that hold a tensor, each with its first row and one past its last."""
@@ -142,7 +142,7 @@ def file_name(rank: int, size: int) -> str:
     return f"rank-{rank:05d}-of-{size:05d}.safetensors"
 
 
-def write_file(path: Path, tensors: Mapping[str, Tensor], low: int, high: int) -> FileEntry:
+def write_file(path: Path, tensors: Mapping[str, Tensor], low: int, high: int) -> ShardFile:
     """Write contiguous CPU tensors to one safetensors file, and return when it is on disk.
 
     Raises:
@@ -152,10 +152,10 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], low: int, high: int) -
     digest = _sha256_of(path)
     _to_disk(path)
     _to_disk(path.parent)
-    return FileEntry(name=path.name, low=low, high=high, bytes=path.stat().st_size, sha256=digest)
+    return ShardFile(name=path.name, low=low, high=high, bytes=path.stat().st_size, sha256=digest)
 
 
-def difference(folder: Path, manifest: Manifest, index: int) -> str | None:
+def difference(folder: Path, manifest: CheckpointManifest, index: int) -> str | None:
     """Compare the file of a rank with the manifest, reading it whole; return the problem, or None.
 
     NaN or infinity is a problem too, since distkg never writes it.
@@ -179,7 +179,7 @@ def difference(folder: Path, manifest: Manifest, index: int) -> str | None:
     return f"{entry.name} holds NaN or infinity in {', '.join(broken)}" if broken else None
 
 
-def check_file(folder: Path, manifest: Manifest, index: int) -> None:
+def check_file(folder: Path, manifest: CheckpointManifest, index: int) -> None:
     """Check the header of a rank's file against the manifest, before anything is allocated for its tensors.
 
     Raises:
@@ -192,7 +192,7 @@ def check_file(folder: Path, manifest: Manifest, index: int) -> None:
         raise CheckpointError(f"{path} is damaged ({error}): use another checkpoint") from None
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
     """Commit a checkpoint whose files are on disk."""
     tree = manifest.model_dump()
     unnamed = folder / _UNNAMED
@@ -203,7 +203,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     _to_disk(folder.parent)
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> CheckpointManifest:
     """Read and validate the manifest of a committed checkpoint.
 
     Raises:
@@ -222,7 +222,7 @@ def read_manifest(folder: Path) -> Manifest:
             )
         if written != _sha256_of_json(tree):
             raise CheckpointError(f"{path} was changed after it was written: its checksum differs")
-        manifest = Manifest.model_validate(tree)
+        manifest = CheckpointManifest.model_validate(tree)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(ascii(part).strip("'") for part in problem["loc"])
@@ -236,7 +236,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def copy_rows(folder: Path, manifest: Manifest, tensor: str, low: int, out: Tensor) -> None:
+def copy_rows(folder: Path, manifest: CheckpointManifest, tensor: str, low: int, out: Tensor) -> None:
     """Fill ``out`` with the rows of a tensor from ``low`` on, a few megabytes at a time.
 
     Raises:
@@ -256,7 +256,7 @@ def copy_rows(folder: Path, manifest: Manifest, tensor: str, low: int, out: Tens
                 out[row - low : end - low].copy_(rows[row - first : end - first])
 
 
-def copy_whole(folder: Path, manifest: Manifest, tensor: str, out: Tensor) -> None:
+def copy_whole(folder: Path, manifest: CheckpointManifest, tensor: str, out: Tensor) -> None:
     """Fill ``out`` with a replicated tensor.
 
     Raises:
@@ -302,7 +302,7 @@ def remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def _contradiction(manifest: Manifest) -> str | None:
+def _contradiction(manifest: CheckpointManifest) -> str | None:
     """Return a contradiction among the numbers of a manifest, or None."""
     files = manifest.files
     names = [file_name(rank, manifest.world_size) for rank in range(len(files))]
@@ -325,7 +325,7 @@ def _contradiction(manifest: Manifest) -> str | None:
     return None
 
 
-def _bytes_of_row(manifest: Manifest) -> int:
+def _bytes_of_row(manifest: CheckpointManifest) -> int:
     rows = (entry.model_copy(update={"shape": entry.shape[1:]}) for entry in manifest.tensors.values() if entry.sharded)
     return sum(_bytes(entry) for entry in rows)
 

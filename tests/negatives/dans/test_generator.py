@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distkg.negatives.dans.difficulty import Difficulty
-from distkg.negatives.dans.generator import Conditions, Generator, GeneratorOptions
+from distkg.negatives.dans.generator import DenoiserConditions, Generator, GeneratorOptions
 
 WIDTH, ENTITIES, KINDS = 8, 60, 3
 
@@ -19,10 +19,10 @@ def entity_vectors() -> Tensor:
     return centres.repeat_interleave(ENTITIES // KINDS, 0) + 0.3 * torch.randn(ENTITIES, WIDTH, generator=generator)
 
 
-def conditions(vectors: Tensor, answer: Tensor) -> Conditions:
+def conditions(vectors: Tensor, answer: Tensor) -> DenoiserConditions:
     kind = answer // (ENTITIES // KINDS)
     centres = vectors.view(KINDS, -1, WIDTH).mean(1)
-    return Conditions(answer, vectors[answer], centres[kind], vectors[answer], centres[kind])
+    return DenoiserConditions(answer, vectors[answer], centres[kind], vectors[answer], centres[kind])
 
 
 def trained(rounds: int = 300, **options: object) -> tuple[Generator, Tensor, list[float]]:
