@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.processes import side_by_side
 from distkg.config import RunConfig
-from distkg.foundation.files import load_model
+from distkg.foundation.model_files import load_model
 from distkg.foundation.models import FoundationModel
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank

@@ -20,7 +20,7 @@ from benchmarks.kept_runs import KeptRun, loss_curve, outcomes
 from benchmarks.zero_shot import columns_of, named, rank_test
 from distkg.config import load_config
 from distkg.data.store.graph_store import Store
-from distkg.foundation.files import make_model
+from distkg.foundation.model_files import make_model
 from distkg.foundation.models import FoundationModel
 
 VARIANTS = {

@@ -22,8 +22,8 @@ from benchmarks.kept_runs import KeptRun, outcomes
 from benchmarks.zero_shot import columns_of, named, rank_test
 from distkg.config import load_config
 from distkg.data.store.graph_store import Store
-from distkg.foundation.files import load_model
-from distkg.foundation.graphs.tokens import EntityTokens
+from distkg.foundation.graphs.entity_tokens import EntityTokens
+from distkg.foundation.model_files import load_model
 from distkg.foundation.models import FoundationModel, KnowledgeGraph
 
 WIDTHS = {"text": 384, "numeric": 48}

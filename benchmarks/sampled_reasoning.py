@@ -18,7 +18,7 @@ from benchmarks.zero_shot import BATCH_SIZE, columns_of, some_test_triples
 from distkg.data.store.graph_store import Store
 from distkg.evaluation.metrics import known_answers_of
 from distkg.evaluation.ranking import rank_by_scores
-from distkg.foundation.files import load_model
+from distkg.foundation.model_files import load_model
 from distkg.foundation.zero_shot import reasoner_of
 
 TRIPLES = 200  # of the test split

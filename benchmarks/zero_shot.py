@@ -18,8 +18,8 @@ from benchmarks.processes import alone
 from distkg.data.store.graph_store import Store
 from distkg.evaluation.metrics import known_answers_of, ranking_metrics
 from distkg.evaluation.ranking import Ranking, rank_by_scores
-from distkg.foundation.files import load_model
 from distkg.foundation.graph_scorer import GraphScorer
+from distkg.foundation.model_files import load_model
 from distkg.foundation.models import FoundationModel, KnowledgeGraph
 
 BATCH_SIZE = 16

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from distkg.kernels.scores.hyperbolic import HyperbolicSimilarity
+from distkg.kernels.scores.poincare_distance import HyperbolicSimilarity
 from distkg.kernels.scores.similarity import DOT, L1, L2, MODULUS, SCALED_L1, SQUARED_L2, RotLSimilarity, Similarity
 
 Plain = Callable[[Tensor, Tensor], Tensor]

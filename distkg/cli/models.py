@@ -240,8 +240,8 @@ def import_checkpoint(
     format: Annotated[PublishedFormat, typer.Option(help="Model of the published checkpoint.")] = PublishedFormat.ultra,
 ) -> None:
     """Convert a published checkpoint of a foundation model into a model folder."""
-    from distkg.foundation.files import import_checkpoint as read_checkpoint
-    from distkg.foundation.files import save_model
+    from distkg.foundation.model_files import import_checkpoint as read_checkpoint
+    from distkg.foundation.model_files import save_model
 
     model = read_checkpoint(file, format.value)
     save_model(model, to)

@@ -14,10 +14,10 @@ from distkg.config import RunConfig
 from distkg.data.fresh_graph import fresh_graph
 from distkg.data.store.graph_store import Store
 from distkg.foundation.base import FoundationModel
-from distkg.foundation.files import is_model, load_model, weights_sha256
 from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
 from distkg.foundation.initial_model import made_graph
 from distkg.foundation.learner import FoundationLearner
+from distkg.foundation.model_files import is_model, load_model, weights_sha256
 from distkg.foundation.models import MODELS
 from distkg.foundation.plan import plan_foundation
 from distkg.foundation.zero_shot import best_zero_shot, evaluate_zero_shot, reasons_for

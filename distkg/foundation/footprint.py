@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distkg.foundation.graphs.entity_tokens import EntityTokens
 from distkg.foundation.graphs.sampling import Subgraph, SubgraphSampler
-from distkg.foundation.graphs.tokens import EntityTokens
 from distkg.foundation.models import FoundationModel, KnowledgeGraph
 from distkg.planning.peak import peak_bytes
 

@@ -10,8 +10,8 @@ from typing import Any
 from distkg.config import ConfigError, RunConfig
 from distkg.data.store.graph_store import Store
 from distkg.data.store.manifest import Manifest
-from distkg.foundation.files import load_model, make_model
 from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
+from distkg.foundation.model_files import load_model, make_model
 from distkg.foundation.models import MODELS, FoundationModel
 from distkg.graph.partition import import_dgl
 from distkg.negatives import SOURCES

@@ -17,12 +17,12 @@ from distkg.embedding.load_run import view_of_run
 from distkg.evaluation.metrics import Metrics, evaluate_ranks, ranking_metrics
 from distkg.evaluation.ranking import rank_by_scores
 from distkg.foundation.batches import FoundationBatches
-from distkg.foundation.files import MODEL_FOLDER, save_model
 from distkg.foundation.graph_scorer import GraphScorer
 from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
 from distkg.foundation.initial_model import check_settings, initial_model
 from distkg.foundation.loop import FoundationLoop
 from distkg.foundation.mining import encoder_parameters, weights_of
+from distkg.foundation.model_files import MODEL_FOLDER, save_model
 from distkg.foundation.telemetry import HardnessTelemetry
 from distkg.negatives import TrainingProgress
 from distkg.randomness import Purpose, stream

@@ -26,7 +26,7 @@ from distkg.data.store.graph_store import Store
 from distkg.embedding.model import Model
 from distkg.embedding.scorers.base import Scorer
 from distkg.evaluation.score_blocks import evaluating
-from distkg.inference.ann import INDEX, write_index
+from distkg.inference.vector_index import INDEX, write_index
 from distkg.redaction import is_remote
 from distkg.training.run_dir import versions
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from distkg.config import RunConfig
 from distkg.foundation.family import FoundationFamily, facts_of
-from distkg.foundation.files import ModelFileError, described_model, load_model
+from distkg.foundation.model_files import ModelFileError, described_model, load_model
 from distkg.foundation.models import MODELS
 from distkg.relation_prediction.learner import RelationLearner
-from distkg.relation_prediction.predict import predict_relations
+from distkg.relation_prediction.predictions import predict_relations
 from distkg.relation_prediction.ranking import evaluate_relations
 from distkg.sharding.ranks import Ranks
 from distkg.training.family import GraphChoice, Predictor, QuestionError

@@ -45,8 +45,8 @@ from distkg.data.generate import generate
 from distkg.data.splits.inductive_split import inductive_split
 from distkg.data.store.known_answers import KnownAnswers
 from distkg.evaluation.ranking import rank_answers
-from distkg.foundation.files import make_model, save_model
-from distkg.foundation.graphs.tokens import EntityTokens
+from distkg.foundation.graphs.entity_tokens import EntityTokens
+from distkg.foundation.model_files import make_model, save_model
 from distkg.foundation.models import KnowledgeGraph
 from distkg.kernels.message_passing.edges import Edges
 from distkg.sharding.ranks import Ranks

@@ -16,7 +16,7 @@ from distkg.data.assemble import PrepareReport
 from distkg.data.errors import IngestError
 from distkg.data.fresh_graph import fresh_graph
 from distkg.data.tokens.token_store import read_modalities
-from distkg.foundation.files import make_model, save_model
+from distkg.foundation.model_files import make_model, save_model
 
 TRIPLES = [("paris", "in", "france"), ("lyon", "in", "france"), ("turin", "in", "italy"), ("rome", "near", "turin")]
 SAID = {"paris": "a large city", "france": "a country", "italy": "a country", "turin": "a city"}

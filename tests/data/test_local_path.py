@@ -15,7 +15,7 @@ from distkg.data.tokens.codebooks import read_codebook
 from distkg.data.tokens.entity_values import find_images
 from distkg.demo import run_demo
 from distkg.embedding.load_run import load_run
-from distkg.foundation.files import import_checkpoint, is_model, load_model, save_model
+from distkg.foundation.model_files import import_checkpoint, is_model, load_model, save_model
 from distkg.inference.export import export
 from distkg.inference.predict import predict_file
 from distkg.inference.queries import read_queries

@@ -12,7 +12,7 @@ from torch import Tensor
 from distkg.config import ModelConfig
 from distkg.embedding.scorers import Scorer, make_scorer
 from distkg.embedding.scorers.hyperbolic import exp0, log0, mobius_add
-from distkg.kernels.scores.hyperbolic import HyperbolicSimilarity, curvature
+from distkg.kernels.scores.poincare_distance import HyperbolicSimilarity, curvature
 
 HYPERBOLIC = ["atth", "murp", "refh", "roth"]
 C = torch.tensor([[0.7]], dtype=torch.float64)

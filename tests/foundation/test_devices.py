@@ -9,8 +9,8 @@ import pytest
 import torch
 from small_facts import graph
 
-from distkg.foundation.files import make_model
 from distkg.foundation.graph_scorer import GraphScorer
+from distkg.foundation.model_files import make_model
 from distkg.foundation.models import FoundationModel
 from distkg.kernels.message_passing.moments import Moments
 from distkg.kernels.message_passing.sums import reference_propagate as reference

@@ -14,9 +14,9 @@ from two_stores import two_stores
 from distkg.config import ConfigError, RunConfig
 from distkg.data.errors import StoreError
 from distkg.data.generate import generate
-from distkg.foundation.files import make_model
 from distkg.foundation.footprint import Growth, growth, ranking, seconds_of_query, training_step
 from distkg.foundation.initial_model import made_graph
+from distkg.foundation.model_files import make_model
 from distkg.foundation.models import KnowledgeGraph
 from distkg.foundation.plan import plan_foundation
 from distkg.planning import preflight

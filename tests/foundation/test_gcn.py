@@ -14,9 +14,9 @@ from torch import Tensor
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
 from distkg.data.prepare import prepare
-from distkg.foundation.files import load_model, make_model
 from distkg.foundation.graphs.sampling import SubgraphSampler, sampled_scores
 from distkg.foundation.initial_model import check_foundation
+from distkg.foundation.model_files import load_model, make_model
 from distkg.foundation.models import FoundationModel, GraphMismatchError, KnowledgeGraph
 from distkg.foundation.models.compgcn import Compgcn, compose
 from distkg.foundation.models.rgcn import Rgcn

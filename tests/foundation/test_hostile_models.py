@@ -18,7 +18,14 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from distkg.cli import app
-from distkg.foundation.files import ModelFileError, import_checkpoint, is_model, load_model, make_model, save_model
+from distkg.foundation.model_files import (
+    ModelFileError,
+    import_checkpoint,
+    is_model,
+    load_model,
+    make_model,
+    save_model,
+)
 from distkg.foundation.models import MODELS, FoundationModel
 
 OPTIONS = {"width": 4, "layers": 2, "hidden": 4}

@@ -11,8 +11,8 @@ import torch
 from distkg.config import ConfigError, RunConfig
 from distkg.data.store.graph_store import Store
 from distkg.data.store.manifest import Manifest
-from distkg.foundation.files import make_model, save_model
 from distkg.foundation.initial_model import initial_model
+from distkg.foundation.model_files import make_model, save_model
 from distkg.foundation.models import FoundationModel, KnowledgeGraph
 
 SMALL = {"width": 8, "layers": 2, "hidden": 8}

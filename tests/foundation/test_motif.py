@@ -8,7 +8,7 @@ from plain_hypergraph import by_definition
 from small_facts import FACTS, graph
 from torch import Tensor
 
-from distkg.foundation.files import make_model
+from distkg.foundation.model_files import make_model
 from distkg.foundation.models import KnowledgeGraph
 from distkg.foundation.models.motif import HypergraphConvolution, Motif
 from distkg.graph import relation_hypergraph as hypergraph_module

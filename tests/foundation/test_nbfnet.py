@@ -7,7 +7,7 @@ import torch
 from small_facts import FACTS
 from torch import Tensor
 
-from distkg.foundation.files import make_model
+from distkg.foundation.model_files import make_model
 from distkg.foundation.models import GraphMismatchError, KnowledgeGraph
 from distkg.foundation.models.nbfnet import NBFNet
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_facts import FACTS, graph
 
-from distkg.foundation.files import make_model
+from distkg.foundation.model_files import make_model
 from distkg.foundation.paths import edge_gradients, in_words, most_influential
 
 

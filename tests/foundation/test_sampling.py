@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from distkg.foundation.files import make_model
 from distkg.foundation.graphs.sampling import Sampler, SubgraphSampler, sampled_scores
+from distkg.foundation.model_files import make_model
 from distkg.foundation.models import KnowledgeGraph
 from tests.with_dgl import SAMPLERS
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_facts import FACTS
 
-from distkg.foundation.files import make_model
+from distkg.foundation.model_files import make_model
 from distkg.foundation.models import GraphMismatchError, KnowledgeGraph
 from distkg.foundation.models.semma import Semma
 from distkg.foundation.models.ultra import Ultra

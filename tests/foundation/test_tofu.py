@@ -8,10 +8,10 @@ import pytest
 import torch
 from small_facts import FACTS
 
-from distkg.foundation.files import make_model
-from distkg.foundation.graphs.tokens import EntityTokens, TokenPool, TokensOnDemand
+from distkg.foundation.graphs.entity_tokens import EntityTokens, TokenPool, TokensOnDemand
 from distkg.foundation.layers.mixed_messages import MixedConvolution
 from distkg.foundation.layers.relational import Boundary
+from distkg.foundation.model_files import make_model
 from distkg.foundation.models import FoundationModel, GraphMismatchError, KnowledgeGraph
 from distkg.foundation.models.tofu import Tofu, TofuOptions, TokenDecoder, TokenReadOut
 

@@ -14,13 +14,13 @@ from distkg.data.generate import generate
 from distkg.data.store.graph_store import Store
 from distkg.data.tokens.token_store import write_modality
 from distkg.embedding.build import check_objective
-from distkg.foundation.files import load_model, make_model, save_model
 from distkg.foundation.graph_scorer import GraphScorer
+from distkg.foundation.graphs.entity_tokens import LikenessScale
 from distkg.foundation.graphs.sampling import SubgraphSampler
-from distkg.foundation.graphs.tokens import LikenessScale
 from distkg.foundation.graphs.training_graphs import LearnedGraph
 from distkg.foundation.initial_model import made_graph
 from distkg.foundation.learner import FoundationLearner
+from distkg.foundation.model_files import load_model, make_model, save_model
 from distkg.foundation.models import KnowledgeGraph
 from distkg.foundation.models.tofu import Tofu
 from distkg.foundation.plan import plan_foundation

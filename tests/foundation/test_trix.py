@@ -6,7 +6,7 @@ import torch
 from small_facts import FACTS, graph
 from torch import Tensor
 
-from distkg.foundation.files import make_model
+from distkg.foundation.model_files import make_model
 from distkg.foundation.models import KnowledgeGraph
 from distkg.foundation.models.trix import Trix
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from small_facts import FACTS, graph
 from torch import Tensor
 
-from distkg.foundation.files import make_model
 from distkg.foundation.graph_scorer import GraphScorer
 from distkg.foundation.layers.leakage_mask import weights_of_meetings
 from distkg.foundation.layers.path_decoder import FactConvolution
+from distkg.foundation.model_files import make_model
 from distkg.foundation.models import KnowledgeGraph, UnsupportedQuestionError
 from distkg.foundation.models.trix_relations import TrixRelations
 from distkg.kernels.message_passing.edges import Edges

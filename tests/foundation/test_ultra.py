@@ -8,8 +8,8 @@ import pytest
 import torch
 from small_facts import FACTS, graph
 
-from distkg.foundation.files import import_checkpoint
 from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
+from distkg.foundation.model_files import import_checkpoint
 from distkg.foundation.models.ultra import Ultra
 
 CHECKPOINT = Path(__file__).parents[2].parent / "shared" / "checkpoints" / "ultra_3g.pth"

@@ -15,7 +15,7 @@ from distkg.cli import app, models
 from distkg.data.fresh_graph import fresh_graph
 from distkg.data.prepare import prepare
 from distkg.data.store.graph_store import Store
-from distkg.foundation.files import PublishedFormat, make_model, save_model
+from distkg.foundation.model_files import PublishedFormat, make_model, save_model
 from distkg.foundation.models import FoundationModel, KnowledgeGraph
 from distkg.foundation.zero_shot import best_zero_shot, evaluate_zero_shot
 from distkg.inference.predict import predict

@@ -91,7 +91,7 @@ def _search(world: World) -> None:
 
 
 def _models(world: World) -> None:
-    from distkg.foundation.files import make_model, save_model
+    from distkg.foundation.model_files import make_model, save_model
 
     torch.manual_seed(0)
     save_model(make_model("ultra", {"width": 4, "layers": 2, "hidden": 4}), world.model)

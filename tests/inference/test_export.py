@@ -20,10 +20,10 @@ from small_model import SmallModel
 from distkg.config import ModelConfig
 from distkg.data.store.graph_store import Store
 from distkg.embedding.scorers import make_scorer
-from distkg.inference.ann import EntityIndex, write_index
 from distkg.inference.export import export, export_model, gathered_rows, write_rows
-from distkg.kernels import ann
-from distkg.kernels.ann import AnnError
+from distkg.inference.vector_index import EntityIndex, write_index
+from distkg.kernels import nearest_neighbours
+from distkg.kernels.nearest_neighbours import AnnError
 from distkg.sharding.ranks import Ranks
 
 
@@ -151,7 +151,7 @@ def clustered(count: int, width: int, seed: int) -> torch.Tensor:
 def test_an_index_in_lists_recalls_the_exact_top_ten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scorer: str, norm: str | None
 ) -> None:
-    monkeypatch.setattr(ann, "_FLAT_BELOW", 1000)
+    monkeypatch.setattr(nearest_neighbours, "_FLAT_BELOW", 1000)
     rows = clustered(20_000, 16, seed=0)
     made = make_scorer(ModelConfig(name=scorer, dim=16, options={"norm": norm} if norm else {}))
     write_rows(tmp_path / "entities.safetensors", (20_000, 16), [(0, rows)])

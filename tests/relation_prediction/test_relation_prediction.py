@@ -16,7 +16,7 @@ from distkg.data.generate import generate
 from distkg.data.prepare import prepare
 from distkg.data.store.graph_store import Store
 from distkg.foundation.batches import both_ways
-from distkg.foundation.files import load_model
+from distkg.foundation.model_files import load_model
 from distkg.negatives import TrainingProgress
 from distkg.relation_prediction.learner import RelationLearner, as_triples
 from distkg.relation_prediction.ranking import evaluate_relations

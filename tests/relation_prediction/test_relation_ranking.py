@@ -15,8 +15,8 @@ from distkg.data.store.graph_store import Store, StoreError
 from distkg.data.store.known_relations import KnownRelations
 from distkg.evaluation.ranking import Ranking
 from distkg.evaluation.score_blocks import ScoreError
-from distkg.foundation.files import make_model
 from distkg.foundation.graph_scorer import GraphScorer
+from distkg.foundation.model_files import make_model
 from distkg.foundation.models import KnowledgeGraph, UnsupportedQuestionError
 from distkg.relation_prediction.ranking import evaluate_relations, rank_relations
 from distkg.sharding.ranks import Ranks

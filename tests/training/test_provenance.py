@@ -20,8 +20,8 @@ from distkg.data.store.graph_store import Store
 from distkg.data.store.identity import StoreIdentity, StoreMismatchError
 from distkg.data.store.relation_text import make_relation_text
 from distkg.embedding.load_run import load_run, view_of_run
-from distkg.foundation.files import load_model
 from distkg.foundation.initial_model import check_foundation
+from distkg.foundation.model_files import load_model
 from distkg.foundation.zero_shot import best_zero_shot, evaluate_zero_shot, reasons_for
 from distkg.sharding.ranks import Ranks
 from distkg.training.provenance import (

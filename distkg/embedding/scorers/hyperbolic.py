@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from distkg.embedding.scorers.base import Options, Scorer
-from distkg.kernels.scores.hyperbolic import MARGIN, RADIUS, TINY, HyperbolicSimilarity, curvature
+from distkg.kernels.scores.poincare_distance import MARGIN, RADIUS, TINY, HyperbolicSimilarity, curvature
 
 INITIAL_RAW_CURVATURE = 1.0  # c = 1.31, where the reference settings of Chami et al. start
 UNIT_RAW_CURVATURE = 0.5413248546129181  # log(e − 1): c = 1

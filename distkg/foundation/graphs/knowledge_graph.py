@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distkg.data.store.graph_store import Store
 from distkg.data.store.relation_text import read_relation_text
-from distkg.foundation.graphs.tokens import Tokens, tokens_of_store
+from distkg.foundation.graphs.entity_tokens import Tokens, tokens_of_store
 from distkg.graph.directions import both_directions, inverse_of
 from distkg.graph.examples import ExampleSampler
 from distkg.graph.relation_graph import KINDS, entity_relation_graphs, relation_graph

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from distkg.foundation.base import FoundationModel
+from distkg.foundation.graphs.entity_tokens import Tokens, tokens_of_part
 from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
-from distkg.foundation.graphs.tokens import Tokens, tokens_of_part
 from distkg.graph.directions import inverse_of
 from distkg.graph.neighbourhoods import DglSampler, EdgeSampler, PlainSampler
 from distkg.kernels.message_passing.edges import Edges

@@ -20,8 +20,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distkg.foundation.base import MODELS, GraphMismatchError, ModelOptions
+from distkg.foundation.graphs.entity_tokens import TokenPool, Tokens
 from distkg.foundation.graphs.knowledge_graph import Facts, KnowledgeGraph
-from distkg.foundation.graphs.tokens import TokenPool, Tokens
 from distkg.foundation.layers.mixed_messages import MixedConvolution, TokenMessages, filled_up
 from distkg.foundation.layers.path_decoder import EntityDecoder
 from distkg.foundation.layers.prompts import PromptEncoder

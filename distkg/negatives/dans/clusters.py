@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from distkg.kernels.ann import cluster
+from distkg.kernels.nearest_neighbours import cluster
 
 
 def kinds_of(rows: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:

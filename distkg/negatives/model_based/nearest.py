@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distkg.kernels.ann import VectorIndex, metric_of
+from distkg.kernels.nearest_neighbours import VectorIndex, metric_of
 from distkg.kernels.scores.log_sum_exp import blocks
 from distkg.kernels.scores.similarity import Similarity
 from distkg.kernels.select_topk import Best, best_of, keep_best

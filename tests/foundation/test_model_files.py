@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from distkg.config import ConfigError
-from distkg.foundation.files import ModelFileError, import_checkpoint, is_model, load_model, make_model, save_model
+from distkg.foundation.model_files import (
+    ModelFileError,
+    import_checkpoint,
+    is_model,
+    load_model,
+    make_model,
+    save_model,
+)
 
 SMALL = {"width": 4, "layers": 2, "hidden": 6}
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from distkg.embedding.scorers.base import Scorer
-from distkg.kernels.ann import AnnError, VectorIndex, load_faiss, metric_of
+from distkg.kernels.nearest_neighbours import AnnError, VectorIndex, load_faiss, metric_of
 
 INDEX = "index.faiss"
 
