@@ -48,7 +48,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("tests/rooms/conftest.py", ["tests/rooms/test_a.py", "tests/rooms/test_middle.py"]),
         ("tests/test_top.py", ["tests/test_top.py"]),
         ("distkg/presets/fast_one.yaml", ["tests/test_top.py"]),
-        ("docs/unheard_of.md", []),
+        ("notes/unheard_of.md", []),
         ("tools/x", []),
         ("tests/test_removed.py", []),
     ],

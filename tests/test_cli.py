@@ -217,7 +217,7 @@ def test_the_schema_holds_for_configurations_and_for_no_others(tmp_path: Path) -
     assert check.is_valid(tree)
     for section, key, value in (("model", "dims", 8), ("model", "dim", 0), ("optimizer", "name", "sgd")):
         assert not check.is_valid({**tree, section: {**tree[section], key: value}})
-    assert schema["$defs"]["ModelConfig"]["properties"]["dim"]["resume"] == "fixed"
+    assert schema["$defs"]["embedding.ModelConfig"]["properties"]["dim"]["resume"] == "fixed"
     for more in ((configuration(tmp_path),), ("--workers", "2"), ("--set", "model.dim=8")):
         assert "use it without CONFIG" in run_cli("config", "--schema", *more).stderr
 

@@ -251,7 +251,12 @@ def test_a_configuration_is_written_without_secrets_whatever_holds_them() -> Non
     address = f"s3://{CANARY}:{CANARY}@bucket/x?region=eu&secret_key={CANARY}"
     keys = {
         "data": {"store": address, "graphs": [address, "a/b@c"]},
-        "model": {"start": address, "options": {"file": address, "list": [address], "api_key": CANARY}},
+        "model": {
+            "name": "ultra",
+            "start": address,
+            "options": {"file": address, "list": [address], "api_key": CANARY},
+        },
+        "objective": {"name": "margin"},
         "negatives": {"vectors": address, "options": {address: address}},
         "cluster": {"address": f"{CANARY}:{CANARY}@head:6379"},
     }

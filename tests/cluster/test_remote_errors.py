@@ -118,11 +118,11 @@ def test_what_a_peer_raises_while_it_takes_over_weights_is_told_with_the_next_dr
     )
     monkeypatch.setattr(negative_pool, "ray", fake)
     actor = NegativeActor({}, "peer", 0)
-    actor.__dict__["_hosts"] = {"0": Host()}  # a cached property
-    _, replies = actor.draw("0", "group", [object()] * BLEND_EVERY)  # type: ignore[list-item]
+    actor.__dict__["_servers"] = {"0": Host()}
+    _, replies = actor.draw("0", "group", [object()] * BLEND_EVERY, {})  # type: ignore[list-item]
     assert replies == ["reply"] * BLEND_EVERY
     assert sent == ["0"]
-    _, replies = actor.draw("0", "group", [object()] * BLEND_EVERY)  # type: ignore[list-item]
+    _, replies = actor.draw("0", "group", [object()] * BLEND_EVERY, {})  # type: ignore[list-item]
     if not told:
         assert replies == ["reply"] * BLEND_EVERY
         assert sent == ["0", "0"]

@@ -84,5 +84,7 @@ def test_what_relations_are_called_matters_and_their_numbers_do_not() -> None:
 
 def test_text_of_another_width_is_refused() -> None:
     narrow = graph([row[:3] for row in TEXT])
-    with pytest.raises(GraphMismatchError, match=r"text vectors of 3 numbers.*takes 4: make vectors of that width"):
+    with pytest.raises(
+        GraphMismatchError, match=r"text vectors of width 3, and this model takes width 4: make vectors of that width"
+    ):
         small()(narrow, torch.tensor([0]), torch.tensor([1]))

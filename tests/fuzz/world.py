@@ -110,7 +110,7 @@ def make_world(folder: Path) -> World:
     save_file({"vectors": np.eye(4, dtype=np.float32)}, made.said / "codebook.safetensors")
     torch.save(torch.eye(4), made.said / "codebook.pth")
     made.config.write_text(
-        "# a run\nmodel: {name: distmult, dim: 16}\nobjective: {name: one_vs_all, label_smoothing: 0.1}\n"
+        "# a run\nmodel: {name: distmult, dim: 16}\nobjective: {name: self_adversarial, margin: 2.0}\n"
         f"data:\n  store: {made.store}\noptimizer: {{name: adagrad, learning_rate: 1e-1}}\n"
         "train: {workers: 1, epochs: 4, batch_size: 64}\nevaluate:\n  every: 2\n"
         "negatives: {source: mixture, options: {parts: [{source: uniform, weight: 0.5}, {source: k_hop}]}}\n"

@@ -129,7 +129,7 @@ def figures_of(ranks: Ranks, name: str, store: str, folder: str) -> Sections:
         ``losses``: one per step. ``metrics``: those of ``result.json``.
     """
     run.REPORT_SECONDS = math.inf  # on a slow machine an epoch would have several lines
-    result = train_on_rank(parse_config(tree_of(name, store), name), Path(folder), ranks)
+    result = train_on_rank(parse_config(tree_of(name, store), name, dead_keys_are="dropped"), Path(folder), ranks)
     if ranks.rank:
         return {}
     lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]

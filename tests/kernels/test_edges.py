@@ -53,7 +53,7 @@ def test_a_copy_for_a_device_is_made_once() -> None:
     there = edges.to(device)
     assert edges.to(device) is there
     assert {side.device for side in (there.dst, there.src, there.relation, there.offsets)} == {device}
-    assert (there.nodes, there.kinds, len(there)) == (4, 3, 4)
+    assert (there.nodes, there.num_relations, len(there)) == (4, 3, 4)
 
 
 def test_pieces_written_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

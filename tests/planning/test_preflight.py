@@ -74,7 +74,7 @@ def test_a_foundation_model_is_told_of_missing_tokens_and_splits(tmp_path: Path)
 
 
 def test_large_graphs_are_planned_without_counting_queries(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "COUNTED_TRIPLES", 2)
+    monkeypatch.setattr("distkg.embedding.family.COUNTED_TRIPLES", 2)
     assert preflight.plan_run(make_config(store)).steps == 3  # at most six
 
 

@@ -21,7 +21,8 @@ from distkg.negatives import TrainingProgress
 from distkg.relation_prediction.learner import RelationLearner, as_triples
 from distkg.relation_prediction.ranking import evaluate_relations
 from distkg.sharding.ranks import Ranks
-from distkg.training.run import make_learner, train_on_rank
+from distkg.training.family import family_of
+from distkg.training.run import train_on_rank
 from distkg.training.schedule import Schedule
 from distkg.training.services import LOCAL_SERVICES
 
@@ -55,7 +56,8 @@ def test_queries_from_either_end_are_the_facts_they_ask_about() -> None:
 
 
 def learner(settings: RunConfig) -> RelationLearner:
-    found = make_learner(settings, Ranks.single(), Schedule(settings.optimizer, 2), LOCAL_SERVICES)
+    schedule = Schedule(settings.optimizer, 2)
+    found = family_of(settings).learner(settings, Ranks.single(), schedule, LOCAL_SERVICES)
     assert isinstance(found, RelationLearner)
     return found
 
