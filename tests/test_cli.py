@@ -308,7 +308,7 @@ def test_a_run_that_cannot_fit_is_refused_with_exit_code_3(store: Path, tmp_path
     small = ["--set", f"data.store={store}", "--set", "cluster.memory_per_worker_gb=0.1"]
     result = run_cli(command[0], "preset:demo", *command[1:], *small)
     assert result.exit_code == 3
-    assert "0.10 GiB are there" in result.stderr
+    assert "0.10 GiB are available" in result.stderr
     assert not Path("never").exists()
 
 

@@ -109,7 +109,7 @@ def test_a_graph_that_a_source_cannot_draw_from_is_refused(store: str) -> None:
 def test_the_limit_that_is_configured_wins(store: str) -> None:
     config = make_config(store)
     config.cluster.memory_per_worker_gb = 0.5
-    with pytest.raises(PlanError, match=r"0\.50 GiB are there"):
+    with pytest.raises(PlanError, match=r"0\.50 GiB are available"):
         preflight.plan_run(config)
 
 
