@@ -107,7 +107,7 @@ def test_what_a_peer_raises_while_it_takes_over_weights_is_told_with_the_next_dr
             raise outcome
         return outcome
 
-    peer = SimpleNamespace(blend=SimpleNamespace(remote=lambda key, weights: sent.append(key) or "ref"))
+    peer = SimpleNamespace(blend=SimpleNamespace(remote=lambda key, weights, graphs: sent.append(key) or "ref"))
     context = SimpleNamespace(get_node_id=lambda: "node")
     fake = SimpleNamespace(
         get=get,
