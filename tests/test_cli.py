@@ -218,6 +218,16 @@ def test_the_schema_holds_for_configurations_and_for_no_others(tmp_path: Path) -
     for section, key, value in (("model", "dims", 8), ("model", "dim", 0), ("optimizer", "name", "sgd")):
         assert not check.is_valid({**tree, section: {**tree[section], key: value}})
     assert schema["$defs"]["embedding.ModelConfig"]["properties"]["dim"]["resume"] == "fixed"
+    keys = {name: set(definition["properties"]) for name, definition in schema["$defs"].items()}
+    assert keys["embedding.DataConfig"] == {"store"}
+    assert keys["foundation.DataConfig"] == {"store", "graphs", "fanouts", "sampler"}
+    assert keys["relation_prediction.DataConfig"] == {"store", "graphs"}
+    assert "activation_limit" in keys["embedding.ObjectiveConfig"] - keys["foundation.ObjectiveConfig"]
+    assert "keep_start" in keys["foundation.ModelConfig"] - keys["embedding.ModelConfig"]
+    assert "negatives" not in keys["relation_prediction"]
+    ultra = yaml.safe_load(run_cli("config", "preset:ultra").stdout)
+    assert check.is_valid(ultra)
+    assert not check.is_valid({**ultra, "model": {**ultra["model"], "dim": 8}})
     for more in ((configuration(tmp_path),), ("--workers", "2"), ("--set", "model.dim=8")):
         assert "use it without CONFIG" in run_cli("config", "--schema", *more).stderr
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from distkg.config.families import FAMILIES, FAMILY_OF_MODEL, FamilyName
-from distkg.config.run_config import RunConfig
+from distkg.config.fields import Section
+from distkg.config.run_config import RunConfig, exists_in
 
 
 def json_schema() -> dict[str, Any]:
@@ -29,9 +31,9 @@ def _variant(family: FamilyName) -> dict[str, Any]:
     """Return the definitions of a family's sections, as ``family.Section``, and of its configuration, as ``family``."""
     schema = RunConfig.model_json_schema()
     sections = schema.pop("$defs")
-    for definition in (schema, *sections.values()):
-        properties = definition.get("properties", {})
-        for key in [key for key, value in properties.items() if not _belongs(value, family)]:
+    for kind, above in _sections(RunConfig, ""):
+        properties = (schema if kind is RunConfig else sections[kind.__name__])["properties"]
+        for key in [key for key in properties if not exists_in(family, f"{above}{key}")]:
             del properties[key]
     own = sorted(name for name, kind in FAMILY_OF_MODEL.items() if kind == family)
     name = sections["ModelConfig"]["properties"]["name"]
@@ -48,9 +50,12 @@ def _variant(family: FamilyName) -> dict[str, Any]:
     return renamed
 
 
-def _belongs(value: dict[str, Any], family: FamilyName) -> bool:
-    families = value.get("acts_with", {}).get("family")
-    return families is None or family in families
+def _sections(kind: type[Section], above: str) -> Iterator[tuple[type[Section], str]]:
+    """Yield a section and those in it, each with the start of its dotted keys."""
+    yield kind, above
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _sections(field.annotation, f"{above}{name}.")
 
 
 def _renamed(node: Any, family: FamilyName) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
 
-from distkg.config.families import FAMILIES, family_of
+from distkg.config.families import FAMILIES, FamilyName, family_of
 from distkg.config.fields import Conditions, Resume, Section, section
 from distkg.config.sections import (
     BUILT_IN,
@@ -152,6 +152,14 @@ def _is_met(key: str, values: tuple[Any, ...], tree: Mapping[str, Any]) -> bool:
     if key == "objective.name":
         return value in values or value not in BUILT_IN
     return unmet_condition(key, tree) is None and (value in values if values else bool(value))
+
+
+def exists_in(family: FamilyName, key: str) -> bool:
+    """Return True if a dotted key acts with some configuration of a family of models."""
+    return all(
+        family in values if other == "family" else exists_in(family, other)
+        for other, values in conditions_of(key).items()
+    )
 
 
 def value_in(tree: Mapping[str, Any], key: str) -> Any:
