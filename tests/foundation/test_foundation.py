@@ -196,7 +196,7 @@ def test_few_facts_are_followed_where_few_are_wanted(stores: list[str]) -> None:
 
 def test_parts_of_graphs_are_not_for_models_with_vectors_of_entities(stores: list[str]) -> None:
     settings = config(stores[:1], model={"name": "rgcn", "options": {"width": 8}}, data={"fanouts": [5]})
-    with pytest.raises(ConfigError, match=r"data.fanouts: rgcn has vectors"):
+    with pytest.raises(ConfigError, match=r"data.fanouts: rgcn has a vector for each entity"):
         check_foundation(settings)
 
 
