@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,7 +87,7 @@ def parse_config(
     dead = dead_keys(tree, tree)
     if dead and dead_keys_are == "refused":
         lines = [f"{_origin(key.split('.'), source, overrides or {})}: {_explain_dead(key, tree)}" for key in dead]
-        raise ConfigError("\n".join(lines[:SHOWN]))
+        raise ConfigError(_listed(lines, source))
     return RunConfig.model_validate(without_dead_keys(tree, tree)) if dead else config
 
 
@@ -185,11 +185,14 @@ def _kind_of(value: Any) -> str:
 
 
 def _explain(error: ValidationError, source: str, overrides: Mapping[str, str]) -> str:
-    problems = error.errors()
-    lines = [_explain_one([str(part) for part in each["loc"]], each, source, overrides) for each in problems[:SHOWN]]
-    if len(problems) > SHOWN:
-        lines.append(f"{source}: {len(problems) - SHOWN:,} further keys are wrong")
-    return "\n".join(lines)
+    lines = [_explain_one([str(part) for part in each["loc"]], each, source, overrides) for each in error.errors()]
+    return _listed(lines, source)
+
+
+def _listed(lines: Sequence[str], source: str) -> str:
+    """Return the first messages, and the number of the others."""
+    more = [f"{source}: {len(lines) - SHOWN:,} further keys are wrong"] if len(lines) > SHOWN else []
+    return "\n".join([*lines[:SHOWN], *more])
 
 
 def _explain_one(location: list[str], problem: Mapping[str, Any], source: str, overrides: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from distkg.config import RunConfig
 from distkg.config import family_of as family_name
-from distkg.config.families import FAMILIES, FAMILY_OF_MODEL, FamilyName
+from distkg.config.families import FAMILY_OF_MODEL, FamilyName
 from distkg.data.store.graph_store import Store
 from distkg.data.store.identity import Scope
 from distkg.training.run_dir import RunFolder
@@ -182,11 +182,6 @@ def cannot_rank(model: str, what: str) -> QuestionError:
     return QuestionError(
         f"{model} ranks {other}, not {what}. Use a model that ranks {what}: {', '.join(sorted(others))}{hint}"
     )
-
-
-def describe_family(model: str) -> str:
-    """Return the name of a model's family in messages."""
-    return FAMILIES[family_name(model)]
 
 
 def _family(name: FamilyName) -> Family:

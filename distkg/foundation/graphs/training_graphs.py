@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,7 +106,3 @@ class LearnedGraph:
             with torch.no_grad():
                 model.relation_states(self.facts, head, relation)  # in validation nothing is hidden
         _ = self.known, self.validation
-
-
-GraphOf = Callable[[str], LearnedGraph]
-"""Function from a store address to its training graph."""
