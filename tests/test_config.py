@@ -162,11 +162,11 @@ DEAD = [
     )),
     # Of objectives.
     ("complex", "one_vs_all", "objective.margin", "objective.name: margin or self_adversarial"),
-    ("complex", "one_vs_all", "negatives.count", "objective.name: margin or logistic or self_adversarial"),
+    ("complex", "one_vs_all", "negatives.count", "objective.name: margin, logistic, self_adversarial or sampled_softmax"),
     ("complex", "one_vs_all", "objective.label_smoothing", "objective.name: k_vs_all"),
     ("complex", "margin", "objective.group_answers", "objective.name: one_vs_all"),
     ("complex", "margin", "objective.temperature", "objective.name: self_adversarial"),
-    ("complex", "margin", "objective.products", "objective.name: one_vs_all or k_vs_all or query_sampling"),
+    ("complex", "margin", "objective.products", "objective.name: one_vs_all, k_vs_all or query_sampling"),
     ("complex", "margin", "objective.query_share", "objective.name: query_sampling"),
     ("complex", "query_sampling", "objective.radius", "objective.name: non_negative"),
     # Of relation prediction, where all relations compete.

@@ -180,7 +180,10 @@ def describe_condition(key: str, values: tuple[Any, ...]) -> str:
     """
     if key == "family":
         return " and ".join(FAMILIES[name] for name in values)
-    return f"{key}: {' or '.join(map(str, values))}" if values else f"a run with {key}"
+    if not values:
+        return f"a run with {key}"
+    *others, last = map(str, values)
+    return f"{key}: {', '.join(others)} or {last}" if others else f"{key}: {last}"
 
 
 def dead_keys(tree: Mapping[str, Any], whole: Mapping[str, Any]) -> list[str]:
