@@ -162,7 +162,7 @@ DEAD = [
     )),
     # Of objectives.
     ("complex", "one_vs_all", "objective.margin", "objective.name: margin or self_adversarial"),
-    ("complex", "one_vs_all", "negatives.count", "objective.name: margin, logistic, self_adversarial or sampled_softmax"),
+    ("complex", "one_vs_all", "negatives.count", "margin, logistic, self_adversarial or sampled_softmax"),
     ("complex", "one_vs_all", "objective.label_smoothing", "objective.name: k_vs_all"),
     ("complex", "margin", "objective.group_answers", "objective.name: one_vs_all"),
     ("complex", "margin", "objective.temperature", "objective.name: self_adversarial"),
