@@ -49,7 +49,11 @@ def read_yaml(path: Path, name: str) -> Any:
     if not is_regular_file(path):
         raise DocumentError(f"{name} is not a regular file")
     with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
+        return parse_document(file.read(MAX_BYTES + 1), name)
+
+
+def parse_document(content: bytes, name: str) -> Any:
+    """Parse the content of a YAML file, of which the first ``MAX_BYTES + 1`` bytes are enough; as ``read_yaml``."""
     if len(content) > MAX_BYTES:
         raise DocumentError(
             f"{name} is larger than {MAX_BYTES >> 10} KiB, the limit of YAML files. Check that it is the right file"

@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     DROPOUT = 6
     VALIDATION = 7
     GRAPH = 8
+    GROWTH = 9
 
 
 def mixed_seed(*parts: int) -> int:

@@ -75,10 +75,21 @@ _SECRET_VALUES = tuple(
 )
 
 
+_COPIES: dict[str, tuple[re.Pattern[str], str]] = {}
+
+
+def name_copies(place: str, address: str) -> None:
+    """Show the address of a folder in a store wherever a text names a local copy of it, a folder in ``place``."""
+    parent, name = place.rsplit("/", 2)[1:]
+    pattern = re.compile(rf"[^\s'\"`(]*/{re.escape(parent)}/{re.escape(name)}/[\w-]+")
+    _COPIES[place] = pattern, address
+
+
 def redact(text: str, *, options: bool = False) -> str:
     """Remove the secrets of the addresses in a text: user names, passwords, tokens, query strings.
 
-    A local path is not an address, and is never changed.
+    A local path is not an address, and is not changed, unless it leads into a copy of a folder in a store
+    (``name_copies``), for which the address of that folder is shown.
 
     Args:
         text: an address, or any text with addresses, such as the message of an exception.
@@ -91,6 +102,8 @@ def redact(text: str, *, options: bool = False) -> str:
     """
     if _ADDRESS.fullmatch(text):
         return redact_address(text, options=options)
+    for pattern, address in list(_COPIES.values()):
+        text = pattern.sub(address, text)
     text = _ENCODED_QUERY.sub(rf"\1{MASK}", _ENCODED_USER.sub(r"\1", _addresses_redacted(text, options)))
     text = _PLAIN_USER.sub("", text)
     for pattern in _SECRET_VALUES:

@@ -47,10 +47,17 @@ class Split(StrEnum):
 def folder_path(text: str) -> Path:
     """Parse an option or argument that names a folder; an address such as ``s3://…`` is refused before anything starts.
 
-    Every parameter that takes a path is parsed here or by `file_path`: :class:`pathlib.Path` alone makes ``s3:/…`` of
-    an address, which is a local folder.
+    Every parameter that takes a path is parsed here, by `folder_address` or by `file_path`: :class:`pathlib.Path` alone
+    makes ``s3:/…`` of an address, which is a local folder.
     """
     return _local_path(text, "folder")
+
+
+def folder_address(text: str) -> str:
+    """Parse an option or argument that names a folder by its path, or by its address in an object store."""
+    from distkg.data.storage.objects import is_address
+
+    return text if is_address(text) else str(folder_path(text))
 
 
 def file_path(text: str) -> Path:
@@ -116,10 +123,14 @@ app = typer.Typer(
 
 StoreOption = Annotated[str, typer.Option("--store", help="Folder or address (s3://…) of the store to write.")]
 RunArgument = Annotated[
-    Path, typer.Argument(parser=folder_path, metavar="RUN", help="Run folder that `distkg train` wrote.")
+    str,
+    typer.Argument(
+        parser=folder_address, metavar="RUN", help="Run folder that `distkg train` wrote, or its address (s3://…)."
+    ),
 ]
-ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or preset:NAME.")]
-OptionalConfigArgument = Annotated[str | None, typer.Argument(metavar="CONFIG", help="YAML file, or preset:NAME.")]
+_CONFIG = typer.Argument(metavar="CONFIG", help="YAML file, its address (s3://…), or preset:NAME.")
+ConfigArgument = Annotated[str, _CONFIG]
+OptionalConfigArgument = Annotated[str | None, _CONFIG]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -173,9 +184,16 @@ def options(
 
 
 def resolved(config: str, changes: list[str] | None, workers: int | None) -> RunConfig:
-    from distkg.config import load_config
+    """Return the configuration of CONFIG with changes; a file at an address is read once."""
+    from distkg.config import load_config, load_config_content
 
-    return load_config(config, [*(changes or []), *([f"train.workers={workers}"] if workers else [])])
+    overrides = [*(changes or []), *([f"train.workers={workers}"] if workers else [])]
+    if "://" not in config:
+        return load_config(config, overrides)
+    from distkg.data.storage.location import read_file, without_secrets
+    from distkg.documents import MAX_BYTES
+
+    return load_config_content(read_file(config, MAX_BYTES + 1), without_secrets(config), overrides)
 
 
 class PrintableFormatter(logging.Formatter):

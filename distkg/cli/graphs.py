@@ -15,7 +15,7 @@ from distkg.cli.app import (
     StoreOption,
     app,
     file_path,
-    folder_path,
+    folder_address,
     print_remarks,
     say,
     say_json,
@@ -47,6 +47,51 @@ class Kind(StrEnum):
     entities_and_relations = "entities-and-relations"
 
 
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        metavar="[auto|tsv|parquet|nt|nq|ttl|trig|rdf|n3|jsonld]",
+        help="Format of the files, or that of an installed plug-in; auto decides by the file extension. tsv is any "
+        "delimited text, rdf is RDF/XML.",
+    ),
+]
+ValidOption = Annotated[str | None, typer.Option(help="File of the validation triples.")]
+TestOption = Annotated[str | None, typer.Option(help="File of the test triples.")]
+OnErrorOption = Annotated[OnError, typer.Option(help="Stop at a bad line, or skip it and write it to rejects.tsv.")]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HEAD,RELATION,TAIL",
+        help="Columns of head, relation and tail in tables, by name or by number (from 1), such as "
+        "subject,predicate,object or 2,3,4. Default: the columns that the header names, else the only three.",
+    ),
+]
+HeaderOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        show_default=False,
+        help="Whether the first line of delimited text names the columns. Default: yes if it has known names.",
+    ),
+]
+DelimiterOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Delimiter of text files: one character, or tab, comma, semicolon, pipe, space. Default: the one "
+        "with which most lines have the same number of columns."
+    ),
+]
+EncodingOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Encoding of text files, such as latin-1 or cp1252. Default: UTF-8, or that of a byte order mark."
+    ),
+]
+LiteralsOption = Annotated[
+    Literals, typer.Option(help="RDF facts whose object is a literal: keep them, or drop and count them.")
+]
+
+
 @app.command(epilog="Example: distkg prepare data/wn18rr --store stores/wn18rr")
 def prepare(
     source: Annotated[
@@ -59,16 +104,9 @@ def prepare(
         ),
     ],
     store: StoreOption,
-    format: Annotated[
-        str,
-        typer.Option(
-            metavar="[auto|tsv|parquet|nt|nq|ttl|trig|rdf|n3|jsonld]",
-            help="Format of the files, or that of an installed plug-in; auto decides by the file extension. tsv is any "
-            "delimited text, rdf is RDF/XML.",
-        ),
-    ] = "auto",
-    valid: Annotated[str | None, typer.Option(help="File of the validation triples.")] = None,
-    test: Annotated[str | None, typer.Option(help="File of the test triples.")] = None,
+    format: FormatOption = "auto",
+    valid: ValidOption = None,
+    test: TestOption = None,
     split: Annotated[
         str, typer.Option(help="Shares of train, valid and test triples if SOURCE is one file.")
     ] = "0.9,0.05,0.05",
@@ -78,44 +116,15 @@ def prepare(
     partitioner: Annotated[
         Partitioner, typer.Option(help="Assignment of entities to partitions: random, or metis for fewer cut edges.")
     ] = Partitioner.random,
-    on_error: Annotated[
-        OnError, typer.Option(help="Stop at a bad line, or skip it and write it to rejects.tsv.")
-    ] = OnError.fail,
+    on_error: OnErrorOption = OnError.fail,
     seed: Annotated[
         int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed of the entity order and the split.")
     ] = 0,
-    columns: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HEAD,RELATION,TAIL",
-            help="Columns of head, relation and tail in tables, by name or by number (from 1), such as "
-            "subject,predicate,object or 2,3,4. Default: the columns that the header names, else the only three.",
-        ),
-    ] = None,
-    header: Annotated[
-        bool | None,
-        typer.Option(
-            "--header/--no-header",
-            show_default=False,
-            help="Whether the first line of delimited text names the columns. Default: yes if it has known names.",
-        ),
-    ] = None,
-    delimiter: Annotated[
-        str | None,
-        typer.Option(
-            help="Delimiter of text files: one character, or tab, comma, semicolon, pipe, space. Default: the one "
-            "with which most lines have the same number of columns."
-        ),
-    ] = None,
-    encoding: Annotated[
-        str | None,
-        typer.Option(
-            help="Encoding of text files, such as latin-1 or cp1252. Default: UTF-8, or that of a byte order mark."
-        ),
-    ] = None,
-    literals: Annotated[
-        Literals, typer.Option(help="RDF facts whose object is a literal: keep them, or drop and count them.")
-    ] = Literals.keep,
+    columns: ColumnsOption = None,
+    header: HeaderOption = None,
+    delimiter: DelimiterOption = None,
+    encoding: EncodingOption = None,
+    literals: LiteralsOption = Literals.keep,
 ) -> None:
     """Read a graph (delimited text, Parquet or RDF) into a store; docs/data.md has formats and warnings."""
     from distkg.data import prepare as ingest
@@ -140,7 +149,7 @@ def prepare(
             literals=literals.value,
             progress=progress,
         )
-    _print_store(report)
+    print_store(report)
 
 
 @app.command(
@@ -159,7 +168,7 @@ def generate(
     """Generate a graph with known logical rules and skewed degrees."""
     from distkg.data import generate as synthetic
 
-    _print_store(
+    print_store(
         synthetic.generate(
             store, entities=entities, relations=relations, triples=triples, seed=seed, partitions=partitions
         )
@@ -184,7 +193,7 @@ def inductive_split(
 
     stores = split_in_two(store, to, kind=kind.value, seed=seed, share=share, split=_shares(split))
     for report, connected in zip((stores.training, stores.inference), stores.connected, strict=True):
-        _print_store(report)
+        print_store(report)
         say(f"entities in the largest connected part: {connected:.1%}")
     say(f"in both: {stores.shared_entities:,} entities, {stores.shared_relations:,} relations")
     say(f"in neither: {stores.left_out:,} facts")
@@ -201,10 +210,11 @@ def negatives(
     source: Annotated[str, typer.Option(help="Name of the negative source, as in negatives.source.")] = "uniform",
     options: Annotated[str, typer.Option(help="Options of the source as YAML, such as '{integrate: true}'.")] = "{}",
     run: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            parser=folder_path,
-            help="Run folder of a model trained on the same store, for sources that use its vectors.",
+            parser=folder_address,
+            help="Run of a model trained on the same store, for sources that use its vectors: its folder, or its "
+            "address (s3://…).",
         ),
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="Number of example queries to show with their negatives.")] = 5,
@@ -229,9 +239,11 @@ def negatives(
 
     chosen, graph, model = parse_mapping(options, "--options"), Store.open(store), None
     if run is not None:
+        from distkg.data.storage.working_copy import folder_at
         from distkg.embedding.load_run import view_of_run
 
-        model = view_of_run(run, graph)
+        with folder_at(run) as folder:
+            model = view_of_run(folder, graph)
     statistics = examine(graph, source, chosen, sample=sample, count=count, show=show, seed=seed, model=model)
     if as_json:
         say_json(asdict(statistics))
@@ -268,12 +280,12 @@ def _shares(text: str) -> tuple[float, float, float]:
     return train, valid, test
 
 
-def _print_store(report: PrepareReport) -> None:
+def print_store(report: PrepareReport) -> None:
     from distkg.reporting.quantities import duration
     from distkg.reporting.tables import counts_table
 
-    if report.beside is not None:
-        _print_store(report.beside)
+    if report.training_graph is not None:
+        print_store(report.training_graph)
     rows = [("entities", report.entities), ("relations", report.relations), *report.triples.items()]
     show_table(counts_table(rows, f"{redact_address(report.store)} ({duration(report.seconds)})"))
     print_remarks(report)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -17,6 +17,7 @@ from distkg.cli.app import (
     Split,
     app,
     file_path,
+    folder_address,
     folder_path,
     print_remarks,
     say,
@@ -24,10 +25,13 @@ from distkg.cli.app import (
     show_table,
 )
 from distkg.printable import printable
+from distkg.redaction import redact
 
 if TYPE_CHECKING:
-    from distkg.data.store.graph_store import Store
+    from distkg.sharding.ranks import Ranks
     from distkg.training.family import Predictor
+
+T = TypeVar("T")
 
 
 class Known(StrEnum):
@@ -45,11 +49,12 @@ class PublishedFormat(StrEnum):
 
 
 ModelArgument = Annotated[
-    Path,
+    str,
     typer.Argument(
-        parser=folder_path,
+        parser=folder_address,
         metavar="MODEL",
-        help="Run folder that `distkg train` wrote, or folder of a foundation model, which also needs a graph.",
+        help="Run that `distkg train` wrote, or a foundation model, which also needs a graph: its folder, or its "
+        "address (s3://…).",
     ),
 ]
 FanoutsOption = Annotated[
@@ -65,6 +70,14 @@ GraphOption = Annotated[
     typer.Option(
         help="Graph for a foundation model, instead of --store: a file of triples, or a folder with triples.tsv and "
         "optionally descriptions.tsv and numeric.tsv of entities."
+    ),
+]
+ReadersOption = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Number of Ray workers that read the model together, whatever number trained it; 1 reads in this process.",
     ),
 ]
 StoreOfModelOption = Annotated[
@@ -87,13 +100,15 @@ def evaluate(
         typer.Option(min=1, help="Number of triples of the split to rank, a fixed random subset; default: all."),
     ] = None,
     fanouts: FanoutsOption = "",
+    workers: ReadersOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Rank a split exactly among all entities; show metrics by side, relation and category."""
+    from distkg.inference.questions import Evaluation
     from distkg.reporting.tables import metrics_table, relations_table
 
-    with _opened(model, store=store, fanouts=_numbers(fanouts), offered="--store") as predictor:
-        result = predictor.evaluate(split.value, triples)
+    choice = {"store": store, "fanouts": _numbers(fanouts), "offered": "--store"}
+    result = _ask(model, workers, Evaluation(split.value, triples), **choice)
     if as_json:
         say_json(result)
         return
@@ -136,6 +151,7 @@ def predict(
         int, typer.Option(min=0, help="Number of paths of facts that explain each answer of a foundation model.")
     ] = 0,
     fanouts: FanoutsOption = "",
+    workers: ReadersOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """List the best answers to a query, or to a file of queries."""
@@ -155,27 +171,19 @@ def predict(
             raise typer.BadParameter(
                 f"{', '.join(unused)}: for one query; with --queries, write all queries into its file"
             )
-    from distkg.inference import predict as inference
+    from distkg.inference.predict import check_output
+    from distkg.inference.questions import AnswersOfFile, BestAnswers
 
-    if output is not None:
-        inference.check_output(output)
-    with _opened(model, store=store, triples=graph, fanouts=_numbers(fanouts), tell=print_remarks) as predictor:
-        if predictor.topk is None:
-            _refuse_unranked(predictor, "entities")
-        best, facts = predictor.topk, predictor.store
-        if queries is not None and output is not None:
-            written = inference.predict_file(best, facts, queries, output, top, known.value, warn=_warn)
-            say(f"{written:,} answers: {output}")
-            return
-        if explain and predictor.explain is None:
-            raise typer.BadParameter(f"--explain is for foundation models, and {model} is a run of embeddings")
-        anchor_id, relation_id = facts.entity_id(str(anchor)), facts.relation_id(str(relation))
-        query = anchor_id, relation_id + inverse * facts.num_relations
-        _warn_untrained(facts, [query[0]], [query[1]])
-        (answers,) = inference.predict(best, facts, [query[0]], [query[1]], top, known.value)
-        reasons = []
-        if explain and predictor.explain is not None:
-            reasons = predictor.explain(*query, [answer.entity for answer in answers], explain)
+    choice = {"store": store, "triples": graph, "fanouts": _numbers(fanouts), "tell": print_remarks}
+    if queries is not None and output is not None:
+        check_output(output)
+        written, warnings = _ask(model, workers, AnswersOfFile(queries, output, top, known.value), **choice)
+        _warn(warnings)
+        say(f"{written:,} answers: {output}")
+        return
+    question = BestAnswers(str(anchor), str(relation), inverse, top, known.value, explain)
+    answers, reasons, warnings = _ask(model, workers, question, **choice)
+    _warn(warnings)
     if as_json:
         rows = [asdict(answer) for answer in answers]
         for row, paths in zip(rows, reasons, strict=False):
@@ -208,14 +216,16 @@ def predict_relation(
     as_json: JsonOption = False,
 ) -> None:
     """List the most likely relations between two entities, by a model that ranks relations."""
+    from distkg.inference.untrained import untrained_warnings
     from distkg.reporting.tables import text_table
+    from distkg.training.family import cannot_rank
 
     with _opened(model, store=store, triples=graph, tell=print_remarks) as predictor:
         if predictor.top_relations is None:
-            _refuse_unranked(predictor, "relations")
+            raise cannot_rank(predictor.model, "relations")
         facts = predictor.store
         ends = facts.entity_id(head), facts.entity_id(tail)
-        _warn_untrained(facts, ends, [])
+        _warn(untrained_warnings(facts, ends, []))
         predictions = predictor.top_relations(*ends, top, known.value)
     if as_json:
         say_json([asdict(each) for each in predictions])
@@ -252,48 +262,60 @@ def import_checkpoint(
 def export(
     run: RunArgument,
     to: Annotated[
-        Path, typer.Option(parser=folder_path, help="Folder for vectors, labels and model.json of the export.")
+        str,
+        typer.Option(
+            parser=folder_address, help="Folder or address (s3://…) for vectors, labels and model.json of the export."
+        ),
     ],
     index: Annotated[bool, typer.Option("--index", help="Also write a FAISS index of the entities.")] = False,
     store: Annotated[str, typer.Option(help="Address of the run's store, if it has moved.")] = "",
+    workers: ReadersOption = 1,
 ) -> None:
     """Write vectors and labels as safetensors and Parquet, so that NumPy alone can recompute a score."""
+    from distkg.data.storage.working_copy import folder_at
+    from distkg.inference.questions import Export
     from distkg.training.family import family_of_folder
 
-    if not family_of_folder(run).has_vectors:
-        raise typer.BadParameter(
-            f"{run} is a foundation model, which has no entity vectors to export: `distkg predict` and `distkg "
-            "evaluate` need its folder alone"
-        )
-    with _opened(run, store=store or None, scope="labels") as predictor:
-        assert predictor.export is not None
-        predictor.export(to, index)
-    say(f"export: {to}")
+    with folder_at(run) as folder:
+        if not family_of_folder(folder).has_vectors:
+            raise typer.BadParameter(
+                f"{redact(run)} is a foundation model, which has no entity vectors to export: `distkg predict` and "
+                "`distkg evaluate` need its folder alone"
+            )
+    _ask(run, workers, Export(to, index), store=store or None, scope="labels")
+    say(f"export: {redact(to)}")
 
 
-def _opened(model: Path, **choice: Any) -> AbstractContextManager[Predictor]:
+@contextmanager
+def _opened(model: str, **choice: Any) -> Iterator[Predictor]:
     """Open the model of a run folder or of a model folder in this process; ``choice`` as of ``GraphChoice``."""
+    from distkg.data.storage.working_copy import folder_at
     from distkg.sharding.ranks import Ranks
     from distkg.training.family import GraphChoice, family_of_folder
 
-    return family_of_folder(model).open(model, Ranks.single(), GraphChoice(**choice))
+    with (
+        folder_at(model) as folder,
+        family_of_folder(folder).open(folder, Ranks.single(), GraphChoice(**choice)) as predictor,
+    ):
+        yield predictor
 
 
-def _refuse_unranked(predictor: Predictor, what: str) -> NoReturn:
-    from distkg.training.family import cannot_rank
+def _ask(model: str, workers: int, question: Callable[[Predictor, Ranks], T], **choice: Any) -> T:
+    """Open a model in this process or on several workers, and return its answer; ``choice`` as of ``GraphChoice``."""
+    from distkg.sharding.ranks import Ranks
+    from distkg.training.family import GraphChoice
 
-    raise cannot_rank(predictor.model, what)
+    if workers > 1:
+        from distkg.cluster.collective import ask_workers
+
+        return ask_workers(model, GraphChoice(**choice), workers, question)
+    with _opened(model, **choice) as predictor:
+        return question(predictor, Ranks.single())
 
 
-def _warn_untrained(facts: Store, entities: Sequence[int], relations: Sequence[int]) -> None:
-    from distkg.inference.untrained import untrained_warnings
-
-    for warning in untrained_warnings(facts, entities, relations):
-        _warn(warning)
-
-
-def _warn(warning: str) -> None:
-    say(f"warning: {warning}", err=True)
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        say(f"warning: {warning}", err=True)
 
 
 def _numbers(text: str) -> list[int]:

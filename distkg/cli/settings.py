@@ -22,15 +22,43 @@ from distkg.cli.streams import ascii_only
 
 if TYPE_CHECKING:
     from distkg.config import RunConfig
+    from distkg.planning.cluster import Cluster, StatedGraph
     from distkg.planning.plan import Plan
 
 
 @app.command(epilog="Example: distkg plan preset:complex_wn18rr --set data.store=stores/wn18rr --workers 2")
 def plan(
-    config: ConfigArgument, changes: SetOption = None, workers: WorkersOption = None, as_json: JsonOption = False
+    config: ConfigArgument,
+    changes: SetOption = None,
+    workers: WorkersOption = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLUSTER",
+            help="Plan for these machines instead of this one: a YAML file with nodes, workers_per_node, memory_gb and "
+            "network_gbit, or preset:NAME. Sets train.workers.",
+        ),
+    ] = None,
+    graph: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENTITIES,RELATIONS,TRIPLES",
+            help="Plan for a graph of these sizes (86054151,14824,304727650) instead of a store; TRIPLES are those of "
+            "training.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Estimate the memory of a worker and the time of an epoch; refuse a run that cannot fit."""
-    estimate = planned(resolved(config, changes, workers))
+    from distkg.planning.cluster import read_cluster, read_counts
+
+    machines = None if cluster is None else read_cluster(cluster)
+    if machines is not None:
+        if workers is not None:
+            raise typer.BadParameter("--workers and --cluster both set the number of workers: use one")
+        workers = machines.workers
+    counts = None if graph is None else read_counts(graph)
+    estimate = planned(resolved(config, changes, workers), machines, counts)
     if as_json:
         say_json(estimate.to_dict())
     else:
@@ -42,7 +70,7 @@ def presets(
     scorers: Annotated[bool, typer.Option("--scorers", help="List the scorers and their options instead.")] = False,
 ) -> None:
     """List the configurations and search spaces that come with distkg, for use as preset:NAME."""
-    from distkg.reporting.catalogue import describe_presets, describe_scorers, describe_spaces
+    from distkg.reporting.catalogue import describe_clusters, describe_presets, describe_scorers, describe_spaces
     from distkg.reporting.tables import text_table
 
     if scorers:
@@ -50,6 +78,7 @@ def presets(
     else:
         show_table(text_table(["preset", ""], [(e.name, e.summary) for e in describe_presets()]))
         show_table(text_table(["search space", ""], [(e.name, e.summary) for e in describe_spaces()]))
+        show_table(text_table(["cluster", ""], [(e.name, e.summary) for e in describe_clusters()]))
 
 
 @app.command(epilog="Example: distkg config preset:complex_wn18rr --set model.dim=128 > my.yaml")
@@ -88,10 +117,10 @@ def config(
         )
 
 
-def planned(config: RunConfig) -> Plan:
+def planned(config: RunConfig, cluster: Cluster | None = None, graph: StatedGraph | None = None) -> Plan:
     from distkg.planning.preflight import plan_run
 
-    return plan_run(config)
+    return plan_run(config, cluster, graph)
 
 
 def show_plan(plan: Plan) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,7 @@ from distkg.cli.app import (
     WorkersOption,
     app,
     file_path,
+    folder_address,
     folder_path,
     resolved,
     say,
@@ -22,7 +25,12 @@ from distkg.cli.app import (
 from distkg.cli.settings import planned, show_plan
 
 if TYPE_CHECKING:
-    from distkg.search.search_folder import Trial
+    from distkg.search.trials import Trial
+
+
+class SearchCost(StrEnum):
+    seconds = "seconds"
+    memory = "memory"
 
 
 @app.command(
@@ -31,7 +39,11 @@ if TYPE_CHECKING:
 def train(
     config: ConfigArgument,
     run: Annotated[
-        Path, typer.Option(parser=folder_path, help="Run folder, for configuration, metrics, checkpoints and report.")
+        str,
+        typer.Option(
+            parser=folder_address,
+            help="Run folder, or its address (s3://…), for configuration, metrics, checkpoints and report.",
+        ),
     ],
     changes: SetOption = None,
     workers: WorkersOption = None,
@@ -53,33 +65,66 @@ def train(
     settings = resolved(config, changes, workers)
     show_plan(replace(planned(settings), notes=()))  # workers report the precisions that they lack
     from distkg.cluster.launch import launch_training
+    from distkg.data.storage.working_copy import folder_at, shown
     from distkg.reporting.report import write_report
     from distkg.reporting.tables import metrics_table
 
     result = launch_training(settings, run, resume=resume, accept_changes=accept_changes)
     show_table(metrics_table(result["metrics"], "Filtered ranks among all entities"))
-    say(f"report: {write_report(run)}")
+    with folder_at(run) as folder:
+        say(f"report: {shown(write_report(folder))}")
 
 
 @app.command(
-    epilog="Example: distkg tune preset:complex_wn18rr --space space.yaml --run searches/wn18rr --trials 12 "
-    "--set train.time_limit_seconds=300"
+    epilog="Example: distkg tune preset:complex_wn18rr --space space.yaml --run searches/wn18rr --trials 64 --rungs 3"
 )
 def tune(
     config: ConfigArgument,
-    space: Annotated[
+    run: Annotated[
         str,
         typer.Option(
-            metavar="SPACE",
-            help="YAML file of keys to vary (optimizer.learning_rate: {log_uniform: [1e-4, 1]}), or preset:NAME.",
+            parser=folder_address, help="Search folder, or its address (s3://…), for trials, log, best.yaml and report."
         ),
     ],
-    run: Annotated[
-        Path, typer.Option(parser=folder_path, help="Search folder, for trials, log, best.yaml and report.")
-    ],
+    space: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPACE",
+            help="YAML file of keys to vary (optimizer.learning_rate: {log_uniform: [1e-4, 1]}), or preset:NAME; "
+            "default: the space that comes with distkg for model.name.",
+        ),
+    ] = None,
     trials: Annotated[
-        int, typer.Option(min=1, help="Total number of trials, including those of an earlier launch.")
+        int,
+        typer.Option(
+            min=1, help="Total number of trials, including those of an earlier launch; with --rungs, of the first rung."
+        ),
     ] = 20,
+    rungs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=20,
+            help="Successive halving (GraSH): train on small k-cores of the graph for few epochs, and promote the best "
+            "trials to larger cores, this many times. Default: whole graph, ASHA stops poor trials.",
+        ),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            metavar="RUNS",
+            help="With --rungs: cost of all rungs together, in full runs of CONFIG. Default: one full run for each "
+            "rung.",
+        ),
+    ] = None,
+    against: Annotated[
+        SearchCost | None,
+        typer.Option(
+            help="Second objective: find the trials with the best MRR for their training time, or for the peak memory "
+            "of a worker. Their configurations are written to front/."
+        ),
+    ] = None,
     max_concurrent: Annotated[
         int, typer.Option(min=1, help="Number of concurrent trials, each on train.workers workers.")
     ] = 1,
@@ -89,37 +134,55 @@ def tune(
 ) -> None:
     """Search for the configuration with the best validation MRR and write it to best.yaml."""
     settings = resolved(config, changes, workers)
-    from distkg.search.space import read_space
+    from distkg.search.method import Options
+    from distkg.search.space import read_space, space_of_model
 
-    searched_space = read_space(space)
+    options = Options(rungs or 0, budget, None if against is None else against.value)
+    options.check(trials)
+    searched_space = read_space(space or f"preset:{space_of_model(settings.model.name)}")
     show_plan(planned(settings))
     from distkg.cluster.tune import launch_search
+    from distkg.data.storage.working_copy import folder_at, shown
     from distkg.reporting.search import changes_table, read_search, trial_line, write_search_report
+    from distkg.reporting.search_methods import front_table
 
     def ended(trial: Trial) -> None:
-        say(trial_line(trial, trials, read_search(run).trials))
-        write_search_report(run)
+        with folder_at(run) as folder:
+            record = read_search(folder)
+            say(trial_line(trial, record.method.total(trials), record.trials))
+            write_search_report(folder)
 
     launch_search(
-        settings, searched_space, run, trials=trials, max_concurrent=max_concurrent, resume=resume, ended=ended
+        settings,
+        searched_space,
+        run,
+        trials=trials,
+        max_concurrent=max_concurrent,
+        options=options,
+        resume=resume,
+        ended=ended,
     )
-    record = read_search(run)
-    say(f"report: {write_search_report(run)}")
+    with folder_at(run) as folder:
+        record = read_search(folder)
+        say(f"report: {shown(write_search_report(folder))}")
+        best = shown(folder / "best.yaml")
     if record.best is None:
         say("error: no trial has finished, so there is no best configuration; the report says why", err=True)
         raise typer.Exit(1)
+    if record.method.against is not None:
+        show_table(front_table(record.trials, record.method.against))
     show_table(changes_table(record))
-    say(f"best configuration: {run / 'best.yaml'}")
+    say(f"best configuration: {best}")
 
 
 @app.command(epilog="Example: distkg report runs/wn18rr runs/wn18rr-rotate --to comparison.html")
 def report(
     runs: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            parser=folder_path,
+            parser=folder_address,
             metavar="RUN",
-            help="Run folders that `distkg train` wrote; several are compared.",
+            help="Run folders that `distkg train` wrote, or their addresses (s3://…); several are compared.",
         ),
     ],
     to: Annotated[
@@ -140,19 +203,20 @@ def report(
     """Write one self-contained page about the results so far of a run or search, or a comparison of several runs."""
     if store and len(runs) > 1:
         raise typer.BadParameter("--store belongs to one RUN, but several RUNs are named; leave it out")
-    from distkg.training.provenance import check_run_store
-
-    for run in runs:
-        check_run_store(run, store)
-    if len(runs) > 1:
-        from distkg.reporting.comparison import write_comparison
-
-        say(write_comparison(runs, to))
-        return
+    from distkg.data.storage.working_copy import folder_at, shown
+    from distkg.reporting.comparison import write_comparison
     from distkg.reporting.report import write_report
     from distkg.reporting.search import is_search, write_search_report
+    from distkg.training.provenance import check_run_store
 
-    say((write_search_report if is_search(runs[0]) else write_report)(runs[0], to))
+    with ExitStack() as opened:
+        folders = [opened.enter_context(folder_at(run)) for run in runs]
+        for folder in folders:
+            check_run_store(folder, store)
+        if len(folders) > 1:
+            say(write_comparison(folders, to))
+            return
+        say(shown((write_search_report if is_search(folders[0]) else write_report)(folders[0], to)))
 
 
 @app.command(epilog="Example: distkg demo --folder runs/demo")

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from pathlib import Path, PurePosixPath
 
 import ray
 import ray.train
 import torch
-from ray.train.torch import TorchTrainer, get_device
 
-from distkg.cluster.process_group import process_group
-from distkg.cluster.sampling.negative_pool import actors_of_worker, negative_actors
+from distkg.cluster import no_storage
+from distkg.cluster.kept_workers import KeptWorkers
+from distkg.cluster.sampling.negative_pool import negative_actors
+from distkg.cluster.session.private_ray import on_private_ray
 from distkg.cluster.session.ray_session import (
     ClusterError,
     LostClusterError,
@@ -25,12 +26,14 @@ from distkg.cluster.session.ray_session import (
     set_driver_environment,
     worker_environment,
     worker_resources,
-    worker_threads,
 )
 from distkg.cluster.session.waiting import wait_for_room
-from distkg.cluster.shared_graphs import SharedGraphs, graphs_of_node, share_graphs
+from distkg.cluster.shared_graphs import share_graphs
+from distkg.cluster.train_backend import process_group
+from distkg.cluster.trainer import Trainer
 from distkg.cluster.watch import run_folder
-from distkg.cluster.watch.lease import Lease, check_lease, claimed
+from distkg.cluster.watch.failures import FailureNotes, cause_of, describe_failure, in_short
+from distkg.cluster.watch.lease import Lease, claimed
 from distkg.cluster.watch.progress_monitor import (
     Display,
     Follower,
@@ -40,35 +43,21 @@ from distkg.cluster.watch.progress_monitor import (
     make_display,
     with_warnings,
 )
-from distkg.cluster.watch.run_watch import Supervisor, signs_of_life
-from distkg.config import RunConfig, parse_config
+from distkg.cluster.watch.run_metrics import count_failure
+from distkg.cluster.watch.run_watch import Supervisor
+from distkg.cluster.worker_task import TrainOnRank, WorkerTask
+from distkg.config import RunConfig
+from distkg.data.storage.file_changes import changed
+from distkg.data.storage.objects import StoreUnavailableError, is_address
+from distkg.data.storage.working_copy import copy_of, folder_at, shown
 from distkg.printable import printable, printable_lines
 from distkg.redaction import redact
-from distkg.sharding.ranks import Ranks
 from distkg.termination import Terminated
 from distkg.training.resume import check_resume, notices
 from distkg.training.run_dir import RunFolder
-from distkg.training.services import Services
 
+LOOK_SECONDS, FETCH_SECONDS = 0.25, 2.0
 LAST_LINES_SECONDS = 2.0  # maximum wait for the last lines of workers when a run is stopped
-
-# Errors that a restart would repeat. A lost peer raises RuntimeError, a full disk OSError.
-MISTAKES = (ValueError, TypeError, LookupError, AttributeError, ImportError, AssertionError)
-
-
-class TrainOnRank(Protocol):
-    """Function that runs a training on one rank; the result is that of rank 0."""
-
-    def __call__(
-        self,
-        config: RunConfig,
-        run: Path,
-        ranks: Ranks,
-        *,
-        resume: bool,
-        listener: Listener | None,
-        services: Services,
-    ) -> Record: ...
 
 
 class TrainingError(RuntimeError):
@@ -93,7 +82,7 @@ def launch_training(
 
     Args:
         config: configuration of the run; a relative ``data.store`` is relative to the current directory.
-        run: run folder, on storage that every node sees.
+        run: run folder, on storage that every node sees, or its address in an object store.
         resume: continue the run in this folder; in an empty folder, start a new one.
         accept_changes: continue although settings with ``resume: course`` have changed; the result lists them.
         listener: function called in this process with every new line of metrics.jsonl; by default the progress is
@@ -122,29 +111,67 @@ def run_on_workers(
     resume: bool = False,
     accept_changes: bool = False,
     listener: Listener | None = None,
+    kept: KeptWorkers | None = None,
 ) -> Record:
-    """Launch any training function; arguments and errors are those of `launch_training`."""
+    """Launch any training function; arguments and errors are those of `launch_training`.
+
+    With ``kept``, these workers train, and stay for the next run; else Ray Train starts some.
+    """
     check_scaling(config)
-    folder = run_folder.absolute_run(run)
     config = run_folder.absolute_store(config)
-    with claimed(folder, resume=resume, private=config.private) as lease:
+    with folder_at(run) as opened, _claimed(opened, resume=resume, private=config.private) as (folder, lease):
         changes = check_resume(config, RunFolder(folder), accept_changes=accept_changes) if resume else []
         for line in notices(changes, config):
             print(printable_lines(redact(line)), flush=True)
-        return _launch(train, config, folder, lease, listener)
+        place = Place(folder, str(run) if is_address(run) else str(folder))
+        return _launch(train, config, place, lease, listener, kept)
 
 
-def _launch(train: TrainOnRank, config: RunConfig, folder: Path, lease: Lease, listener: Listener | None) -> Record:
-    display = make_display(config.train.epochs)
+@contextmanager
+def _claimed(run: Path, *, resume: bool, private: bool) -> Iterator[tuple[Path, Lease]]:
+    folder = run_folder.absolute_run(run)
+    with claimed(folder, resume=resume, private=private) as lease:
+        yield folder, lease
+
+
+@dataclass(frozen=True)
+class Place:
+    """Run folder of a launch.
+
+    Attributes:
+        folder: folder on this machine; for a run in an object store, the driver's copy.
+        address: path or address from which workers open the folder.
+    """
+
+    folder: Path
+    address: str
+
+
+def _launch(
+    train: TrainOnRank,
+    config: RunConfig,
+    place: Place,
+    lease: Lease,
+    listener: Listener | None,
+    kept: KeptWorkers | None,
+) -> Record:
+    folder, display = place.folder, make_display(config.train.epochs)
+
+    def failed(record: Record) -> None:
+        changed(folder / run_folder.FAILURES)
+        count_failure(shown(folder))
+        display.notice(describe_failure(record))
+
     follower = Follower(
         [
             (LineTail(folder / run_folder.METRICS), with_warnings(listener or display.metrics, display)),
-            (LineTail(folder / run_folder.FAILURES), lambda record: display.notice(describe_failure(record))),
+            (LineTail(folder / run_folder.FAILURES), failed),
             (LineTail(folder / run_folder.NOTICES), lambda record: display.notice(record["notice"])),
-        ]
+        ],
+        *_look_at(folder),
     )
     with ray_session(config) as session, display, follower:
-        result = _fit(train, config, folder, Output(display, follower), session, lease)
+        result = _fit(train, config, place, Output(display, follower), session, lease, kept)
     if follower.error is not None:
         raise follower.error
     return result
@@ -171,6 +198,21 @@ class Output:
         self.display.notice(text)
 
 
+def _look_at(folder: Path) -> tuple[float, Callable[[], None]]:
+    """Return how often to look at the files that workers write (s), and how to fetch them."""
+    copy = copy_of(folder)
+    if copy is None:
+        return LOOK_SECONDS, lambda: None
+    copy.keep(run_folder.FAILURES)  # Ray Train's controller writes it on this node
+    written = (run_folder.METRICS, run_folder.NOTICES)
+
+    def fetch() -> None:
+        with suppress(StoreUnavailableError):  # workers need the store more than the display does
+            copy.refresh(written)
+
+    return FETCH_SECONDS, fetch
+
+
 def check_scaling(config: RunConfig) -> None:
     """Validate ``cluster.min_workers``.
 
@@ -182,27 +224,29 @@ def check_scaling(config: RunConfig) -> None:
         raise ClusterError(f"cluster.min_workers={low} is more than train.workers={high}. Lower it or add workers.")
 
 
-def describe_failure(record: Record) -> str:
-    """Format a line of failures.jsonl as a sentence.
-
-    >>> describe_failure({"time": 0.0, "rank": 1, "error": "its node was lost", "restart": True})
-    'worker 1 failed: its node was lost. Restarting from the newest checkpoint.'
-    """
-    outcome = "Restarting from the newest checkpoint." if record["restart"] else "The run ends here."
-    return f"worker {record['rank']} failed: {record['error']}. {outcome}"
-
-
-def _fit(train: TrainOnRank, config: RunConfig, run: Path, output: Output, session: Session, lease: Lease) -> Record:
+def _fit(
+    train: TrainOnRank,
+    config: RunConfig,
+    place: Place,
+    output: Output,
+    session: Session,
+    lease: Lease,
+    kept: KeptWorkers | None,
+) -> Record:
+    run = place.folder
     try:
-        wait_for_room(config, output.notice, nodes_may_come=session.private is None)
+        if kept is None or not kept.are_ready():  # those that wait have their room
+            wait_for_room(config, output.notice, nodes_may_come=session.private is None)
         set_driver_environment()
         graphs = share_graphs(config)
-        trainer = _trainer(train, config, run, graphs, lease)
+        task = WorkerTask(train, config.model_dump(), place.address, graphs, lease.token)
+        notes = FailureNotes(run, config.cluster.max_failures)
+        fit = partial(kept.train, task, notes) if kept else partial(_fit_on_ray_train, task, config, place, notes)
         with (
-            negative_actors(config, str(run), graphs),
+            negative_actors(config, shown(run), graphs),
             Supervisor(config, run, output.notice, session.give_up) as supervisor,
         ):
-            result = _fit_or_stop(trainer, run, supervisor, session, output)
+            result = _fit_or_stop(fit, run, supervisor, session, output)
     except (KeyboardInterrupt, SystemExit):
         _report_stop(run, output, session)
         # Everything is reported, so the traceback of an interrupt would only distract.
@@ -217,9 +261,11 @@ def _fit(train: TrainOnRank, config: RunConfig, run: Path, output: Output, sessi
     return result
 
 
-def _fit_or_stop(trainer: TorchTrainer, run: Path, supervisor: Supervisor, session: Session, output: Output) -> Record:
+def _fit_or_stop(
+    fit: Callable[[], Record], run: Path, supervisor: Supervisor, session: Session, output: Output
+) -> Record:
     try:
-        result = dict(session.run(trainer.fit).return_value)
+        result = session.run(fit)
     except (KeyboardInterrupt, SystemExit):
         # Inside the context of the actors, because workers may need them until they have stopped.
         supervisor.stop()
@@ -250,17 +296,17 @@ def describe_stop(run: Path, by: str) -> str:
 
 def how_to_resume(run: Path) -> str:
     """Return the sentence that says how to resume a run."""
-    return f"Continue with the same command and --resume; the run is in {printable(str(run))}"
+    return f"Continue with the same command and --resume; the run is in {printable(shown(run))}"
 
 
-def _trainer(train: TrainOnRank, config: RunConfig, run: Path, graphs: SharedGraphs, lease: Lease) -> TorchTrainer:
-    return TorchTrainer(
-        _train_loop(train),
-        train_loop_config={"config": config.model_dump(), "run": str(run), "graphs": graphs, "lease": lease.token},
-        torch_config=process_group(config.cluster.gpus_per_worker),
+def _fit_on_ray_train(task: WorkerTask, config: RunConfig, place: Place, notes: FailureNotes) -> Record:
+    trainer = Trainer(
+        _on_ray_train(task),
+        backend_config=process_group(config.cluster.gpus_per_worker),
         scaling_config=scaling(config),
-        run_config=_ray_run(config, run),
+        run_config=_ray_run(config, place, notes),
     )
+    return dict(trainer.fit().return_value)
 
 
 def scaling(config: RunConfig) -> ray.train.ScalingConfig:
@@ -273,73 +319,46 @@ def scaling(config: RunConfig) -> ray.train.ScalingConfig:
     )
 
 
-def _ray_run(config: RunConfig, run: Path) -> ray.train.RunConfig:
-    # Ray Train checks before the start that every worker's node sees the storage path, which is the run folder.
+def _ray_run(config: RunConfig, place: Place, notes: FailureNotes) -> ray.train.RunConfig:
+    run, in_store = place.folder, is_address(place.address)
+    # Ray Train checks before the start that every worker's node sees the storage path, which is in the run folder.
     return ray.train.RunConfig(
-        name=run_folder.LAUNCH,
-        storage_path=str(run),
+        name=PurePosixPath(shown(run)).name,  # by which the dashboard and Ray Train's metrics call the run
+        storage_path=no_storage.PATH if in_store else str(run / run_folder.LAUNCH),
+        storage_filesystem=no_storage.no_storage() if in_store else None,
         failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
         worker_runtime_env={"env_vars": worker_environment(config.cluster)},
-        callbacks=[FailureNotes(run, config.cluster.max_failures)],
+        callbacks=[notes],
         logging_config=ray.train.LoggingConfig(log_level="WARNING"),
     )
 
 
-def _train_loop(train: TrainOnRank) -> Callable[[dict[str, Any]], Record]:
-    def loop(settings: dict[str, Any]) -> Record:
-        config = parse_config(settings["config"], "the launched run")
-        torch.set_num_threads(worker_threads(config.cluster))
-        run, graphs = settings["run"], settings["graphs"]
-        with signs_of_life(run, ray.train.get_context().get_world_rank()) as stop:
-            ranks = Ranks.from_process_group(get_device())
-            pool_of = actors_of_worker(config, run, ranks, graphs)
-            check_writer = partial(check_lease, Path(run), settings["lease"])
-            services = Services(pool_of, graphs_of_node(graphs), check_writer=check_writer, stop=stop)
-            # A new launch starts in an empty folder, so a checkpoint there means that this group is a replacement.
-            return train(config, Path(run), ranks, resume=True, listener=None, services=services)
+def _on_ray_train(task: WorkerTask) -> Callable[[], Record]:
+    # A private Ray has no dashboard, nor the actor with which workers report.
+    evaluated = None if on_private_ray() else report_to_ray_train
 
-    return loop
+    def train() -> Record:  # pickled by value, so that workers do not import this module
+        device = torch.device("cpu")
+        if task.config["cluster"]["gpus_per_worker"]:
+            from ray.train.torch import get_device  # its import takes a third of a second
 
+            device = get_device()
+        return task.on_worker(ray.train.get_context().get_world_rank(), device, evaluated)
 
-class FailureNotes(ray.train.UserCallback):
-    """Callback that writes lost workers to failures.jsonl, and ends the run on an error that a restart would repeat."""
-
-    def __init__(self, run: Path, max_failures: int) -> None:
-        self._run = run
-        self._restarts_left = max_failures
-
-    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
-        causes = {rank: _cause(error) for rank, error in worker_exceptions.items()}
-        mistake = next((cause for cause in causes.values() if isinstance(cause, MISTAKES)), None)
-        restart = mistake is None and self._restarts_left > 0
-        for rank, cause in sorted(causes.items()):
-            error = run_folder.take_hung(self._run, rank) or _in_short(cause)
-            run_folder.append_failure(self._run, rank, error, restart=restart)
-        self._restarts_left -= 1
-        if mistake is not None:
-            # Raising here makes Ray Train's controller end the run instead of restarting it.
-            raise mistake
+    return train
 
 
-def _cause(error: BaseException) -> BaseException:
-    """Return the error of a worker without the wrapping of Ray Train."""
-    for wrapping in ("_base_exc", "health_check_failure"):
-        error = getattr(error, wrapping, error)
-    return error
-
-
-def _in_short(error: BaseException) -> str:
-    if isinstance(error, ray.exceptions.RayActorError):
-        return "its process died (killed, out of memory, or its node was lost)"
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:500].rstrip(".")
+def report_to_ray_train(line: Record) -> None:
+    """Report a validation to Ray Train, for its metrics and its page of the dashboard; called by every worker."""
+    figures = {key: line[key] for key in ("epoch", "step", "loss", "triples_per_second")}
+    ray.train.report({**figures, "valid_mrr": line["valid"]["mrr"]})
 
 
 def _too_many_failures(config: RunConfig, run: Path, error: ray.train.WorkerGroupError) -> TrainingError:
-    causes = {rank: _in_short(_cause(failure)) for rank, failure in sorted(error.worker_failures.items())}
+    causes = {rank: in_short(cause_of(failure)) for rank, failure in sorted(error.worker_failures.items())}
     listed = "\n".join(f"  worker {rank}: {cause}" for rank, cause in causes.items())
     return TrainingError(
-        f"training in {run} stopped after {config.cluster.max_failures} restarts (cluster.max_failures); "
+        f"training in {shown(run)} stopped after {config.cluster.max_failures} restarts (cluster.max_failures); "
         f"the last failure:\n{listed}\nContinue with --resume once the cause is gone; "
-        f"{run / run_folder.FAILURES} lists every failure."
+        f"{shown(run / run_folder.FAILURES)} lists every failure."
     )

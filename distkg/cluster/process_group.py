@@ -7,21 +7,25 @@ by which the nodes reach each other, so every worker binds gloo to the interface
 The rendezvous store of the workers listens on that address too, at a port that the system assigns when it starts to
 listen. Ray's own backend looks for a free port and has torch listen there later, on all interfaces: two runs that start
 on one machine may get the same port.
+
+Imports torch only in the functions that workers run, and Ray Train not at all: processes that need neither read this
+module before the workers start, on the same cores.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 import ray
-import torch.distributed as dist
-from ray.train.torch import TorchConfig
-from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+TIMEOUT_SECONDS = 1800  # of a collective
 
 
 def interface_of(address: str) -> str | None:
@@ -45,6 +49,8 @@ _meeting_point: list[dist.TCPStore] = []
 
 def open_meeting_point(workers: int, timeout_s: int) -> tuple[str, int]:
     """Open the rendezvous store in the first worker's process and return its address and port."""
+    import torch.distributed as dist
+
     address = ray.util.get_node_ip_address()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
@@ -65,12 +71,10 @@ def open_meeting_point(workers: int, timeout_s: int) -> tuple[str, int]:
     return address, port
 
 
-def join_process_group(backend: str, rank: int, workers: int, meeting: tuple[str, int], timeout_s: int) -> None:
+def join_group(backend: str, rank: int, workers: int, meeting: tuple[str, int], timeout_s: int) -> None:
     """Join the process group; return when all workers have joined."""
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = (
-        meeting[0],
-        str(meeting[1]),
-    )  # for code that reads these variables
+    import torch.distributed as dist
+
     timeout = timedelta(seconds=timeout_s)
     store = (
         _meeting_point[0] if rank == 0 else dist.TCPStore(*meeting, workers, timeout=timeout, wait_for_workers=False)
@@ -78,34 +82,15 @@ def join_process_group(backend: str, rank: int, workers: int, meeting: tuple[str
     dist.init_process_group(backend, store=store, rank=rank, world_size=workers, timeout=timeout)
 
 
-class _NodeAddressBackend(_TorchBackend):
-    """Ray's torch backend with a rendezvous on the nodes' own addresses."""
+def leave_process_group() -> None:
+    """Leave the process group, if this process is in one."""
+    import torch.distributed as dist
 
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(bind_gloo_to_node_address)
-        worker_group.execute(_set_torch_distributed_env_vars)
-        workers, timeout_s = len(worker_group), backend_config.timeout_s
-        meeting = worker_group.execute_single(0, open_meeting_point, workers, timeout_s)
-        join = [
-            worker_group.execute_single_async(
-                rank, join_process_group, backend_config.backend, rank, workers, meeting, timeout_s
-            )
-            for rank in range(workers)
-        ]
-        ray.get(join)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
-@dataclass
-class ProcessGroupConfig(TorchConfig):
-    """Ray Train's torch process group over the nodes' own addresses: gloo, and NCCL for tensors on GPUs."""
-
-    @property
-    def backend_cls(self) -> type[_NodeAddressBackend]:
-        return _NodeAddressBackend
-
-
-def process_group(gpus_per_worker: float) -> ProcessGroupConfig:
-    """Return the process group configuration: gloo on CPU; with GPUs NCCL for GPU tensors, and gloo for checkpoints
-    and small objects."""
-    backend = "cpu:gloo,cuda:nccl" if gpus_per_worker > 0 else "gloo"
-    return ProcessGroupConfig(backend=backend)
+def backend_name(gpus_per_worker: float) -> str:
+    """Return torch's name of the backend: gloo on CPU; with GPUs NCCL for GPU tensors, and gloo for checkpoints and
+    small objects."""
+    return "cpu:gloo,cuda:nccl" if gpus_per_worker > 0 else "gloo"

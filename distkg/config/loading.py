@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from distkg.config.run_config import (
     without_dead_keys,
 )
 from distkg.config.strict import did_you_mean
-from distkg.documents import DocumentError, is_regular_file, parse_yaml, read_yaml
+from distkg.documents import DocumentError, is_regular_file, parse_document, parse_yaml, read_yaml
 
 PRESETS = Path(__file__).parent.parent / "presets"
 SHOWN = 20
@@ -45,10 +45,31 @@ def load_config(source: str, overrides: list[str] | None = None) -> RunConfig:
         ConfigError: no such file or preset, not YAML, an unknown key, a value out of bounds, or a key that does not
             act.
     """
-    tree = read_tree(source)
+    return _with_overrides(read_tree(source), source, overrides or [])
+
+
+def load_config_content(content: bytes, source: str, overrides: list[str] | None = None) -> RunConfig:
+    """Parse the content of a YAML file and apply overrides, as ``load_config``; ``source`` names the file in errors.
+
+    Raises:
+        ConfigError: as for ``load_config``.
+    """
+    return _with_overrides(_sections(lambda: parse_document(content, source), source), source, overrides or [])
+
+
+def change_config(config: RunConfig, overrides: Sequence[str], source: str) -> RunConfig:
+    """Return a configuration with ``section.key=value`` overrides, as ``load_config`` applies them to a file.
+
+    Raises:
+        ConfigError: as for ``load_config``; ``source`` names the configuration.
+    """
+    return _with_overrides(config.model_dump(), source, overrides)
+
+
+def _with_overrides(tree: dict[str, Any], source: str, overrides: Sequence[str]) -> RunConfig:
     own = {key: value for key, value in tree.items() if isinstance(value, dict)}
     before = set(dead_keys(own, own))
-    changed = {_apply(tree, override): override for override in overrides or []}
+    changed = {_apply(tree, override): override for override in overrides}
     now = dead_keys(tree, tree)
     tree = _without(tree, [key for key in now if key not in before and not _is_set_by(key, changed)])
     return parse_config(tree, source, changed)
@@ -142,8 +163,12 @@ def read_tree(source: str) -> dict[str, Any]:
     path = preset_file(source, PRESETS, "preset", ConfigError) or Path(source)
     if not is_regular_file(path):
         raise ConfigError(f"configuration {source!r} is not a file. Write a YAML file or name a preset: preset:NAME.")
+    return _sections(lambda: read_yaml(path, source), source)
+
+
+def _sections(read: Callable[[], Any], source: str) -> dict[str, Any]:
     try:
-        tree = read_yaml(path, source)
+        tree = read()
     except DocumentError as error:
         raise ConfigError(str(error)) from None
     if tree is None:

@@ -316,7 +316,21 @@ class TrainConfig(Section):
         "cosine schedule then continues on the curve of the new number.",
     )
     batch_size: int = course(
-        1024, ge=1, description="Triples (or distinct queries, if grouped) per step, over all workers."
+        1024,
+        ge=1,
+        description="Triples (distinct queries, if grouped; queries of a foundation model) per step, over all workers.",
+    )
+    facts: Literal["all", "new"] = course(
+        "all",
+        description="Training facts of a grown graph to learn from: all, or the new ones that `distkg extend` added. "
+        "Objectives over all entities learn each query of a new fact with all its answers.",
+        acts=EMBEDDING,
+    )
+    old_rows: Literal["free", "frozen"] = course(
+        "free",
+        description="Treatment of what a model had learned before `distkg extend` grew its graph: free trains it "
+        "further; frozen trains only rows of new entities and relations, so that scores of old facts stay.",
+        acts=EMBEDDING,
     )
     steps_per_epoch: int | None = course(
         None,
@@ -338,6 +352,18 @@ class TrainConfig(Section):
         description="Exchange rows of the entity table during computation: faster over a network, but the rows of a "
         "step may lack the two latest updates.",
         acts=EMBEDDING,
+    )
+    table_storage: Literal["memory", "disk"] = free(
+        "memory",
+        description="Storage of each worker's part of the entity table and its optimizer state: memory, or disk, a "
+        "memory-mapped file that may be larger than the memory. On CPUs, with objectives that sample negatives.",
+        acts={**EMBEDDING, **objective(*SAMPLED)},
+    )
+    table_folder: str = free(
+        "",
+        description="Folder on a local disk of each worker's machine for the files of train.table_storage: disk; "
+        "they have no names and vanish with the worker. Default: the folder of temporary files (TMPDIR).",
+        acts={"train.table_storage": ("disk",)},
     )
     precision: Literal["float32", "bfloat16"] = course(
         "float32", description="Autocast precision of relation transforms and networks on a GPU.", acts=EMBEDDING
@@ -393,6 +419,13 @@ class ClusterConfig(Section):
     )
     wait_seconds: float | None = free(
         None, gt=0, description="Maximum seconds to wait for nodes or free resources; default: no limit."
+    )
+    metrics_port: int | None = free(
+        None,
+        ge=1024,
+        le=65535,
+        description="Port on 127.0.0.1 at which a Ray that the run starts on this machine exports metrics for "
+        "Prometheus; default: none. A cluster that the run joins has its own (`ray start --metrics-export-port`).",
     )
     memory_per_worker_gb: float | None = free(
         None,

@@ -14,7 +14,8 @@ from distkg.data.errors import IngestError
 from distkg.data.readers.problems import Problems
 from distkg.data.spool import NO_ROWS, Spool
 from distkg.data.store.classes import Declared, encode_classes
-from distkg.data.store.manifest import Manifest
+from distkg.data.store.graph_store import Store
+from distkg.data.store.manifest import Grown, Manifest
 from distkg.data.store.writer import StoreWriter, TripleSink
 from distkg.graph.partition import choose_partitioner, part_offsets
 
@@ -35,7 +36,7 @@ class PrepareReport:
         seconds: wall time.
         examples: warning → first occurrence, ``file:line``.
         notes: sentences for the user about how files were read.
-        beside: report of the training graph, if the source holds two graphs.
+        training_graph: report of the training graph, if the source holds two graphs.
     """
 
     store: str
@@ -47,7 +48,7 @@ class PrepareReport:
     seconds: float
     examples: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    beside: PrepareReport | None = None
+    training_graph: PrepareReport | None = None
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,16 @@ class Graph:
         parts: split → its triples, train first.
         entities, relations: labels in provisional id order, large_utf8.
         declared: entity classes, domains and ranges of the source; None if it has none.
+        base: store that is extended, whose labels come first and keep their ids; None for a new graph.
+        grown: part of the graph that is from ``base``.
     """
 
     parts: dict[str, SplitPart]
     entities: pa.Array
     relations: pa.Array
     declared: Declared | None = None
+    base: Store | None = None
+    grown: Grown | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def assemble(
         IngestError: more partitions than entities, or less than one.
     """
     count = len(graph.entities)
-    if not 1 <= plan.partitions <= count:
+    if graph.base is None and not 1 <= plan.partitions <= count:
         raise IngestError(f"{plan.partitions} partitions of {count} entities: choose from 1 to {count}")
     name, new_ids = renumber(graph, plan)
     triples = {split: _write_split(writer, split, part, new_ids, progress) for split, part in graph.parts.items()}
@@ -121,11 +126,12 @@ def assemble(
         triples=triples,
         files=writer.files,
         partitioner=name,
-        partition_offsets=part_offsets(count, plan.partitions).tolist(),
+        partition_offsets=_partition_offsets(graph, plan),
         warnings=dict(problems.counts),
         examples=problems.examples,
         source=plan.source,
         seed=plan.seed,
+        grown=graph.grown,
     )
     writer.commit(manifest)
     return manifest
@@ -135,9 +141,14 @@ def renumber(graph: Graph, plan: StorePlan) -> tuple[str, NDArray[np.int32]]:
     """Return the partitioner used, and the map provisional id → id in the store: int32 [N], a permutation.
 
     Ids are random, so that any contiguous range is a fair sample of degrees. With METIS each partition gets a
-    contiguous range, and ids are random within it.
+    contiguous range, and ids are random within it. Entities of a store that is extended keep their ids, and new ones
+    get random ids above them.
     """
     count = len(graph.entities)
+    if graph.base is not None:
+        old = graph.base.num_entities
+        new = np.random.default_rng([plan.seed, 1]).permutation(count - old).astype(np.int32)
+        return graph.base.manifest.partitioner, np.concatenate([np.arange(old, dtype=np.int32), old + new])
     order = np.random.default_rng([plan.seed, 1]).permutation(count).astype(np.int32)
     name = "random"
     if plan.partitioner == "metis" and plan.partitions > 1:
@@ -148,6 +159,14 @@ def renumber(graph: Graph, plan: StorePlan) -> tuple[str, NDArray[np.int32]]:
     new_ids = np.empty(count, dtype=np.int32)
     new_ids[order] = np.arange(count, dtype=np.int32)
     return name, new_ids
+
+
+def _partition_offsets(graph: Graph, plan: StorePlan) -> list[int]:
+    """Return the bounds of the partitions; new entities of a store that is extended join its last one."""
+    count = len(graph.entities)
+    if graph.base is not None:
+        return [*graph.base.manifest.partition_offsets[:-1], count]
+    return part_offsets(count, plan.partitions).tolist()
 
 
 def count_unseen(parts: dict[str, SplitPart], entities: int, relations: int, problems: Problems) -> None:

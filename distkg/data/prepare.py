@@ -51,10 +51,11 @@ from distkg.data.splits.duplicates import find_repeats
 from distkg.data.splits.holdout import split_part
 from distkg.data.splits.inductive import INFERENCE, TRAINING, InductiveGraphs, inductive_graphs
 from distkg.data.splits.leaks import report_leaks
-from distkg.data.spool import Spool
+from distkg.data.spool import CHUNK_ROWS, Spool
 from distkg.data.storage.location import Location, address_within, without_secrets
 from distkg.data.store.classes import Declared, read_declared
-from distkg.data.store.manifest import Manifest
+from distkg.data.store.graph_store import Store
+from distkg.data.store.manifest import Grown, Manifest
 from distkg.data.store.vocabulary import Vocabulary
 from distkg.data.store.writer import StoreWriter
 from distkg.redaction import is_remote
@@ -124,30 +125,28 @@ def prepare(
         StoreError: the folder is not free, or a write fails.
     """
     check_split(split)
-    _check_choice("on_error", on_error, OnError)
-    _check_choice("partitioner", partitioner, PartitionerName)
+    check_choice("on_error", on_error, OnError)
+    check_choice("partitioner", partitioner, PartitionerName)
     check_format(format)
     options = read_options(columns, header, delimiter, encoding, literals)
-    settings = _Settings(
-        StorePlan(without_secrets(source), seed, partitions, partitioner), on_error, progress or _silent
-    )
+    settings = Settings(StorePlan(without_secrets(source), seed, partitions, partitioner), on_error, progress or silent)
     location = Location.of(source)
     is_folder = location.is_folder()
     declared = read_declared(location, options.encoding) if is_folder else None
     graphs = inductive_graphs(location, format, options) if is_folder else None
     if graphs is not None:
         _refuse_separate_splits(source, valid, test)
-        _check_tables(options, [file for graph in graphs.values() for files in graph.values() for file in files])
+        check_tables(options, [file for graph in graphs.values() for files in graph.values() for file in files])
         return _make_both(graphs, store, settings, declared)
     files = find_sources(source, format, valid, test, options)
-    _check_tables(options, list(files.values()))
+    check_tables(options, list(files.values()))
     unread = files_left_aside(location, {file.name for file in files.values()}) if is_folder else []
     shares = split if len(files) == 1 and not is_folder else None
-    return _make({name: [file] for name, file in files.items()}, store, settings, declared, shares, unread)
+    return make_store({name: [file] for name, file in files.items()}, store, settings, declared, shares, unread)
 
 
 @dataclass(frozen=True)
-class _Settings:
+class Settings:
     """Options of ``prepare`` that do not depend on the files."""
 
     plan: StorePlan
@@ -164,32 +163,36 @@ def _refuse_separate_splits(source: str, valid: str | None, test: str | None) ->
         )
 
 
-def _make_both(graphs: InductiveGraphs, store: str, settings: _Settings, declared: Declared | None) -> PrepareReport:
+def _make_both(graphs: InductiveGraphs, store: str, settings: Settings, declared: Declared | None) -> PrepareReport:
     """Make a store for each graph, in folders named after the graphs; return the report of the inference graph."""
-    reports = {name: _make(files, address_within(store, name), settings, declared) for name, files in graphs.items()}
-    return replace(reports[INFERENCE], beside=reports[TRAINING])
+    reports = {
+        name: make_store(files, address_within(store, name), settings, declared) for name, files in graphs.items()
+    }
+    return replace(reports[INFERENCE], training_graph=reports[TRAINING])
 
 
-def _make(
+def make_store(
     sources: Mapping[str, Sequence[SourceFile]],
     store: str,
-    settings: _Settings,
+    settings: Settings,
     declared: Declared | None,
     shares: tuple[float, float, float] | None = None,
     notes: Sequence[str] = (),
+    base: Store | None = None,
 ) -> PrepareReport:
-    """Make one store, splitting train by ``shares`` if given."""
+    """Make one store, splitting train by ``shares`` if given; with ``base``, of its facts and those of the files."""
     started = time.perf_counter()
     with StoreWriter(store, private=is_remote(settings.plan.source)) as writer:
         problems = Problems(settings.on_error, writer.open_rejects)
         for note in notes:
             problems.tell(note)
-        ingest = _Ingest(writer, problems, settings.progress)
+        ingest = _Ingest(writer, problems, settings.progress, base)
         parts = ingest.read(sources)
+        grown = None if base is None else _grown(base, parts, sources)
         if shares:
             sizes = len(ingest.entities), len(ingest.relations)
             parts = split_part(parts["train"], *sizes, shares, settings.plan.seed, writer.scratch, problems)
-        graph = Graph(parts, ingest.entities.labels(), ingest.relations.labels(), declared)
+        graph = Graph(parts, ingest.entities.labels(), ingest.relations.labels(), declared, base, grown)
         count_unseen(parts, len(graph.entities), len(graph.relations), problems)
         report_leaks(parts, graph.relations, writer.scratch, problems)
         for labels in (graph.entities, graph.relations):
@@ -198,7 +201,22 @@ def _make(
     return replace(report(store, manifest, time.perf_counter() - started), notes=tuple(problems.notes))
 
 
-def _check_tables(options: ReadOptions, files: Sequence[SourceFile]) -> None:
+def _grown(base: Store, parts: Mapping[str, SplitPart], sources: Mapping[str, Sequence[SourceFile]]) -> Grown:
+    """Count the facts of each split that are from the store that is extended.
+
+    Raises:
+        IngestError: there are no others.
+    """
+    before = base.manifest.triples
+    old = {name: before.get(name, 0) - int((part.without < before.get(name, 0)).sum()) for name, part in parts.items()}
+    if all(len(part) == old[name] for name, part in parts.items()):
+        files = ", ".join(file.name for files in sources.values() for file in files)
+        raise IngestError(f"{files}: no new facts, as all are in store {base.shown} already")
+    address = without_secrets(base.address)
+    return Grown(store=address, entities=base.num_entities, relations=base.num_relations, triples=old)
+
+
+def check_tables(options: ReadOptions, files: Sequence[SourceFile]) -> None:
     """Raise IngestError if an option of tables or delimited text applies to none of the files."""
     tables = any(file.format in ("tsv", "parquet") for file in files)
     text = any(file.format == "tsv" for file in files)
@@ -213,14 +231,20 @@ def _check_tables(options: ReadOptions, files: Sequence[SourceFile]) -> None:
 
 
 class _Ingest:
-    """Reader of files into spools of provisional ids."""
+    """Reader of files into spools of provisional ids, after the facts and labels of a store that is extended."""
 
-    def __init__(self, writer: StoreWriter, problems: Problems, progress: ReportProgress) -> None:
+    def __init__(
+        self, writer: StoreWriter, problems: Problems, progress: ReportProgress, base: Store | None = None
+    ) -> None:
         self.scratch = writer.scratch
         self.problems = problems
         self.progress = progress
+        self.base = base
         self.entities = Vocabulary()
         self.relations = Vocabulary()
+        if base is not None:
+            _encode_all(self.entities, base.entity_labels())
+            _encode_all(self.relations, base.relation_labels())
 
     def read(self, sources: Mapping[str, Sequence[SourceFile]]) -> dict[str, SplitPart]:
         """Read all splits without duplicates; a split without files is empty."""
@@ -232,16 +256,27 @@ class _Ingest:
         return {split: SplitPart(spool, repeats.dropped[split]) for split, spool in spools.items()}
 
     def _spool(self, split: str, files: Sequence[SourceFile]) -> Spool:
-        spool = Spool(self.scratch / split, files[0].name if files else "", files[0].unit if files else "")
+        old = self._old_facts(split)
+        spool = old or Spool(self.scratch / split, files[0].name if files else "", files[0].unit if files else "")
+        before = len(spool)
         for place, file in enumerate(files):
-            if place:
+            if place or old:
                 spool.begin(file.name, file.unit)
             for columns, lines in READERS[file.format](file, self.problems):
                 spool.append(self._encode(columns), lines)
                 self.progress(f"reading {file.name}", len(spool))
         if files:
-            self._check_filled(split, spool)
+            self._check_filled(split, files[0].name, len(spool) - before)
         spool.finish()
+        return spool
+
+    def _old_facts(self, split: str) -> Spool | None:
+        """Return a spool with the facts of the store that is extended; None if there are none."""
+        if self.base is None or not self.base.manifest.triples.get(split):
+            return None
+        spool = Spool(self.scratch / split, f"{split}.parquet of {self.base.shown}", "row ")
+        for triples in self.base.iter_triples([split]):
+            spool.append(triples, np.arange(len(spool) + 1, len(spool) + len(triples) + 1))
         return spool
 
     def _warn_of_headers(self, spools: Mapping[str, Spool]) -> None:
@@ -262,17 +297,23 @@ class _Ingest:
         ids = self.entities.encode(head), self.relations.encode(relation), self.entities.encode(tail)
         return np.stack(ids, axis=1)
 
-    def _check_filled(self, split: str, spool: Spool) -> None:
-        if len(spool):
+    def _check_filled(self, split: str, name: str, triples: int) -> None:
+        if triples:
             return
         if split == "train" or self.problems.on_error == "fail":
             rejected = self.problems.counts["rejected_lines"]
             first = f"; {rejected} lines rejected, first {self.problems.examples['rejected_lines']}" if rejected else ""
-            raise IngestError(f"{spool.name}:1: the file holds no triples{first}. Check the file and --format")
-        self.problems.note("empty_files", spool.name)
+            raise IngestError(f"{name}:1: the file holds no triples{first}. Check the file and --format")
+        self.problems.note("empty_files", name)
 
 
-def _silent(stage: str, done: int) -> None:
+def _encode_all(vocabulary: Vocabulary, labels: pa.Array) -> None:
+    """Give the labels of a store the ids that they have in it."""
+    for start in range(0, len(labels), CHUNK_ROWS):
+        vocabulary.encode(labels.slice(start, CHUNK_ROWS).cast(pa.utf8()))
+
+
+def silent(stage: str, done: int) -> None:
     """Default ``progress`` callback: do nothing."""
 
 
@@ -288,7 +329,7 @@ def check_split(split: tuple[float, float, float]) -> None:
         )
 
 
-def _check_choice(name: str, value: str, choices: object) -> None:
+def check_choice(name: str, value: str, choices: object) -> None:
     if value not in get_args(choices):
         raise IngestError(f"{name}={value!r} is unknown. Known: {', '.join(get_args(choices))}")
 

@@ -1,12 +1,11 @@
 """Batches of embedding training, as a function of (seed, epoch, step, rank).
 
-Each rank holds its part of the training queries. An epoch visits the part in a new random order, cut into the same
-number of steps on every rank.
+Each rank holds its part of the training queries, and ``EpochOrder`` says which of them a step visits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from distkg.config import NegativesConfig
 from distkg.data.store.graph_store import Store
+from distkg.embedding.epoch_order import DistinctQueries, EpochOrder, Items, StridedItems
 from distkg.graph.csr import expanded_ranges
 from distkg.graph.directions import both_directions, query_keys
 from distkg.negatives import (
@@ -33,6 +33,7 @@ from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 
 TOGETHER = 8  # steps whose negatives are requested in one message
+MARKED_SHARE = 8  # ids are marked among all entities if there is one for as many entities
 
 
 class Batch(Protocol):
@@ -46,10 +47,12 @@ class Batches(Protocol):
     """Source of the batches of an epoch.
 
     Attributes:
+        order: triples or queries of each step.
         steps: steps per epoch, the same on every rank.
         triples: number of training triples of the graph.
     """
 
+    order: EpochOrder
     steps: int
     triples: int
 
@@ -83,22 +86,6 @@ class SampledBatch:
     made: GeneratedNegatives | None = None
 
 
-class Portions:
-    """Partition of each rank's ``counts[rank]`` items into ``steps`` nearly equal portions."""
-
-    def __init__(self, counts: list[int], batch_size: int) -> None:
-        self.counts = counts
-        self.steps = max(1, -(-sum(counts) // batch_size))
-
-    def bounds(self, rank: int, step: int) -> tuple[int, int]:
-        count = self.counts[rank]
-        return step * count // self.steps, (step + 1) * count // self.steps
-
-    def sizes(self, step: int) -> list[int]:
-        """Return the number of items of every rank at a step."""
-        return [high - low for low, high in (self.bounds(rank, step) for rank in range(len(self.counts)))]
-
-
 class SampledBatches:
     """Batches with sampled negatives: each triple of this rank's part gives a tail and a head query.
 
@@ -118,20 +105,23 @@ class SampledBatches:
         seed: int,
         ranks: Ranks,
         time_gone: Callable[[], float] = lambda: 0.0,
+        first: int = 0,
     ) -> None:
-        """``time_gone()`` is the elapsed share of the run's time limit, equal on every rank."""
-        part = store.triples_part("train", ranks.rank, ranks.size)
+        """Create the batches of the training triples from row ``first`` on.
+
+        ``time_gone()`` is the elapsed share of the run's time limit, equal on every rank.
+        """
+        part = store.triples_part("train", ranks.rank, ranks.size, first)
         self._local = torch.from_numpy(part)
         self._relations = store.num_relations
         self.source, self._negatives, self._seed, self._ranks = source, negatives, seed, ranks
         self.count = negatives.count
         self._known = source.graph.known if negatives.filter else None
         self._sharing = negatives.chunk_size if negatives.shared and not source.looks_at_queries else 1
-        self.triples = store.manifest.triples["train"]
-        parts = [len(range(rank, self.triples, ranks.size)) for rank in range(ranks.size)]
-        self._portions = Portions(parts, batch_size)
-        self.steps = self._portions.steps
-        self._order = EpochOrder(len(part), seed, ranks.rank)
+        self.triples = store.manifest.triples["train"] - first
+        items = StridedItems(self.triples, 1, ranks)
+        self.order = EpochOrder(items, items.counts(), batch_size, seed, ranks)
+        self.steps = self.order.steps
         self._all_steps, self._time_gone = max(epochs * self.steps, 1), time_gone
         self._ahead = negatives.pool.depth if negatives.pool.actors else None
         self._removed = 0
@@ -144,8 +134,7 @@ class SampledBatches:
 
     def _queries(self, epoch: int, step: int) -> Queries:
         """Return this rank's queries of a step: tail queries, then head queries."""
-        low, high = self._portions.bounds(self._ranks.rank, step)
-        head, relation, tail = self._local[self._order(epoch)[low:high]].long().unbind(1)
+        head, relation, tail = self._local[self.order.chosen(epoch, step)].long().unbind(1)
         return Queries(*both_directions(head, relation, tail, num_relations=self._relations))
 
     def _batch(self, epoch: int, step: int) -> SampledBatch:
@@ -165,7 +154,7 @@ class SampledBatches:
             negatives=placed[2].view(negatives.entities.shape).to(device),
             sharing=self._sharing,
             mask=None if negatives.mask is None else negatives.mask.to(device),
-            queries=2 * sum(self._portions.sizes(step)),
+            queries=2 * sum(self.order.sizes(epoch, step)),
             made=None if negatives.made is None else negatives.made.at_places(placed[-1], device),
         )
 
@@ -245,23 +234,22 @@ class QuerySampledBatch:
 class QuerySampledBatches:
     """Batches in which each triple of this rank's part gives two queries, and a share of the queries is sampled."""
 
-    def __init__(self, store: Store, share: float, batch_size: int, seed: int, ranks: Ranks) -> None:
+    def __init__(self, store: Store, share: float, batch_size: int, seed: int, ranks: Ranks, first: int = 0) -> None:
+        """Create the batches of the training triples from row ``first`` on."""
         self._share, self._seed, self._ranks = share, seed, ranks
         self._entities = store.num_entities
-        self._anchor, self._relation, _, self._answer = map(torch.from_numpy, _single_queries(store, ranks))
-        self.triples = store.manifest.triples["train"]
-        counts = [2 * len(range(rank, self.triples, ranks.size)) for rank in range(ranks.size)]
-        self._portions = Portions(counts, 2 * batch_size)
-        self.steps = self._portions.steps
-        self._order = EpochOrder(len(self._anchor), seed, ranks.rank)
+        self._anchor, self._relation, _, self._answer = map(torch.from_numpy, _single_queries(store, ranks, first))
+        self.triples = store.manifest.triples["train"] - first
+        items = StridedItems(self.triples, 2, ranks)
+        self.order = EpochOrder(items, items.counts(), 2 * batch_size, seed, ranks)
+        self.steps = self.order.steps
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
         return [self._batch(epoch, step) for step in range(first, last)]
 
     def _batch(self, epoch: int, step: int) -> QuerySampledBatch:
-        low, high = self._portions.bounds(self._ranks.rank, step)
-        chosen = self._order(epoch)[low:high]
-        sizes = self._portions.sizes(step)
+        chosen = self.order.chosen(epoch, step)
+        sizes = self.order.sizes(epoch, step)
         counts = [self._sampled_of(size) for size in sizes]
         # The order is random already, so the first queries are a random sample that differs in every epoch.
         sampled = torch.arange(counts[self._ranks.rank])
@@ -284,23 +272,6 @@ class QuerySampledBatches:
     def _sampled_of(self, queries: int) -> int:
         """Return the number of sampled queries: at least one, unless ``queries`` or the share is 0."""
         return min(queries, max(1, round(self._share * queries))) if self._share else 0
-
-
-class EpochOrder:
-    """Random order of the queries of an epoch; caches neighbouring epochs, since negatives are requested in advance."""
-
-    def __init__(self, count: int, seed: int, rank: int) -> None:
-        self._count, self._seed, self._rank = count, seed, rank
-        self._cache: dict[int, Tensor] = {}
-
-    def __call__(self, epoch: int) -> Tensor:
-        if epoch not in self._cache:
-            generator = stream(Purpose.ORDER, self._seed, epoch, self._rank)
-            latest = {
-                cached_epoch: order for cached_epoch, order in self._cache.items() if abs(cached_epoch - epoch) == 1
-            }
-            self._cache = {**latest, epoch: torch.randperm(self._count, generator=generator)}
-        return self._cache[epoch]
 
 
 @dataclass(frozen=True)
@@ -327,25 +298,27 @@ class AllEntitiesBatch:
 class AllEntitiesBatches:
     """Batches for objectives over all entities: queries with all their training answers (grouped), or with one."""
 
-    def __init__(self, store: Store, group: bool, batch_size: int, seed: int, ranks: Ranks) -> None:
+    def __init__(self, store: Store, group: bool, batch_size: int, seed: int, ranks: Ranks, first: int = 0) -> None:
+        """Create the batches of the queries of the training triples from row ``first`` on."""
         self._ranks = ranks
         self._shards = Shards(store.num_entities, ranks.size)
-        self.triples = store.manifest.triples["train"]
-        queries = _local_queries(store, ranks) if group else _single_queries(store, ranks)
+        self.triples = store.manifest.triples["train"] - first
+        queries = _local_queries(store, ranks, first) if group else _single_queries(store, ranks, first)
         self._anchor, self._relation, self._offsets, self._answers = map(torch.from_numpy, queries)
         counts = ranks.all_gather(torch.tensor([len(self._anchor)], device=ranks.device)).tolist()
+        items: Items = StridedItems(self.triples, 2, ranks)
+        if group:
+            items = DistinctQueries(queries[0], queries[1], store.num_relations)
         # A triple gives two queries. With grouping, the batch size is the number of distinct queries.
-        self._portions = Portions(counts, batch_size if group else 2 * batch_size)
-        self.steps = self._portions.steps
-        self._order = EpochOrder(len(self._anchor), seed, ranks.rank)
+        self.order = EpochOrder(items, counts, batch_size if group else 2 * batch_size, seed, ranks)
+        self.steps = self.order.steps
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
         return [self._batch(epoch, step) for step in range(first, last)]
 
     def _batch(self, epoch: int, step: int) -> AllEntitiesBatch:
-        low, high = self._portions.bounds(self._ranks.rank, step)
-        chosen = self._order(epoch)[low:high].sort().values
-        width = max(self._portions.sizes(step))
+        chosen = self.order.chosen(epoch, step).sort().values
+        width = max(self.order.sizes(epoch, step))
         starts, ends = self._offsets[chosen], self._offsets[chosen + 1]
         query, place = map(torch.from_numpy, expanded_ranges(starts.numpy(), ends.numpy()))
         entity = self._answers[place].long()
@@ -379,15 +352,30 @@ class AllEntitiesBatches:
 QueryArrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def _local_queries(store: Store, ranks: Ranks) -> QueryArrays:
-    """Collect this rank's distinct queries with all their answers; a query's rank is (anchor + relation) mod ranks."""
-    relations, parts = store.num_relations, []
-    for triples in store.iter_triples(["train"]):
+def _local_queries(store: Store, ranks: Ranks, first: int) -> QueryArrays:
+    """Collect this rank's distinct queries of the triples from row ``first`` on, with all their answers in train.
+
+    A query's rank is (anchor + relation) mod ranks.
+    """
+    relations = store.num_relations
+    wanted = np.empty(0, np.int64)
+    for anchor, relation, _ in _own_queries(store, ranks, first) if first else ():
+        wanted = np.union1d(wanted, query_keys(anchor, relation, relations))
+    parts = [np.empty((0, 3), np.int32)]
+    for anchor, relation, answer in _own_queries(store, ranks, 0):
+        queries = np.stack([anchor, relation, answer], axis=1)
+        if first:  # an answer that is left out would count as a wrong one
+            queries = queries[np.isin(query_keys(anchor, relation, relations), wanted)]
+        parts.append(queries)
+    return _group(np.concatenate(parts), relations)
+
+
+def _own_queries(store: Store, ranks: Ranks, first: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    relations = store.num_relations
+    for triples in store.iter_triples(["train"], first=first):
         anchor, relation, answer = both_directions(*triples.T, num_relations=relations)
         own = (anchor + relation % relations) % ranks.size == ranks.rank
-        parts.append(np.stack([anchor[own], relation[own], answer[own]], axis=1))
-    queries = np.concatenate(parts)
-    return _group(queries, relations)
+        yield anchor[own], relation[own], answer[own]
 
 
 def _group(queries: np.ndarray, relations: int) -> QueryArrays:
@@ -400,9 +388,9 @@ def _group(queries: np.ndarray, relations: int) -> QueryArrays:
     return anchor, relation, offsets, queries[order, 2].astype(np.int64)
 
 
-def _single_queries(store: Store, ranks: Ranks) -> QueryArrays:
-    """Return both queries of each triple of this rank's part, with one answer each."""
-    part = store.triples_part("train", ranks.rank, ranks.size).astype(np.int64)
+def _single_queries(store: Store, ranks: Ranks, first: int) -> QueryArrays:
+    """Return both queries of each triple of this rank's part from row ``first`` on, with one answer each."""
+    part = store.triples_part("train", ranks.rank, ranks.size, first).astype(np.int64)
     anchor, relation, answers = both_directions(*part.T, num_relations=store.num_relations)
     return anchor, relation, np.arange(len(anchor) + 1), answers
 
@@ -412,7 +400,7 @@ def unique_places(ids: Tensor, entities: int) -> tuple[Tensor, Tensor]:
 
     If ids are many relative to the entities, marking is faster than sorting.
     """
-    if len(ids) * 8 < entities:
+    if len(ids) * MARKED_SHARE < entities:
         unique, places = torch.unique(ids, return_inverse=True)
         return unique, places
     marks = torch.zeros(entities, dtype=torch.bool)

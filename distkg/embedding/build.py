@@ -10,7 +10,8 @@ from distkg.config import ConfigError, NegativesConfig, RunConfig
 from distkg.data.store.graph_store import Store
 from distkg.embedding.activation import make_hardness
 from distkg.embedding.batches import AllEntitiesBatches, Batches, QuerySampledBatches, SampledBatches
-from distkg.embedding.model import Model
+from distkg.embedding.growth.settings import first_trained_fact
+from distkg.embedding.model import TrainingModel
 from distkg.embedding.scorers import make_scorer
 from distkg.embedding.sharded_model_view import ShardedModelView
 from distkg.embedding.steps import AllEntitiesStep, NonNegativeStep, QuerySamplingStep, SampledStep, Step
@@ -39,6 +40,7 @@ def check_objective(config: RunConfig) -> None:
             f"model.start and model.keep_start are for foundation models; {config.model.name} embeds the entities of "
             "one graph. To go on with a run, use --resume"
         )
+    _check_storage(config)
     _check_negatives(config)
     with torch.device("meta"):
         products = make_hardness(config, make_scorer(config.model), relations=1).similarity is DOT
@@ -71,6 +73,14 @@ def check_sources(config: RunConfig, store: Store) -> None:
         check_source(chosen.pool.fallback, {}, graph)
 
 
+def _check_storage(config: RunConfig) -> None:
+    if config.train.table_storage == "disk" and config.cluster.gpus_per_worker > 0:
+        raise ConfigError(
+            "train.table_storage: disk is for workers on CPUs, whose memory can be mapped from a file. Set it to "
+            "memory, or cluster.gpus_per_worker: 0"
+        )
+
+
 def _check_negatives(config: RunConfig) -> None:
     chosen, sampled = config.negatives, config.objective.name in SAMPLED
     hosted = hosted_parts(chosen.source, chosen.options)  # also validates source and options
@@ -99,7 +109,7 @@ def _check_negatives(config: RunConfig) -> None:
 def build_objective(
     config: RunConfig,
     store: Store,
-    model: Model,
+    model: TrainingModel,
     services: Services = LOCAL_SERVICES,
     time_gone: Callable[[], float] = lambda: 0.0,
 ) -> tuple[Batches, Step]:
@@ -114,18 +124,20 @@ def build_objective(
     """
     check_objective(config)
     name, train, ranks = config.objective.name, config.train, model.ranks
+    first = first_trained_fact(config, store.manifest)
     if name in SAMPLED:
         source = build_source(config.negatives, TrainingGraph.of_store(store), services)
         source.attach(ShardedModelView(model))
         sampled = SampledBatches(
-            store, source, config.negatives, train.batch_size, train.epochs, train.seed, ranks, time_gone
+            store, source, config.negatives, train.batch_size, train.epochs, train.seed, ranks, time_gone, first
         )
         return sampled, SampledStep(model, config)
     if name in ALL_ENTITIES:
         group = name == "k_vs_all" or config.objective.group_answers
-        return AllEntitiesBatches(store, group, train.batch_size, train.seed, ranks), AllEntitiesStep(model, config)
+        every = AllEntitiesBatches(store, group, train.batch_size, train.seed, ranks, first)
+        return every, AllEntitiesStep(model, config)
     share = config.objective.query_share if name == QUERY_SAMPLING else 0.0
-    queries = QuerySampledBatches(store, share, train.batch_size, train.seed, ranks)
+    queries = QuerySampledBatches(store, share, train.batch_size, train.seed, ranks, first)
     return queries, QuerySamplingStep(model, config) if share else NonNegativeStep(model, config)
 
 

@@ -8,22 +8,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel
 
 from distkg.config import ConfigError, RunConfig
 from distkg.data.store.graph_store import Store
 from distkg.embedding.build import check_objective, check_sources
-from distkg.embedding.footprint import asks_distinct_queries
+from distkg.embedding.footprint import (
+    GraphCounts,
+    actor_footprint,
+    asks_distinct_queries,
+    message_bytes,
+    over_all_entities,
+    published_bytes,
+)
+from distkg.embedding.growth.checkpoint import open_to_extend
+from distkg.embedding.growth.settings import first_trained_fact, frozen_counts
 from distkg.embedding.learner import EmbeddingLearner
 from distkg.embedding.load_run import load_run
-from distkg.embedding.plan import count_distinct_queries, plan
-from distkg.embedding.scorers import SCORERS
+from distkg.embedding.plan import count_distinct_queries, measured_times, plan
+from distkg.embedding.scorers import SCORERS, make_scorer
 from distkg.evaluation.metrics import evaluate_triples
 from distkg.evaluation.topk import top_answers
-from distkg.planning.plan import Plan
+from distkg.planning.plan import Plan, with_fewest_workers
 from distkg.planning.resources import Resources
 from distkg.sharding.ranks import Ranks
-from distkg.training.family import GraphChoice, Predictor, QuestionError
+from distkg.training.family import Extensible, GraphChoice, Predictor, QuestionError
 from distkg.training.provenance import open_named
 from distkg.training.schedule import Schedule
 from distkg.training.services import Services
@@ -53,21 +63,36 @@ class EmbeddingFamily:
         return {}
 
     def plan(self, config: RunConfig, resources: Resources) -> Plan:
+        if resources.graph is not None:
+            check_objective(config)
+            return _plan(config, resources, resources.graph)
         (store,) = self.stores(config)
         check_objective(config)
         check_sources(config, store)
-        distinct, measured = None, resources.measure is not None
+        frozen_counts(config, store)
+        first = first_trained_fact(config, store.manifest)
+        distinct = None
         few = store.manifest.triples.get("train", 0) <= COUNTED_TRIPLES
-        if measured and few and asks_distinct_queries(config):
-            distinct = count_distinct_queries(store.iter_triples(["train"]), store.num_relations)
-        return plan(
-            config,
-            store.manifest,
-            resources.memory,
-            None if resources.measure is None else resources.measure(),
-            gpu_available=resources.gpu_memory,
-            distinct_queries=distinct,
-        )
+        if resources.measure is not None and few and asks_distinct_queries(config):
+            distinct = count_distinct_queries(store.iter_triples(["train"], first=first), store.num_relations)
+        return _plan(config, resources, store.manifest, distinct, first)
+
+    def published_bytes(self, config: RunConfig) -> int:
+        if not config.negatives.pool.actors:
+            return 0
+        (store,) = self.stores(config)
+        with torch.device("meta"):
+            scorer = make_scorer(config.model)
+        messages = config.train.workers * message_bytes(config, store.manifest, scorer)
+        return published_bytes(config, store.num_entities, scorer) + messages
+
+    def actor_bytes(self, config: RunConfig) -> int:
+        if not config.negatives.pool.actors or over_all_entities(config):
+            return 0
+        (store,) = self.stores(config)
+        with torch.device("meta"):
+            scorer = make_scorer(config.model)
+        return sum(actor_footprint(with_fewest_workers(config), store.manifest, scorer).values())
 
     def learner(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services) -> EmbeddingLearner:
         return EmbeddingLearner(config, ranks, schedule, services)
@@ -77,6 +102,9 @@ class EmbeddingFamily:
 
     def holds_model(self, folder: Path) -> bool:
         return False  # vectors are stored only in the checkpoints of runs
+
+    def open_to_extend(self, run: Path, store: str) -> Extensible:
+        return open_to_extend(run, store)
 
     @contextmanager
     def open(self, folder: Path, ranks: Ranks, graph: GraphChoice) -> Iterator[Predictor]:
@@ -108,3 +136,29 @@ class EmbeddingFamily:
 
 
 FAMILY = EmbeddingFamily()
+
+
+def _plan(
+    config: RunConfig,
+    resources: Resources,
+    counts: GraphCounts,
+    distinct_queries: int | None = None,
+    first_fact: int = 0,
+) -> Plan:
+    machine = times = None
+    if resources.measure is not None:
+        machine = resources.measure()
+        # Elsewhere a scorer takes as much longer, or less, as matrix products do.
+        slowdown = resources.slowdown if resources.here is None else resources.here().flops / machine.flops
+        times = measured_times(config).slower(slowdown)
+    return plan(
+        config,
+        counts,
+        resources.memory,
+        machine,
+        gpu_available=resources.gpu_memory,
+        disk_available=resources.disk,
+        distinct_queries=distinct_queries,
+        first_fact=first_fact,
+        times=times,
+    )

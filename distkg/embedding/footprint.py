@@ -7,20 +7,44 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
+
 from distkg.config import RunConfig
 from distkg.data.store.known_answers import SORTED_QUERY_BYTES
+from distkg.embedding.batches import MARKED_SHARE, TOGETHER
 from distkg.embedding.loop import WINDOW
 from distkg.embedding.scorers import Scorer
-from distkg.negatives import SOURCES, depends_on_query, source_memory
+from distkg.evaluation.score_blocks import CACHED_ROWS
+from distkg.negatives import SOURCES, RunSizes, depends_on_query, generated_bytes, source_memory
+from distkg.negatives.kmas.relation_similarity import table_memory
 from distkg.negatives.prefetch.prefetched_source import hosted_parts
 from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING
-from distkg.planning.sizes import BASE_PROCESS, CATEGORY_BYTES, FLOAT, INDEX, READ_BATCH, READ_BYTES
+from distkg.planning.peak import peak_bytes
+from distkg.planning.sizes import BASE_PROCESS, FLOAT, INDEX, known_facts
 from distkg.sharding.optimizers import OPTIMIZERS
 
 ON_DEVICE = frozenset(
     {"entity table", "optimizer state", "relations and networks", "exchange buffers", "objective", "evaluation"}
 )
 """Parts of the footprint that are in GPU memory, if the worker has a GPU."""
+
+LATER = frozenset({"checkpoint copy", "exchange buffers", "objective", "evaluation", "batches"})
+"""Parts of the footprint that are not allocated before the first step."""
+
+PAGED = frozenset({"entity table", "optimizer state"})
+"""Parts of the footprint that a table on disk keeps in mapped files."""
+PAGE = 4096
+# Resident memory per byte of the tensors of a step, which fragment the heap, on huge pages; measured: 1.1 to 1.8.
+HEAP = 1.8
+LAYERS = 2  # memory of a transform with layers per byte of its tensors: oneDNN has buffers of its own
+ANSWER_VECTORS = 4  # of a query beside its transform: the answer and gradients
+PENALTY_VECTORS = 4  # more with a regularizer
+SCORE_FLOATS = 5.5  # of a sampled score: itself, its loss and weight, and gradients
+PUBLISHED_VERSIONS = 2
+QUERY_BYTES, REPLY_BYTES = 2 * 24, 5  # of a query in a request and beside it, and of a negative in a reply
+DRAW_BYTES = 96  # of a negative that an actor draws: random numbers, steps of a walk, its id and mask, and the reply
+LEFT_BYTES = 56  # per item of a worker, for finding what was left of an epoch; measured: 33 to 53
+QUERY_VECTORS = 12  # of a transform that cannot be counted
 
 
 class GraphCounts(Protocol):
@@ -70,6 +94,11 @@ def shares_negatives(config: RunConfig) -> bool:
     return negatives.shared and not depends_on_query(negatives.source, negatives.options)
 
 
+def table_on_disk(config: RunConfig) -> bool:
+    """Return True if the entity table and its optimizer state are mapped from files."""
+    return config.train.table_storage == "disk"
+
+
 def shard_rows(config: RunConfig, counts: GraphCounts) -> int:
     """Return the number of entity rows of the largest shard."""
     return -(-counts.entities // config.train.workers)
@@ -104,23 +133,37 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
     state = shard_rows(config, counts) * sum(columns.values()) * FLOAT
     dense = relation_floats(config, counts, scorer) * FLOAT
     accumulators = 2 if config.optimizer.name == "adam" else 1
-    return {
+    on_disk = table_on_disk(config)
+    objective = (_all_entities if over_all_entities(config) else _sampled)(config, counts, scorer)
+    # Vectors are gathered between steps, and steps reuse their memory.
+    requests = message_bytes(config, counts, scorer) + max(0, _gathered(config, counts, scorer) - objective)
+    uses = {
         "base process": BASE_PROCESS,
         "entity table": stored,
         "optimizer state": state,
         "relations and networks": dense * (2 + accumulators),  # with value and gradient
-        "checkpoint copy": stored + state + dense * (1 + accumulators),  # while a checkpoint is written
+        # While a checkpoint is written; a table on disk is written from its file.
+        "checkpoint copy": (0 if on_disk else stored + state) + dense * (1 + accumulators),
+        **({"pages of a step": _pages(config, counts, stored, state)} if on_disk else {}),
         "exchange buffers": _exchange(config, counts, scorer),
-        "objective": _all_entities(config, counts, scorer)
-        if over_all_entities(config)
-        else _sampled(config, counts, scorer),
+        "objective": objective,
         "evaluation": _evaluation(config, counts, scorer),
         "training triples": _training_triples(config, counts),
         "batches": _batches(config, counts),
         "known facts": _known_facts(config, counts),
-        "negative source": _negative_source(config, counts),
+        "negative source": _negative_source(config, counts, scorer),
         "vectors for actors": _published(config, counts, scorer),
+        "requests to actors": requests,
     }
+    here = LATER - ON_DEVICE if config.cluster.gpus_per_worker > 0 else LATER
+    continued = _continued(config, counts) - sum(uses[use] for use in here)
+    return uses | ({"continued epoch": continued} if continued > 0 else {})
+
+
+def _continued(config: RunConfig, counts: GraphCounts) -> int:
+    """Return the bytes for finding what other workers left of an epoch."""
+    items = counts.triples.get("train", 0) * (2 if over_all_entities(config) else 1)
+    return -(-items // config.train.workers) * LEFT_BYTES
 
 
 def _exchange(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
@@ -129,30 +172,68 @@ def _exchange(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     return (sets + config.train.overlap) * step_sizes(config, counts).rows * scorer.entity_width * FLOAT
 
 
+def _pages(config: RunConfig, counts: GraphCounts, *tensors: int) -> int:
+    """Return the bytes of the pages of the rows of two steps, the current one and the next, which is read ahead."""
+    rows = shard_rows(config, counts)
+    touched = min(2 * step_sizes(config, counts).rows, rows)
+    return sum(min(touched * (tensor // rows // PAGE + 1) * PAGE, tensor) for tensor in tensors)
+
+
 def _sampled(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     sizes = step_sizes(config, counts)
-    drawn = sizes.drawn if shares_negatives(config) else 0  # unshared negatives are read in place
-    vectors = 8 * sizes.own + 2 * drawn  # anchor, relation, query, answer and negatives, with their gradients
-    return (vectors * scorer.entity_width + 4 * sizes.scores) * FLOAT
+    # Shared negatives and their gradients; unshared ones are read in place, and have the gradient of all rows.
+    drawn = 2 * sizes.drawn if shares_negatives(config) else sizes.rows
+    answers = ANSWER_VECTORS + (PENALTY_VECTORS if config.regularizer.name != "none" else 0)
+    vectors = (answers * sizes.own + drawn) * scorer.entity_width
+    transform = query_floats(scorer) * (LAYERS if any(True for _ in scorer.parameters()) else 1)
+    return int(HEAP * FLOAT * (sizes.own * transform + vectors + SCORE_FLOATS * sizes.scores))
+
+
+def query_floats(scorer: Scorer) -> float:
+    """Return the floats that the transform of one query takes with its gradients, anchor and relation included.
+
+    They are counted on the device ``meta``, which computes nothing, so ``scorer`` must be there.
+    """
+
+    def transform(queries: int) -> None:
+        anchor, relation = (
+            torch.empty(queries, width, device="meta", requires_grad=True)
+            for width in (scorer.entity_width, scorer.relation_width)
+        )
+        query = scorer.query(anchor, relation)
+        query.backward(torch.empty_like(query))
+
+    few, many = 64, 128
+    try:
+        transform(few)  # gradients of layers are allocated once
+        return (peak_bytes(lambda: transform(many)) - peak_bytes(lambda: transform(few))) / ((many - few) * FLOAT)
+    except (NotImplementedError, RuntimeError):  # a plug-in whose transform reads values
+        return QUERY_VECTORS * max(scorer.entity_width, scorer.relation_width)
 
 
 def _all_entities(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     sizes = step_sizes(config, counts)
     shard = shard_rows(config, counts) * scorer.entity_width
-    vectors = 6 * sizes.queries * scorer.entity_width  # queries of all workers, and their gradients
-    block = min(config.objective.score_memory_mb << 20, sizes.scores * FLOAT)
+    # Queries of this worker with their gradients, and those of all workers.
+    vectors = sizes.own * query_floats(scorer) + 4 * sizes.queries * scorer.entity_width
+    block = 3 * min(config.objective.score_memory_mb << 20, sizes.scores * FLOAT) // 2  # and gradients of a part of it
     gradients = 2 if config.train.overlap else 1
     if type(scorer).candidates is not Scorer.candidates:
         gradients += 2  # the answer part of each row, and its gradient
     rounding = 14 * shard if config.model.dtype == "bfloat16" else 0  # the shard in float32, updated and rounded
-    return (vectors + gradients * shard) * FLOAT + block + rounding
+    return int(HEAP * vectors + gradients * shard) * FLOAT + block + rounding
 
 
 def _evaluation(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
-    queries = 2 * max(counts.triples.get("valid", 0), counts.triples.get("test", 0))
-    scores = config.evaluate.batch_size * shard_rows(config, counts) * FLOAT
-    block = min(config.evaluate.memory_mb << 20, scores + 4 * queries * scorer.entity_width * FLOAT)
-    return block + queries * 8 * INDEX
+    settings, triples = config.evaluate, {split: counts.triples.get(split, 0) for split in ("valid", "test")}
+    limits = {"valid": (settings.max_valid_triples, settings.max_final_triples), "test": (settings.max_final_triples,)}
+    ranked = max(min(triples[split], limit or triples[split]) for split in triples for limit in limits[split])
+    rows = shard_rows(config, counts)
+    if config.cluster.gpus_per_worker == 0:
+        rows = min(rows, CACHED_ROWS)
+    scores = 2 * config.evaluate.batch_size * rows * FLOAT
+    block = min(config.evaluate.memory_mb << 20, scores + 8 * ranked * scorer.entity_width * FLOAT)
+    return block + 2 * ranked * 8 * INDEX + max(triples.values()) * 3 * INDEX  # a split is read before some are chosen
 
 
 def _training_triples(config: RunConfig, counts: GraphCounts) -> int:
@@ -162,24 +243,130 @@ def _training_triples(config: RunConfig, counts: GraphCounts) -> int:
 
 def _batches(config: RunConfig, counts: GraphCounts) -> int:
     sizes = step_sizes(config, counts)
-    marks = counts.entities * (1 + INDEX)  # marks of `unique_places`
+    used = 2 * (sizes.own + sizes.drawn)
+    marks = counts.entities * (1 + INDEX) if used * MARKED_SHARE >= counts.entities else 0
     return WINDOW * (sizes.own * 6 + sizes.drawn * 2) * INDEX + marks
 
 
-def _negative_source(config: RunConfig, counts: GraphCounts) -> int:
+def _negative_source(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     if over_all_entities(config):
         return 0
     chosen, train = config.negatives, counts.triples.get("train", 0)
     here = [(chosen.pool.fallback, {}), *_mined(config)] if chosen.pool.actors else [(chosen.source, chosen.options)]
-    own = sum(source_memory(name, options, 2 * train, config.train.workers) for name, options in here)
+    drawn, workers = step_sizes(config, counts).own, config.train.workers
+    sizes = RunSizes(2 * train, counts.entities, scorer.entity_width, workers, drawn, workers * drawn)
+    own = sum(source_memory(name, options, sizes) for name, options in here)
     return own + 3 * 4 * train if own else 0  # such a source holds the training triples
 
 
+def published_bytes(config: RunConfig, entities: int, scorer: Scorer) -> int:
+    """Return the bytes of the vectors of ``entities`` that workers publish to actors, in Ray's object store: two
+    versions for each source, the current one and the next while it is published."""
+    half = not config.negatives.pool.sync
+    sizes = [
+        2 if half and SOURCES[name].hosted_precision == "float16" else FLOAT for name, _ in _drawn_by_actors(config)
+    ]
+    return PUBLISHED_VERSIONS * entities * _candidate_width(scorer) * sum(sizes)
+
+
+def message_bytes(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
+    """Return the bytes of the requests of a worker that are under way, at most, and of their replies, in Ray's object
+    store."""
+    own, count, width = step_sizes(config, counts).own, config.negatives.count, _candidate_width(scorer)
+    steps = min(2 * config.negatives.pool.depth, _all_steps(config, counts))
+    each = [
+        QUERY_BYTES
+        + FLOAT * sum(_vectors_of_request(SOURCES[name].requires, scorer))
+        + count * REPLY_BYTES
+        + generated_bytes(name, options, width)
+        for name, options in _hosted_draws(config)
+    ]
+    return steps * own * sum(each)
+
+
+def _gathered(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
+    """Return the bytes of the rows and vectors that a worker gathers for the requests of a message, for one source
+    after the other."""
+    depth, own = config.negatives.pool.depth, step_sizes(config, counts).own
+    steps = min(2 * depth, depth + TOGETHER, _all_steps(config, counts))
+    vectors = [_vectors_of_request(SOURCES[name].requires, scorer) for name, _ in _hosted_draws(config)]
+    each = [2 * (scorer.entity_width if query else 0) + 2 * query + 2 * answer for query, answer in vectors]
+    return steps * own * max(each, default=0) * FLOAT
+
+
+def _all_steps(config: RunConfig, counts: GraphCounts) -> int:
+    return config.train.epochs * -(-counts.triples.get("train", 0) // config.train.batch_size)
+
+
+def _hosted_draws(config: RunConfig) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the sources that actors draw from."""
+    if not config.negatives.pool.actors or over_all_entities(config):
+        return []
+    parts = hosted_parts(config.negatives.source, config.negatives.options).values()
+    return [(name, options) for name, options in parts if SOURCES[name].hosted_reply == "negatives"]
+
+
+def _vectors_of_request(requires: str, scorer: Scorer) -> tuple[int, int]:
+    """Return the floats of the vectors of a query and of its answer in a request."""
+    query = _query_width(scorer) if requires in ("queries", "both") else 0
+    return query, _candidate_width(scorer) if requires in ("answers", "both") else 0
+
+
+def actor_footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[str, int]:
+    """Estimate the bytes of the largest actor of the negative pool, by use; empty without actors.
+
+    Published vectors are not among them: actors map them from Ray's object store.
+    """
+    chosen, train = config.negatives, counts.triples.get("train", 0)
+    if not chosen.pool.actors or over_all_entities(config):
+        return {}
+    hosted = hosted_parts(chosen.source, chosen.options).values()
+    draws = _hosted_draws(config)
+    newer = sum(SOURCES[name].requires in ("answers", "both") for name, _ in draws)  # vectors of answers in requests
+    drawn = step_sizes(config, counts).own
+    # An actor has the state of every worker, and draws for one of them at a time.
+    sizes = RunSizes(2 * train, counts.entities, scorer.entity_width, 1, drawn, drawn)
+    tables = (len(hosted) - len(draws)) * (8 * train + table_memory(counts.relations, scorer.relation_width))
+    requests = [_request_floats(SOURCES[name].requires, scorer) for name, _ in draws]
+    return {
+        "base process": BASE_PROCESS,
+        "training triples": 3 * 4 * train,
+        "negative source": sum(source_memory(name, options, sizes) for name, options in draws) + tables,
+        "requests": drawn * (max(requests) * FLOAT + chosen.count * DRAW_BYTES) if draws else 0,
+        "vectors of answers": newer * counts.entities * (_candidate_width(scorer) + 1) * FLOAT,
+    }
+
+
+def _request_floats(requires: str, scorer: Scorer) -> int:
+    """Return the floats of a query in a request: its ids, and its vectors as they came, copied and put in order."""
+    query, answer = _vectors_of_request(requires, scorer)
+    return 24 + 3 * query + 2 * answer
+
+
 def _published(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
-    chosen = config.negatives
-    pooled = chosen.pool.actors and not over_all_entities(config)
-    pooled = pooled and len(hosted_parts(chosen.source, chosen.options)) > len(_mined(config))
-    return 2 * shard_rows(config, counts) * scorer.entity_width * FLOAT if pooled else 0  # one copy in Ray's store
+    sources, rows = _drawn_by_actors(config), shard_rows(config, counts)
+    if not sources:
+        return 0
+    copied = config.model.dtype != "float32" or type(scorer).candidates is not Scorer.candidates
+    copies = (FLOAT if copied else 0) + (0 if config.negatives.pool.sync else 2)  # in float32, and in half precision
+    return published_bytes(config, rows, scorer) + rows * _candidate_width(scorer) * copies
+
+
+def _drawn_by_actors(config: RunConfig) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the sources for which workers publish entity vectors to actors."""
+    return [(name, options) for name, options in _hosted_draws(config) if SOURCES[name].requires != "nothing"]
+
+
+def _candidate_width(scorer: Scorer) -> int:
+    return scorer.candidates(torch.empty(1, scorer.entity_width, device="meta")).shape[1]
+
+
+def _query_width(scorer: Scorer) -> int:
+    anchor, relation = (torch.empty(1, width, device="meta") for width in (scorer.entity_width, scorer.relation_width))
+    try:
+        return scorer.query(anchor, relation).shape[1]
+    except (NotImplementedError, RuntimeError):  # a plug-in whose transform reads values
+        return 2 * max(scorer.entity_width, scorer.relation_width)
 
 
 def _mined(config: RunConfig) -> list[tuple[str, Mapping[str, Any]]]:
@@ -189,9 +376,6 @@ def _mined(config: RunConfig) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _known_facts(config: RunConfig, counts: GraphCounts) -> int:
-    everything = sum(counts.triples.values())
-    # Known answers are at most all facts in both directions: 4 bytes each, and 8 more while they are sorted.
-    evaluated = 2 * everything * 12 + min(everything, READ_BATCH) * READ_BYTES
-    train = counts.triples.get("train", 0)
     filtered = config.negatives.filter and not over_all_entities(config)
-    return evaluated + train * CATEGORY_BYTES + (2 * train * SORTED_QUERY_BYTES if filtered else 0)
+    train = 2 * counts.triples.get("train", 0) * SORTED_QUERY_BYTES
+    return known_facts(counts.triples, shard_rows(config, counts)) + (train if filtered else 0)

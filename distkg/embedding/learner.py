@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +11,26 @@ import numpy as np
 
 from distkg.config import RunConfig
 from distkg.data.store.graph_store import Store
-from distkg.data.store.known_answers import KnownAnswers
 from distkg.embedding.build import build_objective
+from distkg.embedding.growth.settings import frozen_counts
 from distkg.embedding.loop import Loop
-from distkg.embedding.model import Model
+from distkg.embedding.model import Model, TrainingModel
 from distkg.embedding.telemetry import negative_telemetry
-from distkg.evaluation.metrics import evaluate_triples, known_answers_of, ranking_metrics, subsample
+from distkg.evaluation.filtered_triples import FilteredTriples
+from distkg.evaluation.metrics import evaluate_triples, ranking_metrics, subsample
 from distkg.evaluation.ranking import rank_answers
 from distkg.sharding.checkpoint.checkpoint import State
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.replicated_parameters import ReplicatedParameters
+from distkg.sharding.table import ShardedTable
+from distkg.training.learner import Segment
 from distkg.training.provenance import Provenance, provenance_of
 from distkg.training.run_dir import Record
 from distkg.training.schedule import Schedule
 from distkg.training.services import Services
+
+ENTITIES = "entities"
+"""Name of the entity table in checkpoints."""
 
 
 class EmbeddingLearner:
@@ -31,11 +39,14 @@ class EmbeddingLearner:
     def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services) -> None:
         self._config, self._schedule, self._stop = config, schedule, services.stop
         self.store = Store.open(config.data.store)
-        self.model = Model(config, self.store.num_entities, self.store.num_relations, ranks)
+        frozen = frozen_counts(config, self.store)
+        self.model = TrainingModel(config, self.store.num_entities, self.store.num_relations, ranks, frozen)
         batches, step = build_objective(config, self.store, self.model, services, lambda: schedule.time_gone)
+        self._order = batches.order
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
+        self.items_per_epoch = batches.order.items
         self._negatives = negative_telemetry(batches, self.model)
-        self._dense = ReplicatedParameters(self.model, config.optimizer, ranks)
+        self._dense = ReplicatedParameters(self.model, config.optimizer, ranks, self.model.trained)
         self.loop = Loop(
             self.model,
             batches,
@@ -46,7 +57,10 @@ class EmbeddingLearner:
             config.train.seed,
             overlap=config.train.overlap,
         )
-        self._validation: tuple[np.ndarray, KnownAnswers] | None = None
+        self._validation: FilteredTriples | None = None
+
+    def continue_epoch(self, epoch: int, first: int, segments: Sequence[Segment]) -> None:
+        self._order.continue_epoch(epoch, first, segments)
 
     def provenance(self) -> Provenance:
         return provenance_of(self._config, [self.store])
@@ -63,7 +77,7 @@ class EmbeddingLearner:
         assert optimizer is not None
         sharded = {f"optimizer.{name}": tensor for name, tensor in optimizer.state.items()}
         dense = {f"dense_optimizer.{name}": tensor for name, tensor in self._dense.state().items()}
-        return State(state.sharded | sharded, state.replicated | dense, state.rows)
+        return State(state.sharded | sharded, state.replicated | dense, state.rows, state.on_disk)
 
     def telemetry(self) -> Record:
         return {} if self._negatives is None else {"negatives": self._negatives.report()}
@@ -75,17 +89,17 @@ class EmbeddingLearner:
             triples = subsample(
                 self.store.triples("valid"), self._config.evaluate.max_valid_triples, self._config.train.seed
             )
-            self._validation = triples, known_answers_of(self.store, triples)
+            self._validation = FilteredTriples(self.store, triples, self.model.ranks, sharded=True)
         self.model.average_buffers()
         settings = self._config.evaluate
-        ranking = rank_answers(
+        rank = partial(
+            rank_answers,
             self.model,
-            *self._validation,
             batch_size=settings.batch_size,
             memory_mb=settings.memory_mb,
             hurries=self._stop.hurries,
         )
-        return ranking_metrics(ranking)
+        return ranking_metrics(self._validation.rank(rank))
 
     def evaluate(self) -> dict[str, dict[str, Any]]:
         settings, seed = self._config.evaluate, self._config.train.seed
@@ -104,12 +118,14 @@ class EmbeddingLearner:
 
 
 def model_state(model: Model) -> State:
-    """Return the tensors of a model, without those of the optimizer."""
+    """Return the tensors of a model, without those of the optimizer; rows that lie in a checkpoint are left out."""
     replicated = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    return State({"entities": model.entities.local}, replicated, model.num_entities)
+    if not isinstance(model.entities, ShardedTable):
+        return State({}, replicated, model.num_entities)
+    return State({ENTITIES: model.entities.local}, replicated, model.num_entities, model.entities.storage.on_disk)
 
 
-def describe_graph(store: Store, model: Model) -> Record:
+def describe_graph(store: Store, model: TrainingModel) -> Record:
     """Return sizes and balance of the graph, for the report."""
     degrees = store.degrees()
     edges = np.unique(np.geomspace(1, max(2, int(degrees.max()) + 1), 24).astype(np.int64))

@@ -7,12 +7,13 @@ while the step computes, so the rows of a step may lack the two latest updates.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from distkg.embedding.batches import Batch, Batches
-from distkg.embedding.model import Model
+from distkg.embedding.model import TrainingModel
 from distkg.embedding.steps import Step, StepResult
 from distkg.kernels.gather_scatter import add_rows
 from distkg.randomness import Purpose, mixed_seed, seed_dropout
@@ -33,13 +34,14 @@ class Loop:
     Attributes:
         clock: seconds by phase.
         bytes_exchanged: bytes that this rank sent and received, estimated for reductions.
+        rows_fetched: entity rows that this rank received from their owners.
         steps: number of steps done.
         window: number of steps between two calls of ``should_continue``; equal on all ranks.
     """
 
     def __init__(
         self,
-        model: Model,
+        model: TrainingModel,
         batches: Batches,
         step: Step,
         dense: ReplicatedParameters,
@@ -51,9 +53,10 @@ class Loop:
     ) -> None:
         """``rate(epoch, step)`` is a factor on ``table_rate`` and on the learning rate of replicated parameters."""
         self.clock = Clock()
-        self.bytes_exchanged = 0
+        self.bytes_exchanged = self.rows_fetched = 0
         self.steps = 0
         self.window = WINDOW
+        self._counted = replace(model.ranks.traffic)
         self._model, self._table, self._ranks = model, model.entities, model.ranks
         self._batches, self._step, self._dense = batches, step, dense
         self._table_rate, self._rate = table_rate, rate
@@ -68,13 +71,13 @@ class Loop:
         next step.
         """
         self._next = first
-        before = self._ranks.traffic.bytes
+        self._counted = replace(self._ranks.traffic)
         routed = self._routed(epoch, first, last, should_continue)
         if self._overlap:
             self._overlapped(epoch, routed)
         else:
             self._one_after_the_other(epoch, routed)
-        self.bytes_exchanged += self._ranks.traffic.bytes - before
+        self._count_traffic()
         return self._next
 
     def pop_mean_loss(self) -> float:
@@ -88,6 +91,7 @@ class Loop:
     def _routed(self, epoch: int, first: int, last: int, should_continue: Callable[[int], bool]) -> Iterator[Routed]:
         low = first
         while low < last:
+            self._count_traffic()
             if not should_continue(low):
                 return
             high = min(low + self.window, last)
@@ -95,8 +99,19 @@ class Loop:
                 batches = self._batches.window(epoch, low, high)
             with self.clock("exchange"):
                 routes = plan_routes([batch.ids for batch in batches], self._table.shards, self._ranks)
-            yield from zip(range(low, high), batches, routes, strict=True)
+            self._table.prefetch(routes[0])
+            for step, batch, route, coming in zip(range(low, high), batches, routes, [*routes[1:], None], strict=True):
+                if coming is not None:
+                    self._table.prefetch(coming)
+                yield step, batch, route
             low = self._next = high
+
+    def _count_traffic(self) -> None:
+        """Add what was exchanged since the last call in this ``run``."""
+        traffic = self._ranks.traffic
+        self.bytes_exchanged += traffic.bytes - self._counted.bytes
+        self.rows_fetched += traffic.rows - self._counted.rows
+        self._counted = replace(traffic)
 
     def _one_after_the_other(self, epoch: int, routed: Iterator[Routed]) -> None:
         for step, batch, route in routed:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
@@ -13,26 +16,63 @@ from distkg.kernels.scores.similarity import Similarity
 from distkg.randomness import Purpose, stream
 from distkg.sharding.optimizers import OPTIMIZERS
 from distkg.sharding.ranks import Ranks
+from distkg.sharding.row_storage import MappedFiles
+from distkg.sharding.shards import Shards
 from distkg.sharding.table import ShardedTable
+
+BY_RELATION = ("relations", "hardness.raw_scale")
+"""Parameters of a model with a row for each relation and, unless inverses are tied, each inverse relation."""
 
 _FILL_ROWS = 1 << 14
 
 
-class Model(nn.Module):
-    """Knowledge-graph embedding model for training, ranking and export.
+class EntityTable(Protocol):
+    """Table of entity vectors as ranking, prediction and export read it, one range of rows per rank.
 
-    With ``train=False`` the table has no optimizer state and is to be filled from a checkpoint.
+    Attributes:
+        shards: range of rows of each rank.
+        width: number of values in a row.
+    """
+
+    shards: Shards
+    width: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return float32 or bfloat16."""
+        ...
+
+    def rows(self, low: int, high: int) -> Tensor:
+        """Return rows ``low … high - 1`` of this rank: [high - low, width]."""
+        ...
+
+    def take(self, ids: Tensor) -> Tensor:
+        """Return the rows of ids int64 [k] of this rank: [k, width]."""
+        ...
+
+    def gather(self, ids: Tensor) -> Tensor:
+        """Return the rows of any ids int64 [k], with repetitions: float32 [k, width]; collective."""
+        ...
+
+
+class Model(nn.Module):
+    """Knowledge-graph embedding model for ranking, prediction and export; its parameters are those of a checkpoint.
 
     Attributes:
         scorer: replicated scorer.
         relations: replicated parameter [2R, relation_width], or [R, ·] if inverses are tied.
         hardness: training similarity.
-        entities: sharded table [N, entity_width].
+        entities: table [N, entity_width].
         num_relations: R, without inverses.
     """
 
     def __init__(
-        self, config: RunConfig, num_entities: int, num_relations: int, ranks: Ranks, *, train: bool = True
+        self,
+        config: RunConfig,
+        num_entities: int,
+        num_relations: int,
+        ranks: Ranks,
+        entities: EntityTable,
     ) -> None:
         super().__init__()
         self.ranks = ranks
@@ -48,26 +88,7 @@ class Model(nn.Module):
         self.scorer.init_relations(relations, stream(Purpose.RELATIONS, config.train.seed))
         self.relations = nn.Parameter(relations.to(ranks.device))
         self.hardness = make_hardness(config, self.scorer, len(relations)).to(ranks.device)
-        self.entities = ShardedTable(
-            num_entities,
-            self.scorer.entity_width,
-            OPTIMIZERS[config.optimizer.name] if train else None,
-            ranks,
-            dtype=getattr(torch, config.model.dtype),
-        )
-        if train:
-            self._fill_entities(config.train.seed)
-
-    def _fill_entities(self, seed: int) -> None:
-        """Initialise rows as a function of seed and global row block, independent of the number of ranks."""
-        low, high = self.entities.shards.range(self.ranks.rank)
-        for block in range(low // _FILL_ROWS, -(-high // _FILL_ROWS)):
-            start = block * _FILL_ROWS
-            size = min(_FILL_ROWS, self.num_entities - start)
-            rows = torch.empty(size, self.scorer.entity_width)
-            self.scorer.init_entities(rows, stream(Purpose.ENTITIES, seed, block))
-            first, last = max(low, start), min(high, start + size)
-            self.entities.local[first - low : last - low] = rows[first - start : last - start].to(self.ranks.device)
+        self.entities = entities
 
     def relation_rows(self, relation: Tensor) -> Tensor:
         """Return the vectors [B, relation_width] of relation ids int64 [B] in [0, 2R)."""
@@ -102,7 +123,7 @@ class Model(nn.Module):
 
     def candidates(self) -> Tensor:
         """Return the candidate vectors of this rank's entities: float32 [rows of this rank, C]."""
-        return self.scorer.candidates(self.entities.local.float())
+        return self.scorer.candidates(self.entities.rows(*self.entities.shards.range(self.ranks.rank)).float())
 
     def average_buffers(self) -> None:
         """Average the batch-norm statistics, which each rank collects on its own queries, over ranks; collective."""
@@ -110,3 +131,66 @@ class Model(nn.Module):
             if buffer.is_floating_point():
                 self.ranks.all_reduce(buffer)
                 buffer /= self.ranks.size
+
+
+class TrainingModel(Model):
+    """Embedding model in training: initial parameters, and an entity table with an optimizer.
+
+    Attributes:
+        entities: sharded table [N, entity_width].
+    """
+
+    entities: ShardedTable
+
+    def __init__(
+        self, config: RunConfig, num_entities: int, num_relations: int, ranks: Ranks, frozen: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Create a model whose first entities and relations, as many as ``frozen`` says, are not trained; nor are, if
+        there are any, the networks that they were trained with."""
+        optimizer, dtype = OPTIMIZERS[config.optimizer.name], getattr(torch, config.model.dtype)
+        width = make_scorer(config.model).entity_width
+        storage = MappedFiles(config.train.table_folder) if config.train.table_storage == "disk" else None
+        table = ShardedTable(num_entities, width, optimizer, ranks, dtype, storage, frozen=frozen[0])
+        super().__init__(config, num_entities, num_relations, ranks, table)
+        self._frozen_relations = frozen[1] if any(frozen) else None
+        self.train()
+        low, high = self.entities.shards.range(ranks.rank)
+        for first, rows in initial_rows(self.scorer, num_entities, low, high, config.train.seed):
+            self.entities.local[first - low : first - low + len(rows)] = rows.to(ranks.device)
+
+    @property
+    def trained(self) -> dict[str, Tensor] | None:
+        """Return which replicated values are trained, as ``ReplicatedParameters`` reads it; None for all."""
+        if self._frozen_relations is None:
+            return None
+        new = torch.arange(self.num_relations) >= self._frozen_relations
+        rows = new if self.tied else new.repeat(2)
+        named = {name: values for name, values in self.named_parameters() if name in BY_RELATION}
+        return {name: rows[:, None].expand(values.shape) for name, values in named.items()}
+
+    def train(self, mode: bool = True) -> TrainingModel:
+        """Set the mode of all layers; batch norm of a frozen network keeps its running statistics."""
+        super().train(mode)
+        if self._frozen_relations is not None:
+            for layer in self.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.eval()
+        return self
+
+    def average_buffers(self) -> None:
+        if self._frozen_relations is None:
+            super().average_buffers()
+
+
+def initial_rows(scorer: Scorer, entities: int, low: int, high: int, seed: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield the initial rows low … high - 1 of a table of so many entities: first row, and float32 [n, entity_width].
+
+    Rows are a function of seed and global row block, independent of the number of ranks.
+    """
+    for block in range(low // _FILL_ROWS, -(-high // _FILL_ROWS)):
+        start = block * _FILL_ROWS
+        size = min(_FILL_ROWS, entities - start)
+        rows = torch.empty(size, scorer.entity_width)
+        scorer.init_entities(rows, stream(Purpose.ENTITIES, seed, block))
+        first, last = max(low, start), min(high, start + size)
+        yield first, rows[first - start : last - start]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,31 +12,58 @@ import torch
 from distkg.config import RunConfig
 from distkg.embedding.footprint import (
     ON_DEVICE,
+    PAGED,
     GraphCounts,
+    actor_footprint,
     asks_distinct_queries,
     footprint,
     over_all_entities,
     relation_floats,
     shard_rows,
+    shares_negatives,
     step_sizes,
+    table_on_disk,
 )
 from distkg.embedding.scorers import Scorer, make_scorer
 from distkg.graph.directions import both_directions, query_keys
-from distkg.kernels.scores.similarity import ProductSimilarity
+from distkg.kernels.scores.similarity import PairwiseSimilarity, ProductSimilarity
 from distkg.objectives import QUERY_SAMPLING
-from distkg.planning.machine import Machine
+from distkg.planning.machine import Machine, best_seconds
 from distkg.planning.plan import Plan, PlanError, refusal, with_fewest_workers
 from distkg.planning.sizes import FLOAT
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes that a worker may use; None for no limit."""
+
+    memory: int | None
+    gpu_memory: int | None = None
+    disk: int | None = None
+
 
 # Products per score: one forward, two for the gradients; one more if scores do not fit and are recomputed.
 PRODUCTS, PRODUCTS_RECOMPUTED = 3, 4
 QUERIES_KEPT = 64  # with memory for the scores of this many queries, one_vs_all keeps them
 # Multiply-adds that cost as much as the exponential of a score with its distance, activation and slope.
 TERM_COST = 200
-# A distance taken pair by pair costs about six times a multiply-add of a matrix product.
+# Bytes that losses, weights and gradients of a sampled score move, element by element: 280 to 550 measured on Zen 3
+# (DistMult on WN18RR in 256 dimensions, ComplEx on a graph of ten million entities in 64).
+SCORE_BYTES = 400
+# Multiply-adds of a matrix product that a distance taken pair by pair costs, where it was not measured: six beside a
+# processor's matrix unit, about half of that with AVX2.
 PAIRWISE_COST = 6
+MEASURED_QUERIES, MEASURED_ROWS = 256, 512
+MEASURED_LAYERS = 1 << 26  # weights; a scorer with more is not made for a measurement
+# Seconds on a core to make the batch of a query, and to draw a negative and find its row, on Zen 3. The triples
+# of a batch are read at random, which costs more the more of them lie outside of the cache.
+QUERY_SECONDS, DRAW_SECONDS = 1.3e-7, 2.2e-8
+MISS_SECONDS, CACHE_BYTES = 1e-6, 32 << 20
 # Launches, messages and Python of one step, seconds.
 STEP_OVERHEAD = 0.003
+# Between nodes, messages go through sockets, which copy them: passes over memory for each byte (on one Zen 3), and
+# seconds for a message to one other worker, two of which go to each in a step.
+SOCKET_PASSES, MESSAGE_SECONDS = 22, 1e-4
 
 
 def plan(
@@ -45,7 +73,10 @@ def plan(
     machine: Machine | None = None,
     *,
     gpu_available: int | None = None,
+    disk_available: int | None = None,
     distinct_queries: int | None = None,
+    first_fact: int = 0,
+    times: Times | None = None,
 ) -> Plan:
     """Return the plan of a run of ``config`` on a graph of size ``counts``.
 
@@ -53,17 +84,97 @@ def plan(
         available: bytes per worker, or None for no limit.
         machine: rates of one worker, or None for no estimate of time.
         gpu_available: bytes of GPU memory per worker, or None for no limit.
+        disk_available: bytes of disk per worker for a table on disk, or None for no limit.
         distinct_queries: number of distinct (anchor, relation) of the training triples, both directions; default: the
             upper bound, two for each triple.
+        first_fact: first row of the training triples that is learned from.
+        times: times of the scorer on a worker; default: a pairwise distance costs a multiple of a matrix product, and
+            the transform of a query the products with the scorer's layers.
 
     Raises:
         PlanError: the run needs more than is available.
         ConfigError, UnknownNameError: the scorer or the optimizer cannot be created.
     """
-    result = _plan(config, counts, available, gpu_available, machine, distinct_queries)
+    limits = Limits(available, gpu_available, disk_available)
+    result = _plan(config, counts, limits, machine, distinct_queries, times or Times(), first_fact)
     if not result.fits:
         raise PlanError(_refusal(config, counts, result), result)
     return result
+
+
+@dataclass(frozen=True)
+class Times:
+    """Measured times of a scorer on a worker.
+
+    Attributes:
+        query: seconds of the transform of a query with its gradients; None if it was not measured.
+        pair: seconds of a score with its gradients, for a distance that is taken pair by pair; None for another
+            similarity, and where it was not measured.
+    """
+
+    query: float | None = None
+    pair: float | None = None
+
+    def slower(self, factor: float) -> Times:
+        """Return the times of a worker that is slower by a factor."""
+        query, pair = (None if time is None else time * factor for time in (self.query, self.pair))
+        return Times(query, pair)
+
+
+def measured_times(config: RunConfig, seconds: float = 0.1) -> Times:
+    """Time the scorer of a configuration on this machine, about ``seconds`` for each time."""
+    with torch.device("meta"):
+        layers = _layers(make_scorer(config.model))
+    if layers > MEASURED_LAYERS:  # a plan must not need the memory that it is asked about
+        return Times()
+    scorer = make_scorer(config.model)
+    return Times(_seconds_of_query(scorer, seconds), _seconds_of_pair(scorer, seconds))
+
+
+def _layers(scorer: Scorer) -> int:
+    """Return the number of weights of a scorer's own layers."""
+    return sum(parameter.numel() for parameter in scorer.parameters())
+
+
+def _seconds_of_query(scorer: Scorer, seconds: float) -> float:
+    anchor, relation = (
+        torch.rand(MEASURED_QUERIES, width, requires_grad=True)
+        for width in (scorer.entity_width, scorer.relation_width)
+    )
+
+    def work() -> None:
+        query = scorer.query(anchor, relation)
+        query.backward(torch.ones_like(query))
+
+    return best_seconds(work, seconds) / MEASURED_QUERIES
+
+
+def _seconds_of_pair(scorer: Scorer, seconds: float) -> float | None:
+    similarity = scorer.similarity
+    if not isinstance(similarity, PairwiseSimilarity):
+        return None
+    # A query may be wider than a candidate, as in PairRE.
+    anchor, relation = torch.rand(1, scorer.entity_width), torch.rand(1, scorer.relation_width)
+    with torch.no_grad():
+        query = torch.rand(MEASURED_QUERIES, scorer.query(anchor, relation).shape[1])
+        rows = torch.rand(MEASURED_ROWS, scorer.candidates(anchor).shape[1])
+
+    def work() -> None:
+        scores = similarity.scores(query, rows)
+        similarity.gradients(scores, scores, query, rows)
+
+    return best_seconds(work, seconds) / (MEASURED_QUERIES * MEASURED_ROWS)
+
+
+def bytes_per_step(config: RunConfig, counts: GraphCounts) -> int:
+    """Return the bytes that a worker sends and receives in a step: rows, their gradients, and those of relations."""
+    with torch.device("meta"):
+        scorer = make_scorer(config.model)
+    workers, rows = config.train.workers, step_sizes(config, counts).rows
+    away = (workers - 1) / workers
+    # It receives its rows, sends as many of the others', and the same with gradients; a ring sums those of relations.
+    entities = 4 * rows * scorer.entity_width * FLOAT
+    return int(away * (entities + 4 * relation_floats(config, counts, scorer) * FLOAT))
 
 
 def count_distinct_queries(batches: Iterable[np.ndarray], relations: int) -> int:
@@ -78,53 +189,119 @@ def count_distinct_queries(batches: Iterable[np.ndarray], relations: int) -> int
 def _plan(
     config: RunConfig,
     counts: GraphCounts,
-    available: int | None,
-    gpu_available: int | None,
+    limits: Limits,
     machine: Machine | None,
     distinct: int | None,
+    times: Times,
+    first_fact: int = 0,
 ) -> Plan:
     with torch.device("meta"):
         scorer = make_scorer(config.model)
-    steps, fewest = _steps(config, counts, distinct), with_fewest_workers(config)
+    steps, fewest = _steps(config, counts, distinct, first_fact), with_fewest_workers(config)
     uses = footprint(fewest, counts, scorer)
     moved = ON_DEVICE if config.cluster.gpus_per_worker > 0 else frozenset()
-    return Plan(
+    paged = PAGED if table_on_disk(config) else frozenset()
+    planned = Plan(
         workers=config.train.workers,
         rows_per_worker=shard_rows(fewest, counts),
-        memory={use: count for use, count in uses.items() if use not in moved},
+        memory={use: count for use, count in uses.items() if use not in moved | paged},
         gpu_memory={use: count for use, count in uses.items() if use in moved},
-        available=available,
-        gpu_available=gpu_available,
+        available=limits.memory,
+        gpu_available=limits.gpu_memory,
         steps=steps,
-        seconds=None if machine is None else _seconds(config, counts, scorer, steps, machine),
+        seconds=None if machine is None else _seconds(config, counts, scorer, steps, machine, times),
         parameters=counts.entities * scorer.entity_width + relation_floats(config, counts, scorer),
         epochs=config.train.epochs,
         time_limit=config.train.time_limit_seconds,
+        disk={use: count for use, count in uses.items() if use in paged},
+        disk_available=limits.disk,
+        actors=config.negatives.pool.actors,
+        actor_memory=actor_footprint(fewest, counts, scorer),
+    )
+    return replace(planned, warnings=_paging(planned))
+
+
+def _paging(planned: Plan) -> tuple[str, ...]:
+    """Return a warning if the pages of a table on disk exceed the memory that is left for them."""
+    if planned.available is None or planned.total_bytes + planned.disk_bytes <= planned.available:
+        return ()
+    return (
+        f"the entity table and its optimizer state take {planned.disk_bytes / 2**30:.2f} GiB of disk per worker, and "
+        f"{max(0, planned.available - planned.total_bytes) / 2**30:.2f} GiB of memory are left for their pages: steps "
+        "will wait for the disk, which the estimate of time leaves out",
     )
 
 
-def _steps(config: RunConfig, counts: GraphCounts, distinct: int | None) -> int:
-    items = counts.triples.get("train", 0)
+def _steps(config: RunConfig, counts: GraphCounts, distinct: int | None, first_fact: int) -> int:
+    items = counts.triples.get("train", 0) - first_fact
     if asks_distinct_queries(config):
         items = 2 * items if distinct is None else distinct
     return max(1, -(-items // config.train.batch_size))
 
 
-def _seconds(config: RunConfig, counts: GraphCounts, scorer: Scorer, steps: int, machine: Machine) -> dict[str, float]:
+def _seconds(
+    config: RunConfig,
+    counts: GraphCounts,
+    scorer: Scorer,
+    steps: int,
+    machine: Machine,
+    times: Times,
+) -> dict[str, float]:
     rows, sizes = shard_rows(config, counts), step_sizes(config, counts)
     width, workers = scorer.entity_width, config.train.workers
     cost = 1 if isinstance(scorer.similarity, ProductSimilarity) else PAIRWISE_COST
     products = PRODUCTS_RECOMPUTED if _computes_scores_again(config, rows) else PRODUCTS
-    per_score = width * products * cost + (TERM_COST if _sums_exponentials(config) else 0)
-    away = 2 * sizes.rows * width * FLOAT * (workers - 1) / workers
+    terms = 2 * (TERM_COST if _sums_exponentials(config) else 0) / machine.flops
+    score = 2 * width * products * cost / machine.flops if times.pair is None else times.pair * products / PRODUCTS
+    passes = 0 if over_all_entities(config) else sizes.scores * _score_bytes(config, width)
     touched = rows if over_all_entities(config) else sizes.rows
+    # Not measured, a transform takes each weight of the scorer's layers once, and twice for its gradients.
+    transform = 2 * 3 * _layers(scorer) / machine.flops if times.query is None else times.query
     per_step = {
-        "exchange": 3 * away / machine.bandwidth,  # written, carried and read
-        "compute": 2 * sizes.scores * per_score / machine.flops,
+        "data": sizes.own * _query_seconds(config, counts) + sizes.drawn * DRAW_SECONDS,
+        "exchange": _exchange(sizes.rows * width * FLOAT, workers, machine),
+        "compute": sizes.own * transform + sizes.scores * (score + terms) + passes / machine.bandwidth,
         "optimizer": 5 * touched * width * FLOAT / machine.bandwidth,  # gradient; state and weight read and written
+        "relations": _replicated(relation_floats(config, counts, scorer) * FLOAT, workers, machine),
         "overhead": STEP_OVERHEAD,
     }
     return {use: steps * seconds for use, seconds in per_step.items()}
+
+
+def _query_seconds(config: RunConfig, counts: GraphCounts) -> float:
+    """Return the seconds in which the batch of a query is made."""
+    held = counts.triples.get("train", 0) / config.train.workers * 3 * FLOAT
+    outside = max(0.0, 1 - CACHE_BYTES / held) if held else 0.0
+    return QUERY_SECONDS + outside * MISS_SECONDS
+
+
+def _score_bytes(config: RunConfig, width: int) -> int:
+    """Return the bytes that a sampled score moves; without shared negatives, its row is read for it alone."""
+    return SCORE_BYTES + (0 if shares_negatives(config) else width * FLOAT)
+
+
+def _exchange(rows: int, workers: int, machine: Machine) -> float:
+    """Return the seconds in which a worker exchanges ``rows`` bytes of entity rows, and as many of their gradients."""
+    away = 2 * rows * (workers - 1) / workers
+    if machine.network is None:
+        return 3 * away / machine.bandwidth  # written, carried and read, through shared memory
+    through_network = 2 * rows * (machine.nodes - 1) / machine.nodes / machine.network
+    messages = 2 * (workers - 1) * MESSAGE_SECONDS
+    return SOCKET_PASSES * away / machine.bandwidth + through_network + messages
+
+
+def _replicated(size: int, workers: int, machine: Machine) -> float:
+    """Return the seconds of the update of ``size`` bytes of replicated parameters, whose gradients are summed over the
+    workers first."""
+    update = 5 * size / machine.bandwidth
+    if workers == 1:
+        return update
+    summed = 2 * size * (workers - 1) / workers  # sent by each worker of a ring, and received
+    if machine.network is None:
+        return update + 3 * summed / machine.bandwidth
+    # Ranks of a ring are neighbours on their nodes: one stream leaves each node.
+    per_node = machine.network * workers / machine.nodes
+    return update + SOCKET_PASSES * summed / machine.bandwidth + summed / per_node
 
 
 def _sums_exponentials(config: RunConfig) -> bool:
@@ -139,7 +316,8 @@ def _computes_scores_again(config: RunConfig, rows: int) -> bool:
 
 def _refusal(config: RunConfig, counts: GraphCounts, refused: Plan) -> str:
     def again(changed: RunConfig) -> Plan:
-        return _plan(changed, counts, refused.available, refused.gpu_available, None, None)
+        limits = Limits(refused.available, refused.gpu_available, refused.disk_available)
+        return _plan(changed, counts, limits, None, None, Times())
 
     return refusal(config, refused, _changes(config, counts), again)
 
@@ -147,10 +325,13 @@ def _refusal(config: RunConfig, counts: GraphCounts, refused: Plan) -> str:
 def _changes(config: RunConfig, counts: GraphCounts) -> list[tuple[str, Any]]:
     workers = config.train.workers
     more = [("train.workers", workers * factor) for factor in (2, 4, 16) if workers * factor <= counts.entities]
+    samples = not over_all_entities(config) and config.cluster.gpus_per_worker == 0
+    on_disk = [("train.table_storage", "disk")] if samples and not table_on_disk(config) else []
     smaller = [("model.dim", config.model.dim // factor) for factor in (2, 4) if config.model.dim >= 4 * factor]
     return [
         ("optimizer.name", "rowwise_adagrad"),
         ("model.dtype", "bfloat16"),
+        *on_disk,
         *more,
         *smaller,
         ("train.batch_size", max(1, config.train.batch_size // 4)),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distkg.config import RunConfig
 from distkg.embedding.batches import AllEntitiesBatch, Batch, QuerySampledBatch, SampledBatch
-from distkg.embedding.model import Model
+from distkg.embedding.model import TrainingModel
 from distkg.kernels.gather_scatter import add_rows
 from distkg.kernels.products import products_in
 from distkg.kernels.scores.similarity import DOT, Similarity
@@ -45,7 +45,7 @@ class Step(Protocol):
 class SampledStep:
     """Step of objectives with sampled negatives: score answers and negatives, and compare the scores."""
 
-    def __init__(self, model: Model, config: RunConfig) -> None:
+    def __init__(self, model: TrainingModel, config: RunConfig) -> None:
         self._model = model
         self._objective = SAMPLED[config.objective.name](config.objective)
         self._penalty = Penalty(model, config)
@@ -68,7 +68,7 @@ class SampledStep:
             loss = loss + batch.made.weight * self._generated_loss(scored, batch.made, drawn)
         loss = loss / batch.queries
         loss.backward()
-        return StepResult(loss.detach(), gradient_of(rows, *scored.taken, drawn))
+        return StepResult(loss.detach(), gradient_of(rows, *scored.gathered, drawn))
 
     def _generated_loss(self, asked: ScoredQueries, made: GeneratedNegatives, drawn: GatheredRows) -> Tensor:
         """Loss of negatives generated per query (DANS-KGC, equation 15); vectors are constants, entities learn."""
@@ -110,8 +110,8 @@ class ScoredQueries:
         taken: gathered anchor and answer rows.
     """
 
-    def __init__(self, model: Model, batch: SampledBatch | QuerySampledBatch, rows: Tensor) -> None:
-        self._anchor, self._answer = self.taken = GatheredRows(rows, batch.anchor), GatheredRows(rows, batch.answer)
+    def __init__(self, model: TrainingModel, batch: SampledBatch | QuerySampledBatch, rows: Tensor) -> None:
+        self._anchor, self._answer = self.gathered = GatheredRows(rows, batch.anchor), GatheredRows(rows, batch.answer)
         self._relation = model.relation_rows(batch.relation)
         self.query = model.training_query(self._anchor.rows, batch.relation, self._relation)
         self.positive = model.training_similarity.pairs(self.query, model.scorer.candidates(self._answer.rows))
@@ -141,7 +141,7 @@ def score_shared(similarity: Similarity, query: Tensor, drawn: Tensor, count: in
 class AllEntitiesStep:
     """Step of objectives over all entities: every rank scores its own rows for every query."""
 
-    def __init__(self, model: Model, config: RunConfig) -> None:
+    def __init__(self, model: TrainingModel, config: RunConfig) -> None:
         self._model = model
         self._objective = ALL_ENTITIES[config.objective.name](config.objective)
         self._products = product_precision(config, model.ranks.device)
@@ -177,7 +177,7 @@ class QuerySamplingStep:
     or without the square as configured. Without an activation, −h(c d²) is replaced by the score.
     """
 
-    def __init__(self, model: Model, config: RunConfig) -> None:
+    def __init__(self, model: TrainingModel, config: RunConfig) -> None:
         self._model = model
         self._square, self._weight = config.objective.square_positives, config.objective.uniformity
         self._uniformity = OneVsAll(config.objective)
@@ -208,7 +208,7 @@ class QuerySamplingStep:
         torch.autograd.backward([alignment, sampled], [torch.ones_like(alignment), self._weight * grad_sampled])
         every_row = _through_candidates(own, candidates, kept_away.candidates.mul_(self._weight))
         loss = alignment.detach() + self._weight * kept_away.loss
-        return StepResult(loss, gradient_of(rows, *scored.taken), every_row)
+        return StepResult(loss, gradient_of(rows, *scored.gathered), every_row)
 
 
 class NonNegativeStep:
@@ -218,7 +218,7 @@ class NonNegativeStep:
     products (section 4.1.2 of HaLE, in words).
     """
 
-    def __init__(self, model: Model, config: RunConfig) -> None:
+    def __init__(self, model: TrainingModel, config: RunConfig) -> None:
         self._model = model
         self._best = 1.0 if model.training_similarity is DOT else 0.0
         self._weight, self._radius = config.objective.uniformity, config.objective.radius
@@ -234,7 +234,7 @@ class NonNegativeStep:
         own = model.entities.local.float()
         loss, every_row = spread(own, self._radius, model.num_entities, model.ranks)
         every_row *= self._weight
-        return StepResult(alignment.detach() + self._weight * loss, gradient_of(rows, *scored.taken), every_row)
+        return StepResult(alignment.detach() + self._weight * loss, gradient_of(rows, *scored.gathered), every_row)
 
 
 def _through_candidates(own: Tensor, candidates: Tensor, gradient: Tensor) -> Tensor:
@@ -248,7 +248,7 @@ def _through_candidates(own: Tensor, candidates: Tensor, gradient: Tensor) -> Te
 class Penalty:
     """Weighted regularizer on the vectors of a batch; zero if none is configured."""
 
-    def __init__(self, model: Model, config: RunConfig) -> None:
+    def __init__(self, model: TrainingModel, config: RunConfig) -> None:
         self._scorer = model.scorer
         settings = config.regularizer
         self._norm = None if settings.name == "none" else REGULARIZERS[settings.name]

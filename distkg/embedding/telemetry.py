@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distkg.embedding.batches import Batches, SampledBatches
-from distkg.embedding.model import Model
+from distkg.embedding.model import TrainingModel
 from distkg.embedding.sharded_model_view import ShardedModelView
 from distkg.negatives import Negatives, NegativeSource, Queries
 from distkg.negatives.dans.curriculum import BAND_NAMES
@@ -31,7 +31,7 @@ PROBED = 64  # queries, and negatives per query, whose mean score is computed
 QUANTILES = 33  # of the ages per worker, for the median over all workers
 
 
-def negative_telemetry(batches: Batches, model: Model) -> NegativeTelemetry | None:
+def negative_telemetry(batches: Batches, model: TrainingModel) -> NegativeTelemetry | None:
     """Return the telemetry if the negatives depend on queries, else None."""
     if isinstance(batches, SampledBatches) and batches.source.looks_at_queries:
         return NegativeTelemetry(batches, ShardedModelView(model))

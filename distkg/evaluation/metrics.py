@@ -6,19 +6,23 @@ by Berrendorf et al. 2020 (arXiv 2002.06914).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from distkg.data.store.graph_store import Store, StoreError
 from distkg.data.store.known_answers import KnownAnswers
-from distkg.data.store.relation_categories import relation_categories
+from distkg.data.store.query_index import QueryIndex
+from distkg.data.store.relation_categories import count_queries
 from distkg.embedding.model import Model
+from distkg.evaluation.filtered_triples import FilteredTriples, Rank
 from distkg.evaluation.ranking import Ranking, both_queries, rank_answers
-from distkg.graph.directions import both_directions, inverse_of, query_keys
+from distkg.graph.directions import inverse_of
 from distkg.randomness import Purpose, mixed_seed
+from distkg.sharding.ranks import Ranks
 
 HITS = (1, 3, 10)
 CATEGORIES = ("1-1", "1-n", "n-1", "n-n")
@@ -63,19 +67,20 @@ def metrics_by_category(ranking: Ranking, categories: Sequence[str], num_relatio
     return {name: metrics for name, metrics in zip(CATEGORIES, pooled, strict=True) if metrics}
 
 
-def metrics_by_half_link(ranking: Ranking, facts: np.ndarray, num_relations: int) -> dict[str, Metrics]:
-    """Return metrics of triples (anchor, relation, answer) grouped by their half links in facts int [m, 3].
+def metrics_by_half_link(ranking: Ranking, facts: Iterable[np.ndarray], num_relations: int) -> dict[str, Metrics]:
+    """Return metrics of triples (anchor, relation, answer) grouped by their half links in batches of facts [b, 3].
 
     The groups are ``query seen``, with a fact (anchor, relation, ·); ``answer seen``, with a fact (·, relation,
     answer); ``both seen``; and ``neither seen``. A model that only knows which entities occur with a relation ranks
     well if the answer is seen, and badly otherwise ("Half a Link", arXiv 2606.18001).
     """
-    anchor, relation, _ = both_directions(*facts.T, num_relations=num_relations)
-    seen = np.unique(query_keys(anchor, relation, num_relations))
-    anchor, relation = ranking.queries.T
-    query = query_keys(anchor, relation, num_relations)
-    of_answer = query_keys(ranking.answers, inverse_of(relation, num_relations), num_relations)
-    code = 2 * ~np.isin(query, seen) + ~np.isin(of_answer, seen)
+    reversed_queries = np.stack([ranking.answers, inverse_of(ranking.queries[:, 1], num_relations)], 1)
+    index = QueryIndex(np.concatenate([ranking.queries, reversed_queries]), num_relations)
+    seen = np.zeros(len(index.keys), np.bool_)
+    for triples in facts:
+        seen[index.matches(triples)[0]] = True
+    query, of_answer = (seen[index.places(queries)] for queries in (ranking.queries, reversed_queries))
+    code = 2 * ~query + ~of_answer
     # Codes in the order of HALF_LINKS: 0 both seen, 1 query seen, 2 answer seen, 3 neither seen.
     return {name: metrics for name, metrics in zip(HALF_LINKS, _grouped(ranking, code, 4), strict=True) if metrics}
 
@@ -96,8 +101,17 @@ def known_answers_of(store: Store, triples: np.ndarray) -> KnownAnswers:
     return KnownAnswers.for_queries(store.iter_triples(splits), store.num_relations, np.unique(queries, axis=0))
 
 
-Rank = Callable[[np.ndarray, KnownAnswers], Ranking]
-"""Function that ranks the answers of triples int [n, 3], filtered by known answers."""
+def relation_categories(store: Store, ranks: Ranks) -> list[str]:
+    """Return the category of each relation from training facts; collective, each rank counts a part of the queries."""
+    facts, relations = store.manifest.triples["train"], store.num_relations
+    counts = count_queries(lambda: store.iter_triples(["train"]), facts, relations, rank=ranks.rank, ranks=ranks.size)
+    for array in (counts.facts, counts.queries):
+        ranks.sum_array(array)
+    return counts.categories()
+
+
+_categories: WeakKeyDictionary[Store, list[str]] = WeakKeyDictionary()
+"""Categories of the relations of open stores: a run evaluates several splits of one."""
 
 
 def evaluate_triples(
@@ -112,11 +126,23 @@ def evaluate_triples(
 ) -> dict[str, Any]:
     """Evaluate an embedding model as ``evaluate_ranks``. Collective; every rank gets the result."""
     rank = partial(rank_answers, model, batch_size=batch_size, memory_mb=memory_mb)
-    return evaluate_ranks(store, split, rank, limit, seed)
+    return evaluate_ranks(store, split, rank, limit, seed, ranks=model.ranks, sharded=True)
 
 
-def evaluate_ranks(store: Store, split: str, rank: Rank, limit: int | None = None, seed: int = 0) -> dict[str, Any]:
+def evaluate_ranks(
+    store: Store,
+    split: str,
+    rank: Rank,
+    limit: int | None = None,
+    seed: int = 0,
+    *,
+    ranks: Ranks | None = None,
+    sharded: bool = False,
+) -> dict[str, Any]:
     """Return filtered metrics of a split of the store, or of a random subset of ``limit`` triples.
+
+    Facts are streamed from the store. ``ranks`` share the work of counting them; collective among them. If the model is
+    ``sharded``, each scores its own entities.
 
     Returns:
         ``split``; ``metrics`` over both sides; ``by_side``; ``by_category``; ``by_half_link``; ``by_relation``, a list
@@ -130,9 +156,10 @@ def evaluate_ranks(store: Store, split: str, rank: Rank, limit: int | None = Non
     if not len(triples):
         raise StoreError(f"split {split!r} of {store.shown} holds no triples. Splits: {store.manifest.triples}")
     triples = subsample(triples, limit, seed)
-    ranking = rank(triples, known_answers_of(store, triples))
-    facts = store.triples("train")
-    categories = relation_categories(facts, store.num_relations)
+    ranking = FilteredTriples(store, triples, ranks, sharded=sharded).rank(rank)
+    if store not in _categories:
+        _categories[store] = relation_categories(store, ranks or Ranks.single())
+    categories = _categories[store]
     labels = store.relation_labels()
     by_relation = [
         {**row, "relation": labels[row["relation"]].as_py(), "category": categories[row["relation"]]}
@@ -143,7 +170,7 @@ def evaluate_ranks(store: Store, split: str, rank: Rank, limit: int | None = Non
         "metrics": ranking_metrics(ranking),
         "by_side": metrics_by_side(ranking, store.num_relations),
         "by_category": metrics_by_category(ranking, categories, store.num_relations),
-        "by_half_link": metrics_by_half_link(ranking, facts, store.num_relations),
+        "by_half_link": metrics_by_half_link(ranking, store.iter_triples(["train"]), store.num_relations),
         "by_relation": by_relation,
     }
 

@@ -182,12 +182,12 @@ def _rank_round(blocks: Blocks, queries: np.ndarray, first: int, tally: Tally, h
             _score_answers(blocks, low, batch, part)
     _share(ranks, part.thresholds)
     _count(blocks, batches, part, hurries)
-    _share(ranks, part.broken, part.found)
+    _share(ranks, part.broken, part.answer_scores)
     refuse_broken(queries, part.broken, blocks.model.num_relations)
     again = [(low, batch) for low, batch in batches if _rounded_otherwise(low, len(batch), part)]
     for low, batch in again:
         inside = _answers_of(low, len(batch), part)
-        part.thresholds[inside] = part.found[inside]
+        part.thresholds[inside] = part.answer_scores[inside]
         part.greater[inside], part.equal[inside] = 0, 0
     _count(blocks, again, part, hurries)
     _share(ranks, part.greater, part.equal)
@@ -202,7 +202,10 @@ def _part(tally: Tally, low: int, high: int) -> Tally:
         known_ends=tally.known_ends[low:high],
         answer_starts=tally.answer_starts[low : high + 1] - begin,
         broken=tally.broken[low:high],
-        **{name: getattr(tally, name)[begin:end] for name in ("answers", "thresholds", "greater", "equal", "found")},
+        **{
+            name: getattr(tally, name)[begin:end]
+            for name in ("answers", "thresholds", "greater", "equal", "answer_scores")
+        },
     )
 
 
@@ -237,11 +240,9 @@ def _count(blocks: Blocks, batches: list[tuple[int, Tensor]], part: Tally, hurri
 def _share(ranks: Ranks, *arrays: np.ndarray) -> None:
     """Sum arrays over ranks, in place."""
     for array in arrays:
-        tensor = torch.from_numpy(array).to(ranks.device)
-        ranks.all_reduce(tensor)
-        array[:] = tensor.cpu().numpy()
+        ranks.sum_array(array)
 
 
 def _rounded_otherwise(low: int, count: int, part: Tally) -> bool:
     inside = _answers_of(low, count, part)
-    return not np.array_equal(part.thresholds[inside], part.found[inside])
+    return not np.array_equal(part.thresholds[inside], part.answer_scores[inside])

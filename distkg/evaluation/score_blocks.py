@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distkg.embedding.model import Model
 
-_CACHED_ROWS = 1024  # rows of a block on CPU: its scores of 256 queries stay in a 1 MiB cache
+CACHED_ROWS = 1024  # rows of a block on CPU: its scores of 256 queries stay in a 1 MiB cache
 _LEAST_ROWS = 16
 
 
@@ -55,26 +55,24 @@ class Blocks:
     def __init__(self, model: Model, batch_size: int, memory: int) -> None:
         self.model = model
         self.low, self.high = model.entities.shards.range(model.ranks.rank)
-        local = model.entities.local
         scores = max(memory // 8, 4 * _LEAST_ROWS)
         self.batch_size = max(1, min(batch_size, scores // _LEAST_ROWS))
         fitting = max(_LEAST_ROWS, scores // self.batch_size)
-        self.rows = min(fitting, _CACHED_ROWS) if local.device.type == "cpu" else fitting
+        self.rows = min(fitting, CACHED_ROWS) if model.ranks.device.type == "cpu" else fitting
         # Query vectors have up to two entity widths, and are held twice while ranks exchange them.
-        self.round_size = max(self.batch_size, memory // (32 * local.shape[1]))
+        self.round_size = max(self.batch_size, memory // (32 * model.entities.width))
 
     def candidates(self) -> Iterator[tuple[int, Tensor]]:
         """Yield the first entity and the candidate vectors float32 [n, C] of each block of this rank's rows."""
         for low in range(self.low, self.high, self.rows):
-            rows = self.model.entities.local[low - self.low : min(low + self.rows, self.high) - self.low]
+            rows = self.model.entities.rows(low, min(low + self.rows, self.high))
             yield low, self.model.scorer.candidates(rows.float())
 
     def of_answers(self, answers: np.ndarray) -> tuple[np.ndarray, Tensor]:
         """Return the positions int64 [k] of the answers [a] that this rank owns, and their candidate vectors [k, C]."""
         mine = np.flatnonzero((answers >= self.low) & (answers < self.high))
-        index = torch.from_numpy(answers[mine].astype(np.int64) - self.low)
-        local = self.model.entities.local
-        return mine, self.model.scorer.candidates(local[index.to(local.device)].float())
+        rows = self.model.entities.take(torch.from_numpy(answers[mine].astype(np.int64)))
+        return mine, self.model.scorer.candidates(rows.float())
 
 
 def refuse_broken(queries: np.ndarray, broken: np.ndarray, num_relations: int) -> None:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distkg.config import RunConfig
+from distkg.config import ConfigError, RunConfig
 from distkg.foundation.graphs.training_graphs import LearnedGraph
 from distkg.foundation.layers.relational import of_query
 from distkg.foundation.models import KnowledgeGraph
@@ -52,33 +52,60 @@ class FoundationBatch:
         return self.graph.mask_without(anchor, relation, answer, chosen)
 
 
-def queries_of_rank(config: RunConfig, workers: int) -> int:
-    """Return the number of queries of each worker in a step."""
-    return max(2, config.train.batch_size // workers)
+def queries_of_rank(config: RunConfig, rank: int, workers: int) -> int:
+    """Return the number of queries of a worker in a step; the first workers have one more if they cannot be equal."""
+    each, more = divmod(config.train.batch_size, workers)
+    return each + (rank < more)
 
 
-def steps_of_epoch(config: RunConfig, facts: int, workers: int) -> int:
+def check_batch(config: RunConfig, workers: int) -> None:
+    """Refuse a batch with fewer queries than there are workers.
+
+    Raises:
+        ConfigError: names the number of workers.
+    """
+    if config.train.batch_size < workers:
+        raise ConfigError(
+            f"train.batch_size: {config.train.batch_size} leaves some of {workers} workers without a query. Set it to "
+            f"{workers} at least, or lower train.workers"
+        )
+
+
+def steps_of_epoch(config: RunConfig, facts: int) -> int:
     """Return the steps of an epoch: as configured, or one query for each fact."""
-    return config.train.steps_per_epoch or max(1, round(facts / (queries_of_rank(config, workers) * workers)))
+    return config.train.steps_per_epoch or max(1, round(facts / config.train.batch_size))
 
 
 class FoundationBatches:
-    """Batches as a function of (seed, epoch, step, rank)."""
+    """Batches as a function of (seed, epoch, step, rank).
+
+    Attributes:
+        queries: number of queries of a step over all ranks.
+        steps: number of steps in an epoch.
+        triples: number of facts that an epoch asks about, over all ranks.
+    """
 
     def __init__(self, graphs: Sequence[LearnedGraph], config: RunConfig, ranks: Ranks) -> None:
+        """
+        Raises:
+            ConfigError: as ``check_batch``.
+        """
+        check_batch(config, ranks.size)
         self._graphs, self._ranks, self._seed = graphs, ranks, config.train.seed
-        self._size = queries_of_rank(config, ranks.size)
+        self.queries, self._own = config.train.batch_size, queries_of_rank(config, ranks.rank, ranks.size)
         self._sizes = torch.tensor([graph.store.manifest.triples["train"] for graph in graphs], dtype=torch.float64)
-        self.steps = steps_of_epoch(config, int(self._sizes.sum()), ranks.size)
-        self.triples = self.steps * self._size * ranks.size
+        self.steps = steps_of_epoch(config, int(self._sizes.sum()))
+        self.triples = self.steps * self.queries
 
     def batch(self, epoch: int, step: int) -> FoundationBatch:
         """Return this rank's batch of a step."""
         generator = stream(Purpose.GRAPH, self._seed, epoch, step, self._ranks.rank)
         learned = self._graphs[int(torch.multinomial(self._sizes, 1, generator=generator))]
         graph = learned.facts
-        chosen = torch.randint(len(graph.triples), (self._size,), generator=generator)
-        return FoundationBatch(learned, both_ways(graph.triples[chosen], graph.relations), generator)
+        chosen = torch.randint(len(graph.triples), (self._own,), generator=generator)
+        odd = (step + self._ranks.rank) % 2  # an odd number has one more for heads and for tails by turns
+        tails = (self._own + odd) // 2
+        return FoundationBatch(learned, both_ways(graph.triples[chosen], graph.relations, tails), generator)
 
 
 def negatives_for(asked: FoundationBatch, states: Tensor, count: int, moment: TrainingProgress) -> Negatives:
@@ -112,10 +139,9 @@ def similarity_to_own(states: Tensor, relation: Tensor) -> Tensor:
     return torch.einsum("brd,bd->br", directed, own)
 
 
-def both_ways(triples: Tensor, relations: int) -> Queries:
-    """Return the first half of triples int64 [b, 3] as queries for their tails, the second half for their heads."""
-    half = len(triples) // 2
-    (head, relation, tail), (other_head, inverse, other_tail) = triples[:half].T, triples[half:].T
+def both_ways(triples: Tensor, relations: int, tails: int) -> Queries:
+    """Return the first ``tails`` of triples int64 [b, 3] as queries for their tails, the others for their heads."""
+    (head, relation, tail), (other_head, inverse, other_tail) = triples[:tails].T, triples[tails:].T
     return Queries(
         anchor=torch.cat([head, other_tail]),
         relation=torch.cat([relation, inverse + relations]),

@@ -7,7 +7,7 @@ peaks at two sizes give each slope, with the other number small, so the sum is a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,39 +51,48 @@ class Growth:
 
 
 def growth(
-    model: FoundationModel, work: MeasuredWork, own_relations: int | None = None, own_entities: int | None = None
+    model: FoundationModel,
+    work: MeasuredWork,
+    own_relations: int | None = None,
+    own_entities: int | None = None,
+    *,
+    kinds: Collection[str] | None = None,
 ) -> Growth:
     """Measure the growth of the tensors of ``work``.
 
     Args:
         own_relations, own_entities: numbers of relations and entities of a model with vectors for them.
+        kinds: kinds of tokens that entities have, of those that the model reads; None for all.
     """
-    few = own_relations or FEW_RELATIONS
+    few, read = own_relations or FEW_RELATIONS, {k: w for k, w in model.reads.items() if kinds is None or k in kinds}
     if own_entities is not None:
-        return Growth(0.0, 0.0, *_of_queries(model, work, own_entities, few))
-    entity, by_entities = _slope(model, work, [(entities, few) for entities in MANY_ENTITIES])
+        return Growth(0.0, 0.0, *_of_queries(model, work, own_entities, few, read))
+    entity, by_entities = _slope(model, work, [(entities, few) for entities in MANY_ENTITIES], read)
     query, once = by_entities
     if own_relations is not None:
         return Growth(entity, 0.0, query - entity * MANY_ENTITIES[0], once)
-    relation, by_relations = _slope(model, work, [(FEW_ENTITIES, relations) for relations in MANY_RELATIONS])
+    relation, by_relations = _slope(model, work, [(FEW_ENTITIES, relations) for relations in MANY_RELATIONS], read)
     rest = max(query - entity * MANY_ENTITIES[0], by_relations[0] - relation * MANY_RELATIONS[0], 0.0)
     return Growth(entity, relation, rest, max(once, by_relations[1]))
 
 
 def _slope(
-    model: FoundationModel, work: MeasuredWork, sizes: list[tuple[int, int]]
+    model: FoundationModel, work: MeasuredWork, sizes: list[tuple[int, int]], read: Mapping[str, int]
 ) -> tuple[float, tuple[float, float]]:
     """Return the growth of a query's bytes between two ``sizes``, and at the first size ``_of_queries``."""
-    measurements = [_of_queries(model, work, *size) for size in sizes]
+    measurements = [_of_queries(model, work, *size, read) for size in sizes]
     (first, second), (small, large) = sizes, (query for query, _ in measurements)
     return (large - small) / (sum(second) - sum(first)), measurements[0]
 
 
-def _of_queries(model: FoundationModel, work: MeasuredWork, entities: int, relations: int) -> tuple[float, float]:
-    """Return the bytes of one more query, and the bytes independent of the number of queries."""
+def _of_queries(
+    model: FoundationModel, work: MeasuredWork, entities: int, relations: int, read: Mapping[str, int]
+) -> tuple[float, float]:
+    """Return the bytes of one more query, and the bytes independent of the number of queries, on entities with tokens
+    of the kinds ``read``, by their widths."""
     rows = np.random.default_rng(0).integers(0, [entities, relations, entities], (FACTS, 3))
     ids = torch.arange(TOKENS).expand(entities, -1)
-    tokens = {name: EntityTokens.of(ids, torch.zeros(TOKENS, width)) for name, width in model.reads.items()}
+    tokens = {name: EntityTokens.of(ids, torch.zeros(TOKENS, width)) for name, width in read.items()}
     graph = KnowledgeGraph(torch.from_numpy(rows), entities, relations, tokens=tokens)
     model.train(not tokens)  # in training mode a model may drop tokens
     work(model, graph, *_queries(1, graph))  # builds cached tensors
@@ -126,6 +135,12 @@ def ranking(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relat
             return model.relation_scores(graph, anchor, anchor)
         scores: Tensor = model(graph, anchor, relation)
     return scores
+
+
+def own_states(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor) -> Tensor:
+    """Return the relation states of queries, by which an actor compares relations."""
+    with torch.no_grad():
+        return model.relation_states(graph, anchor, relation)
 
 
 def sampled_step(negatives: int, surroundings: SubgraphSampler) -> MeasuredWork:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from distkg.config import ConfigError, RunConfig
+from distkg.data.storage.working_copy import folder_at
 from distkg.data.store.graph_store import Store
 from distkg.data.store.manifest import Manifest
+from distkg.foundation.batches import check_batch
 from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
 from distkg.foundation.model_files import load_model, make_model
 from distkg.foundation.models import MODELS, FoundationModel
@@ -30,13 +31,21 @@ def check_settings(config: RunConfig) -> None:
             f"objective.name: {config.objective.name} is for embeddings; {config.model.name} needs an objective with "
             f"negatives: {', '.join(SAMPLED)}"
         )
+    check_batch(config, config.train.workers)
     if config.model.keep_start and not config.model.start:
         raise ConfigError(
             "model.keep_start: model.start names no model whose weights could be frozen. Set model.start, or leave "
             "model.keep_start out"
         )
     chosen, model = config.negatives, config.model.name
-    for name in source_names(chosen.source, chosen.options):
+    names = source_names(chosen.source, chosen.options)
+    if chosen.vectors and not any(_reads_vectors(name) for name in names):
+        readers = ", ".join(sorted(name for name in SOURCES if _reads_vectors(name)))
+        raise ConfigError(
+            f"negatives.vectors: {chosen.source} reads no entity vectors; those that do: {readers}. Leave "
+            "negatives.vectors out, or choose another source"
+        )
+    for name in names:
         _check_vectors(config, name)
         if SOURCES[name].requires == "relations" and name != chosen.source:
             raise ConfigError(
@@ -61,10 +70,15 @@ def check_settings(config: RunConfig) -> None:
         )
 
 
+def _reads_vectors(source: str) -> bool:
+    """Return True if a source reads entity vectors."""
+    return SOURCES[source].requires not in ("nothing", "relations")
+
+
 def _check_vectors(config: RunConfig, source: str) -> None:
     """Validate ``negatives.vectors`` for a source that reads entity vectors."""
     chosen, kind = config.negatives, SOURCES[source]
-    if kind.requires in ("nothing", "relations"):
+    if not _reads_vectors(source):
         return
     if not chosen.vectors:
         raise ConfigError(
@@ -121,7 +135,8 @@ def initial_model(config: RunConfig, sizes: Sequence[Manifest]) -> FoundationMod
             options["entities"] = sizes[0].entities
     if not config.model.start:
         return make_model(name, options)
-    start = load_model(Path(config.model.start))
+    with folder_at(config.model.start) as folder:
+        start = load_model(folder)
     _check_start(start, config)
     if config.model.keep_start and start.name == name:
         raise ConfigError(

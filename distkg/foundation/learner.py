@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from distkg.config import ConfigError, RunConfig
+from distkg.data.storage.working_copy import folder_at
 from distkg.data.store.identity import StoreIdentity
 from distkg.data.store.known_answers import KnownAnswers
 from distkg.embedding.load_run import view_of_run
@@ -29,6 +30,7 @@ from distkg.randomness import Purpose, stream
 from distkg.sharding.checkpoint.checkpoint import State
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.replicated_parameters import ReplicatedParameters
+from distkg.training.learner import Segment
 from distkg.training.provenance import Provenance, provenance_of
 from distkg.training.run_dir import Record
 from distkg.training.schedule import Schedule
@@ -48,13 +50,15 @@ class FoundationLearner:
         graph_of = services.graph_of or partial(LearnedGraph.open, config=config)
         self.graphs = [graph_of(address) for address in graphs_of(config)]
         if config.negatives.vectors:
-            self.graphs[0].source.attach(view_of_run(Path(config.negatives.vectors), self.graphs[0].store))
+            with folder_at(config.negatives.vectors) as run:
+                self.graphs[0].source.attach(view_of_run(run, self.graphs[0].store))
         torch.manual_seed(stream(Purpose.NETWORK, config.train.seed).initial_seed())
         self.model = initial_model(config, [graph.store.manifest for graph in self.graphs]).to(ranks.device)
         if self.model.knows_relations:
             self.model.trained_on = StoreIdentity.of(self.graphs[0].store)
         batches = FoundationBatches(self.graphs, config, ranks)
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
+        self.items_per_epoch = 0
         self._dense = ReplicatedParameters(self.model, config.optimizer, ranks)
         before_step = self._connect(services)
         sources = [graph.source for graph in self.graphs if graph.source.hard_first]
@@ -70,6 +74,9 @@ class FoundationLearner:
             telemetry=self._telemetry,
             before_step=before_step,
         )
+
+    def continue_epoch(self, epoch: int, first: int, segments: Sequence[Segment]) -> None:
+        """Do nothing: every step draws facts at random, as many on any number of workers."""
 
     def provenance(self) -> Provenance:
         stores = [graph.store for graph in self.graphs]

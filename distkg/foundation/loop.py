@@ -43,7 +43,7 @@ class FoundationLoop:
             before_step: function called with the training progress before each step.
         """
         self.clock = Clock()
-        self.bytes_exchanged = self.steps = 0
+        self.bytes_exchanged = self.rows_fetched = self.steps = 0
         self.window = WINDOW
         self._model, self._batches, self._dense, self._ranks = model, batches, dense, ranks
         self._objective = SAMPLED[config.objective.name](config.objective)
@@ -58,13 +58,20 @@ class FoundationLoop:
         next_check = first
         for step in range(first, last):
             if step == next_check:
+                before = self._count_bytes(before)
                 if not should_continue(step):
                     last = step
                     break
                 next_check += self.window
             self._step(epoch, step)
-        self.bytes_exchanged += self._ranks.traffic.bytes - before
+        self._count_bytes(before)
         return last
+
+    def _count_bytes(self, before: int) -> int:
+        """Add the bytes that this rank has exchanged since it had exchanged ``before``; return how many it has now."""
+        now = self._ranks.traffic.bytes
+        self.bytes_exchanged += now - before
+        return now
 
     def _step(self, epoch: int, step: int) -> None:
         moment = self._moment(epoch, step)
@@ -73,10 +80,11 @@ class FoundationLoop:
             batch = self._batches.batch(epoch, step)
         with self.clock("compute"):
             seed_dropout(self._ranks.device, mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
-            loss = self.loss(batch, moment)
+            # The mean over the queries of all ranks, some of which may have one more than others.
+            loss = self.loss(batch, moment) / (self._batches.queries / len(batch.queries))
             if loss.requires_grad:  # not if the step uses frozen parameters only
-                (loss / self._ranks.size).backward()
-            self._loss += loss.detach() / self._ranks.size
+                loss.backward()
+            self._loss += loss.detach()
             self._losses += 1
         with self.clock("exchange"):
             self._dense.reduce().wait()

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from distkg.data.storage.atomic_file import replace_text
+from distkg.data.storage.file_changes import changed
 from distkg.data.storage.local_path import local_path
 from distkg.data.storage.location import Location
 from distkg.data.storage.tensor_files import TensorFileError, TensorHeader, read_header, write_tensors
 from distkg.data.storage.torch_files import TorchFileError, is_plain, read_torch_file
+from distkg.data.storage.working_copy import delete, fetch
 from distkg.data.store.identity import StoreIdentity
 from distkg.foundation.models import MODELS, FoundationModel
 from distkg.kernels.finite import non_finite
@@ -81,8 +83,9 @@ def _place(path: Path) -> Path | None:
 def _holds_model(folder: Path) -> bool:
     """Return whether a folder holds a model; an export of embeddings has a ``model.json`` too, but its vectors are
     in files of other names."""
-    weights, vectors = folder / WEIGHTS, folder / "entities.safetensors"
-    return os.path.lexists(folder / DESCRIPTION) and (os.path.lexists(weights) or not vectors.exists())
+    vectors = (folder / "entities.safetensors", folder / "entities.index.json")
+    is_export = any(file.exists() for file in vectors) and not os.path.lexists(folder / WEIGHTS)
+    return os.path.lexists(folder / DESCRIPTION) and not is_export
 
 
 class ModelDescription(BaseModel):
@@ -105,9 +108,10 @@ def save_model(model: FoundationModel, folder: Path) -> None:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     _refuse_non_finite(weights, f"the {model.name} model for {folder}")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / DESCRIPTION).unlink(missing_ok=True)
+    delete(folder / DESCRIPTION)
     write_tensors(folder / WEIGHTS, weights)
-    (folder / TRAINED_ON).unlink(missing_ok=True)
+    changed(folder / WEIGHTS)
+    delete(folder / TRAINED_ON)
     if model.trained_on is not None:
         replace_text(folder / TRAINED_ON, model.trained_on.model_dump_json(indent=1) + "\n")
     described = ModelDescription(format_version=FORMAT_VERSION, model=model.name, options=model.options.model_dump())
@@ -125,10 +129,16 @@ def load_model(folder: Path) -> FoundationModel:
     folder = local_path(folder, "model folder")
     place = _place(folder)
     if place is None:
+        if (folder / "config.yaml").is_file():  # a run folder
+            raise ModelFileError(
+                f"the run in {folder} has no model yet: it has not finished. Continue it with the same command and "
+                "--resume"
+            )
         raise ModelFileError(
             f"{folder} holds no foundation model ({DESCRIPTION} is missing). Make one with `distkg import-checkpoint`"
         )
     described, file = _description(place / DESCRIPTION), place / WEIGHTS
+    fetch(file)
     try:
         header = read_header(file)
     except TensorFileError as error:

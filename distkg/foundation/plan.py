@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
 
 from distkg.config import RunConfig
+from distkg.data.storage.working_copy import folder_at
 from distkg.data.store.graph_store import Store
 from distkg.data.tokens.token_store import read_modalities
+from distkg.embedding.load_run import row_of_run
 from distkg.foundation.batches import queries_of_rank, steps_of_epoch
 from distkg.foundation.footprint import (
+    Growth,
+    MeasuredWork,
     growth,
+    own_states,
     ranking,
     sampled_step,
     seconds_of_query,
@@ -23,8 +29,10 @@ from distkg.foundation.footprint import (
 from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
 from distkg.foundation.initial_model import check_foundation, initial_model, made_graph
 from distkg.foundation.models import FoundationModel
+from distkg.negatives import RunSizes, source_memory
+from distkg.negatives.kmas.relation_similarity import table_memory
 from distkg.planning.plan import GraphSize, Plan, PlanError, refusal, with_fewest_workers
-from distkg.planning.sizes import BASE_PROCESS, CATEGORY_BYTES, FLOAT, INDEX, READ_BATCH, READ_BYTES
+from distkg.planning.sizes import BASE_PROCESS, FLOAT, INDEX, known_facts
 from distkg.sharding.zero_copy import packed
 
 GRAPHS, EDGES = "graphs", "weights of edges"
@@ -80,7 +88,7 @@ def _without_graphs(config: RunConfig, stores: Sequence[Store], available: int |
         gpu_memory={},
         available=available,
         gpu_available=None,
-        steps=steps_of_epoch(config, sum(store.manifest.triples["train"] for store in stores), config.train.workers),
+        steps=steps_of_epoch(config, sum(store.manifest.triples["train"] for store in stores)),
         seconds=None,
         parameters=parameters,
         kept=kept,
@@ -88,6 +96,36 @@ def _without_graphs(config: RunConfig, stores: Sequence[Store], available: int |
         reads=tuple(model.reads),
         epochs=config.train.epochs,
         time_limit=config.train.time_limit_seconds,
+        actors=config.negatives.pool.actors,
+        actor_memory=actor_memory(config, stores),
+    )
+
+
+def actor_memory(config: RunConfig, stores: Sequence[Store]) -> dict[str, int]:
+    """Return the bytes of the largest actor, by use; empty without actors. Graphs are mapped from the object store."""
+    if not config.negatives.pool.actors:
+        return {}
+    model = initial_model(config, [store.manifest for store in stores])
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    states = _growth(config, model, "states of relations", own_states, _own_sizes(model, stores), None)
+    relations, queries = max(store.num_relations for store in stores), config.evaluate.batch_size
+    batch = max(
+        states.bytes(min(queries, each.num_relations), each.num_entities, each.num_relations) for each in stores
+    )
+    width = states.relation / (2 * FLOAT)  # at most: states are one for each query, relation and direction
+    return {
+        "base process": BASE_PROCESS,
+        "relation encoder": 2 * FLOAT * parameters,  # its own weights, and those that a worker publishes
+        "states of relations": int(HEAP * batch),
+        "similarity of relations": table_memory(relations, math.ceil(width)),
+    }
+
+
+def _own_sizes(model: FoundationModel, stores: Sequence[Store]) -> tuple[int | None, int | None]:
+    """Return the numbers of relations and of entities of a model that has vectors for them."""
+    return (
+        stores[0].num_relations if model.knows_relations else None,
+        stores[0].num_entities if model.knows_entities else None,
     )
 
 
@@ -95,13 +133,11 @@ def _memory(
     config: RunConfig, stores: Sequence[Store], model: FoundationModel, parameters: int, kept: int
 ) -> dict[str, int]:
     """Return the bytes of the largest worker, by use; the largest graph decides, as a step reads one graph only."""
-    own = queries_of_rank(config, with_fewest_workers(config).train.workers)
-    sizes = (
-        stores[0].num_relations if model.knows_relations else None,
-        stores[0].num_entities if model.knows_entities else None,
-    )
-    step = growth(model, training_step(config.negatives.count), *sizes)
-    ranked, batch = growth(model, ranking, *sizes), config.evaluate.batch_size
+    own = queries_of_rank(config, 0, with_fewest_workers(config).train.workers)
+    sizes, kinds = _own_sizes(model, stores), {kind for store in stores for kind in _kinds(store, tuple(model.reads))}
+    count, batch = config.negatives.count, config.evaluate.batch_size
+    step = _growth(config, model, f"a step with {count} negatives", training_step(count), sizes, kinds)
+    ranked = _growth(config, model, "ranking", ranking, sizes, kinds)
     trained, evaluated = 0, 0
     for store in stores:
         looked_at = _looked_at(config, store, own, 1 + config.negatives.count)
@@ -118,7 +154,40 @@ def _memory(
         "states of a batch": int(HEAP * trained),
         # Evaluation reuses the memory of the states of a batch.
         "evaluation": int(HEAP * max(0, evaluated - trained)) + max(map(_known, stores)),
+        "negative source": max(_negative_source(config, store, own) for store in stores),
     }
+
+
+def _negative_source(config: RunConfig, store: Store, own: int) -> int:
+    """Return the bytes of a source beyond the graph that the workers of a node share, with the vectors that it reads;
+    ``own`` is the number of queries of a worker."""
+    chosen, vectors, width = config.negatives, 0, 0
+    if chosen.vectors:
+        with folder_at(chosen.vectors) as run:
+            width, row_bytes = row_of_run(run)
+        vectors = 2 * store.num_entities * row_bytes  # held by each worker, and read in parts
+    facts = store.manifest.triples["train"]
+    sizes = RunSizes(2 * facts, store.num_entities, width, 1, own, own)
+    return source_memory(chosen.source, chosen.options, sizes) + vectors
+
+
+_growths: dict[str, Growth] = {}
+"""Growths that were measured, by all that they depend on: the settings that would help are planned on the same ones."""
+
+
+def _growth(
+    config: RunConfig,
+    model: FoundationModel,
+    name: str,
+    work: MeasuredWork,
+    sizes: tuple[int | None, int | None],
+    kinds: Collection[str] | None,
+) -> Growth:
+    settings, tokens = config.model.model_dump_json(), None if kinds is None else sorted(kinds)
+    key = json.dumps([name, settings, model.options.model_dump_json(), sizes, tokens])
+    if key not in _growths:
+        _growths[key] = growth(model, work, *sizes, kinds=kinds)
+    return _growths[key]
 
 
 def _looked_at(config: RunConfig, store: Store, queries: int, candidates: int) -> int:
@@ -139,16 +208,20 @@ def _hidden(store: Store) -> int:
 def _known(store: Store) -> int:
     """Return the bytes of the queries and known answers of a split while it is ranked."""
     triples = store.manifest.triples
-    everything, train = sum(triples.values()), triples["train"]
     queries = 2 * max(triples.get("valid", 0), triples.get("test", 0))
-    return 2 * everything * 12 + min(everything, READ_BATCH) * READ_BYTES + train * CATEGORY_BYTES + queries * 8 * INDEX
+    return known_facts(triples, store.num_entities) + queries * 8 * INDEX
 
 
 def _not_made(store: Store, reads: Sequence[str]) -> GraphSize:
     """Return the size of a graph before it is built, with the kinds of its tokens among ``reads``."""
-    triples, tokens = store.manifest.triples["train"], read_modalities(store) if reads else {}
-    kinds = tuple(name for name in reads if name in tokens)
-    return GraphSize(store.shown, store.num_entities, store.num_relations, triples, 0, kinds)
+    triples = store.manifest.triples["train"]
+    return GraphSize(store.shown, store.num_entities, store.num_relations, triples, 0, _kinds(store, reads))
+
+
+def _kinds(store: Store, reads: Sequence[str]) -> tuple[str, ...]:
+    """Return the kinds of tokens among ``reads`` that the entities of a store have."""
+    tokens = read_modalities(store) if reads else {}
+    return tuple(name for name in reads if name in tokens)
 
 
 def _what_is_made(config: RunConfig) -> str:
@@ -184,10 +257,10 @@ def _seconds(config: RunConfig, stores: Sequence[Store], found: Plan) -> float:
         query = seconds_of_query(model, graph.facts, training_step(negatives))
     else:  # every query of a batch reads the subgraph around all anchors and candidates
         work = sampled_step(negatives, graph.surroundings)
-        query = seconds_of_query(model, graph.facts, work, queries_of_rank(config, config.train.workers))
+        query = seconds_of_query(model, graph.facts, work, queries_of_rank(config, 0, config.train.workers))
     facts = [store.manifest.triples["train"] for store in stores]
     mean = sum(count * count for count in facts) / sum(facts)  # graphs are drawn in proportion to their facts
-    return found.steps * queries_of_rank(config, config.train.workers) * query * mean / max(facts)
+    return found.steps * queries_of_rank(config, 0, config.train.workers) * query * mean / max(facts)
 
 
 def _refuse_too_large(config: RunConfig, stores: Sequence[Store], found: Plan) -> None:
@@ -204,9 +277,10 @@ def _refuse_too_large(config: RunConfig, stores: Sequence[Store], found: Plan) -
 
 def _changes(config: RunConfig) -> list[tuple[str, Any]]:
     batch, ranked, workers = config.train.batch_size, config.evaluate.batch_size, config.train.workers
+    more = [("train.workers", 2 * workers)] if 2 * workers <= batch else []
     return [
-        ("train.batch_size", max(2, batch // 2)),
-        ("train.batch_size", max(2, batch // 8)),
+        ("train.batch_size", max(workers, batch // 2)),
+        ("train.batch_size", max(workers, batch // 8)),
         ("evaluate.batch_size", max(1, ranked // 4)),
-        ("train.workers", 2 * workers),
+        *more,
     ]

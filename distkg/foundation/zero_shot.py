@@ -20,6 +20,7 @@ from distkg.foundation.base import FoundationModel
 from distkg.foundation.graph_scorer import GraphScorer
 from distkg.foundation.graphs.sampling import SubgraphSampler
 from distkg.foundation.paths import edge_gradients, in_words, most_influential
+from distkg.sharding.ranks import Ranks
 
 BATCH_SIZE = 16  # queries; small, because a query reads the whole graph
 
@@ -32,14 +33,16 @@ def evaluate_zero_shot(
     fanouts: Sequence[int] = (),
     triples: int | None = None,
     batch_size: int = BATCH_SIZE,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Return filtered metrics of a split of the store, with its training facts as the graph; as ``evaluate_ranks``.
 
-    ``fanouts`` are those of ``reasoner_of``; ``triples`` is the number of triples to rank, None for all.
+    ``fanouts`` are those of ``reasoner_of``; ``triples`` is the number of triples to rank, None for all. ``ranks``
+    share the queries; collective among them.
     """
     scorer = reasoner_of(model, store, fanouts)
-    rank = partial(rank_by_scores, scorer.scores, num_relations=store.num_relations, batch_size=batch_size)
-    return evaluate_ranks(store, split, rank, triples)
+    rank = partial(rank_by_scores, scorer.scores, num_relations=store.num_relations, batch_size=batch_size, ranks=ranks)
+    return evaluate_ranks(store, split, rank, triples, ranks=ranks)
 
 
 def reasoner_of(model: FoundationModel, store: Store, fanouts: Sequence[int] = ()) -> GraphScorer:
@@ -53,17 +56,29 @@ def reasoner_of(model: FoundationModel, store: Store, fanouts: Sequence[int] = (
 
 
 def best_zero_shot(
-    model: FoundationModel, store: Store, *, fanouts: Sequence[int] = (), batch_size: int = BATCH_SIZE
+    model: FoundationModel,
+    store: Store,
+    *,
+    fanouts: Sequence[int] = (),
+    batch_size: int = BATCH_SIZE,
+    ranks: Ranks | None = None,
 ) -> TopK:
-    """Return the function that finds the best answers from the training facts of the store, for ``predict``."""
-    scorer = reasoner_of(model, store, fanouts)
+    """Return the function that finds the best answers from the training facts of the store, for ``predict``.
+
+    ``ranks`` share the queries; the function is collective among them.
+    """
+    scorer, ranks = reasoner_of(model, store, fanouts), ranks or Ranks.single()
 
     def best(queries: np.ndarray, top: int, hidden: KnownAnswers | None) -> TopAnswers:
-        parts = [queries[low : low + batch_size] for low in range(0, len(queries), batch_size)]
-        answers_of_parts = [_top(scorer.scores(part), part, top, hidden) for part in parts]
-        return TopAnswers(
-            *(np.concatenate([getattr(part, name) for part in answers_of_parts]) for name in ("entities", "scores"))
-        )
+        shape = len(queries), min(top, store.num_entities)
+        answers = TopAnswers(np.zeros(shape, np.int32), np.zeros(shape, np.float32))
+        for low in range(ranks.rank * batch_size, len(queries), ranks.size * batch_size):
+            part = slice(low, low + batch_size)
+            found = _top(scorer.scores(queries[part]), queries[part], top, hidden)
+            answers.entities[part], answers.scores[part] = found.entities, found.scores
+        ranks.sum_array(answers.entities)
+        ranks.sum_array(answers.scores)
+        return answers
 
     return best
 

@@ -6,70 +6,77 @@ Entity rows are streamed by range, from a sharded table or from a checkpoint, so
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
 from distkg.config import ModelConfig
 from distkg.data.storage.atomic_file import replace_text, replaced_file
+from distkg.data.storage.file_changes import changed
 from distkg.data.storage.local_path import local_path
 from distkg.data.storage.location import make_folder
 from distkg.data.storage.row_files import rows_header
 from distkg.data.storage.tensor_files import write_tensors
+from distkg.data.storage.working_copy import delete, flush
 from distkg.data.store.graph_store import Store
 from distkg.embedding.model import Model
 from distkg.embedding.scorers.base import Scorer
 from distkg.evaluation.score_blocks import evaluating
+from distkg.inference.exported_rows import ENTITIES, EntityFile, entity_files, write_file_list
 from distkg.inference.vector_index import INDEX, write_index
+from distkg.kernels.nearest_neighbours import metric_of
 from distkg.redaction import is_remote
+from distkg.sharding.shards import Shards
 from distkg.training.run_dir import versions
 
-ENTITIES = "entities.safetensors"
 RELATIONS = "relations.safetensors"
 FORMAT_VERSION = 1
 
-_ROWS_AT_ONCE = 1 << 15
+_BYTES_AT_ONCE = 1 << 20  # of rows; an export takes no more memory than the ranking of a batch
 
 RowRange = tuple[int, Tensor]
 
 
 def export_model(model: Model, store: Store, config: ModelConfig, folder: str | Path, *, index: bool = False) -> None:
-    """Export a model whose rows are sharded over ranks. Collective; the first rank writes.
+    """Export a model. Collective: each rank writes the rows of its range, and the first rank everything else.
+
+    With one rank, the rows are in ``entities.safetensors``; with several, in a file of each rank, and
+    ``entities.index.json`` lists the files.
 
     Args:
         model: model of the store's graph.
         config: the ``model`` section with which it was built.
-        folder: created if absent; files of an earlier export are replaced.
+        folder: created if absent, on storage that all ranks share; files of an earlier export are replaced.
         index: also write an ANN index of the entities, ``index.faiss``.
 
     Raises:
         AnnError: with ``index``, FAISS does not support the scorer's similarity or is not installed.
     """
-    ranges = gathered_rows(model)
-    if not model.ranks.first:
-        for _ in ranges:
-            pass
-        return
+    if index:
+        metric_of(model.scorer.similarity)
+    ranks, (low, high) = model.ranks, model.entities.shards.range(model.ranks.rank)
+    folder = _made(folder, store)
+    files = entity_files(model.entities.shards)
     with evaluating(model):
-        export(folder, store, config, model.scorer, model.relations.detach(), ranges, index=index)
+        ranges = ((first - low, rows) for first, rows in own_rows(model))
+        write_rows(folder / files[ranks.rank].name, (high - low, model.entities.width), ranges)
+        flush(folder)
+        ranks.barrier()  # all rows are written
+        if ranks.first:
+            _finish(folder, store, config, model.scorer, model.relations.detach(), files, index)
 
 
-def gathered_rows(model: Model, rows_at_once: int = _ROWS_AT_ONCE) -> Iterator[RowRange]:
-    """Yield the entity table by ascending ranges (first id, float32 [n, width]) on the first rank. Collective.
-
-    Every rank must exhaust the iterator; ranks other than the first get empty ranges.
-    """
-    total = model.entities.shards.rows
-    for low in range(0, total, rows_at_once):
-        high = min(low + rows_at_once, total) if model.ranks.first else low
-        ids = torch.arange(low, high, device=model.ranks.device)
-        yield low, model.entities.gather(ids)
+def own_rows(model: Model, rows_at_once: int | None = None) -> Iterator[RowRange]:
+    """Yield this rank's entity rows by ascending ranges (first id, float32 [n, width]); default: a few MiB at once."""
+    low, high = model.entities.shards.range(model.ranks.rank)
+    rows_at_once = rows_at_once or max(1, _BYTES_AT_ONCE // (4 * max(1, model.entities.width)))
+    for first in range(low, high, rows_at_once):
+        yield first, model.entities.rows(first, min(first + rows_at_once, high)).float()
 
 
 def export(
@@ -82,23 +89,44 @@ def export(
     *,
     index: bool = False,
 ) -> None:
-    """Export as ``export_model`` from row ranges of any origin, such as a checkpoint.
+    """Export as ``export_model`` with one rank, from row ranges of any origin.
 
     Args:
         scorer: its parameters and buffers are written by name beside the relations.
         relations: float [2R or R, relation_width].
         entities: ranges (first id, float [n, entity_width]) that together hold each row once, in any order.
     """
+    folder = _made(folder, store)
+    write_rows(folder / ENTITIES, (store.num_entities, scorer.entity_width), entities)
+    files = entity_files(Shards(store.num_entities, 1))
+    _finish(folder, store, config, scorer, relations, files, index)
+
+
+def _made(folder: str | Path, store: Store) -> Path:
     folder = local_path(folder, "export folder")
     make_folder(folder, private=is_remote(store.address))
-    (folder / INDEX).unlink(missing_ok=True)
-    write_rows(folder / ENTITIES, (store.num_entities, scorer.entity_width), entities)
+    return folder
+
+
+def _finish(
+    folder: Path,
+    store: Store,
+    config: ModelConfig,
+    scorer: Scorer,
+    relations: Tensor,
+    files: Sequence[EntityFile],
+    index: bool,
+) -> None:
+    """Write what is beside the entity rows, ``model.json`` last, and remove files of an earlier export."""
+    write_file_list(folder, files, scorer.entity_width)
+    delete(folder / INDEX)
     layers = {name: tensor.detach().cpu().contiguous() for name, tensor in scorer.state_dict().items()}
     write_tensors(folder / RELATIONS, {"vectors": relations.float().cpu().contiguous(), **layers})
-    _write_labels(folder / "entities.parquet", store.entity_labels())
-    _write_labels(folder / "relations.parquet", store.relation_labels())
+    changed(folder / RELATIONS)
+    _write_labels(folder / "entities.parquet", store.iter_entity_labels())
+    _write_labels(folder / "relations.parquet", [store.relation_labels()])
     if index:
-        write_index(folder / ENTITIES, scorer)
+        changed(write_index(folder, scorer))
     facts = describe(scorer, config, store.num_entities, store.num_relations)
     replace_text(folder / "model.json", json.dumps(facts, indent=2) + "\n")
 
@@ -149,6 +177,12 @@ def write_rows(path: Path, shape: tuple[int, int], ranges: Iterable[RowRange]) -
             raise ValueError(f"{path}: row {int(np.argmin(written))} was never given; the table has {rows} rows")
 
 
-def _write_labels(path: Path, labels: pa.Array) -> None:
-    ids = pa.array(np.arange(len(labels), dtype=np.int64))
-    pq.write_table(pa.table({"id": ids, "label": labels}), path)
+def _write_labels(path: Path, parts: Iterable[pa.Array]) -> None:
+    """Write labels that come part by part, in the order of ids."""
+    first = 0
+    with pq.ParquetWriter(path, pa.schema({"id": pa.int64(), "label": pa.utf8()})) as writer:
+        for labels in parts:
+            ids = pa.array(np.arange(first, first + len(labels), dtype=np.int64))
+            writer.write_table(pa.table({"id": ids, "label": labels}))
+            first += len(labels)
+    changed(path)

@@ -6,14 +6,13 @@ Query vectors are those of the scorer (``scorer.query``); the best answers to a 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from distkg.embedding.scorers.base import Scorer
+from distkg.inference.exported_rows import ExportedRows
 from distkg.kernels.nearest_neighbours import AnnError, VectorIndex, load_faiss, metric_of
 
 INDEX = "index.faiss"
@@ -21,29 +20,27 @@ INDEX = "index.faiss"
 _ROWS_AT_ONCE = 1 << 15
 
 
-def write_index(entities: Path, scorer: Scorer) -> Path:
+def write_index(folder: Path, scorer: Scorer) -> Path:
     """Index the candidate vectors of an exported table as ``index.faiss`` beside it.
 
     The index is exhaustive (``IndexFlat``) up to 100,000 rows, and above that ``IndexIVFFlat`` with 4√N lists, of which
     one in 16 is searched. It is built in memory and takes as many bytes as the vectors.
 
     Args:
-        entities: ``entities.safetensors``.
+        folder: export that holds the entity rows.
         scorer: computes candidate vectors from rows, and names the similarity.
 
     Raises:
         AnnError: the similarity is neither the inner product nor L2, or FAISS is not installed.
     """
     metric_of(scorer.similarity)
-    with safe_open(entities, framework="pt") as file:
-        rows = file.get_slice("vectors")
-        count = rows.get_shape()[0]
-        index = VectorIndex.empty(scorer.similarity, count, scorer.candidates(rows[:1]).shape[1])
-        if index.wanted_sample:
-            index.train(_sample(rows, count, index.wanted_sample, scorer))
-        for low in range(0, count, _ROWS_AT_ONCE):
-            index.add(_candidates(rows[low : min(low + _ROWS_AT_ONCE, count)], scorer))
-    path = entities.with_name(INDEX)
+    table = ExportedRows(folder)
+    index = VectorIndex.empty(scorer.similarity, table.count, scorer.candidates(table.rows(0, 1)).shape[1])
+    if index.wanted_sample:
+        index.train(_sample(table, index.wanted_sample, scorer))
+    for low in range(0, table.count, _ROWS_AT_ONCE):
+        index.add(_candidates(table.rows(low, min(low + _ROWS_AT_ONCE, table.count)), scorer))
+    path = folder / INDEX
     load_faiss().write_index(index.index, str(path))
     return path
 
@@ -77,12 +74,12 @@ class EntityIndex:
         return scores.numpy(), entities.numpy()
 
 
-def _sample(rows: Any, count: int, size: int, scorer: Scorer) -> Tensor:
+def _sample(table: ExportedRows, size: int, scorer: Scorer) -> Tensor:
     """Return about ``size`` candidate vectors, in short runs spread evenly over the table."""
     runs = 256
-    length = min(-(-size // runs), max(1, count // runs))
-    lows = np.linspace(0, count - length, runs).astype(np.int64)
-    return torch.cat([_candidates(rows[low : low + length], scorer) for low in lows.tolist()])
+    length = min(-(-size // runs), max(1, table.count // runs))
+    lows = np.linspace(0, table.count - length, runs).astype(np.int64)
+    return torch.cat([_candidates(table.rows(low, low + length), scorer) for low in lows.tolist()])
 
 
 def _candidates(rows: Tensor, scorer: Scorer) -> Tensor:

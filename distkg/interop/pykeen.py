@@ -24,6 +24,7 @@ from torch import Tensor
 
 from distkg.config import ConfigError
 from distkg.data.storage.location import Location
+from distkg.data.storage.working_copy import folder_at
 from distkg.data.store.classes import Classes, encode_classes, read_declared
 from distkg.embedding.load_run import load_run
 from distkg.embedding.sharded_model_view import ShardedModelView
@@ -56,7 +57,8 @@ class SourceSampler(NegativeSampler):
             mapped_triples: the training triples, int64 [n, 3].
             options: options of the source, as ``negatives.options``.
             classes: folder with ``entity_types.tsv`` and ``relation_domain_range.tsv``, for sources that need classes.
-            run: folder of a distkg run, for sources that read the vectors of a model; the model is not updated.
+            run: folder of a distkg run or its address in an object store, for sources that read the vectors of a model;
+                the model is not updated.
             store: address of the run's store, if it has moved.
             entity_to_id, relation_to_id: ids of the triples factory; required with ``classes`` or ``run``.
             others: arguments of PyKEEN's ``NegativeSampler``.
@@ -72,7 +74,7 @@ class SourceSampler(NegativeSampler):
         graph = TrainingGraph.of_triples(mapped_triples.numpy(), self.num_entities, self.num_relations, known)
         self.source: NegativeSource = make_source(self.source_name, options or {}, graph)
         if run:
-            self.source.attach(RelabelledModel(Path(run), *ids, store=str(store)))
+            self.source.attach(RelabelledModel(run, *ids, store=str(store)))
         self._generator = torch.Generator().manual_seed(int(torch.randint(1 << 31, (1,))))
 
     def sample(self, positive_batch: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -132,7 +134,7 @@ class RelabelledModel:
     """``ModelView`` of a run's model with other ids of entities and relations."""
 
     def __init__(
-        self, run: Path, entity_to_id: Mapping[str, int], relation_to_id: Mapping[str, int], store: str = ""
+        self, run: str | Path, entity_to_id: Mapping[str, int], relation_to_id: Mapping[str, int], store: str = ""
     ) -> None:
         """Load the model.
 
@@ -143,7 +145,8 @@ class RelabelledModel:
             StoreMismatchError: the store is not the one that the run was trained on.
             StoreError: the run's graph has no entity or relation of some label.
         """
-        model, own, _ = load_run(run, Ranks.single(), store, scope="labels")
+        with folder_at(run) as folder:
+            model, own, _ = load_run(folder, Ranks.single(), store, scope="labels", held=True)
         self._view = ShardedModelView(model)
         self.similarity: Similarity = self._view.similarity
         self._relations, self._theirs = own.num_relations, len(relation_to_id)

@@ -34,7 +34,7 @@ class Tally:
         thresholds: float32 [a], score of each answer, with which candidates are compared.
         greater: int64 [a], number of entities that score above the threshold.
         equal: int64 [a], number of entities that score exactly the threshold.
-        found: float32 [a], score of the answer in its block; 0 until its block is counted.
+        answer_scores: float32 [a], score of the answer in its block; 0 until its block is counted.
         broken: int64 [q], number of non-finite scores.
     """
 
@@ -46,7 +46,7 @@ class Tally:
     thresholds: np.ndarray
     greater: np.ndarray
     equal: np.ndarray
-    found: np.ndarray
+    answer_scores: np.ndarray
     broken: np.ndarray
 
     @classmethod
@@ -69,7 +69,7 @@ class Tally:
             thresholds=np.zeros(len(answers), np.float32),
             greater=zeros,
             equal=zeros.copy(),
-            found=np.zeros(len(answers), np.float32),
+            answer_scores=np.zeros(len(answers), np.float32),
             broken=np.zeros(len(known_starts), np.int64),
         )
 
@@ -98,7 +98,7 @@ def count_block(scores: Tensor, low: int, first: int, tally: Tally) -> None:
         tally.thresholds,
         tally.greater,
         tally.equal,
-        tally.found,
+        tally.answer_scores,
         tally.broken,
     )
 
@@ -116,7 +116,7 @@ def _count(
     thresholds: np.ndarray,
     greater: np.ndarray,
     equal: np.ndarray,
-    found: np.ndarray,
+    answer_scores: np.ndarray,
     broken: np.ndarray,
 ) -> None:
     width = scores.shape[1]
@@ -129,7 +129,7 @@ def _count(
         broken[query] += width - finite
         for a in range(answer_starts[query], answer_starts[query + 1]):
             if low <= answers[a] < low + width:
-                found[a] = row[answers[a] - low]
+                answer_scores[a] = row[answers[a] - low]
         own = known[known_starts[query] : known_ends[query]]
         for k in range(np.searchsorted(own, low), len(own)):
             if own[k] >= low + width:
@@ -161,7 +161,7 @@ def reference_count_block(scores: Tensor, low: int, first: int, tally: Tally) ->
     answer_scores = torch.where(inside, scores[query_rows, columns], 0.0)
     starts, ends = tally.known_starts[queries], tally.known_ends[queries]
     hide_cells(scores, known_cells(tally.known, starts, ends, low, width))
-    tally.found[begin:end] += answer_scores.cpu().numpy()
+    tally.answer_scores[begin:end] += answer_scores.cpu().numpy()
     for at in range(0, end - begin, _SLICE):
         part = slice(at, min(at + _SLICE, end - begin))
         threshold = torch.from_numpy(tally.thresholds[begin:end][part]).to(scores.device)

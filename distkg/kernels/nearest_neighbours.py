@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distkg.kernels.row_blocks import RowBlocks
 from distkg.kernels.scores.similarity import Similarity
 
 _FLAT_BELOW = 100_000  # rows up to which an exhaustive search takes milliseconds
@@ -65,13 +66,13 @@ class VectorIndex:
         """Append vectors float32 [n, C]; their indices continue those of the present vectors."""
         self.index.add(rows.contiguous().numpy())
 
-    def fill(self, rows: Tensor) -> None:
+    def fill(self, rows: RowBlocks) -> None:
         """Train if needed, and add all vectors float32 [n, C]."""
         sample_size = self.wanted_sample
         if sample_size:
-            self.train(rows[torch.linspace(0, len(rows) - 1, min(sample_size, len(rows))).long()])
+            self.train(rows[torch.linspace(0, len(rows) - 1, min(sample_size, len(rows))).long()].cpu())
         for part in rows.split(_ROWS_AT_ONCE):
-            self.add(part)
+            self.add(part.cpu())
 
     def search(self, query: Tensor, top: int) -> tuple[Tensor, Tensor]:
         """Search the ``top`` best vectors: scores float32 and indices int64 [q, top], padded with -inf and -1.

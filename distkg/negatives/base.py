@@ -21,6 +21,7 @@ SOURCES: Registry[type[NegativeSource]] = Registry("negative source", "distkg.ne
 
 Requires = Literal["nothing", "queries", "answers", "both", "relations"]
 HostedReply = Literal["negatives", "similarities"]
+HostedPrecision = Literal["float32", "float16"]
 
 
 class SourceError(ValueError):
@@ -138,6 +139,27 @@ class Negatives:
         return Negatives(self.entities[:count], mask, generated)
 
 
+@dataclass(frozen=True)
+class RunSizes:
+    """Sizes of a run on which the memory of a source depends.
+
+    Attributes:
+        queries: number of training queries over all workers.
+        entities: number of entities.
+        width: number of values of an entity vector.
+        workers: number of workers.
+        drawn: number of queries of one draw, which is a step of one worker.
+        together: number of queries of the draws that are collective, those of all ranks of the model.
+    """
+
+    queries: int
+    entities: int
+    width: int
+    workers: int
+    drawn: int
+    together: int
+
+
 class NegativeSource(ABC):
     """Base class of samplers of entities to be ranked below the answer.
 
@@ -146,6 +168,9 @@ class NegativeSource(ABC):
         requires: side of the query whose model vectors the source reads, in addition to those of all entities.
         hosted_reply: reply of an actor that hosts the source: ``negatives``, for each draw, or a table of the
             ``similarities`` of relations, by which workers draw for many steps (``connect``).
+        hosted_precision: precision of the entity vectors that workers publish to the actors, which hold them in Ray's
+            object store: float16 for a source that only compares them. With ``negatives.pool.sync`` it is float32, so
+            that draws are those of a run without actors.
         generates: whether its negatives have a ``made`` part.
         hard_first: whether hard negatives come first, and random ones after them (``hard`` says how many).
         looks_at_queries: whether draws depend on the query. If not, queries may share negatives, which is faster.
@@ -155,17 +180,18 @@ class NegativeSource(ABC):
     needs: ClassVar[str] = "training triples"
     requires: ClassVar[Requires] = "nothing"
     hosted_reply: ClassVar[HostedReply] = "negatives"
+    hosted_precision: ClassVar[HostedPrecision] = "float32"
     generates: bool = False
     hard_first: ClassVar[bool] = False
 
     @classmethod
-    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
-        """Return the maximum memory of a worker in bytes, beyond the training triples.
+    def memory(cls, options: SourceOptions, sizes: RunSizes) -> int:
+        """Return the maximum memory of a worker in bytes, beyond the training triples."""
+        return 0
 
-        Args:
-            queries: number of training queries over all workers.
-            workers: number of workers.
-        """
+    @classmethod
+    def generated_bytes(cls, options: SourceOptions, width: int) -> int:
+        """Return the bytes of the generated negatives of a query in a reply, for entity vectors of ``width``."""
         return 0
 
     @classmethod
@@ -287,9 +313,14 @@ def parse_source_options(name: str, options: Mapping[str, Any]) -> SourceOptions
     return parse_options(SOURCES[name].Options, options, "negatives.options", name)
 
 
-def source_memory(name: str, options: Mapping[str, Any], queries: int, workers: int) -> int:
+def source_memory(name: str, options: Mapping[str, Any], sizes: RunSizes) -> int:
     """Return ``NegativeSource.memory`` of the named source; raises as ``make_source``."""
-    return SOURCES[name].memory(parse_source_options(name, options), queries, workers)
+    return SOURCES[name].memory(parse_source_options(name, options), sizes)
+
+
+def generated_bytes(name: str, options: Mapping[str, Any], width: int) -> int:
+    """Return ``NegativeSource.generated_bytes`` of the named source; raises as ``make_source``."""
+    return SOURCES[name].generated_bytes(parse_source_options(name, options), width)
 
 
 def depends_on_query(name: str, options: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from distkg.negatives.base import (
     Negatives,
     NegativeSource,
     Queries,
+    RunSizes,
     SourceError,
     SourceOptions,
     TrainingProgress,
@@ -104,9 +105,9 @@ class Mixture(NegativeSource):
                 raise SourceError(f"negatives.options: all weights of the mixture are 0 at progress {place:g}")
 
     @classmethod
-    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
+    def memory(cls, options: SourceOptions, sizes: RunSizes) -> int:
         assert isinstance(options, MixtureOptions)
-        return sum(source_memory(part.source, part.options, queries, workers) for part in options.parts)
+        return sum(source_memory(part.source, part.options, sizes) for part in options.parts)
 
     @classmethod
     def depends_on_query(cls, options: SourceOptions) -> bool:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from distkg.kernels.row_blocks import RowBlocks
 from distkg.kernels.scores.similarity import Similarity
 from distkg.sharding.ranks import Ranks
 
@@ -39,6 +40,6 @@ class ModelView(Protocol):
         """Return the vectors of the relations, without inverses: float32 [R, w]."""
         ...
 
-    def own_candidates(self) -> Tensor:
-        """Return the candidate vectors of this rank's entities: float32 [rows, C]."""
+    def own_candidates(self) -> RowBlocks:
+        """Return the candidate vectors of this rank's entities: float32 [rows, C], to be read by parts."""
         ...

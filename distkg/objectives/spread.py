@@ -7,6 +7,8 @@ from torch import Tensor
 
 from distkg.sharding.ranks import Ranks
 
+_ROWS_AT_ONCE = 1 << 12
+
 
 def spread(own: Tensor, radius: float, entities: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """Compute the mean over all entities of (‖e − centre‖² − radius²)², where centre is the mean vector; collective.
@@ -26,7 +28,8 @@ def spread(own: Tensor, radius: float, entities: int, ranks: Ranks) -> tuple[Ten
     centre = own.sum(0)
     ranks.all_reduce(centre)
     away = own - centre / entities
-    excess = away.square().sum(1) - radius**2
+    # By parts, because the squares of all rows would take as much memory as the gradient.
+    excess = torch.cat([part.square().sum(1) for part in away.split(_ROWS_AT_ONCE)]) - radius**2
     gradient = away.mul_(excess[:, None]).mul_(4 / entities)
     moved_centre = gradient.sum(0)  # every vector moves the centre by 1/N of its own change
     ranks.all_reduce(moved_centre)

@@ -22,6 +22,10 @@ def peak_bytes(work: Callable[[], object]) -> int:
 class _Living(TorchDispatchMode):
     """Dispatch mode that tracks the storages of the results of operations until they are freed."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operation imports torch's compiler, which takes a second
+
     def __init__(self) -> None:
         super().__init__()
         self.most = self._now = 0

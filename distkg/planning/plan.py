@@ -7,7 +7,7 @@ of models computes its own plan (`distkg.embedding.plan`, `distkg.foundation.pla
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from distkg.config import ConfigError, RunConfig
@@ -44,7 +44,7 @@ class GraphSize:
 
 @dataclass(frozen=True)
 class Plan:
-    """Memory and time of a run.
+    """Memory, disk and time of a run.
 
     Attributes:
         workers: number of workers.
@@ -52,8 +52,13 @@ class Plan:
             a foundation model, which has no entity table.
         memory: bytes per worker, by use.
         gpu_memory: bytes of GPU memory per worker, by use; empty for a run on CPUs.
+        disk: bytes of each worker's files that are mapped into memory, by use; empty if the table lies in memory. The
+            kernel holds as many of their pages as memory is left for; they are not in ``memory``.
         available: bytes that a worker may use; None if unknown.
         gpu_available: bytes of GPU memory that a worker may use; None if unknown.
+        actors: number of actors that draw negatives.
+        actor_memory: bytes per actor, by use.
+        disk_available: bytes that each worker may write in ``train.table_folder``; None if unknown.
         steps: steps per epoch.
         seconds: estimated seconds per epoch, by use; None if no machine was measured.
         parameters: number of model parameters over all workers.
@@ -82,6 +87,10 @@ class Plan:
     time_limit: float | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    disk: dict[str, int] = field(default_factory=dict)
+    disk_available: int | None = None
+    actors: int = 0
+    actor_memory: dict[str, int] = field(default_factory=dict)
 
     @property
     def total_bytes(self) -> int:
@@ -92,17 +101,28 @@ class Plan:
         return sum(self.gpu_memory.values())
 
     @property
+    def actor_bytes(self) -> int:
+        return sum(self.actor_memory.values())
+
+    @property
+    def disk_bytes(self) -> int:
+        return sum(self.disk.values())
+
+    @property
     def seconds_per_epoch(self) -> float | None:
         return None if self.seconds is None else sum(self.seconds.values())
 
     @property
     def fits(self) -> bool:
-        here = self.available is None or self.total_bytes <= self.available
-        return here and (self.gpu_available is None or self.gpu_bytes <= self.gpu_available)
+        beside = -(-self.actors * self.actor_bytes // self.workers)  # actors share the machines of the workers
+        here = self.available is None or self.total_bytes + beside <= self.available
+        there = self.gpu_available is None or self.gpu_bytes <= self.gpu_available
+        return here and there and (self.disk_available is None or self.disk_bytes <= self.disk_available)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan in the form that ``distkg plan --json`` prints."""
-        totals = {"total_bytes": self.total_bytes, "gpu_bytes": self.gpu_bytes}
+        totals = {"total_bytes": self.total_bytes, "gpu_bytes": self.gpu_bytes, "disk_bytes": self.disk_bytes}
+        totals["actor_bytes"] = self.actor_bytes
         return {**asdict(self), **totals, "seconds_per_epoch": self.seconds_per_epoch, "fits": self.fits}
 
 
@@ -116,10 +136,12 @@ def refusal(
 
     ``again`` plans a changed configuration.
     """
-    host = _shortage("memory", refused.memory, refused.available)
+    beside = -(-refused.actors * refused.actor_bytes // refused.workers)
+    host = _shortage("memory", refused.memory | ({"negative actors": beside} if beside else {}), refused.available)
     gpu = _shortage("GPU memory", refused.gpu_memory, refused.gpu_available)
+    disk = _shortage("disk in train.table_folder", refused.disk, refused.disk_available)
     knobs = _knobs(config, refused, changes, again)
-    return "\n".join([*host, *gpu, *(["What would help:", *knobs] if knobs else [])])
+    return "\n".join([*host, *gpu, *disk, *(["What would help:", *knobs] if knobs else [])])
 
 
 def with_fewest_workers(config: RunConfig) -> RunConfig:
@@ -150,13 +172,20 @@ def _knobs(
             plan = again(changed)
         except ConfigError:
             continue
-        before, after = refused.total_bytes + refused.gpu_bytes, plan.total_bytes + plan.gpu_bytes
-        if after < 0.98 * before:
+        if _shortest(plan) < 0.98 * _shortest(refused):
             gpu = f" and {_gib(plan.gpu_bytes)} of GPU memory" if plan.gpu_memory else ""
-            lines.append(f"  --set {key}={value}: {_gib(plan.total_bytes)}{gpu} per worker ({_verdict(key, plan)})")
+            disk = f" and {_gib(plan.disk_bytes)} of disk" if plan.disk else ""
+            needs = f"{_gib(plan.total_bytes)}{gpu}{disk} per worker"
+            lines.append(f"  --set {key}={value}: {needs} ({_verdict(key, plan)})")
     if refused.available is not None and refused.total_bytes > refused.available:
         lines.append("  --set cluster.memory_per_worker_gb=G, if workers have more memory than this machine")
     return lines
+
+
+def _shortest(plan: Plan) -> int:
+    """Return the bytes of a refused plan that changed settings have to lower: disk if only disk is short."""
+    disk_only = plan.disk_available is not None and replace(plan, disk_available=None).fits
+    return plan.disk_bytes if disk_only else plan.total_bytes + plan.gpu_bytes
 
 
 def _verdict(key: str, changed: Plan) -> str:

@@ -11,31 +11,82 @@ import torch
 
 from distkg.config import RunConfig
 from distkg.data.store.graph_store import Store
+from distkg.planning.cluster import Cluster, ClusterFileError, StatedGraph
 from distkg.planning.machine import Machine, measure, memory_limit
 from distkg.planning.plan import Plan
 from distkg.planning.resources import Resources
+from distkg.sharding.row_storage import free_bytes, table_folder
 from distkg.training.family import family_of
 from distkg.training.precision import missing_precisions_here
 
 
-def plan_run(config: RunConfig) -> Plan:
+def plan_run(config: RunConfig, cluster: Cluster | None = None, graph: StatedGraph | None = None) -> Plan:
     """Plan ``config`` on the graphs that it names, with rates measured on this machine in half a second.
+
+    Args:
+        cluster: cluster to plan for, with ``train.workers`` on all of its nodes; default: this machine, or the cluster
+            that the run joins.
+        graph: counts of a graph to plan for; default: the store.
 
     Raises:
         ConfigError, UnknownNameError, StoreError, SourceError, PlanError: as ``Family.plan``.
     """
+    if cluster is not None or graph is not None:
+        return _plan_elsewhere(config, cluster, graph)
     family, notes = family_of(config), () if joins_cluster(config) else tuple(missing_precisions_here(config))
     resources = Resources(
         memory=memory_per_worker(config),
         gpu_memory=gpu_memory_per_worker(config),
+        disk=disk_per_worker(config),
         workers_of_node=_workers_here(config),
         slowdown=_crowding(config),
         measure=lambda: worker_machine(config),
+        here=measure if config.cluster.gpus_per_worker > 0 else None,
     )
     with _threads(_worker_threads(config)):
         planned = family.plan(config, resources)
     warnings = (*planned.warnings, *_empty_splits(config, family.stores(config)))
     return replace(planned, warnings=warnings, notes=notes)
+
+
+def _plan_elsewhere(config: RunConfig, cluster: Cluster | None, graph: StatedGraph | None) -> Plan:
+    """Plan for a cluster or a graph that is not there; without a cluster, for this machine."""
+    family = family_of(config)
+    if cluster is None:
+        memory, gpu_memory = memory_per_worker(config), gpu_memory_per_worker(config)
+        workers, machine = _workers_here(config), lambda: worker_machine(config)
+    else:
+        memory, gpu_memory = cluster.memory_of_worker, cluster.gpu_memory
+        workers, machine = cluster.workers_per_node, lambda: _machine_of(config, cluster)
+    resources = Resources(
+        memory=memory,
+        gpu_memory=gpu_memory,
+        workers_of_node=workers,
+        measure=machine,
+        here=None if cluster is None and config.cluster.gpus_per_worker == 0 else measure,
+        elsewhere=cluster is not None,
+        graph=graph,
+    )
+    with _threads(_worker_threads(config)):
+        planned = family.plan(config, resources)
+    return (
+        planned
+        if graph
+        else replace(planned, warnings=(*planned.warnings, *_empty_splits(config, family.stores(config))))
+    )
+
+
+def _machine_of(config: RunConfig, cluster: Cluster) -> Machine:
+    """Return the rates of a worker of a cluster: as stated, or measured on this machine, alone."""
+    if cluster.worker is None and config.cluster.gpus_per_worker > 0 and not torch.cuda.is_available():
+        raise ClusterFileError(
+            "this machine has no GPU whose rates could be measured: state those of a worker in the cluster's file, "
+            "such as worker: {gflops: 15000, memory_gb_per_s: 900}"
+        )
+    if cluster.worker is not None:
+        return cluster.machine(None)
+    device = "cuda" if config.cluster.gpus_per_worker > 0 else "cpu"
+    return cluster.machine(measure(device))
 
 
 def check_run(config: RunConfig, at_once: int = 1) -> None:
@@ -47,7 +98,15 @@ def check_run(config: RunConfig, at_once: int = 1) -> None:
     available = memory_per_worker(config)
     if available is not None and config.cluster.memory_per_worker_gb is None:
         available //= at_once
-    family_of(config).plan(config, Resources(memory=available, workers_of_node=_workers_here(config)))
+    disk = disk_per_worker(config)
+    family_of(config).plan(
+        config,
+        Resources(
+            memory=available,
+            disk=None if disk is None else disk // at_once,
+            workers_of_node=_workers_here(config),
+        ),
+    )
 
 
 def _empty_splits(config: RunConfig, stores: Sequence[Store]) -> tuple[str, ...]:
@@ -86,6 +145,18 @@ def gpu_memory_per_worker(config: RunConfig) -> int | None:
     if share == 0 or joins_cluster(config) or not torch.cuda.is_available():
         return None
     return int(torch.cuda.get_device_properties(0).total_memory * min(share, 1))
+
+
+def disk_per_worker(config: RunConfig) -> int | None:
+    """Return the bytes that each worker may write for its part of the table: an equal part of what is free on this
+    machine; None for a table in memory, or on another cluster.
+
+    Raises:
+        StorageError: there is no such folder, or its files lie in memory.
+    """
+    if config.train.table_storage != "disk" or joins_cluster(config):
+        return None
+    return free_bytes(table_folder(config.train.table_folder)) // config.train.workers
 
 
 def worker_machine(config: RunConfig) -> Machine:

@@ -44,7 +44,7 @@ class RelationFamily(FoundationFamily):
             yield Predictor(
                 model=model.name,
                 store=store,
-                evaluate=lambda split, triples: evaluate_relations(model, store, split, triples=triples),
+                evaluate=lambda split, triples: evaluate_relations(model, store, split, triples=triples, ranks=ranks),
                 top_relations=partial(predict_relations, model, store),
             )
 

@@ -104,9 +104,10 @@ def evaluate_relations(
     filtered: bool = True,
     triples: int | None = None,
     batch_size: int = BATCH_SIZE,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Return metrics of the relations of a split, or of a random subset of ``triples`` of it, with the training facts
-    of the store as the graph.
+    of the store as the graph. ``ranks`` share the pairs; collective among them.
 
     Returns:
         ``split``; ``metrics`` over all triples; ``by_relation``, a list with the relation's label.
@@ -122,7 +123,7 @@ def evaluate_relations(
     facts = subsample(facts, triples, seed=0)
     known = known_relations_of(store, facts) if filtered else None
     scorer = GraphScorer(model, model.graph_of(store))
-    ranking = rank_relations(scorer.relation_scores, facts, known, batch_size=batch_size)
+    ranking = rank_relations(scorer.relation_scores, facts, known, batch_size=batch_size, ranks=ranks)
     return {"split": split, "metrics": ranking_metrics(ranking), "by_relation": _by_relation(ranking, store)}
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from distkg.config import PRESETS, preset_names
 from distkg.embedding.scorers import SCORERS
 from distkg.negatives import SOURCES
+from distkg.planning.cluster import CLUSTERS
 from distkg.search.space import SPACES, space_names
 
 
@@ -31,6 +32,11 @@ def describe_presets() -> list[Entry]:
 def describe_spaces() -> list[Entry]:
     """Return every search space with the comment on its first line."""
     return [Entry(name, _first_comment((SPACES / f"{name}.yaml").read_text("utf-8"))) for name in space_names()]
+
+
+def describe_clusters() -> list[Entry]:
+    """Return every cluster with the comment on its first line."""
+    return [Entry(path.stem, _first_comment(path.read_text("utf-8"))) for path in sorted(CLUSTERS.glob("*.yaml"))]
 
 
 def describe_scorers() -> list[Entry]:

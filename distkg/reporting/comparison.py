@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distkg.data.storage.working_copy import shown
 from distkg.reporting import curves, html, sections
 from distkg.reporting.curves import Named
 from distkg.reporting.html import GAP, Cell, Content
@@ -45,7 +46,7 @@ def write_comparison(folders: Sequence[Path], to: Path | None = None) -> Path:
         RunError: a folder is not a run or is named twice, or a file of a run cannot be read.
         NotAFileError: ``to`` is a folder, device, pipe or socket.
     """
-    names = distinct_names(folders)
+    names = distinct_names([Path(shown(folder)) for folder in folders])
     runs = [(name, read_run(Path(folder))) for name, folder in zip(names, folders, strict=True)]
     return write_page(to or DEFAULT, render(runs))
 

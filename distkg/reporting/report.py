@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from distkg.data.storage.working_copy import name_of
 from distkg.printable import printable_html as escape
 from distkg.reporting import html, sections
 from distkg.reporting.page import page, write_page
@@ -25,7 +26,7 @@ def write_report(run: Path, to: Path | None = None) -> Path:
 
 def render(run: RunRecord) -> str:
     """Return the page as a string."""
-    name = run.folder.resolve().name
+    name = name_of(run.folder)
     heading = f"{escape(name)} {html.badge('finished' if run.finished else 'not finished', done=run.finished)}"
     return page(name, heading, sections.subject(run), _warnings(run), sections.headline(run) + _grid(run))
 
@@ -55,6 +56,7 @@ def _grid(run: RunRecord) -> str:
         sections.memory,
         sections.graph,
         sections.accepted_changes,
+        sections.grown_from,
         sections.configuration,
     )
     return html.grid(part(run) for part in parts)

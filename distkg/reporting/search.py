@@ -1,55 +1,72 @@
-"""``report.html`` of a search: history, parameter importance and all trials; and its output in the terminal."""
+"""``report.html`` of a search: history, rungs or front, parameter importance and all trials; and its output in the
+terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
 from rich.table import Table
 
 from distkg.config import RunConfig
+from distkg.data.storage.working_copy import name_of
 from distkg.printable import printable
 from distkg.printable import printable_html as escape
 from distkg.reporting import curves, html
 from distkg.reporting.html import GAP, Cell, Content
 from distkg.reporting.page import page, write_page
-from distkg.reporting.quantities import compact, duration, score
+from distkg.reporting.quantities import compact, decimal_size, duration, score
 from distkg.reporting.run_record import RunError, as_text, read_run
+from distkg.reporting.search_methods import (
+    VALID_MRR,
+    by_number,
+    front_cards,
+    parameter_cell,
+    rungs_card,
+    rungs_history,
+    whole_number,
+)
 from distkg.reporting.sections import graphs_named
 from distkg.reporting.svg import STYLES, Axis, Series, line_chart, scatter
 from distkg.reporting.tables import text_table
-from distkg.search.search_folder import SearchFolder, Trial, best_trial, differences
+from distkg.search.method import Method
+from distkg.search.search_folder import SearchFolder, differences
 from distkg.search.space import (
     Choice,
     Distribution,
     Interval,
     Space,
-    Value,
     describe_parameters,
     describe_value,
     with_parameters,
 )
+from distkg.search.trials import Trial, best_trial
 
-VALID_MRR = Axis("best validation MRR")
 STATES = ("finished", "pruned", "failed")
 
 
 @dataclass(frozen=True)
 class SearchRecord:
     """Results of a search so far: its folder, the configuration shared by all trials, the search space, and the
-    trials in order of their starts."""
+    trials in order of their starts; and its method."""
 
     folder: Path
     config: RunConfig
     space: Space
     trials: list[Trial]
+    method: Method = field(default_factory=Method)
 
     @property
     def best(self) -> Trial | None:
         """Trial of best.yaml."""
         return best_trial(self.trials)
+
+    @property
+    def sampled(self) -> list[Trial]:
+        """Trials whose parameters Optuna proposed and whose scores may be compared: those of the first rung, or all."""
+        return [trial for trial in self.trials if trial.rung in (None, 1)]
 
     @property
     def changes(self) -> list[tuple[str, str, str]]:
@@ -70,20 +87,20 @@ def read_search(folder: Path) -> SearchRecord:
 
     Raises:
         RunError: it is not the folder of a search.
-        ConfigError, SpaceError: its configuration or its space cannot be read.
+        ConfigError, SpaceError, SearchError: its configuration, its space or its method cannot be read.
     """
     files = SearchFolder(Path(folder))
     if not is_search(files.path):
         raise RunError(f"{str(folder)!r} is no search: it holds no space.yaml. Give the folder named by `distkg tune`.")
     trials = sorted(files.ended(), key=lambda trial: trial.number)
-    return SearchRecord(files.path, files.read_config().redacted(), files.read_space(), trials)
+    return SearchRecord(files.path, files.read_config().redacted(), files.read_space(), trials, files.read_method())
 
 
 def write_search_report(folder: Path, to: Path | None = None) -> Path:
     """Write the page of a search and return its path: ``to``, or ``report.html`` in its folder.
 
     Raises:
-        RunError, ConfigError, SpaceError: as `read_search`.
+        RunError, ConfigError, SpaceError, SearchError: as `read_search`.
         NotAFileError: ``to`` is a folder, device, pipe or socket.
     """
     record = read_search(folder)
@@ -96,21 +113,23 @@ def importances(record: SearchRecord) -> dict[str, float]:
         from distkg.cluster.search import study
     except ImportError:
         return {}
-    return study.importances(record.space, record.trials)
+    return study.importances(record.space, record.sampled)
 
 
 def render(record: SearchRecord, importance: Mapping[str, float]) -> str:
     """Return the page as a string; ``importance`` by key, most important first."""
-    name = record.folder.resolve().name
+    name = name_of(record.folder)
     config = record.config
     graphs = graphs_named(config.data.store, config.data.graphs)
     subject = [config.model.name, config.objective.name, graphs, _keys(record)]
     ended = html.badge(f"{len(record.trials)} trials", done=record.best is not None)
     parts = (
         _best_configuration(record),
-        _history(record.trials),
+        *(front_cards(record.trials, record.method.against, list(record.space)) if record.method.against else ()),
+        rungs_card(record.trials, record.method.rungs) if record.method.rungs else "",
+        rungs_history(record.trials, record.method.rungs) if record.method.rungs else _history(record.trials),
         _importances(importance),
-        *(_slice(record.trials, key, record.space[key]) for key in _ordered(record.space, importance)),
+        *(_slice(record.sampled, key, record.space[key]) for key in _ordered(record.space, importance)),
         _best_runs(record),
         _table(record),
         _failures(record.trials),
@@ -126,7 +145,8 @@ def trial_line(trial: Trial, total: int, trials: Sequence[Trial]) -> str:
     best = best_trial(trials)
     held = f"  best {score(best.value)} (trial {best.number})" if best is not None else ""
     spent = f"{trial.epochs:.3g} epochs, {duration(trial.seconds)}"
-    text = f"{len(trials)}/{total}  trial {trial.number} {trial.state:<8}  valid MRR {figure}  {spent}{held}"
+    rung = f" in rung {trial.rung}" if trial.rung is not None else ""
+    text = f"{len(trials)}/{total}  trial {trial.number}{rung} {trial.state:<8}  valid MRR {figure}  {spent}{held}"
     details = [describe_parameters(trial.parameters), *([trial.error] if trial.error else [])]
     return "\n      ".join([text, *map(printable, details)])
 
@@ -170,19 +190,11 @@ def _history(trials: Sequence[Trial]) -> str:
     held = accumulate((trial.value if trial.state == "finished" else 0.0 for trial in trials), max)
     best = [(float(t.number), value) for t, value in zip(trials, held, strict=True) if value > 0]
     series = [Series("best finished so far", best)]
-    series += [Series(state, _by_number(trials, state), joined=False) for state in STATES]
+    series += [Series(state, by_number(trials, state), joined=False) for state in STATES]
     note = (
         "A dot for each trial at its best validation. Pruned: stopped early, because most trials were better by then."
     )
-    return html.card("History", line_chart(series, Axis("trial", text=_whole), VALID_MRR), note)
-
-
-def _by_number(trials: Sequence[Trial], state: str) -> list[tuple[float, float]]:
-    return [(float(t.number), t.valid_mrr) for t in trials if t.state == state and t.valid_mrr is not None]
-
-
-def _whole(value: float) -> str:
-    return f"{value:.0f}" if value == int(value) else ""
+    return html.card("History", line_chart(series, Axis("trial", text=whole_number), VALID_MRR), note)
 
 
 def _importances(importance: Mapping[str, float]) -> str:
@@ -241,7 +253,8 @@ def _best_runs(record: SearchRecord) -> str:
 def _table(record: SearchRecord) -> str:
     keys = list(record.space)
     rows = [_row(trial, keys, trial is record.best) for trial in record.trials]
-    header = ["Trial", "State", "Valid MRR", "Epochs", "Time", *keys]
+    rung = ["Rung"] if record.method.rungs else []
+    header = ["Trial", *rung, "State", "Valid MRR", "Epochs", "Time", "Peak memory", *keys]
     note = "Click a heading to sort. Each trial is a run: `distkg report` shows it alone, or several side by side."
     return html.card("Trials", html.table(header, rows, sortable=True, classes="dense"), note, wide=True)
 
@@ -254,11 +267,8 @@ def _failures(trials: Sequence[Trial]) -> str:
 
 def _row(trial: Trial, keys: Sequence[str], best: bool) -> list[Content]:
     mrr = GAP if trial.valid_mrr is None else Cell(score(trial.valid_mrr), trial.valid_mrr, best)
-    spent = [Cell(compact(trial.epochs), trial.epochs), Cell(duration(trial.seconds), trial.seconds)]
-    values = [_parameter(trial.parameters.get(key)) for key in keys]
-    return [Cell(str(trial.number), float(trial.number)), trial.state, mrr, *spent, *values]
-
-
-def _parameter(value: Value) -> Content:
-    text = describe_value(value)
-    return text if value is None or isinstance(value, bool | str) else Cell(text, float(value))
+    memory = GAP if trial.peak_mb is None else Cell(decimal_size(1e6 * trial.peak_mb), trial.peak_mb)
+    spent = [Cell(compact(trial.epochs), trial.epochs), Cell(duration(trial.seconds), trial.seconds), memory]
+    rung = [] if trial.rung is None else [str(trial.rung)]
+    values = [parameter_cell(trial.parameters.get(key)) for key in keys]
+    return [Cell(str(trial.number), float(trial.number)), *rung, trial.state, mrr, *spent, *values]

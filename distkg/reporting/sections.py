@@ -268,6 +268,16 @@ def accepted_changes(run: RunRecord) -> str:
     return html.card("Accepted changes", table, note, wide=True)
 
 
+def grown_from(run: RunRecord) -> str:
+    """Return the checkpoint from which a run on a grown graph started."""
+    origin = section(run.result, "grown_from")
+    if not origin:
+        return ""
+    names = {"run": "Run", "checkpoint": "Checkpoint", "sha256": "SHA-256 of its manifest", "rows": "First rows"}
+    note = "`distkg extend` grew the graph of that run; this run started with its rows."
+    return html.card("Grown from", html.definitions([(names[key], as_text(origin.get(key))) for key in names]), note)
+
+
 def configuration(run: RunRecord) -> str:
     """Return every key of the run, by section, and the versions of libraries."""
     sections = "".join(html.folded(name, html.definitions(_flat(part))) for name, part in run.config.items())

@@ -57,6 +57,11 @@ def plan_table(plan: Plan) -> Table:
     _add_uses(table, "", plan.memory, plan.available)
     if plan.gpu_memory:
         _add_uses(table, "GPU: ", plan.gpu_memory, plan.gpu_available)
+    if plan.actor_memory:
+        table.title = f"{table.title}, and per actor ({plan.actors})"
+        _add_uses(table, "actor: ", plan.actor_memory)
+    if plan.disk:
+        _add_uses(table, "disk: ", plan.disk, plan.disk_available)
     return table
 
 
@@ -148,12 +153,13 @@ def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str 
     return table
 
 
-def _add_uses(table: Table, where: str, uses: Mapping[str, int], available: int | None) -> None:
+def _add_uses(table: Table, where: str, uses: Mapping[str, int], *available: int | None) -> None:
     for use, count in sorted(uses.items(), key=lambda item: -item[1]):
         table.add_row(where + use, size(count))
     table.add_section()
     table.add_row(f"{where}total", size(sum(uses.values())), style="bold")
-    table.add_row(f"{where}available", "not known" if available is None else size(available))
+    for limit in available:
+        table.add_row(f"{where}available", "not known" if limit is None else size(limit))
     table.add_section()
 
 

@@ -1,87 +1,41 @@
-"""Folder of a search: config.yaml, space.yaml, search.jsonl, best.yaml, and a run for each trial.
+"""Folder of a search: config.yaml, space.yaml, method.yaml, search.jsonl, best.yaml, and a run for each trial.
 
-The log holds one line for each trial that ended. A trial folder without a line in the log was interrupted.
+The log holds one line for each trial that ended. A trial folder without a line in the log was interrupted. A search
+with two objectives has a folder ``front`` of configurations, one by rungs has stores of k-cores.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from distkg.config import RunConfig, default_values, flatten, load_written_config
 from distkg.data.storage.atomic_file import replace_text
 from distkg.data.storage.local_path import local_path
+from distkg.data.storage.working_copy import delete, delete_folder, flush, names_in, refresh_below
 from distkg.data.store.identity import LABELS, mismatch
 from distkg.printable import printable
 from distkg.redaction import redact
+from distkg.search.front import COST_NAMES, Cost, cost_of, pareto_front
+from distkg.search.method import Method, method_yaml, read_method
+from distkg.search.rungs import CORES, Started, describe_core
 from distkg.search.space import Parameters, Space, read_space, space_yaml, with_parameters
+from distkg.search.trials import SearchError, Trial, TrialState, best_trial, trial_name
 from distkg.training.provenance import Provenance, read_provenance, warn_unrecorded, write_provenance
 from distkg.training.run_dir import LEASE
 
-TrialState = Literal["finished", "pruned", "failed"]
-
-
-class SearchError(ValueError):
-    """Error of a search that cannot continue; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Trial that ended.
-
-    Attributes:
-        number: index in the order of starts, from 1.
-        parameters: value of each key of the space.
-        state: finished; pruned, if it was stopped early because others were better; or failed.
-        valid_mrr: best validation MRR; None if it was never validated.
-        epochs: epochs trained.
-        seconds: training time, of all its processes together.
-        error: why it failed.
-    """
-
-    number: int
-    parameters: Parameters
-    state: TrialState
-    valid_mrr: float | None
-    epochs: float
-    seconds: float
-    error: str = ""
-
-    @property
-    def name(self) -> str:
-        """Name of its folder."""
-        return trial_name(self.number)
-
-    @property
-    def value(self) -> float:
-        """Objective value for the sampler; a failed trial counts as an MRR of 0, so that similar ones are avoided."""
-        return self.valid_mrr if self.state != "failed" and self.valid_mrr is not None else 0.0
-
+RUNG = "rung.json"
+"""File of a trial's folder that names its rung."""
 
 _TRIAL = TypeAdapter(Trial)
-
-
-def trial_name(number: int) -> str:
-    """Return the name of a trial's folder.
-
-    >>> trial_name(7)
-    '0007'
-    """
-    return f"{number:04d}"
-
-
-def best_trial(trials: Sequence[Trial]) -> Trial | None:
-    """Return the finished trial with the highest validation MRR, the earlier of equal ones; None if none has
-    finished."""
-    finished = [trial for trial in trials if trial.state == "finished" and trial.valid_mrr is not None]
-    return max(finished, key=lambda trial: (trial.value, -trial.number), default=None)
+_STARTED = TypeAdapter(Started)
 
 
 class SearchFolder:
@@ -92,35 +46,44 @@ class SearchFolder:
         self.path = path = local_path(path, "search folder")
         self.config = path / "config.yaml"
         self.space = path / "space.yaml"
+        self.method = path / "method.yaml"
         self.log = path / "search.jsonl"
         self.best = path / "best.yaml"
+        self.front = path / "front"
         self.trials = path / "trials"
 
-    def start(self, config: RunConfig, space: Space, record: Provenance | None = None) -> None:
-        """Write configuration and space, or compare them with those of the search in this folder.
+    def start(
+        self, config: RunConfig, space: Space, record: Provenance | None = None, method: Method | None = None
+    ) -> None:
+        """Write configuration, space and method, or compare the former two with those of the search in this folder.
 
         Args:
+            method: method of a new search; default: ASHA.
             record: provenance of the stores that trials train on; a store may have moved since.
 
         Raises:
             SearchError: the folder holds files but no search, or a search with another configuration, space or stores.
             StoreMismatchError: the search was on another store.
         """
+        self.check(config, space, record)
         if not self.space.exists():
-            if any(not _is_driver_file(entry.name) for entry in self.path.iterdir()):
-                raise SearchError(
-                    f"{self.path} is no search: it holds no space.yaml. Use a folder that is new or empty."
-                )
             if record is not None:
                 write_provenance(self.path, record)
             replace_text(self.config, config.to_yaml(help_text=True))
-            replace_text(self.space, space_yaml(space))
+            replace_text(self.method, method_yaml(method or Method()))
+            replace_text(self.space, space_yaml(space))  # last: with it the folder is a search
             return
-        self._check_same(config, space, record)
         if record is not None:
             write_provenance(self.path, record)
         replace_text(self.config, config.to_yaml(help_text=True))
-        self.write_best(self.ended())  # of a store that has moved
+        self.write_configurations(self.ended())  # of a store that has moved
+
+    def check(self, config: RunConfig, space: Space, record: Provenance | None = None) -> None:
+        """Raise the errors of ``start``; nothing is written."""
+        if self.space.exists():
+            self._check_same(config, space, record)
+        elif any(not _is_driver_file(entry.name) for entry in self.path.iterdir()):
+            raise SearchError(f"{self.path} is no search: it holds no space.yaml. Use a folder that is new or empty.")
 
     def _check_same(self, config: RunConfig, space: Space, record: Provenance | None) -> None:
         if read_space(str(self.space)) != space:
@@ -170,6 +133,14 @@ class SearchFolder:
         """Return the space of the search."""
         return read_space(str(self.space))
 
+    def read_method(self) -> Method:
+        """Return the method of the search; ASHA for searches of earlier versions, which have no such file.
+
+        Raises:
+            SearchError: its file cannot be read.
+        """
+        return read_method(self.method)
+
     def ended(self) -> list[Trial]:
         """Return the trials of the log, in the order in which they ended; a line cut off by a crash is left out."""
         if not self.log.is_file():
@@ -183,19 +154,35 @@ class SearchFolder:
         return trials
 
     def append(self, trial: Trial) -> None:
-        """Append a trial to the log, and rewrite best.yaml."""
+        """Append a trial to the log, and rewrite best.yaml and the configurations of the front."""
         trials = [*self.ended(), trial]
         # Write the whole log, so that a line cut off by a crash is not joined with this one.
         replace_text(self.log, "".join(json.dumps(asdict(each)) + "\n" for each in trials))
-        self.write_best(trials)
+        self.write_configurations(trials)
 
-    def write_best(self, trials: Sequence[Trial]) -> None:
-        """Write best.yaml: the configuration of the best trial, ready for `distkg train`."""
+    def write_configurations(self, trials: Sequence[Trial]) -> None:
+        """Write the configurations of the best trial (best.yaml) and of the front, ready for `distkg train`."""
         best = best_trial(trials)
-        if best is not None:
-            lead = f"# Trial {best.number} of the search: validation MRR {best.value:.4f}.\n" + self._searched_on()
-            config = with_parameters(self.read_config(), best.parameters)
-            replace_text(self.best, lead + config.to_yaml(help_text=True))
+        if best is None:
+            return
+        method = self.read_method()
+        self._write_configuration(self.best, best, f"validation MRR {best.value:.4f}{_in_rung(best, method)}")
+        if method.against is not None:
+            self._write_front(trials, method.against)
+
+    def _write_front(self, trials: Sequence[Trial], against: Cost) -> None:
+        front = {f"{trial.name}.yaml": trial for trial in pareto_front(trials, against)}
+        for name, trial in front.items():
+            cost = f"{COST_NAMES[against]} {cost_of(trial, against):.4g}"
+            self._write_configuration(self.front / name, trial, f"validation MRR {trial.value:.4f}, {cost}")
+        for left in names_in(self.front) - front.keys():
+            delete(self.front / left)
+
+    def _write_configuration(self, path: Path, trial: Trial, scores: str) -> None:
+        lead = f"# Trial {trial.number} of the search: {scores}.\n" + self._searched_on()
+        path.parent.mkdir(exist_ok=True)
+        config = with_parameters(self.read_config(), trial.parameters)
+        replace_text(path, lead + config.to_yaml(help_text=True))
 
     def _searched_on(self) -> str:
         """Return comment lines that name the stores of the search."""
@@ -205,11 +192,20 @@ class SearchFolder:
             for graph in (record.graphs if record else [])
         )
 
-    def begin(self, parameters: Parameters) -> int:
-        """Create the folder of a new trial and return its number."""
+    def begin(self, parameters: Parameters, rung: int | None = None, promoted_from: int | None = None) -> int:
+        """Create the folder of a new trial and return its number.
+
+        Args:
+            rung: rung of the trial, from 1.
+            promoted_from: trial of the rung before whose parameters these are.
+        """
         number = max(self._numbers(), default=0) + 1
         self.trial(number).mkdir(parents=True)
+        if rung is not None:
+            place = {"rung": rung, "promoted_from": promoted_from}
+            replace_text(self.trial(number) / RUNG, json.dumps(place) + "\n")
         replace_text(self.trial(number) / "parameters.json", json.dumps(parameters) + "\n")
+        flush(self.path)  # before a process elsewhere looks for it
         return number
 
     def trial(self, number: int) -> Path:
@@ -218,20 +214,42 @@ class SearchFolder:
 
     def parameters(self, number: int) -> Parameters:
         """Return the parameters of a trial."""
+        refresh_below(self.trial(number))
         parameters: Parameters = json.loads((self.trial(number) / "parameters.json").read_text(encoding="utf-8"))
         return parameters
+
+    def started(self, number: int) -> Started | None:
+        """Return the rung in which a trial was started; None in a search without rungs.
+
+        Raises:
+            SearchError: its file cannot be read.
+        """
+        path = self.trial(number) / RUNG
+        if not path.is_file():
+            return None
+        try:
+            return _STARTED.validate_python({"number": number, **json.loads(path.read_bytes())})
+        except (ValueError, TypeError):
+            raise SearchError(
+                f"{path} does not name a rung. Remove the folder of this trial; another one will take its place"
+            ) from None
+
+    def all_started(self) -> list[Started]:
+        """Return the trials of rungs that were started, in order."""
+        return [started for number in sorted(self._complete()) if (started := self.started(number)) is not None]
 
     def interrupted(self) -> list[int]:
         """Return the numbers of trials that were started and are not in the log."""
         ended = {trial.number for trial in self.ended()}
-        started = (number for number in self._numbers() if (self.trial(number) / "parameters.json").exists())
-        return sorted(number for number in started if number not in ended)
+        return sorted(number for number in self._complete() if number not in ended)
 
     def note_failure(self, number: int, error: BaseException) -> None:
         """Write the reason of a failure to the trial's folder."""
         lines = str(error).strip().splitlines() or [""]
         reason = redact(f"{type(error).__name__}: {lines[0]}")[:500]
+        self.trial(number).mkdir(parents=True, exist_ok=True)
         replace_text(self.trial(number) / "error.txt", printable(reason) + "\n")
+        flush(self.path)  # before the driver looks for it
 
     def outcome(self, number: int, state: TrialState) -> Trial:
         """Return the trial that ended, from the files of its run.
@@ -239,12 +257,13 @@ class SearchFolder:
         A trial with error.txt has failed, and one with a result has finished, whatever ``state`` says.
         """
         folder = self.trial(number)
+        refresh_below(folder)
         error = folder / "error.txt"
         if error.exists():
             state = "failed"
         elif (folder / "result.json").exists():
             state = "finished"
-        lines = metric_lines(folder)
+        lines, started = metric_lines(folder), self.started(number)
         message = error.read_text(encoding="utf-8").strip() if error.exists() else "its process died"
         return Trial(
             number=number,
@@ -254,15 +273,22 @@ class SearchFolder:
             epochs=max((float(line.get("epoch", 0)) for line in lines), default=0.0),
             seconds=max((float(line.get("time", 0)) for line in lines), default=0.0),
             error=message if state == "failed" else "",
+            peak_mb=_peak_mb(folder, lines),
+            rung=None if started is None else started.rung,
+            promoted_from=None if started is None else started.promoted_from,
         )
 
     def drop_checkpoints(self) -> None:
-        """Delete the checkpoints of every trial that ended, except the best one."""
-        trials = self.ended()
-        best = best_trial(trials)
+        """Delete the checkpoints of every trial that ended, except those of the best one and of the front."""
+        trials, against = self.ended(), self.read_method().against
+        kept = [best_trial(trials), *(pareto_front(trials, against) if against else [])]
         for trial in trials:
-            if trial is not best:
-                shutil.rmtree(self.trial(trial.number) / "checkpoints", ignore_errors=True)
+            if trial not in kept:
+                delete_folder(self.trial(trial.number) / "checkpoints")
+
+    def _complete(self) -> list[int]:
+        """Return the numbers of trials whose folder was written to its end."""
+        return [number for number in self._numbers() if (self.trial(number) / "parameters.json").exists()]
 
     def _numbers(self) -> list[int]:
         if not self.trials.exists():
@@ -312,4 +338,19 @@ def differences(base: RunConfig, other: RunConfig) -> list[tuple[str, Any, Any]]
 
 def _is_driver_file(name: str) -> bool:
     """Return whether a file of the folder belongs to a driver and not to a search."""
-    return name == ".launch" or LEASE in name
+    return name in (".launch", CORES) or LEASE in name
+
+
+def _in_rung(trial: Trial, method: Method) -> str:
+    """Return the core and the epochs that the MRR of a trial is of; empty without rungs."""
+    if trial.rung is None or trial.rung > len(method.rungs):
+        return ""
+    rung = method.rungs[trial.rung - 1]
+    return f" in rung {trial.rung}, on the {describe_core(rung)} after {rung.epochs} epochs"
+
+
+def _peak_mb(run: Path, lines: Sequence[dict[str, Any]]) -> float | None:
+    """Return the peak memory (MB) of the largest worker in the result of a run, or of the first one so far."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return max(map(float, json.loads((run / "result.json").read_bytes())["train"]["peak_rss_mb_per_worker"]))
+    return max((float(line["peak_rss_mb"]) for line in lines if "peak_rss_mb" in line), default=None)

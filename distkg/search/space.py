@@ -12,7 +12,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,18 @@ Value = bool | int | float | str | None
 Parameters = dict[str, Value]
 
 SPACES = PRESETS / "spaces"
+
+SPACES_OF_MODELS = {
+    "bilinear": ("complex", "cp", "distmult", "quate", "rescal", "simple"),
+    "conve": ("conve",),
+    "distances": ("murp", "pairre", "rotate", "transe"),
+    "isometries": ("atth", "refh", "rote", "roth", "rotl"),
+    "own_graph": ("compgcn", "nbfnet", "rgcn"),
+    "relations": ("trix_relations",),
+    "tucker": ("tucker",),
+    "ultra": ("motif", "semma", "tofu", "trix", "ultra"),
+}
+"""Space that comes with distkg → models that it is for; ``hale`` is for runs of HaLE, whatever their scorer."""
 
 INTERVALS = {"uniform": (False, False), "log_uniform": (False, True), "int_uniform": (True, False)}
 INTERVALS["int_log_uniform"] = (True, True)
@@ -98,6 +112,18 @@ Space = dict[str, Distribution]
 def space_names() -> list[str]:
     """Return the names of spaces usable as ``preset:NAME``."""
     return sorted(path.stem for path in SPACES.glob("*.yaml"))
+
+
+def space_of_model(model: str) -> str:
+    """Return the name of the space that comes with distkg for a ``model.name``.
+
+    Raises:
+        SpaceError: there is none, such as for a scorer of a plug-in.
+    """
+    for name, models in SPACES_OF_MODELS.items():
+        if model in models:
+            return name
+    raise SpaceError(f"no space comes with distkg for model.name = {model}: give one with --space")
 
 
 def read_space(source: str) -> Space:
@@ -193,16 +219,20 @@ def check_space(space: Space, config: RunConfig, check: Callable[[RunConfig], ob
 
 def _check_acts(key: str, space: Space, config: RunConfig, source: str) -> None:
     """Refuse a key that would do nothing, whatever the space chooses for the keys that it depends on."""
-    whole = config.model_dump()
-    for other, values in conditions_of(key).items():
-        tag = "model.name" if other == "family" else other
-        offered = space[tag].samples() if tag in space else []
-        choices = [with_parameters(config, {tag: value}) for value in offered]
-        if unmet_condition(key, whole) and all(unmet_condition(key, each.model_dump()) for each in choices):
-            raise SpaceError(
-                f"{source}: {key}: belongs to {describe_condition(other, values)}, which neither CONFIG nor the space "
-                "has, so that it would do nothing. Leave it out"
-            )
+    unmet = unmet_condition(key, config.model_dump())
+    if unmet is not None and all(unmet_condition(key, each.model_dump()) for each in _offered(key, space, config)):
+        raise SpaceError(
+            f"{source}: {key}: belongs to {describe_condition(*unmet)}, which neither CONFIG nor the space has, so "
+            "that it would do nothing. Leave it out"
+        )
+
+
+def _offered(key: str, space: Space, config: RunConfig) -> Iterator[RunConfig]:
+    """Yield the configurations with every choice of the space for the keys on which ``key`` depends."""
+    tags = [tag for other in conditions_of(key) if (tag := "model.name" if other == "family" else other) in space]
+    for values in product(*(space[tag].samples() for tag in tags)):
+        with suppress(ConfigError):  # choices that exclude each other
+            yield with_parameters(config, dict(zip(tags, values, strict=True)))
 
 
 def describe_value(value: Value) -> str:

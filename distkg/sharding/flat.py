@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,9 @@ class FlatParameters:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+        parameters = [parameter for _, parameter in named]
+        self._shapes = [(name, parameter.shape) for name, parameter in named]
         with torch.no_grad():
             self.values = torch.cat([parameter.flatten() for parameter in parameters])[None]
         self.gradients: Tensor = torch.zeros_like(self.values)
@@ -31,3 +35,12 @@ class FlatParameters:
         optimizer.step(self._row, self.gradients, learning_rate)
         self.values += self.gradients
         self.gradients.zero_()
+
+    def mask(self, trained: Mapping[str, Tensor]) -> Tensor:
+        """Return which values of the flat row are trained: bool [n].
+
+        Args:
+            trained: name of a parameter → bool of its shape; parameters that are not named are not trained.
+        """
+        parts = [trained.get(name, torch.zeros(shape, dtype=torch.bool)).flatten() for name, shape in self._shapes]
+        return torch.cat(parts).to(self.values.device)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distkg.kernels.jit import kernel, on_cpu
 from distkg.registry import Registry
+from distkg.sharding.row_storage import DeviceMemory, RowStorage
 
 OPTIMIZERS: Registry[type[RowOptimizer]] = Registry("optimizer")
 
@@ -24,9 +25,11 @@ class RowOptimizer(ABC):
         state: name → tensor whose first dimension is the row, as in checkpoints.
     """
 
-    def __init__(self, rows: int, width: int, device: torch.device) -> None:
+    def __init__(self, rows: int, width: int, device: torch.device, storage: RowStorage | None = None) -> None:
+        """Allocate the state in ``storage``, by default in the memory of ``device``."""
+        storage = storage or DeviceMemory(device)
         self.state: dict[str, Tensor] = {
-            name: torch.zeros(rows, columns, device=device) for name, columns in self.columns(width).items()
+            name: storage.zeros(rows, columns, torch.float32) for name, columns in self.columns(width).items()
         }
 
     @staticmethod

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -71,9 +72,15 @@ class OverSockets:
 
 @dataclass
 class Traffic:
-    """Bytes that this rank sent and received; for reductions, those of a ring algorithm (2 (W - 1) / W each way)."""
+    """Amount of data that this rank exchanged with other ranks.
+
+    Attributes:
+        bytes: bytes sent and received; for reductions, those of a ring algorithm (2 (W - 1) / W each way).
+        rows: rows of sharded tables received from their owners.
+    """
 
     bytes: int = 0
+    rows: int = 0
 
     def add(self, tensor: Tensor, times: float) -> None:
         """Add ``times`` the size of a tensor."""
@@ -89,7 +96,7 @@ class Ranks:
         size: number of workers.
         device: device of this rank's tensors.
         group: process group of the collectives; None with one rank or for the default group.
-        traffic: bytes moved by the collectives so far.
+        traffic: data exchanged so far.
         node: shared memory of all ranks, if they are on one machine and compute on CPU; else None.
     """
 
@@ -165,6 +172,13 @@ class Ranks:
         if wait:
             work.wait()
         return work
+
+    def sum_array(self, array: np.ndarray) -> None:
+        """Sum a NumPy array in place over ranks."""
+        if self.size > 1:
+            tensor = torch.from_numpy(array).to(self.device)
+            self.all_reduce(tensor)
+            array[:] = tensor.cpu().numpy()
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Concatenate equally shaped tensors of all ranks along dimension 0."""

@@ -12,6 +12,7 @@ from distkg.kernels.gather_scatter import add_rows
 from distkg.sharding.exchange import Route, plan_routes
 from distkg.sharding.optimizers import RowOptimizer
 from distkg.sharding.ranks import Exchange, Ranks
+from distkg.sharding.row_storage import DeviceMemory, RowStorage
 from distkg.sharding.shards import Shards
 
 _CACHED_ROWS = 1024  # rows that stay in cache between optimizer and addition; bounds float32 copies
@@ -61,6 +62,7 @@ class ShardedTable:
     Attributes:
         local: float32 or bfloat16 [rows of this rank, width].
         optimizer: optimizer of the local rows; None for a read-only table.
+        storage: storage of both.
     """
 
     def __init__(
@@ -70,13 +72,38 @@ class ShardedTable:
         optimizer: type[RowOptimizer] | None,
         ranks: Ranks,
         dtype: torch.dtype = torch.float32,
+        storage: RowStorage | None = None,
+        *,
+        frozen: int = 0,
     ) -> None:
+        """Allocate rows of zeros in ``storage``, by default in the memory of the ranks' device; updates of the first
+        ``frozen`` rows are ignored."""
         self.shards = Shards(rows, ranks.size)
         self.width = width
         self.ranks = ranks
-        self.local = torch.zeros(self.shards.count(ranks.rank), width, dtype=dtype, device=ranks.device)
-        self.optimizer = optimizer(len(self.local), width, ranks.device) if optimizer else None
-        self._every_row = torch.arange(len(self.local), device=ranks.device)
+        self.storage = storage or DeviceMemory(ranks.device)
+        self.local = self.storage.zeros(self.shards.count(ranks.rank), width, dtype)
+        self.optimizer = optimizer(len(self.local), width, ranks.device, self.storage) if optimizer else None
+        low, high = self.shards.range(ranks.rank)
+        self._frozen = min(max(frozen, low), high) - low
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32 or bfloat16."""
+        return self.local.dtype
+
+    def rows(self, low: int, high: int) -> Tensor:
+        """Return rows ``low … high - 1`` of this rank: a view [high - low, width]."""
+        first = self.shards.range(self.ranks.rank)[0]
+        return self.local[low - first : high - first]
+
+    def take(self, ids: Tensor) -> Tensor:
+        """Return the rows of ids int64 [k] of this rank: [k, width]."""
+        return self.local[ids.to(self.local.device) - self.shards.range(self.ranks.rank)[0]]
+
+    def prefetch(self, route: Route) -> None:
+        """Announce that the rows of ``route`` will be fetched and updated, so that storage on disk reads them ahead."""
+        self.storage.prefetch(route.updated)
 
     def fetch(self, route: Route) -> RowFetch:
         """Start to fetch the rows of ``route``: float32 [len(route.ids), width]; collective."""
@@ -88,6 +115,7 @@ class ShardedTable:
             torch.index_select(self.local, 0, serve[rank], out=rows)
 
         exchange = self.ranks.exchange(take, route.serve_counts, route.ask, self.local)
+        self.ranks.traffic.rows += len(route.ids) - route.ask[self.ranks.rank]
         rows = self.local.new_empty(len(route.ids), self.width)
         parts = rows.split(route.ask)
         take(self.ranks.rank, parts[self.ranks.rank])
@@ -119,16 +147,22 @@ class ShardedTable:
         """Update unique local rows with the optimizer; ``gradients`` [u, width] are overwritten."""
         if self.optimizer is None:
             raise TypeError("this table was created without an optimizer, so it can be read but not trained")
+        if self._frozen:
+            trained = ids >= self._frozen
+            ids, gradients = ids[trained], gradients[trained]
         self.optimizer.step(ids, gradients, learning_rate)
         if self.local.dtype == torch.float32:
             add_rows(self.local, ids, gradients)
         else:
             self.local[ids] = round_stochastically(self.local[ids].float().add_(gradients))
+        self.storage.write_back()
 
     def update_all(self, gradients: Tensor, learning_rate: float) -> None:
         """Update all local rows with the optimizer; ``gradients`` [rows of this rank, width] are overwritten."""
-        for ids, part in zip(self._every_row.split(_CACHED_ROWS), gradients.split(_CACHED_ROWS), strict=True):
-            self.update(ids, part, learning_rate)
+        trained = gradients[self._frozen :]
+        for low in range(0, len(trained), _CACHED_ROWS):
+            part, first = trained[low : low + _CACHED_ROWS], self._frozen + low
+            self.update(torch.arange(first, first + len(part), device=gradients.device), part, learning_rate)
 
     def gather(self, ids: Tensor) -> Tensor:
         """Gather rows float32 [k, width] of any ids int64 [k], with repetitions; no autograd; collective."""

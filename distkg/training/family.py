@@ -6,12 +6,12 @@ code in distkg depends on the family of a model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel
 
@@ -57,6 +57,31 @@ class GraphChoice:
     scope: Scope = "graph"
     offered: str = "either --store or --graph"
     tell: Callable[..., None] | None = None
+
+
+FirstRows = Literal["neighbours", "random"]
+"""First rows of the new entities of a grown graph."""
+
+
+@dataclass(frozen=True)
+class Extensible:
+    """Checkpoint of a run whose graph may grow.
+
+    Attributes:
+        store: store of the run.
+        config: configuration of the run.
+        checkpoint: folder of the checkpoint.
+        check: function (grown store, configuration of the new run) that raises ConfigError if the run could not train.
+        write: function (grown store, configuration of the new run, first rows, new folder of a checkpoint, its
+            progress) that writes the checkpoint of the grown graph, and returns the number of new entities whose rows
+            are made from their neighbours.
+    """
+
+    store: Store
+    config: RunConfig
+    checkpoint: Path
+    check: Callable[[Store, RunConfig], None]
+    write: Callable[[Store, RunConfig, FirstRows, Path, Mapping[str, Any]], int]
 
 
 @dataclass(frozen=True)
@@ -130,6 +155,23 @@ class Family(Protocol):
         """
         ...
 
+    def published_bytes(self, config: RunConfig) -> int:
+        """Return the bytes in the object store of each node of what the workers of a run send to negative actors:
+        published vectors, requests and replies.
+
+        Raises:
+            ConfigError, StoreError: as ``stores``.
+        """
+        ...
+
+    def actor_bytes(self, config: RunConfig) -> int:
+        """Return the planned bytes of the largest negative actor, which Ray reserves for each; 0 without actors.
+
+        Raises:
+            ConfigError, UnknownNameError, StoreError: as ``plan``.
+        """
+        ...
+
     def learner(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services) -> Learner:
         """Create the model of a run with its batches, optimizer and training loop; collective."""
         ...
@@ -149,6 +191,19 @@ class Family(Protocol):
             QuestionError: an option of ``graph`` does not apply to the family.
             ConfigError, CheckpointError, ModelFileError: there is no such model, or it is damaged.
             StoreError, StoreMismatchError: the graph cannot be opened, or is not the graph of the run.
+        """
+        ...
+
+    def open_to_extend(self, run: Path, store: str) -> Extensible:
+        """Open the best checkpoint of a run, the newest if none was validated, to extend its graph.
+
+        Args:
+            store: address of the run's store, if it has moved.
+
+        Raises:
+            QuestionError: the family's models have no rows of entities, so they need not be extended.
+            ConfigError, CheckpointError: there is no such run, or it has no sound checkpoint.
+            StoreError, StoreMismatchError: the store cannot be opened, or is not the store of the run.
         """
         ...
 

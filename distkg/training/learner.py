@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,18 +16,46 @@ WINDOW = 8
 """Maximum number of steps between two calls of ``should_continue``."""
 
 
+@dataclass(frozen=True)
+class Division:
+    """Settings that decide which items (triples or queries) a step of an epoch visits, and on which worker.
+
+    Attributes:
+        workers: number of workers.
+        steps: number of steps in an epoch.
+        items: number of items in an epoch, over all workers; 0 if steps draw them at random.
+        seed: random seed of their order.
+    """
+
+    workers: int
+    steps: int
+    items: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Steps first … last - 1 of an epoch, which were done under one division."""
+
+    division: Division
+    first: int
+    last: int
+
+
 class Steps(Protocol):
     """Training loop over the steps of an epoch.
 
     Attributes:
         clock: seconds by phase.
-        bytes_exchanged: bytes that this rank sent to and received from other ranks.
+        bytes_exchanged: bytes that this rank sent to and received from other ranks, up to the current window.
+        rows_fetched: entity rows that this rank received from other ranks, up to the current window.
         steps: number of completed steps.
         window: steps between two calls of ``should_continue``; the same on all ranks.
     """
 
     clock: Clock
     bytes_exchanged: int
+    rows_fetched: int
     steps: int
     window: int
 
@@ -49,14 +78,23 @@ class Learner(Protocol):
     Attributes:
         steps_per_epoch: number of steps in an epoch.
         triples_per_epoch: number of triples that an epoch trains on, over all ranks.
+        items_per_epoch: number of items that an epoch visits, as in ``Division``.
     """
 
     steps_per_epoch: int
     triples_per_epoch: int
+    items_per_epoch: int
 
     @property
     def loop(self) -> Steps:
         """Return the training loop."""
+        ...
+
+    def continue_epoch(self, epoch: int, first: int, segments: Sequence[Segment]) -> None:
+        """Divide what is left of an epoch among its steps from ``first`` on, each item to one step.
+
+        ``segments`` are the steps that were done so far, with other numbers of workers, steps or seeds.
+        """
         ...
 
     def provenance(self) -> Provenance:

@@ -19,6 +19,7 @@ from distkg.config import ConfigError, RunConfig, flatten, flatten_tree, parse_c
 from distkg.data.errors import StoreError
 from distkg.data.storage.atomic_file import replace_text
 from distkg.data.storage.location import Location, without_secrets
+from distkg.data.storage.working_copy import folder_at
 from distkg.data.store.graph_store import Store
 from distkg.data.store.identity import LABELS, Scope, StoreIdentity, check_store, mismatch
 from distkg.negatives import SOURCES
@@ -42,6 +43,24 @@ class ProvenanceError(ValueError):
     """Error of a provenance record that cannot be read; the message names the file."""
 
 
+class GrownFrom(BaseModel):
+    """Checkpoint of a smaller graph from which a run on a grown graph started.
+
+    Attributes:
+        run: its run folder when it was read.
+        checkpoint: its name.
+        sha256: checksum of its manifest, and so of all its files.
+        rows: first rows of new entities, ``neighbours`` or ``random``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    checkpoint: str
+    sha256: str
+    rows: str
+
+
 class Provenance(BaseModel):
     """Stores, configuration and input models of a run, or of a checkpoint of it.
 
@@ -49,6 +68,7 @@ class Provenance(BaseModel):
         graphs: identities of its stores, in the order of ``data.graphs``; empty if unknown.
         config: values by dotted key, options of the model with their defaults.
         inputs: dotted key whose value is the address of a model → checksum of that model.
+        grown_from: checkpoint from which the first one of this run was made by `distkg extend`; None for other runs.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,9 +77,10 @@ class Provenance(BaseModel):
     graphs: list[StoreIdentity] = Field(default_factory=list)
     config: dict[str, JsonValue] = Field(default_factory=dict)
     inputs: dict[str, str] = Field(default_factory=dict)
+    grown_from: GrownFrom | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return self.model_dump()
+        return self.model_dump(exclude=None if self.grown_from else {"grown_from"})
 
 
 def provenance_of(config: RunConfig, stores: Sequence[Store], beside: Sequence[str] = ()) -> Provenance:
@@ -109,9 +130,10 @@ def input_checksums(config: RunConfig) -> dict[str, str]:
 
 def _best_checkpoint_sha256(run: str) -> str | None:
     """Return the checksum of the manifest, and so of all files, of the checkpoint that readers of a run use."""
-    checkpoints = committed(RunFolder(Path(run)).checkpoints)
-    best = [pair for pair in checkpoints if pair[1].best] or checkpoints
-    return Location.of(str(best[0][0] / MANIFEST)).sha256() if best else None
+    with folder_at(run) as folder:
+        checkpoints = committed(RunFolder(folder).checkpoints)
+        best = [pair for pair in checkpoints if pair[1].best] or checkpoints
+        return Location.of(str(best[0][0] / MANIFEST)).sha256() if best else None
 
 
 def committed(checkpoints: Path) -> list[tuple[Path, CheckpointManifest]]:

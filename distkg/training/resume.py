@@ -225,6 +225,11 @@ def _refuse(changes: Sequence[Change], run: RunFolder) -> None:
         )
 
 
+def refuse_fixed(before: Mapping[str, Any], after: Mapping[str, Any], run: RunFolder) -> None:
+    """Raise ResumeError if recorded configurations differ in keys that give stored tensors their meaning."""
+    _refuse([change for change in _differing(before, after) if change.kind == "fixed"], run)
+
+
 def notices(changes: Sequence[Change], config: RunConfig) -> list[str]:
     """Return lines for the operator about a run that continues with changed settings."""
     accepted = [str(change) for change in changes if change.kind == "course"]

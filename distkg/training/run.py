@@ -14,12 +14,14 @@ from pydantic import JsonValue
 
 from distkg.config import RunConfig
 from distkg.data.storage.location import make_folder
+from distkg.data.storage.working_copy import flush
 from distkg.evaluation.score_blocks import ScoreError
 from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints, NonFiniteError
 from distkg.sharding.ranks import Ranks
 from distkg.training.family import family_of
-from distkg.training.learner import WINDOW
+from distkg.training.learner import WINDOW, Division
 from distkg.training.malloc_settings import keep_freed_memory, peak_rss_mb
+from distkg.training.observer import RankReport
 from distkg.training.precision import missing_precisions
 from distkg.training.progress import Progress
 from distkg.training.provenance import KEY as PROVENANCE
@@ -93,7 +95,9 @@ def train_on_rank(
             folder.notice(text)
     try:
         training.train()
-        return training.finish()
+        result = training.finish()
+        flush(folder.path)
+        return result
     except StopAsked:
         return {"stopped": training.progress.steps}
 
@@ -109,18 +113,21 @@ class Training:
         self.schedule = Schedule(config.optimizer, config.train.epochs)
         self.learner = family_of(config).learner(config, ranks, self.schedule, services)
         self.loop = self.learner.loop
+        learner = self.learner
+        self.division = Division(ranks.size, learner.steps_per_epoch, learner.items_per_epoch, config.train.seed)
         self.provenance = self.learner.provenance()
-        self._check_writer = services.check_writer
+        self._check_writer, self._observer = services.check_writer, services.observer
         self.checkpoints = Checkpoints(
             folder.checkpoints,
             ranks,
             config.checkpoint.keep,
             notice=folder.notice,
-            on_commit=folder.note_checkpoint,
+            on_commit=self._note_checkpoint,
         )
         self._best_at = -1  # steps of the checkpoint that is marked best
         self._started = self._reported = time.perf_counter()
         self._steps_reported, self._loss = 0, 0.0
+        self._bytes_reported = self._rows_reported = 0
         self.stop, self._stopping = services.stop, False
         self._saved: tuple[int, int] | None = None  # epoch and step of the newest checkpoint
         self._asked_at = self._started, 0
@@ -146,7 +153,7 @@ class Training:
             if progress.step < last:
                 self._stop("time_limit_seconds")
             if progress.step == self.learner.steps_per_epoch:
-                progress.epoch, progress.step = progress.epoch + 1, 0
+                progress.end_epoch()
                 self._after_epoch()
             elif progress.stopped:
                 self._validate_and_save()
@@ -202,7 +209,7 @@ class Training:
         limit = self.config.train.time_limit_seconds
         # The first rank decides by its clock: ranks that disagreed would wait for each other forever.
         gone = self._seconds() / limit if limit else 0.0
-        decision = torch.tensor([gone, due, self.stop.asked, self._window()], dtype=torch.float32)
+        decision = torch.tensor([gone, due, self.stop.requested, self._window()], dtype=torch.float32)
         self.schedule.time_gone, report, stop, window = self.ranks.broadcast(decision.to(self.ranks.device)).tolist()
         self._stopping, self.loop.window = bool(stop), int(window)
         if report and not stop:
@@ -220,7 +227,7 @@ class Training:
 
     def _any_rank_is_asked(self) -> bool:
         """Return whether any rank has received a stop request, and may have skipped computations; collective."""
-        stop = torch.tensor([float(self.stop.asked)], device=self.ranks.device)
+        stop = torch.tensor([float(self.stop.requested)], device=self.ranks.device)
         self.ranks.all_reduce(stop, "max")
         return bool(stop)
 
@@ -272,6 +279,18 @@ class Training:
             self.folder.report(line)
             if self.listener is not None:
                 self.listener(line)
+        self._observe(line, steps)
+
+    def _observe(self, line: Record, steps: int) -> None:
+        """Pass a line to the observer, with what this rank has done since the last one."""
+        loop, learner = self.loop, self.learner
+        triples = steps * learner.triples_per_epoch / learner.steps_per_epoch
+        exchanged, fetched = loop.bytes_exchanged - self._bytes_reported, loop.rows_fetched - self._rows_reported
+        self._bytes_reported, self._rows_reported = loop.bytes_exchanged, loop.rows_fetched
+        self._observer.report(RankReport(line, self.ranks.size, steps, triples, exchanged, fetched))
+
+    def _note_checkpoint(self, name: str) -> None:
+        self._observer.checkpoint(self.folder.note_checkpoint(name))
 
     def _triples_per_second(self, steps: int, seconds: float) -> float:
         triples = steps * self.learner.triples_per_epoch / self.learner.steps_per_epoch
@@ -285,7 +304,7 @@ class Training:
             self._check_writer()
         if best:
             self._best_at = self.progress.steps
-        progress = self.progress.saved(self._seconds(), self.schedule.halvings, self.learner.steps_per_epoch)
+        progress = self.progress.saved(self._seconds(), self.schedule.halvings, self.division)
         progress[PROVENANCE] = self.provenance.to_json()
         best |= self._best_at == self.progress.steps  # it replaces the best checkpoint with the same model
         with self._divergence_explained():
@@ -328,19 +347,26 @@ class Training:
         if name is None:
             self._start_afresh()
             return
+        self._keep_origin(name)
         changes = self._changes_since(name, accept_changes)
         best_mrr = self._best_mrr_measured_now(changes)
         saved = self.checkpoints.load(name, self.learner.state())
-        self.progress = self._restored(saved)
+        self.progress = self._restored(saved, name)
         self.progress.accept(changes, self.learner.steps_per_epoch)
         self._forget_lost_best(name)
         if best_mrr is not None:
             self.progress.best_mrr = best_mrr
         self.schedule.halvings = int(saved["halvings"])
+        if self.progress.segments and self.progress.step < self.learner.steps_per_epoch:
+            self.learner.continue_epoch(self.progress.epoch, self.progress.segment_start, self.progress.segments)
         self._saved = self.progress.epoch, self.progress.step
+        committed = self.folder.last_checkpoint_time() if self.ranks.first else None
+        if committed is not None:
+            self._observer.checkpoint(committed)
 
-    def _restored(self, saved: dict[str, JsonValue]) -> Progress:
-        return Progress.restored(saved, self.config.train, self.learner.steps_per_epoch)
+    def _restored(self, saved: dict[str, JsonValue], checkpoint: str) -> Progress:
+        workers = self.checkpoints.describe(checkpoint).world_size
+        return Progress.restored(saved, self.config.train, self.division, workers)
 
     def _start_afresh(self) -> None:
         """Start from the first step; refused if the run had checkpoints, whose training would be repeated."""
@@ -373,13 +399,19 @@ class Training:
             self._best_at = self.progress.steps
             return
         best = self.checkpoints.best()
-        held = -1.0 if best is None else self._restored(self.checkpoints.describe(best).progress).best_mrr
+        held = -1.0 if best is None else self._restored(self.checkpoints.describe(best).progress, best).best_mrr
         if held < self.progress.best_mrr and self.ranks.first:
             self.folder.notice(
                 f"the checkpoint of the best model so far (validation MRR {self.progress.best_mrr:.4f}) is lost; "
                 + ("the next validated model counts as the best" if best is None else f"{best} takes its place")
             )
         self.progress.best_mrr = held
+
+    def _keep_origin(self, checkpoint: str) -> None:
+        """Record of a run on a grown graph, as its first checkpoint did, from which checkpoint it started."""
+        recorded = recorded_in(self.checkpoints.describe(checkpoint).progress, f"the manifest of {checkpoint}")
+        if recorded is not None:
+            self.provenance = self.provenance.model_copy(update={"grown_from": recorded.grown_from})
 
     def _changes_since(self, checkpoint: str, accept_changes: bool) -> list[Change]:
         """Return the settings that differ from those of a checkpoint."""
@@ -439,6 +471,7 @@ class Training:
             "notices": self.folder.read_notices(),
             "accepted_changes": self.progress.accepted_changes,
             "graphs": [graph.model_dump() for graph in self.provenance.graphs],
+            **({"grown_from": self.provenance.grown_from.model_dump()} if self.provenance.grown_from else {}),
             **{key: value for key, value in evaluated.get("test", {}).items() if key.startswith("by_")},
             "graph": self.learner.describe(),
         }

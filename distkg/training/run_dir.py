@@ -13,8 +13,11 @@ from typing import Any
 from distkg import __version__
 from distkg.config import ConfigError, RunConfig, load_written_config
 from distkg.data.storage.atomic_file import replace_text
+from distkg.data.storage.file_changes import changed
 from distkg.data.storage.local_path import local_path
 from distkg.data.storage.location import make_folder
+from distkg.data.storage.working_copy import delete
+from distkg.redaction import redact
 
 Record = dict[str, Any]
 
@@ -58,9 +61,18 @@ class RunFolder:
         """Append a line to metrics.jsonl."""
         _append(self.metrics, line)
 
-    def note_checkpoint(self, name: str) -> None:
-        """Append a committed checkpoint to checkpoints.jsonl; the line is kept when the checkpoint is deleted."""
-        _append(self.saved, {"time": round(time.time(), 3), "checkpoint": name})
+    def note_checkpoint(self, name: str) -> float:
+        """Append a committed checkpoint to checkpoints.jsonl, and return the Unix time that it records; the line is
+        kept when the checkpoint is deleted."""
+        now = round(time.time(), 3)
+        _append(self.saved, {"time": now, "checkpoint": name})
+        return now
+
+    def last_checkpoint_time(self) -> float | None:
+        """Return the Unix time at which the last checkpoint was committed; None if there was none, or an earlier
+        version did not record it."""
+        times = [line["time"] for line in _lines(self.saved) if isinstance(line.get("time"), int | float)]
+        return max(times, default=None)
 
     def last_checkpoint(self) -> str | None:
         """Return the name of the last checkpoint that was ever committed; None if there was none."""
@@ -73,7 +85,7 @@ class RunFolder:
     def notice(self, text: str) -> None:
         """Append a notice for the user to notices.jsonl, from which the driver and the report show it."""
         _log.warning("%s", text)
-        _append(self.notices, {"time": round(time.time(), 3), "notice": text})
+        _append(self.notices, {"time": round(time.time(), 3), "notice": redact(text)})
 
     def read_notices(self) -> list[str]:
         """Return the texts of notices.jsonl."""
@@ -87,7 +99,7 @@ class RunFolder:
             validated: whether the checkpoint of that step includes its validation; if not, the validation was lost
                 with the process, and its model is not kept as the best.
         """
-        self.result.unlink(missing_ok=True)
+        delete(self.result)
         if self.metrics.is_file():
             lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             replace_text(self.metrics, "".join(line for line in lines if _place(line) <= (step, validated)))
@@ -111,6 +123,7 @@ def versions(*more: str) -> dict[str, str]:
 def _append(path: Path, line: Record) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
+    changed(path)
 
 
 def _lines(path: Path) -> list[Record]:

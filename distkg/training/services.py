@@ -1,4 +1,4 @@
-"""Optional services that the cluster provides to a rank: a pool of negative sources, shared graphs, stops."""
+"""Optional services that the cluster provides to a rank: a pool of negative sources, shared graphs, stops, metrics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distkg.negatives.prefetch.pool_client import PoolOf
+from distkg.training.observer import NoObserver, Observer
 from distkg.training.stopping import StopRequest
 
 
@@ -23,12 +24,14 @@ class Services:
         graph_of: address → the graph that the processes of a node share; None without shared graphs.
         check_writer: function that raises if another driver has taken over the run folder; called before each write.
         stop: request to stop the run.
+        observer: receives the reports of this rank.
     """
 
     pool_of: PoolOf | None = None
     graph_of: Callable[[str], Any] | None = None
     check_writer: Callable[[], None] = _nobody_else_writes
     stop: StopRequest = field(default_factory=StopRequest)
+    observer: Observer = field(default_factory=NoObserver)
 
 
 LOCAL_SERVICES = Services()

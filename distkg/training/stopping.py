@@ -14,11 +14,11 @@ class StopRequest:
     """State shared between the training thread and the thread that receives stop requests; each field has one writer.
 
     Attributes:
-        asked: the run is to stop, so current work may be cut short if all ranks do so.
+        requested: the run is to stop, so current work may be cut short if all ranks do so.
         unsaved: there may be progress that no checkpoint holds.
     """
 
-    asked: bool = False
+    requested: bool = False
     unsaved: bool = False
 
     def hurries(self) -> bool:
@@ -27,4 +27,4 @@ class StopRequest:
         A rank that hurries skips computation but takes part in every collective, because other ranks may not have
         received the request yet.
         """
-        return self.asked
+        return self.requested

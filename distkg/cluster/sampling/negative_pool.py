@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distkg.cluster.sampling.actor_link import ActorLink, ActorProcess, Call, NoReply, take_events
 from distkg.cluster.sampling.hosting import hosted_sources, make_servers
-from distkg.cluster.session.ray_session import actor_resources
+from distkg.cluster.session.ray_session import MEMORY, actor_resources
 from distkg.cluster.session.remote_errors import describe_remote_error, is_loss
 from distkg.cluster.shared_graphs import SharedGraphs
 from distkg.config import PoolConfig, RunConfig, parse_config
@@ -378,7 +378,7 @@ def negative_actors(config: RunConfig, run: str, graphs: SharedGraphs) -> Iterat
         yield
         return
     # A separate placement group, because Ray Train creates the group of its workers itself and adds nothing to it.
-    group = placement_group([actor_resources(pool)] * len(names), strategy=pool.placement.upper())
+    group = placement_group([actor_resources(config)] * len(names), strategy=pool.placement.upper())
     actors: list[Any] = []
     try:
         for place in range(len(names)):
@@ -418,6 +418,7 @@ def _start_actor(config: RunConfig, names: list[str], group: Any, place: int) ->
         name=names[place],
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor,
+        memory=actor_resources(config).get(MEMORY),
         max_restarts=-1,
         max_task_retries=0,
         scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=place),

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import ray
@@ -19,8 +19,8 @@ from ray._private.services import canonicalize_bootstrap_address
 
 from distkg.cluster.session.address import ClusterError, check_cluster, not_there, refuse_gateway
 from distkg.cluster.session.lost_cluster import ClusterWatch, LostClusterError
-from distkg.cluster.session.private_ray import PrivateRay, private_ray
-from distkg.config import ClusterConfig, PoolConfig, RunConfig
+from distkg.cluster.session.private_ray import METRICS_PORT, PrivateRay, free_port, private_ray
+from distkg.config import ClusterConfig, RunConfig
 from distkg.planning.machine import memory_limit
 from distkg.termination import SignalHandling, ending_on_signals
 from distkg.training.family import family_of
@@ -31,6 +31,9 @@ TRAIN_SLOT = "train_slot"
 Ray's elastic policy counts all resources of a node, free or not: CPUs that another actor holds would be counted for
 workers that can then never start. With a resource of their own the count is correct.
 """
+
+MEMORY = "memory"
+"""Ray's resource of memory, in bytes."""
 
 OBJECT_STORE_BYTES = 256 * 2**20
 NOTICE_SECONDS = 1.0
@@ -71,18 +74,31 @@ def worker_resources(cluster: ClusterConfig) -> dict[str, float]:
 def run_resources(config: RunConfig, workers: int) -> dict[str, float]:
     """Return the Ray resources of a run with ``workers`` workers and with the actors that draw their negatives."""
     needed = {name: amount * workers for name, amount in worker_resources(config.cluster).items()}
-    pool = config.negatives.pool
-    for name, amount in actor_resources(pool).items():
-        needed[name] = needed.get(name, 0) + amount * pool.actors
+    actors = config.negatives.pool.actors
+    for name, amount in actor_resources(config).items() if actors else ():
+        needed[name] = needed.get(name, 0) + amount * actors
     return needed
 
 
-def actor_resources(pool: PoolConfig) -> dict[str, float]:
-    """Return the Ray resources of one actor that draws negatives."""
+def actor_resources(config: RunConfig) -> dict[str, float]:
+    """Return the Ray resources of one actor that draws negatives; its memory, in bytes, is that of the plan.
+
+    Workers reserve no memory: their plan is compared with their machine before the run starts, and kept workers serve
+    runs of several sizes. Actors come later, and Ray would put several on a node that has no memory left.
+    """
+    pool = config.negatives.pool
     resources = {"CPU": pool.cpus_per_actor}
     if pool.gpus_per_actor > 0:
         resources["GPU"] = pool.gpus_per_actor
+    if planned := _actor_bytes(config.model_dump_json()):
+        resources[MEMORY] = planned
     return resources
+
+
+@lru_cache(maxsize=8)  # messages about a cluster that is too small are repeated
+def _actor_bytes(config: str) -> int:
+    run = RunConfig.model_validate_json(config)
+    return family_of(run).actor_bytes(run)
 
 
 def set_driver_environment() -> None:
@@ -99,7 +115,6 @@ def set_driver_environment() -> None:
         "RAY_SCHEDULER_EVENTS": "0",
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
@@ -220,19 +235,27 @@ def _connected(config: RunConfig, runs: int, dashboard: bool, signals: SignalHan
 
 def _local_options(config: RunConfig, runs: int, dashboard: bool) -> dict[str, Any]:
     # Ray counts CPUs without pinning them: more workers than cores are slower, but possible.
-    cpus = max(os.cpu_count() or 1, math.ceil(runs * run_resources(config, config.train.workers)["CPU"]))
+    needed = run_resources(config, config.train.workers)
     return {
-        "num_cpus": cpus,
+        "num_cpus": max(os.cpu_count() or 1, math.ceil(runs * needed["CPU"])),
+        # By default Ray counts 70 % of the memory that is free at its start, and a plan counts on all memory of the
+        # machine: what fits by the plan must have its place.
+        "_memory": max(memory_limit(), math.ceil(runs * needed.get(MEMORY, 0))),
         "resources": {TRAIN_SLOT: runs * config.train.workers},
-        "object_store_memory": object_store_bytes(config),
+        "object_store_memory": object_store_bytes(config, runs),
         "include_dashboard": dashboard,
+        **({} if config.cluster.metrics_port is None else {METRICS_PORT: free_port(config.cluster.metrics_port)}),
     }
 
 
-def object_store_bytes(config: RunConfig) -> int:
-    """Return the size of a private Ray's object store, which holds the graphs that a family of models shares. Memory is
-    allocated when objects are stored."""
-    return max(OBJECT_STORE_BYTES, memory_limit() // 4) if family_of(config).shares_graphs else OBJECT_STORE_BYTES
+def object_store_bytes(config: RunConfig, runs: int = 1) -> int:
+    """Return the size of a private Ray's object store for ``runs`` concurrent runs. It holds the graphs that a family
+    of models shares, and the vectors that workers publish to negative actors, beside small objects. Memory is allocated
+    when objects are stored."""
+    family = family_of(config)
+    if family.shares_graphs:
+        return max(OBJECT_STORE_BYTES, memory_limit() // 4)
+    return OBJECT_STORE_BYTES + runs * family.published_bytes(config)
 
 
 def _join(address: str) -> None:
@@ -264,8 +287,33 @@ def describe_shortage(config: RunConfig, runs: int = 1) -> str | None:
     needed = {name: runs * amount for name, amount in run_resources(config, workers).items()}
     short = {name: amount for name, amount in needed.items() if total.get(name, 0) < amount}
     if not short:
-        return None
-    parts = [f"{amount:g} {name} (there are {total.get(name, 0):g})" for name, amount in short.items()]
+        return _shortage_on_every_node(config) if MEMORY in needed else None
+    parts = [_describe_missing(name, amount, total.get(name, 0)) for name, amount in short.items()]
     hint = f"; start nodes with --resources='{{\"{TRAIN_SLOT}\": N}}'" if TRAIN_SLOT in short else ""
+    hint += _MORE_MEMORY if MEMORY in short else ""
     beside = f" and {runs * actors} negative actors" if actors else ""
     return f"waiting for nodes: {runs * workers} workers{beside} need {', '.join(parts)}{hint}"
+
+
+_MORE_MEMORY = (
+    "; Ray counts 70 % of what was free on a node at its start, unless that is started with --memory=BYTES. "
+    "`distkg plan` says what an actor needs its memory for"
+)
+
+
+def _describe_missing(name: str, needed: float, there: float) -> str:
+    if name == MEMORY:
+        return f"{needed / 2**30:.1f} GiB of memory for actors (there are {there / 2**30:.1f})"
+    return f"{needed:g} {name} (there are {there:g})"
+
+
+def _shortage_on_every_node(config: RunConfig) -> str | None:
+    """Return a sentence if the memory of an actor is on no node, though it is on all together."""
+    needed = actor_resources(config)[MEMORY]
+    largest = max((node["Resources"].get(MEMORY, 0) for node in ray.nodes() if node["Alive"]), default=0)
+    if largest >= needed:
+        return None
+    return (
+        f"waiting for nodes: a negative actor needs {needed / 2**30:.1f} GiB of memory on its node (the largest node "
+        f"has {largest / 2**30:.1f}){_MORE_MEMORY}"
+    )

@@ -9,7 +9,13 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from distkg.cluster.session.address import ClusterError
-from distkg.cluster.session.ray_session import actor_resources, describe_shortage, run_resources, worker_resources
+from distkg.cluster.session.ray_session import (
+    MEMORY,
+    actor_resources,
+    describe_shortage,
+    run_resources,
+    worker_resources,
+)
 from distkg.config import RunConfig
 
 AGAIN_SECONDS = 60.0
@@ -33,7 +39,8 @@ def wait_for_room(config: RunConfig, say: Callable[[str], None], *, nodes_may_co
     if shortage is not None and not nodes_may_come:
         raise ClusterError(f"this machine is too small: {shortage.removeprefix('waiting for nodes: ')}")
     workers, pool = config.cluster.min_workers or config.train.workers, config.negatives.pool
-    bundles = [worker_resources(config.cluster)] * workers + [actor_resources(pool)] * pool.actors
+    of_actors = [actor_resources(config)] * pool.actors if pool.actors else []
+    bundles = [worker_resources(config.cluster)] * workers + of_actors
     group = placement_group([bundle for bundle in bundles if any(bundle.values())])
     started, limit = time.monotonic(), config.cluster.wait_seconds
     try:
@@ -58,8 +65,14 @@ def describe_wait(config: RunConfig) -> str:
     workers = config.cluster.min_workers or config.train.workers
     free = ray.available_resources()
     needed = run_resources(config, workers)
-    listed = ", ".join(f"{amount:g} {name} ({free.get(name, 0):g} free)" for name, amount in needed.items())
+    listed = ", ".join(_with_free(name, amount, free.get(name, 0)) for name, amount in needed.items())
     return f"waiting for other work on the cluster to end: {workers} workers need {listed}"
+
+
+def _with_free(name: str, needed: float, free: float) -> str:
+    if name == MEMORY:
+        return f"{needed / 2**30:.1f} GiB of memory for actors ({free / 2**30:.1f} free)"
+    return f"{needed:g} {name} ({free:g} free)"
 
 
 def _left(started: float, limit: float | None) -> float:

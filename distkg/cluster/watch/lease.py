@@ -1,9 +1,10 @@
 """Lease of a run folder: a file that names the only driver that may write to it.
 
 The lease is a file that gets its name by a hard link, which is atomic on local and network file systems alike (locks
-such as ``flock`` are local to a machine on some of them); without hard links, it is created exclusively. Its holder
-touches it every ``REFRESH_SECONDS``. A lease is taken over if its holder has ended: on the holder's machine as soon as
-its process has ended, and from elsewhere if it was not touched for ``STALE_SECONDS`` by the file system's clock.
+such as ``flock`` are local to a machine on some of them); without hard links, it is created exclusively. In an object
+store it is an object that is written under a condition (``distkg.cluster.watch.lease_files``). Its holder touches it
+every ``REFRESH_SECONDS``. A lease is taken over if its holder has ended: on the holder's machine as soon as its process
+has ended, and from elsewhere if it was not touched for ``STALE_SECONDS`` by the clock of the storage.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from distkg.cluster.watch.lease_files import LeaseFile, lease_file
 from distkg.cluster.watch.run_folder import RunFolderError, claim
+from distkg.data.storage.objects import Seen
+from distkg.data.storage.working_copy import shown
 from distkg.training.run_dir import LEASE
 
 REFRESH_SECONDS = 15.0
@@ -93,11 +97,11 @@ class Holder(BaseModel):
 
 @dataclass(frozen=True)
 class _Found:
-    """Lease file that was read: its holder, None if unknown, and the time of its last touch."""
+    """Lease file that was read: its holder, None if unknown, and what was seen."""
 
     holder: Holder | None
-    folder: Path
-    touched: float
+    file: LeaseFile
+    seen: Seen
 
     @property
     def token(self) -> str | None:
@@ -106,7 +110,7 @@ class _Found:
     def is_stale(self) -> bool:
         if self.holder is not None and self.holder.machine == _machine():
             return not self.holder.is_alive()
-        return _now(self.folder) - self.touched > STALE_SECONDS
+        return self.file.age(self.seen) > STALE_SECONDS
 
     def __str__(self) -> str:
         return "a driver that is just starting" if self.holder is None else str(self.holder)
@@ -117,7 +121,7 @@ class Lease:
 
     def __init__(self, run: Path, holder: Holder) -> None:
         self.run, self.token = run, holder.token
-        self._file, self._ended = run / LEASE, threading.Event()
+        self._file, self._ended = lease_file(run, LEASE), threading.Event()
         self._thread = threading.Thread(target=self._refresh, name="run-lease", daemon=True)
         self._thread.start()
 
@@ -125,7 +129,7 @@ class Lease:
         while not self._ended.wait(REFRESH_SECONDS):
             try:
                 check_lease(self.run, self.token)
-                os.utime(self._file)
+                self._file.touch()
             except RunTakenOverError:
                 return  # the workers report it
             except OSError:
@@ -137,7 +141,7 @@ class Lease:
         self._thread.join()
         with suppress(RunTakenOverError, OSError):
             check_lease(self.run, self.token)
-            self._file.unlink()
+            self._file.delete()
 
 
 @contextmanager
@@ -151,7 +155,7 @@ def hold_lease(run: Path, notice: Callable[[str], None] = print) -> Iterator[Lea
         RunInUseError: another driver holds it.
     """
     holder = Holder.this_process()
-    before = _acquire(run / LEASE, holder)
+    before = _acquire(lease_file(run, LEASE), holder)
     lease = Lease(run, holder)
     try:
         if before is not None:
@@ -167,9 +171,9 @@ def refuse_if_held(run: Path) -> None:
     Raises:
         RunInUseError: names the driver.
     """
-    lease_file = _look(run / LEASE) if run.is_dir() else None
-    if lease_file is not None and not lease_file.is_stale():
-        raise _in_use(run / LEASE, lease_file)
+    found = _look(lease_file(run, LEASE)) if run.is_dir() else None
+    if found is not None and not found.is_stale():
+        raise _in_use(found)
 
 
 def wait_until_free(run: Path, seconds: float) -> None:
@@ -211,103 +215,64 @@ def check_lease(run: Path, token: str) -> None:
     Raises:
         RunTakenOverError: names the new holder.
     """
-    lease_file = _look(run / LEASE)
-    if lease_file is None or lease_file.token != token:
-        now = "its lease was deleted" if lease_file is None else f"it is now held by {lease_file}"
+    found = _look(lease_file(run, LEASE))
+    if found is None or found.token != token:
+        now = "its lease was deleted" if found is None else f"it is now held by {found}"
         raise RunTakenOverError(
-            f"run folder {run} was taken over while this driver did not answer: {now}. This run ends"
+            f"run folder {shown(run)} was taken over while this driver did not answer: {now}. This run ends"
         )
 
 
-def _acquire(file: Path, holder: Holder, depth: int = 0) -> _Found | None:
-    """Take a lease and return the one that was taken over, or None.
-
-    Only the holder of a second lease, beside the first, may replace a stale one: of two drivers that find it stale, the
-    later would otherwise replace the lease of the earlier.
-    """
+def _acquire(file: LeaseFile, holder: Holder, depth: int = 0) -> _Found | None:
+    """Take a lease and return the one that was taken over, or None."""
+    content = (holder.model_dump_json(indent=1) + "\n").encode()
+    found = None
     for _ in range(ATTEMPTS):
-        if _create(file, holder):
+        if file.create(content):
             return None
-        lease_file = _look(file)
-        if lease_file is None:
+        found = _look(file)
+        if found is None:
             continue  # it was released just now
-        if depth == 2 or not lease_file.is_stale():
-            raise _in_use(file, lease_file)
-        guard = file.with_name(f"{file.name}.takeover")
-        _acquire(guard, holder, depth + 1)
-        try:
-            again = _look(file)
-            if again is not None and again.token == lease_file.token:
-                os.replace(_written(file, holder), file)
-                return lease_file
-        finally:
-            guard.unlink(missing_ok=True)
-    raise _in_use(file, lease_file or _Found(None, file.parent, 0))
+        if depth == 2 or not found.is_stale():
+            break
+        if _replaced(file, holder, content, found, depth):
+            return found
+    raise _in_use(found or _Found(None, file, Seen(b"", "", 0.0)))
 
 
-def _in_use(file: Path, found: _Found) -> RunInUseError:
+def _replaced(file: LeaseFile, holder: Holder, content: bytes, found: _Found, depth: int) -> bool:
+    """Replace a stale lease.
+
+    Where this is not atomic, only the holder of a second lease, beside the first, may do so: of two drivers that find
+    the first stale, the later would otherwise replace the lease of the earlier.
+    """
+    guard = file.guard()
+    if guard is None:
+        return file.replace(content, found.seen)
+    _acquire(guard, holder, depth + 1)
+    try:
+        return file.replace(content, found.seen)
+    finally:
+        guard.delete()
+
+
+def _in_use(found: _Found) -> RunInUseError:
     return RunInUseError(
-        f"run folder {file.parent} is in use by {found}. Wait until that run ends, stop it, or name another folder. "
-        f"(A driver that died is noticed at once on its own machine, and elsewhere after {STALE_SECONDS:g} s.)"
+        f"run folder {found.file.folder} is in use by {found}. Wait until that run ends, stop it, or name another "
+        f"folder. (A driver that died is noticed at once on its own machine, and elsewhere after {STALE_SECONDS:g} s.)"
     )
 
 
-def _create(file: Path, holder: Holder) -> bool:
-    """Create the file atomically and only if there is none; return whether it was created."""
-    written = _written(file, holder)
-    try:
-        os.link(written, file)
-    except FileExistsError:
-        return os.stat(written).st_nlink == 2  # created by a first attempt whose reply the network lost
-    except OSError:  # no hard links here
-        return _create_exclusively(file, written.read_bytes())
-    else:
-        return True
-    finally:
-        written.unlink(missing_ok=True)
-
-
-def _create_exclusively(file: Path, content: bytes) -> bool:
-    try:
-        handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    except FileExistsError:
-        return False
-    with os.fdopen(handle, "wb") as opened:
-        opened.write(content)
-    return True
-
-
-def _written(file: Path, holder: Holder) -> Path:
-    """Write the lease to a file with a unique name and return its path."""
-    own = file.with_name(f".{file.name}.{holder.token}")
-    own.write_text(holder.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return own
-
-
-def _look(file: Path) -> _Found | None:
+def _look(file: LeaseFile) -> _Found | None:
     """Read a lease; None if there is none."""
-    try:
-        with file.open(encoding="utf-8", errors="replace") as opened:
-            content, touched = opened.read(), os.fstat(opened.fileno()).st_mtime
-    except FileNotFoundError:
+    seen = file.look()
+    if seen is None:
         return None
     try:
-        holder = Holder.model_validate_json(content)
+        holder = Holder.model_validate_json(seen.content.decode("utf-8", "replace"))
     except ValidationError:
         holder = None
-    return _Found(holder, file.parent, touched)
-
-
-def _now(folder: Path) -> float:
-    """Return the time of the clock that stamps the files of a folder, which may be a server's."""
-    probe = folder / f".{LEASE}.{uuid.uuid4().hex}"
-    try:
-        probe.touch()
-        return probe.stat().st_mtime
-    except OSError:
-        return time.time()
-    finally:
-        probe.unlink(missing_ok=True)
+    return _Found(holder, file, seen)
 
 
 def _machine() -> str:

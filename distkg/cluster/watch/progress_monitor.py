@@ -1,7 +1,7 @@
 """Progress display of a run in the driver: new lines of its metrics, and failures.
 
-Workers write ``metrics.jsonl``; the driver reads it. Nothing is sent through Ray Train's ``report``, which every rank
-must enter together and which would delay the training step.
+Workers write ``metrics.jsonl``; the driver reads it. Lines are not sent through Ray Train's ``report``, which every
+rank must enter together and which would delay the training step; it is told of validations alone (``run_metrics``).
 """
 
 from __future__ import annotations
@@ -76,8 +76,14 @@ class Follower:
         error: exception of a listener; listeners are then not called any more, and the run continues.
     """
 
-    def __init__(self, sources: list[tuple[LineTail, Listener]], interval_s: float = 0.25) -> None:
-        self._sources = sources
+    def __init__(
+        self,
+        sources: list[tuple[LineTail, Listener]],
+        interval_s: float = 0.25,
+        fetch: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Follow files; ``fetch`` is called before each look at them."""
+        self._sources, self._fetch = sources, fetch
         self._interval_s = interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follow-run", daemon=True)
@@ -106,6 +112,7 @@ class Follower:
             self.error = error
 
     def _pass_on(self) -> None:
+        self._fetch()
         for tail, listener in self._sources:
             for record in tail.read():
                 listener(record)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from distkg.config import RunConfig
+from distkg.data.errors import StoreError
 from distkg.data.storage.local_path import NotLocalError, local_path
 from distkg.data.storage.location import make_folder
+from distkg.data.storage.working_copy import refresh, shown
 from distkg.redaction import redact
 from distkg.training.run_dir import LEASE
 
@@ -27,14 +30,12 @@ def absolute_run(run: str | Path) -> Path:
     """Return the run folder as a path that is the same for every worker.
 
     Raises:
-        RunFolderError: it is an object-store address, or a relative path inside a Ray job.
+        RunFolderError: it is a relative path inside a Ray job, or an address that has become a path.
     """
     try:
         path = local_path(run, "run folder")
     except NotLocalError as error:
-        raise RunFolderError(
-            f"{error}. It must be a local path, as checkpoints are committed by an atomic rename"
-        ) from None
+        raise RunFolderError(str(error)) from None
     return _absolute(path, f"run folder {str(run)!r}", "--run")
 
 
@@ -89,13 +90,15 @@ def claim(run: Path, *, resume: bool, private: bool = False) -> None:
     if contents and not resume:
         listed = ", ".join(contents[:4]) + (", …" if len(contents) > 4 else "")
         raise RunFolderError(
-            f"run folder {run} is not empty (it holds {listed}). "
+            f"run folder {shown(run)} is not empty (it holds {listed}). "
             "Continue that run with --resume, or name another folder."
         )
 
 
 def newest_step(run: Path) -> int | None:
     """Return the number of steps at the newest checkpoint of a run; None if there is none."""
+    with suppress(StoreError, OSError):  # a store that does not answer now does not hide what was seen before
+        refresh(run)
     names = [manifest.parent.name for manifest in run.glob("checkpoints/step-*/manifest.json")]
     return max((int(name[5:]) for name in names if name[5:].isdecimal()), default=None)
 

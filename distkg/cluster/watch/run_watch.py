@@ -33,6 +33,7 @@ from distkg.cluster.watch import run_folder
 from distkg.cluster.watch.heartbeats import BEAT_SECONDS, RunWatch, Sign, Worker, WorkerProcess, watch_name
 from distkg.cluster.watch.node_processes import ANSWER_SECONDS, actors_at_work, examined, kill, on_node
 from distkg.config import RunConfig
+from distkg.data.storage.working_copy import shown
 from distkg.training.stopping import StopRequest
 
 STOP_SECONDS = 60.0
@@ -50,10 +51,10 @@ def signs_of_life(run: str, rank: int) -> Iterator[StopRequest]:
         while not over.is_set():
             sign = Sign(time.process_time(), request.unsaved)
             try:
-                request.asked |= ray.get(watch.sign.remote(rank, process, sign), timeout=ANSWER_SECONDS)
+                request.requested |= ray.get(watch.sign.remote(rank, process, sign), timeout=ANSWER_SECONDS)
             except ray.exceptions.RayError:
                 over.wait(BEAT_SECONDS)
-            if request.asked:
+            if request.requested:
                 over.wait(BEAT_SECONDS / 4)  # the watch answers at once from now on
 
     threading.Thread(target=speak, name="signs-of-life", daemon=True).start()
@@ -74,7 +75,7 @@ class Supervisor:
         """Start the watch; ``say`` prints a sentence, ``give_up`` ends the run with an error."""
         self._config, self._run, self._say, self._give_up = config, run, say, give_up
         self._hung_after = config.cluster.hung_after
-        self._watch = _start_watch(watch_name(str(run)))
+        self._watch = _start_watch(watch_name(shown(run)))
         self._over, self._unwatched = threading.Event(), False
         self._without_workers = self._said = time.monotonic()
         self._thread = threading.Thread(target=self._look_after_workers, name="supervisor", daemon=True)

@@ -27,7 +27,6 @@ from distkg.data.splits.holdout import split_part
 from distkg.data.splits.inductive import INFERENCE, TRAINING
 from distkg.data.spool import Spool
 from distkg.data.storage.location import Location, address_within, without_secrets
-from distkg.data.store.classes import Declared
 from distkg.data.store.graph_store import Store
 from distkg.data.store.relation_text import RELATION_TEXT
 from distkg.data.store.writer import StoreWriter
@@ -100,7 +99,7 @@ def inductive_split(
     for name, in_graph in zip((TRAINING, INFERENCE), sides, strict=True):
         reports.append(_write(store, facts[in_graph], address_within(to, name), plan, split))
         stores.append(Store.open(address_within(to, name)))
-    carried = [_copy_extras(store, new_store) for new_store in stores]
+    carried = [copy_extras(store, new_store) for new_store in stores]
     labels = [(new_store.entity_labels(), new_store.relation_labels()) for new_store in stores]
     return InductiveSplit(
         training=reports[0],
@@ -175,34 +174,13 @@ def _write(
             parts,
             store.entity_labels().take(pa.array(entities)).cast(pa.large_utf8()),
             store.relation_labels().take(pa.array(relations)).cast(pa.large_utf8()),
-            _declared_classes(store, entities, relations),
+            store.declared_classes(entities, relations),
         )
         manifest = assemble(writer, graph, plan, problems, lambda stage, done: None)
     return report(address, manifest, time.perf_counter() - started)
 
 
-def _declared_classes(store: Store, entities: np.ndarray, relations: np.ndarray) -> Declared | None:
-    """Return the declared classes of these entities, and domains and ranges of these relations."""
-    classes = store.classes()
-    if classes is None:
-        return None
-    names = classes.labels.to_pylist()
-    labels = store.entity_labels_of(entities)
-    members = [
-        (label, names[kind])
-        for label, entity in zip(labels, entities, strict=True)
-        for kind in classes.members[classes.offsets[entity] : classes.offsets[entity + 1]]
-    ]
-    range_of, domain_of = np.split(classes.wanted, 2)
-    names_or_dash = [*names, "-"]  # index -1 means none
-    kinds = [
-        (label.as_py(), names_or_dash[domain_of[relation]], names_or_dash[range_of[relation]])
-        for label, relation in zip(store.relation_labels().take(pa.array(relations)), relations, strict=True)
-    ]
-    return Declared(members, kinds)
-
-
-def _copy_extras(source: Store, made: Store) -> list[str]:
+def copy_extras(source: Store, made: Store) -> list[str]:
     """Copy relation texts and tokens of the source; return their names."""
     carried = []
     text = Location.of(source.address).child(RELATION_TEXT)

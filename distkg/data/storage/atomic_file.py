@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from distkg.data.errors import StoreError
+from distkg.data.storage.file_changes import changed
 
 
 class NotAFileError(StoreError):
@@ -47,6 +48,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
     try:
         yield unfinished
         os.replace(unfinished, path)
+        changed(path)
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -142,6 +142,21 @@ class Location:
             raise
 
 
+def read_file(address: str, most: int) -> bytes:
+    """Read a file at an address, at most its first ``most`` bytes.
+
+    Raises:
+        StoreError: a malformed address, there is no such file, or it cannot be read.
+    """
+    location, shown = Location.of(address), without_secrets(address)
+    try:
+        return location.read_bytes(most)
+    except FileNotFoundError:
+        raise StoreError(f"there is no file at {shown}. Correct the address, or write the file there first") from None
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{shown} cannot be read: {redact(str(error))}") from None
+
+
 def make_folder(path: str | os.PathLike[str], *, private: bool) -> None:
     """Create a folder and its parents; with ``private``, readable by its owner only (mode 700).
 

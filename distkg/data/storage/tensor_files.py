@@ -82,6 +82,11 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
         TensorFileError: not a regular file (for example a link), or a header that is not JSON, is longer than 16 MiB or
             than the file, has unknown fields or data types, or whose tensors leave gaps or overlap.
     """
+    return {name: header for name, (header, _) in read_places(path).items()}
+
+
+def read_places(path: Path) -> dict[str, tuple[TensorHeader, int]]:
+    """Read the header of a file as ``read_header``, with the position of each tensor's values in the file, bytes."""
     try:
         size = check_regular(path)
         with path.open("rb") as file:
@@ -100,7 +105,7 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
         raise TensorFileError("its __metadata__ must be an object with string values")
     entries = {name: _entry(name, entry) for name, entry in tree.items()}
     _check_filled([place for _, place in entries.values()], size - _LENGTH - length)
-    return {name: header for name, (header, _) in entries.items()}
+    return {name: (header, _LENGTH + length + start) for name, (header, (start, _)) in entries.items()}
 
 
 def check_tensors(found: Mapping[str, TensorHeader], expected: Mapping[str, TensorHeader], source: str) -> None:

@@ -40,14 +40,14 @@ class Classes:
         labels: utf8 [C], labels of the classes.
         offsets: int64 [N + 1]; the classes of entity e are ``members[offsets[e]:offsets[e + 1]]``, in the file's order.
         members: int32, class ids.
-        wanted: int32 [2R], the class that the answers of each query relation should have: the range of r, then the
+        required: int32 [2R], the class that the answers of each query relation should have: the range of r, then the
             domain of r for r⁻¹; -1 if none is declared.
     """
 
     labels: pa.Array
     offsets: NDArray[np.int64]
     members: NDArray[np.int32]
-    wanted: NDArray[np.int32]
+    required: NDArray[np.int32]
 
     @property
     def first(self) -> NDArray[np.int32]:
@@ -65,7 +65,7 @@ class Classes:
     @property
     def has_relations(self) -> bool:
         """True if any relation declares a domain or a range."""
-        return bool((self.wanted >= 0).any())
+        return bool((self.required >= 0).any())
 
 
 @dataclass(frozen=True)

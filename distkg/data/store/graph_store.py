@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from distkg.data.errors import StoreError
 from distkg.data.splits.inductive import INFERENCE, TRAINING
 from distkg.data.storage.location import Location, address_within, without_secrets
-from distkg.data.store.classes import Classes
+from distkg.data.store.classes import Classes, Declared
 from distkg.data.store.manifest import MANIFEST, MARKER, Manifest, damaged, parse_manifest
 from distkg.printable import from_printable
 from distkg.redaction import is_remote, redact
@@ -31,6 +31,7 @@ from distkg.strict_json import MAX_BYTES
 __all__ = ["Manifest", "Store", "StoreError"]
 
 BATCH_ROWS = 1 << 20
+LABELS_AT_ONCE = 1 << 16
 MOST_COMPARED = 20_000
 TRIPLE_COLUMNS = {"head": pa.int32(), "relation": pa.int32(), "tail": pa.int32()}
 LABEL_COLUMNS = {"id": pa.int32(), "label": pa.utf8()}
@@ -125,21 +126,26 @@ class Store:
         """Read all triples of a split: int32 [n, 3], columns head, relation, tail."""
         return self.triples_part(split, 0, 1)
 
-    def triples_part(self, split: str, part: int, parts: int) -> NDArray[np.int32]:
-        """Read every ``parts``-th triple from row ``part`` on: int32 [n, 3]. Memory: the part and one batch."""
+    def triples_part(self, split: str, part: int, parts: int, first: int = 0) -> NDArray[np.int32]:
+        """Read every ``parts``-th triple from row ``first + part`` on: int32 [n, 3]. Memory: the part and one batch."""
         if not 0 <= part < parts:
             raise ValueError(f"part {part} of {parts}: it must be from 0 to {parts - 1}")
-        row_numbers = range(part, self._rows(f"{split}.parquet", self._count(split)), parts)
+        row_numbers = range(first + part, self._rows(f"{split}.parquet", self._count(split)), parts)
         out = np.empty((len(row_numbers), 3), dtype=np.int32)
         start = filled = 0
-        for batch in self.iter_triples([split]):
+        for batch in self.iter_triples([split], first=first):
             selected = batch[(part - start) % parts :: parts]
             out[filled : filled + len(selected)] = selected
             start, filled = start + len(batch), filled + len(selected)
         return out
 
-    def iter_triples(self, splits: Sequence[str], batch_rows: int = BATCH_ROWS) -> Iterator[NDArray[np.int32]]:
+    def iter_triples(
+        self, splits: Sequence[str], batch_rows: int = BATCH_ROWS, first: int = 0
+    ) -> Iterator[NDArray[np.int32]]:
         """Stream the triples of the splits, in their order, in batches of at most ``batch_rows``: int32 [b, 3].
+
+        Args:
+            first: rows to leave out at the start of each split, such as those of the store that was extended.
 
         Raises:
             StoreError: an unknown split, a missing or damaged file, a row count other than the manifest's, or an id
@@ -149,7 +155,13 @@ class Store:
         for split in splits:
             name = f"{split}.parquet"
             with self._parquet(name, self._count(split), TRIPLE_COLUMNS) as parquet:
+                skipped = 0
                 for batch in parquet.iter_batches(batch_rows):
+                    own = min(first - skipped, len(batch))
+                    skipped += own
+                    batch = batch.slice(own)
+                    if not len(batch) and own:
+                        continue
                     columns = [
                         self._ids(name, column, most) for column, most in zip(batch.columns, limits, strict=True)
                     ]
@@ -158,6 +170,20 @@ class Store:
     def entity_labels(self) -> pa.Array:
         """Entity labels in id order: utf8 [N] (large_utf8 beyond 2 GiB of text)."""
         return self._entities
+
+    def iter_entity_labels(self, batch_rows: int = LABELS_AT_ONCE) -> Iterator[pa.Array]:
+        """Stream the entity labels in id order: utf8 [n] each.
+
+        Raises:
+            StoreError: as ``num_entities``, or a row lacks its label.
+        """
+        name = "entities.parquet"
+        with self._parquet(name, self.manifest.entities, LABEL_COLUMNS) as parquet:
+            for batch in parquet.iter_batches(batch_rows, columns=["label"], use_threads=False):
+                batch.validate(full=True)
+                if batch.column(0).null_count:
+                    raise self._unreadable(name, "a row lacks its label")
+                yield batch.column(0)
 
     def relation_labels(self) -> pa.Array:
         """Relation labels in id order: utf8 [R]."""
@@ -201,6 +227,26 @@ class Store:
         head, tail = self._columns("relation_classes.parquet", self.num_relations, limits_of_sides, least=-1)
         offsets = np.searchsorted(entity, np.arange(self.num_entities + 1)).astype(np.int64)
         return Classes(labels, offsets, kind, np.concatenate([tail, head]))
+
+    def declared_classes(self, entities: np.ndarray, relations: np.ndarray) -> Declared | None:
+        """Return the declared classes of these entities, and domains and ranges of these relations, as labels."""
+        classes = self.classes()
+        if classes is None:
+            return None
+        names = classes.labels.to_pylist()
+        labels = self.entity_labels_of(entities)
+        members = [
+            (label, names[kind])
+            for label, entity in zip(labels, entities, strict=True)
+            for kind in classes.members[classes.offsets[entity] : classes.offsets[entity + 1]]
+        ]
+        range_of, domain_of = np.split(classes.required, 2)
+        names_or_dash = [*names, "-"]  # index -1 means none
+        kinds = [
+            (label.as_py(), names_or_dash[domain_of[relation]], names_or_dash[range_of[relation]])
+            for label, relation in zip(self.relation_labels().take(pa.array(relations)), relations, strict=True)
+        ]
+        return Declared(members, kinds)
 
     def verify(self, names: Iterable[str] | None = None) -> None:
         """Compare files with their checksums in the manifest: all files, or those named.

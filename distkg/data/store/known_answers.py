@@ -9,12 +9,23 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from distkg.data.store.query_index import QueryIndex
 from distkg.graph.directions import both_directions, query_keys
 
 Known = Literal["exclude", "mark", "keep"]
 """Treatment of known facts among predictions: left out, marked, or kept without a look."""
 
 SORTED_QUERY_BYTES = 60  # per query while queries are sorted and grouped: rows, keys, order, offsets and answers
+
+
+HELD_AT_ONCE = 1 << 24
+"""Known answers that a rank holds at once in an evaluation, unless the two queries of a single triple have more."""
+
+KNOWN_BYTES = 48  # per known answer while they are sorted
+
+
+class TooManyKnownError(ValueError):
+    """Error of queries that more facts answer than may be held."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +51,40 @@ class KnownAnswers:
         return cls._from_pairs(keys, answers, num_relations)
 
     @classmethod
-    def for_queries(cls, batches: Iterable[np.ndarray], num_relations: int, queries: np.ndarray) -> KnownAnswers:
+    def for_queries(
+        cls,
+        batches: Iterable[np.ndarray],
+        num_relations: int,
+        queries: np.ndarray,
+        *,
+        own: tuple[int, int] | None = None,
+        most: int | None = None,
+    ) -> KnownAnswers:
         """Collect the answers of given queries [q, 2] (anchor, relation) from batches of triples [b, 3].
 
         Memory is bounded by the answers of those queries and one batch.
+
+        Args:
+            own: collect only entities from the first id to before the last.
+            most: number of facts to collect at most.
+
+        Raises:
+            TooManyKnownError: there are more than ``most``.
         """
-        wanted = np.unique(query_keys(queries[:, 0], queries[:, 1], num_relations))
+        index = QueryIndex(queries, num_relations)
         kept_keys = [np.empty(0, dtype=np.int64)]
         kept_answers = [np.empty(0, dtype=np.int32)]
+        held = 0
         for batch in batches:
-            keys, answers = _both_ways(batch, num_relations)
-            requested = _find(wanted, keys)[1]
-            kept_keys.append(keys[requested])
-            kept_answers.append(answers[requested])
+            place, answers = index.matches(batch)
+            if own is not None:
+                inside = (answers >= own[0]) & (answers < own[1])
+                place, answers = place[inside], answers[inside]
+            kept_keys.append(index.keys[place])
+            kept_answers.append(answers)
+            held += len(answers)
+            if most is not None and held > most:
+                raise TooManyKnownError(f"more than {most} facts answer {len(queries)} queries")
         return cls._from_pairs(np.concatenate(kept_keys), np.concatenate(kept_answers), num_relations)
 
     def rows(self, anchors: np.ndarray, relations: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -30,6 +30,20 @@ class FileEntry(BaseModel):
     rows: int = Field(ge=0, description="Triples, labels or rejected lines in the file.")
 
 
+class Grown(BaseModel):
+    """Part of a grown store that it has from the store it was extended from; ids below these counts are that store's.
+
+    The facts of that store come first in each split.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    store: str = Field(description="Address of the store that was extended, without secrets.")
+    entities: int = Field(ge=0, description="Number of its entities; later ids are new.")
+    relations: int = Field(ge=0, description="Number of its relations; later ids are new.")
+    triples: dict[Name, Annotated[int, Field(ge=0)]] = Field(description="Split → its triples; later rows are new.")
+
+
 class Manifest(BaseModel):
     """Counts, files and partition book of a store.
 
@@ -49,6 +63,7 @@ class Manifest(BaseModel):
     examples: dict[str, str] = Field(default_factory=dict, description="Warning → its first occurrence, file:line.")
     source: str = Field(description="Address of the files from which the store was made.")
     seed: int = Field(description="Decides the order of entity ids and, for one file, the splits.")
+    grown: Grown | None = Field(None, description="Part that is from another store, if `distkg extend` made this one.")
 
 
 def parse_manifest(content: bytes, address: str) -> Manifest:
@@ -76,7 +91,20 @@ def parse_manifest(content: bytes, address: str) -> Manifest:
     offsets = manifest.partition_offsets
     if len(offsets) < 2 or offsets != sorted(offsets) or (offsets[0], offsets[-1]) != (0, manifest.entities):
         raise damaged(address, f"partition_offsets do not rise from 0 to {manifest.entities}, its entities")
+    _check_grown(manifest, address)
     return manifest
+
+
+def _check_grown(manifest: Manifest, address: str) -> None:
+    """Raise StoreError if a grown store has more of the store that it was extended from than it has in all."""
+    grown = manifest.grown
+    if grown is None:
+        return
+    parts = {split: (count, manifest.triples.get(split, 0)) for split, count in grown.triples.items()}
+    parts |= {"entities": (grown.entities, manifest.entities), "relations": (grown.relations, manifest.relations)}
+    for name, (old, count) in parts.items():
+        if old > count:
+            raise damaged(address, f"grown.{name} is {old}, and the store has {count}")
 
 
 def damaged(address: str, why: str) -> StoreError:

@@ -125,10 +125,10 @@ class StoreWriter:
     def write_classes(self, classes: Classes) -> None:
         """Write the three class files that ``Store.classes`` reads."""
         entity = row_of_each(classes.offsets, np.int32)
-        wanted_tail, wanted_head = np.split(classes.wanted, 2)
+        required_tail, required_head = np.split(classes.required, 2)
         self.write_labels("classes.parquet", classes.labels)
         self._write_table("entity_classes.parquet", {"entity": entity, "class": classes.members})
-        self._write_table("relation_classes.parquet", {"head": wanted_head, "tail": wanted_tail})
+        self._write_table("relation_classes.parquet", {"head": required_head, "tail": required_tail})
 
     def _write_table(self, name: str, columns: dict[str, NDArray[np.int32]]) -> None:
         file = self.open(name)
@@ -138,7 +138,7 @@ class StoreWriter:
 
     def commit(self, manifest: Manifest) -> None:
         """Write the manifest and remove the marker, which makes the store valid."""
-        content = manifest.model_dump_json(indent=1) + "\n"
+        content = manifest.model_dump_json(indent=1, exclude_none=True) + "\n"
         self.location.child(MANIFEST).write_bytes(content.encode())
         self.location.filesystem.delete_file(self.location.child(MARKER).path)
 

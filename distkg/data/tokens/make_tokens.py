@@ -46,16 +46,16 @@ class TokenSource:
     """Values of entities and their tokenizer.
 
     Attributes:
-        found: values of entities.
+        entity_values: values of entities.
         codebook: [V, d], vectors of the tokens.
-        told: description of the origin and tokenisation, recorded with the tokens.
+        description: text on the origin and tokenisation, recorded with the tokens.
         encode: tokenizer of the values; None if the values are tokens.
         name_of: token id → readable text.
     """
 
-    found: EntityValues
+    entity_values: EntityValues
     codebook: np.ndarray
-    told: str
+    description: str
     encode: EncodeTexts | None = None
     name_of: Callable[[int], str] = str
 
@@ -157,8 +157,8 @@ def make_tokens(store: Store, name: str, source: TokenSource, most: int = 8, map
     if most < 1:
         raise StoreError(f"most={most} must be at least 1: it is the number of tokens per entity")
     statistics = _TokenCounts(len(source.codebook))
-    rows = mapped(partial(token_rows, encode=source.encode, most=most), _blocks(source.found.values))
-    modality = write_modality(store, name, statistics.passing(rows), most, source.codebook, source.told)
+    rows = mapped(partial(token_rows, encode=source.encode, most=most), _blocks(source.entity_values.values))
+    modality = write_modality(store, name, statistics.passing(rows), most, source.codebook, source.description)
     labels = store.entity_labels_of(np.array(list(statistics.examples), np.int64))
     shown = [[source.name_of(token) for token in tokens] for tokens in statistics.examples.values()]
     return TokenReport(
@@ -170,8 +170,8 @@ def make_tokens(store: Store, name: str, source: TokenSource, most: int = 8, map
         distinct=int(statistics.used.sum()),
         vocabulary=modality.vocabulary,
         width=modality.width,
-        unknown=source.found.unknown,
-        example=source.found.example,
+        unknown=source.entity_values.unknown,
+        example=source.entity_values.example,
         shown=dict(zip(labels, shown, strict=True)),
         seconds=time.perf_counter() - started,
     )

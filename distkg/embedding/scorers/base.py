@@ -64,6 +64,15 @@ class Scorer(nn.Module):
         """Return the candidate vectors [N, C] of entity rows [N, entity_width]. Default: the whole rows."""
         return rows
 
+    def answer_rows(self, anchor: Tensor, query: Tensor) -> Tensor:
+        """Return entity rows [B, entity_width] that queries point to, from anchor rows and query vectors [B, Q].
+
+        The first rows of new entities are made of them; a linear function of each column is fitted to them, so scale
+        and constant columns do not matter. Default: the query vectors if they are as wide as entity rows, else the
+        anchor rows.
+        """
+        return query if query.shape[1] == self.entity_width else anchor
+
     def inverse(self, relation: Tensor) -> Tensor:
         """Compute the vectors of r⁻¹ from those of r, [B, relation_width]; only if ``tied_inverse``."""
         raise TypeError(f"{type(self).__name__} has no closed form of inverse relations; use model.inverse: learned")

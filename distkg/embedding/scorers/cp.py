@@ -6,6 +6,7 @@ standard normal, as in the reference settings of Lacroix et al.; inverse relatio
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from distkg.embedding.scorers.base import SCORERS, Options, Scorer
@@ -21,6 +22,9 @@ class CP(Scorer):
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
         return anchor[..., : self.dim] * relation
+
+    def answer_rows(self, anchor: Tensor, query: Tensor) -> Tensor:
+        return torch.cat((anchor[..., : self.dim], query), dim=-1)
 
     def candidates(self, rows: Tensor) -> Tensor:
         return rows[..., self.dim :]

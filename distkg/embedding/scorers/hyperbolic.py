@@ -66,6 +66,9 @@ class HyperbolicScorer(Scorer):
         point = self.translate(exp0(self.transform(vector, own), c), exp0(translation, c), c)
         return torch.cat((log0(point, c), bias, raw), dim=-1)
 
+    def answer_rows(self, anchor: Tensor, query: Tensor) -> Tensor:
+        return query[..., : self.entity_width]  # the rest is the curvature
+
     def factors(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         translation = relation[..., self.own_width : self.own_width + self.dim]
         return anchor[..., : self.dim].abs(), translation.abs(), answer[..., : self.dim].abs()

@@ -38,6 +38,11 @@ class PairRE(Scorer):
         head_scale, tail_scale = relation.chunk(2, dim=-1)
         return torch.cat((F.normalize(anchor, dim=-1) * head_scale, tail_scale), dim=-1)
 
+    def answer_rows(self, anchor: Tensor, query: Tensor) -> Tensor:
+        point, scale = query.chunk(2, dim=-1)
+        square = scale.square()
+        return point * scale / (square + square.mean(-1, keepdim=True))  # bounded where r^T is near 0
+
     def candidates(self, rows: Tensor) -> Tensor:
         return F.normalize(rows, dim=-1)
 

@@ -47,6 +47,9 @@ class RotE(Scorer):
         constant = anchor[..., self.dim :] - squared_length(moved)
         return torch.cat((2 * moved, torch.ones_like(constant), constant), dim=-1)
 
+    def answer_rows(self, anchor: Tensor, query: Tensor) -> Tensor:
+        return torch.cat((query[..., : self.dim], anchor[..., self.dim :]), dim=-1)
+
     def candidates(self, rows: Tensor) -> Tensor:
         if not self.bias:
             return rows

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-_BLOCK_ROWS = 1024  # with 256 queries, a block of scores stays in a core's own cache
+BLOCK_ROWS = 1024  # with 256 queries, a block of scores stays in a core's own cache
 
 
 class LogSumExp(ABC):
@@ -86,6 +86,6 @@ def nothing_summed(like: Tensor) -> Tensor:
 
 def blocks(rows: int, size: int | None = None) -> Iterator[tuple[int, int]]:
     """Yield consecutive ranges [low, high) of 0 … rows - 1 of at most ``size``."""
-    size = size or _BLOCK_ROWS
+    size = size or BLOCK_ROWS
     for low in range(0, rows, size):
         yield low, min(low + size, rows)

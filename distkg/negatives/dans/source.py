@@ -13,6 +13,7 @@ from distkg.data.store.known_answers import SORTED_QUERY_BYTES
 from distkg.graph.directions import query_keys
 from distkg.graph.structure import structure
 from distkg.graph.walks import dgl_walks, plain_walks
+from distkg.kernels.nearest_neighbours import cluster
 from distkg.negatives.base import (
     SOURCES,
     GeneratedNegatives,
@@ -20,12 +21,13 @@ from distkg.negatives.base import (
     NegativeSource,
     Queries,
     Requires,
+    RunSizes,
     SourceError,
     SourceOptions,
     TrainingProgress,
     make_source,
 )
-from distkg.negatives.dans.clusters import kinds_of
+from distkg.negatives.dans.clusters import default_kinds, nearest_centres, sampled_entities, spread, two_nearest
 from distkg.negatives.dans.curriculum import BANDS, Curriculum, band_margins, band_weights
 from distkg.negatives.dans.generator import DenoiserConditions, Generator, GeneratorOptions
 from distkg.negatives.dans.nearest_entity import nearest_of_some, some_entities
@@ -33,9 +35,11 @@ from distkg.negatives.known_facts import known_facts
 from distkg.negatives.model_based.cached import RowsByKey
 from distkg.negatives.model_view import ModelView
 from distkg.negatives.training_graph import TrainingGraph
+from distkg.sharding.shards import Shards
 
 LEARNED = 512  # maximum number of triples of a batch on which the generator is trained
-WIDEST = 512  # vector dimension for which memory is planned
+ENTITY_BYTES = 200  # of an entity: its structural features while they are computed, and its type
+EDGE_BYTES = 40  # of an end of an edge, in walks and structural features
 SAMPLED_ROWS = 512  # entities whose nearest neighbours give the usual distance
 
 
@@ -90,11 +94,25 @@ class Dans(NegativeSource):
     generates = True
 
     @classmethod
-    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
+    def memory(cls, options: SourceOptions, sizes: RunSizes) -> int:
         assert isinstance(options, DansOptions)
-        vector_bytes = BANDS * options.made * (4 if options.negatives == "snap" else 4 * WIDEST)
-        own_rows = -(-queries // workers)
-        return SORTED_QUERY_BYTES * queries + own_rows * 2 * (vector_bytes + 12)  # twice, while rows are added
+        vector_bytes = BANDS * options.made * (4 if options.negatives == "snap" else 4 * sizes.width)
+        table = RowsByKey.memory(-(-sizes.queries // sizes.workers), vector_bytes)
+        # Of the negatives of a draw, one band for each query; and of their scores and gradients in the step.
+        drawn = sizes.drawn * options.made * (32 if options.negatives == "snap" else 6 * 4 * sizes.width)
+        width, hidden = sizes.width, options.diffusion.hidden * sizes.width
+        # Weights, gradients and Adam's state; and the inputs and layers of a batch, with their gradients.
+        network = 4 * (5 * (5 * width * hidden) + LEARNED * 12 * (3 * width + hidden))
+        graph = EDGE_BYTES * sizes.queries
+        clusters = options.kinds or default_kinds(sizes.entities)
+        sample = len(sampled_entities(sizes.entities, clusters)) * sizes.width * 4 * 3  # FAISS copies it
+        known, entities = SORTED_QUERY_BYTES * sizes.queries, ENTITY_BYTES * sizes.entities
+        return known + table + drawn + entities + sample + network + graph
+
+    @classmethod
+    def generated_bytes(cls, options: SourceOptions, width: int) -> int:
+        assert isinstance(options, DansOptions)
+        return 12 + options.made * (1 + (4 if options.negatives == "snap" else 4 * width))
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
@@ -193,12 +211,20 @@ class Dans(NegativeSource):
         return torch.from_numpy(np.ascontiguousarray(walks[:, 1])).view(len(anchor), self._options.neighbours)
 
     def _look_around(self, model: ModelView) -> None:
-        """Recompute entity types, scale and usual distance from the current vectors."""
-        every = model.own_candidates() if model.ranks.size == 1 else model.candidates(torch.arange(self.entities))
-        rows = every.cpu()
-        self._kinds, self._centres = kinds_of(rows, self._options.kinds)
-        some = rows[torch.linspace(0, len(rows) - 1, min(SAMPLED_ROWS, len(rows))).long()]
-        self._usual_distance = float(torch.cdist(some, rows).topk(2, dim=1, largest=False).values[:, 1].median())
+        """Recompute entity types, scale and usual distance from the current vectors; collective.
+
+        Centres, mean and deviation come from a sample of the entities, which is all of them in a graph of usual size.
+        Each rank finds the types of its own entities, and looks among these for neighbours of ``SAMPLED_ROWS`` others.
+        """
+        count = self._options.kinds or default_kinds(self.entities)
+        rows = model.candidates(sampled_entities(self.entities, count)).cpu()
+        self._centres = cluster(rows, min(count, len(rows)))
+        own = model.own_candidates()
+        self._kinds = _of_all_ranks(nearest_centres(own, self._centres), model)
+        some = model.candidates(spread(SAMPLED_ROWS, self.entities)).cpu()
+        nearest = model.ranks.all_gather(two_nearest(some, own).to(model.ranks.device)).cpu()
+        second = nearest.view(model.ranks.size, len(some), 2).transpose(0, 1).flatten(1).topk(2, largest=False).values
+        self._usual_distance = float(second[:, 1].median())
         if not self._started:
             self._start(rows.shape[1], model)
         self._generator.scale_to(rows)
@@ -219,3 +245,11 @@ class Dans(NegativeSource):
 
     def _keys(self, queries: Queries) -> Tensor:
         return query_keys(queries.anchor, queries.relation, self.graph.relations) * self.entities + queries.answer
+
+
+def _of_all_ranks(own: Tensor, model: ModelView) -> Tensor:
+    """Return the values int32 [n] of all entities from those of each rank's entities; collective."""
+    ranks, shards = model.ranks, Shards(model.entities, model.ranks.size)
+    padded = torch.zeros(shards.per_rank, dtype=torch.int32, device=ranks.device)
+    padded[: len(own)] = own
+    return ranks.all_gather(padded)[: model.entities].cpu()

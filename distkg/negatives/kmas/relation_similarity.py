@@ -14,6 +14,7 @@ from torch import Tensor
 from distkg.negatives.base import SourceOptions
 
 ROWS = 256  # relations compared with all others in one block
+COMPARED_BYTES = 24  # of a pair in a block: its similarity, with and without those left out, and one-hot marks
 
 
 class AlikeOptions(SourceOptions):
@@ -94,6 +95,11 @@ class RelationTable:
         if chances.dtype != np.float32 or not bool((np.isfinite(chances) & (chances >= 0)).all()):
             return "chances holds others than finite float32 numbers from 0 on"
         return None
+
+
+def table_memory(relations: int, width: int) -> int:
+    """Return the bytes that ``table_of`` takes for vectors of ``width``, which are among them, at most."""
+    return 3 * 4 * relations * width + COMPARED_BYTES * min(ROWS, relations) * relations
 
 
 def table_of(vectors: Tensor, usable: Tensor, options: AlikeOptions, version: int) -> RelationTable:

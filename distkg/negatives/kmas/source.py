@@ -25,6 +25,7 @@ from distkg.negatives.base import (
     NegativeSource,
     Queries,
     Requires,
+    RunSizes,
     SourceError,
     SourceOptions,
     TrainingProgress,
@@ -85,8 +86,8 @@ class Kmas(NegativeSource):
     hard_first: ClassVar[bool] = True
 
     @classmethod
-    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
-        return SORTED_QUERY_BYTES * queries
+    def memory(cls, options: SourceOptions, sizes: RunSizes) -> int:
+        return SORTED_QUERY_BYTES * sizes.queries
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)

@@ -21,20 +21,23 @@ from distkg.kernels.jit import kernel
 from distkg.kernels.scores.similarity import SQUARED_L2
 from distkg.negatives.base import (
     SOURCES,
+    HostedPrecision,
     Negatives,
     NegativeSource,
     Queries,
     Requires,
+    RunSizes,
     SourceError,
     SourceOptions,
     TrainingProgress,
 )
 from distkg.negatives.known_facts import known_facts
-from distkg.negatives.model_based.nearest import NearestEntities
+from distkg.negatives.model_based.nearest import NearestEntities, search_memory
 from distkg.negatives.model_view import ModelView
 from distkg.negatives.training_graph import TrainingGraph
 
 _NEVER = -torch.inf
+CANDIDATE_BYTES = 40  # of a candidate of a query in a draw: its id and marks of known answers, as they are looked up
 
 
 class RememberedOptions(SourceOptions):
@@ -48,11 +51,13 @@ class RememberedSource(NegativeSource):
     Options = RememberedOptions
     needs = "a model"
     requires: ClassVar[Requires] = "queries"
+    hosted_precision: ClassVar[HostedPrecision] = "float16"
 
     @classmethod
-    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
-        known = SORTED_QUERY_BYTES * queries
-        return known + -(-queries // workers) * 2 * (4 * cls.width(options) + 12)  # twice, while rows are added
+    def memory(cls, options: SourceOptions, sizes: RunSizes) -> int:
+        width, known = cls.width(options), SORTED_QUERY_BYTES * sizes.queries
+        table = RowsByKey.memory(-(-sizes.queries // sizes.workers), 4 * width)
+        return known + table + sizes.drawn * width * CANDIDATE_BYTES
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
@@ -125,8 +130,13 @@ class RowsByKey:
     comes early, by a number of epochs that depends on the key.
 
     Attributes:
-        values: [rows, …], any dtype.
+        values: [rows, …], any dtype, in the order in which keys came.
     """
+
+    @staticmethod
+    def memory(rows: int, row_bytes: int) -> int:
+        """Return the bytes of so many rows, at most: twice, while they are copied to a larger place."""
+        return rows * 2 * (row_bytes + 24)
 
     def __init__(self, empty: Tensor, fill: float, refresh: float) -> None:
         """Create an empty cache.
@@ -137,15 +147,16 @@ class RowsByKey:
             refresh: epochs until a row is due again.
         """
         self.values, self._fill, self._refresh = empty, fill, refresh
-        self._keys = torch.empty(0, dtype=torch.int64)
-        self._renewed = torch.empty(0)
+        self._place = empty  # its first rows are ``values``
+        self._keys, self._row_of = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+        self._renewed, self._share = torch.empty(0), torch.empty(0)
 
     def look_up(self, keys: Tensor, now: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return the row of each key, int64 [b]; the rows that are new or due after ``now`` epochs, int64 [o]; and
         for each of these rows the index of one of its keys, int64 [o]."""
         unique, place = torch.unique(keys, return_inverse=True)
         self._make_rows(unique)
-        rows = torch.searchsorted(self._keys, unique)
+        rows = self._row_of[torch.searchsorted(self._keys, unique)]
         old = self._renewed[rows] <= now - self._refresh
         first = torch.empty(len(unique), dtype=torch.int64)
         first[place] = torch.arange(len(place))
@@ -156,7 +167,7 @@ class RowsByKey:
         self.values[rows] = values
         new = self._renewed[rows] == _NEVER
         # Within an epoch, the random order of batches spreads renewals.
-        early = max(0.0, self._refresh - 1) * _share(self._keys[rows])
+        early = max(0.0, self._refresh - 1) * self._share[rows]
         self._renewed[rows] = torch.where(new, now - early, now)
 
     def _make_rows(self, keys: Tensor) -> None:
@@ -165,10 +176,16 @@ class RowsByKey:
         new = keys[self._keys[place.clamp_max(len(self._keys) - 1)] != keys] if len(self._keys) else keys
         if not len(new):
             return
+        before, count = len(self.values), len(self.values) + len(new)
         self._keys, order = torch.cat([self._keys, new]).sort()
-        empty = self.values.new_full((len(new), *self.values.shape[1:]), self._fill)
-        self.values = torch.cat([self.values, empty])[order]
-        self._renewed = torch.cat([self._renewed, torch.full((len(new),), _NEVER)])[order]
+        self._row_of = torch.cat([self._row_of, torch.arange(before, count)])[order]
+        self._renewed = torch.cat([self._renewed, torch.full((len(new),), _NEVER)])
+        self._share = torch.cat([self._share, _share(new)])
+        if count > len(self._place):  # what is not yet used takes no memory
+            self._place = self.values.new_empty(max(count, 2 * before), *self.values.shape[1:])
+            self._place[:before] = self.values
+        self._place[before:count] = self._fill
+        self.values = self._place[:count]
 
 
 def _share(keys: Tensor) -> Tensor:
@@ -212,6 +229,10 @@ class NearestSource(RememberedSource):
         self._rebuilt = -1.0
 
     @classmethod
+    def memory(cls, options: SourceOptions, sizes: RunSizes) -> int:
+        return super().memory(options, sizes) + search_memory(sizes.together, sizes.width, cls.width(options))
+
+    @classmethod
     def width(cls, options: SourceOptions) -> int:
         assert isinstance(options, NearestOptions)
         return options.neighbours
@@ -253,6 +274,9 @@ class NearMiss(NearestSource):
         return self._search(model, model.query(queries.anchor, queries.relation), self._nearest)
 
 
+COMPETING_BYTES = 72  # of an entity that competes for the cache of a query: ids as they are sorted, score and noise
+
+
 class CachedOptions(RememberedOptions):
     cache: int = Field(50, ge=1, description="Number of cached entities for each query, N₁ in the paper.")
     explored: int = Field(
@@ -274,6 +298,13 @@ class Cached(RememberedSource):
         super().__init__(graph, options)
         assert isinstance(options, CachedOptions)
         self._explored = options.explored
+
+    @classmethod
+    def memory(cls, options: SourceOptions, sizes: RunSizes) -> int:
+        assert isinstance(options, CachedOptions)
+        competing = sizes.drawn * (options.cache + options.explored)
+        rows = min(sizes.entities, competing) * 2 * 4 * sizes.width
+        return super().memory(options, sizes) + competing * COMPETING_BYTES + rows
 
     @classmethod
     def width(cls, options: SourceOptions) -> int:

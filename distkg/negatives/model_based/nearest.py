@@ -12,12 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.kernels.nearest_neighbours import VectorIndex, metric_of
-from distkg.kernels.scores.log_sum_exp import blocks
+from distkg.kernels.scores.log_sum_exp import BLOCK_ROWS, blocks
 from distkg.kernels.scores.similarity import Similarity
 from distkg.kernels.select_topk import Best, best_of, keep_best
 from distkg.negatives.model_view import ModelView
 
 EXHAUSTIVE_ROWS = 100_000
+QUERIES_AT_ONCE = 2048
+FOUND_BYTES = 64  # of an entity that is found for a query, as the results of ranks are merged
+
+
+def search_memory(queries: int, width: int, top: int) -> int:
+    """Return the bytes of a search for so many queries of all ranks, beside an index, at most."""
+    scores = min(queries, QUERIES_AT_ONCE) * BLOCK_ROWS * 4 * 2
+    return queries * (3 * 4 * width + FOUND_BYTES * top) + scores
 
 
 class NearestEntities:
@@ -38,7 +46,7 @@ class NearestEntities:
     def rebuild(self) -> None:
         """Index the current rows of this rank; does nothing if the search is exact."""
         if self._indexed:
-            rows = self._model.own_candidates().cpu()
+            rows = self._model.own_candidates()
             self._index = VectorIndex.empty(self._similarity, len(rows), rows.shape[1])
             self._index.fill(rows)
 
@@ -72,5 +80,8 @@ class NearestEntities:
         best = Best.none_yet(len(vectors), top, vectors.device)
         rows = self._model.own_candidates()
         for low, high in blocks(len(rows)):
-            keep_best(self._similarity.scores(vectors, rows[low:high]), self._model.first + low, 0, best)
+            candidates = rows[low:high]
+            for first, last in blocks(len(vectors), QUERIES_AT_ONCE):
+                scores = self._similarity.scores(vectors[first:last], candidates)
+                keep_best(scores, self._model.first + low, first, best)
         return best

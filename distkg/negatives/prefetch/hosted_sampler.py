@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distkg.kernels.row_blocks import RowBlocks
 from distkg.kernels.scores.similarity import Similarity
 from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, make_source
 from distkg.negatives.prefetch.messages import Reply, Request
 from distkg.negatives.prefetch.pool_client import CANDIDATES, RELATIONS, Arrays
 from distkg.negatives.prefetch.pool_events import BrokenDrawError
+from distkg.negatives.prefetch.published_rows import PublishedRows
 from distkg.negatives.training_graph import TrainingGraph
 from distkg.sharding.ranks import Ranks
 
@@ -32,7 +34,7 @@ class PublishedModel:
         self.similarity, self.entities = similarity, entities
         self._relations = relations
         self.version = -1
-        self._rows, self._relation_rows = torch.empty(0), torch.empty(0)
+        self._rows, self._relation_rows = PublishedRows(), torch.empty(0)
         self._keys = torch.empty(0, dtype=torch.int64)
         self._brought = torch.empty(0)
 
@@ -40,7 +42,8 @@ class PublishedModel:
         """Set the vectors of all entities, and of relations if the shards have them.
 
         Args:
-            shards: pairs of first entity and arrays, entity vectors float32 [rows, C], in any order.
+            shards: pairs of first entity and arrays, entity vectors float32 or float16 [rows, C], in any order; not
+                copied.
 
         Raises:
             ValueError: the shards do not hold every entity exactly once.
@@ -50,14 +53,14 @@ class PublishedModel:
         if [first for first, _ in in_order] != ends[:-1].tolist() or ends[-1] != self.entities:
             held = ", ".join(f"{first} to {first + len(rows) - 1}" for first, rows in in_order)
             raise ValueError(f"published vectors are of the entities {held}; expected are 0 to {self.entities - 1}")
-        self._rows = torch.from_numpy(np.concatenate([rows for _, rows in in_order])).to(self.ranks.device)
+        self._rows = PublishedRows([rows for _, rows in in_order], self.ranks.device)
         if RELATIONS in shards[0][1]:
             self._relation_rows = torch.from_numpy(np.array(shards[0][1][RELATIONS])).to(self.ranks.device)
         self.version = version
 
     def forget(self) -> None:
         """Drop all published vectors."""
-        self._rows, self._relation_rows, self.version = torch.empty(0), torch.empty(0), -1
+        self._rows, self._relation_rows, self.version = PublishedRows(), torch.empty(0), -1
 
     def set_request_vectors(self, request: Request, queries: Queries) -> None:
         """Set the vectors in a request: those of its queries, for ``query``, and those of its answers, which replace
@@ -67,19 +70,19 @@ class PublishedModel:
             self._brought = torch.from_numpy(np.array(request.query_vectors))[order].to(self.ranks.device)
         if request.answer_vectors is not None:
             brought = torch.from_numpy(np.array(request.answer_vectors)).to(self.ranks.device)
-            self._rows[queries.answer.to(self.ranks.device)] = brought
+            self._rows.replace(queries.answer.to(self.ranks.device), brought)
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
         place = torch.searchsorted(self._keys, self._key(anchor, relation))
         return self._brought[place.to(self.ranks.device)]
 
     def candidates(self, entities: Tensor) -> Tensor:
-        return self._rows[entities.to(self.ranks.device)]
+        return self._rows[entities]
 
     def relations(self) -> Tensor:
         return self._relation_rows
 
-    def own_candidates(self) -> Tensor:
+    def own_candidates(self) -> RowBlocks:
         return self._rows
 
     def _key(self, anchor: Tensor, relation: Tensor) -> Tensor:

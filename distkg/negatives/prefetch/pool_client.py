@@ -16,8 +16,9 @@ from distkg.config import PoolConfig
 from distkg.negatives.prefetch.pool_events import Missing, PoolEvent, PoolEventLog
 from distkg.negatives.prefetch.prefetch_stats import Deliveries
 
-Arrays = Mapping[str, NDArray[np.float32]]
-"""Published arrays of a model, by name."""
+Vectors = np.float32 | np.float16
+Arrays = Mapping[str, NDArray[Any]]
+"""Published arrays of a model, by name: float32, or float16 for sources that only compare."""
 
 CANDIDATES, RELATIONS = "candidates", "relations"
 """Names of published vectors: of entities as candidate answers [rows, C], and of relations [R, w]."""
@@ -101,7 +102,7 @@ class Pool(Protocol[RequestIn, ReplyOut]):
         Args:
             version: step of the training.
             first: entity of the first row of ``CANDIDATES``.
-            arrays: published arrays by name.
+            arrays: published arrays by name; the pool copies them before this returns.
             wait: return only after all hosts have received them.
         """
         ...

@@ -31,6 +31,7 @@ from distkg.negatives.mixture import Mixture, MixtureOptions, MixturePart
 from distkg.negatives.model_view import ModelView
 from distkg.negatives.prefetch.messages import Reply, Request
 from distkg.negatives.prefetch.pool_client import CANDIDATES, RELATIONS, Pool, PoolClient, PoolOf
+from distkg.negatives.prefetch.published_rows import half_precision
 from distkg.negatives.training_graph import TrainingGraph
 
 PUBLISH_EPOCHS = 1.0  # epochs between publications; fewer if the source's refresh is shorter
@@ -151,9 +152,11 @@ class PrefetchedSource(NegativeSource):
         if not never and moment.epochs - self._published < self._publish_epochs and steps < self._publish_steps:
             return
         self._published, self._version = moment.epochs, self._now.step
-        arrays = {CANDIDATES: self._model.own_candidates().cpu().numpy().copy()}
+        own = self._model.own_candidates()[:]
+        half = self._hosted.hosted_precision == "float16" and not self._how.sync
+        arrays: dict[str, NDArray[Any]] = {CANDIDATES: half_precision(own) if half else own.cpu().numpy()}
         if self._hosted.requires == "relations":
-            arrays[RELATIONS] = self._model.relations().cpu().numpy().copy()
+            arrays[RELATIONS] = self._model.relations().cpu().numpy()
         self._pool.publish(self._version, self._model.first, arrays, wait=self._how.sync)
         if self._how.sync:
             self._model.ranks.barrier()  # no rank sends requests before all shards have arrived

@@ -20,7 +20,7 @@ from torch import Tensor
 from distkg.data.store.classes import Classes
 from distkg.graph.csr import row_of_each
 from distkg.kernels.jit import kernel
-from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, SourceError, SourceOptions
+from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, RunSizes, SourceError, SourceOptions
 from distkg.negatives.training_graph import TrainingGraph
 
 
@@ -78,8 +78,8 @@ class PoolSource(NegativeSource):
     members: NDArray[np.int32]
 
     @classmethod
-    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
-        return queries * cls.bytes_per_query
+    def memory(cls, options: SourceOptions, sizes: RunSizes) -> int:
+        return sizes.queries * cls.bytes_per_query
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
@@ -180,7 +180,7 @@ class Typed(ClassSource):
     name, of_relations = "typed", True
 
     def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
-        return self._pools.ranges(self._classes.wanted[relation].astype(np.int64))
+        return self._pools.ranges(self._classes.required[relation].astype(np.int64))
 
 
 @SOURCES.register("classes")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distkg.data.store.relation_categories import answers_per_query
+from distkg.data.store.relation_categories import count_queries
 from distkg.kernels.jit import kernel
 from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, SourceOptions
 from distkg.negatives.training_graph import TrainingGraph
@@ -84,6 +84,6 @@ class Bernoulli(NegativeSource):
 
 def head_share(triples: np.ndarray, relations: int) -> np.ndarray:
     """Return tph / (tph + hpt) of each relation, float64 [R]; 0.5 for a relation without triples."""
-    tails_per_head, heads_per_tail = answers_per_query(triples, relations)
+    tails_per_head, heads_per_tail = count_queries(lambda: [triples], len(triples), relations).answers_per_query()
     both = tails_per_head + heads_per_tail
     return np.divide(tails_per_head, both, out=np.full(relations, 0.5), where=both > 0)

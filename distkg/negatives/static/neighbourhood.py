@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distkg.graph.csr import Csr
 from distkg.graph.walks import ball_sizes, dgl_walks, plain_walks
-from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, SourceOptions
+from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, RunSizes, SourceOptions
 from distkg.negatives.training_graph import TrainingGraph
 
 
@@ -33,8 +33,8 @@ class KHop(NegativeSource):
     Options = KHopOptions
 
     @classmethod
-    def memory(cls, options: SourceOptions, queries: int, workers: int) -> int:
-        return 40 * queries  # both ends of every edge, and sorting
+    def memory(cls, options: SourceOptions, sizes: RunSizes) -> int:
+        return 40 * sizes.queries  # both ends of every edge, and sorting
 
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)

@@ -8,10 +8,8 @@ checksums, about as long as the synchronous save.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,19 +32,14 @@ from distkg.sharding.checkpoint.files import (
     LaterFormatError,
     ShardFile,
     TensorEntry,
-    begin,
     check_file,
     copy_rows,
     copy_whole,
     difference,
-    file_name,
-    is_committed,
-    is_unfinished,
-    read_manifest,
-    remove,
-    write_file,
-    write_manifest,
+    open_rows,
 )
+from distkg.sharding.checkpoint.storage import storage_of
+from distkg.sharding.checkpoint.stored_table import StoredTable
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 
@@ -55,7 +48,6 @@ __all__ = ["CheckpointError", "CheckpointManifest", "Checkpoints", "NonFiniteErr
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-_SET_ASIDE = ".replaced"
 
 
 class NonFiniteError(CheckpointError):
@@ -70,11 +62,13 @@ class State:
         sharded: name → this rank's rows [Shards(rows, size).count(rank), …], any dtype.
         replicated: name → tensor of any shape, equal on every rank; that of the first rank is saved.
         rows: number of rows of the sharded tensors over all ranks.
+        on_disk: whether the sharded tensors are mapped from files, and may be larger than the memory.
     """
 
     sharded: dict[str, Tensor]
     replicated: dict[str, Tensor]
     rows: int
+    on_disk: bool = False
 
     def entries(self) -> dict[str, TensorEntry]:
         """Describe each tensor by its dtype and global shape."""
@@ -100,7 +94,8 @@ class Checkpoints:
     the background is raised by the next collective call.
 
     Args:
-        folder: folder on storage that every rank can access; created by the first ``save``.
+        folder: folder on storage that every rank can access, or in the copy of a folder in an object store; created by
+            the first ``save``.
         ranks: ranks that write and read.
         keep: number of newest checkpoints to keep, in addition to the newest one marked best.
         notice: receives, on the first rank, a message for each damaged checkpoint that is skipped; default: log a
@@ -123,6 +118,7 @@ class Checkpoints:
         if keep < 1:
             raise CheckpointError(f"keep is {keep}: it must be at least 1, the number of newest checkpoints to keep")
         self._folder, self._ranks, self._keep = Path(folder), ranks, keep
+        self._storage = storage_of(self._folder)
         self._group = _own_group(ranks)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
@@ -138,6 +134,9 @@ class Checkpoints:
         local state (page-locked if it comes from a GPU). A checkpoint of the same name is replaced, and stays readable
         until the new one is committed. A state with NaN or infinity on any rank is not saved: the next collective call
         raises NonFiniteError on all ranks.
+
+        Sharded tensors on disk are not copied: they are written from their files before this returns, and an error is
+        raised here.
 
         Args:
             name: name of the sub-folder: letters, digits, ``-`` and ``_``.
@@ -159,8 +158,11 @@ class Checkpoints:
             files=[],
         )
         self.wait()
-        tensors = _copies(state.sharded | state.replicated if self._ranks.first else state.sharded)
+        sharded = dict(state.sharded) if state.on_disk else _copies(state.sharded)
+        tensors = sharded | (_copies(state.replicated) if self._ranks.first else {})
         self._writing = self._writer.submit(self._write, name, tensors, draft)
+        if state.on_disk:
+            self.wait()  # training would change the tensors
 
     def wait(self) -> None:
         """Wait until the last save is committed; raise its error if it failed."""
@@ -225,7 +227,11 @@ class Checkpoints:
         Raises:
             CheckpointError: no such checkpoint, or a damaged manifest.
         """
-        return read_manifest(self._folder / name)
+        return self._storage.describe(name)
+
+    def drop_fetched(self) -> None:
+        """Delete files that were fetched from an object store for reading; open tables stay readable; local."""
+        self._storage.drop_fetched()
 
     def read_rows(self, name: str, tensor: str, low: int, high: int) -> Tensor:
         """Read rows [low, high) of a tensor [rows, …] from the files that hold them; local.
@@ -242,8 +248,42 @@ class Checkpoints:
             raise CheckpointError(f"rows {low} to {high} of {tensor} in checkpoint {name}: it has {entry.shape[0]}")
         self._check_files(name, manifest, low, high if entry.sharded else low)
         out = torch.empty(high - low, *entry.shape[1:], dtype=entry.torch_dtype)
-        copy_rows(self._folder / name, manifest, tensor, low, out)
+        copy_rows(self._storage.data(name), manifest, tensor, low, out)
         return out
+
+    def read_replicated(self, name: str, tensor: str) -> Tensor:
+        """Read a replicated tensor; local.
+
+        Raises:
+            CheckpointError: no such checkpoint or tensor, or a damaged file.
+        """
+        manifest = self.describe(name)
+        entry = manifest.tensors.get(tensor)
+        if entry is None or entry.sharded:
+            raise CheckpointError(f"checkpoint {name} in {self._folder} has no replicated tensor {tensor!r}")
+        self._storage.fetch(name, manifest, 0)
+        check_file(self._storage.data(name), manifest, 0)
+        out = torch.empty(entry.shape, dtype=entry.torch_dtype)
+        copy_whole(self._storage.data(name), manifest, tensor, out)
+        return out
+
+    def open_table(self, name: str, tensor: str, shape: tuple[int, int], dtype: torch.dtype) -> StoredTable:
+        """Open a sharded tensor of a checkpoint as a table whose rows stay in its files; collective.
+
+        Raises:
+            CheckpointError: no such tensor, or one of another shape or dtype, or a damaged file.
+        """
+        opened: list[StoredTable] = []  # descriptors of files cannot be sent to other ranks
+        self._together(lambda: opened.append(self._open_table(name, tensor, shape, dtype)))
+        return opened[0]
+
+    def _open_table(self, name: str, tensor: str, shape: tuple[int, int], dtype: torch.dtype) -> StoredTable:
+        manifest, folder = self.describe(name), self._storage.data(name)
+        self._check_entries(name, manifest, {tensor: _entry(torch.empty(0, dtype=dtype), [*shape], True)})
+        for index in range(len(manifest.files)):
+            self._storage.fetch(name, manifest, index)
+        pieces = [open_rows(folder, manifest, index, tensor) for index in range(len(manifest.files))]
+        return StoredTable(pieces, *shape, self._ranks, dtype)
 
     def _check_shards(self, state: State) -> None:
         count = Shards(state.rows, self._ranks.size).count(self._ranks.rank)
@@ -258,14 +298,13 @@ class Checkpoints:
 
     def _write(self, name: str, tensors: dict[str, Tensor], draft: CheckpointManifest) -> None:
         """Write and commit a checkpoint; runs in the background on every rank."""
-        folder = self._folder / name
         try:
             self._refuse_non_finite(name, tensors)
-            replaced = self.on_first(partial(self._prepare, folder))
-            files = self._together(partial(self._write_own, folder, tensors, draft.rows))
+            attempt = self.on_first(partial(self._storage.prepare, name))
+            files = self._together(partial(self._write_own, name, attempt, tensors, draft.rows))
         finally:
             tensors.clear()  # the executor may keep references to its arguments
-        self.on_first(partial(self._commit, folder, draft, files, replaced))
+        self.on_first(partial(self._commit, name, attempt, draft, files))
         self._damaged.pop(name, None)
         self.last = name
 
@@ -279,42 +318,36 @@ class Checkpoints:
         if broken:
             raise NonFiniteError(f"{name} is not saved: its state holds NaN or infinity in {', '.join(broken)}")
 
-    def _prepare(self, folder: Path) -> Path | None:
-        """Remove unfinished checkpoints of earlier processes; return the new path of a checkpoint to be replaced."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for other in self._folders():
-            if is_unfinished(other):
-                remove(other)
-        replaced = _unused_path(folder) if is_committed(folder) or folder.is_symlink() else None
-        if replaced is not None:
-            folder.rename(replaced)
-        begin(folder)
-        return replaced
+    def _write_own(self, name: str, attempt: str, tensors: dict[str, Tensor], rows: int) -> ShardFile:
+        rank, size = self._ranks.rank, self._ranks.size
+        return self._storage.write_own(name, attempt, tensors, Shards(rows, size).range(rank), rank, size)
 
-    def _write_own(self, folder: Path, tensors: dict[str, Tensor], rows: int) -> ShardFile:
-        folder.mkdir(exist_ok=True)
-        low, high = Shards(rows, self._ranks.size).range(self._ranks.rank)
-        return write_file(folder / file_name(self._ranks.rank, self._ranks.size), tensors, low, high)
-
-    def _commit(self, folder: Path, draft: CheckpointManifest, files: list[ShardFile], replaced: Path | None) -> None:
-        readable, _ = self._manifests()
+    def _commit(self, name: str, attempt: str, draft: CheckpointManifest, files: list[ShardFile]) -> None:
+        readable, unreadable = self._storage.manifests()
         serial = 1 + max((manifest.serial for manifest in readable.values()), default=0)
-        write_manifest(folder, draft.model_copy(update={"serial": serial, "files": files}))
-        self._on_commit(folder.name)
+        committed = draft.model_copy(update={"serial": serial, "files": files})
+        self._storage.commit(name, attempt, committed)
+        self._on_commit(name)
+        unreadable.pop(name, None)
         try:
-            self._retire(folder.name, replaced)
+            self._retire(name, self._storage.superseded(attempt), readable | {name: committed}, unreadable)
         except OSError as error:
             _log.warning("old checkpoints in %s could not be deleted: %s", self._folder, error)
 
-    def _retire(self, newest: str, replaced: Path | None) -> None:
+    def _retire(
+        self,
+        newest: str,
+        superseded: set[str],
+        readable: Mapping[str, CheckpointManifest],
+        unreadable: Mapping[str, CheckpointError],
+    ) -> None:
         """Delete surplus and damaged checkpoints, but none of a later format."""
-        readable, unreadable = self._manifests()
-        worthless = (self._damaged.keys() - {newest}) | ({replaced.name} if replaced else set())
+        worthless = (self._damaged.keys() - {newest}) | superseded
         sound = sorted(readable.keys() - worthless, key=lambda name: -readable[name].serial)
         names_to_keep = set(sound[: self._keep]) | set([name for name in sound if readable[name].best][:1])
         later = {name for name, error in unreadable.items() if isinstance(error, LaterFormatError)}
         for name in (readable.keys() - names_to_keep) | (worthless & unreadable.keys() - later):
-            remove(self._folder / name)
+            self._storage.remove(name)
 
     def _newest(self, wanted: Callable[[CheckpointManifest], bool]) -> str | None:
         self.wait()
@@ -341,7 +374,7 @@ class Checkpoints:
 
     def _candidates(self, wanted: Callable[[CheckpointManifest], bool]) -> tuple[list[str], dict[str, str]]:
         """Return the names of committed checkpoints, newest first, and name → problem of unreadable manifests."""
-        readable, unreadable = self._manifests()
+        readable, unreadable = self._storage.manifests()
         names = sorted(readable, key=lambda name: -readable[name].serial)
         return [name for name in names if wanted(readable[name])], {name: str(e) for name, e in unreadable.items()}
 
@@ -351,53 +384,39 @@ class Checkpoints:
             manifest = self.describe(name)
         except CheckpointError as error:
             return [f"{error} (as rank {self._ranks.rank} sees it)"]
-        indices = range(self._ranks.rank, len(manifest.files), self._ranks.size)
-        differences = (difference(self._folder / name, manifest, index) for index in indices)
-        return [text for text in differences if text is not None]
-
-    def _manifests(self) -> tuple[dict[str, CheckpointManifest], dict[str, CheckpointError]]:
-        """Read the manifests of committed checkpoints: name → manifest, and name → error of unreadable ones."""
-        readable, unreadable = {}, {}
-        for folder in filter(is_committed, self._folders()):
-            try:
-                if folder.is_symlink():
-                    raise CheckpointError(f"{folder} is a link; replace it by the folder itself")
-                readable[folder.name] = read_manifest(folder)
-            except CheckpointError as error:
-                unreadable[folder.name] = error
-        return readable, unreadable
-
-    def _folders(self) -> list[Path]:
-        """Return the folders of checkpoints, finished or not."""
-        if not self._folder.is_dir():
-            return []
-        folders = sorted(path for path in self._folder.iterdir() if path.is_dir())
-        return [path for path in folders if is_committed(path) or is_unfinished(path)]
+        problems = []
+        for index in range(self._ranks.rank, len(manifest.files), self._ranks.size):
+            self._storage.fetch(name, manifest, index)
+            problems.append(difference(self._storage.data(name), manifest, index))
+        return [text for text in problems if text is not None]
 
     def _check_fit(self, name: str, state: State) -> None:
         manifest = self.describe(name)
-        stored = manifest.tensors
         self._check_shards(state)
+        self._check_entries(name, manifest, state.entries())
+        self._check_files(name, manifest, *Shards(state.rows, self._ranks.size).range(self._ranks.rank))
+
+    def _check_entries(self, name: str, manifest: CheckpointManifest, expected: Mapping[str, TensorEntry]) -> None:
         wrong = [
-            f"{tensor} is {stored.get(tensor, 'missing')} in the checkpoint, {entry} here"
-            for tensor, entry in state.entries().items()
-            if stored.get(tensor) != entry
+            f"{tensor} is {manifest.tensors.get(tensor, 'missing')} in the checkpoint, {entry} here"
+            for tensor, entry in expected.items()
+            if manifest.tensors.get(tensor) != entry
         ]
         if wrong:
             raise CheckpointError(
                 f"checkpoint {name} in {self._folder} does not fit this model: {'; '.join(wrong)}. Use the "
                 "configuration and the store that it was trained with"
             )
-        self._check_files(name, manifest, *Shards(state.rows, self._ranks.size).range(self._ranks.rank))
 
     def _check_files(self, name: str, manifest: CheckpointManifest, low: int, high: int) -> None:
         """Check the headers of the first file and the files with rows [low, high) against the manifest."""
         for index, file in enumerate(manifest.files):
             if index == 0 or (file.low < high and low < file.high):
-                check_file(self._folder / name, manifest, index)
+                self._storage.fetch(name, manifest, index)
+                check_file(self._storage.data(name), manifest, index)
 
     def _load(self, name: str, state: State) -> dict[str, Any]:
-        manifest, folder = self.describe(name), self._folder / name
+        manifest, folder = self.describe(name), self._storage.data(name)
         low, _ = Shards(state.rows, self._ranks.size).range(self._ranks.rank)
         for tensor, rows in state.sharded.items():
             copy_rows(folder, manifest, tensor, low, rows.detach())
@@ -475,9 +494,3 @@ def _as_json(progress: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"progress {dict(progress)} cannot be written as JSON: {error}") from None
     return copy
-
-
-def _unused_path(folder: Path) -> Path:
-    """Return an unused path next to a checkpoint; an existing one may hold the only undamaged copy."""
-    names = (f"{folder.name}{_SET_ASIDE}{number or ''}" for number in itertools.count())
-    return next(path for path in map(folder.with_name, names) if not os.path.lexists(path))

@@ -28,9 +28,11 @@ from distkg.data.storage.tensor_files import (
     TensorHeader,
     check_tensors,
     read_header,
+    read_places,
     write_tensors,
 )
 from distkg.kernels.finite import is_finite
+from distkg.sharding.checkpoint.stored_table import StoredRows
 from distkg.strict_json import JsonError, check_regular, read_json
 
 FORMAT = 1
@@ -39,7 +41,14 @@ MANIFEST = "manifest.json"
 _DIGEST = "sha256"
 _UNNAMED = f"{MANIFEST}.part"
 _ROWS_FILES = "rank-*-of-*.safetensors"
-_WRITTEN_HERE = (_UNNAMED, _ROWS_FILES, ".tmp??????")  # safetensors writes to .tmp…, renames
+_ATTEMPT = r"attempt-[0-9a-f]{8}"
+_ATTEMPTS = "attempt-????????"
+_WRITTEN_HERE = (
+    _UNNAMED,
+    f"{_ATTEMPTS}/{_ROWS_FILES}",
+    _ROWS_FILES,
+    ".tmp??????",
+)  # safetensors writes to .tmp…, renames
 _BYTES_AT_ONCE = 16 << 20
 _BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 
@@ -95,7 +104,11 @@ class TensorEntry(_Entry):
 class ShardFile(_Entry):
     """File of one rank."""
 
-    name: str = Field(pattern=r"^rank-[0-9]{5,}-of-[0-9]{5,}\.safetensors$", max_length=60)
+    name: str = Field(
+        pattern=rf"^({_ATTEMPT}/)?rank-[0-9]{{5,}}-of-[0-9]{{5,}}\.safetensors$",
+        max_length=80,
+        description="Name in the folder of the checkpoint; in an object store, below that of the attempt to write it.",
+    )
     low: Size = Field(description="First row of the sharded tensors in the file.")
     high: Size = Field(description="One past the last row.")
     bytes: Size
@@ -142,6 +155,11 @@ def file_name(rank: int, size: int) -> str:
     return f"rank-{rank:05d}-of-{size:05d}.safetensors"
 
 
+def attempt_name(token: str) -> str:
+    """Return the name of one attempt to write a checkpoint, from a random text of hexadecimal digits."""
+    return f"attempt-{token[:8]}"
+
+
 def write_file(path: Path, tensors: Mapping[str, Tensor], low: int, high: int) -> ShardFile:
     """Write contiguous CPU tensors to one safetensors file, and return when it is on disk.
 
@@ -149,7 +167,7 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], low: int, high: int) -
         OSError, SafetensorError: the file could not be written (for example, the disk is full).
     """
     write_tensors(path, tensors)
-    digest = _sha256_of(path)
+    digest = sha256_of(path)
     _to_disk(path)
     _to_disk(path.parent)
     return ShardFile(name=path.name, low=low, high=high, bytes=path.stat().st_size, sha256=digest)
@@ -166,7 +184,7 @@ def difference(folder: Path, manifest: CheckpointManifest, index: int) -> str | 
         size = check_regular(path)
         if size != entry.bytes:
             return f"{entry.name} has {size} bytes, its manifest says {entry.bytes}"
-        digest = _sha256_of(path)
+        digest = sha256_of(path)
     except OSError as error:
         return f"{entry.name} cannot be read ({error.strerror or error})"
     if digest != entry.sha256:
@@ -194,13 +212,18 @@ def check_file(folder: Path, manifest: CheckpointManifest, index: int) -> None:
 
 def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
     """Commit a checkpoint whose files are on disk."""
-    tree = manifest.model_dump()
     unnamed = folder / _UNNAMED
-    unnamed.write_text(json.dumps(tree | {_DIGEST: _sha256_of_json(tree)}, indent=1, allow_nan=False) + "\n", "utf-8")
+    unnamed.write_text(manifest_text(manifest), "utf-8")
     _to_disk(unnamed)
     os.replace(unnamed, folder / MANIFEST)
     _to_disk(folder)
     _to_disk(folder.parent)
+
+
+def manifest_text(manifest: CheckpointManifest) -> str:
+    """Return the content of manifest.json, with its checksum."""
+    tree = manifest.model_dump()
+    return json.dumps(tree | {_DIGEST: _sha256_of_json(tree)}, indent=1, allow_nan=False) + "\n"
 
 
 def read_manifest(folder: Path) -> CheckpointManifest:
@@ -256,6 +279,21 @@ def copy_rows(folder: Path, manifest: CheckpointManifest, tensor: str, low: int,
                 out[row - low : end - low].copy_(rows[row - first : end - first])
 
 
+def open_rows(folder: Path, manifest: CheckpointManifest, index: int, tensor: str) -> StoredRows:
+    """Open the file of a rank for reading rows of a sharded tensor; the caller closes its descriptor.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or does not match the manifest.
+    """
+    entry, path = manifest.files[index], folder / manifest.files[index].name
+    check_file(folder, manifest, index)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): use another checkpoint") from None
+    return StoredRows(descriptor, read_places(path)[tensor][1], entry.low, entry.high)
+
+
 def copy_whole(folder: Path, manifest: CheckpointManifest, tensor: str, out: Tensor) -> None:
     """Fill ``out`` with a replicated tensor.
 
@@ -279,7 +317,8 @@ def is_committed(folder: Path) -> bool:
     """Return True for a checkpoint that was committed, damaged or not."""
     if os.path.lexists(folder / MANIFEST):
         return True
-    return not os.path.lexists(folder / _UNNAMED) and any(folder.glob(_ROWS_FILES))
+    data = (path for pattern in (_ROWS_FILES, f"{_ATTEMPTS}/{_ROWS_FILES}") for path in folder.glob(pattern))
+    return not os.path.lexists(folder / _UNNAMED) and any(data)
 
 
 def is_unfinished(folder: Path) -> bool:
@@ -298,6 +337,9 @@ def remove(folder: Path) -> None:
         for path in folder.glob(pattern):
             if path.is_symlink() or not path.is_dir():
                 path.unlink(missing_ok=True)
+    for attempt in folder.glob(_ATTEMPTS):
+        if attempt.is_dir() and not attempt.is_symlink() and not any(attempt.iterdir()):
+            attempt.rmdir()
     if not any(folder.iterdir()):
         folder.rmdir()
 
@@ -309,7 +351,8 @@ def _contradiction(manifest: CheckpointManifest) -> str | None:
     bounds, ends = [file.low for file in files] + [manifest.rows], [0] + [file.high for file in files]
     if bounds != ends or len(files) != manifest.world_size:
         return f"its files do not hold rows 0 to {manifest.rows}"
-    if [file.name for file in files] != names:
+    attempts = {file.name.rpartition("/")[0] for file in files}
+    if [file.name.rpartition("/")[2] for file in files] != names or len(attempts) > 1:
         return f"its files are not {names[0]} and so on"
     for name, entry in manifest.tensors.items():
         if entry.sharded and entry.shape[:1] != [manifest.rows]:
@@ -367,7 +410,8 @@ def _opened(path: Path) -> Iterator[Any]:
         raise CheckpointError(f"{path} is damaged ({error}): use another checkpoint") from error
 
 
-def _sha256_of(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Compute the SHA-256 of a file in hexadecimal."""
     with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,0 +1,63 @@
+"""Failures of workers, as a run records them.
+
+Does not import torch, because Ray Train's controller imports this module before it starts the workers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ray
+import ray.train
+
+from distkg.cluster.watch import run_folder
+from distkg.training.run_dir import Record
+
+# Errors that a restart would repeat. A lost peer raises RuntimeError, a full disk OSError.
+MISTAKES = (ValueError, TypeError, LookupError, AttributeError, ImportError, AssertionError)
+
+
+def describe_failure(record: Record) -> str:
+    """Format a line of failures.jsonl as a sentence.
+
+    >>> describe_failure({"time": 0.0, "rank": 1, "error": "its node was lost", "restart": True})
+    'worker 1 failed: its node was lost. Restarting from the newest checkpoint.'
+    """
+    outcome = "Restarting from the newest checkpoint." if record["restart"] else "The run ends here."
+    return f"worker {record['rank']} failed: {record['error']}. {outcome}"
+
+
+class FailureNotes(ray.train.UserCallback):
+    """Callback that writes lost workers to failures.jsonl, and ends the run on an error that a restart would repeat."""
+
+    def __init__(self, run: Path, max_failures: int) -> None:
+        self._run = run
+        self._restarts_left = max_failures
+
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
+        causes = {rank: cause_of(error) for rank, error in worker_exceptions.items()}
+        mistake = next((cause for cause in causes.values() if isinstance(cause, MISTAKES)), None)
+        restart = mistake is None and self._restarts_left > 0
+        for rank, cause in sorted(causes.items()):
+            error = run_folder.take_hung(self._run, rank) or in_short(cause)
+            run_folder.append_failure(self._run, rank, error, restart=restart)
+        self._restarts_left -= 1
+        if mistake is not None:
+            # Raising here makes Ray Train's controller end the run instead of restarting it.
+            raise mistake
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return the error of a worker without the wrapping of Ray Train and of Ray's tasks."""
+    for wrapping in ("_base_exc", "health_check_failure"):
+        error = getattr(error, wrapping, error)
+    if isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None:
+        return error.cause
+    return error
+
+
+def in_short(error: BaseException) -> str:
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "its process died (killed, out of memory, or its node was lost)"
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:500].rstrip(".")

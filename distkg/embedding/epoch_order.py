@@ -1,0 +1,241 @@
+"""Order of the items (triples or queries) of an epoch, cut into steps.
+
+Each rank visits its part of the items in a random order, cut into the same number of steps on every rank. An epoch that
+other numbers of workers have begun is continued with the items that they left: the random order is a function of (seed,
+epoch, rank), so what each of those workers visited is computed again, from the segments of the epoch that a checkpoint
+records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.graph.directions import query_keys
+from distkg.randomness import Purpose, stream
+from distkg.sharding.ranks import Ranks
+from distkg.training.learner import Segment
+
+PIECE = 1 << 17  # ids to each rank in one message: memory that ranks share is kept until the end of the run
+
+
+class Items(Protocol):
+    """Items of an epoch: they have ids, and any number of ranks can divide them."""
+
+    def ids(self) -> np.ndarray:
+        """Return the ids of this rank's items, int64 [n], ascending: the local index of an item is its place here."""
+        ...
+
+    def rank_of(self, ids: np.ndarray, size: int) -> np.ndarray:
+        """Return the rank of each of these items among ``size`` ranks: int64, as ``ids``."""
+        ...
+
+
+@dataclass(frozen=True)
+class StridedItems:
+    """Rows that are dealt out to ranks in turn, each once, or as several items.
+
+    Attributes:
+        rows: number of rows; row i belongs to rank i mod size.
+        copies: items of each row; local indices go over all rows of the rank before the next copy.
+        ranks: ranks, of which one has these items.
+    """
+
+    rows: int
+    copies: int
+    ranks: Ranks
+
+    def counts(self) -> list[int]:
+        """Return the number of items of every rank."""
+        return [self.copies * len(range(rank, self.rows, self.ranks.size)) for rank in range(self.ranks.size)]
+
+    def ids(self) -> np.ndarray:
+        own = np.arange(self.ranks.rank, self.rows, self.ranks.size)
+        return np.concatenate([own + copy * self.rows for copy in range(self.copies)])
+
+    def rank_of(self, ids: np.ndarray, size: int) -> np.ndarray:
+        return ids % self.rows % size
+
+
+@dataclass(frozen=True)
+class DistinctQueries:
+    """Distinct queries of this rank; their ids are their keys, and rank (anchor + relation mod R) mod size has a query.
+
+    Attributes:
+        anchor, relation: int64 [n], in ascending order of (anchor, relation).
+        relations: number of relations R.
+    """
+
+    anchor: np.ndarray
+    relation: np.ndarray
+    relations: int
+
+    def ids(self) -> np.ndarray:
+        return query_keys(self.anchor, self.relation, self.relations)
+
+    def rank_of(self, ids: np.ndarray, size: int) -> np.ndarray:
+        anchor, relation = np.divmod(ids, 2 * self.relations)
+        return (anchor + relation % self.relations) % size
+
+
+@dataclass(frozen=True)
+class Portions:
+    """Partition of the ``counts[rank]`` items of each rank into nearly equal portions: steps first … steps - 1."""
+
+    counts: Sequence[int]
+    steps: int
+    first: int = 0
+
+    def bounds(self, rank: int, step: int) -> tuple[int, int]:
+        """Return the places in a rank's order at which the portion of a step begins and ends."""
+        count, steps, done = self.counts[rank], self.steps - self.first, step - self.first
+        return done * count // steps, (done + 1) * count // steps
+
+    def sizes(self, step: int) -> list[int]:
+        """Return the number of items of every rank at a step."""
+        return [high - low for low, high in (self.bounds(rank, step) for rank in range(len(self.counts)))]
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """Rest of an epoch: this rank's order of its remaining items, and the portions of all ranks."""
+
+    epoch: int
+    order: Tensor
+    portions: Portions
+
+
+class EpochOrder:
+    """Items of each step of each epoch, on this rank.
+
+    Caches the orders of neighbouring epochs, since negatives are requested in advance.
+
+    Attributes:
+        items: number of items of an epoch, over all ranks.
+        steps: number of steps of an epoch.
+    """
+
+    def __init__(self, items: Items, counts: Sequence[int], batch_size: int, seed: int, ranks: Ranks) -> None:
+        """``counts`` are the numbers of items of all ranks; ``batch_size`` the items of a step over all ranks."""
+        self.items = sum(counts)
+        self.steps = max(1, -(-self.items // batch_size))
+        self._items, self._seed, self._ranks = items, seed, ranks
+        self._portions = Portions(counts, self.steps)
+        self._cache: dict[int, Tensor] = {}
+        self._rest: _Rest | None = None
+
+    def chosen(self, epoch: int, step: int) -> Tensor:
+        """Return the local indices of this rank's items of a step: int64, in random order."""
+        low, high = self._portions_of(epoch).bounds(self._ranks.rank, step)
+        return self._order_of(epoch)[low:high]
+
+    def sizes(self, epoch: int, step: int) -> list[int]:
+        """Return the number of items of every rank at a step that is now to be done."""
+        if self._rest is not None and epoch > self._rest.epoch:
+            self._rest = None  # its order is as large as the part of this rank
+        return self._portions_of(epoch).sizes(step)
+
+    def continue_epoch(self, epoch: int, first: int, segments: Sequence[Segment]) -> None:
+        """Divide what the segments of an epoch left of its items among the steps from ``first`` on; collective."""
+        ranks = self._ranks
+        left = torch.from_numpy(remaining_items(self._items, ranks, epoch, segments))
+        counts = ranks.all_gather(torch.tensor([len(left)], device=ranks.device)).tolist()
+        order = left[_permutation(len(left), self._seed, epoch, ranks.rank, len(segments))]
+        self._rest = _Rest(epoch, order, Portions(counts, self.steps, first))
+
+    def _portions_of(self, epoch: int) -> Portions:
+        return self._portions if self._rest is None or epoch != self._rest.epoch else self._rest.portions
+
+    def _order_of(self, epoch: int) -> Tensor:
+        if self._rest is not None and epoch == self._rest.epoch:
+            return self._rest.order
+        if epoch not in self._cache:
+            count = self._portions.counts[self._ranks.rank]
+            latest = {cached: order for cached, order in self._cache.items() if abs(cached - epoch) == 1}
+            self._cache = {**latest, epoch: _permutation(count, self._seed, epoch, self._ranks.rank, 0)}
+        return self._cache[epoch]
+
+
+def remaining_items(items: Items, ranks: Ranks, epoch: int, segments: Sequence[Segment]) -> np.ndarray:
+    """Return the local indices of the items of this rank that no segment of an epoch has visited; collective.
+
+    A present rank stands for each rank of a segment and receives the ids that it had left. All present ranks do so at
+    the same time for as many of the earlier ones, so that a rank holds its own part and that of one earlier rank.
+
+    Returns:
+        int64, ascending.
+    """
+    ids = items.ids()
+    left = np.ones(len(ids), dtype=bool)
+    for index, segment in enumerate(segments):
+        own, ends = _by_rank(items.rank_of(ids, segment.division.workers), left)
+        for base in range(0, _largest(len(ends) - 1, ranks), ranks.size):
+            places = np.minimum(range(base, base + ranks.size + 1), len(ends) - 1)
+            parts = [own[low:high] for low, high in pairwise(ends[places])]
+            received = _swapped([torch.from_numpy(ids[part]) for part in parts], ranks)
+            visited = _visited(received, segment, epoch, base + ranks.rank, index)
+            answers = _swapped(visited.split([len(part) for part in received]), ranks)
+            for part, answer in zip(parts, answers, strict=True):
+                left[part] = ~answer.bool().numpy()
+    return np.flatnonzero(left)
+
+
+def _by_rank(owners: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of the items that are left, by their rank and then ascending, and where each rank's begin."""
+    counts = np.bincount(owners[left])
+    order = np.argsort(owners, kind="stable")
+    return order[left[order]], np.append(0, np.cumsum(counts))
+
+
+def _visited(parts: Sequence[Tensor], segment: Segment, epoch: int, rank: int, index: int) -> Tensor:
+    """Return which of the items that a rank had left a segment visited: uint8 [n], in the order of ``parts``.
+
+    Args:
+        parts: ids of the items, ascending in each part.
+        index: number of earlier segments of the epoch.
+    """
+    count = sum(map(len, parts))
+    _, done = Portions([count], segment.division.steps, segment.first).bounds(0, segment.last - 1)
+    places = _permutation(count, segment.division.seed, epoch, rank, index)[:done]
+    if len(parts) > 1:
+        places = torch.from_numpy(np.argsort(torch.cat(list(parts)).numpy(), kind="stable"))[places]
+    visited = torch.zeros(count, dtype=torch.uint8)
+    visited[places] = 1
+    return visited
+
+
+def _permutation(count: int, seed: int, epoch: int, rank: int, index: int) -> Tensor:
+    """Return the random order of a rank's items in the segment of an epoch with ``index`` segments before it."""
+    later = (index,) if index else ()  # an epoch without a change of workers is one segment
+    return torch.randperm(count, generator=stream(Purpose.ORDER, seed, epoch, rank, *later))
+
+
+def _largest(value: int, ranks: Ranks) -> int:
+    """Return the largest value of all ranks; collective."""
+    largest = torch.tensor(value, device=ranks.device)
+    ranks.all_reduce(largest, "max")
+    return int(largest)
+
+
+def _swapped(parts: Sequence[Tensor], ranks: Ranks) -> list[Tensor]:
+    """Send ``parts[w]`` [n] to rank w, and return the parts from all ranks, in their order; collective."""
+    if ranks.size == 1:
+        return list(parts)
+    lengths = torch.tensor([len(part) for part in parts], device=ranks.device)
+    counts = ranks.all_gather(lengths).view(ranks.size, ranks.size).cpu()
+    received = [parts[0].new_empty(count) for count in counts[:, ranks.rank].tolist()]
+    for low in range(0, int(counts.max()), PIECE):
+        pieces = [part[low : low + PIECE] for part in parts]
+        places = [part[low : low + PIECE] for part in received]
+        inp = torch.cat(pieces).to(ranks.device)
+        out = inp.new_empty(sum(map(len, places)))
+        ranks.all_to_all(out, inp, list(map(len, places)), list(map(len, pieces)))
+        for place, piece in zip(places, out.split(list(map(len, places))), strict=True):
+            place.copy_(piece)
+    return received
