@@ -68,6 +68,7 @@ class InProcessPool:
         del self.under_way[number]
 
     def publish(self, version: int, first: int, arrays: Arrays, *, wait: bool) -> None:
+        arrays = {name: array.copy() for name, array in arrays.items()}
         self.published.append(version)
         self.arrays.append(arrays)
         self.host.publish(version, 0, 1, first, arrays)

@@ -15,13 +15,17 @@ class WholeTable:
     """Holds every row, shows this rank's: gathering needs no exchange."""
 
     def __init__(self, rows: Tensor, ranks: Ranks) -> None:
-        self.rows = rows
-        self.shards = Shards(rows.shape[0], ranks.size)
-        low, high = self.shards.range(ranks.rank)
-        self.local = rows[low:high]
+        self.whole = rows
+        self.shards, self.width = Shards(rows.shape[0], ranks.size), rows.shape[1]
+
+    def rows(self, low: int, high: int) -> Tensor:
+        return self.whole[low:high]
+
+    def take(self, ids: Tensor) -> Tensor:
+        return self.whole[ids]
 
     def gather(self, ids: Tensor) -> Tensor:
-        return self.rows[ids].float()
+        return self.whole[ids].float()
 
 
 class SmallModel(nn.Module):

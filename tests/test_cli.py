@@ -30,6 +30,7 @@ COMMANDS = [
     "tokens",
     "train",
     "tune",
+    "extend",
     "evaluate",
     "predict",
     "predict-relation",
@@ -129,7 +130,7 @@ def test_version() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_example_of_the_help_parses(command: str) -> None:
     text = " ".join(run_cli(command, "--help").stdout.split())
-    example = text.split(f"Example: distkg {command}", 1)[1].split(" > ")[0]
+    example = re.split(" > | && ", text.split(f"Example: distkg {command}", 1)[1])[0]
     with APPLICATION[command].make_context(command, shlex.split(example)) as context:
         given = [name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
     assert len(given) >= bool(example.strip())
@@ -152,6 +153,15 @@ def test_the_example_of_the_help_parses(command: str) -> None:
         (["train", "preset:demo"], "Missing option '--run'"),
         (["tune", "preset:demo", "--space", "preset:no", "--run", "r"], "error: there is no space 'preset:no'"),
         (["tune", "preset:demo", "--space", "no.yaml", "--run", "r"], "error: space 'no.yaml' is not a file"),
+        (
+            ["tune", "preset:demo", "--run", "r", "--rungs", "2", "--against", "seconds"],
+            "error: --against seconds and --rungs exclude each other",
+        ),
+        (["tune", "preset:demo", "--run", "r", "--budget", "2"], "error: --budget is that of all rungs, and there are"),
+        (
+            ["tune", "preset:demo", "--run", "r", "--rungs", "3", "--trials", "3"],
+            "error: --trials 3 are too few for --rungs 3",
+        ),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(arguments: list[str], message: str) -> None:
@@ -311,6 +321,26 @@ def test_plan_as_json(store: Path) -> None:
     assert found["memory"]["entity table"] == 150 * 64 * 4
     assert found["total_bytes"] == sum(found["memory"].values())
     assert found["seconds_per_epoch"] == pytest.approx(sum(found["seconds"].values()))
+
+
+def test_plan_for_a_graph_and_machines_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "freebase.yaml").write_text(
+        "model: {name: complex, dim: 128}\nobjective: {name: logistic}\noptimizer: {name: rowwise_adagrad}\n"
+        "train: {batch_size: 196608}\n"
+    )
+    command = ["plan", str(tmp_path / "freebase.yaml"), "--graph", "86054151,14824,304727650"]
+    result = run_cli(*command, "--cluster", "preset:r5dn_4")
+    assert result.exit_code == 0, result.output
+    assert "Memory per worker (192 × 448,199 entity rows)" in result.stdout  # ⌈86,054,151 / 192⌉
+    assert "11 G parameters, 1,550 steps per epoch, about " in result.stdout  # ⌈304,727,650 / 196,608⌉
+    found = json.loads(run_cli(*command, "--cluster", "preset:r5dn_4", "--json").stdout)
+    assert found["available"] == 768 * 2**30 // 48
+    both = run_cli(*command, "--cluster", "preset:r5dn_4", "--workers", "2")
+    assert both.exit_code == 2
+    assert "--workers and --cluster both set the number of workers: use one" in both.stderr
+    here = run_cli("plan", "preset:demo", "--graph", "1000,10,5000")
+    assert here.exit_code == 0, here.output
+    assert "Memory per worker (2 × 500 entity rows)" in here.stdout
 
 
 @pytest.mark.parametrize("command", [["plan"], ["train", "--run", "never"]])

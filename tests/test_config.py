@@ -119,7 +119,12 @@ def test_yaml_gives_the_same_configuration_back() -> None:
 
 VARIANTS: list[dict[str, Any]] = [
     {},
-    {"objective": {"name": "self_adversarial"}, "negatives": {"pool": {"actors": 1}}, "regularizer": {"name": "n3"}},
+    {
+        "objective": {"name": "self_adversarial"},
+        "negatives": {"pool": {"actors": 1}},
+        "regularizer": {"name": "n3"},
+        "train": {"table_storage": "disk"},
+    },
     {"objective": {"name": "query_sampling", "activation": "hanon"}},
     {"objective": {"name": "non_negative"}},
     {"objective": {"name": "k_vs_all"}},

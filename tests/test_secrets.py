@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from distkg.cli import app
 from distkg.cli.app import show_traceback
 from distkg.config import RunConfig, load_config
+from distkg.data.storage import s3_objects
 from distkg.data.storage.location import Location
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
@@ -218,8 +219,14 @@ def test_commands_about_a_store_named_with_credentials(remote_store: str, tmp_pa
     ],
 )
 def test_errors_and_tracebacks_name_no_secret(
-    address: str, flags: list[str], tmp_path: Path, server: str, capsys: pytest.CaptureFixture[str]
+    address: str,
+    flags: list[str],
+    tmp_path: Path,
+    server: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(s3_objects, "FIRST_SECONDS", 0.1)  # nobody answers at addresses without an endpoint
     if address.endswith("x/g"):
         address += f"?endpoint_override={quote(f'http://{server}', safe='')}&region=us-east-1"
     commands = [
@@ -231,6 +238,7 @@ def test_errors_and_tracebacks_name_no_secret(
         ("config", address),
         ("evaluate", address),
         ("report", address),
+        ("predict", address, "--anchor", "a", "--relation", "r"),
         ("tokens", address, "--labels"),
         ("train", "preset:demo", "--run", tmp_path / "run", "--set", f"data.store={address}"),
     ]

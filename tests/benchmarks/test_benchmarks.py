@@ -23,6 +23,7 @@ from small_model import SmallModel, random_model
 
 from benchmarks import (
     evaluation,
+    growth,
     hale_ablation,
     kmas,
     message_passing,
@@ -32,6 +33,7 @@ from benchmarks import (
     query_sampling,
     rooflines,
     sampled_reasoning,
+    table_on_disk,
     token_steps,
     worker_scaling,
 )
@@ -43,6 +45,7 @@ from benchmarks.rooflines import Rooflines, together
 from benchmarks.training_windows import Window, Workload, shares
 from distkg.data.generate import generate
 from distkg.data.splits.inductive_split import inductive_split
+from distkg.data.store.graph_store import Store
 from distkg.data.store.known_answers import KnownAnswers
 from distkg.evaluation.ranking import rank_answers
 from distkg.foundation.graphs.entity_tokens import EntityTokens
@@ -153,6 +156,35 @@ def test_hale_ablation_runs(tmp_path: Path, store: Path) -> None:
     for columns in content["figures"].values():
         assert 0 < columns["MRR"]["median"] < 1
         assert columns["Hits@1"]["median"] <= columns["MRR"]["median"] <= columns["Hits@10"]["median"]
+
+
+@pytest.mark.benchmarks
+def test_growth_runs(tmp_path: Path, store: Path) -> None:
+    graph, source = Store.open(str(store)), tmp_path / "source"
+    source.mkdir()
+    for split in ("train", "valid", "test"):
+        lines = [f"e{head}\tr{relation}\te{tail}\n" for head, relation, tail in graph.triples(split).tolist()]
+        (source / f"{split}.tsv").write_text("".join(lines))
+    typed = [
+        "--source",
+        str(source),
+        "--preset",
+        "complex_codex_s",
+        "--epochs",
+        "1",
+        "--folder",
+        str(tmp_path / "kept"),
+    ]
+    content = run_quickly("growth", tmp_path, *typed, part="-complex_codex_s")
+    assert list(content["figures"]) == ["old model", "neighbours, untrained", *growth.VARIANTS, "from scratch"]
+    for row, columns in content["figures"].items():
+        parts = ["MRR old", *([] if row == "old model" else ["MRR new", "MRR all"])]
+        assert list(columns) == [*parts, "minutes", "CPU s"]
+        assert all(0 < columns[part]["median"] < 1 for part in parts)
+    sizes = content["settings"]
+    assert sizes["all-store"]["entities"] - sizes["old-store"]["entities"] >= 30
+    again = run_quickly("growth", tmp_path, *typed, part="-complex_codex_s")
+    assert again["figures"] == content["figures"]
 
 
 @pytest.mark.slow
@@ -337,6 +369,30 @@ def test_worker_scaling_runs(tmp_path: Path, store: Path) -> None:
     assert list(content["figures"]) == ["DistMult", "DistMult, overlapped"]
 
 
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.benchmarks
+def test_search_overhead_runs(tmp_path: Path, store: Path) -> None:
+    content = run_quickly("search_overhead", tmp_path, "--store", str(store), "--seconds", "1")
+    figures = content["figures"]
+    assert list(figures) == ["kept workers", "Ray Train for each trial"]
+    for columns in figures.values():
+        assert len(columns["later trials s"]["repetitions"]) == 2
+    kept, new = (columns["processor s"]["median"] for columns in figures.values())
+    assert kept < new
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.benchmarks
+def test_search_fidelity_runs(tmp_path: Path, store: Path) -> None:
+    content = run_quickly("search_fidelity", tmp_path, "--store", str(store))
+    figures = content["figures"]
+    assert list(figures) == ["CONFIG", "ASHA on the whole graph", "rungs on k-cores"]
+    assert figures["rungs on k-cores"]["trials"]["median"] == 4 + 2
+    assert all(0 < columns["valid MRR"]["median"] <= 1 for columns in figures.values())
+
+
 @pytest.mark.benchmarks
 def test_memory_runs(tmp_path: Path, store: Path) -> None:
     content = run_quickly("memory", tmp_path, "--store", str(store))
@@ -355,6 +411,59 @@ def test_million_entities_runs(tmp_path: Path) -> None:
     assert figures["table and optimizer MB per worker"] == pytest.approx(150 * 17 * 4 / 1e6)
     with pytest.raises(BenchmarkError, match="name a new folder"):
         run_quickly("million_entities", tmp_path, "--folder", str(tmp_path / "graph"))
+
+
+@pytest.mark.slow
+@pytest.mark.benchmarks
+def test_table_on_disk_runs(tmp_path: Path) -> None:
+    try:
+        with table_on_disk.memory_group(2.0):
+            pass
+    except BenchmarkError as error:
+        pytest.skip(str(error))
+    content = run_quickly("table_on_disk", tmp_path, "--folder", str(tmp_path / "graph"))
+    assert list(content["figures"]) == ["in memory", "on disk, 2 GB in all"]
+    assert 0.1 < content["figures"]["on disk, 2 GB in all"]["train GB"]["median"] < 2.0
+
+
+@pytest.mark.slow
+@pytest.mark.benchmarks
+def test_plan_check_runs(tmp_path: Path) -> None:
+    rows = ["DistMult, logistic", "RotatE, 2 workers"]
+    content = run_quickly("plan_check", tmp_path, "--folder", str(tmp_path / "graphs"), "--variants", *rows)
+    assert list(content["figures"]) == rows
+    for figures in content["figures"].values():
+        assert figures["planned / peak"]["median"] > 1
+        assert figures["measured s"]["median"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.benchmarks
+def test_scaling_runs(tmp_path: Path) -> None:
+    rows = ["1 M, 1 worker", "1 M, 2 workers, sockets", "10 M, 2 workers, weak"]
+    content = run_quickly("scaling", tmp_path, "--folder", str(tmp_path / "graphs"), "--variants", *rows)
+    assert list(content["figures"]) == rows
+    assert content["figures"][rows[0]]["MB/step"]["median"] == 0
+    # Rows that two queries share are sent once, so a step moves less than is foretold.
+    assert (
+        0 < content["figures"][rows[1]]["MB/step"]["median"] < content["figures"][rows[1]]["foretold MB/step"]["median"]
+    )
+    assert 0 < content["figures"][rows[0]]["MRR"]["median"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.benchmarks
+def test_large_graph_runs(tmp_path: Path) -> None:
+    content = run_quickly("large_graph", tmp_path, "--folder", str(tmp_path / "graph"))
+    figures = content["figures"]
+    steps = ["train", "evaluate", "export", "predict"]
+    assert list(figures) == ["generate", *steps, "train, of it the epoch", "train to predict"]
+    assert figures["train to predict"]["seconds"]["median"] == pytest.approx(
+        sum(figures[step]["seconds"]["median"] for step in steps)
+    )
+    for step in steps:
+        assert figures[step]["GB together"]["median"] >= figures[step]["GB largest"]["median"] > 0.1
 
 
 def test_figures_give_medians_and_keep_every_repetition(tmp_path: Path) -> None:

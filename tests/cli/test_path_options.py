@@ -1,4 +1,4 @@
-"""Every option and argument of every command that takes a path refuses the address of an object store."""
+"""Every option and argument of a command that takes a path refuses the address of an object store, or reads it."""
 
 import inspect
 import typing
@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from distkg.cli import app
 from distkg.cli.app import file_path, folder_path
 
-PATHS = 19
+PATHS = 10
 """Parameters of the commands that take a path, at least: the walk must not come to miss them."""
 
 

@@ -10,8 +10,9 @@ import ray.exceptions
 import ray.train
 
 from distkg.cluster import launch
-from distkg.cluster.launch import FailureNotes, check_scaling, describe_failure, launch_training, scaling
+from distkg.cluster.launch import check_scaling, launch_training, scaling
 from distkg.cluster.session.ray_session import ClusterError
+from distkg.cluster.watch.failures import FailureNotes, describe_failure
 from distkg.cluster.watch.lease import RunInUseError, hold_lease
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
@@ -132,8 +133,9 @@ def test_accepted_and_free_changes_are_said_and_reach_the_workers(
 ) -> None:
     reached: list[Any] = []
 
-    def on_workers(train: Any, config: RunConfig, run: Path, lease: Any, listener: Any) -> dict[str, Any]:
-        assert (run / "lease.json").exists()
+    def on_workers(train: Any, config: RunConfig, place: launch.Place, *_: Any) -> dict[str, Any]:
+        assert (place.folder / "lease.json").exists()
+        assert place.address == str(tmp_path / "run")
         reached.append(train)
         return {}
 

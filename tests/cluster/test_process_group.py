@@ -14,8 +14,8 @@ from distkg.cluster.process_group import (
     bind_gloo_to_node_address,
     interface_of,
     open_meeting_point,
-    process_group,
 )
+from distkg.cluster.train_backend import process_group
 
 
 def test_the_loopback_interface_carries_its_address() -> None:

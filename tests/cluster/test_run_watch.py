@@ -15,9 +15,9 @@ import psutil
 import pytest
 import ray
 
-from distkg.cluster.launch import FailureNotes
 from distkg.cluster.session.ray_session import ClusterError
 from distkg.cluster.watch import heartbeats, node_processes, run_watch
+from distkg.cluster.watch.failures import FailureNotes
 from distkg.cluster.watch.heartbeats import RunWatch, Sign, Worker, WorkerProcess
 from distkg.cluster.watch.run_folder import note_hung, take_hung
 from distkg.cluster.watch.run_watch import Supervisor

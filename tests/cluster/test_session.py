@@ -2,6 +2,7 @@
 
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import ray
 from distkg.cluster.session import ray_session as session
 from distkg.cluster.session.ray_session import ClusterError, describe_shortage, ray_session, resolve_address
 from distkg.config import ClusterConfig, RunConfig
+from distkg.data.generate import generate
+from distkg.planning.preflight import plan_run
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +24,24 @@ def test_without_a_cluster_ray_starts_here() -> None:
     assert resolve_address(ClusterConfig()) == "local"
 
 
-def test_graphs_of_foundation_models_need_a_larger_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_store_holds_graphs_and_published_vectors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(session, "memory_limit", lambda: 40 << 30)
     assert session.object_store_bytes(RunConfig()) == 256 << 20
+    generate(str(tmp_path / "store"), entities=300, relations=3, triples=2000, seed=0)
+    chosen: dict[str, Any] = {
+        "data": {"store": str(tmp_path / "store")},
+        "model": {"name": "distmult", "dim": 64},
+        "objective": {"name": "logistic"},
+        "negatives": {"source": "near_miss", "pool": {"actors": 1}},
+    }
+    # 32 steps of 2,048 queries under way: twice their ids, a vector of each, and a reply with 128 negatives of 5 bytes.
+    messages = 32 * 2048 * (48 + 4 * 64 + 128 * 5)
+    # Two versions in half precision, and in full precision if draws are to be those of a run without actors.
+    once = 2 * 300 * 64 * 2 + messages
+    assert session.object_store_bytes(RunConfig.model_validate(chosen)) == (256 << 20) + once
+    assert session.object_store_bytes(RunConfig.model_validate(chosen), 3) == (256 << 20) + 3 * once
+    chosen["negatives"]["pool"]["sync"] = True
+    assert session.object_store_bytes(RunConfig.model_validate(chosen)) == (256 << 20) + 2 * 300 * 64 * 4 + messages
     ultra = RunConfig.model_validate({"model": {"name": "ultra"}})
     assert session.object_store_bytes(ultra) == 10 << 30
 
@@ -123,3 +141,62 @@ def test_actors_are_named_where_the_cluster_is_too_small_for_them(monkeypatch: p
     with_resources(monkeypatch, CPU=4)
     text = describe_shortage(run_config(2, actors=1), runs=2)
     assert text == "waiting for nodes: 4 workers and 2 negative actors need 5 CPU (there are 4)"
+
+
+@pytest.fixture
+def hosting(tmp_path: Path) -> RunConfig:
+    """A run with two actors, each of which is planned to take 3 GiB."""
+    generate(str(tmp_path / "store"), entities=300, relations=3, triples=2000, seed=0)
+    tree: dict[str, Any] = {
+        "data": {"store": str(tmp_path / "store")},
+        "model": {"name": "distmult", "dim": 64},
+        "objective": {"name": "logistic"},
+        "negatives": {"source": "near_miss", "pool": {"actors": 2, "cpus_per_actor": 0.5}},
+        "train": {"workers": 2},
+    }
+    return RunConfig.model_validate(tree)
+
+
+@pytest.fixture
+def of_three_gib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_actor_bytes", lambda config: 3 << 30)
+
+
+def test_an_actor_reserves_the_memory_of_the_plan(hosting: RunConfig) -> None:
+    planned = plan_run(hosting)
+    assert planned.actor_memory["base process"] == 700 << 20
+    resources = session.actor_resources(hosting)
+    assert resources == {"CPU": 0.5, "memory": planned.actor_bytes}
+    assert session.run_resources(hosting, 2) == {"CPU": 3, "memory": 2 * planned.actor_bytes}
+    hosting.objective.name = "one_vs_all"  # which draws no negatives
+    assert session.actor_resources(hosting) == {"CPU": 0.5}
+
+
+@pytest.mark.usefixtures("of_three_gib")
+def test_a_private_ray_counts_all_memory_and_what_a_plan_needs_at_least(
+    hosting: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that fits this machine may take more than the 70 % of free memory that Ray counts by default."""
+    monkeypatch.setattr(session, "memory_limit", lambda: 8 << 30)
+    assert session._local_options(hosting, 1, False)["_memory"] == 8 << 30
+    assert session._local_options(hosting, 2, False)["_memory"] == 12 << 30  # workers with cluster.memory_per_worker_gb
+    assert session._local_options(RunConfig(), 1, False)["_memory"] == 8 << 30
+
+
+@pytest.mark.usefixtures("of_three_gib")
+def test_memory_that_a_cluster_lacks_is_named(hosting: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_resources(monkeypatch, CPU=8, memory=float(4 << 30))
+    how = "Ray counts 70 % of what was free on a node at its start, unless that is started with --memory=BYTES."
+    more = f"; {how} `distkg plan` says what an actor needs its memory for"
+    text = describe_shortage(hosting)
+    need = "waiting for nodes: 2 workers and 2 negative actors need 6.0 GiB of memory for actors (there are 4.0)"
+    assert text == need + more
+
+    nodes = [{"Alive": True, "Resources": {"memory": float(size << 30)}} for size in (2, 2, 4)]
+    with_resources(monkeypatch, CPU=8, memory=float(8 << 30))
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert describe_shortage(hosting) is None
+    nodes[2]["Alive"] = False
+    text = describe_shortage(hosting)
+    need = "waiting for nodes: a negative actor needs 3.0 GiB of memory on its node (the largest node has 2.0)"
+    assert text == need + more

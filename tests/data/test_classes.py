@@ -43,7 +43,7 @@ def of_entity(store: Store, classes: Classes, label: str) -> list[str]:
 def asked_for(store: Store, classes: Classes, relation: str) -> tuple[str | None, str | None]:
     """Class of heads, class of tails."""
     place = store.relation_id(relation)
-    kinds = classes.wanted[place + store.num_relations], classes.wanted[place]
+    kinds = classes.required[place + store.num_relations], classes.required[place]
     head, tail = (None if kind < 0 else classes.labels[int(kind)].as_py() for kind in kinds)
     return head, tail
 

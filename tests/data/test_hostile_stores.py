@@ -59,7 +59,7 @@ def content_of(folder: Path) -> list[Any]:
         store.entity_labels().to_pylist(),
         store.relation_labels().to_pylist(),
         classes
-        and (classes.labels.to_pylist(), classes.offsets.tolist(), classes.members.tolist(), classes.wanted.tolist()),
+        and (classes.labels.to_pylist(), classes.offsets.tolist(), classes.members.tolist(), classes.required.tolist()),
         {name: (each.rows().tolist(), each.codebook().tolist()) for name, each in read_modalities(store).items()},
     ]
 

@@ -40,8 +40,8 @@ def test_with_ingrams_files_everything_is_asked_of_the_other_graph(tmp_path: Pat
     assert counts(inference) == (3, 2, {"train": 2, "valid": 1, "test": 2})
     assert sorted(inference.relation_labels().to_pylist()) == ["r", "t"]
     assert report.triples == inference.manifest.triples
-    assert report.beside is not None
-    assert report.beside.triples == training.manifest.triples
+    assert report.training_graph is not None
+    assert report.training_graph.triples == training.manifest.triples
     assert report.examples["valid_test_overlap"] == "test.tsv:2 is also valid.tsv:1"
 
 

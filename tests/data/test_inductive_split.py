@@ -188,7 +188,7 @@ def test_classes_texts_and_tokens_go_along(tmp_path: Path) -> None:
         for place, label in enumerate(entities):
             members = classes.members[classes.offsets[place] : classes.offsets[place + 1]]
             assert [names[kind] for kind in members] == ([f"kind {label[-1]}", "any"] if label in labels[3:] else [])
-        wanted = [names[kind] if kind >= 0 else None for kind in classes.wanted]
+        wanted = [names[kind] if kind >= 0 else None for kind in classes.required]
         expected = {"r0": ("any", "kind 1"), "r1": ("kind 2", None)}
         sides = [expected.get(relation, (None, None)) for relation in relations]
         assert wanted == [tail for tail, _ in sides] + [head for _, head in sides]

@@ -273,5 +273,5 @@ def test_options_reach_both_graphs_of_an_inductive_folder(tmp_path: Path) -> Non
     source = folder_of(tmp_path, train=rows, valid=rows, test=rows, inference=rows)
     made = prepare(source, str(tmp_path / "s"), columns="2,4,3")
     assert (made.entities, made.relations) == (3, 1)
-    assert made.beside is not None
-    assert made.beside.triples["train"] == 2
+    assert made.training_graph is not None
+    assert made.training_graph.triples["train"] == 2

@@ -49,7 +49,7 @@ def test_parts_are_every_nth_row(address: str, parts: int, batch_rows: int, monk
     store = Store.open(address)
     whole = store.triples("train").tolist()
     small_batches: Callable[..., object] = store.iter_triples
-    monkeypatch.setattr(store, "iter_triples", lambda splits: small_batches(splits, batch_rows))
+    monkeypatch.setattr(store, "iter_triples", lambda splits, **more: small_batches(splits, batch_rows, **more))
     for part in range(parts):
         assert store.triples_part("train", part, parts).tolist() == whole[part::parts]
 

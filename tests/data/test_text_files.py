@@ -63,7 +63,7 @@ def test_every_file_of_a_user_comes_through_the_same_reader(tmp_path: Path, form
     store = Store.open(str(tmp_path / "s"))
     classes = store.classes()
     assert classes is not None
-    assert (len(classes.members), classes.wanted.tolist()) == (2, [0, 0])
+    assert (len(classes.members), classes.required.tolist()) == (2, [0, 0])
     queries = write(tmp_path, form, "# asked\np1\tnear\n\np2\tnear\n", "queries")
     assert read_queries(queries, store).tolist() == [[store.entity_id("p1"), 0], [store.entity_id("p2"), 0]]
     told = write(tmp_path, form, "near\tis near\thas near it\n", "told")

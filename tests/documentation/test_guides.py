@@ -89,7 +89,8 @@ def command_tree_of_distkg() -> list[tuple[str, Any]]:
 
 def check_keys(words: list[str], where: str) -> None:
     """Load the preset of a command with all of its changes."""
-    presets = [word for word in words if word.startswith("preset:") and words[words.index(word) - 1] != "--space"]
+    others = ("--space", "--cluster")
+    presets = [word for word in words if word.startswith("preset:") and words[words.index(word) - 1] not in others]
     changes = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
     if presets and presets[0].removeprefix("preset:") in preset_names():
         load_config(presets[0], changes)

@@ -16,7 +16,7 @@ from distkg.data.generate import generate
 from distkg.data.store.graph_store import Store
 from distkg.embedding.batches import SampledBatches
 from distkg.embedding.build import build_objective, check_objective
-from distkg.embedding.model import Model
+from distkg.embedding.model import TrainingModel
 from distkg.negatives import SOURCES, Negatives, TrainingGraph
 from distkg.negatives.prefetch.messages import Reply
 from distkg.negatives.prefetch.pool_events import NegativePoolError
@@ -167,7 +167,7 @@ def test_a_mixture_follows_the_time_limit_where_that_ends_the_run(store: Path) -
     config = run_config(store, source="mixture", options={"parts": parts}, pool={"actors": 0})
     gone = [0.0]
     opened = Store.open(str(store))
-    model = Model(config, opened.num_entities, opened.num_relations, Ranks.single())
+    model = TrainingModel(config, opened.num_entities, opened.num_relations, Ranks.single())
     batches, _ = build_objective(config, opened, model, time_gone=lambda: gone[0])
     assert isinstance(batches, SampledBatches)
     heard: list[float] = []

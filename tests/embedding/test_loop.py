@@ -14,7 +14,7 @@ from distkg.data.store.graph_store import Store
 from distkg.embedding.batches import SampledBatch, SampledBatches, unique_places
 from distkg.embedding.build import build_objective
 from distkg.embedding.loop import Loop
-from distkg.embedding.model import Model
+from distkg.embedding.model import TrainingModel
 from distkg.negatives import TrainingGraph, make_source
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.replicated_parameters import ReplicatedParameters
@@ -38,7 +38,7 @@ def config(store: str, **sections: dict[str, Any]) -> RunConfig:
 def train(ranks: Ranks, run: RunConfig, epochs: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """All entity rows, relation rows and mean losses by epoch after some epochs."""
     store = Store.open(run.data.store)
-    model = Model(run, store.num_entities, store.num_relations, ranks)
+    model = TrainingModel(run, store.num_entities, store.num_relations, ranks)
     batches, step = build_objective(run, store, model)
     dense = ReplicatedParameters(model, run.optimizer, ranks)
     rate = run.optimizer.learning_rate
@@ -54,7 +54,7 @@ def train(ranks: Ranks, run: RunConfig, epochs: int) -> tuple[np.ndarray, np.nda
 def dense_reference(run: RunConfig, size: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:
     """The same batches as ``size`` ranks draw, trained on one dense table with autograd and hand-written Adagrad."""
     store = Store.open(run.data.store)
-    model = Model(run, store.num_entities, store.num_relations, Ranks.single())
+    model = TrainingModel(run, store.num_entities, store.num_relations, Ranks.single())
     entities = model.entities.local.clone().requires_grad_()
     relations = model.relations.detach().clone().requires_grad_()
     source = make_source(run.negatives.source, run.negatives.options, TrainingGraph.of_store(store))

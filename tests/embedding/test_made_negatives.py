@@ -7,7 +7,7 @@ import torch
 
 from distkg.config import RunConfig
 from distkg.embedding.batches import SampledBatch
-from distkg.embedding.model import Model
+from distkg.embedding.model import TrainingModel
 from distkg.embedding.steps import SampledStep
 from distkg.negatives import GeneratedNegatives
 from distkg.sharding.ranks import Ranks
@@ -15,7 +15,7 @@ from distkg.sharding.ranks import Ranks
 ENTITIES, WIDTH = 7, 6
 
 
-def setting() -> tuple[Model, SampledStep, SampledBatch]:
+def setting() -> tuple[TrainingModel, SampledStep, SampledBatch]:
     config = RunConfig.model_validate(
         {
             "model": {"name": "distmult", "dim": WIDTH},
@@ -24,7 +24,7 @@ def setting() -> tuple[Model, SampledStep, SampledBatch]:
             "train": {"workers": 1},
         }
     )
-    model = Model(config, ENTITIES, 2, Ranks.single())
+    model = TrainingModel(config, ENTITIES, 2, Ranks.single())
     batch = SampledBatch(
         ids=torch.arange(ENTITIES),
         anchor=torch.tensor([0, 1]),
@@ -43,7 +43,7 @@ def with_made(batch: SampledBatch, made: GeneratedNegatives) -> SampledBatch:
 
 
 def made_loss(
-    model: Model, batch: SampledBatch, rows: torch.Tensor, vectors: torch.Tensor, made: GeneratedNegatives
+    model: TrainingModel, batch: SampledBatch, rows: torch.Tensor, vectors: torch.Tensor, made: GeneratedNegatives
 ) -> torch.Tensor:
     """Equation 15 of DANS-KGC with the weights of the self-adversarial objective, query by query."""
     query = model.query(rows[batch.anchor], batch.relation)

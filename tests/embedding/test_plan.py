@@ -1,15 +1,19 @@
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from distkg.config import ConfigError, RunConfig
-from distkg.embedding.plan import count_distinct_queries, plan
+from distkg.embedding.footprint import query_floats
+from distkg.embedding.plan import Times, count_distinct_queries, measured_times, plan
+from distkg.embedding.scorers import make_scorer
 from distkg.planning.machine import Machine
-from distkg.planning.plan import PlanError
+from distkg.planning.plan import Plan, PlanError
 from distkg.planning.sizes import BASE_PROCESS
 from distkg.registry import UnknownNameError
 
@@ -84,23 +88,95 @@ def test_overlap_keeps_one_more_set_of_rows() -> None:
 def test_objective_over_all_entities_holds_the_gradient_of_its_shard() -> None:
     config = make_config(objective__name="one_vs_all", objective__score_memory_mb=64)
     memory = plan(config, Counts(), None).memory["objective"]
-    gradient, vectors, block = 500_000 * 128 * 4, 6 * 1024 * 128 * 4, 64 << 20
+    # DistMult's transform takes 6 vectors of each of 512 queries of this worker; all workers' 1,024 take 4.
+    gradient, vectors, block = 500_000 * 128 * 4, int(1.8 * (6 * 512 + 4 * 1024) * 128) * 4, 96 << 20
     assert memory == gradient + vectors + block
     config.train.overlap = True  # the last step's gradient waits while the next is computed
     assert plan(config, Counts(), None).memory["objective"] == memory + gradient
     config.model.name = "cp"  # rows twice as wide; the answers' half apart, and its gradient
-    assert plan(config, Counts(), None).memory["objective"] == 4 * 2 * gradient + 2 * vectors + block
+    transform = int(1.8 * (9 / 2 * 512 + 4 * 1024) * 2 * 128) * 4
+    assert plan(config, Counts(), None).memory["objective"] == 4 * 2 * gradient + transform + block
 
 
 def test_objective_with_negatives() -> None:
-    # 1,024 queries of this worker: 8 vectors each, 2 for each of 400 negatives, 4 floats a score.
+    # 1,024 queries of this worker: 6 vectors each in DistMult's transform and 4 around it, 2 for each of 400 negatives,
+    # 5.5 floats a score; and the heap's fragments.
     memory = plan(make_config(), Counts(), None).memory["objective"]
-    assert memory == (8 * 1024 + 2 * 400) * 128 * 4 + 4 * 1024 * 101 * 4
+    assert memory == int(1.8 * 4 * ((10 * 1024 + 2 * 400) * 128 + 5.5 * 1024 * 101))
+
+
+@pytest.mark.parametrize(("name", "floats"), [("distmult", 6 * 64), ("pairre", 13.03125 * 64), ("rescal", 132 * 64)])
+def test_the_transform_of_a_scorer_is_counted(name: str, floats: float) -> None:
+    with torch.device("meta"):
+        scorer = make_scorer(make_config(model__name=name, model__dim=64).model)
+    assert query_floats(scorer) == floats
+
+
+def test_a_transform_that_reads_values_has_an_upper_bound() -> None:
+    with torch.device("meta"):
+        scorer = make_scorer(make_config(model__dim=64).model)
+
+    def transform(anchor: torch.Tensor, relation: torch.Tensor) -> torch.Tensor:
+        return anchor * float(relation.detach().sum())  # no number on the device `meta`
+
+    scorer.query = transform  # type: ignore[method-assign]
+    assert query_floats(scorer) == 12 * 64
 
 
 def test_a_checkpoint_copies_the_shard_and_its_optimizer_state() -> None:
     memory = plan(make_config(optimizer__name="adagrad"), Counts(), None).memory
     assert memory["checkpoint copy"] == 2 * 500_000 * 128 * 4 + 200 * 128 * 2 * 4
+
+
+def test_what_is_left_of_an_epoch_is_found_in_memory_that_steps_use_later() -> None:
+    few = Counts(triples={"train": 1_000_000, "valid": 1000, "test": 1000})
+    assert "continued epoch" not in plan(make_config(), few, None).memory
+    many = Counts(triples={"train": 400_000_000, "valid": 1000, "test": 1000})
+    for gpus in (0.0, 1.0):
+        memory = plan(make_config(cluster__gpus_per_worker=gpus), many, None).memory
+        later = [
+            memory.get(use, 0) for use in ("checkpoint copy", "exchange buffers", "objective", "evaluation", "batches")
+        ]
+        assert memory["continued epoch"] + sum(later) == 200_000_000 * 56
+
+
+def test_a_table_on_disk_is_counted_as_disk() -> None:
+    in_memory = plan(make_config(optimizer__name="adagrad"), Counts(), None)
+    config = make_config(optimizer__name="adagrad", train__table_storage="disk")
+    on_disk = plan(config, Counts(), None, disk_available=1 << 40)
+    assert on_disk.disk == {"entity table": 500_000 * 128 * 4, "optimizer state": 500_000 * 128 * 4}
+    assert not in_memory.disk
+    relations = 200 * 128 * 4 * 2
+    assert on_disk.memory["checkpoint copy"] == relations  # rows are written from the file
+    # The rows of two steps, each on a page of the table and a page of the state.
+    assert on_disk.memory["pages of a step"] == 2 * 2 * 1424 * 4096
+    rest = set(on_disk.memory) - {"checkpoint copy", "pages of a step", "continued epoch"}
+    assert {use: on_disk.memory[use] for use in rest} == {use: in_memory.memory[use] for use in rest}
+    assert on_disk.disk_bytes == 2 * 500_000 * 128 * 4 == on_disk.to_dict()["disk_bytes"]
+
+
+def test_a_disk_that_is_too_small_is_named() -> None:
+    config = make_config(optimizer__name="adagrad", train__table_storage="disk")
+    with pytest.raises(
+        PlanError, match=r"needs 0\.48 GiB of disk in train\.table_folder per worker, and 0\.1"
+    ) as caught:
+        plan(config, Counts(), 64 << 30, disk_available=100 << 20)
+    assert "optimizer.name=rowwise_adagrad" in str(caught.value)
+
+
+def test_too_little_memory_for_the_pages_of_the_table_is_a_warning() -> None:
+    config = make_config(optimizer__name="adagrad", train__table_storage="disk")
+    needed = plan(config, Counts(), None).total_bytes
+    assert not plan(config, Counts(), needed + 2 * 500_000 * 128 * 4).warnings
+    (warning,) = plan(config, Counts(), needed + (100 << 20)).warnings
+    assert "take 0.48 GiB of disk per worker, and 0.10 GiB of memory are left for their pages" in warning
+
+
+def test_a_table_that_does_not_fit_is_offered_the_disk() -> None:
+    with pytest.raises(
+        PlanError, match=r"train\.table_storage=disk: 1\.\d\d GiB and 2\.38 GiB of disk per worker \(fits"
+    ):
+        plan(make_config(optimizer__name="adagrad"), Counts(entities=5_000_000), 3 << 30)
 
 
 def test_filtered_negatives_need_all_training_facts_on_every_worker() -> None:
@@ -112,7 +188,11 @@ def test_what_a_gpu_holds_is_counted_apart() -> None:
     on_cpu = plan(make_config(), Counts(), None)
     on_gpu = plan(make_config(cluster__gpus_per_worker=1), Counts(), None)
     assert on_cpu.gpu_memory == {}
-    assert on_gpu.memory | on_gpu.gpu_memory == on_cpu.memory
+    expected = {**on_cpu.memory, "evaluation": on_gpu.gpu_memory["evaluation"]}
+    expected["continued epoch"] = on_gpu.memory["continued epoch"]  # less of what steps use later is there
+    assert on_gpu.memory | on_gpu.gpu_memory == expected
+    # A GPU scores many rows at once, a CPU those that fit into its cache.
+    assert on_gpu.gpu_memory["evaluation"] > 256 << 20 > on_cpu.memory["evaluation"]
     assert "entity table" in on_gpu.gpu_memory
     assert "base process" in on_gpu.memory
 
@@ -128,10 +208,15 @@ def test_a_gpu_that_is_too_small_is_named() -> None:
 
 
 def test_evaluation_is_bounded_by_its_setting() -> None:
+    queries = 2000 * 64 + 1000 * 24
+    bounded = plan(make_config(evaluate__memory_mb=4), Counts(), None).memory["evaluation"]
+    assert bounded == (4 << 20) + queries
+    # 256 queries and 1,024 rows at once, and the vectors of all queries.
     large = plan(make_config(evaluate__memory_mb=100), Counts(), None).memory["evaluation"]
-    assert large == (100 << 20) + 2000 * 64
-    small = plan(make_config(evaluate__memory_mb=100), Counts(entities=2000), None).memory["evaluation"]
-    assert small == 256 * 1000 * 4 + 4 * 2000 * 128 * 4 + 2000 * 64
+    assert large == 2 * 256 * 1024 * 4 + 8 * 1000 * 128 * 4 + queries
+    few = make_config(evaluate__memory_mb=100, evaluate__max_final_triples=10, evaluate__max_valid_triples=50)
+    small = plan(few, Counts(entities=900), None).memory["evaluation"]
+    assert small == 2 * 256 * 450 * 4 + 8 * 50 * 128 * 4 + 2 * 50 * 64 + 1000 * 24
 
 
 def test_total_is_the_sum_and_counts_the_process() -> None:
@@ -190,21 +275,39 @@ def test_steps() -> None:
 
 
 def test_compute_time_of_a_step() -> None:
-    # 1,024 queries × (100 negatives + 1 answer) × 128 floats × 2 operations × 3 products at 1e11 per second.
+    # 1,024 queries × (100 negatives + 1 answer): 128 floats × 2 operations × 3 products at 1e11 per second, and 400
+    # bytes at 1e10.
     found = plan(make_config(train__batch_size=1024), Counts(triples={"train": 1024}), None, MACHINE)
     assert found.seconds is not None
-    assert found.seconds["compute"] == pytest.approx(1024 * 101 * 128 * 2 * 3 / 1e11)
+    assert found.seconds["compute"] == pytest.approx(1024 * 101 * (128 * 2 * 3 / 1e11 + 400 / 1e10))
 
 
 def test_a_distance_taken_pair_by_pair_costs_more_than_a_product() -> None:
     def compute(name: str, **options: str) -> float:
         config = make_config(model__name=name, model__options=options)
-        found = plan(config, Counts(), None, MACHINE).seconds
+        found = plan(config, Counts(), None, Machine(flops=1e11, bandwidth=math.inf)).seconds
         assert found is not None
         return found["compute"]
 
     assert compute("transe", norm="l2") == compute("distmult")
     assert compute("transe", norm="l1") == pytest.approx(6 * compute("distmult"))
+
+
+def test_a_distance_taken_pair_by_pair_is_measured() -> None:
+    counts, work = Counts(triples={"train": 1024}), make_config(model__name="transe", model__options={"norm": "l1"})
+    found = plan(
+        work, counts, None, Machine(flops=1e11, bandwidth=math.inf), times=Times(query=1e-5, pair=1e-6)
+    ).seconds
+    assert found is not None
+    assert found["compute"] == pytest.approx(1024 * 1e-5 + 1024 * 101 * 1e-6)
+    assert measured_times(make_config(model__name="distmult"), 0.01).pair is None
+    assert (
+        measured_times(make_config(model__name="atth"), 0.01).pair is None
+    )  # its queries and candidates differ in width
+    for work.model.name, work.model.options in (("transe", {"norm": "l1"}), ("rotate", {}), ("pairre", {})):
+        taken = measured_times(work, seconds=0.01).pair
+        assert taken is not None
+        assert 128 * 1e-12 < taken < 128 * 1e-7  # a term takes less than a nanosecond or so
 
 
 def test_exponentials_over_all_entities_cost_more_than_their_products() -> None:
@@ -224,9 +327,57 @@ def test_what_sources_hold_counts() -> None:
     assert held("uniform") == 0
     triples = 10_000_000 * 12
     assert held("relational") == 20_000_000 * 120 + triples
-    # Known answers, and of each worker's half of the queries 10 candidates of 4 bytes, a key and an age, twice.
-    assert held("near_miss", neighbours=10) == 20_000_000 * 60 + 10_000_000 * 2 * (40 + 12) + triples
+    # Known answers, and of each worker's half of the queries 10 candidates of 4 bytes with 24 for its key, twice.
+    table = 20_000_000 * 60 + 10_000_000 * 2 * (40 + 24)
+    # 1,024 queries of this worker, with 10 candidates each; a search for the vectors of both, by blocks of scores.
+    draw = 1024 * 10 * 40 + 2048 * (3 * 4 * 128 + 64 * 10) + 2048 * 1024 * 8
+    assert held("near_miss", neighbours=10) == table + draw + triples
+    # 50 cached candidates and 50 that compete with them, of 72 bytes, and vectors of all.
+    draw = 1024 * 50 * 40 + 1024 * 100 * (72 + 2 * 4 * 128)
+    assert held("cached") == 20_000_000 * 60 + 10_000_000 * 2 * (200 + 24) + draw + triples
     assert held("mixture", parts=[{"source": "uniform"}, {"source": "k_hop"}]) == 20_000_000 * 40 + triples
+
+
+def test_vectors_for_actors_and_the_actors_themselves_are_counted() -> None:
+    def planned(source: str, **pool: Any) -> Plan:
+        config = make_config(negatives__source=source, negatives__pool={"actors": 2, **pool})
+        return plan(config, Counts(), None)
+
+    shard, triples = 500_000 * 128, 10_000_000 * 12
+    # Two versions of the shard in half precision in Ray's object store, and one that is being rounded.
+    assert planned("near_miss").memory["vectors for actors"] == 2 * shard * 2 + shard * 2
+    assert planned("near_miss", sync=True).memory["vectors for actors"] == 2 * shard * 4
+    assert planned("kmas").memory["vectors for actors"] == 0  # of relations only
+    # 32 steps of 1,024 queries: twice 24 bytes of ids, a vector, a reply with 100 negatives of 5 bytes.
+    assert planned("near_miss").memory["requests to actors"] == 32 * 1024 * (48 + 4 * 128 + 100 * 5)
+    # Two generated entities of 4 bytes with their marks, a band and a factor; vectors of answers too.
+    assert planned("dans").memory["requests to actors"] == 32 * 1024 * (48 + 8 * 128 + 100 * 5 + 2 * 5 + 12)
+    # For a message of 72 steps, rows and query vectors are gathered and copied, in the memory of the steps between.
+    deep = planned("near_miss", depth=64).memory
+    assert deep["requests to actors"] == 128 * 1024 * 1060 + 72 * 1024 * 4 * 128 * 4 - deep["objective"]
+    assert planned("kmas").memory["requests to actors"] == 0
+    actor = planned("near_miss").actor_memory
+    assert (actor["training triples"], actor["vectors of answers"]) == (triples, 0)
+    # Known answers, and of all queries 32 candidates of 4 bytes with 24 for their key, twice; the draw of one worker.
+    draw = 1024 * 32 * 40 + 1024 * (3 * 4 * 128 + 64 * 32) + 1024 * 1024 * 8
+    assert actor["negative source"] == 20_000_000 * (60 + 2 * (4 * 32 + 24)) + draw
+    # 1,024 queries: 24 floats of ids, the vector of each three times, and 96 bytes for each of 100 negatives.
+    assert actor["requests"] == 1024 * ((24 + 3 * 128) * 4 + 100 * 96)
+    # A table of 100 relations by their vectors: no draws, but a column of the triples.
+    similar = planned("kmas").actor_memory
+    assert similar["negative source"] == 10_000_000 * 8 + 3 * 4 * 100 * 128 + 24 * 100 * 100
+    assert similar["requests"] == 0
+    assert planned("nearest_neighbour").actor_memory["vectors of answers"] == 1_000_000 * 129 * 4
+    assert not plan(make_config(), Counts(), None).actor_memory
+
+
+def test_actors_need_their_part_of_the_machine() -> None:
+    config = make_config(negatives__source="near_miss", negatives__pool={"actors": 1})
+    free = plan(config, Counts(), None)
+    beside = -(-free.actor_bytes // 2)
+    assert plan(config, Counts(), free.total_bytes + beside).fits
+    with pytest.raises(PlanError, match=r"negative actors [0-9.]+ GiB"):
+        plan(config, Counts(), free.total_bytes + beside - 1)
 
 
 def test_one_worker_exchanges_nothing() -> None:
@@ -275,3 +426,43 @@ def test_distinct_queries_equal_a_set(triples: list[tuple[int, int, int]]) -> No
     expected = {(h, r) for h, r, _ in triples} | {(t, r + 4) for _, r, t in triples}
     array = np.array(triples, np.int32)
     assert count_distinct_queries([array[:7], array[7:]], relations=4) == len(expected)
+
+
+def test_the_transform_of_a_query_is_measured() -> None:
+    simple, tensor = (measured_times(make_config(model__name=name), 0.01).query for name in ("distmult", "tucker"))
+    # A query of TuckER in 128 dimensions takes 128³ multiply-adds three times over; one of DistMult a product.
+    assert 1e-9 < simple < 1e-4
+    assert tensor > 10 * simple
+    slower = Times(query=2.0, pair=None).slower(3)
+    assert (slower.query, slower.pair) == (6.0, None)
+    assert Times(query=2.0, pair=1.0).slower(3) == Times(6.0, 3.0)
+
+
+def test_rows_of_negatives_that_are_not_shared_are_read_for_each_score() -> None:
+    config = make_config(train__batch_size=1024, negatives__shared=False)
+    found = plan(config, Counts(triples={"train": 1024}), None, MACHINE).seconds
+    assert found is not None
+    assert found["compute"] == pytest.approx(1024 * 101 * (128 * 2 * 3 / 1e11 + (400 + 128 * 4) / 1e10))
+    assert found["data"] == pytest.approx(1024 * 1.3e-7 + 1024 * 100 * 2.2e-8)
+
+
+def test_triples_outside_of_the_cache_are_read_slowly() -> None:
+    def data(triples: int) -> float:
+        config = make_config(train__batch_size=1024, train__workers=1)
+        found = plan(config, Counts(triples={"train": triples}), None, MACHINE).seconds
+        assert found is not None
+        return found["data"] / -(-triples // 1024)
+
+    # 16 Mi triples of 12 bytes are six times the cache: five of six queries wait for memory.
+    queries, drawn = 2048, 8 * 100
+    assert data(1 << 24) == pytest.approx(queries * (1.3e-7 + 5 / 6 * 1e-6) + drawn * 2.2e-8)
+    assert data(1 << 20) == pytest.approx(queries * 1.3e-7 + drawn * 2.2e-8)
+
+
+def test_layers_too_large_to_make_are_counted() -> None:
+    large = make_config(model__name="tucker", model__dim=1024)  # a tensor, and two normalisations
+    assert measured_times(large) == Times()  # 4 GiB of weights
+    large.train.batch_size = 1024
+    found = plan(large, Counts(triples={"train": 1024}), None, Machine(flops=1e11, bandwidth=math.inf)).seconds
+    assert found is not None
+    assert found["compute"] == pytest.approx(1024 * 6 * (1024**3 + 4 * 1024) / 1e11 + 1024 * 101 * 1024 * 2 * 3 / 1e11)

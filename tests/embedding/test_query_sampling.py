@@ -13,7 +13,7 @@ from distkg.config import ConfigError, RunConfig, parse_config
 from distkg.data.store.graph_store import Store
 from distkg.embedding.batches import QuerySampledBatch, QuerySampledBatches
 from distkg.embedding.build import build_objective
-from distkg.embedding.model import Model
+from distkg.embedding.model import TrainingModel
 from distkg.kernels.scores.activations import ACTIVATIONS
 from distkg.sharding.exchange import plan_routes
 from distkg.sharding.ranks import Ranks
@@ -37,7 +37,7 @@ def config(store: str, **sections: dict[str, Any]) -> RunConfig:
 def one_step(ranks: Ranks, run: RunConfig) -> dict[str, Any]:
     """Loss and all gradients of the first step, summed over ranks; rows are spread out so that distances differ."""
     store = Store.open(run.data.store)
-    model = Model(run, store.num_entities, store.num_relations, ranks)
+    model = TrainingModel(run, store.num_entities, store.num_relations, ranks)
     model.entities.local.mul_(500)
     batches, step = build_objective(run, store, model)
     (batch,) = batches.window(0, 0, 1)
@@ -61,7 +61,7 @@ def one_step(ranks: Ranks, run: RunConfig) -> dict[str, Any]:
 def formula(run: RunConfig, size: int) -> dict[str, Any]:
     """The same in float64 from the paper's equations 3, 5, 8 and 9, with every score written out."""
     store = Store.open(run.data.store)
-    model = Model(run, store.num_entities, store.num_relations, Ranks.single()).double()
+    model = TrainingModel(run, store.num_entities, store.num_relations, Ranks.single()).double()
     entities = (500 * model.entities.local.double()).requires_grad_()
     makers = [QuerySampledBatches(store, 0.3, QUERIES // 2, run.train.seed, Ranks(rank, size)) for rank in range(size)]
     batches = [maker.window(0, 0, 1)[0] for maker in makers]
@@ -91,7 +91,7 @@ def formula(run: RunConfig, size: int) -> dict[str, Any]:
     return {"loss": loss.item(), "rows": entities.grad.numpy(), **dense}
 
 
-def scale_of(model: Model) -> Tensor:
+def scale_of(model: TrainingModel) -> Tensor:
     scale = model.hardness.raw_scale
     assert isinstance(scale, Tensor)
     return scale
@@ -155,7 +155,7 @@ def test_non_negative_training_wants_inner_products_of_one(small_store: str) -> 
     plain = {"name": "non_negative", "activation": "none", "radius": 2.0, "uniformity": 0.5}
     run = config(small_store, model={"name": "distmult"}, objective=plain)
     store = Store.open(small_store)
-    model = Model(run, store.num_entities, store.num_relations, Ranks.single())
+    model = TrainingModel(run, store.num_entities, store.num_relations, Ranks.single())
     model.entities.local.zero_()
     batches, step = build_objective(run, store, model)
     (batch,) = batches.window(0, 0, 1)
@@ -166,7 +166,7 @@ def test_non_negative_training_wants_inner_products_of_one(small_store: str) -> 
 def test_activation_serves_the_other_objectives_too(small_store: str, objective: str) -> None:
     run = config(small_store, objective={"name": objective})
     store = Store.open(small_store)
-    model = Model(run, store.num_entities, store.num_relations, Ranks.single())
+    model = TrainingModel(run, store.num_entities, store.num_relations, Ranks.single())
     batches, step = build_objective(run, store, model)
     (batch,) = batches.window(0, 0, 1)
     computed = step(batch, model.entities.local[batch.ids])

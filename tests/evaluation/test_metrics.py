@@ -66,14 +66,14 @@ def test_relations_are_pooled_by_category() -> None:
 def test_strata_tell_what_facts_show_of_the_query_and_of_the_answer() -> None:
     # Queries (0, 0) → 5, (1, 0) → 6, (2, 2) → 7 for tails, then (5, 0⁻¹) → 0, (6, 0⁻¹) → 1, (7, 2⁻¹) → 2 for heads.
     facts = np.array([[0, 0, 6], [1, 2, 7], [2, 1, 5]])
-    strata = metrics_by_half_link(RANKING, facts, 3)
+    strata = metrics_by_half_link(RANKING, [facts[:1], facts[1:]], 3)
     # Of relation 0, facts show head 0 and tail 6; of relation 2, head 1 and tail 7.
     expected = {"both seen": [], "query seen": [0, 4, 5], "answer seen": [1, 2, 3], "neither seen": []}
     assert {name: found["queries"] for name, found in strata.items()} == {"query seen": 3, "answer seen": 3}
     ranks = np.array([1, 2.5, 11, 4, 1, 2])
     for name, found in strata.items():
         assert found["mean_rank"] == pytest.approx(ranks[expected[name]].mean())
-    more = metrics_by_half_link(RANKING, np.array([[0, 0, 5], [9, 2, 9]]), 3)
+    more = metrics_by_half_link(RANKING, [np.array([[0, 0, 5], [9, 2, 9]])], 3)
     assert {name: found["queries"] for name, found in more.items()} == {"both seen": 2, "neither seen": 4}
 
 

@@ -14,7 +14,7 @@ from small_model import SmallModel, random_model
 
 from distkg.config import parse_config
 from distkg.data.store.known_answers import KnownAnswers
-from distkg.embedding.model import Model
+from distkg.embedding.model import TrainingModel
 from distkg.evaluation import score_blocks as blocks
 from distkg.evaluation.ranking import Ranking, both_queries, rank_answers
 from distkg.evaluation.score_blocks import Blocks, ScoreError, evaluating
@@ -68,7 +68,7 @@ def test_any_cut_counts_what_counting_one_by_one_gives(case, batch_size, rows) -
     entities, relations, triples, facts = case
     known = KnownAnswers.from_triples(facts, len(relations) // 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "_CACHED_ROWS", rows)
+        patch.setattr(blocks, "CACHED_ROWS", rows)
         result = rank_answers(SmallModel(entities, relations), triples, known, batch_size=batch_size)
     assert counts_of(result) == count_one_by_one(entities, relations, triples, facts)
 
@@ -146,7 +146,7 @@ def test_sharded_equals_single(size: int) -> None:
 
 def rank_with_model_on(ranks: Ranks, triples: np.ndarray) -> tuple[list[tuple[int, int]], list[list[int]]]:
     config = parse_config({"model": {"name": "complex", "dim": 8, "dropout": 0.5}}, "test")
-    model = Model(config, 101, 3, ranks)
+    model = TrainingModel(config, 101, 3, ranks)
     model.entities.local.mul_(100)
     known = KnownAnswers.from_triples(triples, 3)
     result = rank_answers(model, triples, known, batch_size=16)
@@ -238,7 +238,7 @@ def test_evaluation_mode_is_left_as_it_was_found() -> None:
 
 def test_dropout_does_not_touch_ranks() -> None:
     config = parse_config({"model": {"name": "complex", "dim": 8, "dropout": 0.5}}, "test")
-    model = Model(config, 101, 3, Ranks.single())
+    model = TrainingModel(config, 101, 3, Ranks.single())
     triples = random_triples(101, 3, 20, seed=4)
     known = KnownAnswers.from_triples(triples, 3)
     assert counts_of(rank_answers(model, triples, known)) == counts_of(rank_answers(model, triples, known))

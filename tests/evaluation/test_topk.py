@@ -54,7 +54,7 @@ def test_any_cut_gives_what_sorting_all_entities_gives(seed, size, top, batch_si
     facts = np.random.default_rng(seed).integers(0, [size, 2, size], (60, 3))
     hidden = KnownAnswers.from_triples(facts, 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "_CACHED_ROWS", rows)
+        patch.setattr(blocks, "CACHED_ROWS", rows)
         result = top_answers(SmallModel(entities, relations), queries, top, hidden, batch_size=batch_size)
     assert lists_of(result) == best_one_by_one(entities, relations, queries, top, facts)
 

@@ -21,8 +21,8 @@ from distributed import run_ranks
 from safetensors.torch import save_file
 from torch.multiprocessing import ProcessExitedException
 
-from distkg.sharding.checkpoint import checkpoint
 from distkg.sharding.checkpoint import files as checkpoint_files
+from distkg.sharding.checkpoint import storage
 from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints, State
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
@@ -323,7 +323,7 @@ def test_killed_in_the_middle_of_a_file(folder: Path) -> None:
 
 def killed_beside_another(ranks: Ranks, folder: Path) -> None:
     checkpoints = Checkpoints(folder, ranks, keep=2)
-    with mock.patch.object(checkpoint, "write_file", die if ranks.rank == 1 else checkpoint.write_file):
+    with mock.patch.object(storage, "write_file", die if ranks.rank == 1 else storage.write_file):
         checkpoints.save("step-3", state_with(3.0, ranks), {})
         checkpoints.wait()
 

@@ -11,9 +11,11 @@ import psutil
 import pytest
 from test_negative_pool import ACTORS, ENOUGH, Disturbance, actor_processes, lines_of, total, training_until_enough
 
+from distkg.cluster.kept_workers import KeptWorkers
 from distkg.cluster.launch import launch_training, run_on_workers
 from distkg.config import RunConfig
 from distkg.data.generate import generate
+from distkg.training.run import train_on_rank
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
@@ -62,12 +64,14 @@ class WhereSteps(Disturbance):
             super().__call__(record)
 
 
-def test_killed_actors_come_back_and_meanwhile_steps_compare(stores: list[str], tmp_path: Path) -> None:
+def test_killed_actors_come_back_and_meanwhile_steps_compare(
+    stores: list[str], tmp_path: Path, kept_workers: KeptWorkers
+) -> None:
     """One of two, and then all."""
     run = tmp_path / "run"
     kill = WhereSteps(run, psutil.Process.kill, 1, ACTORS)
     config = pretraining(stores, seconds=MOST_SECONDS, epochs=100_000, max_age=60)
-    result = run_on_workers(training_until_enough(), config, run, listener=kill)
+    result = run_on_workers(training_until_enough(), config, run, listener=kill, kept=kept_workers)
     lines = lines_of(run)
     assert len(kill.pids) == lines[-1]["restarts"] == 1 + ACTORS
     assert total(lines, "old") > 0, "what the dead owed was not counted"
@@ -89,7 +93,9 @@ def test_in_sync_two_runs_are_the_same(stores: list[str], tmp_path: Path) -> Non
     assert losses[0] == losses[1]
 
 
-def test_relations_of_embeddings_are_compared_by_an_actor(stores: list[str], tmp_path: Path) -> None:
+def test_relations_of_embeddings_are_compared_by_an_actor(
+    stores: list[str], tmp_path: Path, kept_workers: KeptWorkers
+) -> None:
     parts = [{"source": "near_miss", "options": {"neighbours": 4}}, {"source": "kmas"}]
     for name, source in (("kmas", {"source": "kmas"}), ("mixture", {"source": "mixture", "options": {"parts": parts}})):
         settings = {
@@ -100,7 +106,7 @@ def test_relations_of_embeddings_are_compared_by_an_actor(stores: list[str], tmp
             "train": {"workers": 2, "epochs": 10, "batch_size": 100},
             "evaluate": {"every": 100},
         }
-        launch_training(RunConfig.model_validate(settings), tmp_path / name)
+        run_on_workers(train_on_rank, RunConfig.model_validate(settings), tmp_path / name, kept=kept_workers)
         lines = lines_of(tmp_path / name)
         assert {line["delivered"] for line in lines} <= {None, 1.0}, "no table is asked for before there are hard ones"
         assert lines[-1]["delivered"] == 1.0

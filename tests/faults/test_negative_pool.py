@@ -19,8 +19,10 @@ import torch
 from typer.testing import CliRunner
 
 from distkg.cli import app
-from distkg.cluster.launch import TrainOnRank, launch_training, run_on_workers
+from distkg.cluster.kept_workers import KeptWorkers
+from distkg.cluster.launch import launch_training, run_on_workers
 from distkg.cluster.sampling import actor_link, negative_pool
+from distkg.cluster.worker_task import TrainOnRank
 from distkg.config import RunConfig
 from distkg.data.generate import generate
 from distkg.negatives.prefetch.messages import Reply
@@ -111,17 +113,18 @@ def training_until_enough() -> TrainOnRank:
             enough = ranks.broadcast(torch.tensor([float((run / ENOUGH).exists())]))
             return should_continue(self, step) and not bool(enough)
 
-        module.REPORT_SECONDS = 1.0
-        module.Training._should_continue = go_on_unless_enough  # type: ignore[method-assign]
-        return module.train_on_rank(config, run, ranks, resume=resume, listener=listener, services=services)
+        with pytest.MonkeyPatch.context() as patch:  # the worker serves other tests too
+            patch.setattr(module, "REPORT_SECONDS", 1.0)
+            patch.setattr(module.Training, "_should_continue", go_on_unless_enough)
+            return module.train_on_rank(config, run, ranks, resume=resume, listener=listener, services=services)
 
     return train
 
 
-def test_one_that_owes_takes_nothing_from_the_others(store: Path, tmp_path: Path) -> None:
+def test_one_that_owes_takes_nothing_from_the_others(store: Path, tmp_path: Path, kept_workers: KeptWorkers) -> None:
     stop = Disturbance(tmp_path / "run", lambda process: process.send_signal(signal.SIGSTOP), 1)
     config = run_config(store, seconds=20, hung_after=1000.0, timeout=0.01)
-    run_on_workers(training_until_enough(), config, tmp_path / "run", listener=stop)
+    run_on_workers(training_until_enough(), config, tmp_path / "run", listener=stop, kept=kept_workers)
     assert len(stop.pids) == 1
     lines = lines_of(tmp_path / "run")
     later = [line["delivered"] for line in lines[len(lines) // 2 :] if line["delivered"] is not None]
@@ -136,11 +139,11 @@ def total(lines: list[dict[str, Any]], name: str) -> int:
     return sum(line[name] for line in lines)
 
 
-def test_killed_actors_come_back_and_the_run_goes_on(store: Path, tmp_path: Path) -> None:
+def test_killed_actors_come_back_and_the_run_goes_on(store: Path, tmp_path: Path, kept_workers: KeptWorkers) -> None:
     """One of two, and then all."""
     run = tmp_path / "run"
     kill = Disturbance(run, psutil.Process.kill, 1, ACTORS)
-    result = run_on_workers(training_until_enough(), run_config(store), run, listener=kill)
+    result = run_on_workers(training_until_enough(), run_config(store), run, listener=kill, kept=kept_workers)
     lines = lines_of(run)
     assert len(kill.pids) == lines[-1]["restarts"] == 1 + ACTORS
     for later in (False, True):
@@ -155,18 +158,21 @@ def test_killed_actors_come_back_and_the_run_goes_on(store: Path, tmp_path: Path
     assert not alive, "actors outlive their run"
 
 
-def test_an_actor_that_hangs_is_restarted(store: Path, tmp_path: Path) -> None:
+def test_an_actor_that_hangs_is_restarted(store: Path, tmp_path: Path, kept_workers: KeptWorkers) -> None:
     run = tmp_path / "run"
     stop = Disturbance(run, lambda process: process.send_signal(signal.SIGSTOP), 1)
-    run_on_workers(training_until_enough(), run_config(store, hung_after=2.0), run, listener=stop)
+    run_on_workers(training_until_enough(), run_config(store, hung_after=8.0), run, listener=stop, kept=kept_workers)
     lines = lines_of(run)
-    assert (lines[-1]["restarts"], lines[-1]["hung"]) == (1, 1)
+    # On an overloaded machine an actor may take longer than that to start, and is restarted too.
+    assert lines[-1]["restarts"] == lines[-1]["hung"] >= 1
     assert total(lines, "late") > 0
-    assert any("it did not answer for 2 s" in text for line in lines for text in line.get("warnings", []))
+    assert any("it did not answer for 8 s" in text for line in lines for text in line.get("warnings", []))
     assert (run / ENOUGH).exists(), "the successor does not deliver"
 
 
-def test_replies_of_wrong_shape_and_of_not_a_number_are_counted(store: Path, tmp_path: Path) -> None:
+def test_replies_of_wrong_shape_and_of_not_a_number_are_counted(
+    store: Path, tmp_path: Path, kept_workers: KeptWorkers
+) -> None:
     def spoiled(reply: Reply | None, number: int) -> Reply | None:
         if reply is None or number % 3 == 0:
             return reply
@@ -184,7 +190,8 @@ def test_replies_of_wrong_shape_and_of_not_a_number_are_counted(store: Path, tmp
             config, run, ranks, resume=resume, listener=listener, services=replace(services, pool_of=spoiling)
         )
 
-    result = run_on_workers(train, run_config(store, seconds=None, epochs=12, sync=True), tmp_path / "run")
+    config = run_config(store, seconds=None, epochs=12, sync=True)
+    result = run_on_workers(train, config, tmp_path / "run", kept=kept_workers)
     lines = lines_of(tmp_path / "run")
     # Two thirds of what came, and in sync all of it comes, however busy the machine is.
     came = 2 * 4000 * result["train"]["epochs"] - sum(total(lines, why) for why in ("late", "old", "refused"))
@@ -248,11 +255,15 @@ def test_the_command_ends_with_that_message_and_exit_code_2(
 
 
 def test_a_mistake_is_one_warning_and_a_count_where_the_fallback_was_chosen(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kept_workers: KeptWorkers,
 ) -> None:
     monkeypatch.setattr(negative_pool, "NegativeActor", faulty_actors.RaisesInDraw)
     chosen = run_config(store, seconds=None, epochs=10, fallback="uniform", sync=True)
-    result = launch_training(chosen, tmp_path / "run")
+    result = run_on_workers(train_on_rank, chosen, tmp_path / "run", kept=kept_workers)
     lines = lines_of(tmp_path / "run")
     assert total(lines, "failed") > 0
     assert {line["restarts"] for line in lines} == {0}
@@ -268,10 +279,11 @@ def marked(store: Path, tmp_path: Path) -> Path:
 
 
 def test_in_sync_an_actor_that_dies_in_a_publication_does_not_end_the_group(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_workers: KeptWorkers
 ) -> None:
     monkeypatch.setattr(negative_pool, "NegativeActor", faulty_actors.DiesOnceInPublication)
-    launch_training(run_config(marked(store, tmp_path), seconds=None, epochs=6, sync=True), tmp_path / "run")
+    config = run_config(marked(store, tmp_path), seconds=None, epochs=6, sync=True)
+    run_on_workers(train_on_rank, config, tmp_path / "run", kept=kept_workers)
     assert not (tmp_path / "run" / "failures.jsonl").exists()
     lines = lines_of(tmp_path / "run")
     assert lines[-1]["restarts"] == ACTORS
@@ -279,12 +291,12 @@ def test_in_sync_an_actor_that_dies_in_a_publication_does_not_end_the_group(
 
 
 def test_an_actor_that_hangs_in_its_first_draw_is_killed(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_workers: KeptWorkers
 ) -> None:
     monkeypatch.setattr(negative_pool, "NegativeActor", faulty_actors.HangsInFirstDraw)
     # In sync, so that the run cannot end before the actors are back.
     config = run_config(marked(store, tmp_path), seconds=None, epochs=6, sync=True, hung_after=10.0)
-    launch_training(config, tmp_path / "run")
+    run_on_workers(train_on_rank, config, tmp_path / "run", kept=kept_workers)
     lines = lines_of(tmp_path / "run")
     assert lines[-1]["hung"] >= ACTORS
     assert lines[-1]["delivered"] == 1.0

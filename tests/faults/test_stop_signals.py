@@ -40,6 +40,7 @@ def test_sigterm_to_two_workers_leaves_a_checkpoint_a_line_and_no_process(store:
     with command(tmp_path, "train", config, "--run", run, "--workers", "2") as training:
         training.wait_until(lambda: lines_of(run / "metrics.jsonl") >= 2)
         listening = open_to_others([psutil.Process(training.process.pid), *training.children()])
+        started = " ".join(word for child in training.children() for word in child.cmdline())
         code = training.send(signal.SIGTERM)
         last = training.output.strip().splitlines()[-1]
     assert code == 143, training.output
@@ -50,6 +51,8 @@ def test_sigterm_to_two_workers_leaves_a_checkpoint_a_line_and_no_process(store:
     assert not (run / "result.json").exists()
     assert not (run / "failures.jsonl").exists()
     assert listening == []
+    assert "raylet" in started
+    assert not any(daemon in started for daemon in ("dashboard.py", "monitor.py")), "a daemon that no run needs"
 
 
 @pytest.mark.parametrize(

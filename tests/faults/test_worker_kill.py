@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from distributed import run_ranks
 
-from distkg.cluster.launch import TrainingError, TrainOnRank, run_on_workers
+from distkg.cluster.launch import TrainingError, run_on_workers
 from distkg.cluster.watch.progress_monitor import Record
+from distkg.cluster.worker_task import TrainOnRank
 from distkg.config import RunConfig
 from distkg.data.generate import generate
 from distkg.sharding.ranks import Ranks

@@ -258,6 +258,8 @@ def test_dans_makes_negatives_with_the_vectors_of_another_run(stores: list[str],
         check_foundation(config(stores, negatives=options))
     with pytest.raises(ConfigError, match=r"reads entity vectors.*negatives.vectors"):
         check_foundation(config(stores, negatives={"source": "dans"}))
+    with pytest.raises(ConfigError, match=r"negatives\.vectors: uniform reads no entity vectors.*dans.*Leave"):
+        check_foundation(config(stores[:1], negatives={"vectors": options["vectors"]}))
 
 
 def train(ranks: Ranks, settings: RunConfig, run: str, resume: bool) -> dict[str, Any]:
@@ -290,6 +292,58 @@ def test_it_learns_and_reports_each_graph(stores: list[str], tmp_path: Path) -> 
     assert [each["facts"] for each in result["graph"]["graphs"]] == [each.triples["train"] for each in manifests]
     page = write_report(tmp_path).read_text()
     assert all(title in page for title in ("By graph", "Loss by epoch", "Validation MRR by epoch"))
+
+
+@pytest.mark.parametrize("workers", range(1, 9))
+def test_a_step_has_the_queries_of_the_batch_on_any_number_of_workers(stores: list[str], workers: int) -> None:
+    settings = config(stores)
+    graphs = [LearnedGraph.open(store, settings) for store in stores]
+    ranks = [FoundationBatches(graphs, settings, Ranks(rank, workers)) for rank in range(workers)]
+    facts = sum(graph.store.manifest.triples["train"] for graph in graphs)
+    tails = 0
+    for step in range(20):
+        queries = [rank.batch(0, step) for rank in ranks]
+        sizes = [len(asked.queries) for asked in queries]
+        assert sum(sizes) == 8
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[0] - sizes[-1] <= 1
+        tails += sum(int((asked.queries.relation < asked.graph.relations).sum()) for asked in queries)
+    assert tails == 20 * 8 / 2
+    assert {(rank.steps, rank.triples) for rank in ranks} == {(5, 40)}
+    whole = config(stores, train={"steps_per_epoch": None})
+    assert FoundationBatches(graphs, whole, Ranks(0, workers)).steps == round(facts / 8)
+
+
+def test_a_batch_that_leaves_workers_without_a_query_is_refused_before_the_start(stores: list[str]) -> None:
+    message = r"train\.batch_size: 8 leaves some of 9 workers without a query. Set it to 9 at least"
+    with pytest.raises(ConfigError, match=message):
+        check_foundation(config(stores, train={"workers": 9}))
+    check_foundation(config(stores, train={"workers": 8}))
+    with pytest.raises(ConfigError, match=message):
+        FoundationBatches([LearnedGraph.open(stores[0], config(stores))], config(stores), Ranks(8, 9))
+
+
+def first_step(ranks: Ranks, settings: RunConfig) -> tuple[float, list[torch.Tensor]]:
+    """Loss and gradients of the first step."""
+    learner: Any = FoundationLearner(settings, ranks, Schedule(settings.optimizer, 2))
+    learner.loop._dense.step = lambda factor: None
+    learner.loop.run(0, 0, 1, lambda step: True)
+    return learner.loop.pop_mean_loss(), [each.grad.clone() for each in learner.model.parameters()]
+
+
+def test_the_gradient_of_a_step_is_the_mean_over_the_queries_of_all_workers(stores: list[str]) -> None:
+    """Three workers have 3, 3 and 2 of the 8 queries."""
+    settings = config(stores)
+    learner: Any = FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, 2))
+    learner.model.train()
+    parts = [FoundationBatches(learner.graphs, settings, Ranks(rank, 3)).batch(0, 0) for rank in range(3)]
+    losses = [learner.loop.loss(part, learner.loop._moment(0, 0)) for part in parts]
+    mean = 3 / 8 * losses[0] + 3 / 8 * losses[1] + 2 / 8 * losses[2]
+    mean.backward()
+    for loss, gradients in run_ranks(3, first_step, settings):
+        assert loss == pytest.approx(mean.item(), rel=1e-5)
+        for gradient, parameter in zip(gradients, learner.model.parameters(), strict=True):
+            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
 
 
 def weights_after(ranks: Ranks, settings: RunConfig, run: str) -> tuple[float, dict[str, Any]]:

@@ -118,6 +118,10 @@ def test_other_files_and_folders_are_refused(tmp_path: Path) -> None:
         import_checkpoint(tmp_path / "list.pth")
     with pytest.raises(ModelFileError, match=r"holds no foundation model.*import-checkpoint"):
         load_model(tmp_path)
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "config.yaml").write_text("model: {name: ultra}\n")
+    with pytest.raises(ModelFileError, match=r"unfinished has no model yet: it has not finished.*--resume"):
+        load_model(tmp_path / "unfinished")
     save_model(make_model("ultra", SMALL), tmp_path / "m")
     described = json.loads((tmp_path / "m" / "model.json").read_text())
     (tmp_path / "m" / "model.json").write_text(json.dumps({**described, "format_version": 9}))

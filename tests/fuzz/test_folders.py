@@ -24,6 +24,7 @@ PARTS = {
         ["export", "PART", "--to", "OUT"],
         ["report", "PART"],
         ["report", "PART", "RUN"],
+        ["extend", "PART", "NEW", "--store", "OUT", "--to", "OUT-run"],
         ["train", "CONFIG", "--run", "PART", "--resume", "--set", "model.dim=8"],
         ["negatives", "STORE", "--source", "nearest", "--run", "PART", "--sample", "10"],
     ],
@@ -68,6 +69,7 @@ def test_a_damaged_folder_is_a_message(
     places = {
         "PART": folder, "OUT": tmp_path / "out", "RUN": world.run, "STORE": world.store, "MODEL": world.model,
         "CONFIG": world.config, "SPACE": world.space, "NUMERIC": world.said / "numeric.tsv",
+        "NEW": world.said / "new.tsv",
     }  # fmt: skip
     line = [_filled(argument, places) for argument in command]
     hold(f"{part} folders", line, case)

@@ -37,6 +37,9 @@ def valid_arguments(command: str, world: World, out: Path) -> dict[str, list[str
             "--store": [str(out / "s")], "--entities": ["40"], "--relations": ["3"], "--triples": ["400"],
             "--seed": ["1"],
         },
+        "extend": {
+            "0": [run], "1": [str(world.said / "new.tsv")], "--store": [str(out / "s")], "--to": [str(out / "g")],
+        },
         "inductive-split": {
             "0": [str(world.folder / "generated")], "--to": [str(out / "i")], "--kind": ["entities"], "--seed": ["1"],
         },

@@ -46,7 +46,9 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(name: str, 
         hold("outputs", line, names=["--output", "argument", place.strip(), "predictions", "folder"])
 
 
-@pytest.mark.parametrize("command", ["export", "report", "import-checkpoint", "inductive-split", "prepare", "train"])
+@pytest.mark.parametrize(
+    "command", ["export", "report", "import-checkpoint", "inductive-split", "prepare", "train", "extend"]
+)
 @pytest.mark.parametrize("place", ["file", "file/below", "closed/new", "full.html", "x" * 300, "a/" * 2500, "run"])
 def test_a_place_that_cannot_be_made_is_a_message(command: str, place: str, world: World, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
@@ -68,6 +70,7 @@ def test_a_place_that_cannot_be_made_is_a_message(command: str, place: str, worl
         ],
         "prepare": ["prepare", str(world.source), "--store", to],
         "train": ["train", str(world.config), "--run", to],
+        "extend": ["extend", str(world.run), str(world.said / "new.tsv"), "--store", f"{tmp_path}/s", "--to", to],
     }[command]
     result = hold("outputs", line, names=["file", "closed", "name", "run", "full", "path"])
     if place != "full.html" and not (place == "run" and command in ("export", "import-checkpoint", "inductive-split")):

@@ -31,6 +31,7 @@ SAID = {
     "tokens.json": json.dumps({f"e{i}": [i % 4, 1] for i in range(20)}),
     "ids.tsv": "20\n" + "".join(f"e{i}\te{i}\n" for i in range(20)),
     "descriptions.tsv": "r0\tis near\tis near to\nr1\tlikes\tis liked by\nr2\tholds\tis held by\n",
+    "new.tsv": "late\tr1\te3\ne2\tr2\tlater\nlate\tnovel\tlater\n",
     "queries.tsv": "e1\tr1\tforward\ne2\tr2\tinverse\n",
 }
 
@@ -76,8 +77,9 @@ def _train(world: World) -> None:
 
 
 def _search(world: World) -> None:
-    from distkg.search.search_folder import SearchFolder, Trial
+    from distkg.search.search_folder import SearchFolder
     from distkg.search.space import read_space
+    from distkg.search.trials import Trial
 
     world.space.write_text("model.dim: {choice: [8, 16]}\noptimizer.learning_rate: {log_uniform: [1e-3, 1e-1]}\n")
     folder = SearchFolder(world.search)

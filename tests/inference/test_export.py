@@ -20,7 +20,8 @@ from small_model import SmallModel
 from distkg.config import ModelConfig
 from distkg.data.store.graph_store import Store
 from distkg.embedding.scorers import make_scorer
-from distkg.inference.export import export, export_model, gathered_rows, write_rows
+from distkg.inference.export import export, export_model, write_rows
+from distkg.inference.exported_rows import ExportedRows
 from distkg.inference.vector_index import EntityIndex, write_index
 from distkg.kernels import nearest_neighbours
 from distkg.kernels.nearest_neighbours import AnnError
@@ -45,7 +46,7 @@ def test_an_export_holds_vectors_labels_and_constants(store: Store, tmp_path: Pa
         "relations.safetensors",
     ]
     np.testing.assert_array_equal(
-        load_file(tmp_path / "out" / "entities.safetensors")["vectors"], model.entities.rows.numpy()
+        load_file(tmp_path / "out" / "entities.safetensors")["vectors"], model.entities.whole.numpy()
     )
     np.testing.assert_array_equal(
         load_file(tmp_path / "out" / "relations.safetensors")["vectors"], model.relations.numpy()
@@ -88,15 +89,31 @@ def test_bfloat16_rows_are_exported_as_float32(store: Store, tmp_path: Path) -> 
 def export_on(ranks: Ranks, address: str, folder: Path) -> None:
     store = Store.open(address)
     model = people_model(store, ranks)
-    assert sum(len(rows) for _, rows in gathered_rows(model, 2)) == (5 if ranks.first else 0)
     export_model(model, store, model.config, folder)
 
 
 def test_ranks_export_what_one_would(store: Store, tmp_path: Path) -> None:
     export_on(Ranks.single(), store.address, tmp_path / "single")
     run_ranks(2, export_on, store.address, tmp_path / "shared")
-    for path in (tmp_path / "single").iterdir():
-        assert (tmp_path / "shared" / path.name).read_bytes() == path.read_bytes(), path.name
+    single, shared = (
+        {path.name: path.read_bytes() for path in (tmp_path / at).iterdir()} for at in ("single", "shared")
+    )
+    assert shared.keys() - single.keys() == {
+        "entities-00001-of-00002.safetensors", "entities-00002-of-00002.safetensors", "entities.index.json"
+    }  # fmt: skip
+    assert single.keys() - shared.keys() == {"entities.safetensors"}
+    assert {name: single[name] for name in single.keys() & shared.keys()} == {
+        name: shared[name] for name in single.keys() & shared.keys()
+    }
+    whole = load_file(tmp_path / "single" / "entities.safetensors")["vectors"]
+    listed = json.loads(shared["entities.index.json"])
+    assert (listed["rows"], listed["width"]) == whole.shape == (5, 4)
+    for file in listed["files"]:
+        part = load_file(tmp_path / "shared" / file["name"])["vectors"]
+        np.testing.assert_array_equal(part, whole[file["low"] : file["high"]])
+    np.testing.assert_array_equal(ExportedRows(tmp_path / "shared").rows(1, 4), whole[1:4])
+    export_on(Ranks.single(), store.address, tmp_path / "shared")
+    assert {path.name for path in (tmp_path / "shared").iterdir()} == single.keys()
 
 
 @settings(max_examples=25, deadline=None)
@@ -131,8 +148,8 @@ def test_ranges_that_are_not_the_table_are_refused(tmp_path: Path, ranges, messa
 def test_an_index_of_a_small_graph_answers_as_the_scorer_does(store: Store, tmp_path: Path) -> None:
     model = people_model(store, scorer="simple")
     export_model(model, store, model.config, tmp_path, index=True)
-    query = model.scorer.eval().query(model.entities.rows[:3], model.relations[[0, 1, 2]]).detach()
-    expected = model.scorer.similarity.scores(query, model.scorer.candidates(model.entities.rows))
+    query = model.scorer.eval().query(model.entities.whole[:3], model.relations[[0, 1, 2]]).detach()
+    expected = model.scorer.similarity.scores(query, model.scorer.candidates(model.entities.whole))
     scores, entities = EntityIndex(tmp_path / "index.faiss", model.scorer).search(query, 3)
     np.testing.assert_array_equal(entities, expected.topk(3).indices.numpy())
     np.testing.assert_allclose(scores, expected.topk(3).values.numpy(), rtol=1e-5)
@@ -155,7 +172,7 @@ def test_an_index_in_lists_recalls_the_exact_top_ten(
     rows = clustered(20_000, 16, seed=0)
     made = make_scorer(ModelConfig(name=scorer, dim=16, options={"norm": norm} if norm else {}))
     write_rows(tmp_path / "entities.safetensors", (20_000, 16), [(0, rows)])
-    index = EntityIndex(write_index(tmp_path / "entities.safetensors", made), made)
+    index = EntityIndex(write_index(tmp_path, made), made)
     query = clustered(100, 16, seed=0)
     scores, entities = index.search(query, 10)
     exact = made.similarity.scores(query, rows).topk(10)
@@ -168,13 +185,13 @@ def test_an_index_in_lists_recalls_the_exact_top_ten(
 def test_an_index_for_a_distance_faiss_lacks_is_refused(tmp_path: Path) -> None:
     rotate = make_scorer(ModelConfig(name="rotate", dim=4))
     with pytest.raises(AnnError, match=r"no ANN index for the similarity modulus.*`distkg predict` is exact"):
-        write_index(tmp_path / "entities.safetensors", rotate)
+        write_index(tmp_path, rotate)
 
 
 def test_without_faiss_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(AnnError, match=r"pip install 'distkg\[ann\]'"):
-        write_index(tmp_path / "entities.safetensors", make_scorer(ModelConfig(name="distmult", dim=4)))
+        write_index(tmp_path, make_scorer(ModelConfig(name="distmult", dim=4)))
 
 
 def test_an_index_is_not_opened_for_another_similarity(store: Store, tmp_path: Path) -> None:

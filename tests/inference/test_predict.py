@@ -236,7 +236,7 @@ def test_a_failed_prediction_leaves_the_file_as_it_was(store: Store, queries_fil
     output = tmp_path / "answers.tsv"
     output.write_text("of yesterday")
     model = people_model(store)
-    model.entities.local[2] = float("nan")
+    model.entities.whole[2] = float("nan")
     with pytest.raises(ValueError, match="NaN"):
         predict_file(best_of(model), store, queries_file, output)
     assert output.read_text() == "of yesterday"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from distributed import run_ranks
 
+from distkg.cluster.kept_workers import KeptWorkers
 from distkg.cluster.launch import launch_training, run_on_workers
 from distkg.config import RunConfig
 from distkg.data.errors import StoreError
@@ -57,10 +58,10 @@ def losses(run: Path) -> list[float]:
 
 @pytest.mark.parametrize(("name", "options"), [("ultra", {}), ("tofu", {"modalities": {"text": 6}})])
 def test_two_workers_learn_from_two_graphs_as_ranks_with_graphs_of_their_own(
-    stores: list[str], tmp_path: Path, name: str, options: dict[str, Any]
+    stores: list[str], tmp_path: Path, kept_workers: KeptWorkers, name: str, options: dict[str, Any]
 ) -> None:
     settings = run_config(stores, name, **options)
-    shared = launch_training(settings, tmp_path / "shared")
+    shared = run_on_workers(train_on_rank, settings, tmp_path / "shared", kept=kept_workers)
     own, _ = run_ranks(2, train, settings, str(tmp_path / "own"))
     assert losses(tmp_path / "shared") == losses(tmp_path / "own")
     assert shared["metrics"] == own["metrics"]

@@ -25,6 +25,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from distkg.cluster.watch.run_folder import newest_step
 from distkg.data.generate import generate
+from tests.monitoring import samples
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -34,10 +35,11 @@ RAY = Path(sys.executable).parent / "ray"
 
 @dataclass(frozen=True)
 class Head:
-    """A Ray head of this test's own: where its jobs are sent, and the token that it asks for."""
+    """A Ray head of this test's own: where its jobs are sent, the token that it asks for, its page of metrics."""
 
     url: str
     token: str
+    metrics: str
     environment: dict[str, str]
 
     def client(self) -> JobSubmissionClient:
@@ -64,24 +66,27 @@ def head() -> Iterator[Head]:
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # as in conftest.py
+        "RAY_metrics_report_interval_ms": "1000",
     }
-    process, url = start_head(folder, environment)
+    process, url, metrics = start_head(folder, environment)
     try:
         wait_for(url, process, folder / "log")
-        yield Head(url, token, environment)
+        yield Head(url, token, metrics, environment)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def start_head(folder: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
-    gcs, dashboard, client, agent = free_ports(4)
+def start_head(folder: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], str, str]:
+    """The process of a head, and the addresses of its dashboard and of its metrics."""
+    gcs, dashboard, client, agent, metrics = free_ports(5)
     options = {
         "--port": gcs,
         "--dashboard-port": dashboard,
         "--ray-client-server-port": client,
         "--dashboard-agent-listen-port": agent,
+        "--metrics-export-port": metrics,
         "--node-ip-address": "127.0.0.1",
         "--num-cpus": 4,
         "--object-store-memory": 128 * 2**20,
@@ -92,7 +97,7 @@ def start_head(folder: Path, environment: dict[str, str]) -> tuple[subprocess.Po
         process = subprocess.Popen(
             [RAY, "start", "--head", "--block", *flags], env=environment, stdout=log, stderr=subprocess.STDOUT
         )
-    return process, f"http://127.0.0.1:{dashboard}"
+    return process, f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics"
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 90) -> None:
@@ -123,21 +128,25 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def submit(head: Head, project: Path, store: Path, run: Path, epochs: int, *flags: str) -> str:
+def submit(
+    head: Head, project: Path, store: Path, run: Path, epochs: int, *flags: str, python: str = sys.executable
+) -> str:
     config = {
         "data": {"store": str(store)},
         "model": {"name": "distmult", "dim": 16},
         "train": {"workers": 2, "epochs": epochs, "batch_size": 256},
         "evaluate": {"every": 1},
     }
-    return submit_config(head, project, config, run, *flags)
+    return submit_config(head, project, config, run, *flags, python=python)
 
 
-def submit_config(head: Head, project: Path, config: dict[str, Any], run: Path, *flags: str) -> str:
+def submit_config(
+    head: Head, project: Path, config: dict[str, Any], run: Path, *flags: str, python: str = sys.executable
+) -> str:
     (project / "config.yaml").write_text(yaml.safe_dump(config))
     return head.client().submit_job(
-        entrypoint=f"{sys.executable} jobs/train.py config.yaml --run {run} {' '.join(flags)}",
-        runtime_env={"working_dir": str(project)},
+        entrypoint=f"{python} jobs/train.py config.yaml --run {run} {' '.join(flags)}",
+        runtime_env={"working_dir": str(project), **({} if "uv run" in python else {"py_executable": python})},
     )
 
 
@@ -181,7 +190,8 @@ def test_a_submitted_job_pretrains_on_two_graphs(head: Head, project: Path, stor
         "evaluate": {"every": 1, "max_valid_triples": 10},
     }
     client = head.client()
-    job = submit_config(head, project, config, tmp_path / "run")
+    uv = f"{Path(sys.executable).parent / 'uv'} run --no-project --python {sys.executable}"
+    job = submit_config(head, project, config, tmp_path / "run", python=uv)
     log = asyncio.run(follow(client, job))
     assert client.get_job_status(job) == JobStatus.SUCCEEDED, log
     assert "Graphs, once on each node" in log
@@ -190,6 +200,36 @@ def test_a_submitted_job_pretrains_on_two_graphs(head: Head, project: Path, stor
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert [Path(each["graph"]).name for each in result["by_graph"]] == ["small", "other"]
     assert "By graph" in (tmp_path / "run" / "report.html").read_text()
+    check_metrics(head, str(tmp_path / "run"), steps=20)
+    check_dashboard(head, job)
+
+
+def metrics_of(head: Head, run: Path) -> set[str]:
+    """Names of metrics of a run, distkg's and Ray Train's, that are not 0."""
+    runs = {("run", str(run)), ("ray_train_run_name", run.name)}
+    found = samples(requests.get(head.metrics, timeout=30).text)
+    return {name for name, each in found.items() if any(value and runs & set(labels.items()) for labels, value in each)}
+
+
+def check_metrics(head: Head, run: str, steps: int) -> None:
+    """A cluster's own port exports the counters of the run, also after it; foundation models fetch no rows."""
+    page = requests.get(head.metrics, timeout=30).text
+    counted = {
+        name: sum(value for labels, value in each if labels.get("run") == run) for name, each in samples(page).items()
+    }
+    assert counted["ray_distkg_steps_total"] == steps
+    assert counted["ray_distkg_triples_total"] > 0
+    assert counted["ray_distkg_exchanged_bytes_total"] > 0
+    assert counted.get("ray_distkg_fetched_rows_total", 0) == 0
+
+
+def check_dashboard(head: Head, job: str) -> None:
+    """Ray Train's page of the dashboard has the run of a job by its name, with both workers."""
+    address, login = f"{head.url}/api/train/v2/runs/v1", {"Authorization": f"Bearer {head.token}"}
+    runs = requests.get(address, headers=login, timeout=60).json()["train_runs"]
+    (run,) = (run for run in runs if run["job_details"]["submission_id"] == job)
+    assert (run["name"], run["status"]) == ("run", "FINISHED")
+    assert [worker["world_rank"] for worker in run["attempts"][-1]["workers"]] == [0, 1]
 
 
 def test_a_job_is_stopped_cleanly_and_resumed_and_its_log_can_be_followed(
@@ -203,6 +243,10 @@ def test_a_job_is_stopped_cleanly_and_resumed_and_its_log_can_be_followed(
         assert time.monotonic() < deadline, client.get_job_logs(job)
         assert not client.get_job_status(job).is_terminal(), client.get_job_logs(job)
         time.sleep(0.25)
+    reported = "ray_train_report_total_blocked_time_s"
+    while not {"ray_distkg_validation_mrr", reported} <= (seen := metrics_of(head, tmp_path / "run")):
+        assert time.monotonic() < deadline, seen
+        time.sleep(0.5)
 
     assert client.stop_job(job)
     assert wait_until_ended(client, job, 60) == JobStatus.STOPPED
@@ -217,7 +261,11 @@ def test_a_job_is_stopped_cleanly_and_resumed_and_its_log_can_be_followed(
     assert metrics.read_text().count("\n") == lines, "workers of the stopped job go on training"
 
     reached = math.ceil(epochs_of(metrics)[-1])
-    again = submit(head, project, store, tmp_path / "run", reached + 2, "--resume")
+    # Workers run in an environment of the job's own, here this one behind another name.
+    environment = tmp_path / "python"
+    environment.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/started\nexec {sys.executable} "$@"\n')
+    environment.chmod(0o755)
+    again = submit(head, project, store, tmp_path / "run", reached + 2, "--resume", python=str(environment))
     log = asyncio.run(follow(client, again))
     assert client.get_job_status(again) == JobStatus.SUCCEEDED, log
     assert f"epoch {reached + 2}" in log
@@ -226,6 +274,9 @@ def test_a_job_is_stopped_cleanly_and_resumed_and_its_log_can_be_followed(
     assert result["train"]["epochs"] == reached + 2
     assert result["metrics"]["test"]["mrr"] > 0.1
     assert (tmp_path / "run" / "report.html").exists()
+    started = (tmp_path / "started").read_text()
+    assert "jobs/train.py" in started
+    assert started.count("default_worker.py") >= 2
     epochs = epochs_of(metrics)
     assert epochs == sorted(set(epochs)), "the resumed run repeats what was already reported"
 

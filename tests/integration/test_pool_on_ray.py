@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from distkg.cluster.launch import launch_training
+from distkg.cluster.kept_workers import KeptWorkers
+from distkg.cluster.launch import run_on_workers
 from distkg.config import RunConfig
 from distkg.data.generate import generate
+from distkg.training.run import train_on_rank
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
@@ -27,7 +29,7 @@ MIXTURE = {
 }
 
 
-def test_a_diffusion_model_learns_and_draws_in_actors(tmp_path: Path) -> None:
+def test_a_diffusion_model_learns_and_draws_in_actors(tmp_path: Path, kept_workers: KeptWorkers) -> None:
     store = tmp_path / "store"
     generate(str(store), entities=200, relations=4, triples=2000, seed=3)
     config = {
@@ -47,7 +49,7 @@ def test_a_diffusion_model_learns_and_draws_in_actors(tmp_path: Path) -> None:
         "evaluate": {"every": 100},
         "checkpoint": {"every": 100},
     }
-    result = launch_training(RunConfig.model_validate(config), tmp_path / "run")
+    result = run_on_workers(train_on_rank, RunConfig.model_validate(config), tmp_path / "run", kept=kept_workers)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     came = [line["negatives"] for line in lines]
     assert {each["delivered"] for each in came} == {1.0}

@@ -22,7 +22,6 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from safetensors.torch import load_file
 
 from distkg.config import RunConfig, parse_config
 from distkg.data.generate import generate
@@ -30,8 +29,9 @@ from distkg.data.store.identity import StoreMismatchError
 from distkg.embedding.load_run import load_run
 from distkg.evaluation.metrics import evaluate_triples
 from distkg.inference.export import export_model
-from distkg.sharding.checkpoint import checkpoint as checkpoint_module
+from distkg.inference.exported_rows import ExportedRows
 from distkg.sharding.checkpoint import files as checkpoint_files
+from distkg.sharding.checkpoint import storage as checkpoint_storage
 from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints
 from distkg.sharding.ranks import Ranks
 from distkg.training import run as run_module
@@ -126,10 +126,10 @@ ASKED = "asked"  # to stop, as by a signal: a checkpoint is written at once, and
 POINTS: dict[str, tuple[Any, str, Callable[..., Any] | None]] = {
     "step": (Training, "_should_continue", None),
     "report": (Training, "_report", None),
-    "begin": (checkpoint_module, "begin", None),
-    "file": (checkpoint_module, "write_file", half_a_file),
-    "manifest": (checkpoint_module, "write_manifest", None),
-    "retire": (checkpoint_module, "remove", half_removed),
+    "begin": (checkpoint_storage, "begin", None),
+    "file": (checkpoint_storage, "write_file", half_a_file),
+    "manifest": (checkpoint_storage, "write_manifest", None),
+    "retire": (checkpoint_storage, "remove", half_removed),
 }
 
 
@@ -148,7 +148,7 @@ def process(kill: Kill | None = None, rank: int = 0) -> Iterator[None]:
 
     def should_continue(training: Training, step: int) -> bool:
         if kill is not None and kill.point == ASKED and turns[0] >= kill.count and kill.rank in (None, rank):
-            training.stop.asked = True
+            training.stop.requested = True
         found: bool = original_go_on(training, step)
         turns[0] += 1
         return found
@@ -486,7 +486,8 @@ class Lifecycle:
         export_model(model, store, config.model, to)
         self.ranks.barrier()
         rows = tensors_of(self.run, self._best_sound() or self.newest_sound)["entities"]
-        assert torch.equal(load_file(to / "entities.safetensors")["vectors"], rows)
+        exported = ExportedRows(to)
+        assert torch.equal(exported.rows(0, exported.count), rows)
         self.ranks.barrier()
 
     # ---- what must hold ----

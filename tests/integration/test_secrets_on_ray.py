@@ -14,8 +14,8 @@ from moto.server import ThreadedMotoServer
 from distkg.cluster.tune import launch_search
 from distkg.config import load_config
 from distkg.data.generate import generate
-from distkg.search.search_folder import Trial
 from distkg.search.space import parse_space
+from distkg.search.trials import Trial
 
 CANARY = b"c4n4ry"
 

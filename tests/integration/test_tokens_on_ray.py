@@ -29,7 +29,7 @@ def test_as_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "ENTITIES_AT_ONCE", 32)  # the last block has 12
     with tokenising_on_ray(2) as mapped:
         there = make_tokens(store, "there", source, mapped=mapped)
-        absent = TokenSource(source.found, source.codebook, "nothing", TextTokenizer(Path("/no/where")))
+        absent = TokenSource(source.entity_values, source.codebook, "nothing", TextTokenizer(Path("/no/where")))
         with pytest.raises(StoreError, match=r"^there is no /no/where/tokenizer.json[^\n]*$"):
             make_tokens(store, "nothing", absent, mapped=mapped)
     assert read_modality(store, "there").rows().tolist() == read_modality(store, "here").rows().tolist()

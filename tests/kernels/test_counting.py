@@ -36,7 +36,7 @@ def test_counts_written_by_hand(count) -> None:
     count(scores, 10, 0, tally)
     assert tally.greater.tolist() == [1, 1, 3]
     assert tally.equal.tolist() == [2, 1, 1]
-    assert tally.found.tolist() == [2.0, 3.0, 1.0]
+    assert tally.answer_scores.tolist() == [2.0, 3.0, 1.0]
     assert tally.broken.tolist() == [0, 0]
 
 
@@ -45,10 +45,10 @@ def test_blocks_add_up_and_see_only_their_own_entities(count) -> None:
     scores = torch.tensor([[1.0, 7.0, 7.0, 7.0, 9.0, 0.0]])
     tally = tally_of([[0, 3, 4]], [[2]], [7.0])
     count(scores[:, :2].clone(), 0, 0, tally)
-    assert tally.found.tolist() == [0.0]
+    assert tally.answer_scores.tolist() == [0.0]
     count(scores[:, 2:5].clone(), 2, 0, tally)
     count(scores[:, 5:].clone(), 5, 0, tally)
-    assert (tally.greater.tolist(), tally.equal.tolist(), tally.found.tolist()) == ([0], [1], [7.0])
+    assert (tally.greater.tolist(), tally.equal.tolist(), tally.answer_scores.tolist()) == ([0], [1], [7.0])
 
 
 @BOTH
@@ -77,7 +77,7 @@ def test_compiled_and_plain_count_the_same(seed: int, rows: int, width: int, low
     compiled, plain = tally_of(known, answers, thresholds), tally_of(known, answers, thresholds)
     count_block(scores.clone(), low, 0, compiled)
     reference_count_block(scores.clone(), low, 0, plain)
-    for name in ("greater", "equal", "found", "broken"):
+    for name in ("greater", "equal", "answer_scores", "broken"):
         np.testing.assert_array_equal(getattr(compiled, name), getattr(plain, name), err_msg=name)
 
 

@@ -54,7 +54,7 @@ def assert_all_close(got: tuple[Tensor, ...], expected: tuple[Tensor, ...], tole
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_sum_exp, "_BLOCK_ROWS", 16)
+    monkeypatch.setattr(log_sum_exp, "BLOCK_ROWS", 16)
     monkeypatch.setattr(distance_log_sum_exp, "_LEAST_ROWS", 16)
     monkeypatch.setattr(distance_log_sum_exp, "_BLOCK_SCORES", 32)
 

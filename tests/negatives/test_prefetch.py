@@ -148,6 +148,25 @@ def test_relation_vectors_are_published_where_a_source_that_a_pool_draws_looks_a
     assert list(pools["0"].arrays[0]) == ["candidates", "relations"]
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "sync", "dtype"),
+    [
+        ("near_miss", {"neighbours": 4}, False, np.float16),
+        ("near_miss", {"neighbours": 4}, True, np.float32),
+        ("cached", {}, False, np.float16),
+        ("dans", {}, False, np.float32),  # it makes vectors of those that are published
+    ],
+)
+def test_vectors_have_the_precision_that_a_source_needs(
+    name: str, options: dict[str, Any], sync: bool, dtype: type
+) -> None:
+    source, pools = ahead(name, options, pool={"sync": sync})
+    ask_and_draw(source, 0)
+    (arrays,) = pools["0"].arrays
+    assert list(arrays) == ["candidates"]
+    assert arrays["candidates"].dtype == dtype
+
+
 def test_vectors_are_published_once_in_a_refresh_period() -> None:
     source, pools = ahead("near_miss", {"refresh": 0.5})
     for step in range(7):

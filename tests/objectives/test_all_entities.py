@@ -100,7 +100,7 @@ def assert_same(got: Reduced, expected: Reduced, tolerance: float = 1e-5) -> Non
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks small enough that small problems take several of them both ways."""
-    monkeypatch.setattr(log_sum_exp, "_BLOCK_ROWS", 16)
+    monkeypatch.setattr(log_sum_exp, "BLOCK_ROWS", 16)
     monkeypatch.setattr(distance_log_sum_exp, "_LEAST_ROWS", 16)
     monkeypatch.setattr(distance_log_sum_exp, "_BLOCK_SCORES", 128)
     monkeypatch.setattr(module, "_BLOCK_QUERIES", 8)
@@ -187,7 +187,7 @@ UNEVEN = ("one_vs_all", "dot", 150, 5141)
 def on_ranks(ranks: Ranks) -> dict[Any, Reduced]:
     outcome = {UNEVEN: reduce(make(UNEVEN[0], memory_mb=1), DOT, problem(DOT, *UNEVEN[2:]), ranks)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(log_sum_exp, "_BLOCK_ROWS", 16)
+        patch.setattr(log_sum_exp, "BLOCK_ROWS", 16)
         patch.setattr(module, "_BLOCK_QUERIES", 8)
         patch.setattr(distance_log_sum_exp, "_LEAST_ROWS", 16)
         patch.setattr(distance_log_sum_exp, "_BLOCK_SCORES", 128)

@@ -28,9 +28,9 @@ def pykeen_results(model: SmallModel, triples: np.ndarray, facts: np.ndarray):
             tails = target == "tail"
             anchor, answer = (head, tail) if tails else (tail, head)
             query = model.query(
-                model.entities.rows[[anchor]], torch.tensor([relation if tails else relation + RELATIONS])
+                model.entities.whole[[anchor]], torch.tensor([relation if tails else relation + RELATIONS])
             )
-            scores = model.scorer.similarity.scores(query, model.entities.rows).double()
+            scores = model.scorer.similarity.scores(query, model.entities.whole).double()
             true = scores[:, answer].clone()[:, None]
             for e in range(ENTITIES):
                 if e != answer and ((head, relation, e) if tails else (e, relation, tail)) in known:

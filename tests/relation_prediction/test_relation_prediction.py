@@ -52,7 +52,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_queries_from_either_end_are_the_facts_they_ask_about() -> None:
     triples = torch.tensor([[0, 1, 2], [3, 0, 4], [5, 2, 5], [1, 2, 0]])
-    assert torch.equal(as_triples(both_ways(triples, 3), 3), triples)
+    assert torch.equal(as_triples(both_ways(triples, 3, 2), 3), triples)
 
 
 def learner(settings: RunConfig) -> RelationLearner:

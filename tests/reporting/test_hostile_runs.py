@@ -20,7 +20,8 @@ from distkg.reporting.comparison import write_comparison
 from distkg.reporting.report import write_report
 from distkg.reporting.run_record import RunError
 from distkg.reporting.search import write_search_report
-from distkg.search.search_folder import SearchFolder, Trial
+from distkg.search.search_folder import SearchFolder
+from distkg.search.trials import Trial
 
 CONFIG: dict[str, Any] = {
     "data": {"store": "stores/umls", "graphs": []},

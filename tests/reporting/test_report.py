@@ -40,6 +40,14 @@ def test_accepted_changes_have_a_row_each(tmp_path: Path) -> None:
         assert "Accepted changes" not in page.text
 
 
+def test_a_grown_run_names_the_checkpoint_that_it_started_from(tmp_path: Path) -> None:
+    origin = {"run": "runs/old", "checkpoint": "step-000000820", "sha256": "93608c", "rows": "neighbours"}
+    text = page_of(make_run(tmp_path / "a", lines=metric_lines(), result={**RESULT, "grown_from": origin})).text
+    card = text[text.index("Grown from") :]
+    assert [part for part in origin.values() if part not in card] == []
+    assert "Grown from" not in page_of(make_run(tmp_path / "b", lines=metric_lines(), result=RESULT)).text
+
+
 def test_where_the_time_goes_adds_up(tmp_path: Path) -> None:
     # 20 reports of 1 + 2 + 6 + 1 seconds.
     page = page_of(make_run(tmp_path, lines=metric_lines(), result=RESULT))

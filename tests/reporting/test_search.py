@@ -21,8 +21,9 @@ from distkg.reporting.search import (
     trial_line,
     write_search_report,
 )
-from distkg.search.search_folder import SearchFolder, Trial
+from distkg.search.search_folder import SearchFolder
 from distkg.search.space import parse_space
+from distkg.search.trials import Trial
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'"
 FORMS = {

@@ -11,16 +11,10 @@ from distkg.config import RunConfig, load_config
 from distkg.data.generate import generate
 from distkg.data.store.graph_store import Store
 from distkg.data.store.identity import StoreMismatchError
-from distkg.search.search_folder import (
-    SearchError,
-    SearchFolder,
-    Trial,
-    best_trial,
-    budget_share,
-    differences,
-    validations,
-)
+from distkg.search.rungs import Started
+from distkg.search.search_folder import SearchFolder, budget_share, differences, validations
 from distkg.search.space import parse_space
+from distkg.search.trials import SearchError, Trial, best_trial
 from distkg.training.provenance import provenance_of
 
 SPACE = parse_space({"model.dim": {"choice": [32, 64]}, "optimizer.learning_rate": {"uniform": [0.01, 1]}}, "s")
@@ -199,3 +193,13 @@ def test_a_search_on_another_store_is_refused_and_stays_as_it_was(tmp_path: Path
     with pytest.raises(StoreMismatchError):
         started(tmp_path / "search", str(tmp_path / "store"))
     assert {path.name: path.read_bytes() for path in (tmp_path / "search").iterdir()} == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rung": "first", "promoted_from": null}', '{"rung": 1}'])
+def test_a_damaged_file_of_a_rung_is_named(tmp_path: Path, text: str) -> None:
+    folder = SearchFolder(tmp_path)
+    number = folder.begin({"model.dim": 16}, rung=1)
+    assert folder.started(number) == Started(number, 1, None)
+    (folder.trial(number) / "rung.json").write_text(text)
+    with pytest.raises(SearchError, match=r"0001/rung\.json does not name a rung\. Remove the folder of this trial"):
+        folder.started(number)

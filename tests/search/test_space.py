@@ -3,11 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from distkg.config import RunConfig, load_config, parse_config
+from distkg.config.families import FAMILY_OF_MODEL
+from distkg.embedding.scorers import SCORERS
+from distkg.foundation.initial_model import check_settings
+from distkg.planning.preflight import check_run
 from distkg.search.space import (
+    SPACES_OF_MODELS,
     Choice,
     Interval,
     SpaceError,
@@ -16,6 +22,7 @@ from distkg.search.space import (
     parse_space,
     read_space,
     space_names,
+    space_of_model,
     space_yaml,
     with_parameters,
 )
@@ -214,11 +221,47 @@ def test_the_base_is_a_point_of_the_space_where_all_its_values_are() -> None:
 
 
 def test_spaces_that_come_with_distkg_are_read_by_name_and_fit_their_presets() -> None:
-    assert space_names() == ["hale", "ultra"]
+    assert space_names() == sorted([*SPACES_OF_MODELS, "hale"])
     assert parameters_of(load_config("preset:ultra"), read_space("preset:ultra")) is not None
     space = read_space("preset:hale")
     assert space["objective.query_share"] == Choice((0.05, 0.1, 0.2))
     for name in ("hale_wn18rr", "hale_fb15k237", "hale_codex_s"):
         assert parameters_of(load_config(f"preset:{name}"), space) is not None
-    with pytest.raises(SpaceError, match=r"there is no space 'preset:hail'\. Known: hale, ultra"):
+    with pytest.raises(SpaceError, match=r"there is no space 'preset:hail'\. Known: bilinear, conve, .*, ultra"):
         read_space("preset:hail")
+
+
+OWN = {"conve": {"dim": 32}, "tucker": {"dim": 32}, "tofu": {"options": {"modalities": {}}}}
+
+
+def config_of(model: str, store: str) -> RunConfig:
+    """The smallest configuration of a model: its family's presets have the loss and the optimizer."""
+    base = {"data": {"store": store}, "model": {"name": model, **OWN.get(model, {"dim": 32})}}
+    if model in FAMILY_OF_MODEL:
+        base["model"].pop("dim", None)
+        base["objective"] = {"name": "self_adversarial", "margin": 0.0}
+        base["optimizer"] = {"name": "adam"}
+        if model in ("motif", "semma", "tofu", "trix", "trix_relations", "ultra"):
+            base["data"] = {"graphs": [store]}
+    return parse_config(base, model, dead_keys_are="dropped")
+
+
+@pytest.mark.parametrize("model", [*SCORERS, *FAMILY_OF_MODEL])
+def test_every_model_has_a_space_of_which_every_point_is_a_configuration_that_can_run(
+    model: str, small_store: str
+) -> None:
+    config, space = config_of(model, small_store), read_space(f"preset:{space_of_model(model)}")
+    # A plan of a foundation model computes on the graph: its settings are checked alone.
+    check = check_settings if model in FAMILY_OF_MODEL else check_run
+    check_space(space, config, check, "the space")
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        point = {key: form.samples()[rng.integers(len(form.samples()))] for key, form in space.items()}
+        check(with_parameters(config, point))
+
+
+def test_each_space_is_for_other_models_and_a_scorer_of_a_plug_in_has_none() -> None:
+    models = [model for covered in SPACES_OF_MODELS.values() for model in covered]
+    assert len(models) == len(set(models))
+    with pytest.raises(SpaceError, match=r"no space comes with distkg for model\.name = mine: give one with --space"):
+        space_of_model("mine")

@@ -12,6 +12,7 @@ from torch import Tensor
 from distkg.sharding.exchange import plan_routes
 from distkg.sharding.optimizers import OPTIMIZERS
 from distkg.sharding.ranks import Ranks
+from distkg.sharding.shards import Shards
 from distkg.sharding.table import ShardedTable, round_stochastically
 
 WIDTH, STEPS, RATE = 3, 4, 0.5
@@ -146,3 +147,39 @@ def test_rows_without_gradient_stay_as_they_are_in_bfloat16() -> None:
     table.update(torch.tensor([2]), torch.ones(1, WIDTH), learning_rate=0.25)
     assert torch.equal(table.local[[0, 1, 3]].float(), whole_table(4)[[0, 1, 3]])
     torch.testing.assert_close(table.local[2].float(), whole_table(4)[2] - 0.25)
+
+
+def update_frozen(
+    ranks: Ranks, rows: int, frozen: int, optimizer: str, every: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Two updates, of all rows or of some, of a table whose first rows are frozen."""
+    table = ShardedTable(rows, WIDTH, OPTIMIZERS[optimizer], ranks, frozen=frozen)
+    low, high = table.shards.range(ranks.rank)
+    table.local.copy_(whole_table(rows)[low:high])
+    for step in range(2):
+        gradients = torch.full((high - low, WIDTH), 1.0 + step)
+        if every:
+            table.update_all(gradients, RATE)
+        else:
+            table.update(torch.arange(0, high - low, 2), gradients[::2].clone(), RATE)
+    assert table.optimizer is not None
+    return table.local, table.optimizer.state
+
+
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "adam"])
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize("size", [1, 3])
+def test_frozen_rows_and_their_state_are_not_updated(optimizer: str, every: bool, size: int) -> None:
+    rows, frozen = 10, 5  # of three ranks: all rows of the first, one of four of the second
+    arguments = rows, frozen, optimizer, every
+    parts = run_ranks(size, update_frozen, *arguments) if size > 1 else [update_frozen(Ranks.single(), *arguments)]
+    table, before = torch.cat([local for local, _ in parts]), whole_table(rows)
+    assert torch.equal(table[:frozen], before[:frozen])
+    for name in parts[0][1]:
+        state = torch.cat([states[name] for _, states in parts])
+        assert not state[:frozen].any(), name
+        assert state[frozen:].any(), name
+    shards = [range(*Shards(rows, size).range(rank)) for rank in range(size)]
+    updated = [row for shard in shards for row in (shard if every else shard[::2]) if row >= frozen]
+    moved = (table != before).any(1).nonzero().flatten().tolist()
+    assert moved == updated

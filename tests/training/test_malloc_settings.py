@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
 from distkg.training import malloc_settings
-from distkg.training.malloc_settings import keep_freed_memory, peak_rss_mb
+from distkg.training.malloc_settings import keep_freed_memory, peak_rss_mb, private_memory, return_freed_memory
 
 
 @pytest.mark.parametrize(("system", "peak"), [("linux", 2048.0), ("darwin", 2.0)])
@@ -55,3 +56,16 @@ def test_other_systems_and_libraries_are_left_alone(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(malloc_settings.ctypes, "CDLL", lambda name: object())  # musl has no mallopt
     monkeypatch.setattr(sys, "platform", "linux")
     keep_freed_memory()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep the peak of a process")
+def test_memory_is_returned_and_a_new_peak_begins() -> None:
+    return_freed_memory()
+    before, size = private_memory(), 200 << 20
+    held = np.ones(size, np.uint8)
+    assert private_memory() - before > 0.9 * size
+    del held
+    assert peak_rss_mb() * 1e6 - before > 0.9 * size
+    return_freed_memory()
+    assert private_memory() - before < 0.1 * size
+    assert peak_rss_mb() * 1e6 < psutil.Process().memory_info().rss + 0.1 * size

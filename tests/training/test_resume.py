@@ -85,6 +85,7 @@ OTHER: dict[str, Any] = {
     "negatives.source": "degree",
     "negatives.pool.fallback": "degree",
     "data.fanouts": [3],
+    "cluster.metrics_port": 9090,
 }
 
 
@@ -271,7 +272,7 @@ def of_an_earlier_version(run: Path) -> None:
     (run / "provenance.json").unlink()
 
     def forget(progress: dict[str, Any]) -> None:
-        for key in (KEY, "steps_per_epoch", "stopped_by", "stopped_at", "accepted_changes"):
+        for key in (KEY, "steps_per_epoch", "stopped_by", "stopped_at", "accepted_changes", "segments"):
             del progress[key]
 
     edit_checkpoints(run, forget)

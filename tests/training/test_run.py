@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,37 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(
     whole, parts = lines(tmp_path / "whole"), lines(tmp_path / "parts")
     assert [line["step"] for line in parts] == [line["step"] for line in whole]
     assert [line["loss"] for line in parts] == [line["loss"] for line in whole]
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="tables on disk need Linux")
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_run_with_its_table_on_disk_equals_one_in_memory(small_store: str, tmp_path: Path, size: int) -> None:
+    """Bit for bit: losses, checkpoints and result, and it resumes with its table in the other place."""
+
+    def run(name: str, storage: str, epochs: int, resume: bool = False) -> dict[str, Any]:
+        (tmp_path / "rows").mkdir(exist_ok=True)
+        place = {"table_folder": str(tmp_path / "rows")} if storage == "disk" else {}
+        settings = config(
+            small_store,
+            **SAMPLED,
+            train={"workers": size, "epochs": epochs, "overlap": True, "table_storage": storage, **place},
+        )
+        work = settings, str(tmp_path / name), resume
+        result: dict[str, Any] = train(Ranks.single(), *work) if size == 1 else run_ranks(size, train, *work)[0]
+        assert not list((tmp_path / "rows").iterdir())
+        return result
+
+    in_memory = run("memory", "memory", 4)
+    on_disk = run("disk", "disk", 4)
+    run("moved", "disk", 2)
+    moved = run("moved", "memory", 4, resume=True)
+    assert on_disk["metrics"] == moved["metrics"] == in_memory["metrics"]
+    last = sorted(path.name for path in (tmp_path / "memory" / "checkpoints").iterdir())[-1]
+    for rank in range(size):
+        file = f"checkpoints/{last}/rank-{rank:05d}-of-{size:05d}.safetensors"
+        content = {(tmp_path / name / file).read_bytes() for name in ("memory", "disk", "moved")}
+        assert len(content) == 1
+    assert [line["loss"] for line in lines(tmp_path / "disk")] == [line["loss"] for line in lines(tmp_path / "memory")]
 
 
 def test_a_run_resumes_within_an_epoch(small_store: str, tmp_path: Path) -> None:

@@ -32,12 +32,12 @@ class StopAfter(StopRequest):
         super().__init__()
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         self._seen += 1
         return self._seen > self._looks
 
-    @asked.setter
-    def asked(self, value: bool) -> None: ...
+    @requested.setter
+    def requested(self, value: bool) -> None: ...
 
 
 def stopped_until_the_end(ranks: Ranks, run: RunConfig, folder: str, looks: int) -> tuple[dict[str, Any], list[int]]:
@@ -89,7 +89,7 @@ def test_a_stop_in_the_middle_of_a_validation_cuts_it_short_and_leaves_it_to_the
     stop, scored = StopRequest(), []
 
     def ranked(*given: Any, **more: Any) -> Any:
-        stop.asked = True
+        stop.requested = True
         ranking = rank_answers(*given, **more)
         scored.append(int(ranking.greater.sum()))
         return ranking
@@ -117,7 +117,7 @@ def test_a_stop_in_the_final_evaluation_leaves_no_result(
 
     def asked_to_stop(self: Any) -> dict[str, Any]:
         assert not stop.unsaved, "all progress is on the disk before the final evaluation"
-        stop.asked = True
+        stop.requested = True
         return {}
 
     with monkeypatch.context() as patched:
