@@ -88,6 +88,7 @@ _NEEDS: dict[str, dict[str, Any]] = {
     "store": {"metavar": "PATH", "help": "graph store made by `distkg prepare` or `distkg generate`"},
     "folder": {"metavar": "PATH", "help": "new folder for what the benchmark makes"},
     "preset": {"metavar": "NAME", "help": "configuration that comes with distkg"},
+    "source": {"metavar": "PATH", "help": "folder with the files train, valid and test of a graph"},
     "seconds": {"type": float, "help": "time limit of each run"},
     "epochs": {"type": int, "help": "epochs of each run"},
     "steps": {"type": int, "help": "steps of each run"},

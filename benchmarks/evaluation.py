@@ -24,7 +24,7 @@ from benchmarks.rooflines import QUICK_SECONDS, SECONDS, Rooflines, around, toge
 from distkg.config import RunConfig, parse_config
 from distkg.data.store.graph_store import Store
 from distkg.data.store.known_answers import KnownAnswers
-from distkg.embedding.model import Model
+from distkg.embedding.model import TrainingModel
 from distkg.evaluation.metrics import evaluate_triples, known_answers_of
 from distkg.evaluation.ranking import both_queries, rank_answers
 from distkg.kernels.counting import hide_cells, known_cells
@@ -74,7 +74,7 @@ def measure_all(ranks: Ranks, store: str, work: Workload) -> Measured:
 def rates(ranks: Ranks, store: str, work: Workload) -> dict[str, float]:
     """Queries per second of ranking alone and of a whole evaluation; collective."""
     graph = Store.open(store)
-    model = Model(evaluated_config(store, work), graph.num_entities, graph.num_relations, ranks)
+    model = TrainingModel(evaluated_config(store, work), graph.num_entities, graph.num_relations, ranks)
     triples = graph.triples("test")
     known = known_answers_of(graph, triples)
     rank_answers(model, triples[:_WARM_UP], known, batch_size=work.batch_size)

@@ -21,7 +21,7 @@ from benchmarks.processes import WORKERS, alone
 from distkg.config import RunConfig, parse_config
 from distkg.data.generate import generate
 from distkg.embedding.learner import EmbeddingLearner
-from distkg.embedding.model import Model
+from distkg.embedding.model import TrainingModel
 from distkg.evaluation.metrics import known_answers_of
 from distkg.evaluation.ranking import rank_answers
 from distkg.sharding.ranks import Ranks
@@ -100,7 +100,7 @@ def train_and_rank(
     }
 
 
-def _table_mb(model: Model) -> float:
+def _table_mb(model: TrainingModel) -> float:
     """This rank's rows with the state of their optimizer."""
     table = model.entities
     states = table.optimizer.state.values() if table.optimizer else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -23,6 +24,7 @@ TRIAD_FLOATS = 16 << 20  # 64 MiB each for three arrays: beyond the caches
 CACHED_FLOATS = 32 << 10
 SECONDS = 0.3
 QUICK_SECONDS = 0.02
+QUICK_SIDE = 128  # without its instructions, a product of bfloat16 takes a hundred times as long
 TRIAD_BYTES = 12  # per element: two reads and a write; the read that precedes a write is not counted
 
 
@@ -49,7 +51,9 @@ class Rooflines(NamedTuple):
 
 def measure(ranks: Ranks, seconds: float = SECONDS) -> Rooflines:
     """Rates of this process while all ranks do the same; torch uses its current threads. Collective."""
-    return Rooflines(*(_rate(ranks, work, seconds) for work in (_torch_mm, _onednn, _bfloat16, _triad, _square_roots)))
+    side = SIDE if seconds >= SECONDS else QUICK_SIDE
+    products: list[Callable[[], Work]] = [partial(work, side) for work in (_torch_mm, _onednn, _bfloat16)]
+    return Rooflines(*(_rate(ranks, work, seconds) for work in [*products, _triad, _square_roots]))
 
 
 def around(ranks: Ranks, work: Callable[[], T], seconds: float = SECONDS) -> tuple[Rooflines, T]:
@@ -79,19 +83,19 @@ def _rate(ranks: Ranks, work: Callable[[], Work], seconds: float) -> float:
     return amount * count / elapsed
 
 
-def _torch_mm() -> Work:
-    left, right, out = (torch.rand(SIDE, SIDE) for _ in range(3))
-    return lambda: torch.mm(left, right, out=out), 2.0 * SIDE**3
+def _torch_mm(side: int) -> Work:
+    left, right, out = (torch.rand(side, side) for _ in range(3))
+    return lambda: torch.mm(left, right, out=out), 2.0 * side**3
 
 
-def _onednn() -> Work:
-    left, right = (torch.rand(SIDE, SIDE) for _ in range(2))
-    return lambda: product(left, right), 2.0 * SIDE**3
+def _onednn(side: int) -> Work:
+    left, right = (torch.rand(side, side) for _ in range(2))
+    return lambda: product(left, right), 2.0 * side**3
 
 
-def _bfloat16() -> Work:
-    left, right, out = (torch.rand(SIDE, SIDE).bfloat16() for _ in range(3))
-    return lambda: torch.mm(left, right, out=out), 2.0 * SIDE**3
+def _bfloat16(side: int) -> Work:
+    left, right, out = (torch.rand(side, side).bfloat16() for _ in range(3))
+    return lambda: torch.mm(left, right, out=out), 2.0 * side**3
 
 
 def _triad() -> Work:

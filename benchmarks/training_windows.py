@@ -12,7 +12,7 @@ from distkg.config import RunConfig, parse_config
 from distkg.data.store.graph_store import Store
 from distkg.embedding.build import build_objective
 from distkg.embedding.loop import WINDOW, Loop
-from distkg.embedding.model import Model
+from distkg.embedding.model import TrainingModel
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.replicated_parameters import ReplicatedParameters
 
@@ -73,7 +73,7 @@ def sampled_config(scorer: str, store: str, work: Workload, batch_size: int, *, 
             "data": {"store": store},
             "model": {**SCORERS[scorer], "dim": work.dim},
             "objective": {"name": "logistic"},
-            "negatives": {"count": work.negatives // 2, "shared": shared, "chunk_size": 256},
+            "negatives": {"count": work.negatives // 2, "shared": shared, **({"chunk_size": 256} if shared else {})},
             "optimizer": {"name": "rowwise_adagrad"},
             "train": {"batch_size": batch_size},
         },
@@ -122,7 +122,7 @@ class TimedTraining:
     def __init__(self, config: RunConfig, ranks: Ranks) -> None:
         store = Store.open(config.data.store)
         self.ranks = ranks
-        self.model = Model(config, store.num_entities, store.num_relations, ranks)
+        self.model = TrainingModel(config, store.num_entities, store.num_relations, ranks)
         self.batches, self._step = build_objective(config, store, self.model)
         self._config = config
         self._dense = ReplicatedParameters(self.model, config.optimizer, ranks)
