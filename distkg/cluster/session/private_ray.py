@@ -19,7 +19,9 @@ from ray._private import utils as ray_utils
 from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+from distkg.cluster.session import forked_worker
 from distkg.cluster.session.address import ClusterError
+from distkg.cluster.session.fork_server import ForkServer, can_fork_workers
 from distkg.termination import SignalHandling
 
 MARK = "DISTKG_PRIVATE_RAY"
@@ -45,6 +47,7 @@ class PrivateRay:
     Attributes:
         lost: some of them have died, and Ray in this process is unusable.
         users: functions that end the work of this process on them, called before Ray's shutdown.
+        fork_server: server that forks workers.
 
     They are identified by their mark or by their parents: some of Ray's processes overwrite the memory of their
     environment when they set their title.
@@ -54,6 +57,7 @@ class PrivateRay:
         self.mark = secrets.token_hex(8)
         self.lost = False
         self.users: list[Callable[[], None]] = []
+        self.fork_server: ForkServer | None = None
         self._others = set(psutil.Process().children())
         self._seen: set[psutil.Process] = set()
 
@@ -74,6 +78,8 @@ class PrivateRay:
 
     def end(self, seconds: float = ENDING_SECONDS) -> None:
         """Kill the remaining processes after ``seconds``."""
+        if self.fork_server is not None:
+            self.fork_server.end()
         deadline = time.monotonic() + seconds
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -111,9 +117,15 @@ def used_until(end: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def private_ray(signals: SignalHandling, **options: Any) -> Iterator[PrivateRay]:
+def private_ray(
+    signals: SignalHandling, worker_environment: Mapping[str, str] | None = None, **options: Any
+) -> Iterator[PrivateRay]:
     """Start Ray with the options of ``ray.init``, and end all of its processes afterwards, even if a signal leaves
-    no time for a shutdown."""
+    no time for a shutdown.
+
+    Args:
+        worker_environment: environment variables of processes that are forked by a server; others start one by one.
+    """
     private = PrivateRay()
     # A token in the environment, so that nothing is read from or written to the user's home.
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -124,7 +136,11 @@ def private_ray(signals: SignalHandling, **options: Any) -> Iterator[PrivateRay]
         replaced(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", False),
         _few_processes(dashboard=bool(options.get("include_dashboard")), metrics=METRICS_PORT in options),
         signals.at_forced_end(partial(private.end, 0)),
+        ExitStack() as stack,
     ):
+        if worker_environment is not None and can_fork_workers():
+            private.fork_server = ForkServer(worker_environment)
+            stack.enter_context(_workers_of(private.fork_server))
         # Ray would print, for every run, that the cluster requires a token, which is already set.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         try:
@@ -144,7 +160,7 @@ def private_ray(signals: SignalHandling, **options: Any) -> Iterator[PrivateRay]
                         end()
                     ray.shutdown()
             private.end(0 if at_once else ENDING_SECONDS)
-    _read_authentication()
+    read_settings()
 
 
 def _start(private: PrivateRay, options: Mapping[str, Any]) -> None:
@@ -247,6 +263,19 @@ def _few_processes(*, dashboard: bool, metrics: bool) -> Iterator[None]:
 
 
 @contextmanager
+def _workers_of(server: ForkServer) -> Iterator[None]:
+    """Make Ray in this process have its workers forked by a server."""
+    start = Node.start_raylet
+
+    def start_raylet(node: Node, *arguments: Any, **options: Any) -> None:
+        node._ray_params.setup_worker_path = forked_worker.__file__
+        start(node, *arguments, **options)
+
+    with environment_with({forked_worker.SERVER: server.path}), replaced(Node, "start_raylet", start_raylet):
+        yield
+
+
+@contextmanager
 def replaced(place: Any, name: str, value: object) -> Iterator[None]:
     """Set an attribute of a module or class for a while."""
     before = getattr(place, name)
@@ -262,13 +291,14 @@ def _read_again() -> Iterator[None]:
     """Make Ray in this process read the environment again, and restore its settings afterwards."""
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
-    _read_authentication()
+    read_settings()
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _read_authentication() -> None:
+def read_settings() -> None:
+    """Make Ray in this process read its settings from the environment again."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

@@ -222,7 +222,10 @@ def _connected(config: RunConfig, runs: int, dashboard: bool, signals: SignalHan
     address = resolve_address(config.cluster)
     set_driver_environment()
     if address == "local":
-        with private_ray(signals, **_local_options(config, runs, dashboard)) as private:
+        # No GPU's libraries have been tried in a forked process.
+        gpus = config.cluster.gpus_per_worker or config.negatives.pool.gpus_per_actor
+        forked = None if gpus else worker_environment(config.cluster)
+        with private_ray(signals, forked, **_local_options(config, runs, dashboard)) as private:
             yield private
         return
     _join(address)
