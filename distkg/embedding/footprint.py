@@ -192,12 +192,14 @@ def _sampled(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
 def query_floats(scorer: Scorer) -> float:
     """Return the floats that the transform of one query takes with its gradients, anchor and relation included.
 
-    They are counted on the device ``meta``, which computes nothing, so ``scorer`` must be there.
+    Those of a scorer with parameters are counted on the device ``meta``, which computes nothing, so ``scorer`` must be
+    there. The others compute, as the first operation on ``meta`` imports torch's compiler, which takes a second.
     """
+    device = "meta" if any(True for _ in scorer.parameters()) else "cpu"
 
     def transform(queries: int) -> None:
         anchor, relation = (
-            torch.empty(queries, width, device="meta", requires_grad=True)
+            torch.zeros(queries, width, device=device, requires_grad=True)
             for width in (scorer.entity_width, scorer.relation_width)
         )
         query = scorer.query(anchor, relation)

@@ -60,7 +60,7 @@ def start(scripts: Path, path: str, *options: str, before: str = "", **variables
 
 
 def test_a_fork_is_the_process_that_ray_asked_for(scripts: Path, server: ForkServer) -> None:
-    context = CONTEXT + json.dumps({"env_vars": {"THREADS": "3"}})
+    context = CONTEXT + json.dumps({"env_vars": {"THREADS": "3", "RAY_ANY": "1"}})
     process = start(scripts, server.path, context, before="renice -n 3 $$ >/dev/null;", OWN="a b")
     said = json.loads(process.communicate(timeout=60)[0])
     assert process.returncode == 0
@@ -97,7 +97,9 @@ def test_it_ends_as_its_fork_ends(scripts: Path, server: ForkServer, work: str, 
     ],
     ids=str,
 )
-def test_ray_starts_what_needs_another_environment(scripts: Path, server: ForkServer, context: dict[str, object]) -> None:
+def test_ray_starts_what_needs_another_environment(
+    scripts: Path, server: ForkServer, context: dict[str, object]
+) -> None:
     process = start(scripts, server.path, CONTEXT + json.dumps(context))
     assert process.communicate(timeout=60)[0] == "by Ray itself 4\n"
 
@@ -131,7 +133,9 @@ def test_a_fork_ends_with_the_process_in_whose_place_it_runs(scripts: Path, serv
 def test_forks_know_nothing_of_each_other(scripts: Path, server: ForkServer) -> None:
     """Ends of pipes that a fork kept open for others would let nobody see these end."""
     first = start(scripts, server.path, DO="import time; time.sleep(600)")
-    second = start(scripts, server.path, DO="print(sorted(os.listdir('/proc/self/fd'))[:3], len(os.listdir('/proc/self/fd')))")
+    second = start(
+        scripts, server.path, DO="print(sorted(os.listdir('/proc/self/fd'))[:3], len(os.listdir('/proc/self/fd')))"
+    )
     output = second.communicate(timeout=60)[0].splitlines()[1]
     assert output == "['0', '1', '2'] 4"  # the last is that of the listing
     first.kill()

@@ -112,7 +112,7 @@ def test_the_transform_of_a_scorer_is_counted(name: str, floats: float) -> None:
     assert query_floats(scorer) == floats
 
 
-def test_a_transform_that_reads_values_has_an_upper_bound() -> None:
+def test_a_transform_that_reads_values_has_an_upper_bound_where_there_are_layers() -> None:
     with torch.device("meta"):
         scorer = make_scorer(make_config(model__dim=64).model)
 
@@ -120,6 +120,10 @@ def test_a_transform_that_reads_values_has_an_upper_bound() -> None:
         return anchor * float(relation.detach().sum())  # no number on the device `meta`
 
     scorer.query = transform  # type: ignore[method-assign]
+    # anchor, relation, query, and the gradients of query and anchor
+    assert query_floats(scorer) == 5 * 64
+    with torch.device("meta"):
+        scorer.layer = torch.nn.Linear(64, 64)
     assert query_floats(scorer) == 12 * 64
 
 

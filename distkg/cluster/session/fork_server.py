@@ -193,9 +193,9 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any] | None, list[int
     if not header or len(data) < size:
         return None, list(files)
     request: dict[str, Any] = json.loads(data)
-    # Libraries have read these variables when they were imported.
-    agree = all(os.environ.get(name) == value for name, value in request["variables"].items())
-    return request if agree else None, list(files)
+    # The modules have read these variables when they were imported; Ray's are not among them.
+    differ = (name for name, value in request["variables"].items() if os.environ.get(name) != value)
+    return request if all(name.startswith("RAY_") for name in differ) else None, list(files)
 
 
 def _become(request: dict[str, Any]) -> None:
