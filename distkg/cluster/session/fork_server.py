@@ -3,8 +3,8 @@
 A worker spends most of its start, three seconds of a core, on imports. With this server they are paid for once, while
 Ray starts, and its workers share the memory of the modules. Linux only.
 
-``python -m distkg.cluster.session.fork_server FILE MODULE…`` answers ``forked_worker.py`` at a listening socket, its open
-file, until its input ends. It starts no thread and computes nothing, as neither would survive a fork.
+``python -m distkg.cluster.session.fork_server FILE MODULE…`` answers ``forked_worker.py`` at the listening socket whose
+open file is FILE, until its input ends. It starts no thread and computes nothing, as neither would survive a fork.
 """
 
 from __future__ import annotations
