@@ -4,6 +4,8 @@ Ray runs this file in place of its own ``setup_worker.py``, which it runs itself
 that the server has not: other variables, another interpreter or a container. It imports as little as it can.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -19,7 +21,7 @@ WAIT_SECONDS = 40.0
 CONTEXT, LANGUAGE = "--serialized-runtime-env-context", "--language"
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
     """Run Ray's worker script, the first argument, in a fork of the server or in this process."""
     connection = request(arguments)
     if connection is None:
@@ -34,7 +36,7 @@ def main(arguments):
     sys.exit(code)
 
 
-def request(arguments):
+def request(arguments: list[str]) -> socket.socket | None:
     """Return the connection to the server, which has forked; None if it is not there or refuses."""
     options = dict(argument.split("=", 1) for argument in arguments if argument.startswith((CONTEXT, LANGUAGE)))
     context = json.loads(options.get(CONTEXT) or "{}")
