@@ -17,15 +17,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Ray's workers are as nice as 15, which beside tests in another process leaves them no time.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-# A shell that starts tests in the background has them ignore SIGINT, and so would every process that they start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
     from distkg.cluster.kept_workers import KeptWorkers
     from tests.faulty_s3 import FaultyS3
+
+# A shell that starts tests in the background has them ignore SIGINT, and so would every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A machine under load makes single examples slow, which says nothing about the code. CI draws the same examples each
 # time, so that a commit that it takes stays green; everywhere else they are drawn anew.
