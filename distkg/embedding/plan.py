@@ -323,8 +323,9 @@ def _refusal(config: RunConfig, counts: GraphCounts, refused: Plan) -> str:
 
 
 def _changes(config: RunConfig, counts: GraphCounts) -> list[tuple[str, Any]]:
-    workers = config.train.workers
-    more = [("train.workers", workers * factor) for factor in (2, 4, 16) if workers * factor <= counts.entities]
+    workers, batch = config.train.workers, config.train.batch_size
+    most = min(counts.entities, batch)
+    more = [("train.workers", workers * factor) for factor in (2, 4, 16) if workers * factor <= most]
     samples = not over_all_entities(config) and config.cluster.gpus_per_worker == 0
     on_disk = [("train.table_storage", "disk")] if samples and not table_on_disk(config) else []
     smaller = [("model.dim", config.model.dim // factor) for factor in (2, 4) if config.model.dim >= 4 * factor]
@@ -334,7 +335,7 @@ def _changes(config: RunConfig, counts: GraphCounts) -> list[tuple[str, Any]]:
         *on_disk,
         *more,
         *smaller,
-        ("train.batch_size", max(1, config.train.batch_size // 4)),
+        ("train.batch_size", max(workers, batch // 4)),
         ("objective.score_memory_mb", min(16, config.objective.score_memory_mb)),
         ("evaluate.memory_mb", min(32, config.evaluate.memory_mb)),
     ]
