@@ -15,9 +15,10 @@ from distkg.data.store.graph_store import Store
 from distkg.embedding.batches import SampledBatch, SampledBatches, unique_places
 from distkg.embedding.build import build_objective
 from distkg.embedding.loop import Loop
-from distkg.embedding.model import TrainingModel
+from distkg.embedding.model import BY_RELATION, TrainingModel
 from distkg.negatives import TrainingGraph, make_source
 from distkg.objectives import spread
+from distkg.sharding import replicated_parameters
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.replicated_parameters import ReplicatedParameters
 from tests.distributed import run_ranks
@@ -39,10 +40,16 @@ def config(store: str, **sections: dict[str, Any]) -> RunConfig:
 
 def train(ranks: Ranks, run: RunConfig, epochs: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """All entity rows, relation rows and mean losses by epoch after some epochs."""
+    rows, relations, losses, _ = trained(ranks, run, epochs)
+    return rows, relations, losses
+
+
+def trained(ranks: Ranks, run: RunConfig, epochs: int) -> tuple[np.ndarray, np.ndarray, list[float], int]:
+    """As ``train``, and the bytes exchanged."""
     store = Store.open(run.data.store)
     model = TrainingModel(run, store.num_entities, store.num_relations, ranks)
     batches, step = build_objective(run, store, model)
-    dense = ReplicatedParameters(model, run.optimizer, ranks)
+    dense = ReplicatedParameters(model, run.optimizer, ranks, by_row=BY_RELATION)
     rate = run.optimizer.learning_rate
     loop = Loop(model, batches, step, dense, rate, lambda epoch, step: 1.0, run.train.seed, overlap=run.train.overlap)
     losses = []
@@ -50,7 +57,7 @@ def train(ranks: Ranks, run: RunConfig, epochs: int) -> tuple[np.ndarray, np.nda
         assert loop.run(epoch, 0, batches.steps, lambda step: True) == batches.steps
         losses.append(loop.pop_mean_loss())
     rows = model.entities.gather(torch.arange(store.num_entities))
-    return rows.numpy(), model.relations.detach().numpy(), losses
+    return rows.numpy(), model.relations.detach().numpy(), losses, loop.bytes_exchanged
 
 
 def dense_reference(run: RunConfig, size: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,6 +154,37 @@ def test_overlapping_the_exchange_learns_the_same(small_store: str) -> None:
     overlapped = run_ranks(2, train, config(small_store, train={"overlap": True}), 60)[0][2]
     assert plain[-1] < 0.75 * plain[0]
     assert overlapped[-1] == pytest.approx(plain[-1], rel=0.1)
+
+
+def trained_by_used_relations(ranks: Ranks, run: RunConfig) -> tuple[np.ndarray, np.ndarray, list[float], int]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replicated_parameters, "SUMMED_WHOLE", 0)
+        return trained(ranks, run, 1)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"optimizer": {"name": "adam"}, "train": {"overlap": True}},
+        {"objective": {"name": "one_vs_all"}, "regularizer": {"name": "n3", "weight": 0.01}},
+        {
+            "model": {"name": "rote", "inverse": "tied"},
+            "objective": {"name": "query_sampling", "activation": "hanon", "query_share": 0.5},
+            "optimizer": {"name": "adagrad"},
+        },
+    ],
+)
+def test_sums_of_the_relations_of_a_step_are_those_of_all(
+    small_store: str, size: int, sections: dict[str, Any]
+) -> None:
+    """A step has 4 triples, of six relations."""
+    run = config(small_store, **{**sections, "train": {"batch_size": 4, **sections.get("train", {})}})
+    whole, parts = run_ranks(size, trained, run, 1), run_ranks(size, trained_by_used_relations, run)
+    for (*expected, all_bytes), (*results, some_bytes) in zip(whole, parts, strict=True):
+        for values, others in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(values, others)
+        assert some_bytes < all_bytes
 
 
 def test_indices_of_entities_among_those_of_a_batch(small_store: str) -> None:
