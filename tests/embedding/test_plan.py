@@ -101,7 +101,9 @@ def test_exchange_of_independent_negatives_is_bounded_by_the_graph() -> None:
 
 
 def test_overlap_keeps_one_more_set_of_rows() -> None:
-    assert plan(make_config(train__overlap=True), Counts(), None).memory["exchange buffers"] == 6 * 1424 * 512 + RELATIONS
+    assert (
+        plan(make_config(train__overlap=True), Counts(), None).memory["exchange buffers"] == 6 * 1424 * 512 + RELATIONS
+    )
 
 
 def test_objective_over_all_entities_holds_the_gradient_of_its_shard() -> None:

@@ -15,6 +15,7 @@ from distributed import run_ranks
 from small_model import SmallModel
 
 from distkg.data.prepare import prepare
+from distkg.data.readers.sources import ReadOptions
 from distkg.data.storage.atomic_file import NotAFileError
 from distkg.data.store.graph_store import Store
 from distkg.data.store.known_answers import Known, KnownAnswers
@@ -293,7 +294,7 @@ def test_predictions_are_read_as_the_queries_that_they_answer(ending: str, store
 
 def test_names_of_columns_may_be_labels(tmp_path: Path) -> None:
     (tmp_path / "g.tsv").write_text("anchor\trelation\ttail\ntail\trelation\tanchor\n")
-    prepare(str(tmp_path / "g.tsv"), str(tmp_path / "g"), split=(1.0, 0.0, 0.0), header=False)
+    prepare(str(tmp_path / "g.tsv"), str(tmp_path / "g"), ReadOptions(header=False), split=(1.0, 0.0, 0.0))
     (tmp_path / "q.tsv").write_text("anchor\trelation\ntail\trelation\n")
     assert len(read_queries(tmp_path / "q.tsv", Store.open(str(tmp_path / "g")))) == 2
 
