@@ -30,8 +30,9 @@ class FlatParameters:
         sizes = [parameter.numel() for parameter in parameters]
         parts = zip(named, self.values[0].split(sizes), self.gradients[0].split(sizes), strict=True)
         for (name, parameter), values, gradients in parts:
-            parameter.data, parameter.grad = values.view_as(parameter), gradients.view_as(parameter)
-            self._named_gradients.append((name, parameter.grad))
+            gradient = gradients.view_as(parameter)
+            parameter.data, parameter.grad = values.view_as(parameter), gradient
+            self._named_gradients.append((name, gradient))
 
     def step(self, optimizer: RowOptimizer, learning_rate: float) -> None:
         """Update the values with ``optimizer``, which has a single row, and clear the gradients."""
