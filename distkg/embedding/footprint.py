@@ -232,7 +232,7 @@ def query_floats(scorer: Scorer) -> float:
         transform(few)  # gradients of layers are allocated once
         return (peak_bytes(lambda: transform(many)) - peak_bytes(lambda: transform(few))) / ((many - few) * FLOAT)
 
-    return _counted(floats, QUERY_VECTORS * max(scorer.entity_width, scorer.relation_width))
+    return _counted(floats, float(QUERY_VECTORS * max(scorer.entity_width, scorer.relation_width)))
 
 
 def _rows_of_queries(scorer: Scorer, queries: int, device: str) -> tuple[Tensor, Tensor]:
@@ -245,7 +245,7 @@ def _rows_of_queries(scorer: Scorer, queries: int, device: str) -> tuple[Tensor,
 
 
 def _counted(count: Callable[[], Count], otherwise: Count) -> Count:
-    """Return what ``count`` finds on the device ``meta``; ``otherwise`` for a plug-in whose transform reads values."""
+    """Return the result of ``count``; ``otherwise`` if a plug-in's transform reads values, which ``meta`` lacks."""
     try:
         return count()
     except (NotImplementedError, RuntimeError):
