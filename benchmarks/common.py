@@ -13,10 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from distkg.data.store.graph_store import Store
+from distkg.data.store.known_answers import KnownAnswers
+from distkg.evaluation.ranking import both_queries
 from distkg.planning.machine import memory_limit
 from distkg.training.run_dir import versions
 
@@ -216,3 +219,10 @@ def graph_settings(store: Store) -> dict[str, Any]:
 def settings_of(work: Any, **more: Any) -> dict[str, Any]:
     """The fields of a dataclass of sizes, and more."""
     return {**asdict(work), **more}
+
+
+def known_answers_of(store: Store, triples: np.ndarray) -> KnownAnswers:
+    """Return all known answers, of any split, to the queries of these triples [n, 3]; the store is streamed."""
+    queries, _ = both_queries(triples, store.num_relations)
+    splits = list(store.manifest.triples)
+    return KnownAnswers.for_queries(store.iter_triples(splits), store.num_relations, np.unique(queries, axis=0))

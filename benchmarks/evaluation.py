@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import Figures, begin, finish, graph_settings, settings_of
+from benchmarks.common import Figures, begin, finish, graph_settings, known_answers_of, settings_of
 from benchmarks.peers import run_pykeen
 from benchmarks.processes import WORKERS, alone, on_ranks
 from benchmarks.rooflines import QUICK_SECONDS, SECONDS, Rooflines, around, together
@@ -25,7 +25,7 @@ from distkg.config import RunConfig, parse_config
 from distkg.data.store.graph_store import Store
 from distkg.data.store.known_answers import KnownAnswers
 from distkg.embedding.model import TrainingModel
-from distkg.evaluation.metrics import evaluate_triples, known_answers_of
+from distkg.evaluation.metrics import evaluate_triples
 from distkg.evaluation.ranking import both_queries, rank_answers
 from distkg.kernels.counting import hide_cells, known_cells
 from distkg.sharding.ranks import Ranks

@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.common import Figures, begin, finish, graph_settings
+from benchmarks.common import Figures, begin, finish, graph_settings, known_answers_of
 from benchmarks.processes import side_by_side
 from distkg.config import load_config
 from distkg.data.extend import extend_store
 from distkg.data.prepare import prepare
 from distkg.data.store.graph_store import Store
 from distkg.embedding.load_run import load_run
-from distkg.evaluation.metrics import known_answers_of, ranking_metrics
+from distkg.evaluation.metrics import ranking_metrics
 from distkg.evaluation.ranking import rank_answers
 from distkg.sharding.ranks import Ranks
 from distkg.training.extend import extend_run

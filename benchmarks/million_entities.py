@@ -15,17 +15,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import BenchmarkError, Figures, begin, finish, settings_of
+from benchmarks.common import BenchmarkError, Figures, begin, finish, known_answers_of, settings_of
 from benchmarks.peak_memory import peak_mb
 from benchmarks.processes import WORKERS, alone
 from distkg.config import RunConfig, parse_config
 from distkg.data.generate import generate
 from distkg.embedding.learner import EmbeddingLearner
 from distkg.embedding.model import TrainingModel
-from distkg.evaluation.metrics import known_answers_of
 from distkg.evaluation.ranking import rank_answers
+from distkg.process_memory import keep_freed_memory
 from distkg.sharding.ranks import Ranks
-from distkg.training.malloc_settings import keep_freed_memory
 from distkg.training.run import Listener, Training
 from distkg.training.run_dir import RunFolder
 from distkg.training.services import Services

@@ -21,8 +21,8 @@ import torch.distributed as dist
 
 from benchmarks.common import BenchmarkError
 from benchmarks.peak_memory import peak_mb, proportional_mb
+from distkg.process_memory import keep_freed_memory
 from distkg.sharding.ranks import Ranks
-from distkg.training.malloc_settings import keep_freed_memory
 
 WORKERS = 2
 

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import Figures, begin, finish, graph_settings
+from benchmarks.common import Figures, begin, finish, graph_settings, known_answers_of
 from benchmarks.processes import alone
 from benchmarks.zero_shot import BATCH_SIZE, columns_of, some_test_triples
 from distkg.data.store.graph_store import Store
-from distkg.evaluation.metrics import known_answers_of
 from distkg.evaluation.ranking import rank_by_scores
 from distkg.foundation.model_files import load_model
 from distkg.foundation.zero_shot import reasoner_of

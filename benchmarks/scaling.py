@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.common import BenchmarkError, Figures, begin, finish, rows_wanted, settings_of
+from benchmarks.common import BenchmarkError, Figures, begin, finish, known_answers_of, rows_wanted, settings_of
 from benchmarks.processes import alone, on_ranks
 from benchmarks.training_windows import TimedTraining
 from distkg.config import RunConfig, parse_config
 from distkg.data.generate import generate
 from distkg.data.store.graph_store import Store
 from distkg.embedding.plan import bytes_per_step
-from distkg.evaluation.metrics import known_answers_of, ranking_metrics
+from distkg.evaluation.metrics import ranking_metrics
 from distkg.evaluation.ranking import rank_answers
 from distkg.planning.preflight import plan_run
 from distkg.sharding.ranks import Ranks

@@ -17,8 +17,8 @@ from benchmarks.multimodal import BATCH_SIZE, WIDTHS
 from distkg.config import load_config
 from distkg.data.store.graph_store import Store
 from distkg.foundation.learner import FoundationLearner
+from distkg.process_memory import keep_freed_memory
 from distkg.sharding.ranks import Ranks
-from distkg.training.malloc_settings import keep_freed_memory
 from distkg.training.schedule import Schedule
 
 STEPS = 3  # of a repetition

@@ -12,7 +12,7 @@ from distkg.config import RunConfig, parse_config
 from distkg.data.store.graph_store import Store
 from distkg.embedding.build import build_objective
 from distkg.embedding.loop import WINDOW, Loop
-from distkg.embedding.model import TrainingModel
+from distkg.embedding.model import BY_RELATION, TrainingModel
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.replicated_parameters import ReplicatedParameters
 
@@ -125,7 +125,7 @@ class TimedTraining:
         self.model = TrainingModel(config, store.num_entities, store.num_relations, ranks)
         self.batches, self._step = build_objective(config, store, self.model)
         self._config = config
-        self._dense = ReplicatedParameters(self.model, config.optimizer, ranks)
+        self._dense = ReplicatedParameters(self.model, config.optimizer, ranks, by_row=BY_RELATION)
         self._epoch = 0
 
     def window(self, steps: int, *, overlap: bool = False) -> Window:

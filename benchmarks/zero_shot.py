@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.common import Figures, begin, finish, graph_settings
+from benchmarks.common import Figures, begin, finish, graph_settings, known_answers_of
 from benchmarks.processes import alone
 from distkg.data.store.graph_store import Store
-from distkg.evaluation.metrics import known_answers_of, ranking_metrics
+from distkg.evaluation.metrics import ranking_metrics
 from distkg.evaluation.ranking import Ranking, rank_by_scores
 from distkg.foundation.graph_scorer import GraphScorer
 from distkg.foundation.model_files import load_model

@@ -128,25 +128,28 @@ def prepare(
 ) -> None:
     """Read a graph (delimited text, Parquet or RDF) into a store; docs/data.md has formats and warnings."""
     from distkg.data import prepare as ingest
+    from distkg.data.readers.sources import read_options
     from distkg.reporting.stages import show_stages
 
     with show_stages() as progress:
         report = ingest.prepare(
             source,
             store,
-            format=format,
+            read_options(
+                format=format,
+                on_error=on_error.value,
+                columns=columns,
+                header=header,
+                delimiter=delimiter,
+                encoding=encoding,
+                literals=literals.value,
+            ),
             valid=valid,
             test=test,
             split=_shares(split),
             partitions=partitions,
             partitioner=partitioner.value,
-            on_error=on_error.value,
             seed=seed,
-            columns=columns,
-            header=header,
-            delimiter=delimiter,
-            encoding=encoding,
-            literals=literals.value,
             progress=progress,
         )
     print_store(report)

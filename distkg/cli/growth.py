@@ -76,6 +76,7 @@ def extend(
     """Add facts to the graph of a trained run: a new store with the old ids, and a new run that starts with the old
     rows; docs/growing-graphs.md."""
     from distkg.data.extend import extend_store
+    from distkg.data.readers.sources import read_options
     from distkg.data.storage.location import address_within
     from distkg.data.storage.working_copy import folder_at
     from distkg.redaction import redact_address
@@ -90,16 +91,18 @@ def extend(
                 base,
                 new_facts,
                 store,
-                format=format,
+                read_options(
+                    format=format,
+                    on_error=on_error.value,
+                    columns=columns,
+                    header=header,
+                    delimiter=delimiter,
+                    encoding=encoding,
+                    literals=literals.value,
+                ),
                 valid=valid,
                 test=test,
-                on_error=on_error.value,
                 seed=seed,
-                columns=columns,
-                header=header,
-                delimiter=delimiter,
-                encoding=encoding,
-                literals=literals.value,
                 progress=progress,
             ),
             store,

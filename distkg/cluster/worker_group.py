@@ -30,7 +30,7 @@ from distkg.cluster.process_group import (
 )
 from distkg.cluster.session.ray_session import worker_environment, worker_resources
 from distkg.config import ClusterConfig
-from distkg.training.malloc_settings import private_memory, return_freed_memory
+from distkg.process_memory import private_memory, return_freed_memory
 
 ENDING_SECONDS = 5.0
 OTHER_ERRORS_SECONDS = 2.0

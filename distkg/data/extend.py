@@ -12,18 +12,15 @@ import numpy as np
 
 from distkg.data.assemble import PrepareReport, ReportProgress, StorePlan
 from distkg.data.errors import IngestError
-from distkg.data.prepare import Settings, check_choice, check_tables, make_store, silent
-from distkg.data.readers.formats import AUTO
-from distkg.data.readers.problems import OnError
+from distkg.data.prepare import Settings, check_tables, make_store, silent
 from distkg.data.readers.sources import (
+    DETECTED,
     SPLITS,
-    Literals,
+    ReadOptions,
     SourceFile,
-    check_format,
     files_in_folder,
     files_left_aside,
     find_sources,
-    read_options,
 )
 from distkg.data.storage.location import Location, without_secrets
 from distkg.data.store.classes import Declared, read_declared
@@ -35,17 +32,11 @@ def extend_store(
     base: Store,
     source: str,
     store: str,
+    options: ReadOptions = DETECTED,
     *,
-    format: str = AUTO,
     valid: str | None = None,
     test: str | None = None,
-    on_error: OnError = "fail",
     seed: int = 0,
-    columns: str | None = None,
-    header: bool | None = None,
-    delimiter: str | None = None,
-    encoding: str | None = None,
-    literals: Literals = "keep",
     progress: ReportProgress | None = None,
 ) -> PrepareReport:
     """Make a store of the facts of another one and of new facts, in which old ids keep their meaning.
@@ -55,10 +46,10 @@ def extend_store(
         source: a file of new training facts, or a folder with at least one of train, valid and test, and optional class
             files; formats are those of ``prepare``.
         store: new folder or address.
+        options: options of reading the files.
         valid, test: files of new facts of these splits, if ``source`` does not hold them.
         seed: random seed of the order of new ids.
-
-    Other arguments are those of ``prepare``.
+        progress: callback that receives a stage and the number of triples done.
 
     Returns:
         Counts and warnings of the whole store. A new fact that its split holds already is dropped and counted
@@ -69,13 +60,10 @@ def extend_store(
         IngestError: an unusable source, or no new facts; names file and line.
         StoreError: ``base`` cannot be read, the new folder is not free, or a write fails.
     """
-    check_choice("on_error", on_error, OnError)
-    check_format(format)
-    options = read_options(columns, header, delimiter, encoding, literals)
     location = Location.of(source)
     is_folder = location.is_folder()
     if is_folder:
-        files = files_in_folder(location, SPLITS, format, options)
+        files = files_in_folder(location, SPLITS, options)
         added = {split: address for split, address in (("valid", valid), ("test", test)) if address is not None}
         if not files and not added:
             shown, names = without_secrets(source), ", ".join(sorted(location.names())[:5]) or "nothing"
@@ -83,15 +71,15 @@ def extend_store(
         for split, address in added.items():
             if split in files:
                 raise IngestError(f"{files[split].name} and --{split} both name the {split} split; keep one")
-            files |= {split: find_sources(address, format, None, None, options)["train"]}
+            files |= {split: find_sources(address, options)["train"]}
     else:
-        files = find_sources(source, format, valid, test, options)
+        files = find_sources(source, options, valid, test)
     check_tables(options, list(files.values()))
     declared = _declared(base, read_declared(location, options.encoding) if is_folder else None)
     unread = files_left_aside(location, {file.name for file in files.values()}) if is_folder else []
     private = source if is_remote(source) or not is_remote(base.address) else base.address
     plan = StorePlan(without_secrets(private), seed, 1, "random")
-    settings = Settings(plan, on_error, progress or silent)
+    settings = Settings(plan, options.on_error, progress or silent)
     sources: dict[str, list[SourceFile]] = {split: [file] for split, file in files.items()}
     return make_store(sources, store, settings, declared, notes=unread, base=base)
 

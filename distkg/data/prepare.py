@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -27,24 +26,22 @@ from distkg.data.assemble import (
     assemble,
     count_unseen,
 )
-from distkg.data.errors import IngestError
+from distkg.data.errors import IngestError, check_choice
 from distkg.data.label_forms import warn_of_forms
 from distkg.data.readers.delimited import read_delimited
-from distkg.data.readers.formats import AUTO, READERS
+from distkg.data.readers.formats import READERS
 from distkg.data.readers.ntriples import FORMATS as N_TRIPLES
 from distkg.data.readers.ntriples import read_ntriples
 from distkg.data.readers.problems import OnError, Problems
 from distkg.data.readers.rdf_documents import FORMATS as RDF_DOCUMENTS
 from distkg.data.readers.rdf_documents import read_rdf_document
 from distkg.data.readers.sources import (
+    DETECTED,
     SPLITS,
-    Literals,
     ReadOptions,
     SourceFile,
-    check_format,
     files_left_aside,
     find_sources,
-    read_options,
 )
 from distkg.data.readers.tables import read_parquet
 from distkg.data.splits.duplicates import find_repeats
@@ -71,20 +68,14 @@ for _format in RDF_DOCUMENTS:
 def prepare(
     source: str,
     store: str,
+    options: ReadOptions = DETECTED,
     *,
-    format: str = AUTO,
     valid: str | None = None,
     test: str | None = None,
     split: tuple[float, float, float] = (0.9, 0.05, 0.05),
     partitions: int = 1,
     partitioner: PartitionerName = "random",
-    on_error: OnError = "fail",
     seed: int = 0,
-    columns: str | None = None,
-    header: bool | None = None,
-    delimiter: str | None = None,
-    encoding: str | None = None,
-    literals: Literals = "keep",
     progress: ReportProgress | None = None,
 ) -> PrepareReport:
     """Make a store from files of triples.
@@ -95,22 +86,14 @@ def prepare(
             two graphs (see ``distkg.data.splits.inductive``): two stores are made, ``training`` and ``inference`` in
             ``store``.
         store: new folder or address; a half-written store is replaced, a finished one never.
-        format: format of the files; ``auto`` goes by their extensions.
+        options: options of reading the files.
         valid, test: files of these splits, if ``source`` is one file or a folder without them.
         split: shares of train, valid and test, if ``source`` is one file and neither ``valid`` nor ``test`` is given.
             Every entity and relation of valid and test also stays in train. If the graph is too sparse for these
             shares, fewer triples are held out, and the warning ``held_out_short`` counts the missing ones.
         partitions: number of contiguous ranges of entity ids, of ceil(N / partitions) entities each except the last.
         partitioner: assignment of entities to ranges.
-        on_error: ``fail`` raises at the first bad line; ``skip`` writes bad lines to rejects.tsv.
         seed: random seed of entity order and splits.
-        columns: names or numbers (from 1) of the columns of head, relation and tail in tables, such as ``x,r,y`` or
-            ``2,3,4``; other columns are left out. Default: by the header, else the first three.
-        header: True if the first line of delimited text names the columns; default: if its names are known ones.
-        delimiter: column delimiter of text, one character; default: the one that gives most lines the same number of
-            columns.
-        encoding: encoding of text; default: UTF-8, or by the byte order mark.
-        literals: ``keep`` or ``drop`` RDF facts whose object is a literal.
         progress: callback that receives a stage and the number of triples done.
 
     Returns:
@@ -125,20 +108,18 @@ def prepare(
         StoreError: the folder is not free, or a write fails.
     """
     check_split(split)
-    check_choice("on_error", on_error, OnError)
     check_choice("partitioner", partitioner, PartitionerName)
-    check_format(format)
-    options = read_options(columns, header, delimiter, encoding, literals)
-    settings = Settings(StorePlan(without_secrets(source), seed, partitions, partitioner), on_error, progress or silent)
+    plan = StorePlan(without_secrets(source), seed, partitions, partitioner)
+    settings = Settings(plan, options.on_error, progress or silent)
     location = Location.of(source)
     is_folder = location.is_folder()
     declared = read_declared(location, options.encoding) if is_folder else None
-    graphs = inductive_graphs(location, format, options) if is_folder else None
+    graphs = inductive_graphs(location, options) if is_folder else None
     if graphs is not None:
         _refuse_separate_splits(source, valid, test)
         check_tables(options, [file for graph in graphs.values() for files in graph.values() for file in files])
         return _make_both(graphs, store, settings, declared)
-    files = find_sources(source, format, valid, test, options)
+    files = find_sources(source, options, valid, test)
     check_tables(options, list(files.values()))
     unread = files_left_aside(location, {file.name for file in files.values()}) if is_folder else []
     shares = split if len(files) == 1 and not is_folder else None
@@ -327,11 +308,6 @@ def check_split(split: tuple[float, float, float]) -> None:
         raise IngestError(
             f"split {split} must be three shares that sum to 1, with some for train, such as 0.9,0.05,0.05"
         )
-
-
-def check_choice(name: str, value: str, choices: object) -> None:
-    if value not in get_args(choices):
-        raise IngestError(f"{name}={value!r} is unknown. Known: {', '.join(get_args(choices))}")
 
 
 def report(store: str, manifest: Manifest, seconds: float) -> PrepareReport:

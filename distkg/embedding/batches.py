@@ -37,10 +37,18 @@ MARKED_SHARE = 8  # ids are marked among all entities if there is one for as man
 
 
 class Batch(Protocol):
-    """Batch as the training loop sees it: ``ids``, the entities whose rows it uses, int64, sorted and unique."""
+    """Batch as the training loop sees it.
+
+    Attributes:
+        ids: int64 [u] entities whose rows it uses, sorted and unique.
+        relation: int64 [b] in [0, 2R), relations of its queries.
+    """
 
     @property
     def ids(self) -> Tensor: ...
+
+    @property
+    def relation(self) -> Tensor: ...
 
 
 class Batches(Protocol):

@@ -21,6 +21,7 @@ from distkg.negatives.mixture import Mixture
 from distkg.negatives.prefetch.prefetched_source import hosted_parts, make_hosted_source
 from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING, SAMPLED
 from distkg.registry import UnknownNameError
+from distkg.training.learner import check_batch
 from distkg.training.services import LOCAL_SERVICES, Services
 
 
@@ -29,7 +30,7 @@ def check_objective(config: RunConfig) -> None:
 
     Raises:
         UnknownNameError: no such scorer, objective or negative source.
-        ConfigError: settings that exclude each other, or wrong options.
+        ConfigError: settings that exclude each other, wrong options, or fewer queries in a step than workers.
     """
     objective, name = config.objective, config.objective.name
     known = [*SAMPLED, *ALL_ENTITIES, QUERY_SAMPLING, NON_NEGATIVE]
@@ -40,6 +41,7 @@ def check_objective(config: RunConfig) -> None:
             f"model.start and model.keep_start are for foundation models; {config.model.name} embeds the entities of "
             "one graph. To go on with a run, use --resume"
         )
+    check_batch(config, config.train.workers)
     _check_storage(config)
     _check_negatives(config)
     with torch.device("meta"):
@@ -123,6 +125,7 @@ def build_objective(
         UnknownNameError, ConfigError: as `check_objective`, or ``negatives.pool.actors`` is set without Ray.
     """
     check_objective(config)
+    check_batch(config, model.ranks.size)
     name, train, ranks = config.objective.name, config.train, model.ranks
     first = first_trained_fact(config, store.manifest)
     if name in SAMPLED:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from distkg.config import RunConfig
 from distkg.data.store.known_answers import SORTED_QUERY_BYTES
@@ -22,6 +23,7 @@ from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING
 from distkg.planning.peak import peak_bytes
 from distkg.planning.sizes import BASE_PROCESS, FLOAT, INDEX, known_facts
 from distkg.sharding.optimizers import OPTIMIZERS
+from distkg.sharding.replicated_parameters import SUMMED_WHOLE
 
 ON_DEVICE = frozenset(
     {"entity table", "optimizer state", "relations and networks", "exchange buffers", "objective", "evaluation"}
@@ -45,6 +47,8 @@ QUERY_BYTES, REPLY_BYTES = 2 * 24, 5  # of a query in a request and beside it, a
 DRAW_BYTES = 96  # of a negative that an actor draws: random numbers, steps of a walk, its id and mask, and the reply
 LEFT_BYTES = 56  # per item of a worker, for finding what was left of an epoch; measured: 33 to 53
 QUERY_VECTORS = 12  # of a transform that cannot be counted
+
+Count = TypeVar("Count", int, float)
 
 
 class GraphCounts(Protocol):
@@ -121,8 +125,28 @@ def step_sizes(config: RunConfig, counts: GraphCounts) -> StepSizes:
 
 def relation_floats(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     """Count the replicated floats: relation vectors and the scorer's own layers."""
-    relations = counts.relations * (2 if config.model.inverse == "learned" else 1)
-    return relations * scorer.relation_width + sum(parameter.numel() for parameter in scorer.parameters())
+    return _relation_rows(config, counts) * scorer.relation_width + _network_floats(scorer)
+
+
+def _relation_rows(config: RunConfig, counts: GraphCounts) -> int:
+    return counts.relations * (2 if config.model.inverse == "learned" else 1)
+
+
+def _network_floats(scorer: Scorer) -> int:
+    return sum(parameter.numel() for parameter in scorer.parameters())
+
+
+def summed_bytes(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
+    """Return the bytes of replicated parameters whose gradients a step sums over workers, at most.
+
+    Of a large table of relations, these are the rows that the queries of the step use, and a byte for every row, which
+    tells whether it is used.
+    """
+    rows, row = _relation_rows(config, counts), scorer.relation_width * FLOAT
+    networks = _network_floats(scorer) * FLOAT
+    if rows * row <= SUMMED_WHOLE:
+        return networks + rows * row
+    return networks + min(rows, step_sizes(config, counts).queries) * row + rows
 
 
 def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[str, int]:
@@ -168,8 +192,10 @@ def _continued(config: RunConfig, counts: GraphCounts) -> int:
 
 def _exchange(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     # Rows requested and served, their gradients in both directions and summed; with overlap, the next step's rows too.
-    sets = 5 if config.train.workers > 1 else 2
-    return (sets + config.train.overlap) * step_sizes(config, counts).rows * scorer.entity_width * FLOAT
+    several = config.train.workers > 1
+    sets = (5 if several else 2) + config.train.overlap
+    summed = summed_bytes(config, counts, scorer) if several else 0  # a copy without the rows that a step does not use
+    return sets * step_sizes(config, counts).rows * scorer.entity_width * FLOAT + summed
 
 
 def _pages(config: RunConfig, counts: GraphCounts, *tensors: int) -> int:
@@ -198,19 +224,32 @@ def query_floats(scorer: Scorer) -> float:
     device = "meta" if any(True for _ in scorer.parameters()) else "cpu"
 
     def transform(queries: int) -> None:
-        anchor, relation = (
-            torch.zeros(queries, width, device=device, requires_grad=True)
-            for width in (scorer.entity_width, scorer.relation_width)
-        )
-        query = scorer.query(anchor, relation)
+        query = scorer.query(*_rows_of_queries(scorer, queries, device))
         query.backward(torch.empty_like(query))
 
-    few, many = 64, 128
-    try:
+    def floats() -> float:
+        few, many = 64, 128
         transform(few)  # gradients of layers are allocated once
         return (peak_bytes(lambda: transform(many)) - peak_bytes(lambda: transform(few))) / ((many - few) * FLOAT)
-    except (NotImplementedError, RuntimeError):  # a plug-in whose transform reads values
-        return QUERY_VECTORS * max(scorer.entity_width, scorer.relation_width)
+
+    return _counted(floats, float(QUERY_VECTORS * max(scorer.entity_width, scorer.relation_width)))
+
+
+def _rows_of_queries(scorer: Scorer, queries: int, device: str) -> tuple[Tensor, Tensor]:
+    """Return anchor and relation rows of queries, with gradients."""
+    anchor, relation = (
+        torch.zeros(queries, width, device=device, requires_grad=True)
+        for width in (scorer.entity_width, scorer.relation_width)
+    )
+    return anchor, relation
+
+
+def _counted(count: Callable[[], Count], otherwise: Count) -> Count:
+    """Return the result of ``count``; ``otherwise`` if a plug-in's transform reads values, which ``meta`` lacks."""
+    try:
+        return count()
+    except (NotImplementedError, RuntimeError):
+        return otherwise
 
 
 def _all_entities(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
@@ -364,11 +403,10 @@ def _candidate_width(scorer: Scorer) -> int:
 
 
 def _query_width(scorer: Scorer) -> int:
-    anchor, relation = (torch.empty(1, width, device="meta") for width in (scorer.entity_width, scorer.relation_width))
-    try:
-        return scorer.query(anchor, relation).shape[1]
-    except (NotImplementedError, RuntimeError):  # a plug-in whose transform reads values
-        return 2 * max(scorer.entity_width, scorer.relation_width)
+    def width() -> int:
+        return scorer.query(*_rows_of_queries(scorer, 1, "meta")).shape[1]
+
+    return _counted(width, 2 * max(scorer.entity_width, scorer.relation_width))
 
 
 def _mined(config: RunConfig) -> list[tuple[str, Mapping[str, Any]]]:

@@ -7,7 +7,7 @@ while the step computes, so the rows of a step may lack the two latest updates.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +25,22 @@ from distkg.training.clock import Clock
 
 WINDOW = 8  # steps whose ids are exchanged together, at most
 
-Routed = tuple[int, Batch, Route]
+
+@dataclass(frozen=True)
+class RoutedBatch:
+    """Batch of a step with what ranks have agreed on for its exchanges.
+
+    Attributes:
+        step: step of the epoch.
+        batch: batch of this rank.
+        route: route of the rows of its entities.
+        relations: rows of relations that the step uses on any rank, as ``ReplicatedParameters.used_rows``.
+    """
+
+    step: int
+    batch: Batch
+    route: Route
+    relations: Tensor | None
 
 
 class Loop:
@@ -88,7 +103,9 @@ class Loop:
         self._losses = 0
         return float(total)
 
-    def _routed(self, epoch: int, first: int, last: int, should_continue: Callable[[int], bool]) -> Iterator[Routed]:
+    def _routed(
+        self, epoch: int, first: int, last: int, should_continue: Callable[[int], bool]
+    ) -> Iterator[RoutedBatch]:
         low = first
         while low < last:
             self._count_traffic()
@@ -99,11 +116,13 @@ class Loop:
                 batches = self._batches.window(epoch, low, high)
             with self.clock("exchange"):
                 routes = plan_routes([batch.ids for batch in batches], self._table.shards, self._ranks)
+                relations = self._dense.used_rows([self._model.relation_row(batch.relation) for batch in batches])
             self._table.prefetch(routes[0])
-            for step, batch, route, coming in zip(range(low, high), batches, routes, [*routes[1:], None], strict=True):
+            steps = map(RoutedBatch, range(low, high), batches, routes, relations)
+            for routed, coming in zip(steps, [*routes[1:], None], strict=True):
                 if coming is not None:
                     self._table.prefetch(coming)
-                yield step, batch, route
+                yield routed
             low = self._next = high
 
     def _count_traffic(self) -> None:
@@ -113,48 +132,49 @@ class Loop:
         self.rows_fetched += traffic.rows - self._counted.rows
         self._counted = replace(traffic)
 
-    def _one_after_the_other(self, epoch: int, routed: Iterator[Routed]) -> None:
-        for step, batch, route in routed:
+    def _one_after_the_other(self, epoch: int, routed: Iterator[RoutedBatch]) -> None:
+        for each in routed:
             with self.clock("exchange"):
-                rows = self._table.fetch(route).wait()
-            computed, reducing = self._compute(epoch, step, batch, rows)
+                rows = self._table.fetch(each.route).wait()
+            computed, reducing = self._compute(epoch, each, rows)
             with self.clock("exchange"):
-                departing = self._table.push(route, computed.rows)
-            self._move_dense(epoch, step, reducing)
-            self._apply(epoch, step, departing, computed.every_row)
+                departing = self._table.push(each.route, computed.rows)
+            self._move_dense(epoch, each.step, reducing)
+            self._apply(epoch, each.step, departing, computed.every_row)
 
-    def _overlapped(self, epoch: int, routed: Iterator[Routed]) -> None:
+    def _overlapped(self, epoch: int, routed: Iterator[RoutedBatch]) -> None:
         current = next(routed, None)
         if current is None:
             return
-        arriving = self._table.fetch(current[2])
+        arriving = self._table.fetch(current.route)
         outstanding: tuple[int, GradientPush, Tensor | None] | None = None
         while current is not None:
-            step, batch, route = current
+            each = current
             with self.clock("exchange"):
                 rows = arriving.wait()
             current = next(routed, None)
             if current is not None:
                 with self.clock("exchange"):
-                    arriving = self._table.fetch(current[2])
-            computed, reducing = self._compute(epoch, step, batch, rows)
+                    arriving = self._table.fetch(current.route)
+            computed, reducing = self._compute(epoch, each, rows)
             if outstanding is not None:
                 self._apply(epoch, *outstanding)
             with self.clock("exchange"):
-                outstanding = step, self._table.push(route, computed.rows), computed.every_row
-            self._move_dense(epoch, step, reducing)
+                outstanding = each.step, self._table.push(each.route, computed.rows), computed.every_row
+            self._move_dense(epoch, each.step, reducing)
         if outstanding is not None:
             self._apply(epoch, *outstanding)
 
-    def _compute(self, epoch: int, step: int, batch: Batch, rows: Tensor) -> tuple[StepResult, Work]:
+    def _compute(self, epoch: int, routed: RoutedBatch, rows: Tensor) -> tuple[StepResult, Work]:
         """Compute loss and gradients, and start the reduction of the gradients of replicated parameters."""
         with self.clock("compute"):
-            seed_dropout(self._ranks.device, mixed_seed(Purpose.DROPOUT, self._seed, epoch, step, self._ranks.rank))
-            computed = self._step(batch, rows)
+            seed = mixed_seed(Purpose.DROPOUT, self._seed, epoch, routed.step, self._ranks.rank)
+            seed_dropout(self._ranks.device, seed)
+            computed = self._step(routed.batch, rows)
             self._loss += computed.loss
             self._losses += 1
         with self.clock("exchange"):
-            return computed, self._dense.reduce()
+            return computed, self._dense.reduce(routed.relations)
 
     def _move_dense(self, epoch: int, step: int, reducing: Work) -> None:
         with self.clock("exchange"):

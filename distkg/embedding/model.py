@@ -92,13 +92,13 @@ class Model(nn.Module):
 
     def relation_rows(self, relation: Tensor) -> Tensor:
         """Return the vectors [B, relation_width] of relation ids int64 [B] in [0, 2R)."""
-        rows = take_rows(self.relations, self._stored(relation))
+        rows = take_rows(self.relations, self.relation_row(relation))
         if not self.tied:
             return rows
         return torch.where((relation >= self.num_relations)[:, None], self.scorer.inverse(rows), rows)
 
-    def _stored(self, relation: Tensor) -> Tensor:
-        """Map relation ids to rows of ``relations``: a tied inverse has the row of its relation."""
+    def relation_row(self, relation: Tensor) -> Tensor:
+        """Map relation ids to rows of the parameters ``BY_RELATION``: a tied inverse has the row of its relation."""
         return relation % self.num_relations if self.tied else relation
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class Model(nn.Module):
 
     def training_query(self, anchor: Tensor, relation: Tensor, relation_rows: Tensor) -> Tensor:
         """Compute query vectors for ``training_similarity`` from anchor rows, relation ids and relation rows."""
-        return self.hardness(self.query_from_rows(anchor, relation_rows), self._stored(relation))
+        return self.hardness(self.query_from_rows(anchor, relation_rows), self.relation_row(relation))
 
     def candidates(self) -> Tensor:
         """Return the candidate vectors of this rank's entities: float32 [rows of this rank, C]."""

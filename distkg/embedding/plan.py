@@ -22,6 +22,7 @@ from distkg.embedding.footprint import (
     shard_rows,
     shares_negatives,
     step_sizes,
+    summed_bytes,
     table_on_disk,
 )
 from distkg.embedding.scorers import Scorer, make_scorer
@@ -174,7 +175,7 @@ def bytes_per_step(config: RunConfig, counts: GraphCounts) -> int:
     away = (workers - 1) / workers
     # It receives its rows, sends as many of the others', and the same with gradients; a ring sums those of relations.
     entities = 4 * rows * scorer.entity_width * FLOAT
-    return int(away * (entities + 4 * relation_floats(config, counts, scorer) * FLOAT))
+    return int(away * (entities + 4 * summed_bytes(config, counts, scorer)))
 
 
 def count_distinct_queries(batches: Iterable[np.ndarray], relations: int) -> int:
@@ -262,7 +263,9 @@ def _seconds(
         "exchange": _exchange(sizes.rows * width * FLOAT, workers, machine),
         "compute": sizes.own * transform + sizes.scores * (score + terms) + passes / machine.bandwidth,
         "optimizer": 5 * touched * width * FLOAT / machine.bandwidth,  # gradient; state and weight read and written
-        "relations": _replicated(relation_floats(config, counts, scorer) * FLOAT, workers, machine),
+        "relations": _replicated(
+            relation_floats(config, counts, scorer) * FLOAT, summed_bytes(config, counts, scorer), workers, machine
+        ),
         "overhead": STEP_OVERHEAD,
     }
     return {use: steps * seconds for use, seconds in per_step.items()}
@@ -290,18 +293,18 @@ def _exchange(rows: int, workers: int, machine: Machine) -> float:
     return SOCKET_PASSES * away / machine.bandwidth + through_network + messages
 
 
-def _replicated(size: int, workers: int, machine: Machine) -> float:
-    """Return the seconds of the update of ``size`` bytes of replicated parameters, whose gradients are summed over the
-    workers first."""
+def _replicated(size: int, summed: int, workers: int, machine: Machine) -> float:
+    """Return the seconds of the update of ``size`` bytes of replicated parameters, of whose gradients ``summed`` bytes
+    are summed over the workers first."""
     update = 5 * size / machine.bandwidth
     if workers == 1:
         return update
-    summed = 2 * size * (workers - 1) / workers  # sent by each worker of a ring, and received
+    sent = 2 * summed * (workers - 1) / workers  # by each worker of a ring, which receives as much
     if machine.network is None:
-        return update + 3 * summed / machine.bandwidth
+        return update + 3 * sent / machine.bandwidth
     # Ranks of a ring are neighbours on their nodes: one stream leaves each node.
     per_node = machine.network * workers / machine.nodes
-    return update + SOCKET_PASSES * summed / machine.bandwidth + summed / per_node
+    return update + SOCKET_PASSES * sent / machine.bandwidth + sent / per_node
 
 
 def _sums_exponentials(config: RunConfig) -> bool:
@@ -323,8 +326,9 @@ def _refusal(config: RunConfig, counts: GraphCounts, refused: Plan) -> str:
 
 
 def _changes(config: RunConfig, counts: GraphCounts) -> list[tuple[str, Any]]:
-    workers = config.train.workers
-    more = [("train.workers", workers * factor) for factor in (2, 4, 16) if workers * factor <= counts.entities]
+    workers, batch = config.train.workers, config.train.batch_size
+    most = min(counts.entities, batch)
+    more = [("train.workers", workers * factor) for factor in (2, 4, 16) if workers * factor <= most]
     samples = not over_all_entities(config) and config.cluster.gpus_per_worker == 0
     on_disk = [("train.table_storage", "disk")] if samples and not table_on_disk(config) else []
     smaller = [("model.dim", config.model.dim // factor) for factor in (2, 4) if config.model.dim >= 4 * factor]
@@ -334,7 +338,7 @@ def _changes(config: RunConfig, counts: GraphCounts) -> list[tuple[str, Any]]:
         *on_disk,
         *more,
         *smaller,
-        ("train.batch_size", max(1, config.train.batch_size // 4)),
+        ("train.batch_size", max(workers, batch // 4)),
         ("objective.score_memory_mb", min(16, config.objective.score_memory_mb)),
         ("evaluate.memory_mb", min(32, config.evaluate.memory_mb)),
     ]

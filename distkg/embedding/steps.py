@@ -66,7 +66,7 @@ class SampledStep:
         loss = self._objective(scored.positive, negative).sum() + scored.penalty(self._penalty)
         if batch.made is not None:
             loss = loss + batch.made.weight * self._generated_loss(scored, batch.made, drawn)
-        loss = loss / batch.queries
+        loss = loss / max(batch.queries, 1)  # of a step without queries, the loss is 0
         loss.backward()
         return StepResult(loss.detach(), gradient_of(rows, *scored.gathered, drawn))
 
@@ -134,6 +134,8 @@ def score_shared(similarity: Similarity, query: Tensor, drawn: Tensor, count: in
 
     ``drawn`` [rows * count, C] holds the negatives of the first ``sharing`` queries, then of the next ones.
     """
+    if not len(query):
+        return query.new_empty(0, count)
     pairs = zip(query.split(sharing), drawn.split(count), strict=True)
     return torch.cat([similarity.block(chunk, candidates) for chunk, candidates in pairs])
 
@@ -162,7 +164,7 @@ class AllEntitiesStep:
                 model.training_similarity, everyone, candidates.detach(), batch.answers, ranks, model.num_entities
             )
         grad_query = ranks.reduce_scatter(reduced.query)[: len(query)]
-        total = batch.answers.count.sum()
+        total = batch.answers.count.sum().clamp_min(1)
         penalty = self._penalty.of_queries(anchor.rows, relation, batch.count) / total
         torch.autograd.backward([query, penalty], [grad_query, torch.ones_like(penalty)])
         every_row = _through_candidates(own, candidates, reduced.candidates)
@@ -189,7 +191,7 @@ class QuerySamplingStep:
         model, ranks = self._model, self._model.ranks
         scored = ScoredQueries(model, batch, rows)
         alignment = (scored.positive.square() if self._square else -scored.positive).sum()
-        alignment = (alignment + scored.penalty(self._penalty)) / batch.queries
+        alignment = (alignment + scored.penalty(self._penalty)) / max(batch.queries, 1)
 
         sampled = scored.query[batch.sampled]
         own = model.entities.local.float().detach().requires_grad_()
@@ -229,7 +231,7 @@ class NonNegativeStep:
         model = self._model
         scored = ScoredQueries(model, batch, rows)
         alignment = (scored.positive - self._best).square().sum()
-        alignment = (alignment + scored.penalty(self._penalty)) / batch.queries
+        alignment = (alignment + scored.penalty(self._penalty)) / max(batch.queries, 1)
         alignment.backward()
         own = model.entities.local.float()
         loss, every_row = spread(own, self._radius, model.num_entities, model.ranks)

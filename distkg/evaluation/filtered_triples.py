@@ -1,8 +1,8 @@
-"""Triples to rank together with the known answers of their queries, in bounded memory."""
+"""Triples to rank, or queries to answer, with the known answers of their queries in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -18,11 +18,58 @@ Rank = Callable[[np.ndarray, KnownAnswers], Ranking]
 """Function that ranks the answers of triples int [n, 3], filtered by known answers."""
 
 
+QueriesOf = Callable[[np.ndarray], np.ndarray]
+"""Function from items [n, …], such as triples, to their queries int [q, 2]."""
+
+
+def parts_with_known_answers(
+    store: Store,
+    items: np.ndarray,
+    queries_of: QueriesOf,
+    ranks: Ranks | None = None,
+    own: tuple[int, int] | None = None,
+) -> Iterator[tuple[np.ndarray, KnownAnswers]]:
+    """Yield consecutive parts of items [n, …], each with all known answers, of any split, to the queries of its items.
+
+    Items are halved until the known answers of a part are ``HELD_AT_ONCE`` at most, or it has one item; each attempt
+    costs a pass over the facts of the store.
+
+    Args:
+        ranks: ranks that agree on the parts, collectively; default: this process alone.
+        own: collect known answers only from the first entity to before the last.
+    """
+    parts = [items]
+    while parts:
+        part = parts.pop()
+        known = _known_answers(store, queries_of(part), HELD_AT_ONCE if len(part) > 1 else None, own)
+        if ranks is not None:
+            refused = torch.tensor([float(known is None)], device=ranks.device)
+            ranks.all_reduce(refused, "max")
+            known = None if bool(refused) else known
+        if known is None:
+            parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+        else:
+            yield part, known
+
+
+def _known_answers(
+    store: Store, queries: np.ndarray, most: int | None, own: tuple[int, int] | None
+) -> KnownAnswers | None:
+    """Return the known answers to queries [q, 2] among the entities ``own``; None if there are more than ``most``."""
+    facts = store.iter_triples(list(store.manifest.triples))
+    with suppress(TooManyKnownError):
+        return KnownAnswers.for_queries(facts, store.num_relations, queries, own=own, most=most)
+    return None
+
+
 class FilteredTriples:
     """Triples to rank, once or again and again.
 
-    If the known answers of all are too many to hold, the triples are halved until those of a part are not; each part
-    costs a pass over the facts of the store. Known answers of all triples, if they fit, are kept for the next time.
+    They are ranked in parts if their known answers are too many to hold. Known answers of all triples, if they fit, are
+    kept for the next time.
+
+    Attributes:
+        triples: int [n, 3].
     """
 
     def __init__(self, store: Store, triples: np.ndarray, ranks: Ranks | None = None, *, sharded: bool = False) -> None:
@@ -32,43 +79,32 @@ class FilteredTriples:
             ranks: ranks that rank them together; default: this process alone.
             sharded: each rank scores its own entities, and needs known answers among these alone.
         """
-        self._store, self._triples, self._ranks = store, triples, ranks or Ranks.single()
+        self.triples = triples
+        self._store, self._ranks = store, ranks or Ranks.single()
         self._own = Shards(store.num_entities, self._ranks.size).range(self._ranks.rank) if sharded else None
         self._known: KnownAnswers | None = None
 
     def rank(self, rank: Rank) -> Ranking:
         """Return the ranking of all triples; collective."""
-        if self._known is not None:
-            return rank(self._triples, self._known)
-        parts, rankings = [self._triples], list[Ranking]()
-        while parts:
-            part = parts.pop()
-            known = self._known_answers(part)
-            if known is None:
-                parts += [part[len(part) // 2 :], part[: len(part) // 2]]
-                continue
-            if len(part) == len(self._triples):
-                self._known = known
-            rankings.append(rank(part, known))
+        rankings = [rank(part, known) for part, known in self._parts()]
         return rankings[0] if len(rankings) == 1 else _joined(rankings)
 
-    def _known_answers(self, triples: np.ndarray) -> KnownAnswers | None:
-        """Return all known answers to the queries of triples; None if a rank would hold too many; collective."""
-        store = self._store
-        queries, _ = both_queries(triples, store.num_relations)
-        most = HELD_AT_ONCE if len(triples) > 1 else None
-        known = None
-        with suppress(TooManyKnownError):
-            known = KnownAnswers.for_queries(
-                store.iter_triples(list(store.manifest.triples)),
-                store.num_relations,
-                np.unique(queries, axis=0),
-                own=self._own,
-                most=most,
-            )
-        refused = torch.tensor([float(known is None)], device=self._ranks.device)
-        self._ranks.all_reduce(refused, "max")
-        return None if bool(refused) else known
+    def hold(self) -> None:
+        """Collect the known answers of all triples now, if they fit; collective."""
+        next(self._parts(), None)
+
+    def _parts(self) -> Iterator[tuple[np.ndarray, KnownAnswers]]:
+        if self._known is not None:
+            yield self.triples, self._known
+            return
+
+        def queries_of(triples: np.ndarray) -> np.ndarray:
+            return both_queries(triples, self._store.num_relations)[0]
+
+        for part, known in parts_with_known_answers(self._store, self.triples, queries_of, self._ranks, self._own):
+            if len(part) == len(self.triples):
+                self._known = known
+            yield part, known
 
 
 def _joined(rankings: list[Ranking]) -> Ranking:

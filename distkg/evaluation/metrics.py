@@ -14,12 +14,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from distkg.data.store.graph_store import Store, StoreError
-from distkg.data.store.known_answers import KnownAnswers
 from distkg.data.store.query_index import QueryIndex
 from distkg.data.store.relation_categories import count_queries
 from distkg.embedding.model import Model
 from distkg.evaluation.filtered_triples import FilteredTriples, Rank
-from distkg.evaluation.ranking import Ranking, both_queries, rank_answers
+from distkg.evaluation.ranking import Ranking, rank_answers
 from distkg.graph.directions import inverse_of
 from distkg.randomness import Purpose, mixed_seed
 from distkg.sharding.ranks import Ranks
@@ -92,13 +91,6 @@ def subsample(triples: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
         return triples
     chooser = np.random.default_rng(mixed_seed(Purpose.VALIDATION, seed))
     return triples[np.sort(chooser.choice(len(triples), limit, replace=False))]
-
-
-def known_answers_of(store: Store, triples: np.ndarray) -> KnownAnswers:
-    """Return all known answers, of any split, to the queries of these triples [n, 3]; the store is streamed."""
-    queries, _ = both_queries(triples, store.num_relations)
-    splits = list(store.manifest.triples)
-    return KnownAnswers.for_queries(store.iter_triples(splits), store.num_relations, np.unique(queries, axis=0))
 
 
 def relation_categories(store: Store, ranks: Ranks) -> list[str]:

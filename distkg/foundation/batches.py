@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distkg.config import ConfigError, RunConfig
+from distkg.config import RunConfig
 from distkg.foundation.graphs.training_graphs import LearnedGraph
 from distkg.foundation.layers.relational import of_query
 from distkg.foundation.models import KnowledgeGraph
 from distkg.negatives import Negatives, Queries, TrainingProgress, known_facts
 from distkg.randomness import Purpose, stream
 from distkg.sharding.ranks import Ranks
+from distkg.training.learner import check_batch
 
 REDRAWS = 4  # attempts to replace negatives that are known answers
 
@@ -56,19 +57,6 @@ def queries_of_rank(config: RunConfig, rank: int, workers: int) -> int:
     """Return the number of queries of a worker in a step; the first workers have one more if they cannot be equal."""
     each, more = divmod(config.train.batch_size, workers)
     return each + (rank < more)
-
-
-def check_batch(config: RunConfig, workers: int) -> None:
-    """Refuse a batch with fewer queries than there are workers.
-
-    Raises:
-        ConfigError: names the number of workers.
-    """
-    if config.train.batch_size < workers:
-        raise ConfigError(
-            f"train.batch_size: {config.train.batch_size} leaves some of {workers} workers without a query. Set it to "
-            f"{workers} at least, or lower train.workers"
-        )
 
 
 def steps_of_epoch(config: RunConfig, facts: int) -> int:

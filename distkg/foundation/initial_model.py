@@ -10,7 +10,6 @@ from distkg.config import ConfigError, RunConfig
 from distkg.data.storage.working_copy import folder_at
 from distkg.data.store.graph_store import Store
 from distkg.data.store.manifest import Manifest
-from distkg.foundation.batches import check_batch
 from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
 from distkg.foundation.model_files import load_model, make_model
 from distkg.foundation.models import MODELS, FoundationModel
@@ -18,6 +17,7 @@ from distkg.graph.partition import import_dgl
 from distkg.negatives import SOURCES
 from distkg.negatives.prefetch.prefetched_source import source_names
 from distkg.objectives import SAMPLED
+from distkg.training.learner import check_batch
 
 
 def check_settings(config: RunConfig) -> None:

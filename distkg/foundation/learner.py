@@ -15,8 +15,9 @@ from distkg.data.storage.working_copy import folder_at
 from distkg.data.store.identity import StoreIdentity
 from distkg.data.store.known_answers import KnownAnswers
 from distkg.embedding.load_run import view_of_run
+from distkg.evaluation.filtered_triples import FilteredTriples
 from distkg.evaluation.metrics import Metrics, evaluate_ranks, ranking_metrics
-from distkg.evaluation.ranking import rank_by_scores
+from distkg.evaluation.ranking import Ranking, rank_by_scores
 from distkg.foundation.batches import FoundationBatches
 from distkg.foundation.graph_scorer import GraphScorer
 from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
@@ -124,11 +125,14 @@ class FoundationLearner:
     def validate(self) -> dict[str, float] | None:
         """Return the mean validation metrics of the graphs with validation triples; None if there are none."""
         metrics = [
-            ranking_metrics(self._rank(graph, *graph.validation))
+            ranking_metrics(self._ranking(graph, graph.validation))
             for graph in self.graphs
             if graph.validation is not None
         ]
         return over_graphs(metrics) if metrics else None
+
+    def _ranking(self, graph: LearnedGraph, triples: FilteredTriples) -> Ranking:
+        return triples.rank(partial(self._rank, graph))
 
     def evaluate(self) -> dict[str, dict[str, Any]]:
         """Return for each split the mean over graphs as ``metrics``, and those of each graph as ``by_graph``."""
@@ -147,7 +151,7 @@ class FoundationLearner:
         metrics: dict[str, float] = evaluate_ranks(graph.store, split, partial(self._rank, graph), *subset)["metrics"]
         return metrics
 
-    def _rank(self, graph: LearnedGraph, triples: np.ndarray, known: KnownAnswers) -> Any:
+    def _rank(self, graph: LearnedGraph, triples: np.ndarray, known: KnownAnswers) -> Ranking:
         scorer = GraphScorer(self.model, graph.facts, graph.surroundings)
         relations, batch_size = graph.store.num_relations, self._config.evaluate.batch_size
         return rank_by_scores(

@@ -18,6 +18,7 @@ from distkg.data.storage.local_path import local_path
 from distkg.data.store.graph_store import Store
 from distkg.data.store.known_answers import Known, KnownAnswers
 from distkg.embedding.model import Model
+from distkg.evaluation.filtered_triples import parts_with_known_answers
 from distkg.evaluation.topk import TopAnswers, TopK, top_answers
 from distkg.graph.csr import expanded_ranges
 from distkg.inference.queries import read_queries
@@ -142,11 +143,15 @@ def _answer(
     best: TopK, store: Store, queries: np.ndarray, *, top: int, known: Known
 ) -> tuple[TopAnswers, np.ndarray | None]:
     """Return the best answers and the mask [q, k] of those that are known; the mask is None with ``known="keep"``."""
-    facts = None
-    if known != "keep":
-        facts = KnownAnswers.for_queries(store.iter_triples(list(store.manifest.triples)), store.num_relations, queries)
-    answers = best(queries, top, facts if known == "exclude" else None)
-    return answers, None if facts is None else _are_known(queries, answers.entities, facts, store.num_entities)
+    if known == "keep":
+        return best(queries, top, None), None
+    parts, masks = list[TopAnswers](), list[np.ndarray]()
+    for part, facts in parts_with_known_answers(store, queries, lambda queries: queries):
+        answers = best(part, top, facts if known == "exclude" else None)
+        parts.append(answers)
+        masks.append(_are_known(part, answers.entities, facts, store.num_entities))
+    entities, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("entities", "scores"))
+    return TopAnswers(entities, scores), np.concatenate(masks)
 
 
 def _are_known(queries: np.ndarray, entities: np.ndarray, facts: KnownAnswers, num_entities: int) -> np.ndarray:

@@ -101,7 +101,7 @@ class OneVsAll(AllEntitiesObjective):
     def __call__(
         self, similarity: Similarity, query: Tensor, candidates: Tensor, answers: Answers, ranks: Ranks, entities: int
     ) -> Reduced:
-        total = answers.count.sum()
+        total = answers.count.sum().clamp_min(1)  # of a step without queries, the loss is 0
         loss = query.new_zeros(())
         grad_query, grad_candidates = torch.zeros_like(query), torch.zeros_like(candidates)
         step, keep = self._queries_at_once(Shards(entities, ranks.size).per_rank)
@@ -163,7 +163,7 @@ class KVsAll(AllEntitiesObjective):
         self, similarity: Similarity, query: Tensor, candidates: Tensor, answers: Answers, ranks: Ranks, entities: int
     ) -> Reduced:
         asked_at_all = (answers.count > 0).float()
-        scale = 1 / (asked_at_all.sum() * entities)
+        scale = 1 / (asked_at_all.sum().clamp_min(1) * entities)
         floor = 1 / entities if self.label_smoothing else 0.0
         loss = query.new_zeros(())
         grad_query, grad_candidates = torch.zeros_like(query), torch.zeros_like(candidates)

@@ -16,7 +16,9 @@ from torch import Tensor
 from distkg.config import RunConfig
 from distkg.data.store.graph_store import Store
 from distkg.data.store.known_relations import KnownRelations
+from distkg.evaluation.filtered_triples import FilteredTriples
 from distkg.evaluation.metrics import ranking_metrics, subsample
+from distkg.evaluation.ranking import Ranking
 from distkg.foundation.batches import FoundationBatch
 from distkg.foundation.graph_scorer import GraphScorer
 from distkg.foundation.graphs.training_graphs import LearnedGraph
@@ -73,9 +75,12 @@ class RelationLearner(FoundationLearner):
 
     def _metrics(self, graph: LearnedGraph, split: str) -> dict[str, float]:
         limit, seed = self._config.evaluate.max_final_triples, self._config.train.seed
-        return ranking_metrics(self._rank(graph, subsample(graph.store.triples(split), limit, seed)))
+        return ranking_metrics(self._relation_ranking(graph, subsample(graph.store.triples(split), limit, seed)))
 
-    def _rank(self, graph: LearnedGraph, triples: np.ndarray, known: Any = None) -> Any:
+    def _ranking(self, graph: LearnedGraph, triples: FilteredTriples) -> Ranking:
+        return self._relation_ranking(graph, triples.triples)
+
+    def _relation_ranking(self, graph: LearnedGraph, triples: np.ndarray) -> Ranking:
         scorer = GraphScorer(self.model, graph.facts)
         size = self._config.evaluate.batch_size
         facts = known_relations_of(graph.store, triples)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from distkg.config import OptimizerConfig
@@ -11,23 +12,37 @@ from distkg.sharding.flat import FlatParameters
 from distkg.sharding.optimizers import OPTIMIZERS
 from distkg.sharding.ranks import Ranks, Work
 
+SUMMED_WHOLE = 1 << 16
+"""Bytes of gradients by row that are summed whole: the message that tells which rows are used would cost more time."""
+
 
 class ReplicatedParameters:
     """Parameters of a module that is replicated on every rank.
 
     They are one flat row, so a step costs one all-reduce and one update. Row-wise Adagrad would use one learning rate
-    for the whole row, so Adagrad is used instead.
+    for the whole row, so Adagrad is used instead. Of parameters with a row for each relation, only the gradients of
+    rows that a step uses need to be summed.
     """
 
     def __init__(
-        self, module: nn.Module, config: OptimizerConfig, ranks: Ranks, trained: Mapping[str, Tensor] | None = None
+        self,
+        module: nn.Module,
+        config: OptimizerConfig,
+        ranks: Ranks,
+        trained: Mapping[str, Tensor] | None = None,
+        by_row: Collection[str] = (),
     ) -> None:
         """Take over the parameters of a module.
 
         Args:
             trained: values to train, as in ``FlatParameters.mask``; all others, and their optimizer state, stay as they
                 are. Default: all are trained.
+            by_row: names of parameters of which a step uses some rows, and no others have gradients. The module need
+                not have all of them; those that it has have equally many rows.
         """
+        large = [parameter for name, parameter in module.named_parameters() if name in by_row]
+        self._by_row = by_row if ranks.size > 1 and sum(each.nbytes for each in large) > SUMMED_WHOLE else ()
+        self._rows = len(large[0]) if self._by_row else 0
         self._ranks, self._clip, self._decay = ranks, config.clip_norm, config.weight_decay
         self._rate = config.relation_learning_rate or config.learning_rate
         self._flat = FlatParameters(module)
@@ -35,9 +50,36 @@ class ReplicatedParameters:
         self._optimizer = kind(1, self._flat.values.shape[1], ranks.device)
         self._frozen = None if trained is None else ~self._flat.mask(trained)
 
-    def reduce(self) -> Work:
-        """Start to sum gradients over ranks."""
-        return self._ranks.all_reduce(self._flat.gradients, wait=False)
+    def used_rows(self, rows_of_steps: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """Return the rows of parameters ``by_row`` that each step uses on any rank, for ``reduce``; collective.
+
+        Args:
+            rows_of_steps: for each step, the rows that it uses on this rank, int64 with repetitions.
+
+        Returns:
+            Sorted rows int64 [u], equal on all ranks; None if the gradients are to be summed whole.
+        """
+        if not self._rows:
+            return [None] * len(rows_of_steps)
+        used = torch.zeros(len(rows_of_steps), self._rows, dtype=torch.uint8, device=self._ranks.device)
+        for step, rows in enumerate(rows_of_steps):
+            used[step, rows] = 1
+        self._ranks.all_reduce(used, "max")
+        rows_used = [each.nonzero().flatten() for each in used]
+        return [rows if len(rows) < self._rows else None for rows in rows_used]
+
+    def reduce(self, rows: Tensor | None = None) -> Work:
+        """Start to sum gradients over ranks: of parameters ``by_row``, those of ``rows``, as ``used_rows`` returns."""
+        if rows is None:
+            return self._ranks.all_reduce(self._flat.gradients, wait=False)
+        packed = self._flat.packed_gradients(self._by_row, rows)
+        summing = self._ranks.all_reduce(packed, wait=False)
+
+        def finish() -> None:
+            summing.wait()
+            self._flat.unpack_gradients(packed, self._by_row, rows)
+
+        return Work(finish)
 
     def step(self, factor: float) -> None:
         """Clip gradients, update with the learning rate × ``factor``, and clear gradients."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from distkg.config import ConfigError, RunConfig
 from distkg.sharding.checkpoint.checkpoint import State
 from distkg.training.clock import Clock
 from distkg.training.provenance import Provenance
@@ -40,6 +41,19 @@ class Segment:
     division: Division
     first: int
     last: int
+
+
+def check_batch(config: RunConfig, workers: int) -> None:
+    """Refuse a batch with fewer queries than there are workers.
+
+    Raises:
+        ConfigError: names the number of workers.
+    """
+    if config.train.batch_size < workers:
+        raise ConfigError(
+            f"train.batch_size: {config.train.batch_size} leaves some of {workers} workers without a query. Set it to "
+            f"{workers} at least, or lower train.workers"
+        )
 
 
 class Steps(Protocol):

@@ -16,11 +16,11 @@ from distkg.config import RunConfig
 from distkg.data.storage.location import make_folder
 from distkg.data.storage.working_copy import flush
 from distkg.evaluation.score_blocks import ScoreError
+from distkg.process_memory import keep_freed_memory, peak_rss_mb
 from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints, NonFiniteError
 from distkg.sharding.ranks import Ranks
 from distkg.training.family import family_of
 from distkg.training.learner import WINDOW, Division
-from distkg.training.malloc_settings import keep_freed_memory, peak_rss_mb
 from distkg.training.observer import RankReport
 from distkg.training.precision import missing_precisions
 from distkg.training.progress import Progress

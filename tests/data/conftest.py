@@ -21,7 +21,7 @@ def source(tmp_path: Path) -> Callable[..., SourceFile]:
         data = content.encode() if isinstance(content, str) else content
         path = tmp_path / name
         path.write_bytes(compress(data, name))
-        return find_sources(str(path), "auto", None, None, read_options(**options))["train"]
+        return find_sources(str(path), read_options(**options))["train"]
 
     return write
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from distkg.data.prepare import prepare
+from distkg.data.readers.sources import ReadOptions
 from distkg.data.store.graph_store import Store
 from distkg.data.store.identity import StoreIdentity, StoreMismatchError, check_store
 
@@ -80,7 +81,7 @@ def test_a_file_that_was_added_later_does_not_make_another_graph(store: Store, t
 def test_rejected_lines_are_no_part_of_a_graph(tmp_path: Path) -> None:
     source = tmp_path / "graph.tsv"
     source.write_text("".join(f"e{i}\tr\te{(i * 7 + 1) % 50}\n" for i in range(50)) + "only two\tcolumns\n")
-    prepare(str(source), str(tmp_path / "a"), on_error="skip")
+    prepare(str(source), str(tmp_path / "a"), ReadOptions(on_error="skip"))
     opened = Store.open(str(tmp_path / "a"))
     assert "rejects.tsv" in opened.manifest.files
     assert "rejects.tsv" not in StoreIdentity.of(opened).files

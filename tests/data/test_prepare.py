@@ -8,6 +8,7 @@ import pytest
 from distkg.data.assemble import PrepareReport
 from distkg.data.errors import IngestError
 from distkg.data.prepare import prepare
+from distkg.data.readers.sources import ReadOptions, read_options
 from distkg.data.store.graph_store import Store
 from tests.with_dgl import HAS_DGL
 
@@ -70,7 +71,7 @@ def test_duplicates_overlaps_and_unseen_entities_are_counted_and_located(tmp_pat
 
 def test_skipped_lines_are_in_the_store_and_its_manifest(tmp_path: Path) -> None:
     source = folder_of(tmp_path, train="a\tr\tb\nbad line\nb\tr\ta\n", valid="", test="a\tr\ta\nx\t\ty\n")
-    made = prepare(source, str(tmp_path / "s"), on_error="skip")
+    made = prepare(source, str(tmp_path / "s"), ReadOptions(on_error="skip"))
     assert made.triples == {"train": 2, "valid": 0, "test": 1}
     assert made.warnings == {"rejected_lines": 2, "empty_files": 1}
     assert made.rejects == str(tmp_path / "s") + "/rejects.tsv"
@@ -98,7 +99,7 @@ def test_an_empty_file_is_an_error(tmp_path: Path, name: str) -> None:
 def test_a_file_of_rejects_is_an_error_even_when_skipping(tmp_path: Path) -> None:
     source = folder_of(tmp_path, train="x\ty\nz\n")
     with pytest.raises(IngestError, match=r"no triples; 2 lines rejected, first train\.tsv:1: 2 columns"):
-        prepare(source, str(tmp_path / "s"), on_error="skip")
+        prepare(source, str(tmp_path / "s"), ReadOptions(on_error="skip"))
 
 
 def test_one_file_is_split_by_the_shares(tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_impossible_shares_are_refused(tmp_path: Path, split: tuple[float, float
 
 def test_unknown_choices_are_refused(tmp_path: Path) -> None:
     with pytest.raises(IngestError, match=r"on_error='stop' is unknown\. Known: fail, skip"):
-        prepare("x.tsv", str(tmp_path / "s"), on_error="stop")  # type: ignore[arg-type]
+        prepare("x.tsv", str(tmp_path / "s"), ReadOptions(on_error="stop"))  # type: ignore[arg-type]
     with pytest.raises(IngestError, match=r"partitioner='kahip' is unknown\. Known: random, metis"):
         prepare("x.tsv", str(tmp_path / "s"), partitioner="kahip")  # type: ignore[arg-type]
 
@@ -220,7 +221,9 @@ def test_progress_tells_stages_and_counts(tmp_path: Path) -> None:
 
 def test_every_line_is_accounted_for(tmp_path: Path) -> None:
     lines = ["# by hand", "", "head\trelation\ttail", "a\tr\tb", "bad", "a\tr\tb", "", "b\tr\t", "#note", "b\tr\tc"]
-    made = prepare(folder_of(tmp_path, train="\n".join(lines) + "\n"), str(tmp_path / "s"), on_error="skip")
+    made = prepare(
+        folder_of(tmp_path, train="\n".join(lines) + "\n"), str(tmp_path / "s"), ReadOptions(on_error="skip")
+    )
     assert made.warnings == {
         "comment_lines": 2,
         "blank_lines": 2,
@@ -241,8 +244,8 @@ def test_each_file_may_have_a_header_or_not(tmp_path: Path) -> None:
     assert made.warnings["header_lines"] == 1
     assert made.warnings["first_line_may_be_a_header"] == 1
     assert made.examples["first_line_may_be_a_header"] == "test.tsv:1"
-    assert prepare(source, str(tmp_path / "t"), header=True).triples == {"train": 2, "valid": 1, "test": 1}
-    made = prepare(source, str(tmp_path / "u"), header=False)
+    assert prepare(source, str(tmp_path / "t"), ReadOptions(header=True)).triples == {"train": 2, "valid": 1, "test": 1}
+    made = prepare(source, str(tmp_path / "u"), ReadOptions(header=False))
     assert made.triples == {"train": 3, "valid": 2, "test": 2}
     assert "first_line_may_be_a_header" not in made.warnings
 
@@ -265,13 +268,13 @@ def test_labels_that_are_one_are_told(tmp_path: Path) -> None:
 def test_options_that_no_file_has_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.nt").write_text("<http://a> <http://b> <http://c> .\n")
     with pytest.raises(IngestError, match=r"--columns: only for .*, which none of the files \(x\.nt\) is"):
-        prepare(str(tmp_path / "x.nt"), str(tmp_path / "s"), columns="1,2,3")
+        prepare(str(tmp_path / "x.nt"), str(tmp_path / "s"), read_options(columns="1,2,3"))
 
 
 def test_options_reach_both_graphs_of_an_inductive_folder(tmp_path: Path) -> None:
     rows = "1\ta\tb\tr\n2\tb\tc\tr\n"
     source = folder_of(tmp_path, train=rows, valid=rows, test=rows, inference=rows)
-    made = prepare(source, str(tmp_path / "s"), columns="2,4,3")
+    made = prepare(source, str(tmp_path / "s"), read_options(columns="2,4,3"))
     assert (made.entities, made.relations) == (3, 1)
     assert made.training_graph is not None
     assert made.training_graph.triples["train"] == 2

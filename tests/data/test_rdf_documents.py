@@ -9,7 +9,7 @@ from distkg.data.prepare import prepare
 from distkg.data.readers import rdf_documents
 from distkg.data.readers.problems import Problems
 from distkg.data.readers.rdf_documents import read_rdf_document
-from distkg.data.readers.sources import SourceFile
+from distkg.data.readers.sources import ReadOptions, SourceFile
 from distkg.data.store.graph_store import Store
 
 WriteSource = Callable[..., SourceFile]
@@ -149,7 +149,7 @@ def test_a_damaged_file_is_said_to_be_one(tmp_path: Path) -> None:
     text = PREFIX + "".join(f"ex:a{i} ex:p ex:b{i * 7919 % 10007} .\n" for i in range(5000))
     (tmp_path / "x.ttl.gz").write_bytes(compress(text.encode(), "x.gz")[:-100])
     with pytest.raises(IngestError, match=r"x\.ttl\.gz:\d+: the file cannot be read .*cut off"):
-        prepare(str(tmp_path / "x.ttl.gz"), str(tmp_path / "s"), on_error="skip")
+        prepare(str(tmp_path / "x.ttl.gz"), str(tmp_path / "s"), ReadOptions(on_error="skip"))
 
 
 def test_places_count_triples(tmp_path: Path) -> None:

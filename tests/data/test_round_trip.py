@@ -29,7 +29,7 @@ COMPRESSION = st.sampled_from(["", ".gz", ".bz2", ".xz", ".zst", ".lz4"])
 
 
 def read(path: Path, **options: object) -> Rows:
-    file = find_sources(str(path), "auto", None, None, read_options(**options))["train"]  # type: ignore[arg-type]
+    file = find_sources(str(path), read_options(**options))["train"]  # type: ignore[arg-type]
     rows: Rows = []
     for columns, _ in READERS[file.format](file, Problems("fail", KeptRejects)):
         rows += zip(*(column.to_pylist() for column in columns), strict=True)
@@ -158,7 +158,7 @@ def test_any_bytes_are_facts_or_counted_or_an_error(
     path = tmp_path_factory.mktemp("any") / f"x.{ending}"
     path.write_bytes(compress(content, path.name) if packed else content)
     options = read_options(columns=columns, header=header, encoding=encoding)
-    file = find_sources(str(path), "auto", None, None, options)["train"]
+    file = find_sources(str(path), options)["train"]
     problems = Problems("skip" if skip else "fail", KeptRejects)
     facts, refused = 0, ""
     try:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from distkg.data.errors import IngestError
-from distkg.data.readers.sources import files_left_aside, find_sources, read_options
+from distkg.data.readers.sources import DETECTED, ReadOptions, files_left_aside, find_sources, read_options
 from distkg.data.storage.location import Location
 
 
@@ -15,7 +15,7 @@ def touch(folder: Path, *names: str) -> str:
 
 def test_a_folder_gives_its_splits_in_order(tmp_path: Path) -> None:
     folder = touch(tmp_path, "valid.csv", "train.tsv.gz", "test.nt", "notes.md", "entity_types.tsv", "train.tsv.bak")
-    files = find_sources(folder, "auto", None, None)
+    files = find_sources(folder, DETECTED)
     assert [(split, file.name, file.format) for split, file in files.items()] == [
         ("train", "train.tsv.gz", "tsv"),
         ("valid", "valid.csv", "tsv"),
@@ -27,47 +27,47 @@ def test_a_folder_gives_its_splits_in_order(tmp_path: Path) -> None:
 
 def test_a_format_chooses_among_the_files_of_a_folder(tmp_path: Path) -> None:
     folder = touch(tmp_path, "train.tsv", "train.nt")
-    assert find_sources(folder, "nt", None, None)["train"].name == "train.nt"
+    assert find_sources(folder, ReadOptions(format="nt"))["train"].name == "train.nt"
     with pytest.raises(IngestError, match=r"holds train\.nt and train\.tsv; keep one file for train"):
-        find_sources(folder, "auto", None, None)
+        find_sources(folder, DETECTED)
 
 
 def test_one_file_may_have_its_evaluation_files_beside(tmp_path: Path) -> None:
     touch(tmp_path, "facts.txt", "dev.txt")
-    files = find_sources(str(tmp_path / "facts.txt"), "auto", str(tmp_path / "dev.txt"), None)
+    files = find_sources(str(tmp_path / "facts.txt"), DETECTED, str(tmp_path / "dev.txt"))
     assert {split: file.name for split, file in files.items()} == {"train": "facts.txt", "valid": "dev.txt"}
 
 
 def test_a_format_overrules_the_ending(tmp_path: Path) -> None:
     touch(tmp_path, "dump.data")
-    assert find_sources(str(tmp_path / "dump.data"), "nt", None, None)["train"].format == "nt"
+    assert find_sources(str(tmp_path / "dump.data"), ReadOptions(format="nt"))["train"].format == "nt"
     with pytest.raises(IngestError, match=r"dump\.data: the extension does not give the format .*use --format"):
-        find_sources(str(tmp_path / "dump.data"), "auto", None, None)
+        find_sources(str(tmp_path / "dump.data"), DETECTED)
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(IngestError, match=r"there is no file or folder .*nowhere"):
-        find_sources(str(tmp_path / "nowhere"), "auto", None, None)
+        find_sources(str(tmp_path / "nowhere"), DETECTED)
     with pytest.raises(IngestError, match=r"holds no train file \(train\.tsv, "):
-        find_sources(touch(tmp_path, "valid.tsv"), "auto", None, None)
+        find_sources(touch(tmp_path, "valid.tsv"), DETECTED)
     with pytest.raises(IngestError, match="is a folder where a file is expected"):
-        find_sources(touch(tmp_path, "train.tsv"), "auto", None, str(tmp_path))
+        find_sources(touch(tmp_path, "train.tsv"), DETECTED, test=str(tmp_path))
 
 
 def test_a_split_is_named_once(tmp_path: Path) -> None:
     folder = touch(tmp_path, "train.tsv", "valid.tsv", "other.tsv")
     with pytest.raises(IngestError, match=r"valid\.tsv and --valid .*other\.tsv both name the valid split"):
-        find_sources(folder, "auto", str(tmp_path / "other.tsv"), None)
+        find_sources(folder, DETECTED, str(tmp_path / "other.tsv"))
 
 
 def test_an_unknown_format_answers_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(IngestError, match=r"format 'xml' is unknown\. Known: auto, tsv, parquet, nt"):
-        find_sources(touch(tmp_path, "train.tsv"), "xml", None, None)  # type: ignore[arg-type]
+        find_sources(touch(tmp_path, "train.tsv"), ReadOptions(format="xml"))
 
 
 def test_compressed_files_and_endings_in_capitals_are_found(tmp_path: Path) -> None:
     folder = touch(tmp_path, "train.nt.bz2", "VALID.CSV", "test.ttl.zst")
-    files = find_sources(folder, "auto", None, None)
+    files = find_sources(folder, DETECTED)
     assert {split: (file.name, file.format, file.compression) for split, file in files.items()} == {
         "train": ("train.nt.bz2", "nt", "bz2"),
         "valid": ("VALID.CSV", "tsv", None),
@@ -90,7 +90,7 @@ def test_compressed_files_and_endings_in_capitals_are_found(tmp_path: Path) -> N
 )
 def test_what_is_there_instead_of_train_is_said(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(IngestError, match=f"holds no train file .*{reason}"):
-        find_sources(touch(tmp_path, name), "auto", None, None)
+        find_sources(touch(tmp_path, name), DETECTED)
 
 
 def test_splits_by_other_names_are_told(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_splits_by_other_names_are_told(tmp_path: Path) -> None:
 def test_archives_are_refused_by_name(tmp_path: Path, name: str) -> None:
     touch(tmp_path, name)
     with pytest.raises(IngestError, match="archives are not read"):
-        find_sources(str(tmp_path / name), "tsv", None, None)
+        find_sources(str(tmp_path / name), ReadOptions(format="tsv"))
 
 
 @pytest.mark.parametrize("columns", ["a,b", "a,b,c,d", "a,,c", "a,b,a", ""])

@@ -8,7 +8,7 @@ import pytest
 from distkg.data.errors import IngestError
 from distkg.data.readers import tables
 from distkg.data.readers.problems import Problems
-from distkg.data.readers.sources import SourceFile, find_sources, read_options
+from distkg.data.readers.sources import DETECTED, SourceFile, find_sources, read_options
 from distkg.data.readers.tables import read_parquet
 
 MakeProblems = Callable[[str], Problems]
@@ -17,7 +17,7 @@ Rows = list[tuple[str, str, str]]
 
 def write(path: Path, columns: dict[str, pa.Array]) -> SourceFile:
     pq.write_table(pa.table(columns), path)
-    return find_sources(str(path), "auto", None, None)["train"]
+    return find_sources(str(path), DETECTED)["train"]
 
 
 def read(file: SourceFile, problems: Problems) -> tuple[Rows, list[int]]:
@@ -84,7 +84,7 @@ def test_other_files_are_refused(tmp_path: Path, problems: MakeProblems, content
     path = tmp_path / "x.parquet"
     path.write_bytes(content)
     with pytest.raises(IngestError, match=r"x\.parquet:1: cannot be read as Parquet"):
-        read(find_sources(str(path), "auto", None, None)["train"], problems("fail"))
+        read(find_sources(str(path), DETECTED)["train"], problems("fail"))
 
 
 def test_columns_left_out_are_counted_and_chosen_ones_read(tmp_path: Path, problems: MakeProblems) -> None:
@@ -92,7 +92,7 @@ def test_columns_left_out_are_counted_and_chosen_ones_read(tmp_path: Path, probl
     write(tmp_path / "x.parquet", {name: pa.array(value) for name, value in columns.items()})
 
     def chosen(text: str) -> SourceFile:
-        return find_sources(str(tmp_path / "x.parquet"), "auto", None, None, read_options(columns=text))["train"]
+        return find_sources(str(tmp_path / "x.parquet"), read_options(columns=text))["train"]
 
     kept = problems("fail")
     assert read(chosen("x_name,rel,y_name"), kept) == ([("a", "r", "b")], [1])
@@ -101,7 +101,7 @@ def test_columns_left_out_are_counted_and_chosen_ones_read(tmp_path: Path, probl
     with pytest.raises(
         IngestError, match=r"x\.parquet has several columns for head and tail .*x_id, x_name, y_id, y_name"
     ):
-        read(find_sources(str(tmp_path / "x.parquet"), "auto", None, None)["train"], problems("fail"))
+        read(find_sources(str(tmp_path / "x.parquet"), DETECTED)["train"], problems("fail"))
     with pytest.raises(
         IngestError, match=r"x\.parquet has no column 'z'\. Its columns: x_id, x_name, rel, y_id, y_name"
     ):

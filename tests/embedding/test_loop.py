@@ -10,12 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from distkg.config import RunConfig, parse_config
+from distkg.data.prepare import prepare
 from distkg.data.store.graph_store import Store
 from distkg.embedding.batches import SampledBatch, SampledBatches, unique_places
 from distkg.embedding.build import build_objective
 from distkg.embedding.loop import Loop
-from distkg.embedding.model import TrainingModel
+from distkg.embedding.model import BY_RELATION, TrainingModel
 from distkg.negatives import TrainingGraph, make_source
+from distkg.objectives import spread
+from distkg.sharding import replicated_parameters
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.replicated_parameters import ReplicatedParameters
 from tests.distributed import run_ranks
@@ -37,10 +40,16 @@ def config(store: str, **sections: dict[str, Any]) -> RunConfig:
 
 def train(ranks: Ranks, run: RunConfig, epochs: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """All entity rows, relation rows and mean losses by epoch after some epochs."""
+    rows, relations, losses, _ = trained(ranks, run, epochs)
+    return rows, relations, losses
+
+
+def trained(ranks: Ranks, run: RunConfig, epochs: int) -> tuple[np.ndarray, np.ndarray, list[float], int]:
+    """As ``train``, and the bytes exchanged."""
     store = Store.open(run.data.store)
     model = TrainingModel(run, store.num_entities, store.num_relations, ranks)
     batches, step = build_objective(run, store, model)
-    dense = ReplicatedParameters(model, run.optimizer, ranks)
+    dense = ReplicatedParameters(model, run.optimizer, ranks, by_row=BY_RELATION)
     rate = run.optimizer.learning_rate
     loop = Loop(model, batches, step, dense, rate, lambda epoch, step: 1.0, run.train.seed, overlap=run.train.overlap)
     losses = []
@@ -48,7 +57,7 @@ def train(ranks: Ranks, run: RunConfig, epochs: int) -> tuple[np.ndarray, np.nda
         assert loop.run(epoch, 0, batches.steps, lambda step: True) == batches.steps
         losses.append(loop.pop_mean_loss())
     rows = model.entities.gather(torch.arange(store.num_entities))
-    return rows.numpy(), model.relations.detach().numpy(), losses
+    return rows.numpy(), model.relations.detach().numpy(), losses, loop.bytes_exchanged
 
 
 def dense_reference(run: RunConfig, size: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,11 +156,77 @@ def test_overlapping_the_exchange_learns_the_same(small_store: str) -> None:
     assert overlapped[-1] == pytest.approx(plain[-1], rel=0.1)
 
 
-def test_a_rank_without_rows_takes_part(small_store: str) -> None:
+def trained_by_used_relations(ranks: Ranks, run: RunConfig) -> tuple[np.ndarray, np.ndarray, list[float], int]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replicated_parameters, "SUMMED_WHOLE", 0)
+        return trained(ranks, run, 1)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"optimizer": {"name": "adam"}, "train": {"overlap": True}},
+        {"objective": {"name": "one_vs_all"}, "regularizer": {"name": "n3", "weight": 0.01}},
+        {
+            "model": {"name": "rote", "inverse": "tied"},
+            "objective": {"name": "query_sampling", "activation": "hanon", "query_share": 0.5},
+            "optimizer": {"name": "adagrad"},
+        },
+    ],
+)
+def test_sums_of_the_relations_of_a_step_are_those_of_all(
+    small_store: str, size: int, sections: dict[str, Any]
+) -> None:
+    """A step has 4 triples, of six relations."""
+    run = config(small_store, **{**sections, "train": {"batch_size": 4, **sections.get("train", {})}})
+    whole, parts = run_ranks(size, trained, run, 1), run_ranks(size, trained_by_used_relations, run)
+    for (*expected, all_bytes), (*results, some_bytes) in zip(whole, parts, strict=True):
+        for values, others in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(values, others)
+        assert some_bytes < all_bytes
+
+
+def test_indices_of_entities_among_those_of_a_batch(small_store: str) -> None:
     entities = Store.open(small_store).num_entities
     unique, place = unique_places(torch.tensor([5, 2, 5, entities - 1]), entities)
     assert unique.tolist() == [2, 5, entities - 1]
     assert place.tolist() == [1, 0, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def two_facts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of a store with three entities and two triples."""
+    folder = tmp_path_factory.mktemp("facts")
+    (folder / "train.tsv").write_text("a\tr\tb\nb\ts\tc\n")
+    return prepare(str(folder), str(folder / "store")).store
+
+
+@pytest.mark.parametrize("negatives", [SHARED, INDEPENDENT, RELATIONAL])
+def test_ranks_without_queries_and_rows_add_nothing(two_facts: str, negatives: dict[str, object]) -> None:
+    run = config(two_facts, negatives={**negatives, "filter": True})
+    expected_rows, expected_relations = dense_reference(run, 5, 3)
+    for rows, relations, _ in run_ranks(5, train, run, 3):
+        np.testing.assert_allclose(rows, expected_rows, atol=2e-5)
+        np.testing.assert_allclose(relations, expected_relations, atol=2e-5)
+
+
+OVER_ALL: dict[str, dict[str, Any]] = {
+    "one_vs_all": {"objective": {"name": "one_vs_all"}},
+    "k_vs_all": {"objective": {"name": "k_vs_all"}},
+    "non_negative": {"model": {"name": "rote"}, "objective": {"name": "non_negative", "uniformity": 1.0}},
+}
+
+
+@pytest.mark.parametrize("objective", OVER_ALL)
+def test_ranks_without_queries_and_rows_add_nothing_over_all_entities(two_facts: str, objective: str) -> None:
+    sections = {"optimizer": {"name": "adagrad"}, **OVER_ALL[objective]}
+    run = config(two_facts, **sections, regularizer={"name": "n3" if objective == "one_vs_all" else "none"})
+    rows, relations, losses = train(Ranks.single(), run, 3)
+    for other_rows, other_relations, other_losses in run_ranks(5, train, run, 3):
+        np.testing.assert_allclose(other_rows, rows, atol=2e-5)
+        np.testing.assert_allclose(other_relations, relations, atol=2e-5)
+        np.testing.assert_allclose(other_losses, losses, rtol=1e-5)
 
 
 def test_every_training_triple_is_asked_once_an_epoch(small_store: str) -> None:
@@ -169,3 +244,33 @@ def test_every_training_triple_is_asked_once_an_epoch(small_store: str) -> None:
     expected = [(h, r, t) for h, r, t in store.triples("train").tolist()]
     expected += [(t, r + relations, h) for h, r, t in store.triples("train").tolist()]
     assert sorted(seen) == sorted(expected)
+
+
+STEPS: dict[str, dict[str, Any]] = {
+    **OVER_ALL,
+    "logistic": {"negatives": {"filter": True}},
+    "unshared": {"negatives": {"shared": False}},
+    "query_sampling": {"model": {"name": "rote"}, "objective": {"name": "query_sampling"}},
+}
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_step_without_queries_on_any_rank_has_no_loss_and_no_gradient(
+    two_facts: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch that goes on with a larger batch and more workers can have such a step."""
+    run = config(two_facts, regularizer={"name": "n3", "weight": 0.1}, **STEPS[kind])
+    model = TrainingModel(run, 3, 2, Ranks.single())
+    batches, step = build_objective(run, Store.open(two_facts), model)
+    monkeypatch.setattr(batches.order, "chosen", lambda epoch, step: torch.empty(0, dtype=torch.int64))
+    monkeypatch.setattr(batches.order, "sizes", lambda epoch, step: [0])
+    (batch,) = batches.window(0, 0, 1)
+    result = step(batch, model.entities.local[batch.ids])
+    expected, gradient = torch.zeros(()), torch.zeros(3, model.entities.width)
+    if kind == "non_negative":
+        expected, gradient = spread(model.entities.local, run.objective.radius, 3, model.ranks)
+    torch.testing.assert_close(result.loss, expected)
+    assert not result.rows.any()
+    if result.every_row is not None:
+        torch.testing.assert_close(result.every_row, gradient)
+    assert model.relations.grad is None or not model.relations.grad.any()

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distkg.config import ConfigError, RunConfig
-from distkg.embedding.footprint import query_floats
-from distkg.embedding.plan import Times, count_distinct_queries, measured_times, plan
+from distkg.embedding.footprint import query_floats, step_sizes
+from distkg.embedding.plan import Times, bytes_per_step, count_distinct_queries, measured_times, plan
 from distkg.embedding.scorers import make_scorer
 from distkg.planning.machine import Machine
 from distkg.planning.plan import Plan, PlanError
@@ -69,20 +69,41 @@ def test_a_scorer_with_a_matrix_per_relation() -> None:
     assert plan(config, Counts(), None).memory["relations and networks"] == 200 * 128 * 128 * 3 * 4
 
 
+RELATIONS = 200 * 512 + 200
+"""Bytes of the gradients of all relations and their inverses, and of one for each that tells whether a step uses it."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "relations"),
+    [
+        ({}, RELATIONS),
+        ({"train__batch_size": 4}, 8 * 512 + 200),  # eight queries use eight rows at most
+        ({"train__batch_size": 4, "model__inverse": "tied"}, 100 * 512),  # 51 KB are summed whole
+    ],
+)
+def test_a_step_sums_the_gradients_of_the_relations_that_it_uses(changes: dict[str, Any], relations: int) -> None:
+    config = make_config(**changes)
+    rows = step_sizes(config, Counts()).rows * 512
+    # Two workers: each sends and receives half of the rows and as many gradients, and a sum once.
+    assert bytes_per_step(config, Counts()) == 2 * rows + 2 * relations
+
+
 def test_exchange_of_shared_negatives() -> None:
     # 1,024 queries of this worker in 4 chunks that share 100 negatives: 1,024 + 400 rows of 512 bytes, 5 buffers.
-    assert plan(make_config(), Counts(), None).memory["exchange buffers"] == 5 * 1424 * 512
+    assert plan(make_config(), Counts(), None).memory["exchange buffers"] == 5 * 1424 * 512 + RELATIONS
     assert plan(make_config(train__workers=1), Counts(), None).memory["exchange buffers"] == 2 * (2048 + 800) * 512
 
 
 def test_exchange_of_independent_negatives_is_bounded_by_the_graph() -> None:
     config = make_config(negatives__shared=False)
-    assert plan(config, Counts(), None).memory["exchange buffers"] == 5 * (1024 + 102_400) * 512
-    assert plan(config, Counts(entities=5000), None).memory["exchange buffers"] == 5 * 5000 * 512
+    assert plan(config, Counts(), None).memory["exchange buffers"] == 5 * (1024 + 102_400) * 512 + RELATIONS
+    assert plan(config, Counts(entities=5000), None).memory["exchange buffers"] == 5 * 5000 * 512 + RELATIONS
 
 
 def test_overlap_keeps_one_more_set_of_rows() -> None:
-    assert plan(make_config(train__overlap=True), Counts(), None).memory["exchange buffers"] == 6 * 1424 * 512
+    assert (
+        plan(make_config(train__overlap=True), Counts(), None).memory["exchange buffers"] == 6 * 1424 * 512 + RELATIONS
+    )
 
 
 def test_objective_over_all_entities_holds_the_gradient_of_its_shard() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from distkg.data.errors import IngestError
 from distkg.data.prepare import prepare
+from distkg.data.readers.sources import ReadOptions
 from distkg.data.store.graph_store import Store, StoreError
 
 TRIPLES = b"".join(b"entity-%d\tr\tentity-%d\n" % (i, 7919 * i % 50_000) for i in range(50_000))
@@ -63,7 +64,7 @@ def test_a_damaged_gzip_file_is_never_taken_for_a_shorter_one(tmp_path: Path, da
     reason = "" if damage == "bit flipped" else "the file cannot be read from about this line"
     expected = rf"train\.tsv\.gz:\d+: {reason}"
     with pytest.raises(IngestError, match=expected):
-        prepare(str(tmp_path / "train.tsv.gz"), str(tmp_path / "store"), on_error=on_error)  # type: ignore[arg-type]
+        prepare(str(tmp_path / "train.tsv.gz"), str(tmp_path / "store"), ReadOptions(on_error=on_error))  # type: ignore[arg-type]
     assert not (tmp_path / "store").exists()
 
 

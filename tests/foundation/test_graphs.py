@@ -13,13 +13,16 @@ import torch
 from two_stores import two_stores
 
 from distkg.config import RunConfig
+from distkg.evaluation import filtered_triples
 from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
 from distkg.foundation.initial_model import made_graph
+from distkg.foundation.learner import FoundationLearner
 from distkg.foundation.models import KnowledgeGraph
 from distkg.negatives import Queries
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.zero_copy import Packed, packed, unpacked
 from distkg.training.run import train_on_rank
+from distkg.training.schedule import Schedule
 from distkg.training.services import Services
 
 MODELS = {"ultra": {"width": 8, "layers": 2, "hidden": 8}, "trix": {"width": 8, "hidden": 8}, "nbfnet": {"width": 8}}
@@ -120,5 +123,24 @@ def test_validation_triples_are_the_same_wherever_the_graph_was_made(stores: lis
     first, second = LearnedGraph.open(stores[1], settings).validation, mapped(stores[1], settings).validation
     assert first is not None
     assert second is not None
-    assert len(first[0]) == 4
-    assert np.array_equal(first[0], second[0])
+    assert len(first.triples) == 4
+    assert np.array_equal(first.triples, second.triples)
+
+
+def test_a_validation_in_parts_has_the_metrics_of_one_at_once(
+    stores: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(stores)
+
+    def learner() -> Any:
+        return FoundationLearner(settings, Ranks.single(), Schedule(settings.optimizer, 2))
+
+    expected = learner().validate()
+    assert expected["queries"] == 16
+    monkeypatch.setattr(filtered_triples, "HELD_AT_ONCE", 1)
+    parts, bounded = [], learner()
+    rank = bounded._rank
+    bounded._rank = lambda graph, triples, known: parts.append(len(triples)) or rank(graph, triples, known)
+    for _ in range(2):  # answers that were too many are not kept for the second time
+        assert bounded.validate() == expected
+    assert parts == [1] * 16

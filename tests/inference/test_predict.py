@@ -15,8 +15,12 @@ from distributed import run_ranks
 from small_model import SmallModel
 
 from distkg.data.prepare import prepare
+from distkg.data.readers.sources import ReadOptions
 from distkg.data.storage.atomic_file import NotAFileError
 from distkg.data.store.graph_store import Store
+from distkg.data.store.known_answers import Known, KnownAnswers
+from distkg.evaluation import filtered_triples
+from distkg.evaluation.topk import TopAnswers
 from distkg.inference.predict import OutputError, check_output, predict, predict_file
 from distkg.inference.predict import best_of_model as best_of
 from distkg.inference.queries import QueryFileError, read_queries
@@ -52,6 +56,27 @@ def test_known_facts_are_marked(store: Store) -> None:
 def test_known_facts_are_kept_without_a_look(store: Store) -> None:
     (answers,) = predict(best_of(people_model(store)), store, *ids(store, "anna", "likes"), top=2, known="keep")
     assert [(a.label, a.known) for a in answers] == [("emil", None), ("dora", None)]
+
+
+@pytest.mark.parametrize("known", ["exclude", "mark"])
+def test_queries_with_too_many_known_answers_are_answered_in_parts(
+    store: Store, known: Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = np.array([[entity, relation] for entity in range(5) for relation in range(4)])
+    best, parts = best_of(people_model(store)), []
+
+    def counted(queries: np.ndarray, top: int, hidden: KnownAnswers | None) -> TopAnswers:
+        parts.append(len(queries))
+        return best(queries, top, hidden)
+
+    whole = predict(counted, store, *queries.T, top=5, known=known)
+    assert parts == [20]
+    for most, count in ((1, 16), (4, 6)):
+        parts.clear()
+        monkeypatch.setattr(filtered_triples, "HELD_AT_ONCE", most)
+        assert predict(counted, store, *queries.T, top=5, known=known) == whole
+        assert sum(parts) == 20
+        assert len(parts) == count
 
 
 def test_inverse_queries_ask_for_heads(store: Store) -> None:
@@ -269,7 +294,7 @@ def test_predictions_are_read_as_the_queries_that_they_answer(ending: str, store
 
 def test_names_of_columns_may_be_labels(tmp_path: Path) -> None:
     (tmp_path / "g.tsv").write_text("anchor\trelation\ttail\ntail\trelation\tanchor\n")
-    prepare(str(tmp_path / "g.tsv"), str(tmp_path / "g"), split=(1.0, 0.0, 0.0), header=False)
+    prepare(str(tmp_path / "g.tsv"), str(tmp_path / "g"), ReadOptions(header=False), split=(1.0, 0.0, 0.0))
     (tmp_path / "q.tsv").write_text("anchor\trelation\ntail\trelation\n")
     assert len(read_queries(tmp_path / "q.tsv", Store.open(str(tmp_path / "g")))) == 2
 

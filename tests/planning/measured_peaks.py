@@ -36,9 +36,9 @@ from distkg.negatives.prefetch.pool_client import Arrays, Numbered
 from distkg.negatives.prefetch.pool_events import PoolEvent
 from distkg.negatives.prefetch.source_server import SourceServer
 from distkg.planning.resources import Resources
+from distkg.process_memory import keep_freed_memory, return_freed_memory
 from distkg.sharding.ranks import Ranks
 from distkg.training.family import GraphChoice, family_of
-from distkg.training.malloc_settings import keep_freed_memory, return_freed_memory
 from distkg.training.run import train_on_rank
 from distkg.training.services import Services
 from tests.in_process_pool import InProcessPool

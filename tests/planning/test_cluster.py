@@ -52,9 +52,10 @@ def test_the_network_and_the_messages_are_part_of_the_time() -> None:
     rows = 220 * 400
     exchange = 22 * 2 * rows * 31 / 32 / 1e10 + 2 * rows * 3 / 4 / 1.25e9 + 2 * 31 * 1e-4
     assert planned.seconds["exchange"] == pytest.approx(exchange)
-    # 1,000 relations and their inverses: updated in five passes, summed in a ring with one stream for each node.
+    # 1,000 relations and their inverses: updated in five passes, summed in a ring with one stream for each node, with a
+    # byte for each that tells whether a step uses it.
     relations = 2000 * 400
-    summed = 2 * relations * 31 / 32
+    summed = 2 * (relations + 2000) * 31 / 32
     assert planned.seconds["relations"] == pytest.approx(5 * relations / 1e10 + 22 * summed / 1e10 + summed / 1e10)
     assert planned.workers == 32
     assert planned.available == 8 << 30

@@ -28,7 +28,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_config(store: str = "") -> RunConfig:
     config = RunConfig()
-    config.data.store, config.train.workers, config.train.batch_size = store, 3, 2
+    config.data.store, config.train.workers, config.train.batch_size = store, 3, 5
     return config
 
 
@@ -36,7 +36,7 @@ def test_a_plan_counts_the_store_that_is_named(store: str) -> None:
     found = preflight.plan_run(make_config(store))
     assert found.parameters == 3 * 256 + 4 * 256
     assert found.available == 4 << 30
-    assert found.steps == 3  # five distinct queries, two a step: (a, r), (b, r⁻¹), (c, r⁻¹), (b, s), (c, s⁻¹)
+    assert found.steps == 1  # five distinct queries: (a, r), (b, r⁻¹), (c, r⁻¹), (b, s), (c, s⁻¹)
 
 
 def test_splits_with_nothing_to_rank_are_said_before_training(store: str) -> None:
@@ -75,12 +75,21 @@ def test_a_foundation_model_is_told_of_missing_tokens_and_splits(tmp_path: Path)
 
 def test_large_graphs_are_planned_without_counting_queries(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distkg.embedding.family.COUNTED_TRIPLES", 2)
-    assert preflight.plan_run(make_config(store)).steps == 3  # at most six
+    assert preflight.plan_run(make_config(store)).steps == 2  # for six queries, two of each triple
 
 
 def test_a_configuration_without_a_store_says_what_to_set() -> None:
     with pytest.raises(ConfigError, match=r"data\.store is empty.*--set data\.store"):
         preflight.plan_run(make_config())
+
+
+@pytest.mark.parametrize("objective", ["one_vs_all", "logistic", "query_sampling", "non_negative"])
+def test_a_batch_that_leaves_a_worker_without_a_query_is_refused(store: str, objective: str) -> None:
+    config = make_config(store)
+    config.model.name, config.objective.name, config.train.batch_size = "rote", objective, 2
+    message = r"train\.batch_size: 2 leaves some of 3 workers without a query\. Set it to 3 at least"
+    with pytest.raises(ConfigError, match=message):
+        preflight.plan_run(config)
 
 
 def test_a_store_that_is_not_there(tmp_path: Path) -> None:
@@ -103,7 +112,7 @@ def test_a_graph_that_a_source_cannot_draw_from_is_refused(store: str) -> None:
     with pytest.raises(SourceError, match=r"negatives\.source: classes needs classes"):
         preflight.plan_run(config)
     config.negatives.pool.actors = 0
-    assert preflight.plan_run(config).steps == 2, "what stands in is not asked where there is no pool"
+    assert preflight.plan_run(config).steps == 1, "what stands in is not asked where there is no pool"
 
 
 def test_the_limit_that_is_configured_wins(store: str) -> None:

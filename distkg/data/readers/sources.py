@@ -6,10 +6,11 @@ import codecs
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
-from distkg.data.errors import IngestError
-from distkg.data.readers.formats import COMPRESSIONS, ending, extensions, formats
+from distkg.data.errors import IngestError, check_choice
+from distkg.data.readers.formats import AUTO, COMPRESSIONS, ending, extensions, formats
+from distkg.data.readers.problems import OnError
 from distkg.data.storage.location import Location, without_secrets
 
 Literals = Literal["keep", "drop"]
@@ -25,21 +26,43 @@ class ReadOptions:
     """Options of reading files; a default means that the value is detected.
 
     Attributes:
-        columns: names or numbers (from 1) of the columns of head, relation and tail; empty: by the header, else 1,2,3.
-        header: True if the first line names the columns; None: detect.
-        delimiter: one character; empty: detect.
-        encoding: encoding of text files; empty: UTF-8, or UTF-16 or UTF-32 by the byte order mark.
+        format: format of the files; ``auto`` goes by their extensions.
+        on_error: ``fail`` raises at the first bad line; ``skip`` writes bad lines to rejects.tsv.
+        columns: names or numbers (from 1) of the columns of head, relation and tail in tables; other columns are left
+            out. Empty: by the header, else the first three.
+        header: True if the first line of delimited text names the columns; None: if its names are known ones.
+        delimiter: column delimiter of text, one character; empty: the one that gives most lines the same number of
+            columns.
+        encoding: encoding of text; empty: UTF-8, or UTF-16 or UTF-32 by the byte order mark.
         literals: ``keep`` or ``drop`` RDF facts whose object is a literal.
+
+    Raises:
+        IngestError: an unknown format or choice; the message lists the known ones.
     """
 
+    format: str = AUTO
+    on_error: OnError = "fail"
     columns: tuple[str, ...] = ()
     header: bool | None = None
     delimiter: str = ""
     encoding: str = ""
     literals: Literals = "keep"
 
+    def __post_init__(self) -> None:
+        if self.format not in formats():
+            raise IngestError(f"--format {self.format!r} is unknown. Known: {', '.join(formats())}")
+        check_choice("on_error", self.on_error, OnError)
+        check_choice("literals", self.literals, Literals)
+
+
+DETECTED = ReadOptions()
+"""Options of files whose format and layout are detected."""
+
 
 def read_options(
+    *,
+    format: str = AUTO,
+    on_error: OnError = "fail",
     columns: str | None = None,
     header: bool | None = None,
     delimiter: str | None = None,
@@ -49,11 +72,11 @@ def read_options(
     """Parse options in the form of the command line: ``columns="head,relation,tail"``, ``delimiter="tab"``.
 
     Raises:
-        IngestError: not three columns, a delimiter of several characters, or an unknown encoding.
+        IngestError: not three columns, a delimiter of several characters, an unknown encoding, or as ``ReadOptions``.
     """
-    if literals not in get_args(Literals):
-        raise IngestError(f"literals={literals!r} is unknown. Known: {', '.join(get_args(Literals))}")
-    return ReadOptions(_columns(columns), header, _delimiter(delimiter), _encoding(encoding), literals)
+    return ReadOptions(
+        format, on_error, _columns(columns), header, _delimiter(delimiter), _encoding(encoding), literals
+    )
 
 
 def _columns(text: str | None) -> tuple[str, ...]:
@@ -129,56 +152,47 @@ class SourceFile:
         return COMPRESSIONS[match.group(1).lower()] if match else None
 
 
-def check_format(format: str) -> None:
-    """Refuse a name that is no format.
-
-    Raises:
-        IngestError: the message lists the known formats.
-    """
-    if format not in formats():
-        raise IngestError(f"--format {format!r} is unknown. Known: {', '.join(formats())}")
-
-
 def find_sources(
-    source: str, format: str, valid: str | None, test: str | None, options: ReadOptions | None = None
+    source: str, options: ReadOptions, valid: str | None = None, test: str | None = None
 ) -> dict[str, SourceFile]:
     """Find the files of a graph by split; only ``train`` if a single file is to be split.
+
+    Args:
+        valid, test: files of these splits, if ``source`` does not hold them.
 
     Raises:
         IngestError: no such file, no train file in the folder, two files for one split, or an unknown extension.
     """
-    options = options or ReadOptions()
-    check_format(format)
     location = Location.of(source)
     if location.is_folder():
-        files = _in_folder(location, format, without_secrets(source), options)
+        files = _in_folder(location, without_secrets(source), options)
     else:
-        files = {"train": _one_file(source, format, options)}
+        files = {"train": _one_file(source, options)}
     for split, address in (("valid", valid), ("test", test)):
         if address is None:
             continue
         if split in files:
             shown = without_secrets(address)
             raise IngestError(f"{files[split].name} and --{split} {shown} both name the {split} split; keep one")
-        files[split] = _one_file(address, format, options)
+        files[split] = _one_file(address, options)
     return files
 
 
-def _one_file(address: str, format: str, options: ReadOptions) -> SourceFile:
+def _one_file(address: str, options: ReadOptions) -> SourceFile:
     location = Location.of(address)
     shown = without_secrets(address)
     if location.is_folder():
         raise IngestError(f"{shown} is a folder where a file is expected")
     if not location.is_file():
         raise IngestError(f"there is no file or folder {shown}")
-    return SourceFile(location, _format_of(location.name, format, shown), location.name, options)
+    return SourceFile(location, _format_of(location.name, options.format, shown), location.name, options)
 
 
 def _format_of(name: str, format: str, shown: str) -> str:
     reason = why_not_read(name)
-    if reason and (format == "auto" or _ARCHIVE.search(name)):
+    if reason and (format == AUTO or _ARCHIVE.search(name)):
         raise IngestError(f"{shown}: {reason}")
-    if format != "auto":
+    if format != AUTO:
         return format
     match = ending().search(name)
     if not match:
@@ -202,9 +216,7 @@ def why_not_read(name: str) -> str:
     return ""
 
 
-def files_in_folder(
-    folder: Location, names: Sequence[str], format: str, options: ReadOptions | None = None
-) -> dict[str, SourceFile]:
+def files_in_folder(folder: Location, names: Sequence[str], options: ReadOptions) -> dict[str, SourceFile]:
     """Find files of a folder by name without extension: name → file, for the names that exist.
 
     Raises:
@@ -217,12 +229,12 @@ def files_in_folder(
         if not match or name not in names or why_not_read(file):
             continue
         format_of_file = extensions()[match.group(1).lower()]
-        if format not in ("auto", format_of_file):
+        if options.format not in (AUTO, format_of_file):
             continue
         if name in files:
             shown = without_secrets(folder.path)
             raise IngestError(f"{shown} holds {files[name].name} and {file}; keep one file for {name}")
-        files[name] = SourceFile(folder.child(file), format_of_file, file, options or ReadOptions())
+        files[name] = SourceFile(folder.child(file), format_of_file, file, options)
     return files
 
 
@@ -240,8 +252,8 @@ def files_left_aside(folder: Location, read: Collection[str]) -> list[str]:
     return sentences
 
 
-def _in_folder(folder: Location, format: str, shown: str, options: ReadOptions) -> dict[str, SourceFile]:
-    files = files_in_folder(folder, SPLITS, format, options)
+def _in_folder(folder: Location, shown: str, options: ReadOptions) -> dict[str, SourceFile]:
+    files = files_in_folder(folder, SPLITS, options)
     if "train" not in files:
         forms = ", ".join(f"train.{extension}" for extension in extensions())
         unread = "".join(f". {sentence}" for sentence in files_left_aside(folder, []))

@@ -24,13 +24,13 @@ InductiveGraphs = dict[str, dict[str, list[SourceFile]]]
 """``training`` and ``inference`` → split → files."""
 
 
-def inductive_graphs(folder: Location, format: str, options: ReadOptions | None = None) -> InductiveGraphs | None:
+def inductive_graphs(folder: Location, options: ReadOptions) -> InductiveGraphs | None:
     """Find the two graphs of a folder; None if it holds one graph.
 
     Raises:
         IngestError: a file of the protocol is missing.
     """
-    files = files_in_folder(folder, NAMES, format, options)
+    files = files_in_folder(folder, NAMES, options)
     if "inference" not in files:
         return None
     grail = "train_valid" in files or "train_test" in files

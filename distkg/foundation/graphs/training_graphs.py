@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from distkg.config import ConfigError, RunConfig
 from distkg.data.store.graph_store import Store
 from distkg.data.store.known_answers import KnownAnswers
-from distkg.evaluation.metrics import known_answers_of, subsample
+from distkg.evaluation.filtered_triples import FilteredTriples
+from distkg.evaluation.metrics import subsample
 from distkg.foundation.graphs.sampling import SubgraphSampler
 from distkg.foundation.models import FoundationModel, KnowledgeGraph
 from distkg.negatives import NegativeSource, TrainingGraph, make_source
@@ -78,14 +78,13 @@ class LearnedGraph:
         return self.source.graph.known
 
     @cached_property
-    def validation(self) -> tuple[np.ndarray, KnownAnswers] | None:
-        """Triples [n, 3] for validation during training, and the known answers of their queries; None without a
-        validation split."""
+    def validation(self) -> FilteredTriples | None:
+        """Triples for validation during training; None without a validation split."""
         if not self.store.manifest.triples.get("valid"):
             return None
         config = self.config
         triples = subsample(self.store.triples("valid"), config.evaluate.max_valid_triples, config.train.seed)
-        return triples, known_answers_of(self.store, triples)
+        return FilteredTriples(self.store, triples)
 
     def make_all(self, model: FoundationModel) -> None:
         """Build now all that ``model`` reads of the graph in training and validation, by a step on one fact."""
@@ -105,4 +104,6 @@ class LearnedGraph:
         if model.ranks == "entities":
             with torch.no_grad():
                 model.relation_states(self.facts, head, relation)  # in validation nothing is hidden
+            if self.validation is not None:
+                self.validation.hold()
         _ = self.known, self.validation

@@ -9,8 +9,8 @@ import numpy as np
 import psutil
 import pytest
 
-from distkg.training import malloc_settings
-from distkg.training.malloc_settings import keep_freed_memory, peak_rss_mb, private_memory, return_freed_memory
+from distkg import process_memory
+from distkg.process_memory import keep_freed_memory, peak_rss_mb, private_memory, return_freed_memory
 
 
 @pytest.mark.parametrize(("system", "peak"), [("linux", 2048.0), ("darwin", 2.0)])
@@ -18,13 +18,13 @@ def test_the_peak_is_in_kilobytes_on_linux_and_in_bytes_on_macos(
     system: str, peak: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: SimpleNamespace(ru_maxrss=2_000_000))
-    monkeypatch.setattr(malloc_settings, "resource", usage)
+    monkeypatch.setattr(process_memory, "resource", usage)
     monkeypatch.setattr(sys, "platform", system)
     assert peak_rss_mb() == peak
 
 
 def test_without_a_peak_the_present_memory_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(malloc_settings, "resource", None)
+    monkeypatch.setattr(process_memory, "resource", None)
     present = psutil.Process().memory_info().rss / 1e6
     assert 0.5 * present < peak_rss_mb() < 2 * present
 
@@ -41,7 +41,7 @@ class Library:
 
 def test_glibc_keeps_blocks_up_to_32_mib_in_one_heap(monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library()
-    monkeypatch.setattr(malloc_settings.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(process_memory.ctypes, "CDLL", lambda name: library)
     monkeypatch.setattr(sys, "platform", "linux")
     keep_freed_memory()
     assert library.settings == {-8: 1, -3: 32 << 20, -1: 1 << 30}
@@ -49,11 +49,11 @@ def test_glibc_keeps_blocks_up_to_32_mib_in_one_heap(monkeypatch: pytest.MonkeyP
 
 def test_other_systems_and_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library()
-    monkeypatch.setattr(malloc_settings.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(process_memory.ctypes, "CDLL", lambda name: library)
     monkeypatch.setattr(sys, "platform", "darwin")
     keep_freed_memory()
     assert not library.settings
-    monkeypatch.setattr(malloc_settings.ctypes, "CDLL", lambda name: object())  # musl has no mallopt
+    monkeypatch.setattr(process_memory.ctypes, "CDLL", lambda name: object())  # musl has no mallopt
     monkeypatch.setattr(sys, "platform", "linux")
     keep_freed_memory()
 
