@@ -22,11 +22,12 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import worker_group
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from distkg.cluster.session.private_ray import environment_with, on_private_ray, replaced, used_until
+from distkg.cluster.train_policies import ElasticPolicy
 from distkg.cluster.unused_actor import UnusedActor
 
 END_SECONDS = 5.0
@@ -35,9 +36,9 @@ END_SECONDS = 5.0
 class Trainer(DataParallelTrainer):
     """Ray Train's trainer without the actors for Ray datasets, which no run has.
 
-    On a private Ray, which is one machine and ends with the run, the controller is no actor but runs in this process,
-    and there are no actors that watch for nodes to be reclaimed, that tell an autoscaler what is needed, and that clean
-    up behind a dead controller.
+    An elastic run counts places on the nodes that its workers may use. On a private Ray, which is one machine and ends
+    with the run, the controller is no actor but runs in this process, and there are no actors that watch for nodes to
+    be reclaimed, that tell an autoscaler what is needed, and that clean up behind a dead controller.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -50,6 +51,8 @@ class Trainer(DataParallelTrainer):
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         if not on_private_ray():
+            if isinstance(parts["scaling_policy"], ElasticScalingPolicy):
+                parts["scaling_policy"] = ElasticPolicy(self.scaling_config)
             return super()._initialize_and_run_controller(**parts)
         policy = parts["scaling_policy"]
         if isinstance(policy, FixedScalingPolicy):

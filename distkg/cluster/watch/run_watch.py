@@ -27,7 +27,8 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distkg.cluster.session.ray_session import ClusterError, describe_shortage
+from distkg.cluster.session.address import ClusterError
+from distkg.cluster.session.shortage import describe_shortage
 from distkg.cluster.session.waiting import AGAIN_SECONDS
 from distkg.cluster.watch import run_folder
 from distkg.cluster.watch.heartbeats import BEAT_SECONDS, RunWatch, Sign, Worker, WorkerProcess, watch_name
