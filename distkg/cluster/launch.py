@@ -277,6 +277,8 @@ def _fit_or_stop(
         output.display.__exit__()
         session.signals.end_command(f"error: {lost}", 1)
         raise lost from None
+    except ClusterError as error:  # workers were lost, or left their nodes, and there is no room for others
+        raise ClusterError(f"{error}. {how_to_resume(run)}") from None
     if "stopped" in result:  # the sender of the stop request ends this process
         raise Terminated(signal.SIGTERM)
     return result

@@ -109,7 +109,7 @@ def places(monkeypatch: pytest.MonkeyPatch, chosen: RunConfig, nodes: list[dict[
 def test_an_elastic_run_counts_places_on_nodes_with_its_labels_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [node("a", 2, zone="a"), node("b", 1, zone="b"), node("none", 3)]
     assert places(monkeypatch, config(min_workers=1), nodes, "a") == 2
-    assert places(monkeypatch, config(min_workers=1), nodes, "a", "drained") == 2
+    assert places(monkeypatch, config(min_workers=1), nodes, "a", "drained") == 3
     labelled = config(min_workers=1, label_selector={"zone": "b"})
     assert places(monkeypatch, labelled, nodes, "a") == 1
 

@@ -106,13 +106,15 @@ def set_driver_environment() -> None:
     """Set defaults for Ray in this process; variables that the user has set are kept.
 
     Ray Train reads its settings from the driver's environment and passes them to controller and workers. With its
-    default health check a finished or lost worker would go unnoticed for 2 s.
+    default health check a finished or lost worker would go unnoticed for 2 s. It starts no actor that watches for
+    draining nodes, because the supervisor of a run does.
     """
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "86400",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_SCHEDULER_EVENTS": "0",
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
