@@ -313,6 +313,7 @@ def test_what_gives_stored_tensors_their_meaning_is_fixed() -> None:
         ("model.dimm", None),
         ("nothing", None),
         ("train", None),
+        ("cluster.label_selector.ray.io/market-type", "free"),
     ],
 )
 def test_the_class_of_a_key(key: str, kind: str | None) -> None:
@@ -325,7 +326,8 @@ def test_a_flat_configuration_has_every_key_with_its_value() -> None:
     assert found["model.options.norm"] == "l1"
     assert found["negatives.pool.actors"] == 3
     every = {key for variant in VARIANTS for key in flatten(parse_config(variant, "test"))}
-    assert every == set(keys()) - {"model.options", "negatives.options"}
+    of_mappings = {"model.options", "negatives.options", "cluster.label_selector", "cluster.actor_label_selector"}
+    assert every == set(keys()) - of_mappings
 
 
 def test_the_documentation_names_every_key_that_a_resumed_run_may_not_change_freely() -> None:

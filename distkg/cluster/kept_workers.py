@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import ray.train
 
-from distkg.cluster.watch.failures import FailureNotes, in_short
+from distkg.cluster.watch.failures import FailureNotes, in_short, left_nodes
 from distkg.cluster.worker_group import WorkerGroup, WorkersFailed
 from distkg.cluster.worker_task import WorkerTask
 from distkg.config import RunConfig
@@ -69,6 +69,8 @@ class KeptWorkers:
                 if self._closed:
                     break
                 notes.after_exception(None, failure.errors)
+                if left_nodes(failure.errors):
+                    continue
                 if not restarts_left:
                     text = "; ".join(in_short(error) for error in failure.errors.values())
                     raise ray.train.WorkerGroupError(text, failure.errors) from None

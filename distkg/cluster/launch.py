@@ -17,6 +17,7 @@ import torch
 from distkg.cluster import no_storage
 from distkg.cluster.kept_workers import KeptWorkers
 from distkg.cluster.sampling.negative_pool import negative_actors
+from distkg.cluster.session.placement import worker_nodes
 from distkg.cluster.session.private_ray import on_private_ray
 from distkg.cluster.session.ray_session import (
     ClusterError,
@@ -276,6 +277,8 @@ def _fit_or_stop(
         output.display.__exit__()
         session.signals.end_command(f"error: {lost}", 1)
         raise lost from None
+    except ClusterError as error:  # workers were lost, or left their nodes, and there is no room for others
+        raise ClusterError(f"{error}. {how_to_resume(run)}") from None
     if "stopped" in result:  # the sender of the stop request ends this process
         raise Terminated(signal.SIGTERM)
     return result
@@ -310,12 +313,13 @@ def _fit_on_ray_train(task: WorkerTask, config: RunConfig, place: Place, notes: 
 
 
 def scaling(config: RunConfig) -> ray.train.ScalingConfig:
-    """Return the number of workers, a range for an elastic run, and the resources of each."""
+    """Return the number of workers, a range for an elastic run, and the resources and node labels of each."""
     workers, min_workers = config.train.workers, config.cluster.min_workers
     return ray.train.ScalingConfig(
         num_workers=workers if min_workers is None else (min_workers, workers),
         use_gpu=config.cluster.gpus_per_worker > 0,
         resources_per_worker=worker_resources(config.cluster),
+        label_selector=dict(worker_nodes(config.cluster).labels) or None,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from distkg.cluster.session.placement import worker_nodes
 from distkg.cluster.session.ray_session import worker_environment
 from distkg.cluster.session.remote_errors import get_or_explain
 from distkg.config import RunConfig, parse_config
@@ -35,9 +36,12 @@ def share_graphs(config: RunConfig) -> SharedGraphs:
     family = family_of(config)
     if not family.shares_graphs:
         return {}
+    nodes = worker_nodes(config.cluster)
     # Without reserved CPUs, because workers hold all CPUs when a lost graph is built again.
     make = _make.options(
         num_cpus=0,
+        label_selector=dict(nodes.labels) or None,
+        accelerator_type=nodes.accelerator,
         num_returns=2,
         scheduling_strategy="SPREAD",
         runtime_env={"env_vars": worker_environment(config.cluster)},

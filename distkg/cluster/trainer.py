@@ -20,13 +20,13 @@ from ray.runtime_context import RuntimeContext
 from ray.train.constants import RAY_TRAIN_ENABLE_STATE_TRACKING
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import worker_group
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from distkg.cluster.session.private_ray import environment_with, on_private_ray, replaced, used_until
+from distkg.cluster.train_policies import ElasticPolicy, FailurePolicy
 from distkg.cluster.unused_actor import UnusedActor
 
 END_SECONDS = 5.0
@@ -35,9 +35,9 @@ END_SECONDS = 5.0
 class Trainer(DataParallelTrainer):
     """Ray Train's trainer without the actors for Ray datasets, which no run has.
 
-    On a private Ray, which is one machine and ends with the run, the controller is no actor but runs in this process,
-    and there are no actors that watch for nodes to be reclaimed, that tell an autoscaler what is needed, and that clean
-    up behind a dead controller.
+    An elastic run counts places on the nodes that its workers may use. On a private Ray, which is one machine and ends
+    with the run, the controller is no actor but runs in this process, and there are no actors that tell an autoscaler
+    what is needed, and that clean up behind a dead controller.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -49,14 +49,15 @@ class Trainer(DataParallelTrainer):
             return _without(super()._create_default_callbacks(), DatasetsCallback)
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        parts["failure_policy"] = FailurePolicy(self.run_config.failure_config)
         if not on_private_ray():
+            if isinstance(parts["scaling_policy"], ElasticScalingPolicy):
+                parts["scaling_policy"] = ElasticPolicy(self.scaling_config)
             return super()._initialize_and_run_controller(**parts)
         policy = parts["scaling_policy"]
         if isinstance(policy, FixedScalingPolicy):
             parts["scaling_policy"] = OneMachinePolicy(policy.scaling_config)
-        watcher = os.environ.get(ENABLE_PREEMPTION_WATCHER_ENV_VAR, "0")
         with (
-            environment_with({ENABLE_PREEMPTION_WATCHER_ENV_VAR: watcher}),
             replaced(worker_group, "SynchronizationActor", ray.remote(num_cpus=0)(UnusedActor)),
             replaced(RuntimeContext, "current_actor", None),  # workers get the controller for reports
             _logging_restored(),

@@ -26,10 +26,10 @@ from distkg.cluster.search.trial import TrialProcess, keeps_workers, trial_addre
 from distkg.cluster.session.ray_session import (
     LostClusterError,
     Session,
-    describe_shortage,
     ray_session,
     set_driver_environment,
 )
+from distkg.cluster.session.shortage import describe_shortage
 from distkg.cluster.session.waiting import wait_for_room
 from distkg.cluster.watch import run_folder
 from distkg.cluster.watch.lease import claimed

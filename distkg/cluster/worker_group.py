@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import ray
 from ray.util.placement_group import (
     get_placement_group,
-    placement_group,
     placement_group_table,
     remove_placement_group,
 )
@@ -28,6 +27,7 @@ from distkg.cluster.process_group import (
     leave_process_group,
     open_meeting_point,
 )
+from distkg.cluster.session.placement import reserve, worker_nodes
 from distkg.cluster.session.ray_session import worker_environment, worker_resources
 from distkg.config import ClusterConfig
 from distkg.process_memory import private_memory, return_freed_memory
@@ -52,7 +52,8 @@ class WorkersFailed(Exception):
 
 
 class WorkerGroup:
-    """Group of workers, each on the resources of ``cluster``; usable until a function has failed on it."""
+    """Group of workers, each with the resources of ``cluster`` on one of its nodes; usable until a function has failed
+    on it."""
 
     def __init__(self, workers: int, cluster: ClusterConfig, *, strategy: str = "PACK", name: str = "") -> None:
         """Request the workers; they start when the cluster has room for all of them.
@@ -62,7 +63,7 @@ class WorkerGroup:
             name: name of their placement group, by which `release_workers` finds it; default: none.
         """
         resources, self._backend = worker_resources(cluster), backend_name(cluster.gpus_per_worker)
-        self._places = placement_group([resources] * workers, strategy, name=name)
+        self._places = reserve([(resources, worker_nodes(cluster))] * workers, strategy, name)
         options = {
             "num_cpus": resources["CPU"],
             "num_gpus": resources.get("GPU", 0),

@@ -16,6 +16,7 @@ import torch
 from distkg.cluster.sampling.negative_pool import actors_of_worker
 from distkg.cluster.session.ray_session import worker_threads
 from distkg.cluster.shared_graphs import SharedGraphs, graphs_of_node
+from distkg.cluster.watch.draining_nodes import NodesLeavingError
 from distkg.cluster.watch.lease import check_lease
 from distkg.cluster.watch.run_folder import RunFolderError
 from distkg.cluster.watch.run_metrics import Evaluated, Evaluations, exported
@@ -66,6 +67,9 @@ class WorkerTask:
 
         Args:
             evaluated: collective function, called with the line of metrics.jsonl of a validation.
+
+        Raises:
+            NodesLeavingError: a checkpoint is saved, and the group is to start again on other nodes.
         """
         config = parse_config(self.config, "the launched run")
         torch.set_num_threads(worker_threads(config.cluster))
@@ -87,7 +91,10 @@ class WorkerTask:
                 observer=Evaluations(metrics, ranks, evaluated),
             )
             # A new launch starts in an empty folder, so a checkpoint there means that this group is a replacement.
-            return self.train(config, run, ranks, resume=True, listener=None, services=services)
+            result = self.train(config, run, ranks, resume=True, listener=None, services=services)
+        if "stopped" in result and stop.leaving:
+            raise NodesLeavingError(stop.leaving)
+        return result
 
     def on_kept_worker(self, rank: int) -> Record:
         """Train in a worker that stays, which sees no GPUs but its own; collective.

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from distkg.config.fields import Conditions, Section, course, fixed, free, section
+from distkg.config.node_labels import check_accelerator_type, check_label_selector
 
 SAMPLED = ("margin", "logistic", "self_adversarial", "sampled_softmax")
 ALL_ENTITIES = ("one_vs_all", "k_vs_all")
@@ -407,6 +408,25 @@ class ClusterConfig(Section):
     )
     cpus_per_worker: float = free(1.0, gt=0, description="CPUs that Ray reserves for each worker.")
     gpus_per_worker: float = free(0.0, ge=0, description="GPUs that Ray reserves for each worker.")
+    label_selector: dict[str, str] = free(
+        default_factory=dict,
+        description="Ray labels of the nodes on which workers are placed, each with a value, !VALUE, in(A, B) or "
+        '!in(A, B), such as {ray.io/market-type: "!spot"}; default: any node.',
+    )
+    accelerator_type: str | None = free(
+        None,
+        description="Ray's accelerator type of the nodes on which workers are placed, such as H100; default: any.",
+    )
+    actor_label_selector: dict[str, str] = free(
+        default_factory=dict,
+        description="Ray labels of the nodes on which actors of negatives.pool are placed, as cluster.label_selector.",
+        acts=ACTORS,
+    )
+    actor_accelerator_type: str | None = free(
+        None,
+        description="Ray's accelerator type of the nodes on which actors of negatives.pool are placed; default: any.",
+        acts=ACTORS,
+    )
     min_workers: int | None = free(
         None,
         ge=1,
@@ -433,3 +453,13 @@ class ClusterConfig(Section):
         description="Memory (GiB) that `distkg plan` assumes for each worker; default: this machine's memory divided "
         "by its workers.",
     )
+
+    @field_validator("label_selector", "actor_label_selector", mode="before")
+    @classmethod
+    def _labels_can_be_selected(cls, value: object) -> object:
+        return check_label_selector(value)
+
+    @field_validator("accelerator_type", "actor_accelerator_type")
+    @classmethod
+    def _accelerator_type_is_a_name(cls, value: str | None) -> str | None:
+        return check_accelerator_type(value)

@@ -99,7 +99,10 @@ def train_on_rank(
         flush(folder.path)
         return result
     except StopAsked:
-        return {"stopped": training.progress.steps}
+        steps = training.progress.steps
+        if ranks.first and services.stop.leaving:
+            folder.notice(f"{services.stop.leaving}: saved a checkpoint at step {steps:,}, continuing on other nodes")
+        return {"stopped": steps}
 
 
 class Training:

@@ -16,10 +16,13 @@ class StopRequest:
     Attributes:
         requested: the run is to stop, so current work may be cut short if all ranks do so.
         unsaved: there may be progress that no checkpoint holds.
+        leaving: beginning of a sentence about nodes that are taken away, if the run is to stop only to continue on
+            other nodes; else empty.
     """
 
     requested: bool = False
     unsaved: bool = False
+    leaving: str = ""
 
     def hurries(self) -> bool:
         """Return whether the result of the current computation, such as a validation, will be discarded.

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from distkg.cli import app
 from distkg.cluster.session.ray_session import TRAIN_SLOT
 from distkg.config import load_config
+from distkg.config.node_labels import check_label_selector
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES, SYSTEMD = ROOT / "deploy" / "kubernetes", ROOT / "deploy" / "systemd"
@@ -159,7 +160,11 @@ def test_a_cluster_on_kubernetes_has_no_volume_that_stays_and_no_root(name: str)
 
 
 def test_the_cluster_has_a_group_of_spot_nodes_beside_one_that_stays() -> None:
-    stays, spot = (group["template"]["spec"] for group in cluster_of(manifest("raycluster"))["workerGroupSpecs"])
+    cluster = cluster_of(manifest("raycluster"))
+    kinds = [check_label_selector(group["labels"]) for group in cluster["workerGroupSpecs"]]
+    assert kinds == [{"ray.io/market-type": kind} for kind in ("on-demand", "spot")]
+    assert cluster["autoscalerOptions"]["version"] == "v2", "version 1 knows no labels"
+    stays, spot = (group["template"]["spec"] for group in cluster["workerGroupSpecs"])
     assert "nodeSelector" not in stays
     assert spot["nodeSelector"] == {"karpenter.sh/capacity-type": "spot"}
     assert spot["terminationGracePeriodSeconds"] <= 120

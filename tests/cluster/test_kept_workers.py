@@ -13,6 +13,7 @@ import ray.train
 
 from distkg.cluster import kept_workers
 from distkg.cluster.kept_workers import GROWTH_BYTES, KeptWorkers
+from distkg.cluster.watch.draining_nodes import NodesLeavingError
 from distkg.cluster.watch.failures import FailureNotes
 from distkg.cluster.watch.run_folder import RunFolderError
 from distkg.cluster.worker_group import WorkersFailed
@@ -90,6 +91,15 @@ def test_a_failure_is_noted_and_replaces_all_workers(group: type[Group], tmp_pat
     assert train(kept, tmp_path) == {"a": 1}
     assert [each.ended.is_set() for each in group.made] == [True, False]
     assert failures(tmp_path) == [(1, "its process died (killed, out of memory, or its node was lost)", True)]
+
+
+def test_workers_that_leave_nodes_are_replaced_and_not_counted(group: type[Group], tmp_path: Path) -> None:
+    kept = KeptWorkers(CONFIG)
+    left = ray.exceptions.RayTaskError("run", "trace", NodesLeavingError("node a is taken away")).as_instanceof_cause()
+    group.outcomes = [{0: left}, {0: left}, {1: DIED}, {0: left}, {"a": 1}]
+    assert train(kept, tmp_path) == {"a": 1}
+    assert [each.ended.is_set() for each in group.made] == [True, True, True, True, False]
+    assert len(failures(tmp_path)) == 1
 
 
 def test_more_failures_than_allowed_end_the_run_and_not_the_next_one(group: type[Group], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -79,6 +80,15 @@ def test_a_mistake_ends_the_run_at_once(tmp_path: Path) -> None:
         (0, "RuntimeError: Connection closed by peer", False),
         (1, "ConfigError: model.dim must be even", False),
     ]
+
+
+def test_a_run_that_found_no_room_for_its_workers_again_says_how_to_resume(tmp_path: Path) -> None:
+    def gave_up() -> None:
+        raise ClusterError("gave up after 30 s (cluster.wait_seconds) of waiting for nodes")
+
+    session: Any = SimpleNamespace(run=lambda fit: fit())
+    with pytest.raises(ClusterError, match=r"^gave up after 30 s .* of waiting for nodes\. Continue .* --resume; "):
+        launch._fit_or_stop(gave_up, tmp_path, None, session, None)  # type: ignore[arg-type]
 
 
 def test_a_failure_in_words() -> None:

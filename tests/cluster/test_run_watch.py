@@ -8,17 +8,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import psutil
 import pytest
 import ray
+import ray.train
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
 
 from distkg.cluster.session.ray_session import ClusterError
+from distkg.cluster.train_policies import FailurePolicy
 from distkg.cluster.watch import heartbeats, node_processes, run_watch
+from distkg.cluster.watch.draining_nodes import NodesLeavingError
 from distkg.cluster.watch.failures import FailureNotes
-from distkg.cluster.watch.heartbeats import RunWatch, Sign, Worker, WorkerProcess
+from distkg.cluster.watch.heartbeats import Order, RunWatch, Sign, Worker, WorkerProcess
 from distkg.cluster.watch.run_folder import note_hung, take_hung
 from distkg.cluster.watch.run_watch import Supervisor
 from distkg.config import RunConfig
@@ -37,7 +43,7 @@ def run(steps: Awaitable[Any]) -> Any:
 
 
 def test_a_worker_hears_of_a_stop_while_it_waits() -> None:
-    async def steps() -> tuple[bool, bool]:
+    async def steps() -> tuple[Order, Order]:
         watch = RunWatch()
         before = await watch.sign(0, FIRST, Sign(0.0, False))
         under_way = asyncio.create_task(watch.sign(0, FIRST, Sign(0.0, False)))
@@ -45,7 +51,71 @@ def test_a_worker_hears_of_a_stop_while_it_waits() -> None:
         await watch.stop()
         return before, await under_way
 
-    assert run(steps()) == (False, True)
+    assert run(steps()) == (Order(stop=False), Order(stop=True))
+
+
+def test_the_workers_of_a_group_hear_that_nodes_are_taken_away_and_their_successors_do_not() -> None:
+    async def steps() -> list[Order]:
+        watch = RunWatch()
+        waiting = asyncio.create_task(watch.sign(0, FIRST, Sign(0.0, True)))
+        await asyncio.sleep(0)
+        for sentence in ("node a is taken away in 9 s", "node a is taken away in 8 s"):
+            await watch.leave_nodes([FIRST, SECOND], sentence)
+        heard = [await waiting, await watch.sign(1, SECOND, Sign(0.0, True))]
+        heard.append(await watch.sign(0, FIRST._replace(pid=99), Sign(0.0, False)))
+        await watch.stop()
+        return [*heard, await watch.sign(1, SECOND, Sign(0.0, True))]
+
+    leave = Order(leaving="node a is taken away in 9 s")
+    assert run(steps()) == [leave, leave, Order(), leave._replace(stop=True)]
+
+
+def test_draining_nodes_are_left_by_all_workers_if_they_hold_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, ordered = Told(monkeypatch, tmp_path, {}, actors=False), []  # type: ignore[var-annotated]
+    others = worker(WorkerProcess("other", 12, 1.0))
+    workers = {0: worker(FIRST), 1: worker(SECOND), 2: others, 3: replace(worker(FIRST), left=True)}
+    monkeypatch.setattr(Supervisor, "_workers", lambda self: workers)
+    leave_nodes = SimpleNamespace(remote=lambda *order: ordered.append(order))
+    monkeypatch.setattr(Told, "leave_nodes", leave_nodes, raising=False)
+    names = {"node": "spot-1", "other": "spot-2", "third": "spot-3"}
+    monkeypatch.setattr(
+        ray, "nodes", lambda: [{"NodeID": node, "NodeManagerHostname": name} for node, name in names.items()]
+    )
+    told.supervisor._leave_nodes({"third": 30.0})
+    assert ordered == []
+    told.supervisor._leave_nodes({"node": 29.6, "third": 30.0})
+    told.supervisor._leave_nodes({"other": None, "node": -1.0})
+    processes = [FIRST, SECOND, others.process]
+    assert ordered == [
+        (processes, "node spot-1 (workers 0, 1) is taken away in 30 s"),
+        (
+            processes,
+            "node spot-1 (workers 0, 1) is taken away in 0 s and node spot-2 (worker 2) is taken away",
+        ),
+    ]
+
+
+def test_workers_that_leave_nodes_have_not_failed(tmp_path: Path) -> None:
+    notes = FailureNotes(tmp_path, max_failures=1)
+    lost = RuntimeError("Connection closed by peer")
+    for _ in range(3):
+        notes.after_exception(None, {0: NodesLeavingError("node a is taken away"), 1: lost})
+    assert not (tmp_path / "failures.jsonl").exists()
+    notes.after_exception(None, {1: lost})
+    assert '"restart": true' in (tmp_path / "failures.jsonl").read_text()
+    with pytest.raises(ValueError, match="a mistake"):
+        notes.after_exception(None, {0: NodesLeavingError("node a is taken away"), 1: ValueError("a mistake")})
+
+
+def test_ray_train_does_not_count_workers_that_leave_nodes() -> None:
+    policy = FailurePolicy(ray.train.FailureConfig(max_failures=1))
+    left = ray.train.WorkerGroupError("", {0: NodesLeavingError("node a is taken away")})
+    lost = ray.train.WorkerGroupError("", {0: RuntimeError("Connection closed by peer")})
+    decisions = [policy.make_decision(error) for error in (left, left, lost, left, lost)]
+    retry, end = FailureDecision.RETRY, FailureDecision.RAISE
+    assert decisions == [retry, retry, retry, retry, end]
 
 
 def test_a_stop_waits_for_every_worker_that_has_unsaved_progress() -> None:
@@ -258,6 +328,17 @@ def test_a_group_that_cannot_start_again_is_reported_each_minute_until_it_is_giv
     (error,) = told.errors
     assert isinstance(error, ClusterError)
     assert str(error) == f"gave up after 200 s (cluster.wait_seconds) of {sentence}"
+
+
+def test_workers_that_have_left_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, waits = Told(monkeypatch, tmp_path, {}, actors=False), []  # type: ignore[var-annotated]
+    monkeypatch.setattr(Supervisor, "_workers", lambda self: {0: replace(worker(FIRST), left=True)})
+    monkeypatch.setattr(Supervisor, "_report_wait", lambda self, there: waits.append(there))
+    monkeypatch.setattr(ray, "kill", lambda watch: None)
+    with Supervisor(RunConfig.model_validate({"cluster": {"hung_after": 0.04}}), tmp_path, told.said.append, print):
+        while not waits:
+            time.sleep(0.01)
+    assert waits[0] is False
 
 
 def test_this_process_is_not_taken_for_hung() -> None:

@@ -9,7 +9,9 @@ import pytest
 import ray
 
 from distkg.cluster.session import ray_session as session
-from distkg.cluster.session.ray_session import ClusterError, describe_shortage, ray_session, resolve_address
+from distkg.cluster.session import shortage
+from distkg.cluster.session.ray_session import ClusterError, ray_session, resolve_address
+from distkg.cluster.session.shortage import describe_shortage
 from distkg.config import ClusterConfig, RunConfig
 from distkg.data.generate import generate
 from distkg.planning.preflight import plan_run
@@ -90,6 +92,9 @@ def test_resources_of_a_worker() -> None:
     assert session.worker_resources(ClusterConfig(cpus_per_worker=2)) == {"CPU": 2}
     assert session.worker_resources(ClusterConfig(gpus_per_worker=1)) == {"CPU": 1, "GPU": 1}
     assert session.worker_resources(ClusterConfig(min_workers=1)) == {"CPU": 1, "train_slot": 1}
+    on_l4 = session.worker_resources(ClusterConfig(accelerator_type="L4"))
+    assert on_l4 == {"CPU": 1, "accelerator_type:L4": 0.001}
+    assert session.actor_resources(run_config(1, actors=1, actor_accelerator_type="L4")) == on_l4 | {"CPU": 0.5}
 
 
 def test_settings_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,11 +116,13 @@ def test_resources_of_a_run_are_those_of_its_workers_and_actors() -> None:
     assert session.run_resources(run_config(3, actors=2, cpus_per_worker=2), 3) == {"CPU": 7}
 
 
-def with_resources(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
-    def total() -> dict[str, Any]:
-        return resources
+def with_nodes(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, Any]) -> None:
+    rows = [{"NodeID": str(number), "Labels": {}, **node} for number, node in enumerate(nodes)]
+    monkeypatch.setattr(shortage, "usable_nodes", lambda: rows)
 
-    monkeypatch.setattr(ray, "cluster_resources", total)
+
+def with_resources(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
+    with_nodes(monkeypatch, {"Resources": resources})
 
 
 def test_a_large_enough_cluster_is_not_remarked_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +148,50 @@ def test_actors_are_named_where_the_cluster_is_too_small_for_them(monkeypatch: p
     with_resources(monkeypatch, CPU=4)
     text = describe_shortage(run_config(2, actors=1), runs=2)
     assert text == "waiting for nodes: 4 workers and 2 negative actors need 5 CPU (there are 4)"
+
+
+def on(zone: str, **resources: float) -> dict[str, Any]:
+    return {"Labels": {"zone": zone}, "Resources": resources}
+
+
+def test_resources_are_those_of_nodes_with_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_nodes(monkeypatch, on("a", CPU=8), on("b", CPU=1))
+    assert describe_shortage(run_config(2, label_selector={"zone": "a"})) is None
+    assert describe_shortage(run_config(2, actors=2, label_selector={"zone": "!b"})) is None
+    assert describe_shortage(run_config(2, label_selector={"zone": "b"})) == (
+        "waiting for nodes: 2 workers need 2 CPU (there are 1) on nodes with cluster.label_selector {zone: b}"
+    )
+    assert describe_shortage(run_config(8, actors=3, actor_label_selector={"zone": "b"})) == (
+        "waiting for nodes: 3 negative actors need 1.5 CPU (there are 1) on nodes with "
+        "cluster.actor_label_selector {zone: b}"
+    )
+
+
+def test_labels_and_accelerators_that_no_node_has_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_nodes(monkeypatch, on("a", CPU=8), on("b", CPU=8, **{"accelerator_type:L4": 1.0}))
+    chosen: dict[str, Any] = {"label_selector": {"zone": "c", "disk": "ssd"}, "accelerator_type": "L4"}
+    assert describe_shortage(run_config(2, **chosen)) == (
+        "waiting for nodes: no node has cluster.label_selector {zone: c} (there is zone: a, b), "
+        "nor cluster.label_selector {disk: ssd}, for 2 workers"
+    )
+    assert describe_shortage(run_config(2, accelerator_type="H100")) == (
+        "waiting for nodes: no node has cluster.accelerator_type H100, for 2 workers"
+    )
+    assert describe_shortage(run_config(2, label_selector={"zone": "a"}, accelerator_type="L4")) == (
+        "waiting for nodes: no node has all of cluster.label_selector {zone: a}, cluster.accelerator_type L4, "
+        "for 2 workers"
+    )
+    assert describe_shortage(run_config(2, label_selector={"zone": "b"}, accelerator_type="L4")) is None
+
+
+def test_labels_are_refused_for_a_ray_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "private_ray", lambda *_, **__: pytest.fail("Ray starts"))
+    for key, actors in (("label_selector", 0), ("actor_label_selector", 1)):
+        with (
+            pytest.raises(ClusterError, match=rf"^cluster\.{key} chooses among the nodes of a cluster.*RAY_ADDRESS"),
+            ray_session(run_config(1, actors=actors, **{key: {"zone": "a"}})),
+        ):
+            pass
 
 
 @pytest.fixture
@@ -192,11 +243,10 @@ def test_memory_that_a_cluster_lacks_is_named(hosting: RunConfig, monkeypatch: p
     need = "waiting for nodes: 2 workers and 2 negative actors need 6.0 GiB of memory for actors (there are 4.0)"
     assert text == need + more
 
-    nodes = [{"Alive": True, "Resources": {"memory": float(size << 30)}} for size in (2, 2, 4)]
-    with_resources(monkeypatch, CPU=8, memory=float(8 << 30))
-    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    nodes = [{"Resources": {"CPU": 4, "memory": float(size << 30)}} for size in (2, 2, 2, 4)]
+    with_nodes(monkeypatch, *nodes)
     assert describe_shortage(hosting) is None
-    nodes[2]["Alive"] = False
+    with_nodes(monkeypatch, *nodes[:3])
     text = describe_shortage(hosting)
     need = "waiting for nodes: a negative actor needs 3.0 GiB of memory on its node (the largest node has 2.0)"
     assert text == need + more

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import ray
+from ray._private import state as ray_state
 
+from distkg.cluster.session import placement, shortage, waiting
 from distkg.cluster.session import ray_session as session
-from distkg.cluster.session import waiting
 from distkg.cluster.session.ray_session import ClusterError
 from distkg.cluster.session.waiting import describe_wait, wait_for_room
 from distkg.config import RunConfig
@@ -20,6 +20,7 @@ class Group:
     def __init__(self, placed_after: float) -> None:
         self.clock, self._placed_at = 0.0, placed_after
         self.bundles: list[dict[str, float]] = []
+        self.labels: list[dict[str, str]] | None = None
         self.removed = False
 
     def wait(self, seconds: float) -> bool:
@@ -27,16 +28,22 @@ class Group:
         return self.clock >= self._placed_at
 
 
-def cluster(monkeypatch: pytest.MonkeyPatch, group: Group, *, total: float, free: float) -> None:
-    def place(bundles: list[dict[str, float]]) -> Group:
-        group.bundles = bundles
+def cluster(
+    monkeypatch: pytest.MonkeyPatch, group: Group, *, total: float, free: float, labels: dict[str, str] | None = None
+) -> None:
+    """Cluster of one node."""
+
+    def place(bundles: list[dict[str, float]], *_: Any, bundle_label_selector: Any) -> Group:
+        group.bundles, group.labels = bundles, bundle_label_selector
         return group
 
-    monkeypatch.setattr(waiting, "placement_group", place)
+    monkeypatch.setattr(placement, "placement_group", place)
     monkeypatch.setattr(waiting, "remove_placement_group", lambda removed: setattr(removed, "removed", True))
     monkeypatch.setattr(waiting.time, "monotonic", lambda: group.clock)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": total})
-    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": free})
+    nodes = [{"NodeID": "head", "Labels": labels or {}, "Resources": {"CPU": total}}]
+    for module in (shortage, waiting):
+        monkeypatch.setattr(module, "usable_nodes", lambda: nodes)
+    monkeypatch.setattr(ray_state, "available_resources_per_node", lambda: {"head": {"CPU": free}})
 
 
 def config(workers: int, **cluster_keys: Any) -> RunConfig:
@@ -94,6 +101,26 @@ def test_an_elastic_run_waits_for_its_least_workers(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(session, "TRAIN_SLOT", "CPU")
     wait_for_room(config(8, min_workers=1), print, nodes_may_come=True)
     assert len(group.bundles) == 2
+
+
+def test_labels_that_no_node_has_are_named_until_the_run_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    group, said = Group(placed_after=1e9), []  # type: ignore[var-annotated]
+    cluster(monkeypatch, group, total=4, free=4, labels={"zone": "a"})
+    chosen = config(2, label_selector={"zone": "b"}, actor_label_selector={"zone": "a"}, wait_seconds=30)
+    missing = "waiting for nodes: no node has cluster.label_selector {zone: b} (there is zone: a), for 2 workers"
+    with pytest.raises(ClusterError) as caught:
+        wait_for_room(chosen, said.append, nodes_may_come=True)
+    assert said == [missing]
+    assert str(caught.value).startswith(f"gave up after 30 s (cluster.wait_seconds) of {missing}. ")
+    assert group.bundles == [{"CPU": 1}, {"CPU": 1}, {"CPU": 0.5}]
+    assert group.labels == [{"zone": "b"}, {"zone": "b"}, {"zone": "a"}]
+
+
+def test_a_busy_cluster_is_one_whose_nodes_with_the_labels_are_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster(monkeypatch, Group(0), total=8, free=1, labels={"zone": "a"})
+    chosen = config(2, label_selector={"zone": "a"}, actor_label_selector={"zone": "!b"})
+    where = "cluster.label_selector {zone: a} and cluster.actor_label_selector {zone: !b}"
+    assert describe_wait(chosen) == f"{BUSY} on nodes with {where}"
 
 
 def test_bounds_of_the_keys() -> None:

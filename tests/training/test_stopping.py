@@ -139,6 +139,16 @@ def test_nothing_is_written_where_nothing_has_changed(small_store: str, tmp_path
     assert {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*")} == before
 
 
+def test_a_stop_to_leave_nodes_says_which_step_is_saved(small_store: str, tmp_path: Path) -> None:
+    run, stop = config(small_store, train={"epochs": 2}), StopAfter(3)
+    stop.leaving = "node a (worker 0) is taken away in 9 s"
+    result = train_on_rank(run, tmp_path / "run", Ranks.single(), services=Services(stop=stop))
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    assert read_manifest(newest).progress["steps"] == result["stopped"] > 0
+    said = f"{stop.leaving}: saved a checkpoint at step {result['stopped']}, continuing on other nodes"
+    assert RunFolder(tmp_path / "run").read_notices() == [said]
+
+
 def test_a_foundation_model_stops_and_goes_on_alike(small_store: str, tmp_path: Path) -> None:
     run = parse_config(
         {

@@ -25,11 +25,12 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distkg.cluster.sampling.actor_link import ActorLink, ActorProcess, Call, NoReply, take_events
 from distkg.cluster.sampling.hosting import hosted_sources, make_servers
+from distkg.cluster.session.placement import actor_nodes, reserve
 from distkg.cluster.session.ray_session import MEMORY, actor_resources
 from distkg.cluster.session.remote_errors import describe_remote_error, is_loss
 from distkg.cluster.shared_graphs import SharedGraphs
@@ -378,7 +379,8 @@ def negative_actors(config: RunConfig, run: str, graphs: SharedGraphs) -> Iterat
         yield
         return
     # A separate placement group, because Ray Train creates the group of its workers itself and adds nothing to it.
-    group = placement_group([actor_resources(config)] * len(names), strategy=pool.placement.upper())
+    bundle = actor_resources(config), actor_nodes(config.cluster)
+    group = reserve([bundle] * len(names), pool.placement.upper())
     actors: list[Any] = []
     try:
         for place in range(len(names)):

@@ -19,6 +19,7 @@ from ray._private.services import canonicalize_bootstrap_address
 
 from distkg.cluster.session.address import ClusterError, check_cluster, not_there, refuse_gateway
 from distkg.cluster.session.lost_cluster import ClusterWatch, LostClusterError
+from distkg.cluster.session.placement import actor_nodes, worker_nodes
 from distkg.cluster.session.private_ray import METRICS_PORT, PrivateRay, free_port, private_ray
 from distkg.config import ClusterConfig, RunConfig
 from distkg.planning.machine import memory_limit
@@ -63,7 +64,7 @@ def worker_environment(cluster: ClusterConfig) -> dict[str, str]:
 
 def worker_resources(cluster: ClusterConfig) -> dict[str, float]:
     """Return the Ray resources of one worker; an elastic run also requires a train slot."""
-    resources = {"CPU": cluster.cpus_per_worker}
+    resources = {"CPU": cluster.cpus_per_worker, **worker_nodes(cluster).resources}
     if cluster.gpus_per_worker > 0:
         resources["GPU"] = cluster.gpus_per_worker
     if cluster.min_workers is not None:
@@ -87,7 +88,7 @@ def actor_resources(config: RunConfig) -> dict[str, float]:
     runs of several sizes. Actors come later, and Ray would put several on a node that has no memory left.
     """
     pool = config.negatives.pool
-    resources = {"CPU": pool.cpus_per_actor}
+    resources = {"CPU": pool.cpus_per_actor, **actor_nodes(config.cluster).resources}
     if pool.gpus_per_actor > 0:
         resources["GPU"] = pool.gpus_per_actor
     if planned := _actor_bytes(config.model_dump_json()):
@@ -105,13 +106,15 @@ def set_driver_environment() -> None:
     """Set defaults for Ray in this process; variables that the user has set are kept.
 
     Ray Train reads its settings from the driver's environment and passes them to controller and workers. With its
-    default health check a finished or lost worker would go unnoticed for 2 s.
+    default health check a finished or lost worker would go unnoticed for 2 s. It starts no actor that watches for
+    draining nodes, because the supervisor of a run does.
     """
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "86400",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_SCHEDULER_EVENTS": "0",
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -222,6 +225,7 @@ def _connected(config: RunConfig, runs: int, dashboard: bool, signals: SignalHan
     address = resolve_address(config.cluster)
     set_driver_environment()
     if address == "local":
+        _refuse_labels(config)
         # No GPU's libraries have been tried in a forked process.
         gpus = config.cluster.gpus_per_worker or config.negatives.pool.gpus_per_actor
         forked = None if gpus else worker_environment(config.cluster)
@@ -234,6 +238,20 @@ def _connected(config: RunConfig, runs: int, dashboard: bool, signals: SignalHan
         yield None
     finally:
         ray.shutdown()
+
+
+def _refuse_labels(config: RunConfig) -> None:
+    """Refuse label selectors for a Ray that starts on this machine, whose one node has no labels of anybody.
+
+    Raises:
+        ClusterError: names the key.
+    """
+    for nodes in (worker_nodes(config.cluster), actor_nodes(config.cluster)):
+        if nodes.labels:
+            raise ClusterError(
+                f"cluster.{nodes.of}label_selector chooses among the nodes of a cluster, and this run starts Ray on "
+                "this machine alone. Leave the key out, or join a cluster (cluster.address, RAY_ADDRESS)"
+            )
 
 
 def _local_options(config: RunConfig, runs: int, dashboard: bool) -> dict[str, Any]:
@@ -278,45 +296,3 @@ def _join(address: str) -> None:
 def _in_one_line(error: Exception) -> str:
     """Return Ray's message on one line; it may be a table over several lines, such as that of two versions."""
     return " ".join(str(error).split())[:600]
-
-
-def describe_shortage(config: RunConfig, runs: int = 1) -> str | None:
-    """Return a sentence about the resources that the cluster lacks now; None if it has enough.
-
-    This is not an error, because an autoscaler may add nodes.
-    """
-    total = ray.cluster_resources()
-    workers, actors = config.cluster.min_workers or config.train.workers, config.negatives.pool.actors
-    needed = {name: runs * amount for name, amount in run_resources(config, workers).items()}
-    short = {name: amount for name, amount in needed.items() if total.get(name, 0) < amount}
-    if not short:
-        return _shortage_on_every_node(config) if MEMORY in needed else None
-    parts = [_describe_missing(name, amount, total.get(name, 0)) for name, amount in short.items()]
-    hint = f"; start nodes with --resources='{{\"{TRAIN_SLOT}\": N}}'" if TRAIN_SLOT in short else ""
-    hint += _MORE_MEMORY if MEMORY in short else ""
-    beside = f" and {runs * actors} negative actors" if actors else ""
-    return f"waiting for nodes: {runs * workers} workers{beside} need {', '.join(parts)}{hint}"
-
-
-_MORE_MEMORY = (
-    "; Ray counts 70 % of what was free on a node at its start, unless that is started with --memory=BYTES. "
-    "`distkg plan` says what an actor needs its memory for"
-)
-
-
-def _describe_missing(name: str, needed: float, there: float) -> str:
-    if name == MEMORY:
-        return f"{needed / 2**30:.1f} GiB of memory for actors (there are {there / 2**30:.1f})"
-    return f"{needed:g} {name} (there are {there:g})"
-
-
-def _shortage_on_every_node(config: RunConfig) -> str | None:
-    """Return a sentence if the memory of an actor is on no node, though it is on all together."""
-    needed = actor_resources(config)[MEMORY]
-    largest = max((node["Resources"].get(MEMORY, 0) for node in ray.nodes() if node["Alive"]), default=0)
-    if largest >= needed:
-        return None
-    return (
-        f"waiting for nodes: a negative actor needs {needed / 2**30:.1f} GiB of memory on its node (the largest node "
-        f"has {largest / 2**30:.1f}){_MORE_MEMORY}"
-    )

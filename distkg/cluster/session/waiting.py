@@ -5,17 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import ray
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import remove_placement_group
 
 from distkg.cluster.session.address import ClusterError
+from distkg.cluster.session.placement import (
+    ACCELERATOR,
+    actor_nodes,
+    free_resources,
+    reserve,
+    usable_nodes,
+    worker_nodes,
+)
 from distkg.cluster.session.ray_session import (
     MEMORY,
     actor_resources,
-    describe_shortage,
     run_resources,
     worker_resources,
 )
+from distkg.cluster.session.shortage import describe_shortage
 from distkg.config import RunConfig
 
 AGAIN_SECONDS = 60.0
@@ -39,9 +46,9 @@ def wait_for_room(config: RunConfig, say: Callable[[str], None], *, nodes_may_co
     if shortage is not None and not nodes_may_come:
         raise ClusterError(f"this machine is too small: {shortage.removeprefix('waiting for nodes: ')}")
     workers, pool = config.cluster.min_workers or config.train.workers, config.negatives.pool
-    of_actors = [actor_resources(config)] * pool.actors if pool.actors else []
-    bundles = [worker_resources(config.cluster)] * workers + of_actors
-    group = placement_group([bundle for bundle in bundles if any(bundle.values())])
+    of_actors = [(actor_resources(config), actor_nodes(config.cluster))] * pool.actors if pool.actors else []
+    bundles = [(worker_resources(config.cluster), worker_nodes(config.cluster))] * workers + of_actors
+    group = reserve([(resources, nodes) for resources, nodes in bundles if any(resources.values())])
     started, limit = time.monotonic(), config.cluster.wait_seconds
     try:
         patience = FIRST_SECONDS
@@ -63,10 +70,13 @@ def describe_wait(config: RunConfig) -> str:
     if shortage is not None:
         return shortage
     workers = config.cluster.min_workers or config.train.workers
-    free = ray.available_resources()
-    needed = run_resources(config, workers)
+    choices = [worker_nodes(config.cluster), *([actor_nodes(config.cluster)] if config.negatives.pool.actors else [])]
+    free = free_resources([node for node in usable_nodes() if any(nodes.admitted([node]) for nodes in choices)])
+    needed = {name: amount for name, amount in run_resources(config, workers).items() if ACCELERATOR not in name}
     listed = ", ".join(_with_free(name, amount, free.get(name, 0)) for name, amount in needed.items())
-    return f"waiting for other work on the cluster to end: {workers} workers need {listed}"
+    where = " and ".join(str(nodes) for nodes in choices if not nodes.is_any)
+    on = f" on nodes with {where}" if where else ""
+    return f"waiting for other work on the cluster to end: {workers} workers need {listed}{on}"
 
 
 def _with_free(name: str, needed: float, free: float) -> str:

@@ -5,12 +5,14 @@ Does not import torch, because Ray Train's controller imports this module before
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import ray
 import ray.train
 
 from distkg.cluster.watch import run_folder
+from distkg.cluster.watch.draining_nodes import NodesLeavingError
 from distkg.training.run_dir import Record
 
 # Errors that a restart would repeat. A lost peer raises RuntimeError, a full disk OSError.
@@ -28,7 +30,10 @@ def describe_failure(record: Record) -> str:
 
 
 class FailureNotes(ray.train.UserCallback):
-    """Callback that writes lost workers to failures.jsonl, and ends the run on an error that a restart would repeat."""
+    """Callback that writes lost workers to failures.jsonl, and ends the run on an error that a restart would repeat.
+
+    Workers that leave nodes after a checkpoint have not failed, and nothing is written of them.
+    """
 
     def __init__(self, run: Path, max_failures: int) -> None:
         self._run = run
@@ -37,6 +42,8 @@ class FailureNotes(ray.train.UserCallback):
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         causes = {rank: cause_of(error) for rank, error in worker_exceptions.items()}
         mistake = next((cause for cause in causes.values() if isinstance(cause, MISTAKES)), None)
+        if mistake is None and left_nodes(worker_exceptions):
+            return
         restart = mistake is None and self._restarts_left > 0
         for rank, cause in sorted(causes.items()):
             error = run_folder.take_hung(self._run, rank) or in_short(cause)
@@ -45,6 +52,11 @@ class FailureNotes(ray.train.UserCallback):
         if mistake is not None:
             # Raising here makes Ray Train's controller end the run instead of restarting it.
             raise mistake
+
+
+def left_nodes(worker_exceptions: Mapping[int, Exception]) -> bool:
+    """Return whether workers have ended to start again on other nodes; their peers may have lost the connection."""
+    return any(isinstance(cause_of(error), NodesLeavingError) for error in worker_exceptions.values())
 
 
 def cause_of(error: BaseException) -> BaseException:

@@ -1,4 +1,4 @@
-"""Heartbeats of a run's workers, kept by an actor, and the request to stop the run.
+"""Heartbeats of a run's workers, kept by an actor, and orders to them.
 
 Does not import torch, because the actor starts before the workers do, on the same cores.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -36,6 +37,19 @@ class Sign(NamedTuple):
     unsaved: bool
 
 
+class Order(NamedTuple):
+    """Order to a worker.
+
+    Attributes:
+        stop: the run is to stop.
+        leaving: beginning of a sentence about nodes that are taken away, which the worker's group is to leave; else
+            empty.
+    """
+
+    stop: bool = False
+    leaving: str = ""
+
+
 @dataclass
 class Worker:
     """State of a worker according to its heartbeats.
@@ -55,15 +69,17 @@ class Worker:
 
 
 class RunWatch:
-    """Ray actor that keeps the heartbeats of a run's workers and the request to stop the run."""
+    """Ray actor that keeps the heartbeats of a run's workers, and orders to them: to stop, or to leave nodes."""
 
     def __init__(self) -> None:
-        self._stop = asyncio.Event()
+        self._stopped = False
+        self._leaving: dict[WorkerProcess, str] = {}
+        self._news = asyncio.Event()
         self._changed = asyncio.Event()
         self._workers: dict[int, tuple[WorkerProcess, float, float, Sign, bool]] = {}
 
-    async def sign(self, rank: int, process: WorkerProcess, sign: Sign) -> bool:
-        """Record a heartbeat; return whether the run is to stop, after a second or as soon as a stop is requested."""
+    async def sign(self, rank: int, process: WorkerProcess, sign: Sign) -> Order:
+        """Record a heartbeat; return the order to the worker, after a second or as soon as there is a new one."""
         now = time.monotonic()
         known = self._workers.get(rank)
         active, has_left = now, False
@@ -73,8 +89,8 @@ class RunWatch:
                 active = now
         self._workers[rank] = process, now, active, sign, has_left
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), BEAT_SECONDS)
-        return self._stop.is_set()
+            await asyncio.wait_for(self._news.wait(), BEAT_SECONDS)
+        return Order(self._stopped, self._leaving.get(process, ""))
 
     async def leave(self, rank: int, process: WorkerProcess) -> None:
         """Record that a worker has left the training function."""
@@ -90,7 +106,17 @@ class RunWatch:
 
     async def stop(self) -> None:
         """Request that every worker stops."""
-        self._stop.set()
+        self._stopped = True
+        self._news.set()
+
+    async def leave_nodes(self, workers: Sequence[WorkerProcess], sentence: str) -> None:
+        """Order that a group of workers saves and starts again on other nodes; later groups do not receive it."""
+        known = len(self._leaving)
+        for process in workers:
+            self._leaving.setdefault(process, sentence)
+        if len(self._leaving) > known and not self._stopped:
+            self._news.set()
+            self._news.clear()  # only those that wait now are woken
 
     async def workers(self) -> dict[int, Worker]:
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Supervision of a run: heartbeats of the workers, and requests to stop.
+"""Supervision of a run: heartbeats of the workers, requests to stop, and nodes that are taken away.
 
 An actor that does nothing else keeps both, so that neither waits for a training step. A worker calls it from a thread
 of its own, once a second, and receives a stop request within milliseconds. The driver inspects the heartbeats:
@@ -11,6 +11,9 @@ of its own, once a second, and receives a stop request within milliseconds. The 
 
 Either counts as a failure, and the run continues from its newest checkpoint. A worker in an endless loop cannot be
 detected from outside.
+
+A node that Ray drains, such as a spot node that its provider takes back, still works until its deadline. If it holds
+workers, the whole group saves a checkpoint and starts again, for which Ray uses other nodes. This is no failure.
 """
 
 from __future__ import annotations
@@ -27,15 +30,18 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distkg.cluster.session.ray_session import ClusterError, describe_shortage
+from distkg.cluster.session.address import ClusterError
+from distkg.cluster.session.shortage import describe_shortage
 from distkg.cluster.session.waiting import AGAIN_SECONDS
 from distkg.cluster.watch import run_folder
+from distkg.cluster.watch.draining_nodes import describe_leaving, draining_nodes
 from distkg.cluster.watch.heartbeats import BEAT_SECONDS, RunWatch, Sign, Worker, WorkerProcess, watch_name
 from distkg.cluster.watch.node_processes import ANSWER_SECONDS, actors_at_work, examined, kill, on_node
 from distkg.config import RunConfig
 from distkg.data.storage.working_copy import shown
 from distkg.training.stopping import StopRequest
 
+DRAIN_SECONDS = 1.0  # between looks for nodes that are taken away
 STOP_SECONDS = 60.0
 """Maximum time of a checkpoint when a run is stopped, unless the driver is killed earlier."""
 
@@ -51,7 +57,9 @@ def signs_of_life(run: str, rank: int) -> Iterator[StopRequest]:
         while not over.is_set():
             sign = Sign(time.process_time(), request.unsaved)
             try:
-                request.requested |= ray.get(watch.sign.remote(rank, process, sign), timeout=ANSWER_SECONDS)
+                order = ray.get(watch.sign.remote(rank, process, sign), timeout=ANSWER_SECONDS)
+                request.leaving = "" if order.stop else order.leaving
+                request.requested |= order.stop or bool(order.leaving)
             except ray.exceptions.RayError:
                 over.wait(BEAT_SECONDS)
             if request.requested:
@@ -78,10 +86,12 @@ class Supervisor:
         self._watch = _start_watch(watch_name(shown(run)))
         self._over, self._unwatched = threading.Event(), False
         self._without_workers = self._said = time.monotonic()
-        self._thread = threading.Thread(target=self._look_after_workers, name="supervisor", daemon=True)
+        looks = self._look_after_workers, self._look_after_nodes
+        self._threads = [threading.Thread(target=look, name="supervisor", daemon=True) for look in looks]
 
     def __enter__(self) -> Supervisor:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -97,16 +107,33 @@ class Supervisor:
         workers: dict[int, Worker] = ray.get(self._watch.workers.remote(), timeout=ANSWER_SECONDS)
         return workers
 
+    def _workers_in_training(self) -> dict[int, Worker]:
+        return {rank: worker for rank, worker in self._workers().items() if not worker.left}
+
     def _look_after_workers(self) -> None:
         while not self._over.wait(min(5.0, self._hung_after / 4)):
             with suppress(ray.exceptions.RayError):  # a node may be going down: checked again in the next round
                 try:
-                    workers = self._workers()
+                    workers = self._workers_in_training()
                 except ray.exceptions.GetTimeoutError:
                     self._report_silence()
                     continue
-                self._end_hung({rank: worker for rank, worker in workers.items() if not worker.left})
+                self._end_hung(workers)
                 self._report_wait(bool(workers))
+
+    def _look_after_nodes(self) -> None:
+        while not self._over.wait(DRAIN_SECONDS):
+            with suppress(ray.exceptions.RayError):
+                draining = draining_nodes()
+                if draining:
+                    self._leave_nodes(draining)
+
+    def _leave_nodes(self, draining: Mapping[str, float | None]) -> None:
+        """Have all workers save and start again, if some of them are on draining nodes."""
+        workers = self._workers_in_training()
+        sentence = describe_leaving(workers, draining)
+        if sentence:
+            self._watch.leave_nodes.remote([worker.process for worker in workers.values()], sentence)
 
     def _report_silence(self) -> None:
         """Report once that the watch does not answer; the workers continue."""
