@@ -99,12 +99,22 @@ class Loop:
                 batches = self._batches.window(epoch, low, high)
             with self.clock("exchange"):
                 routes = plan_routes([batch.ids for batch in batches], self._table.shards, self._ranks)
-            self._table.prefetch(routes[0])
-            for step, batch, route, coming in zip(range(low, high), batches, routes, [*routes[1:], None], strict=True):
+            steps = list(zip(range(low, high), batches, routes, strict=True))
+            self._prefetch(epoch, low, routes[0])
+            for routed, coming in zip(steps, [*steps[1:], None], strict=True):
                 if coming is not None:
-                    self._table.prefetch(coming)
-                yield step, batch, route
+                    self._prefetch(epoch, coming[0], coming[2])
+                yield routed
             low = self._next = high
+
+    def _prefetch(self, epoch: int, step: int, route: Route) -> None:
+        """Announce the rows of a step to the table."""
+        resident = self._batches.order.resident_rows(epoch, step)
+        if resident is None:
+            self._table.prefetch(route)
+            return
+        with self.clock("exchange"):
+            self._table.storage.keep(resident)
 
     def _count_traffic(self) -> None:
         """Add what was exchanged since the last call in this ``run``."""
