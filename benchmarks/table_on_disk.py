@@ -1,8 +1,9 @@
 """An entity table in memory, and in a mapped file that is larger than the memory of all processes together.
 
-Trains an epoch on one worker, without Ray, and runs evaluate, export and predict of distkg, twice on one random graph.
-The second time a control group of Linux limits the memory of all processes of a command together, the pages of files
-that they use included. Version 1 of control groups needs the right to make a group in the own one, as root has.
+Trains an epoch on one worker, without Ray, and runs evaluate, export and predict of distkg on one random graph: with
+the table in memory, and on disk, in buckets of entity partitions and at random. On disk, a control group of Linux
+limits the memory of all processes of a command together to less than half of the table, the pages of files that they
+use included. Version 1 of control groups needs the right to make a group in the own one, as root has.
 ``--variants`` chooses one of two graphs.
 """
 
@@ -12,7 +13,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,15 +35,16 @@ MEASURED = ("evaluate", "export", "predict")
 
 @dataclass(frozen=True)
 class DiskWorkload(Workload):
-    """As ``Workload``; ``memory_gb`` is what all processes have together with a table on disk, and training ends after
-    ``seconds`` or an epoch."""
+    """As ``Workload``; ``memory_gb`` is what all processes have together with a table on disk, of which training in
+    buckets uses ``resident_share`` at a time; training ends after ``seconds`` or an epoch."""
 
     entities: int = 400_000
     triples: int = 200_000
     dim: int = 1024
     negatives: int = 32
     batch_size: int = 512
-    memory_gb: float = 0.7
+    memory_gb: float = 0.8
+    resident_share: float = 0.15
     seconds: float = 60.0
 
     @classmethod
@@ -53,7 +55,7 @@ class DiskWorkload(Workload):
 WORKLOADS = {
     "wide rows": DiskWorkload(),
     "10 M entities": DiskWorkload(
-        entities=10_000_000, triples=5_000_000, dim=64, negatives=256, batch_size=8192, memory_gb=2.2
+        entities=10_000_000, triples=5_000_000, dim=64, negatives=256, batch_size=8192, memory_gb=1.25
     ),
 }
 
@@ -124,15 +126,17 @@ def train_alone(folder: str) -> None:
 
 
 def run_commands(
-    folder: Path, work: DiskWorkload, row: str, storage: str, figures: Figures, group: MemoryGroup | None = None
+    folder: Path,
+    work: DiskWorkload,
+    row: str,
+    figures: Figures,
+    changes: Mapping[str, object] | None = None,
+    group: MemoryGroup | None = None,
 ) -> None:
-    """Train, evaluate, export and predict with a table in ``storage``, and add the figures of a row."""
+    """Train with changes of the section ``train``, evaluate, export and predict, and add the figures of a row."""
     config = one_epoch(folder, work)
     train = {**dict(config["train"]), "workers": 1, "time_limit_seconds": work.seconds}  # type: ignore[call-overload]
-    (folder / "rows").mkdir(exist_ok=True)
-    if storage == "disk":
-        train |= {"table_storage": "disk", "table_folder": str(folder / "rows")}
-    (folder / "run.yaml").write_text(yaml.safe_dump({**config, "train": train}))
+    (folder / "run.yaml").write_text(yaml.safe_dump({**config, "train": {**train, **(changes or {})}}))
     launcher = () if group is None else group.launcher
     for name, command in arguments_of(folder, work).items():
         if group is not None:
@@ -169,9 +173,13 @@ def repetition(folder: Path, work: DiskWorkload, figures: Figures) -> None:
     folder.mkdir(parents=True)
     make_store(folder, work)
     write_queries(folder, work)
-    run_commands(folder, work, "in memory", "memory", figures)
+    (folder / "rows").mkdir()
+    on_disk = {"table_storage": "disk", "table_folder": str(folder / "rows")}
+    in_buckets = {**on_disk, "resident_share": work.resident_share}
+    run_commands(folder, work, "in memory", figures)
     with memory_group(work.memory_gb) as group:
-        run_commands(folder, work, f"on disk, {work.memory_gb:g} GB in all", "disk", figures, group)
+        run_commands(folder, work, f"on disk in buckets, {work.memory_gb:g} GB in all", figures, in_buckets, group)
+        run_commands(folder, work, f"on disk at random, {work.memory_gb:g} GB in all", figures, on_disk, group)
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:

@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     VALIDATION = 7
     GRAPH = 8
     GROWTH = 9
+    PARTITIONS = 10
 
 
 def mixed_seed(*parts: int) -> int:

@@ -354,6 +354,15 @@ class TrainConfig(Section):
         "step may lack the two latest updates.",
         acts=EMBEDDING,
     )
+    resident_share: float = course(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the entities among which an epoch trains at a time. Below 1, it visits the triples in "
+        "buckets of entity partitions and draws uniform negatives from the partitions in use, so that with "
+        "train.table_storage: disk the other rows stay on disk; 1 is the random order.",
+        acts={**EMBEDDING, **objective(*SAMPLED)},
+    )
     table_storage: Literal["memory", "disk"] = free(
         "memory",
         description="Storage of each worker's part of the entity table and its optimizer state: memory, or disk, a "

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from distkg.config import NegativesConfig
 from distkg.data.store.graph_store import Store
-from distkg.embedding.epoch_order import DistinctQueries, EpochOrder, Items, StridedItems
+from distkg.embedding.entity_buckets import EntityBuckets
+from distkg.embedding.epoch_order import BucketedTriples, DistinctQueries, EpochOrder, Items, StridedItems
 from distkg.graph.csr import expanded_ranges
 from distkg.graph.directions import both_directions, query_keys
 from distkg.negatives import (
@@ -114,10 +115,12 @@ class SampledBatches:
         ranks: Ranks,
         time_gone: Callable[[], float] = lambda: 0.0,
         first: int = 0,
+        resident_share: float = 1.0,
     ) -> None:
         """Create the batches of the training triples from row ``first`` on.
 
-        ``time_gone()`` is the elapsed share of the run's time limit, equal on every rank.
+        ``time_gone()`` is the elapsed share of the run's time limit, equal on every rank; ``resident_share`` is that of
+        `Division`.
         """
         part = store.triples_part("train", ranks.rank, ranks.size, first)
         self._local = torch.from_numpy(part)
@@ -127,8 +130,9 @@ class SampledBatches:
         self._known = source.graph.known if negatives.filter else None
         self._sharing = negatives.chunk_size if negatives.shared and not source.looks_at_queries else 1
         self.triples = store.manifest.triples["train"] - first
-        items = StridedItems(self.triples, 1, ranks)
-        self.order = EpochOrder(items, items.counts(), batch_size, seed, ranks)
+        items = BucketedTriples(self.triples, 1, ranks, part, store.num_entities)
+        buckets = EntityBuckets(store.num_entities, ranks.size, seed, resident_share) if resident_share < 1 else None
+        self.order = EpochOrder(items, items.counts(), batch_size, seed, ranks, buckets)
         self.steps = self.order.steps
         self._all_steps, self._time_gone = max(epochs * self.steps, 1), time_gone
         self._ahead = negatives.pool.depth if negatives.pool.actors else None
@@ -196,6 +200,7 @@ class SampledBatches:
         sharing = self._sharing
         generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
         self.source.advance(self._progress(epoch, step))
+        self.source.restrict(self.order.resident_entities(epoch, step))
         if self._ahead is not None:
             self._expect(epoch, step, self._ahead)
         drawn = self.source.draw(queries[::sharing], self._negatives.count, generator)

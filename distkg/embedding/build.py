@@ -132,7 +132,16 @@ def build_objective(
         source = build_source(config.negatives, TrainingGraph.of_store(store), services)
         source.attach(ShardedModelView(model))
         sampled = SampledBatches(
-            store, source, config.negatives, train.batch_size, train.epochs, train.seed, ranks, time_gone, first
+            store,
+            source,
+            config.negatives,
+            train.batch_size,
+            train.epochs,
+            train.seed,
+            ranks,
+            time_gone,
+            first,
+            train.resident_share,
         )
         return sampled, SampledStep(model, config)
     if name in ALL_ENTITIES:

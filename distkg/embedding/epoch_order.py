@@ -1,6 +1,7 @@
 """Order of the items (triples or queries) of an epoch, cut into steps.
 
-Each rank visits its part of the items in a random order, cut into the same number of steps on every rank. An epoch that
+Each rank visits its part of the items in a random order, cut into the same number of steps on every rank. Triples may
+be sorted by the buckets of their entities (`entity_buckets`); their order within a bucket is random then. An epoch that
 other numbers of workers have begun is continued with the items that they left: the random order is a function of (seed,
 epoch, rank), so what each of those workers visited is computed again, from the segments of the epoch that a checkpoint
 records.
@@ -17,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distkg.embedding.entity_buckets import EntityBuckets
 from distkg.graph.directions import query_keys
 from distkg.randomness import Purpose, stream
 from distkg.sharding.ranks import Ranks
-from distkg.training.learner import Segment
+from distkg.training.learner import Division, Segment
 
 PIECE = 1 << 17  # ids to each rank in one message: memory that ranks share is kept until the end of the run
 
@@ -34,6 +36,10 @@ class Items(Protocol):
 
     def rank_of(self, ids: np.ndarray, size: int) -> np.ndarray:
         """Return the rank of each of these items among ``size`` ranks: int64, as ``ids``."""
+        ...
+
+    def keys(self, epoch: int, division: Division) -> np.ndarray | None:
+        """Return the keys by which a division sorts this rank's items: integers [n], as ``ids``; None for no keys."""
         ...
 
 
@@ -62,6 +68,28 @@ class StridedItems:
     def rank_of(self, ids: np.ndarray, size: int) -> np.ndarray:
         return ids % self.rows % size
 
+    def keys(self, epoch: int, division: Division) -> np.ndarray | None:
+        return None
+
+
+@dataclass(frozen=True)
+class BucketedTriples(StridedItems):
+    """Triples that are dealt out to ranks in turn, and sorted by the buckets of their entities if a division says so.
+
+    Attributes:
+        triples: this rank's triples, int32 [n, 3].
+        entities: number of entities.
+    """
+
+    triples: np.ndarray
+    entities: int
+
+    def keys(self, epoch: int, division: Division) -> np.ndarray | None:
+        if division.resident_share >= 1:
+            return None
+        buckets = EntityBuckets(self.entities, division.workers, division.seed, division.resident_share)
+        return buckets.first_states(epoch, self.triples[:, 0], self.triples[:, 2])
+
 
 @dataclass(frozen=True)
 class DistinctQueries:
@@ -83,6 +111,9 @@ class DistinctQueries:
         anchor, relation = np.divmod(ids, 2 * self.relations)
         return (anchor + relation % self.relations) % size
 
+    def keys(self, epoch: int, division: Division) -> np.ndarray | None:
+        return None
+
 
 @dataclass(frozen=True)
 class Portions:
@@ -103,11 +134,35 @@ class Portions:
 
 
 @dataclass(frozen=True)
+class _Order:
+    """Order of this rank's items in an epoch.
+
+    Attributes:
+        places: int64 [n], local indices.
+        ends: number of items up to each key, if they are sorted by keys.
+    """
+
+    places: Tensor
+    ends: np.ndarray
+
+    @classmethod
+    def sorted(cls, places: Tensor, keys: np.ndarray | None) -> _Order:
+        """Sort a random order by the keys of all local items, if there are any."""
+        if keys is None:
+            return cls(places, np.empty(0, np.int64))
+        return cls(_sorted(places, keys), np.cumsum(np.bincount(keys[places.numpy()])))
+
+    def key(self, place: int) -> int:
+        """Return the key of the item at a place."""
+        return min(int(np.searchsorted(self.ends, place, side="right")), len(self.ends) - 1)
+
+
+@dataclass(frozen=True)
 class _Rest:
     """Rest of an epoch: this rank's order of its remaining items, and the portions of all ranks."""
 
     epoch: int
-    order: Tensor
+    order: _Order
     portions: Portions
 
 
@@ -121,19 +176,47 @@ class EpochOrder:
         steps: number of steps of an epoch.
     """
 
-    def __init__(self, items: Items, counts: Sequence[int], batch_size: int, seed: int, ranks: Ranks) -> None:
-        """``counts`` are the numbers of items of all ranks; ``batch_size`` the items of a step over all ranks."""
+    def __init__(
+        self,
+        items: Items,
+        counts: Sequence[int],
+        batch_size: int,
+        seed: int,
+        ranks: Ranks,
+        buckets: EntityBuckets | None = None,
+    ) -> None:
+        """``counts`` are the numbers of items of all ranks; ``batch_size`` the items of a step over all ranks.
+        ``buckets`` are those by which ``items`` are sorted; None for a random order."""
         self.items = sum(counts)
         self.steps = max(1, -(-self.items // batch_size))
-        self._items, self._seed, self._ranks = items, seed, ranks
+        share = 1.0 if buckets is None else buckets.resident_share
+        self._division = Division(ranks.size, self.steps, self.items, seed, share)
+        self._items, self._ranks, self._buckets = items, ranks, buckets
         self._portions = Portions(counts, self.steps)
-        self._cache: dict[int, Tensor] = {}
+        self._cache: dict[int, _Order] = {}
         self._rest: _Rest | None = None
 
     def chosen(self, epoch: int, step: int) -> Tensor:
         """Return the local indices of this rank's items of a step: int64, in random order."""
         low, high = self._portions_of(epoch).bounds(self._ranks.rank, step)
-        return self._order_of(epoch)[low:high]
+        return self._order_of(epoch).places[low:high]
+
+    def resident_rows(self, epoch: int, step: int) -> np.ndarray | None:
+        """Return the ranges of this rank's rows that a step, the one before it and the next state of the buckets use:
+        int64 [n, 2]; None for all rows."""
+        if self._buckets is None:
+            return None
+        (first, _), (_, last) = (self._states(epoch, each) for each in (max(0, step - 1), step))
+        return self._buckets.rows(epoch, slice(first, last + 2), self._ranks.rank)
+
+    def resident_entities(self, epoch: int, step: int) -> np.ndarray | None:
+        """Return the ranges of entities among which a step trains first: int64 [n, 2], ascending; None for all."""
+        return None if self._buckets is None else self._buckets.entities(epoch, self._states(epoch, step)[0])
+
+    def _states(self, epoch: int, step: int) -> tuple[int, int]:
+        """Return the states of the buckets at this rank's first and last item of a step."""
+        order, (low, high) = self._order_of(epoch), self._portions_of(epoch).bounds(self._ranks.rank, step)
+        return order.key(low), order.key(max(low, high - 1))
 
     def sizes(self, epoch: int, step: int) -> list[int]:
         """Return the number of items of every rank at a step that is now to be done."""
@@ -146,20 +229,26 @@ class EpochOrder:
         ranks = self._ranks
         left = torch.from_numpy(remaining_items(self._items, ranks, epoch, segments))
         counts = ranks.all_gather(torch.tensor([len(left)], device=ranks.device)).tolist()
-        order = left[_permutation(len(left), self._seed, epoch, ranks.rank, len(segments))]
+        order = self._new_order(epoch, left, len(segments))
         self._rest = _Rest(epoch, order, Portions(counts, self.steps, first))
 
     def _portions_of(self, epoch: int) -> Portions:
         return self._portions if self._rest is None or epoch != self._rest.epoch else self._rest.portions
 
-    def _order_of(self, epoch: int) -> Tensor:
+    def _order_of(self, epoch: int) -> _Order:
         if self._rest is not None and epoch == self._rest.epoch:
             return self._rest.order
         if epoch not in self._cache:
-            count = self._portions.counts[self._ranks.rank]
             latest = {cached: order for cached, order in self._cache.items() if abs(cached - epoch) == 1}
-            self._cache = {**latest, epoch: _permutation(count, self._seed, epoch, self._ranks.rank, 0)}
+            self._cache = {**latest, epoch: self._new_order(epoch, None, 0)}
         return self._cache[epoch]
+
+    def _new_order(self, epoch: int, left: Tensor | None, index: int) -> _Order:
+        """Return the order of the items that are left, by default all, after ``index`` segments."""
+        count = self._portions.counts[self._ranks.rank] if left is None else len(left)
+        places = _permutation(count, self._division.seed, epoch, self._ranks.rank, index)
+        keys = self._items.keys(epoch, self._division)
+        return _Order.sorted(places if left is None else left[places], keys)
 
 
 def remaining_items(items: Items, ranks: Ranks, epoch: int, segments: Sequence[Segment]) -> np.ndarray:
@@ -175,11 +264,13 @@ def remaining_items(items: Items, ranks: Ranks, epoch: int, segments: Sequence[S
     left = np.ones(len(ids), dtype=bool)
     for index, segment in enumerate(segments):
         own, ends = _by_rank(items.rank_of(ids, segment.division.workers), left)
+        keys = items.keys(epoch, segment.division)
         for base in range(0, _largest(len(ends) - 1, ranks), ranks.size):
             places = np.minimum(range(base, base + ranks.size + 1), len(ends) - 1)
             parts = [own[low:high] for low, high in pairwise(ends[places])]
             received = _swapped([torch.from_numpy(ids[part]) for part in parts], ranks)
-            visited = _visited(received, segment, epoch, base + ranks.rank, index)
+            sorted_by = None if keys is None else _swapped([torch.from_numpy(keys[part]) for part in parts], ranks)
+            visited = _visited(received, sorted_by, segment, epoch, base + ranks.rank, index)
             answers = _swapped(visited.split([len(part) for part in received]), ranks)
             for part, answer in zip(parts, answers, strict=True):
                 left[part] = ~answer.bool().numpy()
@@ -193,21 +284,31 @@ def _by_rank(owners: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return order[left[order]], np.append(0, np.cumsum(counts))
 
 
-def _visited(parts: Sequence[Tensor], segment: Segment, epoch: int, rank: int, index: int) -> Tensor:
+def _visited(
+    parts: Sequence[Tensor], keys: Sequence[Tensor] | None, segment: Segment, epoch: int, rank: int, index: int
+) -> Tensor:
     """Return which of the items that a rank had left a segment visited: uint8 [n], in the order of ``parts``.
 
     Args:
         parts: ids of the items, ascending in each part.
+        keys: keys by which the segment sorted the items, as ``parts``; None if it did not.
         index: number of earlier segments of the epoch.
     """
     count = sum(map(len, parts))
     _, done = Portions([count], segment.division.steps, segment.first).bounds(0, segment.last - 1)
-    places = _permutation(count, segment.division.seed, epoch, rank, index)[:done]
+    places = _permutation(count, segment.division.seed, epoch, rank, index)
     if len(parts) > 1:
         places = torch.from_numpy(np.argsort(torch.cat(list(parts)).numpy(), kind="stable"))[places]
+    if keys is not None:
+        places = _sorted(places, torch.cat(list(keys)).numpy())
     visited = torch.zeros(count, dtype=torch.uint8)
-    visited[places] = 1
+    visited[places[:done]] = 1
     return visited
+
+
+def _sorted(places: Tensor, keys: np.ndarray) -> Tensor:
+    """Sort places stably by their keys."""
+    return places[torch.from_numpy(np.argsort(keys[places.numpy()], kind="stable"))]
 
 
 def _permutation(count: int, seed: int, epoch: int, rank: int, index: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from distkg.config import RunConfig
 from distkg.data.store.known_answers import SORTED_QUERY_BYTES
 from distkg.embedding.batches import MARKED_SHARE, TOGETHER
+from distkg.embedding.entity_buckets import PARTITIONS, SPARE, partitions_in_use
 from distkg.embedding.loop import WINDOW
 from distkg.embedding.scorers import Scorer
 from distkg.evaluation.score_blocks import CACHED_ROWS
@@ -45,6 +46,7 @@ SCORE_FLOATS = 5.5  # of a sampled score: itself, its loss and weight, and gradi
 PUBLISHED_VERSIONS = 2
 QUERY_BYTES, REPLY_BYTES = 2 * 24, 5  # of a query in a request and beside it, and of a negative in a reply
 DRAW_BYTES = 96  # of a negative that an actor draws: random numbers, steps of a walk, its id and mask, and the reply
+SORT_BYTES = 20  # per item of a worker, for sorting an epoch by buckets: keys, their order, and the sorted items
 LEFT_BYTES = 56  # per item of a worker, for finding what was left of an epoch; measured: 33 to 53
 QUERY_VECTORS = 12  # of a transform that cannot be counted
 
@@ -168,7 +170,7 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
         "relations and networks": dense * (2 + accumulators),  # with value and gradient
         # While a checkpoint is written; a table on disk is written from its file.
         "checkpoint copy": (0 if on_disk else stored + state) + dense * (1 + accumulators),
-        **({"pages of a step": _pages(config, counts, stored, state)} if on_disk else {}),
+        **(_pages(config, counts, stored, state) if on_disk else {}),
         "exchange buffers": _exchange(config, counts, scorer),
         "objective": objective,
         "evaluation": _evaluation(config, counts, scorer),
@@ -187,7 +189,7 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
 def _continued(config: RunConfig, counts: GraphCounts) -> int:
     """Return the bytes for finding what other workers left of an epoch."""
     items = counts.triples.get("train", 0) * (2 if over_all_entities(config) else 1)
-    return -(-items // config.train.workers) * LEFT_BYTES
+    return -(-items // config.train.workers) * (LEFT_BYTES + (SORT_BYTES if config.train.resident_share < 1 else 0))
 
 
 def _exchange(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
@@ -198,11 +200,17 @@ def _exchange(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     return sets * step_sizes(config, counts).rows * scorer.entity_width * FLOAT + summed
 
 
-def _pages(config: RunConfig, counts: GraphCounts, *tensors: int) -> int:
-    """Return the bytes of the pages of the rows of two steps, the current one and the next, which is read ahead."""
+def _pages(config: RunConfig, counts: GraphCounts, *tensors: int) -> dict[str, int]:
+    """Return the bytes of the pages of the rows of two steps, the current one and the next, which is read ahead; and
+    of the partitions in memory, if an epoch is sorted by them."""
     rows = shard_rows(config, counts)
     touched = min(2 * step_sizes(config, counts).rows, rows)
-    return sum(min(touched * (tensor // rows // PAGE + 1) * PAGE, tensor) for tensor in tensors)
+    of_steps = sum(min(touched * (tensor // rows // PAGE + 1) * PAGE, tensor) for tensor in tensors)
+    share = config.train.resident_share
+    if share == 1:
+        return {"pages of a step": of_steps}
+    resident = sum(tensors) * (partitions_in_use(share) + SPARE) // PARTITIONS
+    return {"resident partitions": resident, "pages of a step": min(of_steps, max(0, sum(tensors) - resident))}
 
 
 def _sampled(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
@@ -279,7 +287,8 @@ def _evaluation(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
 
 def _training_triples(config: RunConfig, counts: GraphCounts) -> int:
     own = -(-counts.triples.get("train", 0) // config.train.workers)
-    return 2 * own * SORTED_QUERY_BYTES if over_all_entities(config) else own * (3 * 4 + INDEX)
+    order = INDEX + (SORT_BYTES if config.train.resident_share < 1 else 0)
+    return 2 * own * SORTED_QUERY_BYTES if over_all_entities(config) else own * (3 * 4 + order)
 
 
 def _batches(config: RunConfig, counts: GraphCounts) -> int:

@@ -117,13 +117,22 @@ class Loop:
             with self.clock("exchange"):
                 routes = plan_routes([batch.ids for batch in batches], self._table.shards, self._ranks)
                 relations = self._dense.used_rows([self._model.relation_row(batch.relation) for batch in batches])
-            self._table.prefetch(routes[0])
-            steps = map(RoutedBatch, range(low, high), batches, routes, relations)
-            for routed, coming in zip(steps, [*routes[1:], None], strict=True):
+            steps = list(map(RoutedBatch, range(low, high), batches, routes, relations))
+            self._prefetch(epoch, steps[0])
+            for routed, coming in zip(steps, [*steps[1:], None], strict=True):
                 if coming is not None:
-                    self._table.prefetch(coming)
+                    self._prefetch(epoch, coming)
                 yield routed
             low = self._next = high
+
+    def _prefetch(self, epoch: int, routed: RoutedBatch) -> None:
+        """Announce the rows of a step to the table."""
+        resident = self._batches.order.resident_rows(epoch, routed.step)
+        if resident is None:
+            self._table.prefetch(routed.route)
+            return
+        with self.clock("exchange"):
+            self._table.storage.keep(resident)
 
     def _count_traffic(self) -> None:
         """Add what was exchanged since the last call in this ``run``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from distkg.config import RunConfig
+from distkg.embedding.entity_buckets import loads_of_epoch
 from distkg.embedding.footprint import (
     ON_DEVICE,
     PAGED,
@@ -219,17 +221,24 @@ def _plan(
         actors=config.negatives.pool.actors,
         actor_memory=actor_footprint(fewest, counts, scorer),
     )
-    return replace(planned, warnings=_paging(planned))
+    return replace(planned, warnings=_paging(planned, config.train.resident_share))
 
 
-def _paging(planned: Plan) -> tuple[str, ...]:
+def _paging(planned: Plan, resident_share: float) -> tuple[str, ...]:
     """Return a warning if the pages of a table on disk exceed the memory that is left for them."""
-    if planned.available is None or planned.total_bytes + planned.disk_bytes <= planned.available:
+    disk, available = planned.disk_bytes, planned.available
+    if not disk or available is None or planned.total_bytes + disk <= available:
         return ()
+    size = f"the entity table and its optimizer state take {disk / 2**30:.2f} GiB of disk per worker"
+    if resident_share < 1:
+        moved = disk * loads_of_epoch(resident_share) / 2**30
+        return (f"{size}: an epoch reads {moved:.1f} GiB and writes as much, which the estimate of time leaves out",)
+    left = max(0, available - planned.total_bytes)
+    share = math.floor(100 * left / disk) / 100
+    remedy = f". Set train.resident_share: {share:g}, and most steps will find their rows in memory" if share else ""
     return (
-        f"the entity table and its optimizer state take {planned.disk_bytes / 2**30:.2f} GiB of disk per worker, and "
-        f"{max(0, planned.available - planned.total_bytes) / 2**30:.2f} GiB of memory are left for their pages: steps "
-        "will wait for the disk, which the estimate of time leaves out",
+        f"{size}, and {left / 2**30:.2f} GiB of memory are left for their pages: steps will wait for the disk, which "
+        f"the estimate of time leaves out{remedy}",
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -268,6 +269,10 @@ class NegativeSource(ABC):
 
     def advance(self, moment: TrainingProgress) -> None:  # noqa: B027  most sources do not depend on it
         """Set the training progress; called before draws."""
+
+    def restrict(self, ranges: np.ndarray | None) -> None:  # noqa: B027  most sources have entities of their own
+        """Announce that training has only these ranges of entities, int64 [n, 2], in memory, or all; called before
+        draws. A source that draws from all entities then draws from these."""
 
     def prefetch(self, coming: Sequence[DrawRequest]) -> None:  # noqa: B027  most sources draw in the step
         """Announce later draws, in the order of steps."""

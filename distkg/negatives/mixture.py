@@ -123,6 +123,10 @@ class Mixture(NegativeSource):
         for source in self.sources:
             source.advance(moment)
 
+    def restrict(self, ranges: np.ndarray | None) -> None:
+        for source in self.sources:
+            source.restrict(ranges)
+
     def prefetch(self, coming: Sequence[DrawRequest]) -> None:
         shares = [self.shares(each.moment.progress) for each in coming]
         for place, source in enumerate(self.sources):

@@ -12,7 +12,9 @@ import mmap
 import os
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,10 +24,12 @@ from torch import Tensor
 
 from distkg.data.storage.local_path import local_path
 from distkg.host_memory import memory_limit
+from distkg.sharding.mapped_pages import PAGE, MappedPages
 
-_PAGE = mmap.PAGESIZE
+RowRange = tuple[int, int]
+
+
 _PROCESS_MADVISE, _WILL_NEED, _MOST_RANGES = 440, 3, 1024  # Linux: system call, advice, ranges in a call (IOV_MAX)
-_SYNC_FILE_RANGE_WRITE = 2
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
@@ -42,6 +46,10 @@ class RowStorage(Protocol):
 
     def prefetch(self, rows: Tensor) -> None:
         """Announce that rows int64 [k], sorted, of all tensors are about to be read."""
+        ...
+
+    def keep(self, ranges: np.ndarray) -> None:
+        """Announce that until the next call no rows but these ranges, int64 [n, 2], are about to be used."""
         ...
 
     def write_back(self) -> None:
@@ -68,6 +76,9 @@ class DeviceMemory:
     def prefetch(self, rows: Tensor) -> None:
         """Do nothing: the rows are in memory."""
 
+    def keep(self, ranges: np.ndarray) -> None:
+        """Do nothing: the rows are in memory."""
+
     def write_back(self) -> None:
         """Do nothing: the rows are in memory."""
 
@@ -88,9 +99,13 @@ class MappedFiles:
         """
         self.folder = table_folder(folder)
         self._files: list[Tensor] = []
+        self._pages: list[MappedPages] = []
         self._open: list[int] = []
+        self._kept: set[RowRange] | None = None
+        self._background = ThreadPoolExecutor(1, "distkg-rows")
+        self._moves: deque[Future[None]] = deque()
+        self._written: list[tuple[MappedPages, int, int]] = []  # ranges that are dropped when they are on the disk
         self._bytes, self._memory = 0, memory_limit()
-        self._start_writing = _starter_of_writes()
         self._advise: Callable[[np.ndarray], bool] | None = _advisor()
 
     def zeros(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
@@ -104,6 +119,7 @@ class MappedFiles:
             return torch.zeros(rows, columns, dtype=dtype)
         values = torch.frombuffer(self._mapped(size), dtype=dtype).view(rows, columns)
         self._files.append(values)
+        self._pages.append(MappedPages(self._open[-1], values.data_ptr(), size, columns * dtype.itemsize))
         self._bytes += size
         return values
 
@@ -117,15 +133,49 @@ class MappedFiles:
                 self._advise = None
                 return
 
+    def keep(self, ranges: np.ndarray) -> None:
+        """Read ranges of rows into memory, and write back and drop those of the last call, in the background.
+
+        Nothing is done if the files are smaller than half of the memory.
+        """
+        if self._bytes <= self._memory / 2:
+            return
+        wanted = {(low, high) for low, high in ranges.tolist()}
+        if wanted == self._kept:
+            return
+        if len(self._moves) == 2:
+            self._moves.popleft().result()  # the ranges of the last call may still be read, those before are here
+        kept = {(0, len(self._files[0]))} if self._kept is None else self._kept
+        self._moves.append(self._background.submit(self._move, sorted(kept - wanted), sorted(wanted - kept)))
+        self._kept = wanted
+
+    def _move(self, gone: Sequence[RowRange], new: Sequence[RowRange]) -> None:
+        """Start to write back and drop ranges of rows, and read others meanwhile."""
+        read = self._pages_of(new)
+        written, self._written = self._written, self._pages_of(gone)
+        for pages, low, high in self._written:
+            pages.start_dropping(low, high)
+        for pages, low, high in read:
+            pages.start_reading(low, high)
+        for pages, low, high in read:
+            pages.map(low, high)
+        for pages, low, high in written:
+            pages.drop(low, high)
+
+    def _pages_of(self, ranges: Sequence[RowRange]) -> list[tuple[MappedPages, int, int]]:
+        """Return the bytes that ranges of rows have in each file."""
+        sizes = [(pages, values[:1].nbytes) for pages, values in zip(self._pages, self._files, strict=True)]
+        return [(pages, low * size, high * size) for pages, size in sizes for low, high in ranges]
+
     def write_back(self) -> None:
         """Start to write changed pages to the files, if these are larger than half of the memory.
 
         The kernel could else find nothing but changed pages when it needs one: it then waits for the disk at each page
         (always so under version 1 of control groups).
         """
-        if self._start_writing is not None and self._bytes > self._memory / 2:
-            for file in self._open:
-                self._start_writing(file)
+        if self._kept is None and self._bytes > self._memory / 2:
+            for pages in self._pages:
+                pages.start_writing()
 
     def __del__(self) -> None:
         for file in getattr(self, "_open", ()):
@@ -213,23 +263,13 @@ def _file_system(path: Path) -> str:
 
 def _page_ranges(rows: np.ndarray, address: int, row_bytes: int, size: int) -> np.ndarray:
     """Return the ranges of pages that hold sorted rows: uint64 [n, 2], address and bytes."""
-    first = rows * row_bytes // _PAGE
-    last = (rows * row_bytes + row_bytes - 1) // _PAGE
+    first = rows * row_bytes // PAGE
+    last = (rows * row_bytes + row_bytes - 1) // PAGE
     if not len(first):
         return np.empty((0, 2), np.uint64)
     starts = np.flatnonzero(np.append(True, first[1:] > last[:-1] + 1))
-    low, high = first[starts] * _PAGE, (last[np.append(starts[1:], len(last)) - 1] + 1) * _PAGE
+    low, high = first[starts] * PAGE, (last[np.append(starts[1:], len(last)) - 1] + 1) * PAGE
     return np.stack([low + address, np.minimum(high, size) - low], 1).astype(np.uint64)
-
-
-def _starter_of_writes() -> Callable[[int], object] | None:
-    """Return a function that starts to write the changed pages of an open file; None if this system has none."""
-    try:
-        call: Any = ctypes.CDLL(None).sync_file_range
-    except AttributeError:
-        return None
-    call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-    return lambda file: call(file, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
 def _advisor() -> Callable[[np.ndarray], bool] | None:

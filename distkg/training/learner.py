@@ -26,12 +26,14 @@ class Division:
         steps: number of steps in an epoch.
         items: number of items in an epoch, over all workers; 0 if steps draw them at random.
         seed: random seed of their order.
+        resident_share: share of the entities that have both ends of consecutive triples; 1 for a random order.
     """
 
     workers: int
     steps: int
     items: int
     seed: int
+    resident_share: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,13 @@ class _SavedSegment(BaseModel):
     steps: Annotated[int, Field(ge=1, lt=1 << 63)]
     items: Count
     seed: Annotated[int, Field(ge=0)]
+    resident_share: float = Field(1.0, gt=0, le=1)  # missing in earlier versions, whose order was random
     first: Count
     last: Count
 
     def segment(self) -> Segment:
-        return Segment(Division(self.workers, self.steps, self.items, self.seed), self.first, self.last)
+        division = Division(self.workers, self.steps, self.items, self.seed, self.resident_share)
+        return Segment(division, self.first, self.last)
 
 
 class _Saved(BaseModel):
@@ -155,7 +157,7 @@ class Progress:
             "segments": self._saved_segments(division),
         }
 
-    def _saved_segments(self, division: Division) -> list[dict[str, int]]:
+    def _saved_segments(self, division: Division) -> list[dict[str, float]]:
         """Return the segments of the epoch up to this step; none if they are too many."""
         present = Segment(division, self.segment_start, self.step)
         segments = [*self.segments, *([present] if present.last > present.first else [])]

@@ -117,7 +117,8 @@ class Training:
         self.learner = family_of(config).learner(config, ranks, self.schedule, services)
         self.loop = self.learner.loop
         learner = self.learner
-        self.division = Division(ranks.size, learner.steps_per_epoch, learner.items_per_epoch, config.train.seed)
+        steps, items = learner.steps_per_epoch, learner.items_per_epoch
+        self.division = Division(ranks.size, steps, items, config.train.seed, config.train.resident_share)
         self.provenance = self.learner.provenance()
         self._check_writer, self._observer = services.check_writer, services.observer
         self.checkpoints = Checkpoints(

@@ -197,6 +197,14 @@ def test_negative_quality_runs(tmp_path: Path, store: Path) -> None:
 
 
 @pytest.mark.benchmarks
+def test_bucket_order_runs(tmp_path: Path, store: Path) -> None:
+    typed = ["--store", str(store), "--preset", "negatives_complex", "--epochs", "1"]
+    content = run_quickly("bucket_order", tmp_path, *typed, part=f"-negatives_complex-{store.name}")
+    assert list(content["figures"]) == ["random order", "half of the entities", "a quarter", "a tenth"]
+    assert content["settings"]["configuration"]["train"]["resident_share"] == 1.0
+
+
+@pytest.mark.benchmarks
 @pytest.mark.cluster
 @pytest.mark.usefixtures("shared_ray")
 def test_negative_pool_runs(tmp_path: Path, store: Path) -> None:
@@ -422,8 +430,9 @@ def test_table_on_disk_runs(tmp_path: Path) -> None:
     except BenchmarkError as error:
         pytest.skip(str(error))
     content = run_quickly("table_on_disk", tmp_path, "--folder", str(tmp_path / "graph"))
-    assert list(content["figures"]) == ["in memory", "on disk, 2 GB in all"]
-    assert 0.1 < content["figures"]["on disk, 2 GB in all"]["train GB"]["median"] < 2.0
+    rows = ["on disk in buckets, 2 GB in all", "on disk at random, 2 GB in all"]
+    assert list(content["figures"]) == ["in memory", *rows]
+    assert all(0.1 < content["figures"][row]["train GB"]["median"] < 2.0 for row in rows)
 
 
 @pytest.mark.slow

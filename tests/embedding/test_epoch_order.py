@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,13 +27,15 @@ from distkg.embedding.batches import (
     SampledBatch,
     SampledBatches,
 )
-from distkg.embedding.epoch_order import DistinctQueries, EpochOrder, Items, StridedItems
+from distkg.embedding.entity_buckets import EntityBuckets
+from distkg.embedding.epoch_order import BucketedTriples, DistinctQueries, EpochOrder, Items, StridedItems
 from distkg.negatives import DrawRequest, TrainingGraph, make_source
 from distkg.randomness import Purpose, stream
 from distkg.sharding.ranks import Ranks
 from distkg.training.learner import Division, Segment
 
 RELATIONS = 3
+ENTITIES = 150
 Query = tuple[int, int]
 
 
@@ -69,8 +71,24 @@ class Queries:
         return [anchor * 2 * RELATIONS + relation for anchor, relation in self.queries]
 
 
-Kind = Rows | Queries
+@dataclass(frozen=True)
+class Triples:
+    """Triples of 150 entities, which a group may sort by their buckets."""
+
+    ends: tuple[tuple[int, int], ...]
+
+    def of(self, ranks: Ranks) -> tuple[Items, list[int]]:
+        own = np.array([(head, 0, tail) for head, tail in self.ends], np.int32)[ranks.rank :: ranks.size]
+        items = BucketedTriples(len(self.ends), 1, ranks, own, ENTITIES)
+        return items, items.counts()
+
+    def all(self) -> list[int]:
+        return list(range(len(self.ends)))
+
+
+Kind = Rows | Queries | Triples
 KINDS = st.one_of(
+    st.builds(Triples, st.lists(st.tuples(*[st.integers(0, 149)] * 2), min_size=1, max_size=60).map(tuple)),
     st.builds(Rows, st.integers(1, 60), st.sampled_from([1, 2])),
     st.builds(
         Queries,
@@ -87,10 +105,23 @@ class Group:
     batch_size: int
     seed: int
     share: float
+    resident_share: float = 1.0
+
+    def buckets(self, kind: Kind) -> EntityBuckets | None:
+        if self.resident_share == 1 or not isinstance(kind, Triples):
+            return None
+        return EntityBuckets(ENTITIES, self.workers, self.seed, self.resident_share)
 
 
 GROUPS = st.lists(
-    st.builds(Group, st.integers(1, 5), st.integers(1, 25), st.sampled_from([0, 0, 0, 1 << 40]), st.floats(0, 1)),
+    st.builds(
+        Group,
+        st.integers(1, 5),
+        st.integers(1, 25),
+        st.sampled_from([0, 0, 0, 1 << 40]),
+        st.floats(0, 1),
+        st.sampled_from([1.0, 0.2, 0.5]),
+    ),
     min_size=1,
     max_size=4,
 )
@@ -99,7 +130,8 @@ GROUPS = st.lists(
 def visit(ranks: Ranks, kind: Kind, epoch: int, segments: Sequence[Segment], group: Group) -> tuple[list[int], Segment]:
     """The ids that one rank of a group visits after these segments, and the segment that its group adds."""
     items, counts = kind.of(ranks)
-    order = EpochOrder(items, counts, group.batch_size, group.seed, ranks)
+    buckets = group.buckets(kind)
+    order = EpochOrder(items, counts, group.batch_size, group.seed, ranks, buckets)
     first = segments[-1].last * order.steps // segments[-1].division.steps if segments else 0
     if segments:
         order.continue_epoch(epoch, first, segments)
@@ -109,7 +141,8 @@ def visit(ranks: Ranks, kind: Kind, epoch: int, segments: Sequence[Segment], gro
         ids = items.ids()[order.chosen(epoch, step).numpy()].tolist()
         assert order.sizes(epoch, step)[ranks.rank] == len(ids)
         visited += ids
-    return visited, Segment(Division(ranks.size, order.steps, order.items, group.seed), first, last)
+    share = 1.0 if buckets is None else group.resident_share
+    return visited, Segment(Division(ranks.size, order.steps, order.items, group.seed, share), first, last)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -117,7 +150,7 @@ def visit(ranks: Ranks, kind: Kind, epoch: int, segments: Sequence[Segment], gro
 def test_each_item_of_an_epoch_is_visited_once_whoever_trains(kind: Kind, groups: list[Group], epoch: int) -> None:
     segments: list[Segment] = []
     visited: Counter[int] = Counter()
-    for group in [*groups[:-1], Group(groups[-1].workers, groups[-1].batch_size, groups[-1].seed, 1.0)]:
+    for group in [*groups[:-1], replace(groups[-1], share=1.0)]:
         if segments and segments[-1].last == segments[-1].division.steps:
             break
         ranks = on_threads(group.workers, visit, kind, epoch, segments, group)

@@ -195,6 +195,23 @@ def test_too_little_memory_for_the_pages_of_the_table_is_a_warning() -> None:
     assert not plan(config, Counts(), needed + 2 * 500_000 * 128 * 4).warnings
     (warning,) = plan(config, Counts(), needed + (100 << 20)).warnings
     assert "take 0.48 GiB of disk per worker, and 0.10 GiB of memory are left for their pages" in warning
+    assert "Set train.resident_share: 0.2, and" in warning  # 100 of 488 MiB
+
+
+def test_a_table_in_buckets_needs_the_memory_of_its_partitions() -> None:
+    """Of 64 partitions, 14 in use and 2 that are read and written."""
+    table = 2 * 500_000 * 128 * 4
+    config = make_config(optimizer__name="adagrad", train__table_storage="disk")
+    at_random = plan(config, Counts(), None)
+    config = make_config(optimizer__name="adagrad", train__table_storage="disk", train__resident_share=0.25)
+    buckets = plan(config, Counts(), None)
+    assert buckets.memory["resident partitions"] == table // 4
+    assert buckets.memory["pages of a step"] == at_random.memory["pages of a step"]
+    more = buckets.memory["training triples"] - at_random.memory["training triples"]
+    assert more == 20 * 5_000_000
+    assert not plan(config, Counts(), buckets.total_bytes + table).warnings
+    (warning,) = plan(config, Counts(), buckets.total_bytes).warnings
+    assert "an epoch reads 1.4 GiB and writes as much, which the estimate of time leaves out" in warning
 
 
 def test_a_table_that_does_not_fit_is_offered_the_disk() -> None:

@@ -52,6 +52,17 @@ def test_uniform_draws_every_entity_alike(seed: int) -> None:
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
+def test_uniform_draws_the_entities_in_memory_alike() -> None:
+    for source in (source_of("uniform"), make_source("mixture", {"parts": [{"source": "uniform"}]}, graph_of(DEGREES))):
+        source.restrict(np.array([[1, 3], [6, 7]]))
+        counts = np.bincount(sample_of(source, (ROWS, EACH), torch.Generator().manual_seed(0)).flatten().numpy())
+        assert np.flatnonzero(counts).tolist() == [1, 2, 6]
+        assert stats.chisquare(counts[[1, 2, 6]]).pvalue > 1e-3
+        assert source.pool_sizes(queries(2)).tolist() == [3, 3]
+        source.restrict(None)
+        assert len(sample_of(source, (ROWS, EACH), torch.Generator().manual_seed(0)).unique()) == len(DEGREES)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_degree_draws_in_proportion_to_occurrences(seed: int) -> None:
     counts = drawn("degree", seed)

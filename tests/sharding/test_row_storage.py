@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import subprocess
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from distkg.sharding import row_storage
 from distkg.sharding.exchange import plan_routes
+from distkg.sharding.mapped_pages import PAGE, MappedPages
 from distkg.sharding.optimizers import OPTIMIZERS
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.row_storage import MappedFiles, StorageError, _page_ranges, table_folder
@@ -137,17 +139,55 @@ def test_the_kernel_takes_the_ranges(tmp_path: Path) -> None:
     assert storage._advise is before  # it was not refused
 
 
-@pytest.mark.parametrize(("memory", "expected"), [(16 * 40 * WIDTH, []), (4 * 40 * WIDTH, [0])])
+@pytest.mark.parametrize(("memory", "expected"), [(16 * 40 * WIDTH, 0), (4 * 40 * WIDTH, 2)])
 def test_changed_pages_are_written_early_where_memory_is_short(
-    tmp_path: Path, memory: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, memory: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A table of 4 × 40 × WIDTH bytes, beside its optimizer state, and four times or once that much memory."""
     monkeypatch.setattr(row_storage, "memory_limit", lambda: memory)
-    storage, answers = MappedFiles(tmp_path), list[Any]()
-    start = storage._start_writing
-    assert start is not None
-    storage._start_writing = lambda file: answers.append(start(file))
+    written: list[str] = []
+    monkeypatch.setattr(MappedPages, "start_writing", lambda self: written.append("rows and state"))
+    storage = MappedFiles(tmp_path)
     table = ShardedTable(40, WIDTH, OPTIMIZERS["rowwise_adagrad"], Ranks.single(), storage=storage)
-    answers.clear()
     table.update(torch.tensor([3]), torch.ones(1, WIDTH), RATE)
-    assert answers[:1] == expected  # 0: the system has taken it
+    assert len(written) == expected
+
+
+def pages_in_memory(values: torch.Tensor) -> list[bool]:
+    """For each page of a mapped tensor, whether the kernel has it in memory."""
+    found = (ctypes.c_ubyte * -(-values.nbytes // PAGE))()
+    size = ctypes.c_size_t(values.nbytes)
+    assert ctypes.CDLL(None).mincore(ctypes.c_void_p(values.data_ptr()), size, found) == 0
+    return [bool(each & 1) for each in found]
+
+
+def test_only_the_ranges_that_are_kept_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 rows of a page each, and their state of 4 bytes."""
+    monkeypatch.setattr(row_storage, "memory_limit", lambda: 1 << 20)
+    storage = MappedFiles(tmp_path)
+    rows, state = (storage.zeros(1000, columns, torch.float32) for columns in (PAGE // 4, 1))
+    rows[:] = torch.arange(1000.0)[:, None]
+    state[:] = 7
+    for ranges in ([[0, 100], [500, 600]], [[0, 100], [900, 1000]], [[900, 1000]], [[900, 1000], [3, 4]]):
+        storage.keep(np.array(ranges))
+        for low, high in ranges:
+            rows[low:high] += 1000
+    storage.keep(np.array([[900, 1000]]))
+    storage.keep(np.empty((0, 2), np.int64))
+    storage.keep(np.array([[2, 3]]))  # what was dropped is on the disk now
+    storage._background.shutdown()
+    assert sum(pages_in_memory(rows)) <= 200  # the kernel keeps a few pages beside those that were used last
+    expected = torch.arange(1000.0)
+    expected[:100] += 2000
+    expected[500:600] += 1000
+    expected[900:] += 3000
+    expected[3] += 1000
+    assert torch.equal(rows, expected[:, None].expand_as(rows))
+    assert bool((state == 7).all())
+
+
+def test_files_that_fit_into_the_memory_are_kept_whole(tmp_path: Path) -> None:
+    storage = MappedFiles(tmp_path)
+    rows = storage.zeros(100, PAGE // 4, torch.float32).fill_(1)
+    storage.keep(np.array([[0, 1]]))
+    assert all(pages_in_memory(rows))

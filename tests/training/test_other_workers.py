@@ -23,11 +23,13 @@ from tests.training.test_run import config, entity_rows
 from tests.training.test_stopping import StopAfter
 
 Asked = list[tuple[int, ...]]
-OBJECTIVES = ("logistic", "k_vs_all", "query_sampling")
+OBJECTIVES = ("logistic", "logistic in buckets", "k_vs_all", "query_sampling")
 EVER = 1 << 40
 
 
 def run_config(store: str, objective: str, **train: Any) -> RunConfig:
+    objective, _, order = objective.partition(" in ")
+    train = {**({"resident_share": 0.2} if order == "buckets" else {}), **train}
     model = {"name": "rotate", "dim": 8} if objective == "query_sampling" else {"name": "distmult", "dim": 8}
     negatives = {"negatives": {"count": 4, "chunk_size": 16}} if objective == "logistic" else {}
     return config(
@@ -136,9 +138,12 @@ def test_the_workers_of_a_checkpoint_count_where_it_does_not_say_more(
     assert sorted(first + rest) == queries_of(Store.open(small_store), "logistic")
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 100}, {"batch_size": 1024}, {"batch_size": 9}, {"seed": 8}])
-def test_another_batch_size_or_seed_in_mid_epoch_leaves_each_triple_to_one_step(
-    small_store: str, tmp_path: Path, changes: dict[str, int]
+@pytest.mark.parametrize(
+    "changes",
+    [{"batch_size": 100}, {"batch_size": 1024}, {"batch_size": 9}, {"seed": 8}, {"resident_share": 0.3}],
+)
+def test_other_settings_of_the_order_in_mid_epoch_leave_each_triple_to_one_step(
+    small_store: str, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     first = begin(Ranks.single(), run_config(small_store, "logistic"), str(tmp_path))
     other = run_config(small_store, "logistic", **changes)

@@ -33,7 +33,8 @@ def test_progress_that_cannot_be_is_refused(key: str, value: Any) -> None:
 
 
 def segment(first: int, last: int, steps: int = 6, **changes: Any) -> dict[str, Any]:
-    return {"workers": 2, "steps": steps, "items": 40, "seed": 0, "first": first, "last": last, **changes}
+    division = {"workers": 2, "steps": steps, "items": 40, "seed": 0, "resident_share": 1.0}
+    return {**division, "first": first, "last": last, **changes}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ def segment(first: int, last: int, steps: int = 6, **changes: Any) -> dict[str, 
         ([segment(0, 3, workers=0)], r"'segments'\.0\.'workers'"),
         ([segment(0, 3, workers=1 << 31)], r"'segments'\.0\.'workers'"),
         ([segment(0, 3, steps=0)], r"'segments'\.0\.'steps'"),
+        ([segment(0, 3, resident_share=0.0)], r"'segments'\.0\.'resident_share'"),
         ([segment(0, 3) | {"first": False}], r"'segments'\.0\.'first'"),
         ([segment(0, 3, more=1)], r"'segments'\.0\.'more'"),
         ([segment(0, 3)] * 1001, "'segments'"),

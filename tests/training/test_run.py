@@ -14,6 +14,7 @@ import torch
 from distkg.config import RunConfig, parse_config
 from distkg.data.store.graph_store import Store
 from distkg.embedding.load_run import load_run
+from distkg.sharding import row_storage
 from distkg.sharding.ranks import Ranks
 from distkg.training import run as run_module
 from distkg.training.run import DivergedError, train_on_rank
@@ -72,9 +73,15 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(
 
 
 @pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="tables on disk need Linux")
-@pytest.mark.parametrize("size", [1, 2])
-def test_a_run_with_its_table_on_disk_equals_one_in_memory(small_store: str, tmp_path: Path, size: int) -> None:
-    """Bit for bit: losses, checkpoints and result, and it resumes with its table in the other place."""
+@pytest.mark.parametrize(("size", "resident_share"), [(1, 1.0), (1, 0.2), (2, 1.0), (2, 0.2)])
+def test_a_run_with_its_table_on_disk_equals_one_in_memory(
+    small_store: str, tmp_path: Path, size: int, resident_share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: losses, checkpoints and result, and it resumes with its table in the other place.
+
+    On one rank the files count as larger than the memory, so that rows are dropped.
+    """
+    monkeypatch.setattr(row_storage, "memory_limit", lambda: 1)
 
     def run(name: str, storage: str, epochs: int, resume: bool = False) -> dict[str, Any]:
         (tmp_path / "rows").mkdir(exist_ok=True)
@@ -82,7 +89,14 @@ def test_a_run_with_its_table_on_disk_equals_one_in_memory(small_store: str, tmp
         settings = config(
             small_store,
             **SAMPLED,
-            train={"workers": size, "epochs": epochs, "overlap": True, "table_storage": storage, **place},
+            train={
+                "workers": size,
+                "epochs": epochs,
+                "overlap": True,
+                "table_storage": storage,
+                "resident_share": resident_share,
+                **place,
+            },
         )
         work = settings, str(tmp_path / name), resume
         result: dict[str, Any] = train(Ranks.single(), *work) if size == 1 else run_ranks(size, train, *work)[0]

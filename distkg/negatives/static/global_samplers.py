@@ -14,16 +14,33 @@ from distkg.negatives.training_graph import TrainingGraph
 
 @SOURCES.register("uniform")
 class Uniform(NegativeSource):
-    """All entities with equal probability."""
+    """All entities with equal probability, or those that training has in memory."""
 
     needs = "nothing"
+
+    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
+        super().__init__(graph, options)
+        self.restrict(None)
+
+    def restrict(self, ranges: np.ndarray | None) -> None:
+        ranges = np.array([[0, self.entities]]) if ranges is None else ranges
+        self._ends = np.cumsum(ranges[:, 1] - ranges[:, 0])
+        self._offsets = torch.from_numpy(ranges[:, 1] - self._ends)  # from a place in the ranges to its entity
 
     @classmethod
     def depends_on_query(cls, options: SourceOptions) -> bool:
         return False
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
-        return Negatives(torch.randint(self.entities, (len(queries), count), generator=generator))
+        places = torch.randint(int(self._ends[-1]), (len(queries), count), generator=generator)
+        if self._ends[-1] == self.entities:
+            return Negatives(places)
+        return Negatives(
+            places + self._offsets[torch.from_numpy(np.searchsorted(self._ends, places.numpy(), side="right"))]
+        )
+
+    def pool_sizes(self, queries: Queries) -> Tensor:
+        return torch.full((len(queries),), int(self._ends[-1]))
 
 
 @SOURCES.register("degree")
