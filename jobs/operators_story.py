@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,12 +43,14 @@ import yaml
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
-HOST, BUCKET = "127.0.0.1", "kg"
-GRAPH, RUN, EXPORT = (f"s3://{BUCKET}/{name}" for name in ("graphs/night", "runs/night", "exports/night"))
+HOST, BUCKET = "127.0.0.1", "night"
+GRAPH, RUN, EXPORT = (f"s3://{BUCKET}/{name}" for name in ("graph", "run", "export"))
 ANCHOR, RELATION = "person_0", "works_at"
 RELATIONS, DIM, NEGATIVES = 12, 32, 64
 OBJECT_STORE_BYTES = 128 * 2**20
 LONGEST_LINE = 200
+STOPS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+RAYS_DECORATION = re.compile(r"\x1b\[[\d;]*m|^\d{4}-\S+ \S+\t(?:INFO|SUCC|WARNING) \S+ -- ")
 MARK = "DISTKG_OPERATORS_STORY"  # in the environment of every process of a story
 EPOCH, RESTART = re.compile(r"\] epoch ([\d.]+)"), "Restarting from the newest checkpoint"
 
@@ -82,22 +84,23 @@ def tell(sizes: Sizes, shell: Shell) -> None:
     shell.chapter("A graph in the object store, and the plan of a run")
     counts = ("--entities", sizes.entities, "--relations", RELATIONS, "--triples", sizes.triples, "--seed", 1)
     shell.job("-m", "distkg", "generate", "--store", GRAPH, *counts)
-    shell.job("-m", "distkg", "plan", "night.yaml")
+    shell.run("python", "-m", "distkg", "plan", "night.yaml")
 
     shell.chapter("The run, which loses a node in the middle of an epoch")
     shell.submit("night", "jobs/train.py", "night.yaml", "--run", RUN, "--resume")
     recovery = follow_and_lose(shell, nodes[-1])
     result = json.loads(shell.read(f"{RUN}/result.json"))
 
-    shell.chapter("The metrics of the run, from one worker and from two")
-    for workers in (1, 2):
-        options = ("--triples", sizes.ranked, "--workers", workers, "--json")
-        evaluated = the_json(shell.job("jobs/evaluate.py", RUN, *options))
-        shell.check(f"metrics by {workers} worker(s)", evaluated["metrics"], result["metrics"]["test"])
+    shell.chapter("The metrics of the run, from this process and from a job of two workers")
+    options = ("--triples", sizes.ranked, "--json")
+    alone = shell.run("python", "-m", "distkg", "evaluate", RUN, *options)
+    together = shell.job("jobs/evaluate.py", RUN, *options, "--workers", 2)
+    for reader, output in (("this process", alone), ("two workers", together)):
+        shell.check(f"metrics by {reader}", the_json(output)["metrics"], result["metrics"]["test"])
 
     shell.chapter("Predictions of the run, and the same scores from an export by two workers")
     query = ("--anchor", ANCHOR, "--relation", RELATION, "--known", "mark", "--top", 5)
-    predicted = the_json(shell.job("jobs/predict.py", RUN, *query, "--json"))
+    predicted = the_json(shell.run("python", "-m", "distkg", "predict", RUN, *query, "--json"))
     shell.job("-m", "distkg", "export", RUN, "--to", EXPORT, "--workers", 2)
     scores = scores_of_export(shell, [answer["entity"] for answer in predicted])
     for answer, score in zip(predicted, scores, strict=True):
@@ -122,7 +125,7 @@ def start_store(shell: Shell) -> None:
     )
     shell.start("store", "moto_server", "-H", HOST, "-p", port)
     shell.wait_for(f"http://{HOST}:{port}/moto-api/")
-    shell.run("python", "-c", f"import boto3; boto3.client('s3').create_bucket(Bucket='{BUCKET}')")
+    shell.run("python", "-c", f'import boto3; boto3.client("s3").create_bucket(Bucket="{BUCKET}")')
 
 
 def start_head(shell: Shell) -> None:
@@ -146,7 +149,6 @@ def start_node(shell: Shell, name: str) -> subprocess.Popen[bytes]:
 def node_options() -> list[str]:
     (agent,) = free_ports(1)
     return [
-        f"--node-ip-address={HOST}",
         f"--dashboard-agent-listen-port={agent}",
         "--num-cpus=1",
         '--resources={"train_slot": 1}',
@@ -155,10 +157,10 @@ def node_options() -> list[str]:
 
 
 def wait_for_nodes(shell: Shell, count: int) -> None:
-    command = ("ray", "status", f"--address={shell.cluster}")
-    while shell.output(*command).count(" node_") < count:
+    status = ("ray", "status", f"--address={shell.cluster}")
+    while shell.output(*status).count(" node_") < count:
         time.sleep(1)
-    shell.run(*command)
+    shell.run(*status)
 
 
 def make_project(shell: Shell, sizes: Sizes) -> None:
@@ -252,12 +254,13 @@ class Shell:
         cluster: address of the cluster, once it stands.
     """
 
-    def __init__(self, folder: Path, seconds: float) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.project = folder, folder / "project"
         self.cluster = ""
-        self._started, self._seconds, self._mark = time.monotonic(), seconds, uuid4().hex
+        self._started, self._mark = time.monotonic(), uuid4().hex
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
         self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "DISTKG_"))},
+            **inherited,
             MARK: self._mark,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
             "DISTKG_SCRATCH": str(folder / "scratch"),
@@ -269,22 +272,11 @@ class Shell:
         self.project.mkdir(parents=True)
         # Unix sockets have at most 107 characters in their path, so Ray's folder cannot lie deep.
         self.sockets = Path(tempfile.mkdtemp(prefix="ray-"))
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-            signal.signal(number, self._interrupted)
-        signal.setitimer(signal.ITIMER_REAL, self._seconds)
         return self
-
-    def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGALRM:
-            raise StoryError(f"not done after {self._seconds:.0f} s; raise --minutes or lower the sizes")
-        raise SystemExit(128 + number)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # the end is not interrupted
         processes = self._processes()
         for process in processes:
             with suppress(psutil.Error):
@@ -305,9 +297,9 @@ class Shell:
         self.say(f"\n## {title}\n")
 
     def say(self, text: str) -> None:
-        for line in text.splitlines():
-            short = line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} […]"
-            print(short.replace(str(self.folder), "$NIGHT"), flush=True)
+        for line in text.splitlines() or [""]:
+            line = RAYS_DECORATION.sub("", line).replace(str(self.folder), "$NIGHT")
+            print(line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} […]", flush=True)
 
     def export(self, **variables: str) -> None:
         """Set variables of the environment of all later commands."""
@@ -373,15 +365,16 @@ class Shell:
         return {"env": self._environment, "cwd": self.project, "stdin": subprocess.DEVNULL, "start_new_session": True}
 
     def wait_for(self, url: str) -> None:
-        """Return when a server answers."""
+        """Return when a server answers, if only that it wants a token."""
         while True:
-            with suppress(HTTPError):
-                with suppress(URLError, ConnectionError):
-                    urlopen(url, timeout=5).close()
-                    return
+            try:
+                urlopen(url, timeout=5).close()
+            except HTTPError:
+                return
+            except (URLError, ConnectionError):
                 time.sleep(0.2)
-                continue
-            return  # it answers, with an error such as a missing token
+            else:
+                return
 
     def check(self, what: str, value: object, expected: object) -> None:
         """Say that two values are equal, or end the story."""
@@ -415,6 +408,28 @@ class Shell:
         )
 
 
+@contextmanager
+def ended_on_time(seconds: float) -> Iterator[None]:
+    """Raise an error here after this time, and SystemExit on signals; neither interrupts what follows."""
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise StoryError(f"not done after {seconds:g} s; raise --minutes or lower the sizes")
+
+    def stopped(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGALRM, late)
+    for number in STOPS:
+        signal.signal(number, stopped)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number in STOPS:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Tell the story once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -432,7 +447,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{options.folder} exists; name a new folder")
     sizes = Sizes(options.entities, options.triples, options.epochs, options.batch_size, options.ranked)
     try:
-        with Shell(options.folder.absolute(), 60 * options.minutes) as shell:
+        with Shell(options.folder.absolute()) as shell, ended_on_time(60 * options.minutes):
             tell(sizes, shell)
     except StoryError as error:
         sys.exit(f"error: {error}")
