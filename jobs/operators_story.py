@@ -173,7 +173,7 @@ def make_project(shell: Shell, sizes: Sizes) -> None:
         "objective": {"name": "logistic"},
         "negatives": {"count": NEGATIVES},
         "optimizer": {"name": "rowwise_adagrad"},
-        "train": {"workers": 3, "epochs": sizes.epochs, "batch_size": sizes.batch_size},
+        "train": {"workers": 3, "epochs": sizes.epochs, "batch_size": sizes.batch_size, "seed": 7},
         "evaluate": {"every": 1, "max_valid_triples": sizes.ranked // 2, "max_final_triples": sizes.ranked},
         "checkpoint": {"every_steps": steps // 4},
         "cluster": {"min_workers": 1},
