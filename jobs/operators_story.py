@@ -32,8 +32,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
 from uuid import uuid4
 
 import numpy as np
@@ -52,6 +50,7 @@ LONGEST_LINE = 200
 STOPS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 RAYS_DECORATION = re.compile(r"\x1b\[[\d;]*m|^\d{4}-\S+ \S+\t(?:INFO|SUCC|WARNING) \S+ -- ")
 MARK = "DISTKG_OPERATORS_STORY"  # in the environment of every process of a story
+RAY_READY = "Ray runtime started"
 EPOCH, RESTART = re.compile(r"\] epoch ([\d.]+)"), "Restarting from the newest checkpoint"
 
 
@@ -123,8 +122,7 @@ def start_store(shell: Shell) -> None:
         AWS_SECRET_ACCESS_KEY="secret-of-the-night",
         AWS_DEFAULT_REGION="us-east-1",
     )
-    shell.start("store", "moto_server", "-H", HOST, "-p", port)
-    shell.wait_for(f"http://{HOST}:{port}/moto-api/")
+    shell.start("store", "moto_server", "-H", HOST, "-p", port, ready="Running on")
     shell.run("python", "-c", f'import boto3; boto3.client("s3").create_bucket(Bucket="{BUCKET}")')
 
 
@@ -137,13 +135,16 @@ def start_head(shell: Shell) -> None:
         RAY_API_SERVER_ADDRESS=f"http://{HOST}:{dashboard}",
     )
     ports = (f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}")
-    shell.start("head", "ray", "start", "--head", "--block", *ports, f"--temp-dir={shell.sockets}", *node_options())
-    shell.wait_for(f"http://{HOST}:{dashboard}/api/version")
+    head = ("ray", "start", "--head", "--block", *ports, f"--temp-dir={shell.sockets}", *node_options())
+    shell.start("head", *head, ready=RAY_READY)
     shell.cluster = f"{HOST}:{gcs}"
 
 
 def start_node(shell: Shell, name: str) -> subprocess.Popen[bytes]:
-    return shell.start(name, "ray", "start", "--block", f"--address={shell.cluster}", *node_options())
+    # One log monitor on a machine: else every line of a worker is shown once for each node.
+    address = (f"--address={shell.cluster}", "--include-log-monitor=false")
+    command = ("ray", "start", "--block", *address, *node_options())
+    return shell.start(name, *command, ready=RAY_READY)
 
 
 def node_options() -> list[str]:
@@ -307,19 +308,25 @@ class Shell:
         for name, value in variables.items():
             self.say(f"$ export {name}={value}")
 
-    def start(self, name: str, *command: object) -> subprocess.Popen[bytes]:
-        """Start a process in the background; its output goes to NAME.log."""
-        words = self._prompt(command, f" > {name}.log &")
-        with (self.folder / f"{name}.log").open("wb") as log:
-            return subprocess.Popen(words, **self._surroundings(), stdout=log, stderr=subprocess.STDOUT)
+    def start(self, name: str, *command: object, ready: str) -> subprocess.Popen[bytes]:
+        """Start a process in the background; return once its output, which goes to NAME.log, has the text ``ready``."""
+        words, log = self._prompt(command, f" > {name}.log &"), self.folder / f"{name}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(words, **self._surroundings(), stdout=file, stderr=subprocess.STDOUT)
+        while ready not in log.read_text(errors="replace"):
+            if process.poll() is not None:
+                raise StoryError(f"{name} has ended: {log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.2)
+        return process
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         """Kill a process and all that it has started, as when a machine loses power."""
         tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         self.say(f"[{self._elapsed()}] $ kill -9 {' '.join(str(each.pid) for each in tree)}")
-        for each in tree:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
+        for send in (psutil.Process.suspend, psutil.Process.kill):  # at once: none sees the end of another
+            for each in tree:
+                with suppress(psutil.NoSuchProcess):
+                    send(each)
         process.wait()
 
     def lines(self, *command: object, quiet: bool = False) -> Iterator[str]:
@@ -355,7 +362,7 @@ class Shell:
 
     def _prompt(self, command: Sequence[object], after: str = "") -> list[str]:
         words = [str(word) for word in command]
-        self.say(f"[{self._elapsed()}] $ {shlex.join(words)}{after}")
+        print(f"[{self._elapsed()}] $ {shlex.join(words)}{after}".replace(str(self.folder), "$NIGHT"), flush=True)
         return words
 
     def _elapsed(self) -> str:
@@ -363,18 +370,6 @@ class Shell:
 
     def _surroundings(self) -> dict[str, Any]:
         return {"env": self._environment, "cwd": self.project, "stdin": subprocess.DEVNULL, "start_new_session": True}
-
-    def wait_for(self, url: str) -> None:
-        """Return when a server answers, if only that it wants a token."""
-        while True:
-            try:
-                urlopen(url, timeout=5).close()
-            except HTTPError:
-                return
-            except (URLError, ConnectionError):
-                time.sleep(0.2)
-            else:
-                return
 
     def check(self, what: str, value: object, expected: object) -> None:
         """Say that two values are equal, or end the story."""
