@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import secrets
@@ -103,7 +104,7 @@ def tell(sizes: Sizes, shell: Shell) -> None:
     shell.job("-m", "distkg", "export", RUN, "--to", EXPORT, "--workers", 2)
     scores = scores_of_export(shell, [answer["entity"] for answer in predicted])
     for answer, score in zip(predicted, scores, strict=True):
-        shell.check(f"score of {answer['label']}", f"{score:.3f}", f"{answer['score']:.3f}")
+        shell.check(f"score of {answer['label']}", score, answer["score"], tolerance=1e-5)
 
     shell.chapter("The morning")
     shell.say(
@@ -374,9 +375,9 @@ class Shell:
     def _surroundings(self) -> dict[str, Any]:
         return {"env": self._environment, "cwd": self.project, "stdin": subprocess.DEVNULL, "start_new_session": True}
 
-    def check(self, what: str, value: object, expected: object) -> None:
-        """Say that two values are equal, or end the story."""
-        if value != expected:
+    def check(self, what: str, value: Any, expected: Any, tolerance: float = 0.0) -> None:
+        """Say that two values are equal, numbers up to a relative ``tolerance``, or end the story."""
+        if not (math.isclose(value, expected, rel_tol=tolerance) if tolerance else value == expected):
             raise StoryError(f"{what}: {value} instead of {expected}")
         self.say(f"# equal: {what}: {value}")
 

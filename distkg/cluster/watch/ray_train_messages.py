@@ -18,7 +18,7 @@ PEER_LOST = re.compile(r"Connection (?:reset|closed) by peer")
 INTERNAL = "ray.train.v2._internal"
 REQUESTS = f"{INTERNAL}.execution.scaling_policy.autoscaling_coordinator_client"
 CONTROLLER = f"{INTERNAL}.execution.controller.controller"
-ERRORS, REPORTS = f"{INTERNAL}.util", f"{INTERNAL}.execution.context"
+ERRORS = f"{INTERNAL}.util"
 
 
 def shorten_controller_messages() -> None:
@@ -35,8 +35,10 @@ def shorten_controller_messages() -> None:
 def shorten_worker_messages() -> None:
     """Leave out tracebacks of workers whose peer is lost, which failures.jsonl records, and reports that the driver
     shows."""
+    from ray.train.v2._internal.execution import context  # its logger has the name of its file
+
     _filter(ERRORS, lambda record: PEER_LOST.search(record.getMessage()) is None)
-    _filter(REPORTS, lambda record: record.levelno >= logging.WARNING)
+    _filter(context.logger.name, lambda record: record.levelno >= logging.WARNING)
 
 
 def _filter(logger: str, keep: Callable[[logging.LogRecord], bool]) -> None:
