@@ -107,8 +107,11 @@ def tell(sizes: Sizes, shell: Shell) -> None:
         shell.check(f"score of {answer['label']}", score, answer["score"], tolerance=1e-5)
 
     shell.chapter("The morning")
+    metrics, train = result["metrics"]["test"], result["train"]
     shell.say(
-        json.dumps({"metrics": result["metrics"]["test"], "train": result["train"], "recovery_seconds": recovery})
+        f"# {train['epochs']:g} epochs and {train['steps']:,} steps, {train['workers']} workers at the end\n"
+        f"# MRR {metrics['mrr']:.4f} and Hits@10 {metrics['hits@10']:.4f} of {metrics['queries']:,} queries\n"
+        f"# {recovery:.0f} s from the loss of the node to the next report\n"
     )
 
 
@@ -204,15 +207,19 @@ def follow_and_lose(shell: Shell, node: subprocess.Popen[bytes]) -> float:
             shell.say(f"# {recovered:.0f} s after the loss the run reports again, on two workers. A new node:")
             start_node(shell, "node-4")
     status = shell.run("ray", "job", "status", "night")
+    shell.say(f"# {RUN}/failures.jsonl:\n{shell.read(f'{RUN}/failures.jsonl').decode()}")
     if "SUCCEEDED" not in status or recovered is None:
         raise StoryError("the run did not end as it should, or had no time to lose a node: use more --epochs")
     return recovered
 
 
 def the_json(output: str) -> Any:
-    """Return the value of the one line of a job's log that is JSON."""
-    (line,) = [line for line in output.splitlines() if line.startswith(("{", "["))]
-    return json.loads(line)
+    """Return the value of the last line of an output that is JSON."""
+    for line in reversed(output.splitlines()):
+        if line.startswith(("{", "[")):
+            with suppress(ValueError):
+                return json.loads(line)
+    raise StoryError("the last command has printed no JSON")
 
 
 def scores_of_export(shell: Shell, answers: Sequence[int]) -> list[float]:
@@ -231,7 +238,7 @@ def scores_of_export(shell: Shell, answers: Sequence[int]) -> list[float]:
 
 
 def id_of(file: Path, label: str) -> int:
-    return pq.read_table(file, filters=[("label", "=", label)])["id"][0].as_py()
+    return int(pq.read_table(file, filters=[("label", "=", label)])["id"][0].as_py())
 
 
 def complex_numbers(vector: np.ndarray) -> np.ndarray:

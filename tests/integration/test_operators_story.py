@@ -49,7 +49,7 @@ def test_the_story_of_a_small_graph(tmp_path: Path) -> None:
     assert [text for _, text in sorted((log.index(text), text) for text in order)] == order
     assert len(re.findall(r"^# equal: metrics by (this process|two workers)", log, re.MULTILINE)) == 2
     assert len(re.findall(r"^# equal: score of \w+: -?[\d.]+$", log, re.MULTILINE)) == 5
-    assert '"epochs": 12' in log
+    assert "# 12 epochs and 6,756 steps, " in log
     assert "Traceback" not in log
     assert str(tmp_path) not in log
     assert processes_with(str(tmp_path)) == []
