@@ -97,7 +97,11 @@ def evaluate(
     split: Annotated[Split, typer.Option(help="Split of the store to rank.")] = Split.test,
     triples: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of triples of the split to rank, a fixed random subset; default: all."),
+        typer.Option(
+            min=1,
+            help="Number of triples of the split to rank, a fixed random subset (for a run, that of "
+            "evaluate.max_final_triples); default: all.",
+        ),
     ] = None,
     fanouts: FanoutsOption = "",
     workers: ReadersOption = 1,

@@ -44,6 +44,7 @@ from distkg.cluster.watch.progress_monitor import (
     make_display,
     with_warnings,
 )
+from distkg.cluster.watch.ray_train_messages import shorten_worker_messages
 from distkg.cluster.watch.run_metrics import count_failure
 from distkg.cluster.watch.run_watch import Supervisor
 from distkg.cluster.worker_task import TrainOnRank, WorkerTask
@@ -342,6 +343,7 @@ def _on_ray_train(task: WorkerTask) -> Callable[[], Record]:
     evaluated = None if on_private_ray() else report_to_ray_train
 
     def train() -> Record:  # pickled by value, so that workers do not import this module
+        shorten_worker_messages()
         device = torch.device("cpu")
         if task.config["cluster"]["gpus_per_worker"]:
             from ray.train.torch import get_device  # its import takes a third of a second

@@ -61,6 +61,8 @@ class NodeAddressBackend(Backend):
     def on_shutdown(self, worker_group: Any, backend_config: ProcessGroupConfig) -> None:
         try:
             ray.get(worker_group.execute_async(leave_process_group), timeout=END_SECONDS)
+        except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError):
+            pass  # a worker is lost, which is why the others end
         except ray.exceptions.GetTimeoutError:
             _log.warning("workers have not left their process group in %g seconds", END_SECONDS)
 

@@ -118,7 +118,7 @@ class EmbeddingFamily:
                 f"--fanouts: for foundation models that rank entities; {folder} does not hold one. Leave --fanouts out"
             )
         model, store, config = load_run(folder, ranks, graph.store or "", graph.scope)
-        settings = config.evaluate
+        settings, seed = config.evaluate, config.train.seed  # the subset of evaluate.max_final_triples
         sizes = {"batch_size": settings.batch_size, "memory_mb": settings.memory_mb}
 
         def export(to: Path, index: bool) -> None:
@@ -129,7 +129,7 @@ class EmbeddingFamily:
         yield Predictor(
             model=config.model.name,
             store=store,
-            evaluate=lambda split, triples: evaluate_triples(model, store, split, triples, **sizes),
+            evaluate=lambda split, triples: evaluate_triples(model, store, split, triples, seed, **sizes),
             topk=partial(top_answers, model),
             export=export,
         )

@@ -49,7 +49,8 @@ def relations_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def plan_table(plan: Plan) -> Table:
-    """Return a table of a worker's memory by use, largest first, with the total and the available memory."""
+    """Return a table of a worker's memory by use, largest first, with the total and the available memory; uses that
+    take nothing are left out."""
     held = f" × {plan.rows_per_worker:,} entity rows" if plan.rows_per_worker else ""
     table = _table(f"Memory per worker ({plan.workers}{held})")
     table.add_column("use")
@@ -155,7 +156,8 @@ def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str 
 
 def _add_uses(table: Table, where: str, uses: Mapping[str, int], *available: int | None) -> None:
     for use, count in sorted(uses.items(), key=lambda item: -item[1]):
-        table.add_row(where + use, size(count))
+        if count:
+            table.add_row(where + use, size(count))
     table.add_section()
     table.add_row(f"{where}total", size(sum(uses.values())), style="bold")
     for limit in available:

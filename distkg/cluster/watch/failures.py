@@ -13,6 +13,7 @@ import ray.train
 
 from distkg.cluster.watch import run_folder
 from distkg.cluster.watch.draining_nodes import NodesLeavingError
+from distkg.cluster.watch.ray_train_messages import PEER_LOST, shorten_controller_messages
 from distkg.training.run_dir import Record
 
 # Errors that a restart would repeat. A lost peer raises RuntimeError, a full disk OSError.
@@ -38,6 +39,11 @@ class FailureNotes(ray.train.UserCallback):
     def __init__(self, run: Path, max_failures: int) -> None:
         self._run = run
         self._restarts_left = max_failures
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Arrive in the process of Ray Train's controller, before it starts."""
+        self.__dict__.update(state)
+        shorten_controller_messages()
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         causes = {rank: cause_of(error) for rank, error in worker_exceptions.items()}
@@ -71,5 +77,7 @@ def cause_of(error: BaseException) -> BaseException:
 def in_short(error: BaseException) -> str:
     if isinstance(error, ray.exceptions.RayActorError):
         return "its process died (killed, out of memory, or its node was lost)"
+    if isinstance(error, RuntimeError) and (lost := PEER_LOST.search(str(error))):
+        return f"it lost the connection to another worker ({lost[0]})"
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"[:500].rstrip(".")

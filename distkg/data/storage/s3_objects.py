@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -295,6 +296,9 @@ def _client(address: str, shown: str) -> Any:
         from botocore.exceptions import BotoCoreError
     except ImportError:
         raise StoreError(f"{shown} needs boto3, which is not installed: pip install 'distkg[s3]'") from None
+    botocore_log = logging.getLogger("botocore")
+    if botocore_log.level == logging.NOTSET:  # it tells where each client found credentials and endpoint
+        botocore_log.setLevel(logging.WARNING)
     parts = urlsplit(address)
     options = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
     if unknown := options.keys() - _OPTIONS - _READ_BY_PYARROW:
