@@ -8,11 +8,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS
-from benchmarks.svg import DARK, LIGHT, Axis, Bar, Canvas, Panel, Point, Theme, bars, decimal, scatter
+from benchmarks.dashboard import DASHBOARD, row_of
+from benchmarks.svg import (
+    DARK,
+    LIGHT,
+    Axis,
+    Bar,
+    Canvas,
+    Panel,
+    Point,
+    Series,
+    Theme,
+    bars,
+    decimal,
+    over_time,
+    scatter,
+)
 
 FIGURES = Path(__file__).parent.parent / "docs" / "figures"
 QUALITY = Path(__file__).parent / "quality.json"
@@ -242,12 +258,60 @@ def system(theme: Theme) -> Canvas:
     return canvas
 
 
+def _value(value: float, unit: str) -> str:
+    """Write a value in a unit of Grafana's."""
+    if unit == "percentunit":
+        return f"{100 * value:.0f} %"
+    if unit == "s":
+        return f"{value:.0f} s"
+    scaled, letter = next(((value / size, name) for size, name in _SIZES if value >= size), (value, ""))
+    suffix = {"bytes": "B", "Bps": "B/s", "rowsps": "/s", "reqps": "/s"}.get(unit, "")
+    digits = 0 if scaled >= 10 or float(scaled).is_integer() else 2 if scaled < 1 else 1
+    return f"{scaled:.{digits}f} {letter}{suffix}".rstrip()
+
+
+_SIZES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+DASHBOARD_RUN = "2026-11-30-dashboard"
+
+
+def monitoring(theme: Theme) -> Canvas:
+    """Draw the panels of the Grafana dashboard with the values that Prometheus gave for them."""
+    series: dict[str, list[Series]] = {}
+    figures = json.loads((RESULTS / f"{DASHBOARD_RUN}.json").read_text("utf-8"))["figures"]
+    for row, columns in figures.items():
+        panel, _, line = row.rpartition(": ")
+        points = zip(columns["minute"]["repetitions"], columns["value"]["repetitions"], strict=True)
+        series.setdefault(panel, []).append(Series(line, list(points)))
+    minutes = max(point[0] for lines in series.values() for line in lines for point in line.points)
+    column, unit_height, top = 41, 21, 34
+    canvas = Canvas(1000, top + 50 * unit_height + 6, "Panels of the dashboard over a run", theme)
+    canvas.text(16, 22, "Panels of the dashboard over a run, by minute", size=14, weight=600)
+    for panel in json.loads(DASHBOARD.read_text("utf-8"))["panels"]:
+        x, y = 8 + panel["gridPos"]["x"] * column, top + panel["gridPos"]["y"] * unit_height
+        width, height = panel["gridPos"]["w"] * column - 6, panel["gridPos"]["h"] * unit_height - 6
+        if panel["type"] == "row":
+            canvas.text(x, y + 14, panel["title"], size=12, weight=600)
+            continue
+        unit, lines = panel["fieldConfig"]["defaults"]["unit"], series.get(row_of(panel).rpartition(": ")[0], [])
+        canvas.box(x, y, width, height, theme.panel, radius=4)
+        canvas.text(x + 8, y + 15, panel["title"], size=11, weight=600)
+        if panel["type"] == "stat":
+            newest = _value(lines[0].points[-1][1], unit) if lines else "no data"
+            canvas.text(x + width / 2, y + 52, newest, size=24, color=theme.ours, anchor="middle", weight=600)
+        elif lines:
+            over_time(canvas, lines, (x + 52, y + 26, width - 66, height - 62), minutes, partial(_value, unit=unit))
+        else:
+            canvas.text(x + width / 2, y + height / 2, "no data", color=theme.muted, anchor="middle")
+    return canvas
+
+
 PICTURES: dict[str, Callable[[Theme], Canvas]] = {
     "system": system,
     "quality": quality,
     "throughput": throughput,
     "message-passing": message_passing,
     "memory": memory,
+    "monitoring": monitoring,
 }
 
 

@@ -97,6 +97,11 @@ class Canvas:
         ]
         self._elements.append(f'<polygon points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in corners)}" fill="{color}"/>')
 
+    def path(self, points: Sequence[tuple[float, float]], color: str) -> None:
+        """Draw a line through points."""
+        places = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        self._elements.append(f'<polyline points="{places}" fill="none" stroke="{color}" stroke-width="1.5"/>')
+
     def svg(self) -> str:
         """Return the picture as the text of an SVG file."""
         width, height = self._size
@@ -239,3 +244,42 @@ def _mark(canvas: Canvas, point: Point, x: float, y: float) -> None:
         "above left": (8, -10, "end"),
     }[point.side]
     canvas.text(x + dx, y + dy, point.label, size=11, color=color, anchor=anchor)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line over time: its name, and (minute, value) in order."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+def over_time(
+    canvas: Canvas,
+    series: Sequence[Series],
+    place: tuple[float, float, float, float],
+    minutes: float,
+    text: Callable[[float], str],
+) -> None:
+    """Draw lines over time, their names below, into a rectangle (x, y, width, height); values begin at 0."""
+    theme, (x, y, width, height) = canvas.theme, place
+    high = max((value for line in series for _, value in line.points), default=0) or 1
+
+    def across(minute: float) -> float:
+        return x + width * min(minute / minutes, 1)
+
+    def down(value: float) -> float:
+        return y + height * (1 - max(value, 0) / high)
+
+    for share in (0, 0.5, 1):
+        canvas.line(x, down(share * high), x + width, down(share * high), theme.grid)
+        canvas.text(x - 5, down(share * high) + 3.5, text(share * high), size=9.5, color=theme.muted, anchor="end")
+    for minute in range(math.floor(minutes) + 1):
+        canvas.text(across(minute), y + height + 13, f"{minute}", size=9.5, color=theme.muted, anchor="middle")
+    colors = (theme.ours, theme.quoted, theme.extra, theme.peer, theme.text, theme.muted)
+    below = x
+    for line, color in zip(series, colors, strict=False):
+        canvas.path([(across(minute), down(value)) for minute, value in line.points], color)
+        canvas.box(below, y + height + 20, 8, 8, color, radius=1.5)
+        canvas.text(below + 11, y + height + 27.5, line.name, size=9.5, color=theme.muted)
+        below += 22 + 5.2 * len(line.name)

@@ -59,7 +59,7 @@ def _shown(value: object) -> str:
 
 
 def _wrong(message: str) -> PydanticCustomError:
-    return PydanticCustomError("label_selector", "{message}", {"message": message})  # type: ignore[arg-type]
+    return PydanticCustomError("label_selector", "{message}", {"message": message})
 
 
 def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
