@@ -201,13 +201,17 @@ class EpochOrder:
         low, high = self._portions_of(epoch).bounds(self._ranks.rank, step)
         return self._order_of(epoch).places[low:high]
 
-    def resident_rows(self, epoch: int, step: int) -> np.ndarray | None:
-        """Return the ranges of this rank's rows that a step, the one before it and the next state of the buckets use:
-        int64 [n, 2]; None for all rows."""
+    def resident_rows(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the ranges of this rank's rows that a step and the one before it use, and those of the state of the
+        buckets after it: int64 [n, 2] each; None for all rows."""
         if self._buckets is None:
             return None
         (first, _), (_, last) = (self._states(epoch, each) for each in (max(0, step - 1), step))
-        return self._buckets.rows(epoch, slice(first, last + 2), self._ranks.rank)
+        needed, following = slice(first, last + 1), slice(last + 1, last + 2)
+        return (
+            self._buckets.rows(epoch, needed, self._ranks.rank),
+            self._buckets.rows(epoch, following, self._ranks.rank),
+        )
 
     def resident_entities(self, epoch: int, step: int) -> np.ndarray | None:
         """Return the ranges of entities among which a step trains first: int64 [n, 2], ascending; None for all."""

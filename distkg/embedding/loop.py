@@ -132,7 +132,7 @@ class Loop:
             self._table.prefetch(routed.route)
             return
         with self.clock("exchange"):
-            self._table.storage.keep(resident)
+            self._table.storage.keep(*resident)
 
     def _count_traffic(self) -> None:
         """Add what was exchanged since the last call in this ``run``."""

@@ -12,7 +12,6 @@ import mmap
 import os
 import tempfile
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -48,8 +47,8 @@ class RowStorage(Protocol):
         """Announce that rows int64 [k], sorted, of all tensors are about to be read."""
         ...
 
-    def keep(self, ranges: np.ndarray) -> None:
-        """Announce that until the next call no rows but these ranges, int64 [n, 2], are about to be used."""
+    def keep(self, needed: np.ndarray, following: np.ndarray) -> None:
+        """Announce the ranges of rows, int64 [n, 2], that the next step needs, and those that steps after it will."""
         ...
 
     def write_back(self) -> None:
@@ -76,7 +75,7 @@ class DeviceMemory:
     def prefetch(self, rows: Tensor) -> None:
         """Do nothing: the rows are in memory."""
 
-    def keep(self, ranges: np.ndarray) -> None:
+    def keep(self, needed: np.ndarray, following: np.ndarray) -> None:
         """Do nothing: the rows are in memory."""
 
     def write_back(self) -> None:
@@ -101,9 +100,9 @@ class MappedFiles:
         self._files: list[Tensor] = []
         self._pages: list[MappedPages] = []
         self._open: list[int] = []
-        self._kept: set[RowRange] | None = None
+        self._kept, self._needed = False, set[RowRange]()
+        self._reads: dict[RowRange, Future[None]] = {}  # ranges that are in memory, or being read
         self._background = ThreadPoolExecutor(1, "distkg-rows")
-        self._moves: deque[Future[None]] = deque()
         self._written: list[tuple[MappedPages, int, int]] = []  # ranges that are dropped when they are on the disk
         self._bytes, self._memory = 0, memory_limit()
         self._advise: Callable[[np.ndarray], bool] | None = _advisor()
@@ -133,21 +132,27 @@ class MappedFiles:
                 self._advise = None
                 return
 
-    def keep(self, ranges: np.ndarray) -> None:
-        """Read ranges of rows into memory, and write back and drop those of the last call, in the background.
+    def keep(self, needed: np.ndarray, following: np.ndarray) -> None:
+        """Wait until the rows that the last call needed are in memory; start to read these, and to write back and drop
+        those that neither call names.
 
         Nothing is done if the files are smaller than half of the memory.
         """
         if self._bytes <= self._memory / 2:
             return
-        wanted = {(low, high) for low, high in ranges.tolist()}
-        if wanted == self._kept:
-            return
-        if len(self._moves) == 2:
-            self._moves.popleft().result()  # the ranges of the last call may still be read, those before are here
-        kept = {(0, len(self._files[0]))} if self._kept is None else self._kept
-        self._moves.append(self._background.submit(self._move, sorted(kept - wanted), sorted(wanted - kept)))
-        self._kept = wanted
+        for needed_range in self._needed:
+            self._reads[needed_range].result()
+        self._needed = _as_ranges(needed)
+        first, later = self._needed - self._reads.keys(), _as_ranges(following) - self._needed - self._reads.keys()
+        wanted = self._needed | _as_ranges(following)
+        gone = self._reads.keys() - wanted if self._kept else {(0, len(self._files[0]))}
+        self._kept = True
+        for ranges, dropped in ((first, gone), (later, set[RowRange]())):
+            if ranges or dropped:
+                move = self._background.submit(self._move, sorted(dropped), sorted(ranges))
+                self._reads |= dict.fromkeys(ranges, move)
+        for dropped_range in gone:
+            self._reads.pop(dropped_range, None)
 
     def _move(self, gone: Sequence[RowRange], new: Sequence[RowRange]) -> None:
         """Start to write back and drop ranges of rows, and read others meanwhile."""
@@ -173,7 +178,7 @@ class MappedFiles:
         The kernel could else find nothing but changed pages when it needs one: it then waits for the disk at each page
         (always so under version 1 of control groups).
         """
-        if self._kept is None and self._bytes > self._memory / 2:
+        if not self._kept and self._bytes > self._memory / 2:
             for pages in self._pages:
                 pages.start_writing()
 
@@ -259,6 +264,10 @@ def _file_system(path: Path) -> str:
         ((len(place.parts), number, kind) for number, (place, kind) in enumerate(mounts) if path.is_relative_to(place)),
         default=(0, 0, ""),
     )[2]
+
+
+def _as_ranges(ranges: np.ndarray) -> set[RowRange]:
+    return {(low, high) for low, high in ranges.tolist()}
 
 
 def _page_ranges(rows: np.ndarray, address: int, row_bytes: int, size: int) -> np.ndarray:

@@ -153,6 +153,9 @@ def test_changed_pages_are_written_early_where_memory_is_short(
     assert len(written) == expected
 
 
+NO_ROWS = np.empty((0, 2), np.int64)
+
+
 def pages_in_memory(values: torch.Tensor) -> list[bool]:
     """For each page of a mapped tensor, whether the kernel has it in memory."""
     found = (ctypes.c_ubyte * -(-values.nbytes // PAGE))()
@@ -169,12 +172,12 @@ def test_only_the_ranges_that_are_kept_stay_in_memory(tmp_path: Path, monkeypatc
     rows[:] = torch.arange(1000.0)[:, None]
     state[:] = 7
     for ranges in ([[0, 100], [500, 600]], [[0, 100], [900, 1000]], [[900, 1000]], [[900, 1000], [3, 4]]):
-        storage.keep(np.array(ranges))
+        storage.keep(np.array(ranges), NO_ROWS)
         for low, high in ranges:
             rows[low:high] += 1000
-    storage.keep(np.array([[900, 1000]]))
-    storage.keep(np.empty((0, 2), np.int64))
-    storage.keep(np.array([[2, 3]]))  # what was dropped is on the disk now
+    storage.keep(NO_ROWS, np.array([[900, 1000]]))
+    storage.keep(NO_ROWS, NO_ROWS)
+    storage.keep(np.array([[2, 3]]), NO_ROWS)  # what was dropped is on the disk now
     storage._background.shutdown()
     assert sum(pages_in_memory(rows)) <= 200  # the kernel keeps a few pages beside those that were used last
     expected = torch.arange(1000.0)
@@ -189,5 +192,5 @@ def test_only_the_ranges_that_are_kept_stay_in_memory(tmp_path: Path, monkeypatc
 def test_files_that_fit_into_the_memory_are_kept_whole(tmp_path: Path) -> None:
     storage = MappedFiles(tmp_path)
     rows = storage.zeros(100, PAGE // 4, torch.float32).fill_(1)
-    storage.keep(np.array([[0, 1]]))
+    storage.keep(np.array([[0, 1]]), NO_ROWS)
     assert all(pages_in_memory(rows))
