@@ -232,7 +232,8 @@ def query_floats(scorer: Scorer) -> float:
     device = "meta" if any(True for _ in scorer.parameters()) else "cpu"
 
     def transform(queries: int) -> None:
-        query = scorer.query(*_rows_of_queries(scorer, queries, device))
+        anchor, relation = _rows_of_queries(scorer, queries, device)  # a step holds both until its end
+        query = scorer.query(anchor, relation)
         query.backward(torch.empty_like(query))
 
     def floats() -> float:
