@@ -19,6 +19,7 @@ from distkg.cluster.session.ray_session import ClusterError
 from distkg.cluster.watch import heartbeats, node_processes, run_watch
 from distkg.cluster.watch.failures import FailureNotes
 from distkg.cluster.watch.heartbeats import RunWatch, Sign, Worker, WorkerProcess
+from distkg.cluster.watch.process_start import seconds_from_boot
 from distkg.cluster.watch.run_folder import note_hung, take_hung
 from distkg.cluster.watch.run_watch import Supervisor
 from distkg.config import RunConfig
@@ -117,7 +118,7 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def known(process: subprocess.Popen[bytes]) -> WorkerProcess:
-    return WorkerProcess("node", process.pid, psutil.Process(process.pid).create_time())
+    return WorkerProcess("node", process.pid, seconds_from_boot(process.pid))
 
 
 def test_a_process_is_busy_idle_or_gone(child: subprocess.Popen[bytes]) -> None:
@@ -261,7 +262,7 @@ def test_a_group_that_cannot_start_again_is_reported_each_minute_until_it_is_giv
 
 
 def test_this_process_is_not_taken_for_hung() -> None:
-    own = WorkerProcess("node", os.getpid(), psutil.Process().create_time())
+    own = WorkerProcess("node", os.getpid(), seconds_from_boot(os.getpid()))
     assert cast(Any, node_processes.examine)._function(own) in ("busy", "idle")
 
 

@@ -23,7 +23,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -32,6 +31,7 @@ from distkg.cluster.session.waiting import AGAIN_SECONDS
 from distkg.cluster.watch import run_folder
 from distkg.cluster.watch.heartbeats import BEAT_SECONDS, RunWatch, Sign, Worker, WorkerProcess, watch_name
 from distkg.cluster.watch.node_processes import ANSWER_SECONDS, actors_at_work, examined, kill, on_node
+from distkg.cluster.watch.process_start import seconds_from_boot
 from distkg.config import RunConfig
 from distkg.data.storage.working_copy import shown
 from distkg.training.stopping import StopRequest
@@ -45,7 +45,7 @@ def signs_of_life(run: str, rank: int) -> Iterator[StopRequest]:
     """Send heartbeats to the run's watch while a worker trains; the yielded request is set when the run is to stop."""
     request, over = StopRequest(), threading.Event()
     watch = ray.get_actor(watch_name(run))
-    process = WorkerProcess(ray.get_runtime_context().get_node_id(), os.getpid(), psutil.Process().create_time())
+    process = WorkerProcess(ray.get_runtime_context().get_node_id(), os.getpid(), seconds_from_boot(os.getpid()))
 
     def speak() -> None:
         while not over.is_set():
