@@ -63,6 +63,8 @@ class NodeAddressBackend(Backend):
             ray.get(worker_group.execute_async(leave_process_group), timeout=END_SECONDS)
         except ray.exceptions.GetTimeoutError:
             _log.warning("workers have not left their process group in %g seconds", END_SECONDS)
+        except ray.exceptions.RayError:
+            return  # a worker is gone, which failures.jsonl says; Ray Train would print a traceback
 
 
 @dataclass

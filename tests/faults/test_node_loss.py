@@ -20,15 +20,16 @@ from distkg.foundation.graphs.training_graphs import LearnedGraph
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
+NODE = {"num_cpus": 1, "resources": {"train_slot": 1}, "object_store_memory": 100 * 2**20}
+
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """Two nodes on this machine, with a CPU and a train slot each; the first is the driver's."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    node = {"num_cpus": 1, "resources": {"train_slot": 1}, "object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
-        cluster.add_node(**node)
+        cluster.add_node(**NODE)
         cluster.wait_for_nodes()
         yield cluster
     finally:
@@ -63,6 +64,34 @@ def test_a_run_on_two_nodes_goes_on_with_one(cluster: Cluster, tmp_path: Path) -
     failures = [json.loads(line) for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
     assert failures
     assert all(line["restart"] for line in failures)
+
+
+def test_a_run_that_is_not_elastic_waits_for_the_node_that_takes_the_place_of_a_lost_one(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    def train(config: Any, run: Path, ranks: Any, *, resume: bool, listener: Any, services: Any) -> dict[str, Any]:
+        first = not (run / "metrics.jsonl").exists()
+        ranks.barrier()
+        if ranks.first:
+            with (run / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"size": ranks.size}) + "\n")
+        deadline = time.monotonic() + 120
+        while first and time.monotonic() < deadline:
+            ranks.barrier()
+            time.sleep(0.1)
+        return {"size": ranks.size}
+
+    sizes: list[int] = []
+
+    def replace_a_node(record: dict[str, Any]) -> None:
+        sizes.append(record["size"])
+        if len(sizes) == 1:
+            cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
+            cluster.add_node(**NODE)
+
+    config = RunConfig.model_validate({"train": {"workers": 2}, "cluster": {"address": cluster.address}})
+    assert run_on_workers(train, config, tmp_path / "run", listener=replace_a_node) == {"size": 2}
+    assert sizes == [2, 2]
 
 
 def test_graphs_that_lay_on_a_lost_node_are_made_again(cluster: Cluster, tmp_path: Path) -> None:
