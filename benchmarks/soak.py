@@ -136,7 +136,7 @@ class Run:
         self._config.write_text(configured(store, work).to_yaml())
         self.run = self.folder / "run"
         self.progress = Progress(self.run)
-        self.cluster = TestCluster()
+        self.cluster = TestCluster.started()
         self.command = self._started()
         self._curves = Curves(
             self.run, work.sample_seconds, (WORKERS, ACTORS), lambda: self.driver, lambda: self.stored
@@ -166,7 +166,7 @@ class Run:
                 self.command = self._started()
                 return
         self.cluster.end()
-        self.cluster = TestCluster()
+        self.cluster = TestCluster.started()
         self.command = self._started()
 
     def look(self) -> None:
@@ -187,18 +187,13 @@ class Run:
         """Return the exit code of the driver; None while it runs."""
         return self.command.process.poll()
 
-    def end(self) -> list[str]:
-        """End the cluster and the driver; return the processes that were left behind by a driver that had ended."""
+    def end(self) -> None:
+        """End the driver and the cluster."""
         self._curves.stop()
-        had_ended = self.code() is not None
         with suppress(psutil.NoSuchProcess):
             self.command.process.kill()
         self.command.process.wait()
         self.cluster.end()
-        time.sleep(1.0)
-        left = alive(psutil.Process().children(recursive=True))
-        names = [" ".join(process.cmdline())[:120] for process in left if not _is_tracker(process)]
-        return names if had_ended else []
 
     def last_lines(self) -> str:
         return "\n".join(self.command.output.splitlines()[-30:])
@@ -210,25 +205,14 @@ def _is_stopped(process: psutil.Process) -> bool:
     return True
 
 
-def _is_tracker(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return "resource_tracker" in " ".join(process.cmdline())
-    return True
-
-
 @contextmanager
 def running(folder: Path, name: str, store: Path, work: Work, seed: int = 0) -> Iterator[Run]:
-    """Start a run, and end everything that was started for it, whatever happens."""
+    """Start a run, and end it whatever happens."""
     run = Run(folder, name, store, work, seed)
     try:
         yield run
     finally:
         run.end()
-        for process in alive(psutil.Process().children(recursive=True)):
-            if not _is_tracker(process):
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-        reap_orphans({run.driver})
 
 
 @dataclass
@@ -482,8 +466,13 @@ def as_parent(folder: Path) -> Iterator[None]:
             }
         ),
     ):
-        yield
-    sys.path.remove(str(path))
+        try:
+            yield
+        finally:
+            for process in alive(psutil.Process().children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            sys.path.remove(str(path))
 
 
 def settings(session: Session, found: Sequence[str]) -> dict[str, Any]:
