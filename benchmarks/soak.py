@@ -1,9 +1,9 @@
 """A run on two nodes that takes a fault every two minutes for half an hour, beside the same run without a fault.
 
-ComplEx on two workers, with negatives by two actors that search near misses in published vectors, on Ray's multi-node
-test cluster: two nodes on this machine. A seed draws the faults, all kinds before one comes again; the next one comes
-when the run is whole again. A driver that ends is started again with ``--resume``, and a cluster that has lost its head
-is started anew, as an operator would.
+ComplEx on two workers, on Ray's multi-node test cluster: two nodes on this machine. A quarter of the negatives come
+from two actors that search near misses in published vectors. A seed draws the faults, all kinds before one comes again;
+the next one comes when the run is whole again. A driver that ends is started again with ``--resume``, and a cluster
+that has lost its head is started anew, as an operator would.
 
 In a full run all epochs must be done at the end, and MRR of validation and test be within .01 of the undisturbed run.
 Memory of all roles, object stores, and size and number of files in the run folder must be flat in both runs: in the
@@ -94,6 +94,7 @@ class Work:
 
 def configured(store: Path, work: Work) -> RunConfig:
     """Return the configuration of both runs."""
+    near_misses = {"source": soak_source.NAME, "options": {"neighbours": work.neighbours}}
     pool = {"actors": ACTORS, "placement": "spread", "fallback": "uniform", "hung_after": work.hung_after}
     return parse_config(
         {
@@ -102,8 +103,8 @@ def configured(store: Path, work: Work) -> RunConfig:
             "objective": {"name": "sampled_softmax"},
             "regularizer": {"name": "n3", "weight": 0.01},
             "negatives": {
-                "source": soak_source.NAME,
-                "options": {"neighbours": work.neighbours},
+                "source": "mixture",  # in which a share that is not delivered changes little of what is learned
+                "options": {"parts": [{"source": "uniform", "weight": 3}, near_misses]},
                 "count": work.negatives,
                 "filter": True,
                 "pool": pool,
