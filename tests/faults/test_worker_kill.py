@@ -18,8 +18,8 @@ from distkg.cluster.worker_task import TrainOnRank
 from distkg.config import RunConfig
 from distkg.data.errors import StoreError
 from distkg.data.generate import generate
+from distkg.data.store.identity import StoreMismatchError
 from distkg.sharding.ranks import Ranks
-from distkg.training.provenance import StoreMismatchError
 from distkg.training.run import train_on_rank
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]

@@ -160,8 +160,9 @@ def _start_watch(name: str) -> Any:
     deadline = time.monotonic() + ANSWER_SECONDS
     while True:
         try:
-            options = ray.remote(RunWatch).options(name=name, num_cpus=0, max_restarts=-1, scheduling_strategy=here)
-            return options.remote()
+            # Without task events: the head would keep those of every heartbeat.
+            how = {"num_cpus": 0, "max_restarts": -1, "enable_task_events": False}
+            return ray.remote(RunWatch).options(name=name, scheduling_strategy=here, **how).remote()
         except ValueError:  # the watch of an earlier launch of this run is still ending
             if time.monotonic() > deadline:
                 raise
