@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -95,6 +96,10 @@ _NEEDS: dict[str, dict[str, Any]] = {
     "seconds": {"type": float, "help": "time limit of each run"},
     "epochs": {"type": int, "help": "epochs of each run"},
     "steps": {"type": int, "help": "steps of each run"},
+    "minutes": {"type": float, "default": 30.0, "required": False, "help": "how long faults are injected"},
+    "every": {"type": float, "default": 120.0, "required": False, "help": "seconds from fault to fault"},
+    "note": {"default": "", "required": False, "help": "remark for the result file"},
+    "seed": {"type": int, "default": 0, "required": False, "help": "seed of what is drawn"},
     "model": {"metavar": "PATH", "help": "folder of a foundation model, or of a run that trained one"},
     "graphs": {"metavar": "PATH", "nargs": "+", "help": "stores to train on"},
     "stores": {"metavar": "PATH", "nargs": "+", "help": "stores to be asked about; of two in a folder, the second"},
@@ -194,9 +199,10 @@ def finish(session: Session, settings: Mapping[str, Any], figures: Figures, part
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores that this process may use, and memory."""
+    """Processor, its instruction set as PyTorch names it, cores that this process may use, and memory."""
     return {
         "processor": _cpu_field("model name"),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "family_model": f"{_cpu_field('cpu family')}/{_cpu_field('model')}",
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory_limit() / 2**30, 1),

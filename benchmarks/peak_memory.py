@@ -12,13 +12,13 @@ def peak_mb() -> float:
     return _megabytes("/proc/self/status", "VmHWM:")
 
 
-def proportional_mb() -> float:
-    """Memory of this process now, where a page that n processes map counts as one n-th (proportional set size, MB).
+def proportional_mb(process: int | str = "self") -> float:
+    """Memory of a process now, where a page that n processes map counts as one n-th (proportional set size, MB).
 
     Raises:
-        OSError: not Linux.
+        OSError: not Linux, or no such process.
     """
-    return _megabytes("/proc/self/smaps_rollup", "Pss:")
+    return _megabytes(f"/proc/{process}/smaps_rollup", "Pss:")
 
 
 def _megabytes(path: str, field: str) -> float:

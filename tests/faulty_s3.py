@@ -22,6 +22,7 @@ _ERRORS = {
     "unavailable": (503, "ServiceUnavailable"),
     "throttled": (503, "SlowDown"),
     "internal": (500, "InternalError"),
+    "skewed": (403, "RequestTimeTooSkewed"),
 }
 
 

@@ -65,6 +65,8 @@ class NodeAddressBackend(Backend):
             pass  # a worker is lost, which is why the others end
         except ray.exceptions.GetTimeoutError:
             _log.warning("workers have not left their process group in %g seconds", END_SECONDS)
+        except ray.exceptions.RayError:
+            return  # a worker is gone, which failures.jsonl says; Ray Train would print a traceback
 
 
 @dataclass

@@ -70,9 +70,12 @@ class RunFolder:
 
     def last_checkpoint_time(self) -> float | None:
         """Return the Unix time at which the last checkpoint was committed; None if there was none, or an earlier
-        version did not record it."""
+        version did not record it.
+
+        The last line, not the latest time, because the wall clock may have been set back since.
+        """
         times = [line["time"] for line in _lines(self.saved) if isinstance(line.get("time"), int | float)]
-        return max(times, default=None)
+        return times[-1] if times else None
 
     def last_checkpoint(self) -> str | None:
         """Return the name of the last checkpoint that was ever committed; None if there was none."""

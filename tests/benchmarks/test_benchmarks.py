@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from benchmarks import (
     query_sampling,
     rooflines,
     sampled_reasoning,
+    soak_faults,
+    soak_watch,
     table_on_disk,
     token_steps,
     worker_scaling,
@@ -55,6 +58,7 @@ from distkg.kernels.message_passing.edges import Edges
 from distkg.sharding.ranks import Ranks
 from tests.with_dgl import HAS_DGL
 
+ROOT = Path(__file__).resolve().parents[2]
 MACHINE = Rooflines(torch_mm=100e9, onednn=200e9, bfloat16=400e9, bandwidth=20e9, square_roots=2e9)
 MEASURED = ["triples/s", "step ms", "data ms", "exchange ms", "compute ms", "optimizer ms"]
 
@@ -375,6 +379,63 @@ def test_negative_sources_runs(tmp_path: Path, store: Path) -> None:
 def test_worker_scaling_runs(tmp_path: Path, store: Path) -> None:
     content = run_quickly("worker_scaling", tmp_path, "--store", str(store))
     assert list(content["figures"]) == ["DistMult", "DistMult, overlapped"]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.benchmarks
+def test_soak_runs(tmp_path: Path, store: Path) -> None:
+    """Two faults; in a process of its own, which adopts orphans and starts clusters."""
+    sizes = ["--epochs", "250", "--minutes", "0.1", "--every", "3"]
+    typed = ["--quick", "--results", str(tmp_path), "--store", str(store), "--folder", str(tmp_path / "kept"), *sizes]
+    subprocess.run([sys.executable, "-m", "benchmarks.soak", *typed], check=True, cwd=ROOT)
+    (written,) = tmp_path.glob("*-soak-quick.json")
+    content = json.loads(written.read_text())
+    figures = content["figures"]
+    faults = {row.partition(": ")[2]: columns for row, columns in figures.items() if ": " in row}
+    assert set(faults) == {"worker killed", "actor killed in a draw"}
+    for columns in faults.values():
+        assert columns["whole s"]["median"] >= columns["next step s"]["median"] > 0
+        assert columns["driver started"]["median"] == 0
+    for run in ("undisturbed", "disturbed"):
+        assert figures[run]["epochs"]["median"] == 250
+        assert 0 < figures[run]["test MRR"]["median"] < 1
+        assert list(figures[f"{run}, last quarter / second"]) == list(soak_watch.COLUMNS)
+    assert content["settings"]["found"] == []
+
+
+def test_steps_that_a_restart_repeats_are_counted(tmp_path: Path) -> None:
+    def write(*steps: int, late: int = 0) -> None:
+        lines = [json.dumps({"step": step, "negatives": {"late": late, "delivered": 0.5}}) + "\n" for step in steps]
+        (tmp_path / "metrics.jsonl").write_text("".join(lines))
+        progress.look()
+
+    progress = soak_watch.Progress(tmp_path)
+    progress.look()
+    write(10, 20, 30)
+    write(10, 20)  # cut back to the checkpoint of step 20
+    assert (progress.repeated, progress.furthest, len(progress.reports)) == (10, 20, 3)
+    write(10, 20, 30, 40)
+    write(10, 20, 30, 31, late=7)  # other lines after none in common
+    assert progress.repeated == 10 + 40
+    assert [report.step for report in progress.reports] == [10, 20, 30, 30, 40, 10, 20, 30, 31]
+    assert progress.reports[-1].missed == 7
+
+
+def test_growth_compares_the_last_quarter_with_the_second_of_complete_samples() -> None:
+    values = [100, 50, 60, 70, 80, 90, 77, 66]
+    rows = [{"complete": 1.0, "MB": float(value)} for value in values]
+    rows.insert(3, {"complete": 0.0, "MB": 1000.0})
+    assert soak_watch.quarters(rows, "MB") == (65.0, 71.5)
+    assert soak_watch.growth(rows, "MB") == pytest.approx(1.1)
+    assert soak_watch.growth([], "MB") == 1.0
+
+
+def test_every_kind_of_fault_comes_before_one_comes_again() -> None:
+    names = list(soak_faults.FAULTS)
+    found = list(itertools.islice(soak_faults.drawn(np.random.default_rng(3), names), 2 * len(names)))
+    assert sorted(found[: len(names)]) == sorted(found[len(names) :]) == sorted(names)
+    assert found[: len(names)] != names
 
 
 @pytest.mark.slow

@@ -24,6 +24,9 @@ class Ref:
     result: Any = None
     at: float = math.inf
 
+    def future(self) -> None:
+        """Fetch nothing: all results are on this node."""
+
 
 class FakeActor:
     """Serves methods of ``target()`` one after another, each in so many seconds, in processes that can be ended.

@@ -55,6 +55,11 @@ except RunInUseError as error:
 """
 
 
+@pytest.fixture(autouse=True)
+def _observed_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "OBSERVE_SECONDS", 0.2)
+
+
 def started(script: str, *arguments: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -161,7 +166,7 @@ def race(folder: Path, drivers: int) -> None:
 
 def test_a_process_of_the_same_number_that_started_later_is_another_one(tmp_path: Path) -> None:
     holder = Holder.this_process()
-    (tmp_path / "lease.json").write_text(holder.model_copy(update={"started": holder.started - 60}).model_dump_json())
+    (tmp_path / "lease.json").write_text(holder.model_copy(update={"born": (holder.born or 0) - 60}).model_dump_json())
     refuse_if_held(tmp_path)
     (tmp_path / "lease.json").write_text(holder.model_dump_json())
     with pytest.raises(RunInUseError):

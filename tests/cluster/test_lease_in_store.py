@@ -54,7 +54,7 @@ def line_of(process: subprocess.Popen[str]) -> str:
 def test_of_drivers_that_start_in_the_same_instant_one_wins(bucket: Bucket, tmp_path: Path, before: str) -> None:
     address = bucket("runs/x")
     if before == "a dead driver":
-        dead = Holder.this_process().model_copy(update={"started": 1.0})
+        dead = Holder.this_process().model_copy(update={"born": 1.0})
         objects_at(address).write("lease.json", dead.model_dump_json().encode())
     processes = [driver(address, tmp_path / "start") for _ in range(3)]
     try:
@@ -85,6 +85,7 @@ def test_a_driver_elsewhere_is_gone_when_the_store_says_that_its_lease_is_old(
         with pytest.raises(RunInUseError, match="process 4711 on node7"):
             refuse_if_held(run)
         monkeypatch.setattr(lease, "STALE_SECONDS", -1.0)
+        monkeypatch.setattr(lease, "OBSERVE_SECONDS", 4.0)  # the store tells time in seconds
         with hold_lease(run, lambda text: None) as held:
             check_lease(run, held.token)
             objects_at(address).write("lease.json", other.model_dump_json().encode())

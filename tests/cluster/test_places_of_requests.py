@@ -19,6 +19,13 @@ from distkg.negatives.prefetch.messages import Reply, Request
 PROCESS = ActorProcess("node", 1, 1)
 
 
+class Message(int):
+    """Number of a call."""
+
+    def future(self) -> None:
+        """Fetch nothing: all results are on this node."""
+
+
 class FakeRay:
     """An actor whose replies arrive when the test says so."""
 
@@ -29,7 +36,7 @@ class FakeRay:
 
     def _draw(self, key: str, incarnation: str, requests: Sequence[Request], graphs: Any) -> int:
         self.sent.append([request.number for request in requests])
-        return len(self.sent) - 1
+        return Message(len(self.sent) - 1)
 
     def wait(self, messages: list[int], timeout: float | None) -> tuple[list[int], list[int]]:
         here = [message for message in messages if message in self.arrived]

@@ -25,6 +25,7 @@ from distkg.cluster.watch import heartbeats, node_processes, run_watch
 from distkg.cluster.watch.draining_nodes import NodesLeavingError
 from distkg.cluster.watch.failures import FailureNotes
 from distkg.cluster.watch.heartbeats import Order, RunWatch, Sign, Worker, WorkerProcess
+from distkg.cluster.watch.process_start import seconds_from_boot
 from distkg.cluster.watch.run_folder import note_hung, take_hung
 from distkg.cluster.watch.run_watch import Supervisor
 from distkg.config import RunConfig
@@ -187,7 +188,7 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def known(process: subprocess.Popen[bytes]) -> WorkerProcess:
-    return WorkerProcess("node", process.pid, psutil.Process(process.pid).create_time())
+    return WorkerProcess("node", process.pid, seconds_from_boot(process.pid))
 
 
 def test_a_process_is_busy_idle_or_gone(child: subprocess.Popen[bytes]) -> None:
@@ -342,7 +343,7 @@ def test_workers_that_have_left_are_waited_for(tmp_path: Path, monkeypatch: pyte
 
 
 def test_this_process_is_not_taken_for_hung() -> None:
-    own = WorkerProcess("node", os.getpid(), psutil.Process().create_time())
+    own = WorkerProcess("node", os.getpid(), seconds_from_boot(os.getpid()))
     assert cast(Any, node_processes.examine)._function(own) in ("busy", "idle")
 
 

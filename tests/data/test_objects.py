@@ -101,7 +101,7 @@ def test_files_go_and_come_back_whatever_their_size(folder: Objects, tmp_path: P
         folder.download("absent", tmp_path / "none")
 
 
-@pytest.mark.parametrize("fault", ["unavailable", "throttled", "internal", "cut", "lost", "half", "slow"])
+@pytest.mark.parametrize("fault", ["unavailable", "throttled", "internal", "skewed", "cut", "lost", "half", "slow"])
 @pytest.mark.parametrize("every", [2, 3])
 def test_every_fault_that_passes_is_outlasted(faulty_bucket: Faulty, tmp_path: Path, fault: str, every: int) -> None:
     proxy, address = faulty_bucket

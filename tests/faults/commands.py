@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,7 +21,8 @@ GENEROUS = 300  # seconds; a machine under load is no failure
 class Command:
     """A running ``distkg`` command, its output, and the processes that it has started."""
 
-    def __init__(self, folder: Path, *arguments: str | Path) -> None:
+    def __init__(self, folder: Path, *arguments: str | Path, paths: Sequence[Path] = ()) -> None:
+        """Start it in a folder; modules are also looked for in ``paths``."""
         self._output = folder / f"output-{time.monotonic_ns()}"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         environment["RAY_worker_niceness"] = "0"  # as in conftest.py
@@ -29,7 +30,7 @@ class Command:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "distkg", *map(str, arguments)],
                 cwd=folder,
-                env=environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                env=environment | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, *paths))), "OMP_NUM_THREADS": "1"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -82,19 +83,31 @@ class RaisesInConstructor(NegativeActor):
         raise UserError(7, "no luck today")
 
 
+def killed_once(mark: str) -> Callable[..., Any]:
+    """SIGKILL to the process that finds no file ``mark``, which it makes."""
+
+    def fault(real: Method, *arguments: Any) -> Any:
+        if not os.path.exists(mark):
+            with open(mark, "w"):
+                os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)
+
+    return fault
+
+
 class DiesOnceInPublication(NegativeActor):
     """The first process at each place does; the file that says so lies beside the store."""
 
     def __init__(self, config: dict[str, Any], peer: str | None, place: int) -> None:
-        mark = f"{config['data']['store']}.died-{place}"
+        replace_method(SourceServer, "publish", killed_once(f"{config['data']['store']}.died-{place}"), first=3)
+        super().__init__(config, peer, place)
 
-        def dying_once(real: Method, *arguments: Any) -> Any:
-            if not os.path.exists(mark):
-                with open(mark, "w"):
-                    os._exit(3)
-            return real(*arguments)
 
-        replace_method(SourceServer, "publish", dying_once)
+class DiesOnceInDraw(NegativeActor):
+    """Likewise."""
+
+    def __init__(self, config: dict[str, Any], peer: str | None, place: int) -> None:
+        replace_method(SOURCES[SOURCE], "draw", killed_once(f"{config['data']['store']}.died-{place}"), first=3)
         super().__init__(config, peer, place)
 
 

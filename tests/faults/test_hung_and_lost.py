@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,23 @@ def test_a_worker_that_is_stopped_is_replaced_and_the_run_goes_on(store: Path, t
     assert len(hung) == 1
     assert hung[0]["restart"] is True
     assert "failed: hung: it has shown no sign of life for" in training.output
+
+
+def test_a_slow_node_hangs_nobody(store: Path, tmp_path: Path) -> None:
+    """A worker that runs for a tenth of a second in each half makes its peer slow, and is left alone."""
+    config, run = write_config(tmp_path, store, cluster={"hung_after": 5}), tmp_path / "run"
+    with command(tmp_path, "train", config, "--run", run, "--workers", "2") as training:
+        training.wait_until(lambda: lines_of(run / "metrics.jsonl") >= 2)
+        slow = next(child for child in training.children() if "RayTrainWorker" in " ".join(child.cmdline()))
+        end, lines = time.monotonic() + 20, lines_of(run / "metrics.jsonl")
+        while time.monotonic() < end or lines_of(run / "metrics.jsonl") < lines + 3:
+            slow.suspend()
+            time.sleep(0.4)
+            slow.resume()
+            time.sleep(0.1)
+            assert training.process.poll() is None, training.output
+        assert training.send(signal.SIGTERM) == 143, training.output
+    assert not (run / "failures.jsonl").exists()
 
 
 def test_workers_that_wait_for_each_other_are_replaced(store: Path, tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ import faulty_actors
 import numpy as np
 import psutil
 import pytest
+import ray
 import torch
+from ray._private.internal_api import get_memory_info_reply
 from typer.testing import CliRunner
 
 from distkg.cli import app
@@ -278,16 +280,62 @@ def marked(store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(store, tmp_path / "store"))
 
 
-def test_in_sync_an_actor_that_dies_in_a_publication_does_not_end_the_group(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_workers: KeptWorkers
+@pytest.mark.parametrize("fault", ["DiesOnceInPublication", "DiesOnceInDraw"])
+def test_in_sync_an_actor_that_is_killed_at_work_does_not_end_the_group(
+    fault: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_workers: KeptWorkers
 ) -> None:
-    monkeypatch.setattr(negative_pool, "NegativeActor", faulty_actors.DiesOnceInPublication)
+    monkeypatch.setattr(negative_pool, "NegativeActor", getattr(faulty_actors, fault))
     config = run_config(marked(store, tmp_path), seconds=None, epochs=6, sync=True)
     run_on_workers(train_on_rank, config, tmp_path / "run", kept=kept_workers)
     assert not (tmp_path / "run" / "failures.jsonl").exists()
     lines = lines_of(tmp_path / "run")
     assert lines[-1]["restarts"] == ACTORS
-    assert {line["delivered"] for line in lines[2:]} - {None} == {1.0}
+    assert lines[-1]["delivered"] == 1.0
+
+
+@pytest.mark.parametrize("fault", ["DiesOnceInPublication", "DiesOnceInDraw"])
+def test_an_actor_that_is_killed_at_work_is_replaced_and_delivers(
+    fault: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_workers: KeptWorkers
+) -> None:
+    monkeypatch.setattr(negative_pool, "NegativeActor", getattr(faulty_actors, fault))
+    run, marks = tmp_path / "run", marked(store, tmp_path)
+
+    def end_when_both_are_back(record: dict[str, Any]) -> None:
+        came = record["negatives"]
+        if came["restarts"] >= ACTORS and (came["delivered"] or 0) > 0.5:
+            (run / ENOUGH).write_text("")
+
+    run_on_workers(training_until_enough(), run_config(marks), run, listener=end_when_both_are_back, kept=kept_workers)
+    assert (run / ENOUGH).exists(), "the successors do not deliver"
+    assert not (run / "failures.jsonl").exists()
+    assert len(list(tmp_path.glob("store.died-*"))) == lines_of(run)[-1]["restarts"] == ACTORS
+
+
+def test_an_object_store_that_is_full_spills_and_the_run_goes_on(
+    store: Path, tmp_path: Path, kept_workers: KeptWorkers
+) -> None:
+    """Objects of another program hold three quarters more than the store has room for."""
+    run, held = tmp_path / "run", list[ray.ObjectRef]()
+    capacity = ray.cluster_resources()["object_store_memory"]
+
+    def fill_and_end(record: dict[str, Any]) -> None:
+        came = record["negatives"]["delivered"] or 0
+        if not held and came > 0.5:
+            held.extend(ray.put(np.full(16 << 20, i, np.uint8)) for i in range(int(1.75 * capacity) >> 24))
+        elif held and spilled_bytes() > 0 and came > 0.5:
+            (run / ENOUGH).write_text("")
+
+    run_on_workers(training_until_enough(), run_config(store), run, listener=fill_and_end, kept=kept_workers)
+    assert (run / ENOUGH).exists(), f"nothing spilled or nothing delivered: {spilled_bytes()}"
+    assert not (run / "failures.jsonl").exists()
+    assert int(ray.get(held[0])[-1]) == 0
+    assert lines_of(run)[-1]["restarts"] == 0
+
+
+def spilled_bytes() -> int:
+    (node,) = ray.nodes()
+    stats = get_memory_info_reply(None, node["NodeManagerAddress"], node["NodeManagerPort"]).store_stats
+    return int(stats.spilled_bytes_total)
 
 
 def test_an_actor_that_hangs_in_its_first_draw_is_killed(

@@ -5,17 +5,20 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from distributed import run_ranks
 
-from distkg.cluster.launch import TrainingError, run_on_workers
+from distkg.cluster.launch import TrainingError, launch_training, run_on_workers
 from distkg.cluster.watch.progress_monitor import Record
 from distkg.cluster.worker_task import TrainOnRank
 from distkg.config import RunConfig
+from distkg.data.errors import StoreError
 from distkg.data.generate import generate
+from distkg.data.store.identity import StoreMismatchError
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
 
@@ -59,8 +62,9 @@ def pretraining_config(folder: Path) -> RunConfig:
     )
 
 
-def training_with_a_kill() -> TrainOnRank:
-    """Training whose second worker kills itself, once, after a third of the epochs and off the beat of their ends.
+def training_with_a_kill(before: Callable[[], object] = lambda: None) -> TrainOnRank:
+    """Training whose second worker kills itself, once, after a third of the epochs and off the beat of their ends, and
+    calls ``before`` in that moment.
 
     A closure, for Ray sends those by value and named functions of a test, which workers cannot import, by name.
     """
@@ -71,6 +75,7 @@ def training_with_a_kill() -> TrainOnRank:
             while not metrics.exists() or metrics.read_text().count("\n") < EPOCHS // 3:
                 time.sleep(0.005)
             (run / "killed").write_text("")
+            before()
             os.kill(os.getpid(), signal.SIGKILL)
 
         if ranks.rank == 1 and not (run / "killed").exists():
@@ -119,6 +124,34 @@ def test_a_worker_killed_in_pretraining_on_two_graphs_changes_nothing(tmp_path: 
     lines = [[json.loads(line) for line in (tmp_path / run / "metrics.jsonl").open()] for run in ("calm", "disturbed")]
     assert [line["epoch"] for line in lines[1]] == [line["epoch"] for line in lines[0]]
     assert [line["loss"] for line in lines[1]] == [line["loss"] for line in lines[0]]
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["store gone", "store replaced"])
+def test_a_store_that_goes_under_a_run_ends_it_and_it_is_resumed_when_the_store_is_back(
+    replaced: bool, tmp_path: Path
+) -> None:
+    """The workers that run have read it; those that take their place cannot."""
+    store, aside = tmp_path / "store", tmp_path / "aside"
+    generate(str(store), entities=400, relations=6, triples=6000, seed=3)
+    generate(str(tmp_path / "other"), entities=400, relations=6, triples=6000, seed=4)
+    config = run_config(store)
+    calm = undisturbed(config, tmp_path / "calm")
+
+    def take_away() -> None:
+        store.rename(aside)
+        if replaced:
+            (tmp_path / "other").rename(store)
+
+    kind, text = (StoreMismatchError, "train.parquet") if replaced else (StoreError, f"there is no store at {store}")
+    with pytest.raises(kind, match=text):
+        run_on_workers(training_with_a_kill(take_away), config, tmp_path / "run")
+    assert [line["restart"] for line in failures(tmp_path / "run")][-1] is False
+    if replaced:
+        store.rename(tmp_path / "other")
+    aside.rename(store)
+    result = launch_training(config, tmp_path / "run", resume=True)
+    assert result["train"]["epochs"] == EPOCHS
+    assert result["metrics"]["test"]["mrr"] == pytest.approx(calm["metrics"]["test"]["mrr"], abs=0.01)
 
 
 def test_workers_that_keep_dying_end_the_run_with_the_reason(tmp_path: Path) -> None:

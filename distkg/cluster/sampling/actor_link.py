@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -54,11 +55,14 @@ class Call:
     """Pending call of a method of an actor.
 
     Attributes:
+        fetched: future of the reply, which has Ray bring it to this node as soon as it is there. ``ray.wait`` alone
+            would begin to fetch the reply of an actor on another node when it is needed, and find every one late.
         generation: ``ActorLink.generation`` at the call.
         since: time of the call (``time.monotonic``).
     """
 
     reply: ray.ObjectRef
+    fetched: Future[Any]
     method: str
     generation: int
     since: float
@@ -104,7 +108,8 @@ class ActorLink:
 
     def call(self, method: str, *arguments: Any) -> Call:
         """Send a call without waiting."""
-        return Call(getattr(self._actor, method).remote(*arguments), method, self.generation, time.monotonic())
+        reply = getattr(self._actor, method).remote(*arguments)
+        return Call(reply, reply.future(), method, self.generation, time.monotonic())
 
     def is_over(self, call: Call, timeout: float | None) -> bool:
         """Return whether a call has ended, after a wait of ``timeout`` seconds; None waits until it has ended."""

@@ -423,6 +423,7 @@ def _start_actor(config: RunConfig, names: list[str], group: Any, place: int) ->
         memory=actor_resources(config).get(MEMORY),
         max_restarts=-1,
         max_task_retries=0,
+        enable_task_events=False,  # of every draw, which the head would keep
         scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=place),
         runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}},
     )

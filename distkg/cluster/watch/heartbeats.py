@@ -18,7 +18,8 @@ BUSY_SHARE = 0.1
 
 
 class WorkerProcess(NamedTuple):
-    """Process of a worker: its node, its process id, and its start (Unix time), because process ids are reused."""
+    """Process of a worker: its node, its process id, and its start (s from the node's boot), because process ids are
+    reused."""
 
     node: str
     pid: int

@@ -4,7 +4,8 @@ The lease is a file that gets its name by a hard link, which is atomic on local 
 such as ``flock`` are local to a machine on some of them); without hard links, it is created exclusively. In an object
 store it is an object that is written under a condition (``distkg.cluster.watch.lease_files``). Its holder touches it
 every ``REFRESH_SECONDS``. A lease is taken over if its holder has ended: on the holder's machine as soon as its process
-has ended, and from elsewhere if it was not touched for ``STALE_SECONDS`` by the clock of the storage.
+has ended, and from elsewhere if it was not touched for ``STALE_SECONDS`` by the clock of the storage, which may have
+been set meanwhile, and is not touched for another ``OBSERVE_SECONDS``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distkg.cluster.watch.lease_files import LeaseFile, lease_file
+from distkg.cluster.watch.process_start import seconds_from_boot
 from distkg.cluster.watch.run_folder import RunFolderError, claim
 from distkg.data.storage.objects import Seen
 from distkg.data.storage.working_copy import shown
@@ -32,9 +34,9 @@ from distkg.training.run_dir import LEASE
 
 REFRESH_SECONDS = 15.0
 STALE_SECONDS = 120.0
+OBSERVE_SECONDS = 20.0  # more than REFRESH_SECONDS
 ATTEMPTS = 100
 POLL_SECONDS = 1.0
-SAME_START_SECONDS = 2.0  # difference of two measurements of one process's start
 
 
 class RunInUseError(RunFolderError):
@@ -52,7 +54,8 @@ class Holder(BaseModel):
         token: unique token of this lease.
         host: name of its machine.
         machine: identifier that differs between machines, between boots of one, and between containers.
-        pid, started: id and start (Unix time) of its process; the start distinguishes processes with a reused id.
+        pid, born: id of its process, and its start (s from the machine's boot), because process ids are reused; earlier
+            versions of distkg wrote no ``born``.
         since: when the lease was taken, ISO 8601 with the time zone.
         job: Ray job in which it runs; empty outside of a job.
     """
@@ -63,7 +66,7 @@ class Holder(BaseModel):
     host: str
     machine: str
     pid: int
-    started: float
+    born: float | None = None
     since: str
     job: str = ""
 
@@ -74,7 +77,7 @@ class Holder(BaseModel):
             host=socket.gethostname(),
             machine=_machine(),
             pid=os.getpid(),
-            started=psutil.Process().create_time(),
+            born=seconds_from_boot(os.getpid()),
             since=datetime.now().astimezone().isoformat(timespec="seconds"),
             job=_job(),
         )
@@ -86,9 +89,8 @@ class Holder(BaseModel):
     def is_alive(self) -> bool:
         """Return whether its process runs on this machine, which must be the holder's."""
         try:
-            process = psutil.Process(self.pid)
-            alike = abs(process.create_time() - self.started) < SAME_START_SECONDS
-            return alike and process.status() != psutil.STATUS_ZOMBIE
+            alike = self.born is None or seconds_from_boot(self.pid) == self.born
+            return alike and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
         except psutil.Error:
@@ -110,10 +112,30 @@ class _Found:
     def is_stale(self) -> bool:
         if self.holder is not None and self.holder.machine == _machine():
             return not self.holder.is_alive()
-        return self.file.age(self.seen) > STALE_SECONDS
+        # A time that lies ahead is as old: the clock was set back after it.
+        return abs(self.file.age(self.seen)) > STALE_SECONDS and self._is_untouched()
+
+    def _is_untouched(self) -> bool:
+        """Return whether nobody touches the file while it is observed, once for each lease."""
+        if self.seen.content in _untouched:
+            return True
+        before, started = self.file.age(self.seen), time.monotonic()
+        time.sleep(OBSERVE_SECONDS)
+        again = self.file.look()
+        if again is None or again.content != self.seen.content:
+            return False
+        elapsed = time.monotonic() - started
+        untouched = abs(self.file.age(again) - before - elapsed) < elapsed / 2
+        if untouched:
+            _untouched.add(self.seen.content)
+        return untouched
 
     def __str__(self) -> str:
         return "a driver that is just starting" if self.holder is None else str(self.holder)
+
+
+_untouched: set[bytes] = set()
+"""Contents of the leases that were observed, and whose holders are gone."""
 
 
 class Lease:

@@ -18,6 +18,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distkg.cluster.watch.heartbeats import BUSY_SHARE, WorkerProcess
+from distkg.cluster.watch.process_start import seconds_from_boot
 
 SAMPLE_SECONDS, SAMPLES = 2.0, 10
 ANSWER_SECONDS = 20.0
@@ -52,8 +53,9 @@ def on_node(node: str, function: Any) -> Any:
 def examine(process: WorkerProcess) -> str:
     """Return the state of a process of this node, observed for two seconds: ``busy``, ``idle`` or ``gone``."""
     try:
-        inspected = psutil.Process(process.pid)
-        return "gone" if inspected.create_time() != process.born else "busy" if _is_busy([inspected]) else "idle"
+        if seconds_from_boot(process.pid) != process.born:
+            return "gone"
+        return "busy" if _is_busy([psutil.Process(process.pid)]) else "idle"
     except psutil.NoSuchProcess:
         return "gone"
 
@@ -73,7 +75,7 @@ def processes_at_work(titles: tuple[str, ...]) -> bool:
 def kill(process: WorkerProcess) -> None:
     """Kill a process of this node; a process that is stopped does not receive ``ray.kill``."""
     with suppress(psutil.NoSuchProcess):
-        if psutil.Process(process.pid).create_time() == process.born:
+        if seconds_from_boot(process.pid) == process.born:
             os.kill(process.pid, signal.SIGKILL)
 
 

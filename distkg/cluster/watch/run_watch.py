@@ -26,7 +26,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -37,6 +36,7 @@ from distkg.cluster.watch import run_folder
 from distkg.cluster.watch.draining_nodes import describe_leaving, draining_nodes
 from distkg.cluster.watch.heartbeats import BEAT_SECONDS, RunWatch, Sign, Worker, WorkerProcess, watch_name
 from distkg.cluster.watch.node_processes import ANSWER_SECONDS, actors_at_work, examined, kill, on_node
+from distkg.cluster.watch.process_start import seconds_from_boot
 from distkg.config import RunConfig
 from distkg.data.storage.working_copy import shown
 from distkg.training.stopping import StopRequest
@@ -51,7 +51,7 @@ def signs_of_life(run: str, rank: int) -> Iterator[StopRequest]:
     """Send heartbeats to the run's watch while a worker trains; the yielded request is set when the run is to stop."""
     request, over = StopRequest(), threading.Event()
     watch = ray.get_actor(watch_name(run))
-    process = WorkerProcess(ray.get_runtime_context().get_node_id(), os.getpid(), psutil.Process().create_time())
+    process = WorkerProcess(ray.get_runtime_context().get_node_id(), os.getpid(), seconds_from_boot(os.getpid()))
 
     def speak() -> None:
         while not over.is_set():
@@ -187,8 +187,9 @@ def _start_watch(name: str) -> Any:
     deadline = time.monotonic() + ANSWER_SECONDS
     while True:
         try:
-            options = ray.remote(RunWatch).options(name=name, num_cpus=0, max_restarts=-1, scheduling_strategy=here)
-            return options.remote()
+            # Without task events: the head would keep those of every heartbeat.
+            how = {"num_cpus": 0, "max_restarts": -1, "enable_task_events": False}
+            return ray.remote(RunWatch).options(name=name, scheduling_strategy=here, **how).remote()
         except ValueError:  # the watch of an earlier launch of this run is still ending
             if time.monotonic() > deadline:
                 raise

@@ -56,7 +56,7 @@ class Seen:
 
     Attributes:
         version: differs between any two contents that were written.
-        age: seconds since it was written, by the store's clock.
+        age: seconds since it was written, by the store's clock; negative if that was set back since.
     """
 
     content: bytes
@@ -272,7 +272,7 @@ class FilesystemObjects:
             return None
         info = self._request(lambda: self._fs.get_file_info(self._path(name)), f"look at {name}")
         written = info.mtime.timestamp() if info.mtime is not None else time.time()
-        return Seen(content, _version(content), max(0.0, time.time() - written))
+        return Seen(content, _version(content), time.time() - written)
 
     def create(self, name: str, content: bytes) -> bool:
         return self.read(name) is None and self._written(name, content)

@@ -33,6 +33,7 @@ _PASSING = {
     "ThrottlingException",
     "TooManyRequests",
     "RequestLimitExceeded",
+    "RequestTimeTooSkewed",  # until the clock of this machine is set right
 }
 _ABSENT = {"NoSuchKey", "404", "NotFound", "NoSuchUpload"}
 _NOT_MET = {"PreconditionFailed", "412", "ConditionalRequestConflict"}
@@ -158,7 +159,7 @@ class S3Objects:
             now = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
             written = answer["LastModified"]
             age = (parsedate_to_datetime(now) - written).total_seconds() if now else 0.0
-            return Seen(content, answer["ETag"], max(0.0, age))
+            return Seen(content, answer["ETag"], age)
 
         try:
             return self._request(work, f"read {name}")

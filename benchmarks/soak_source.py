@@ -1,0 +1,64 @@
+"""Negative source of the soak that fails on request: near misses by actors that die or raise where a file says so.
+
+distkg finds it by an entry point, as any plug-in. The files lie in the folder that the environment variable
+``DISTKG_SOAK`` names. An actor that dies deletes its file first, so that one file ends one actor.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distkg.negatives.base import SOURCES, Negatives, Queries
+from distkg.negatives.model_based.cached import NearMiss
+from distkg.negatives.prefetch.source_server import SourceServer
+
+FOLDER = "DISTKG_SOAK"
+NAME = "near_miss_under_faults"
+DIE_IN_DRAW, DIE_IN_PUBLICATION, RAISE = "die-in-draw", "die-in-publication", "raise"
+
+
+class InjectedError(RuntimeError):
+    """Error that the soak injects."""
+
+
+@SOURCES.register(NAME)
+class NearMissUnderFaults(NearMiss):
+    """Near misses; a draw dies or raises where a file asks for it."""
+
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        _die_if_asked(DIE_IN_DRAW)
+        if (Path(os.environ[FOLDER]) / RAISE).exists():
+            raise InjectedError("raised by the soak")
+        return super().draw(queries, count, generator)
+
+
+def _die_if_asked(file: str) -> None:
+    try:
+        os.unlink(Path(os.environ[FOLDER]) / file)
+    except FileNotFoundError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+_publish = SourceServer.publish
+
+
+def _publish_or_die(self: SourceServer[Any, Any], *arguments: Any) -> None:
+    _publish(self, *arguments)
+    _die_if_asked(DIE_IN_PUBLICATION)
+
+
+SourceServer.publish = _publish_or_die  # type: ignore[method-assign, assignment]
+
+
+def install(folder: Path) -> None:
+    """Write an entry point for this source into a folder for PYTHONPATH."""
+    package = folder / "distkg_soak-1.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: distkg-soak\nVersion: 1\n")
+    (package / "entry_points.txt").write_text(f"[distkg.negative_sources]\n{NAME} = {__name__}\n")
