@@ -49,6 +49,7 @@ DRAW_BYTES = 96  # of a negative that an actor draws: random numbers, steps of a
 SORT_BYTES = 20  # per item of a worker, for sorting an epoch by buckets: keys, their order, and the sorted items
 LEFT_BYTES = 56  # per item of a worker, for finding what was left of an epoch; measured: 33 to 53
 QUERY_VECTORS = 12  # of a transform that cannot be counted
+WIDEST_COMPUTED = 8192  # floats of a row of which a plan computes 128, four megabytes for each tensor
 
 Count = TypeVar("Count", int, float)
 
@@ -226,10 +227,12 @@ def _sampled(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
 def query_floats(scorer: Scorer) -> float:
     """Return the floats that the transform of one query takes with its gradients, anchor and relation included.
 
-    Those of a scorer with parameters are counted on the device ``meta``, which computes nothing, so ``scorer`` must be
-    there. The others compute, as the first operation on ``meta`` imports torch's compiler, which takes a second.
+    Those of a scorer with parameters, which must be on the device ``meta``, and of wide rows are counted there, where
+    nothing is computed. The others compute, as the first operation on ``meta`` imports torch's compiler, which takes a
+    second.
     """
-    device = "meta" if any(True for _ in scorer.parameters()) else "cpu"
+    wide = max(scorer.entity_width, scorer.relation_width) > WIDEST_COMPUTED
+    device = "meta" if wide or any(True for _ in scorer.parameters()) else "cpu"
 
     def transform(queries: int) -> None:
         anchor, relation = _rows_of_queries(scorer, queries, device)  # a step holds both until its end

@@ -65,7 +65,7 @@ def test_a_dead_worker_is_noted_and_the_run_goes_on(tmp_path: Path) -> None:
     text = "its process died (killed, out of memory, or its node was lost)"
     assert failures(tmp_path) == [
         (1, text, True),
-        (0, "RuntimeError: Connection closed by peer", False),
+        (0, "it lost the connection to another worker (Connection closed by peer)", False),
         (1, text, False),
     ]
 
@@ -77,7 +77,7 @@ def test_a_mistake_ends_the_run_at_once(tmp_path: Path) -> None:
         notes.after_exception(None, {0: RuntimeError("Connection closed by peer"), 1: mistake})
     assert caught.value is mistake
     assert failures(tmp_path) == [
-        (0, "RuntimeError: Connection closed by peer", False),
+        (0, "it lost the connection to another worker (Connection closed by peer)", False),
         (1, "ConfigError: model.dim must be even", False),
     ]
 

@@ -13,7 +13,7 @@ import torch
 
 from distkg.config import RunConfig
 from distkg.data.store.graph_store import Store
-from distkg.embedding.loop import Loop
+from distkg.embedding.loop import Loop, RoutedBatch
 from distkg.sharding.checkpoint.files import CheckpointManifest, read_manifest, write_manifest
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
@@ -49,12 +49,13 @@ def trained(
     """The result, or at which step the run was stopped; and the queries of this rank's steps of the first epoch."""
     compute, asked = Loop._compute, list[tuple[int, ...]]()
 
-    def seen(self: Loop, epoch: int, step: int, batch: Any, rows: Any) -> Any:
+    def seen(self: Loop, epoch: int, routed: RoutedBatch, rows: Any) -> Any:
+        batch: Any = routed.batch
         if epoch == 0:
             columns = [batch.ids[batch.anchor], batch.relation]
             columns += [batch.ids[batch.answer]] if hasattr(batch, "answer") else []
             asked.extend(tuple(row) for row in torch.stack(columns, 1).tolist())
-        return compute(self, epoch, step, batch, rows)
+        return compute(self, epoch, routed, rows)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Loop, "_compute", seen)
