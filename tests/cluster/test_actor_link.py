@@ -137,6 +137,18 @@ def test_an_actor_that_dies_again_and_again_without_a_reply_has_failed(ray: Fake
     assert (fresh.restarts, fresh.gone) == (30, False)
 
 
+def test_an_actor_whose_node_ray_has_not_yet_noticed_to_be_lost_comes_back(ray: FakeRay) -> None:
+    """Ray calls it dead then, although its own table says otherwise."""
+    actor = ray.actor(Echo)
+    link = link_to(actor)
+    assert ask(link, 1) == 1
+    assert ask(link, errors.ActorDiedError()) is NoReply.LOST
+    assert (link.gone, kinds(link)) == (False, ["lost"])
+    actor.die()
+    assert link.wait_until_ready(60)
+    assert (ask(link, 2), link.restarts, link.gone) == (2, 1, False)
+
+
 def test_an_actor_that_ray_gives_up_has_failed_and_is_asked_no_more(ray: FakeRay) -> None:
     actor = ray.actor(Echo)
     link = link_to(actor)

@@ -126,7 +126,7 @@ class ActorLink:
         try:
             answer = ray.get(call.reply)
         except errors.RayError as error:
-            if is_loss(error):
+            if is_loss(error) or self._may_come_back(error):
                 self._lose(call)
                 return NoReply.LOST
             self._fail(call, error)
@@ -202,6 +202,11 @@ class ActorLink:
         self.report(DEATH)
         # Not at once, because a call is lost too until Ray has noticed the death of the process.
         self._greet_at = time.monotonic() + WAIT_SECONDS
+
+    def _may_come_back(self, error: errors.RayError) -> bool:
+        """Return whether Ray will restart an actor that it has called dead: calls end so while it has not yet noticed
+        that the node of the actor is lost."""
+        return isinstance(error, errors.ActorDiedError) and self._known_to_ray().get("State", "DEAD") != "DEAD"
 
     def _fail(self, call: Call, error: errors.RayError) -> None:
         if isinstance(error, errors.ActorDiedError):
