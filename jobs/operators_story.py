@@ -26,13 +26,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -55,6 +55,9 @@ RAY_READY = "Ray runtime started"
 EPOCH, RESTART = re.compile(r"\] epoch ([\d.]+)"), "Restarting from the newest checkpoint"
 
 
+T = TypeVar("T")
+
+
 class StoryError(Exception):
     """Error of a step: a command that failed, a figure that differs, or a night that took too long."""
 
@@ -74,8 +77,8 @@ def tell(sizes: Sizes, shell: Shell) -> None:
     """Tell the story from the first process to the last."""
     shell.chapter("An object store, and three Ray nodes with room for a worker each")
     start_store(shell)
-    start_head(shell)
-    nodes = [start_node(shell, name) for name in ("node-2", "node-3")]
+    persist(lambda: start_head(shell))
+    nodes = [persist(lambda name=name: start_node(shell, name)) for name in ("node-2", "node-3")]
     wait_for_nodes(shell, 3)
 
     shell.chapter("What every job brings along: the code and a configuration")
@@ -133,24 +136,30 @@ def start_store(shell: Shell) -> None:
 def start_head(shell: Shell) -> None:
     gcs, dashboard, client = free_ports(3)
     (shell.folder / "token").write_text(secrets.token_hex(32))
+    temporary = tempfile.mkdtemp(dir=shell.sockets)
     shell.export(
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN_PATH=str(shell.folder / "token"),
         RAY_API_SERVER_ADDRESS=f"http://{HOST}:{dashboard}",
     )
     ports = (f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}")
-    head = ("ray", "start", "--head", "--block", *ports, f"--temp-dir={shell.sockets}", *node_options())
+    head = ("ray", "start", "--head", "--block", *ports, f"--temp-dir={temporary}", *node_options())
     shell.start("head", *head, ready=RAY_READY)
     shell.cluster = f"{HOST}:{gcs}"
+
+
+def persist(start: Callable[[], T]) -> T:
+    """Start a Ray node, again if it has ended, as systemd would: on a busy machine it gives up after 30 s."""
+    for _ in range(2):
+        with suppress(StoryError):
+            return start()
+    return start()
 
 
 def start_node(shell: Shell, name: str) -> subprocess.Popen[bytes]:
     # One log monitor on a machine: else every line of a worker is shown once for each node.
     address = (f"--address={shell.cluster}", "--include-log-monitor=false")
     command = ("ray", "start", "--block", *address, *node_options())
-    for _ in range(2):  # a node gives up if it is not known after 30 s; systemd would start it again
-        with suppress(StoryError):
-            return shell.start(name, *command, ready=RAY_READY)
     return shell.start(name, *command, ready=RAY_READY)
 
 
@@ -205,10 +214,10 @@ def follow_and_lose(shell: Shell, node: subprocess.Popen[bytes]) -> float:
         elif killed and restarted and epoch and recovered is None:
             recovered = time.monotonic() - killed
             shell.say(f"# {recovered:.0f} s after the loss the run reports again, on two workers. A new node:")
-            start_node(shell, "node-4")
+            persist(lambda: start_node(shell, "node-4"))
     status = shell.run("ray", "job", "status", "night")
     shell.say(f"# {RUN}/failures.jsonl:\n{shell.read(f'{RUN}/failures.jsonl').decode()}")
-    if "SUCCEEDED" not in status or recovered is None:
+    if "succeeded" not in status or recovered is None:
         raise StoryError("the run did not end as it should, or had no time to lose a node: use more --epochs")
     return recovered
 

@@ -355,7 +355,8 @@ class Training:
         changes = self._changes_since(name, accept_changes)
         best_mrr = self._best_mrr_measured_now(changes)
         saved = self.checkpoints.load(name, self.learner.state())
-        self.progress = self._restored(saved, name)
+        workers = self.checkpoints.describe(name).world_size
+        self.progress = self._restored(saved, workers)
         self.progress.accept(changes, self.learner.steps_per_epoch)
         self._forget_lost_best(name)
         if best_mrr is not None:
@@ -364,12 +365,23 @@ class Training:
         if self.progress.segments and self.progress.step < self.learner.steps_per_epoch:
             self.learner.continue_epoch(self.progress.epoch, self.progress.segment_start, self.progress.segments)
         self._saved = self.progress.epoch, self.progress.step
+        self._tell_other_workers(workers)
         committed = self.folder.last_checkpoint_time() if self.ranks.first else None
         if committed is not None:
             self._observer.checkpoint(committed)
 
-    def _restored(self, saved: dict[str, JsonValue], checkpoint: str) -> Progress:
-        workers = self.checkpoints.describe(checkpoint).world_size
+    def _tell_other_workers(self, before: int) -> None:
+        """Say where training goes on if another number of workers wrote the checkpoint: what the driver shows next may
+        be an earlier part of an epoch."""
+        progress = self.progress
+        if self.ranks.first and before != self.ranks.size:
+            epoch = progress.epoch + progress.step / self.learner.steps_per_epoch
+            self.folder.notice(
+                f"training goes on from step {progress.steps:,} (epoch {epoch:.3g}) with {self.ranks.size} "
+                f"worker{'s' * (self.ranks.size > 1)}, earlier with {before}"
+            )
+
+    def _restored(self, saved: dict[str, JsonValue], workers: int) -> Progress:
         return Progress.restored(saved, self.config.train, self.division, workers)
 
     def _start_afresh(self) -> None:
@@ -403,7 +415,8 @@ class Training:
             self._best_at = self.progress.steps
             return
         best = self.checkpoints.best()
-        held = -1.0 if best is None else self._restored(self.checkpoints.describe(best).progress, best).best_mrr
+        manifest = None if best is None else self.checkpoints.describe(best)
+        held = -1.0 if manifest is None else self._restored(manifest.progress, manifest.world_size).best_mrr
         if held < self.progress.best_mrr and self.ranks.first:
             self.folder.notice(
                 f"the checkpoint of the best model so far (validation MRR {self.progress.best_mrr:.4f}) is lost; "

@@ -69,7 +69,12 @@ def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) ->
     return caplog
 
 
-@pytest.mark.parametrize(("error", "lines"), [(RuntimeError(GLOO), 0), (RuntimeError("a defect"), 1)])
+PIPE = "worker 0 is gone: it closed its pipe to this worker"
+
+
+@pytest.mark.parametrize(
+    ("error", "lines"), [(RuntimeError(GLOO), 0), (RuntimeError(PIPE), 0), (RuntimeError("a defect"), 1)]
+)
 def test_only_a_lost_peer_has_no_traceback(logged: pytest.LogCaptureFixture, error: Exception, lines: int) -> None:
     try:
         raise error
@@ -86,6 +91,7 @@ def test_reports_are_shown_by_the_driver_alone(logged: pytest.LogCaptureFixture)
 
 def test_a_lost_peer_is_said_in_words() -> None:
     assert in_short(RuntimeError(GLOO)) == "it lost the connection to another worker (Connection reset by peer)"
+    assert in_short(RuntimeError(PIPE)) == "it lost the connection to another worker (worker 0 is gone)"
     assert in_short(RuntimeError("a defect")) == "RuntimeError: a defect"
 
 

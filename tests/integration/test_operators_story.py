@@ -43,7 +43,7 @@ def test_the_story_of_a_small_graph(tmp_path: Path) -> None:
         "kill -9",
         "Restarting from the newest checkpoint",
         "the run reports again",
-        "SUCCEEDED",
+        "Job 'night' succeeded",
         "# equal: metrics",
     ]
     assert [text for _, text in sorted((log.index(text), text) for text in order)] == order

@@ -109,6 +109,17 @@ def test_two_workers_then_three_then_one_ask_each_query_of_the_epoch_once(small_
         assert 0 < stops[0] < stops[1] < steps[0] // 2, "stopped in the first epoch"
         assert steps == [steps[0]] * 3
         np.testing.assert_array_equal(entity_rows(tmp_path / name), entity_rows(tmp_path / f"{name}-calm"))
+        half = steps[0] // 2
+        assert last_notice(tmp_path / name) == (
+            f"training goes on from step {stops[0]} (epoch {stops[0] / half:.3g}) with 3 workers, earlier with 2"
+        )
+        assert last_notice(tmp_path / f"{name}-for-one") == (
+            f"training goes on from step {stops[1]} (epoch {stops[1] / half:.3g}) with 1 worker, earlier with 3"
+        )
+
+
+def last_notice(run: Path) -> str:
+    return str(json.loads((run / "notices.jsonl").read_text().splitlines()[-1])["notice"])
 
 
 def newest(run: Path) -> Path:

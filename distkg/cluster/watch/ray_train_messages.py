@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from ray.util.annotations import RayDeprecationWarning
 
-PEER_LOST = re.compile(r"Connection (?:reset|closed) by peer")
-"""Errors of a worker whose peer is gone, in the words of gloo."""
+PEER_LOST = re.compile(r"Connection (?:reset|closed) by peer|worker \d+ is gone")
+"""Errors of a worker whose peer is gone, in the words of gloo and of shared memory (`sharding.pipe_signals`)."""
 
 INTERNAL = "ray.train.v2._internal"
 REQUESTS = f"{INTERNAL}.execution.scaling_policy.autoscaling_coordinator_client"
