@@ -196,6 +196,11 @@ class Run:
         self.command.process.wait()
         self.cluster.end()
 
+    def last_line(self) -> str:
+        """Return the last line of the driver's own, without machine paths."""
+        own = [line for line in self.command.output.splitlines() if line.startswith(("error:", "stopped by"))]
+        return own[-1].replace(f"{ROOT}/", "") if own else "it said nothing"
+
     def last_lines(self) -> str:
         return "\n".join(self.command.output.splitlines()[-30:])
 
@@ -342,7 +347,7 @@ def follow(run: Run, faults: Iterator[str], seconds: float, every: float, limit:
         if code is not None and (under_way is None or under_way.heal is None):
             if under_way is None or not under_way.fault.ends_driver:
                 fault = under_way.name if under_way is not None else "no fault"
-                surprises.append(f"the driver ended with {code} ({fault}): {run.last_lines()[-500:]}")
+                surprises.append(f"the driver ended with {code} ({fault}): {run.last_line()}")
             run.resume()
         if under_way is not None:
             if (whole := under_way.seconds_whole(run)) is not None:
