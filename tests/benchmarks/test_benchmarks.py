@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from rich.console import Console
 from small_model import SmallModel, random_model
 
 from benchmarks import (
+    dashboard,
     evaluation,
     growth,
     hale_ablation,
@@ -365,6 +367,24 @@ def test_growth_is_the_slope_of_the_settled_part() -> None:
     rows = [{"minutes": float(minute), "MB": max(50.0, 40.0 + 2.0 * minute)} for minute in range(20)]
     assert pool_soak.growth(rows, "MB") == pytest.approx(120.0)
     assert pool_soak.growth([{"minutes": 0.0, "MB": 1.0}], "MB") == 0.0
+
+
+def test_a_line_of_the_dashboard_is_named_by_its_labels() -> None:
+    assert dashboard.legend("{{run}} {{trial}} rank {{rank}}", {"run": "/runs/a", "trial": "", "rank": "1"}) == "rank 1"
+    assert dashboard.legend("{{run}} {{trial}}", {"run": "/runs/a"}) == "run"
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.benchmarks
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="the program prometheus is not installed")
+def test_dashboard_runs(tmp_path: Path, store: Path) -> None:
+    arguments = ["--store", str(store), "--preset", "negatives_complex", "--seconds", "15"]
+    figures = run_quickly("dashboard", tmp_path, *arguments)["figures"]
+    assert figures["Workers (stat): run"]["value"]["median"] == 2
+    shown = {row.rpartition(": ")[0] for row in figures}
+    missing = {dashboard.row_of(panel).rpartition(": ")[0] for panel in dashboard.panels()} - shown
+    assert missing <= {"Not delivered, by reason (timeseries)"}  # where all came in time
 
 
 @pytest.mark.benchmarks
