@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -78,7 +79,7 @@ def tell(sizes: Sizes, shell: Shell) -> None:
     shell.chapter("An object store, and three Ray nodes with room for a worker each")
     start_store(shell)
     persist(lambda: start_head(shell))
-    nodes = [persist(lambda name=name: start_node(shell, name)) for name in ("node-2", "node-3")]
+    nodes = [persist(partial(start_node, shell, name)) for name in ("node-2", "node-3")]
     wait_for_nodes(shell, 3)
 
     shell.chapter("What every job brings along: the code and a configuration")
