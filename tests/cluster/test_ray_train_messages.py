@@ -18,6 +18,7 @@ from ray.train.v2._internal.execution import context
 from distkg.cluster.train_backend import NodeAddressBackend, process_group
 from distkg.cluster.watch.failures import FailureNotes, in_short
 from distkg.cluster.watch.ray_train_messages import shorten_worker_messages
+from distkg.training.run_dir import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTROLLER = """
@@ -61,7 +62,7 @@ GLOO = (
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
     """What Ray Train's loggers of a worker say, once their messages are shortened."""
-    for logger in (util.logger, context.logger):
+    for logger in (util.logger, context.logger, logging.getLogger("distkg.training.run_dir")):
         monkeypatch.setattr(logger, "filters", [])
     monkeypatch.setattr(logging.getLogger("ray"), "propagate", True)
     caplog.set_level(logging.INFO)
@@ -83,10 +84,12 @@ def test_only_a_lost_peer_has_no_traceback(logged: pytest.LogCaptureFixture, err
     assert logged.text.count("Error in training function") == lines
 
 
-def test_reports_are_shown_by_the_driver_alone(logged: pytest.LogCaptureFixture) -> None:
+def test_reports_and_notices_are_shown_by_the_driver_alone(logged: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     context.logger.info("Reporting training result 1")
     context.logger.warning("a warning")
+    RunFolder(tmp_path).notice("a notice")
     assert [record.getMessage() for record in logged.records] == ["a warning"]
+    assert RunFolder(tmp_path).read_notices() == ["a notice"]
 
 
 def test_a_lost_peer_is_said_in_words() -> None:

@@ -33,12 +33,13 @@ def shorten_controller_messages() -> None:
 
 
 def shorten_worker_messages() -> None:
-    """Leave out tracebacks of workers whose peer is lost, which failures.jsonl records, and reports that the driver
-    shows."""
+    """Leave out tracebacks of workers whose peer is lost, which failures.jsonl records, and reports and notices, which
+    the driver shows."""
     from ray.train.v2._internal.execution import context  # its logger has the name of its file
 
     _filter(ERRORS, lambda record: PEER_LOST.search(record.getMessage()) is None)
     _filter(context.logger.name, lambda record: record.levelno >= logging.WARNING)
+    _filter("distkg.training.run_dir", lambda record: False)
 
 
 def _filter(logger: str, keep: Callable[[logging.LogRecord], bool]) -> None:
