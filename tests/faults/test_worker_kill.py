@@ -142,7 +142,11 @@ def test_a_store_that_goes_under_a_run_ends_it_and_it_is_resumed_when_the_store_
         if replaced:
             (tmp_path / "other").rename(store)
 
-    kind, text = (StoreMismatchError, "train.parquet") if replaced else (StoreError, f"there is no store at {store}")
+    kind, text = (
+        (StoreMismatchError, "entities.parquet of store .* differs from the one")
+        if replaced
+        else (StoreError, f"there is no store at {store}")
+    )
     with pytest.raises(kind, match=text):
         run_on_workers(training_with_a_kill(take_away), config, tmp_path / "run")
     assert [line["restart"] for line in failures(tmp_path / "run")][-1] is False
