@@ -63,6 +63,10 @@ class StoryError(Exception):
     """Error of a step: a command that failed, a figure that differs, or a night that took too long."""
 
 
+class EndedError(StoryError):
+    """Error of a process in the background that ended before it was ready."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Sizes of graph and run; ``ranked`` is the number of test triples that are ranked."""
@@ -152,7 +156,7 @@ def start_head(shell: Shell) -> None:
 def persist(start: Callable[[], T]) -> T:
     """Start a Ray node, again if it has ended, as systemd would: on a busy machine it gives up after 30 s."""
     for _ in range(2):
-        with suppress(StoryError):
+        with suppress(EndedError):
             return start()
     return start()
 
@@ -336,7 +340,7 @@ class Shell:
             process = subprocess.Popen(words, **self._surroundings(), stdout=file, stderr=subprocess.STDOUT)
         while ready not in log.read_text(errors="replace"):
             if process.poll() is not None:
-                raise StoryError(f"{name} has ended: {log.read_text(errors='replace')[-2000:]}")
+                raise EndedError(f"{name} has ended: {log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.2)
         return process
 
