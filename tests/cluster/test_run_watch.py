@@ -74,7 +74,7 @@ def test_the_workers_of_a_group_hear_that_nodes_are_taken_away_and_their_success
 def test_draining_nodes_are_left_by_all_workers_if_they_hold_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, ordered = Told(monkeypatch, tmp_path, {}, actors=False), []  # type: ignore[var-annotated]
+    told, ordered = Told(monkeypatch, tmp_path, {}, actors=False), []
     others = worker(WorkerProcess("other", 12, 1.0))
     workers = {0: worker(FIRST), 1: worker(SECOND), 2: others, 3: replace(worker(FIRST), left=True)}
     monkeypatch.setattr(Supervisor, "_workers", lambda self: workers)
@@ -332,7 +332,7 @@ def test_a_group_that_cannot_start_again_is_reported_each_minute_until_it_is_giv
 
 
 def test_workers_that_have_left_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told, waits = Told(monkeypatch, tmp_path, {}, actors=False), []  # type: ignore[var-annotated]
+    told, waits = Told(monkeypatch, tmp_path, {}, actors=False), []
     monkeypatch.setattr(Supervisor, "_workers", lambda self: {0: replace(worker(FIRST), left=True)})
     monkeypatch.setattr(Supervisor, "_report_wait", lambda self, there: waits.append(there))
     monkeypatch.setattr(ray, "kill", lambda watch: None)

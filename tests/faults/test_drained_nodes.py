@@ -85,11 +85,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def in_groups(run: Path) -> Any:
+def in_groups() -> Any:
     """Training that records of every group of workers its size, and the steps with which it began and ended."""
 
     def train(config: Any, run: Path, ranks: Any, **services: Any) -> dict[str, Any]:
         saved = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+        if ranks.first:
+            with (run / "begun").open("a") as file:
+                file.write(f"{ranks.size}\n")
         result = train_on_rank(config, run, ranks, **services)
         if ranks.first:
             record = {"size": ranks.size, "began": saved[-1:], "stopped": result.get("stopped")}
@@ -108,12 +111,12 @@ def test_workers_leave_a_node_that_is_drained_with_a_checkpoint_and_lose_no_step
     def take_the_node_back() -> None:
         wait_until(lambda: lines(run / "metrics.jsonl"))
         drain_the_other_node(cluster)
-        wait_until(lambda: lines(run / "notices.jsonl"))
+        wait_until(lambda: (run / "begun").read_text().count("\n") == 2)
         cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
 
     threading.Thread(target=take_the_node_back, daemon=True).start()
     config = run_config(cluster, store, 2, {}, min_workers=1)
-    result = run_on_workers(in_groups(run), config, run)
+    result = run_on_workers(in_groups(), config, run)
     first, second = lines(run / "groups.jsonl")
     step = first["stopped"]
     assert (first["size"], second["size"]) == (2, 1)
@@ -143,14 +146,14 @@ def test_kept_workers_leave_a_drained_node_and_a_drained_actor_ends_nothing(
         wait_until(lambda: lines(run / "metrics.jsonl"))
         kept._cluster = config.cluster  # the successor may be on any node
         drain_the_other_node(cluster)
-        wait_until(lambda: lines(run / "notices.jsonl"))
+        wait_until(lambda: (run / "begun").read_text().count("\n") == 2)
         cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
 
     ray.init(address=cluster.address, logging_level="WARNING")
     kept = KeptWorkers(other)
     threading.Thread(target=take_the_node_back, daemon=True).start()
     try:
-        result = run_on_workers(in_groups(run), other, run, kept=kept)
+        result = run_on_workers(in_groups(), other, run, kept=kept)
     finally:
         kept.close()
     first, second = lines(run / "groups.jsonl")
