@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,14 @@ def actor_processes() -> list[psutil.Process]:
     """Of the cluster that this process started, and of no other on this machine."""
     ours = psutil.Process().children(recursive=True)
     return [each for each in ours if is_actor(each)]
+
+
+@pytest.fixture(autouse=True)
+def no_actor_outlives_its_run() -> Iterator[None]:
+    """Ray takes seconds to kill one that was stopped, which the next test would take for one of its own."""
+    yield
+    _, alive = psutil.wait_procs(actor_processes(), timeout=30)
+    assert not alive, "actors outlive their run"
 
 
 def is_actor(process: psutil.Process) -> bool:
@@ -156,8 +164,6 @@ def test_killed_actors_come_back_and_the_run_goes_on(store: Path, tmp_path: Path
     assert "It is being replaced" in warning
     assert (run / ENOUGH).exists(), "the successors do not deliver"
     assert math.isfinite(result["metrics"]["test"]["mrr"])
-    _, alive = psutil.wait_procs(actor_processes(), timeout=30)
-    assert not alive, "actors outlive their run"
 
 
 def test_an_actor_that_hangs_is_restarted(store: Path, tmp_path: Path, kept_workers: KeptWorkers) -> None:
