@@ -11,9 +11,10 @@ STARTS = 3
 _TIMED_OUT = "timed out during startup"
 
 
-def start_head(**settings: Any) -> Cluster:
+def start_head(*, shutdown_at_exit: bool = True, **settings: Any) -> Cluster:
     """Start the first node of a cluster; on a busy machine Ray may give up on its own daemon after half a minute."""
-    return _started(lambda: Cluster(initialize_head=True, head_node_args={**settings, "include_dashboard": False}))
+    node = {**settings, "include_dashboard": False}
+    return _started(lambda: Cluster(initialize_head=True, head_node_args=node, shutdown_at_exit=shutdown_at_exit))
 
 
 def add_node(cluster: Cluster, **settings: Any) -> Any:

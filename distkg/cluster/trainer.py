@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from distkg.cluster.train_policies import ElasticPolicy, FailurePolicy
 from distkg.cluster.unused_actor import UnusedActor
 
 END_SECONDS = 5.0
+DASHBOARD_SECONDS = 2.0
 
 
 class Trainer(DataParallelTrainer):
@@ -37,11 +39,11 @@ class Trainer(DataParallelTrainer):
 
     An elastic run counts places on the nodes that its workers may use. On a private Ray, which is one machine and ends
     with the run, the controller is no actor but runs in this process, and there are no actors that tell an autoscaler
-    what is needed, and that clean up behind a dead controller.
+    what is needed, and that clean up behind a dead controller. Nor is there a cleaner where there is no dashboard.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        if on_private_ray():
+        if on_private_ray() or not _dashboard_listens():
             return _without(super()._create_default_callbacks(), DatasetsCallback, PlacementGroupCleanerCallback)
         # The dashboard's page of Ray Train shows runs whose state is tracked.
         tracking = os.environ.get(RAY_TRAIN_ENABLE_STATE_TRACKING, "1")
@@ -67,6 +69,17 @@ class Trainer(DataParallelTrainer):
             with used_until(controller.end):
                 asyncio.run(controller.run())
             return controller.get_result()
+
+
+def _dashboard_listens() -> bool:
+    """Return whether the cluster has a dashboard. Ray Train's tracker and cleaner ask it whether a controller lives, and
+    print an error every few seconds where nothing listens."""
+    host, _, port = ray._private.worker.get_dashboard_url().rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), DASHBOARD_SECONDS).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _without(callbacks: list[Any], *kinds: type) -> list[Any]:

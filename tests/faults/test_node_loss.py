@@ -20,6 +20,7 @@ from distkg.cluster.shared_graphs import graphs_of_node, share_graphs
 from distkg.config import RunConfig
 from distkg.data.generate import generate
 from distkg.foundation.graphs.training_graphs import LearnedGraph
+from tests.ray_nodes import add_node, start_head
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -30,9 +31,10 @@ NODE = {"num_cpus": 1, "resources": {"train_slot": 1}, "object_store_memory": 10
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """Two nodes on this machine, with a CPU and a train slot each; the first is the driver's."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    # Without handlers of signals, which only the main thread may set: a listener adds a node in another.
+    cluster = start_head(shutdown_at_exit=False, **NODE)
     try:
-        cluster.add_node(**NODE)
+        add_node(cluster, **NODE)
         cluster.wait_for_nodes()
         yield cluster
     finally:
@@ -69,6 +71,7 @@ def test_a_run_on_two_nodes_goes_on_with_one(cluster: Cluster, tmp_path: Path) -
     assert all(line["restart"] for line in failures)
 
 
+@pytest.mark.timeout(200)
 def test_a_run_that_is_not_elastic_waits_for_the_node_that_takes_the_place_of_a_lost_one(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -90,7 +93,7 @@ def test_a_run_that_is_not_elastic_waits_for_the_node_that_takes_the_place_of_a_
         sizes.append(record["size"])
         if len(sizes) == 1:
             cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
-            cluster.add_node(**NODE)
+            add_node(cluster, **NODE)
 
     config = RunConfig.model_validate({"train": {"workers": 2}, "cluster": {"address": cluster.address}})
     assert run_on_workers(train, config, tmp_path / "run", listener=replace_a_node) == {"size": 2}
