@@ -72,8 +72,10 @@ class Trainer(DataParallelTrainer):
 
 
 def _dashboard_listens() -> bool:
-    """Return whether the cluster has a dashboard. Ray Train's tracker and cleaner ask it whether a controller lives, and
-    print an error every few seconds where nothing listens."""
+    """Return whether the cluster has a dashboard.
+
+    Ray Train's tracker and cleaner ask it whether a controller lives, and print an error every few seconds without it.
+    """
     host, _, port = ray._private.worker.get_dashboard_url().rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), DASHBOARD_SECONDS).close()
