@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks import soak_source
+from benchmarks import soak_requests
 from benchmarks.common import BenchmarkError, Figures, Session, begin, finish, graph_settings, settings_of
 from benchmarks.soak_cluster import TestCluster, alive
 from benchmarks.soak_faults import FAULTS, Fault, drawn
@@ -94,7 +94,7 @@ class Work:
 
 def configured(store: Path, work: Work) -> RunConfig:
     """Return the configuration of both runs."""
-    near_misses = {"source": soak_source.NAME, "options": {"neighbours": work.neighbours}}
+    near_misses = {"source": soak_requests.NAME, "options": {"neighbours": work.neighbours}}
     pool = {"actors": ACTORS, "placement": "spread", "fallback": "uniform", "hung_after": work.hung_after}
     return parse_config(
         {
@@ -455,7 +455,7 @@ def as_parent(folder: Path) -> Iterator[None]:
     for stale in (requests, path):
         shutil.rmtree(stale, ignore_errors=True)
     requests.mkdir()
-    soak_source.install(path)
+    soak_requests.install(path)
     adopt_orphans()
     for number in (signal.SIGTERM, signal.SIGINT):  # a shell starts what is in the background with SIGINT ignored
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
@@ -464,7 +464,7 @@ def as_parent(folder: Path) -> Iterator[None]:
         tempfile.TemporaryDirectory(prefix="soak-") as sessions,
         environment_with(
             {
-                soak_source.FOLDER: str(requests),
+                soak_requests.FOLDER: str(requests),
                 "PYTHONPATH": os.pathsep.join((str(ROOT), str(path))),
                 "RAY_TMPDIR": sessions,
                 "RAY_worker_niceness": "0",

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import psutil
 
-from benchmarks import soak_source
+from benchmarks import soak_requests
 from benchmarks.common import BenchmarkError
 from benchmarks.soak_cluster import TestCluster, fill_object_store
 from benchmarks.soak_watch import ACTOR, WORKER, titled
@@ -34,7 +34,7 @@ class Victim(Protocol):
         cluster: its cluster.
         driver: process id of its driver.
         store: folder of its graph.
-        requests: folder of the files that `soak_source` looks for.
+        requests: folder of the files that `soak_requests` looks for.
         rng: generator of what is drawn.
     """
 
@@ -90,7 +90,7 @@ def _kill_actor_in(request: str) -> Callable[[Victim], None]:
 
 
 def _raise_in_draws(victim: Victim) -> Callable[[], None]:
-    file = victim.requests / soak_source.RAISE
+    file = victim.requests / soak_requests.RAISE
     file.touch()
     return file.unlink
 
@@ -153,8 +153,8 @@ def _hide_store(victim: Victim) -> Callable[[], None]:
 
 FAULTS = {
     "worker killed": Fault(_signal_one(WORKER, signal.SIGKILL), replaces=WORKER),
-    "actor killed in a draw": Fault(_kill_actor_in(soak_source.DIE_IN_DRAW), replaces=ACTOR),
-    "actor killed in a publication": Fault(_kill_actor_in(soak_source.DIE_IN_PUBLICATION), replaces=ACTOR),
+    "actor killed in a draw": Fault(_kill_actor_in(soak_requests.DIE_IN_DRAW), replaces=ACTOR),
+    "actor killed in a publication": Fault(_kill_actor_in(soak_requests.DIE_IN_PUBLICATION), replaces=ACTOR),
     "driver killed": Fault(_kill_driver, ends_driver=True),
     "node killed, another added after 10 s": Fault(_kill_node, seconds=10, replaces=WORKER),
     "head killed, cluster started again": Fault(_kill_head, ends_driver=True),

@@ -1,7 +1,6 @@
 """Negative source of the soak that fails on request: near misses by actors that die or raise where a file says so.
 
-distkg finds it by an entry point, as any plug-in. The files lie in the folder that the environment variable
-``DISTKG_SOAK`` names. An actor that dies deletes its file first, so that one file ends one actor.
+distkg finds it by an entry point, as any plug-in, in the processes of the soak alone: its import changes distkg.
 """
 
 from __future__ import annotations
@@ -13,13 +12,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.soak_requests import DIE_IN_DRAW, DIE_IN_PUBLICATION, FOLDER, NAME, RAISE
 from distkg.negatives.base import SOURCES, Negatives, Queries
 from distkg.negatives.model_based.cached import NearMiss
 from distkg.negatives.prefetch.source_server import SourceServer
-
-FOLDER = "DISTKG_SOAK"
-NAME = "near_miss_under_faults"
-DIE_IN_DRAW, DIE_IN_PUBLICATION, RAISE = "die-in-draw", "die-in-publication", "raise"
 
 
 class InjectedError(RuntimeError):
@@ -54,11 +50,3 @@ def _publish_or_die(self: SourceServer[Any, Any], *arguments: Any) -> None:
 
 
 SourceServer.publish = _publish_or_die  # type: ignore[method-assign, assignment]
-
-
-def install(folder: Path) -> None:
-    """Write an entry point for this source into a folder for PYTHONPATH."""
-    package = folder / "distkg_soak-1.dist-info"
-    package.mkdir(parents=True)
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: distkg-soak\nVersion: 1\n")
-    (package / "entry_points.txt").write_text(f"[distkg.negative_sources]\n{NAME} = {__name__}\n")

@@ -54,15 +54,19 @@ def _on_kept_ranks(size: int, folder: str, timeout: float, function: Callable[..
     process = (sys.path, dict(os.environ), os.getcwd())
     call = pickle.dumps((function, args))
     # Every process takes one of the calls, as each call waits for all others.
-    if size not in _kept:
-        _kept[size] = ProcessPoolExecutor(size, mp_context=get_context("spawn"))
-    calls = [_kept[size].submit(_on_kept_rank, rank, size, folder, timeout, process, call) for rank in range(size)]
+    calls = [_executor(size).submit(_on_kept_rank, rank, size, folder, timeout, process, call) for rank in range(size)]
     wait(calls)
     failures = [failure for each in calls if (failure := each.exception()) is not None]
     if failures:
         _kept.pop(size).shutdown(wait=False, cancel_futures=True)
         # gloo's RuntimeError says only that a peer is gone; the peer's own error has the cause.
         raise min(failures, key=lambda failure: type(failure) is RuntimeError)
+
+
+def _executor(size: int) -> ProcessPoolExecutor:
+    if size not in _kept:
+        _kept[size] = ProcessPoolExecutor(size, mp_context=get_context("spawn"))
+    return _kept[size]
 
 
 _kept: dict[int, ProcessPoolExecutor] = {}
