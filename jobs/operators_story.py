@@ -284,6 +284,7 @@ class Shell:
         self.folder, self.project = folder, folder / "project"
         self.cluster = ""
         self._started, self._mark = time.monotonic(), uuid4().hex
+        self._others = set(psutil.Process().children())
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
         self._environment = {
             **inherited,
@@ -312,7 +313,8 @@ class Shell:
 
     def _processes(self) -> list[psutil.Process]:
         """Every process of this story: descendants, and those whose parent has ended, by their environment."""
-        found = {process.pid: process for process in psutil.Process().children(recursive=True)}
+        started = set(psutil.Process().children()) - self._others
+        found = {process.pid: process for root in started for process in (root, *root.children(recursive=True))}
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if process.pid != os.getpid() and process.environ().get(MARK) == self._mark:
