@@ -141,10 +141,27 @@ def test_before_training_and_without_workers_nothing_is_unsaved() -> None:
     async def steps() -> bool:
         watch = RunWatch()
         empty = await watch.nothing_unsaved()
-        await watch.sign(0, FIRST, Sign(0.0, False))
+        await watch.sign(0, FIRST, Sign(0.0, unsaved=False, stopping=True))
         return empty and await watch.nothing_unsaved()
 
     assert run(steps())
+
+
+def test_a_heartbeat_from_before_the_order_to_stop_says_nothing() -> None:
+    """Training may have begun after it."""
+
+    async def steps() -> list[bool]:
+        watch, seen = RunWatch(), []
+        await watch.sign(0, FIRST, Sign(0.0, unsaved=False))
+        await watch.stop()
+        waiting = asyncio.create_task(watch.nothing_unsaved())
+        for sign in (Sign(0.0, unsaved=True, stopping=True), Sign(0.0, unsaved=False, stopping=True)):
+            await asyncio.sleep(0.15)
+            seen.append(waiting.done())
+            await watch.sign(0, FIRST, sign)
+        return [*seen, await waiting]
+
+    assert run(steps()) == [False, False, True]
 
 
 def test_a_worker_is_idle_from_when_its_processor_time_stands_still() -> None:

@@ -32,10 +32,12 @@ class Sign(NamedTuple):
     Attributes:
         cpu: processor time of its process (s).
         unsaved: it has progress that no checkpoint holds.
+        stopping: it has received an order to stop or to leave.
     """
 
     cpu: float
     unsaved: bool
+    stopping: bool = False
 
 
 class Order(NamedTuple):
@@ -89,6 +91,8 @@ class RunWatch:
             if sign.cpu - before.cpu > BUSY_SHARE * (now - heard):
                 active = now
         self._workers[rank] = process, now, active, sign, has_left
+        if sign.stopping:
+            self._changed.set()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), BEAT_SECONDS)
         return Order(self._stopped, self._leaving.get(process, ""))
@@ -127,8 +131,13 @@ class RunWatch:
         }
 
     async def nothing_unsaved(self) -> bool:
-        """Wait until no worker has progress that a checkpoint lacks."""
-        while any(sign.unsaved and not has_left for _, _, _, sign, has_left in self._workers.values()):
+        """Wait until every worker has received the order to stop, and none has progress that a checkpoint lacks.
+
+        A heartbeat from before the order says nothing: training may have begun since.
+        """
+        while any(
+            not has_left and (sign.unsaved or not sign.stopping) for _, _, _, sign, has_left in self._workers.values()
+        ):
             self._changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), BEAT_SECONDS)

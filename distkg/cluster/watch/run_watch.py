@@ -55,7 +55,7 @@ def signs_of_life(run: str, rank: int) -> Iterator[StopRequest]:
 
     def speak() -> None:
         while not over.is_set():
-            sign = Sign(time.process_time(), request.unsaved)
+            sign = Sign(time.process_time(), request.unsaved, request.requested)
             try:
                 order = ray.get(watch.sign.remote(rank, process, sign), timeout=ANSWER_SECONDS)
                 request.leaving = "" if order.stop else order.leaving
