@@ -35,20 +35,20 @@ demo: $(STAMP) ## generate a graph, train on two Ray workers, show metrics and p
 	$(BIN)/distkg demo
 
 # Two processes: most tests use one core, and those that start processes wait for them.
-PYTEST := $(BIN)/python -m pytest --numprocesses $(or $(TEST_PROCESSES),2) --durations 30
+PYTEST := $(BIN)/python -m pytest --durations 30 --numprocesses
 
 check: $(STAMP) lint types ## style, types, and tests of what has changed since main: less than two minutes
 	$(BIN)/python -m tests.changed
 
 test: $(STAMP) ## all tests but the slow ones and most benchmarks
-	$(PYTEST) --dist worksteal -m "not slow and not benchmarks"
+	$(PYTEST) $(or $(TEST_PROCESSES),2) --dist worksteal -m "not slow and not benchmarks"
 
 # By files, whose tests share stores, runs and clusters; those that share one Ray with other files come last.
 test-slow: $(STAMP) ## the slow tests
-	$(PYTEST) --dist loadfile --no-loadscope-reorder -m "slow and not benchmarks"
+	$(PYTEST) $(or $(SLOW_TEST_PROCESSES),2) --dist loadfile --no-loadscope-reorder -m "slow and not benchmarks"
 
 test-benchmarks: $(STAMP) ## a short run of every benchmark
-	$(PYTEST) --dist worksteal tests/benchmarks
+	$(PYTEST) $(or $(TEST_PROCESSES),2) --dist worksteal tests/benchmarks
 
 CASES ?= 500
 fuzz: $(STAMP) ## many mistaken inputs for every command, CASES of each test: hours

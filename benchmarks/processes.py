@@ -53,9 +53,7 @@ def on_ranks(size: int, function: Callable[..., T], *args: Any, pinned: bool = F
     Raises:
         BenchmarkError: fewer cores than pinned workers.
     """
-    from distkg.cluster.session.ray_session import (
-        worker_environment,  # here, so that measured processes do not import Ray
-    )
+    from distkg.cluster.session.worker_environment import worker_environment
     from distkg.config import ClusterConfig
 
     cores = sorted(os.sched_getaffinity(0))

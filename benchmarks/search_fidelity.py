@@ -1,10 +1,11 @@
 """Quality found by a search in the same seconds: rungs on k-cores, beside trials on the whole graph that ASHA stops.
 
-Each row is a search by `distkg tune` in a process of its own, over the same space, with the same seed and the same
-budget of training: ASHA runs as many trials as end within the seconds, rungs spend them as successive halving on
-k-cores does. The first trial is CONFIG itself in both. The configuration that each search found is then trained in
-full, outside the budget, so that both are compared by the validation MRR of the whole graph. Seconds of training are
-those of the trials' records; seconds of the search have the start of Ray and of workers, and the stores of cores, too.
+Each row is a search by `distkg tune` in a process of its own, over the same space, with the same seed. Rungs have the
+budget of some full runs and spend it as successive halving on k-cores does; ASHA then runs as many trials as end within
+the seconds that the trials of the rungs took. The first trial is CONFIG itself in both. The configuration that each
+search found is then trained in full, outside the budget, so that both are compared by the validation MRR of the whole
+graph. Seconds of training are those of the trials' records; seconds of the search have the start of Ray and of workers,
+and the stores of cores, too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.common import BenchmarkError, Figures, begin, finish, graph_settings, rows_wanted, settings_of
+from benchmarks.common import BenchmarkError, Figures, begin, finish, graph_settings, settings_of
 from distkg.data.store.graph_store import Store
 from distkg.search.space import SPACES
 from distkg.sharding.ranks import Ranks
@@ -110,37 +111,38 @@ def config_run(store: str, work: Work, seed: int) -> tuple[float, float]:
         return full_run(Path(name) / "run", Path(name) / "config.yaml")
 
 
-def measure(store: str, work: Work, seed: int, row: str, unit: float) -> dict[str, float]:
-    """Search by one row, and train in full what it found; ``unit`` is the seconds of a full run of CONFIG."""
+def measure(store: str, work: Work, seed: int, seconds: float | None = None) -> dict[str, float]:
+    """Search by rungs, or by ASHA for ``seconds`` of training, and train in full what was found."""
     with tempfile.TemporaryDirectory() as name:
         folder, config = Path(name), config_of(store, work, seed)
-        if row == RUNGS:
+        if seconds is None:
             options = ["--trials", str(work.trials), "--rungs", str(work.rungs), "--budget", str(work.full_runs)]
             wall = run_search(folder, config, options, None)
         else:
-            wall = run_search(folder, config, ["--trials", "1000"], work.full_runs * unit)
+            wall = run_search(folder, config, ["--trials", "1000"], seconds)
         trials = ended_trials(folder)
-        mrr, seconds = full_run(folder / "full", folder / "search" / "best.yaml")
+        mrr, full_run_seconds = full_run(folder / "full", folder / "search" / "best.yaml")
     return {
         "valid MRR": mrr,
         "training s": sum(trial["seconds"] for trial in trials),
         "search s": wall,
         "trials": len(trials),
-        "full run s": seconds,
+        "full run s": full_run_seconds,
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Measure CONFIG itself, and what each row finds; a repetition is a seed."""
-    session = begin(__file__, str(__doc__), arguments, "store", "variants", repetitions=3)
+    session = begin(__file__, str(__doc__), arguments, "store", repetitions=3)
     work = Work(8, 2.0, 4, 2, 16) if session.quick else Work(16, 3.0, 27, 3, 64)
     store, figures = str(Path(session.store).absolute()), Figures()
     config_run(store, replace(work, epochs=1), 0)  # compiles what the measured runs use
     for seed in session.repetitions:
         mrr, unit = config_run(store, work, seed)
         figures.add("CONFIG", {"valid MRR": mrr, "full run s": unit})
-        for row in rows_wanted(session, (ASHA, RUNGS)):
-            figures.add(row, measure(store, work, seed, row, unit))
+        by_rungs = measure(store, work, seed)
+        figures.add(RUNGS, by_rungs)
+        figures.add(ASHA, measure(store, work, seed, by_rungs["training s"]))
     return finish(session, settings_of(work, space=SPACE, graph=graph_settings(Store.open(store))), figures)
 
 

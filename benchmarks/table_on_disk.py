@@ -191,7 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     for number in session.repetitions:
         repetition(Path(session.options.folder) / str(number), work, figures)
     table_gb = work.entities * work.dim * 4 / 1e9
-    return finish(session, settings_of(work, workers=1, table_gb=round(table_gb, 2)), figures)
+    part = "" if name == "wide rows" else name.replace(" ", "_")
+    return finish(session, settings_of(work, workers=1, table_gb=round(table_gb, 2)), figures, part=part)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner, Result
 
 from distkg.cli import app, main
-from distkg.cluster.launch import TrainingError
+from distkg.cluster.ray_train.launch import TrainingError
 from distkg.config import RunConfig, load_config
 from distkg.data.store.graph_store import Store
 from distkg.reporting.run_record import RunError
@@ -548,7 +548,7 @@ def test_train_through_ray_ends_with_metrics_and_a_report(store: Path, tmp_path:
     run = tmp_path / "run"
     small = ["model.dim=16", "train.epochs=2", f"data.store={store}", "train.batch_size=128"]
     changes = [part for change in small for part in ("--set", change)]
-    command = [sys.executable, "-m", "distkg", "train", "preset:demo", "--run", str(run), "--workers", "1", *changes]
+    command = [sys.executable, "-m", "distkg", "train", "preset:demo", "--run", str(run), "--workers", "2", *changes]
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import replace
 from enum import StrEnum
@@ -62,6 +63,7 @@ def train(
     """Train a model, evaluate it on the test split and write a report."""
     if accept_changes and not resume:
         raise typer.BadParameter("--accept-changes belongs to --resume: a new run has nothing to change")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # before torch is imported: the run may be in this process
     settings = resolved(config, changes, workers)
     show_plan(replace(planned(settings), notes=()))  # workers report the precisions that they lack
     from distkg.cluster.launch import launch_training

@@ -15,9 +15,11 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from distkg.cluster.session.address import resolve_address
 from distkg.cluster.session.placement import total_resources, usable_nodes, worker_nodes
-from distkg.cluster.session.ray_session import ClusterError, ray_session, resolve_address, worker_threads
+from distkg.cluster.session.ray_session import ClusterError, ray_session
 from distkg.cluster.session.remote_errors import mistake_of
+from distkg.cluster.session.worker_environment import worker_threads
 from distkg.cluster.worker_group import WorkerGroup, WorkersFailed
 from distkg.config import ClusterConfig, RunConfig
 from distkg.data.storage.working_copy import folder_at

@@ -12,8 +12,8 @@ from typing import Any
 import ray
 
 from distkg.cluster.session.placement import worker_nodes
-from distkg.cluster.session.ray_session import worker_environment
 from distkg.cluster.session.remote_errors import get_or_explain
+from distkg.cluster.session.worker_environment import worker_environment
 from distkg.config import RunConfig, parse_config
 from distkg.sharding.zero_copy import Packed, packed, unpacked
 from distkg.training.family import family_of

@@ -12,8 +12,9 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
-from distkg.cluster.session.ray_session import ray_session, worker_environment
+from distkg.cluster.session.ray_session import ray_session
 from distkg.cluster.session.remote_errors import mistake_of
+from distkg.cluster.session.worker_environment import worker_environment
 from distkg.config import RunConfig
 from distkg.data.errors import StoreError
 from distkg.data.tokens.make_tokens import Mapped

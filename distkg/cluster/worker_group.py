@@ -28,7 +28,8 @@ from distkg.cluster.process_group import (
     open_meeting_point,
 )
 from distkg.cluster.session.placement import reserve, worker_nodes
-from distkg.cluster.session.ray_session import worker_environment, worker_resources
+from distkg.cluster.session.ray_session import worker_resources
+from distkg.cluster.session.worker_environment import worker_environment
 from distkg.config import ClusterConfig
 from distkg.process_memory import private_memory, return_freed_memory
 

@@ -9,39 +9,24 @@ import socket
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from distkg.cluster.sampling.negative_pool import actors_of_worker
-from distkg.cluster.session.ray_session import worker_threads
+from distkg.cluster.session.worker_environment import worker_threads
 from distkg.cluster.shared_graphs import SharedGraphs, graphs_of_node
 from distkg.cluster.watch.draining_nodes import NodesLeavingError
 from distkg.cluster.watch.lease import check_lease
 from distkg.cluster.watch.run_folder import RunFolderError
 from distkg.cluster.watch.run_metrics import Evaluated, Evaluations, exported
 from distkg.cluster.watch.run_watch import signs_of_life
-from distkg.config import RunConfig, parse_config
+from distkg.config import parse_config
 from distkg.data.storage.objects import is_address
 from distkg.data.storage.working_copy import folder_at, shown
 from distkg.sharding.ranks import Ranks
 from distkg.training.run_dir import LEASE, Record
-from distkg.training.services import Services
-
-
-class TrainOnRank(Protocol):
-    """Function that runs a training on one rank; the result is that of rank 0."""
-
-    def __call__(
-        self,
-        config: RunConfig,
-        run: Path,
-        ranks: Ranks,
-        *,
-        resume: bool,
-        listener: Any,
-        services: Services,
-    ) -> Record: ...
+from distkg.training.services import Services, TrainOnRank
 
 
 @dataclass(frozen=True)

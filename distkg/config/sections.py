@@ -413,7 +413,7 @@ class ClusterConfig(Section):
     address: str | None = free(
         None,
         description="Ray address: `auto` joins a running cluster, `local` starts one; default: auto in a Ray job, else "
-        "local.",
+        "local, or no Ray for one worker without actors, which trains in the process of the command.",
     )
     cpus_per_worker: float = free(1.0, gt=0, description="CPUs that Ray reserves for each worker.")
     gpus_per_worker: float = free(0.0, ge=0, description="GPUs that Ray reserves for each worker.")

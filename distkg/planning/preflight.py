@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from distkg.config import RunConfig
 from distkg.data.store.graph_store import Store
+from distkg.kernels.threads import computing_threads
 from distkg.planning.cluster import Cluster, ClusterFileError, StatedGraph
 from distkg.planning.machine import Machine, measure, memory_limit
 from distkg.planning.plan import Plan
@@ -43,7 +43,7 @@ def plan_run(config: RunConfig, cluster: Cluster | None = None, graph: StatedGra
         measure=lambda: worker_machine(config),
         here=measure if config.cluster.gpus_per_worker > 0 else None,
     )
-    with _threads(_worker_threads(config)):
+    with computing_threads(_worker_threads(config)):
         planned = family.plan(config, resources)
     warnings = (*planned.warnings, *_empty_splits(config, family.stores(config)))
     return replace(planned, warnings=warnings, notes=notes)
@@ -67,7 +67,7 @@ def _plan_elsewhere(config: RunConfig, cluster: Cluster | None, graph: StatedGra
         elsewhere=cluster is not None,
         graph=graph,
     )
-    with _threads(_worker_threads(config)):
+    with computing_threads(_worker_threads(config)):
         planned = family.plan(config, resources)
     return (
         planned
@@ -162,7 +162,7 @@ def disk_per_worker(config: RunConfig) -> int | None:
 def worker_machine(config: RunConfig) -> Machine:
     """Return the rates of one worker, measured on this machine as a sample of the cluster's machines."""
     device = "cuda" if config.cluster.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu"
-    with _threads(_worker_threads(config)):
+    with computing_threads(_worker_threads(config)):
         machine = measure(device)
     return machine.shared_by(_crowding(config))
 
@@ -184,13 +184,3 @@ def _workers_here(config: RunConfig) -> int:
 def _crowding(config: RunConfig) -> float:
     """Return the number of threads per core of this machine, at least 1."""
     return max(1.0, _workers_here(config) * _worker_threads(config) / (os.cpu_count() or 1))
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

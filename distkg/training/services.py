@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
+from distkg.config import RunConfig
 from distkg.negatives.prefetch.pool_client import PoolOf
+from distkg.sharding.ranks import Ranks
 from distkg.training.observer import NoObserver, Observer
+from distkg.training.run_dir import Record
 from distkg.training.stopping import StopRequest
 
 
@@ -35,3 +39,18 @@ class Services:
 
 
 LOCAL_SERVICES = Services()
+
+
+class TrainOnRank(Protocol):
+    """Function that runs a training on one rank; the result is that of rank 0."""
+
+    def __call__(
+        self,
+        config: RunConfig,
+        run: Path,
+        ranks: Ranks,
+        *,
+        resume: bool,
+        listener: Any,
+        services: Services,
+    ) -> Record: ...

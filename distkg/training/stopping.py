@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+STOP_SECONDS = 60.0
+"""Maximum time of a checkpoint when a run is stopped, unless its driver is killed earlier."""
+
 
 class StopAsked(Exception):
     """Exception with which every rank leaves the training loop; a checkpoint of the step is on disk."""

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from distkg.cli.errors import explain
-from distkg.cluster.launch import TrainingError
+from distkg.cluster.ray_train.launch import TrainingError
 from distkg.config import ConfigError
 from distkg.data.errors import StoreError
 from distkg.planning.plan import PlanError

@@ -10,14 +10,15 @@ import ray
 from ray._private import state as ray_state
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
-from distkg.cluster import shared_graphs, train_policies
+from distkg.cluster import shared_graphs
 from distkg.cluster.kept_workers import KeptWorkers
-from distkg.cluster.launch import scaling
+from distkg.cluster.ray_train import policies
+from distkg.cluster.ray_train.launch import scaling
+from distkg.cluster.ray_train.policies import ElasticPolicy
 from distkg.cluster.sampling.negative_pool import negative_actors
 from distkg.cluster.session import placement
 from distkg.cluster.session.placement import usable_nodes
 from distkg.cluster.shared_graphs import share_graphs
-from distkg.cluster.train_policies import ElasticPolicy
 from distkg.config import RunConfig
 
 SPOT = {"ray.io/market-type": "spot"}
@@ -97,7 +98,7 @@ def node(name: str, slots: int, **labels: str) -> dict[str, Any]:
 
 def places(monkeypatch: pytest.MonkeyPatch, chosen: RunConfig, nodes: list[dict[str, Any]], *reserved: str) -> int:
     """Return the number of workers for which the policy sees room, where Ray has reserved some nodes for the run."""
-    monkeypatch.setattr(train_policies, "usable_nodes", lambda: nodes)
+    monkeypatch.setattr(policies, "usable_nodes", lambda: nodes)
     rows = {name: {"CPU": 8.0, "train_slot": 2.0} for name in reserved}
     monkeypatch.setattr(ElasticScalingPolicy, "_get_reserved_resources", lambda policy: rows)
     policy = ElasticPolicy(scaling(chosen))

@@ -15,7 +15,7 @@ from distkg.cluster.process_group import (
     interface_of,
     open_meeting_point,
 )
-from distkg.cluster.train_backend import process_group
+from distkg.cluster.ray_train.backend import process_group
 
 
 def test_the_loopback_interface_carries_its_address() -> None:

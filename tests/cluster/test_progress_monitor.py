@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from distkg.cluster.launch import Output
 from distkg.cluster.watch.progress_monitor import (
     BarDisplay,
     Display,
@@ -22,6 +21,7 @@ from distkg.cluster.watch.progress_monitor import (
     describe,
     with_warnings,
 )
+from distkg.cluster.watch.run_output import Output
 
 
 def write(path: Path, *numbers: int, mode: str = "w") -> None:

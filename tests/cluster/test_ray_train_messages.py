@@ -15,7 +15,7 @@ import ray
 from ray.train.v2._internal import util
 from ray.train.v2._internal.execution import context
 
-from distkg.cluster.train_backend import NodeAddressBackend, process_group
+from distkg.cluster.ray_train.backend import NodeAddressBackend, process_group
 from distkg.cluster.watch.failures import FailureNotes, in_short
 from distkg.cluster.watch.ray_train_messages import shorten_worker_messages
 from distkg.training.run_dir import RunFolder

@@ -19,8 +19,8 @@ import ray
 import ray.train
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 
+from distkg.cluster.ray_train.policies import FailurePolicy
 from distkg.cluster.session.ray_session import ClusterError
-from distkg.cluster.train_policies import FailurePolicy
 from distkg.cluster.watch import heartbeats, node_processes, run_watch
 from distkg.cluster.watch.draining_nodes import NodesLeavingError
 from distkg.cluster.watch.failures import FailureNotes

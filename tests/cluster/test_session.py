@@ -10,7 +10,8 @@ import ray
 
 from distkg.cluster.session import ray_session as session
 from distkg.cluster.session import shortage
-from distkg.cluster.session.ray_session import ClusterError, ray_session, resolve_address
+from distkg.cluster.session.address import resolve_address
+from distkg.cluster.session.ray_session import ClusterError, ray_session
 from distkg.cluster.session.shortage import describe_shortage
 from distkg.config import ClusterConfig, RunConfig
 from distkg.data.generate import generate

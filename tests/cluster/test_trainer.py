@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 from ray._private.log import PlainRayHandler
 
-from distkg.cluster import trainer
+from distkg.cluster.ray_train import trainer
+from distkg.cluster.ray_train.trainer import Controller
 from distkg.cluster.session import private_ray
 from distkg.cluster.session.private_ray import PrivateRay, used_until
-from distkg.cluster.trainer import Controller
 
 
 class Endless(Controller):

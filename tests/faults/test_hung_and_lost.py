@@ -95,7 +95,7 @@ def test_workers_that_wait_for_each_other_are_replaced(store: Path, tmp_path: Pa
 def test_a_cluster_that_dies_ends_the_run_with_our_own_last_line(
     process: str, reason: str, store: Path, tmp_path: Path
 ) -> None:
-    config, run = write_config(tmp_path, store), tmp_path / "run"
+    config, run = write_config(tmp_path, store, cluster={"address": "local"}), tmp_path / "run"
     with command(tmp_path, "train", config, "--run", run) as training:
         training.wait_until(lambda: newest_step(run) is not None)
         (victim,) = [child for child in training.children() if child.name() == process]

@@ -24,12 +24,12 @@ from distkg.cli import app
 from distkg.cluster.kept_workers import KeptWorkers
 from distkg.cluster.launch import launch_training, run_on_workers
 from distkg.cluster.sampling import actor_link, negative_pool
-from distkg.cluster.worker_task import TrainOnRank
 from distkg.config import RunConfig
 from distkg.data.generate import generate
 from distkg.negatives.prefetch.messages import Reply
 from distkg.negatives.prefetch.pool_events import NegativePoolError
 from distkg.training.run import train_on_rank
+from distkg.training.services import TrainOnRank
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 

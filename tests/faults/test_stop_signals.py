@@ -71,7 +71,7 @@ def test_a_command_without_ray_ends_with_one_line(number: signal.Signals, code: 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_while_ray_starts(number: signal.Signals, code: int, store: Path, tmp_path: Path) -> None:
-    config, run = write_config(tmp_path, store), tmp_path / "run"
+    config, run = write_config(tmp_path, store, cluster={"address": "local"}), tmp_path / "run"
     with command(tmp_path, "train", config, "--run", run) as training:
         training.wait_until(lambda: any(child.name() == "raylet" for child in training.children()))
         assert training.send(number) == code, training.output

@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 from distributed import run_ranks
 
-from distkg.cluster.launch import TrainingError, launch_training, run_on_workers
+from distkg.cluster.launch import launch_training, run_on_workers
+from distkg.cluster.ray_train.launch import TrainingError
 from distkg.cluster.watch.progress_monitor import Record
-from distkg.cluster.worker_task import TrainOnRank
 from distkg.config import RunConfig
 from distkg.data.errors import StoreError
 from distkg.data.generate import generate
 from distkg.data.store.identity import StoreMismatchError
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
+from distkg.training.services import TrainOnRank
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 

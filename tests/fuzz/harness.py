@@ -109,8 +109,9 @@ def hold(surface: str, arguments: Sequence[str], case: str = "", names: Sequence
 
 @contextmanager
 def no_ray() -> Iterator[None]:
-    """Let whatever would start Ray end with exit code 0 instead."""
+    """Let whatever would start Ray, or train without it, end with exit code 0 instead."""
     from distkg.cluster import launch, tokenise, tune
+    from distkg.cluster.ray_train import launch as ray_launch
     from distkg.planning import preflight
     from distkg.planning.machine import Machine
 
@@ -119,6 +120,9 @@ def no_ray() -> Iterator[None]:
         raise typer.Exit(0)
         yield
 
+    def training(*arguments: object) -> None:
+        raise typer.Exit(0)
+
     @contextmanager
     def in_this_process(tasks: int) -> Iterator[Callable[..., Any]]:
         yield map
@@ -126,7 +130,8 @@ def no_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # Rates of the machine take half a second to measure, and no mistake hangs on them.
         patch.setattr(preflight, "measure", lambda device="cpu": Machine(flops=1e9, bandwidth=1e9))
-        patch.setattr(launch, "ray_session", session)
+        patch.setattr(launch, "train_alone", training)
+        patch.setattr(ray_launch, "ray_session", session)
         patch.setattr(tune, "ray_session", session)
         patch.setattr(tokenise, "tokenising_on_ray", in_this_process)
         yield

@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 
 from distkg.cluster.sampling.hosting import make_servers
-from distkg.cluster.session.ray_session import worker_environment
+from distkg.cluster.session.worker_environment import worker_environment
 from distkg.config import RunConfig, parse_config
 from distkg.config.sections import ClusterConfig
 from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of

@@ -6,8 +6,12 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import grpc
+from distkg.config import ClusterConfig
+
+if TYPE_CHECKING:
+    import grpc
 
 ANSWER_SECONDS = 15.0
 CONNECT_SECONDS = 10.0
@@ -15,11 +19,23 @@ RAY_PORT, DASHBOARD_PORT = 6379, 8265
 
 # A method of Ray's control service (GCS), which takes an empty request and changes nothing.
 _METHOD = "/ray.rpc.NodeInfoGcsService/GetClusterId"
-_REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+_REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 
 
 class ClusterError(ValueError):
     """Error of a cluster that cannot run the training; the message says what is missing and what to do."""
+
+
+def resolve_address(cluster: ClusterConfig) -> str:
+    """Return ``local``, ``auto`` or host:port: the configured address, else the cluster of a Ray job, else a local one.
+
+    Raises:
+        ClusterError: a Ray Client address, from which a run cannot be driven.
+    """
+    named = os.environ.get("RAY_ADDRESS", "")
+    address = cluster.address or ("auto" if named and named != "local" else "local")
+    refuse_gateway(named if address == "auto" else address)
+    return address
 
 
 def refuse_gateway(target: str) -> None:
@@ -49,15 +65,15 @@ def check_cluster(target: str, *, automatic: bool = False) -> None:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except OSError as error:
         raise not_there(target, error) from None
-    code = _status(target, None)
+    code = _status(target, None).name
     if code in _REFUSED:
         token = ray_token(os.environ, automatic=automatic)
         if token is None:
             raise _refused(target)
-        code = _status(target, token)
+        code = _status(target, token).name
         if code in _REFUSED:
             raise _refused(target)
-    if code is not grpc.StatusCode.OK:
+    if code != "OK":
         raise ClusterError(
             f"something answers at {target}, but it is no Ray cluster ({DASHBOARD_PORT} is the dashboard; the "
             f"cluster's port is {RAY_PORT}). Correct RAY_ADDRESS or cluster.address"
@@ -117,6 +133,8 @@ def _refused(target: str) -> ClusterError:
 def _status(target: str, token: str | None) -> grpc.StatusCode:
     """Return the status with which a Ray head answers; UNAVAILABLE or DEADLINE_EXCEEDED if the service does not
     speak gRPC."""
+    import grpc  # here, because a run in this process needs no cluster
+
     # A web proxy does not lead to a cluster.
     with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
         call = channel.unary_unary(_METHOD, request_serializer=bytes, response_deserializer=bytes)

@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 import ray
 from ray._private.services import canonicalize_bootstrap_address
 
-from distkg.cluster.session.address import ClusterError, check_cluster, not_there, refuse_gateway
+from distkg.cluster.session.address import ClusterError, check_cluster, not_there, resolve_address
 from distkg.cluster.session.lost_cluster import ClusterWatch, LostClusterError
 from distkg.cluster.session.placement import actor_nodes, worker_nodes
 from distkg.cluster.session.private_ray import METRICS_PORT, PrivateRay, free_port, private_ray
+from distkg.cluster.session.worker_environment import worker_environment
 from distkg.config import ClusterConfig, RunConfig
 from distkg.planning.machine import memory_limit
 from distkg.termination import SignalHandling, ending_on_signals
@@ -40,26 +41,6 @@ OBJECT_STORE_BYTES = 256 * 2**20
 NOTICE_SECONDS = 1.0
 
 T = TypeVar("T")
-
-
-def worker_threads(cluster: ClusterConfig) -> int:
-    """Return the number of threads of one worker: its CPUs, at least one."""
-    return max(1, math.floor(cluster.cpus_per_worker))
-
-
-def worker_environment(cluster: ClusterConfig) -> dict[str, str]:
-    """Return the environment of a worker process, set before it imports torch.
-
-    Huge pages halve the time that large row exchanges spend on page faults; passive waiting keeps the idle OpenMP
-    threads of one worker off the cores of the others.
-    """
-    threads = str(worker_threads(cluster))
-    return {
-        "THP_MEM_ALLOC_ENABLE": "1",
-        "OMP_NUM_THREADS": threads,
-        "OMP_WAIT_POLICY": "passive",
-        "NUMBA_NUM_THREADS": threads,
-    }
 
 
 def worker_resources(cluster: ClusterConfig) -> dict[str, float]:
@@ -121,18 +102,6 @@ def set_driver_environment() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-
-
-def resolve_address(cluster: ClusterConfig) -> str:
-    """Return ``local``, ``auto`` or host:port: the configured address, else the cluster of a Ray job, else a local one.
-
-    Raises:
-        ClusterError: a Ray Client address, from which a run cannot be driven.
-    """
-    named = os.environ.get("RAY_ADDRESS", "")
-    address = cluster.address or ("auto" if named and named != "local" else "local")
-    refuse_gateway(named if address == "auto" else address)
-    return address
 
 
 class Session:

@@ -14,20 +14,9 @@ import ray.train
 from distkg.cluster.watch import run_folder
 from distkg.cluster.watch.draining_nodes import NodesLeavingError
 from distkg.cluster.watch.ray_train_messages import PEER_LOST, shorten_controller_messages
-from distkg.training.run_dir import Record
 
 # Errors that a restart would repeat. A lost peer raises RuntimeError, a full disk OSError.
 MISTAKES = (ValueError, TypeError, LookupError, AttributeError, ImportError, AssertionError)
-
-
-def describe_failure(record: Record) -> str:
-    """Format a line of failures.jsonl as a sentence.
-
-    >>> describe_failure({"time": 0.0, "rank": 1, "error": "its node was lost", "restart": True})
-    'worker 1 failed: its node was lost. Restarting from the newest checkpoint.'
-    """
-    outcome = "Restarting from the newest checkpoint." if record["restart"] else "The run ends here."
-    return f"worker {record['rank']} failed: {record['error']}. {outcome}"
 
 
 class FailureNotes(ray.train.UserCallback):
@@ -79,5 +68,4 @@ def in_short(error: BaseException) -> str:
         return "its process died (killed, out of memory, or its node was lost)"
     if isinstance(error, RuntimeError) and (lost := PEER_LOST.search(str(error))):
         return f"it lost the connection to another worker ({lost[0]})"
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:500].rstrip(".")
+    return run_folder.in_one_line(error)

@@ -13,7 +13,7 @@ from distkg.data.storage.local_path import NotLocalError, local_path
 from distkg.data.storage.location import make_folder
 from distkg.data.storage.working_copy import refresh, shown
 from distkg.redaction import redact
-from distkg.training.run_dir import LEASE
+from distkg.training.run_dir import LEASE, Record
 
 METRICS = "metrics.jsonl"
 FAILURES = "failures.jsonl"
@@ -103,11 +103,27 @@ def newest_step(run: Path) -> int | None:
     return max((int(name[5:]) for name in names if name[5:].isdecimal()), default=None)
 
 
+def in_one_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line of its message."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:500].rstrip(".")
+
+
 def append_failure(run: Path, rank: int, error: str, *, restart: bool) -> None:
     """Record a lost worker in failures.jsonl: time (Unix), rank, error, and whether the run continues."""
     record = {"time": round(time.time(), 3), "rank": rank, "error": redact(error), "restart": restart}
     with (run / FAILURES).open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def describe_failure(record: Record) -> str:
+    """Format a line of failures.jsonl as a sentence.
+
+    >>> describe_failure({"time": 0.0, "rank": 1, "error": "its node was lost", "restart": True})
+    'worker 1 failed: its node was lost. Restarting from the newest checkpoint.'
+    """
+    outcome = "Restarting from the newest checkpoint." if record["restart"] else "The run ends here."
+    return f"worker {record['rank']} failed: {record['error']}. {outcome}"
 
 
 def note_hung(run: Path, rank: int, reason: str) -> None:

@@ -39,11 +39,9 @@ from distkg.cluster.watch.node_processes import ANSWER_SECONDS, actors_at_work, 
 from distkg.cluster.watch.process_start import seconds_from_boot
 from distkg.config import RunConfig
 from distkg.data.storage.working_copy import shown
-from distkg.training.stopping import StopRequest
+from distkg.training.stopping import STOP_SECONDS, StopRequest
 
 DRAIN_SECONDS = 1.0  # between looks for nodes that are taken away
-STOP_SECONDS = 60.0
-"""Maximum time of a checkpoint when a run is stopped, unless the driver is killed earlier."""
 
 
 @contextmanager

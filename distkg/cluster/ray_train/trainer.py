@@ -26,9 +26,9 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2._internal.execution.worker_group import worker_group
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from distkg.cluster.ray_train.policies import ElasticPolicy, FailurePolicy
+from distkg.cluster.ray_train.unused_actor import UnusedActor
 from distkg.cluster.session.private_ray import environment_with, on_private_ray, replaced, used_until
-from distkg.cluster.train_policies import ElasticPolicy, FailurePolicy
-from distkg.cluster.unused_actor import UnusedActor
 
 END_SECONDS = 5.0
 DASHBOARD_SECONDS = 2.0
