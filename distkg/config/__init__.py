@@ -5,6 +5,7 @@ from distkg.config.families import FAMILIES, FamilyName, family_of
 from distkg.config.fields import Resume, Section
 from distkg.config.json_schema import json_schema
 from distkg.config.loading import (
+    CLUSTERS,
     PRESETS,
     change_config,
     load_config,
@@ -31,6 +32,7 @@ from distkg.config.sections import (
 from distkg.config.strict import StrictModel, parse_mapping, parse_options
 
 __all__ = [
+    "CLUSTERS",
     "FAMILIES",
     "PRESETS",
     "CheckpointConfig",

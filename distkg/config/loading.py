@@ -24,6 +24,7 @@ from distkg.config.strict import did_you_mean
 from distkg.documents import DocumentError, is_regular_file, parse_document, parse_yaml, read_yaml
 
 PRESETS = Path(__file__).parent.parent / "presets"
+CLUSTERS = PRESETS / "clusters"
 SHOWN = 20
 """Maximum number of wrong keys that an error lists."""
 LONGEST_SHOWN = 120

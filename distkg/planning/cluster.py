@@ -17,12 +17,11 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from distkg.config import PRESETS, ConfigError, preset_file
+from distkg.config import CLUSTERS, ConfigError, preset_file
 from distkg.config.strict import StrictModel, did_you_mean
 from distkg.documents import DocumentError, read_yaml
 from distkg.planning.machine import Machine
 
-CLUSTERS = PRESETS / "clusters"
 GIGABIT = 1e9 / 8  # bytes per second
 
 

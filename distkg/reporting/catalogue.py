@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from distkg.config import PRESETS, preset_names
-from distkg.embedding.scorers import SCORERS
-from distkg.negatives import SOURCES
-from distkg.planning.cluster import CLUSTERS
+from distkg.config import CLUSTERS, PRESETS, preset_names
 from distkg.search.space import SPACES, space_names
 
 
@@ -41,6 +38,8 @@ def describe_clusters() -> list[Entry]:
 
 def describe_scorers() -> list[Entry]:
     """Return every scorer with the first line of its module's docstring, which names the paper."""
+    from distkg.embedding.scorers import SCORERS  # here, as below, because presets are listed without importing torch
+
     entries = []
     for name in SCORERS:
         scorer = SCORERS[name]
@@ -50,6 +49,8 @@ def describe_scorers() -> list[Entry]:
 
 def describe_sources() -> list[Entry]:
     """Return every negative source with the first line of its docstring, and the data that it needs."""
+    from distkg.negatives import SOURCES
+
     return [
         Entry(name, _first_line(source.__doc__), _options_of(source.Options), source.needs)
         for name, source in ((name, SOURCES[name]) for name in SOURCES)

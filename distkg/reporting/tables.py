@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distkg.inference.predict import Prediction
-from distkg.negatives.source_report import Examination
-from distkg.planning.plan import GraphSize, Plan
 from distkg.printable import printable
 from distkg.reporting.quantities import compact, duration, score, size
+
+if TYPE_CHECKING:
+    from distkg.inference.predict import Prediction
+    from distkg.negatives.source_report import Examination
+    from distkg.planning.plan import GraphSize, Plan
 
 HITS = ("hits@1", "hits@3", "hits@10")
 METRIC_COLUMNS = ("MRR", "Hits@1", "Hits@3", "Hits@10", "mean\nrank", "MRR\noptim.", "MRR\npessim.", "queries")

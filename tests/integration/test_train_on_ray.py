@@ -21,6 +21,7 @@ from distkg.cluster.watch.lease import Holder, RunTakenOverError
 from distkg.cluster.watch.run_folder import RunFolderError
 from distkg.config import ConfigError, RunConfig
 from distkg.data.generate import generate
+from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
 from distkg.training.run_dir import RunFolder
 
@@ -165,6 +166,20 @@ def test_a_mistake_comes_back_as_the_worker_raised_it_and_is_not_retried(tmp_pat
     assert len(list((tmp_path / "run").glob("attempt-*"))) <= 2
     record = [json.loads(line) for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
     assert (1, False) in [(line["rank"], line["restart"]) for line in record]
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_one_worker_learns_on_ray_what_it_learns_without(tmp_path: Path) -> None:
+    generate(str(tmp_path / "store"), entities=200, relations=5, triples=3000, seed=2)
+    config = run_config(tmp_path / "store", workers=1)
+    launch_training(config, tmp_path / "on_ray", listener=lambda line: None)
+    train_on_rank(config, tmp_path / "alone", Ranks.single())
+    on_ray, alone = (
+        {str(file.relative_to(tmp_path / name)): file.read_bytes() for file in (tmp_path / name).rglob("*.safetensors")}
+        for name in ("on_ray", "alone")
+    )
+    assert on_ray
+    assert on_ray == alone
 
 
 @pytest.mark.usefixtures("shared_ray")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from distkg.config import ConfigError, RunConfig
+from distkg.config import CLUSTERS, ConfigError, RunConfig
 from distkg.planning import preflight
-from distkg.planning.cluster import CLUSTERS, Cluster, ClusterFileError, StatedGraph, read_cluster, read_counts
+from distkg.planning.cluster import Cluster, ClusterFileError, StatedGraph, read_cluster, read_counts
 from distkg.planning.machine import Machine
 
 WORKER = {"gflops": 100, "memory_gb_per_s": 10}
