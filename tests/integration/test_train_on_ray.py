@@ -120,7 +120,7 @@ def train(config, run, ranks, *, resume, listener, services):
     (run / "started").write_text("")
     time.sleep(600)
 
-run_on_workers(train, RunConfig(), sys.argv[1])
+run_on_workers(train, RunConfig.model_validate({"cluster": {"address": "local"}}), sys.argv[1])
 """
 
 
