@@ -110,6 +110,17 @@ def test_one_vs_all_runs(tmp_path: Path, store: Path) -> None:
 
 
 @pytest.mark.benchmarks
+@pytest.mark.cluster
+def test_start_runs(tmp_path: Path, store: Path) -> None:
+    options = ("--preset", "complex_umls", "--epochs", "1", "--variants", "help", "train, one worker", "predict")
+    content = run_quickly("start", tmp_path, "--store", str(store), *options)
+    trained = ["first line s", "first report s", "seconds"]
+    assert columns_of(content) == {"help": ["seconds"], "train, one worker": trained, "predict": ["seconds"]}
+    first = content["figures"]["train, one worker"]
+    assert 0 < first["first line s"]["median"] < first["first report s"]["median"] < first["seconds"]["median"]
+
+
+@pytest.mark.benchmarks
 def test_evaluation_runs(tmp_path: Path, store: Path) -> None:
     content = run_quickly("evaluation", tmp_path, "--store", str(store))
     assert list(content["figures"]) == ["distkg, ranking", "distkg, whole", "plain PyTorch", "PyKEEN"]
