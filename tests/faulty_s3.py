@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
 
 Policy = Callable[[str, str, int], str | None]
 """Fault of a request by its method, its path with query, and its number from 0; None for no fault.
@@ -136,13 +139,23 @@ class FaultyS3:
 @contextmanager
 def s3_server() -> Iterator[str]:
     """Host and port of an S3 server on loopback."""
+    from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
 
+    put, one_at_a_time = S3Response.put_object, threading.Lock()
+
+    def put_if(self: S3Response) -> Any:
+        """moto looks whether the condition of a write holds, and writes; S3 does both at once."""
+        with one_at_a_time:
+            return put(self)
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"{host}:{port}"
-    server.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(S3Response, "put_object", put_if)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield f"{host}:{port}"
+        server.stop()
 
 
 def create_bucket(endpoint: str, name: str) -> None:

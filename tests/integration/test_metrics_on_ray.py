@@ -19,7 +19,7 @@ from distkg.config import RunConfig
 from distkg.termination import Terminated
 from distkg.training.run import train_on_rank
 from distkg.training.run_dir import RunFolder
-from tests.monitoring import LIMIT, Scraper, named_metrics
+from tests.monitoring import LIMIT, Samples, Scraper, named_metrics
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
@@ -90,7 +90,12 @@ def test_a_scrape_of_a_run_has_every_metric_that_the_dashboard_and_the_alerts_na
     assert all("trial" not in labels and "rank" not in labels for labels, _ in seen["triples_total"])
 
     # After the run its gauges end, and its counters stay.
-    scraper.until(lambda now: "ray_distkg_epoch" not in now)
-    ended = scraper.scrape()
-    assert {name for name in ended if not name.endswith("_total")} == set()
-    assert "ray_distkg_triples_total" in ended
+    ended: list[set[str]] = []
+
+    def only_counters(now: Samples) -> bool:
+        ended.append(set(now))
+        return all(name.endswith("_total") for name in now)
+
+    scraper.until(only_counters)
+    assert {name for name in ended[-1] if not name.endswith("_total")} == set()
+    assert "ray_distkg_triples_total" in ended[-1]
