@@ -309,7 +309,7 @@ class OptimizerConfig(Section):
 
 
 class TrainConfig(Section):
-    workers: int = free(1, ge=1, description="Number of Ray Train workers; each holds 1/workers of the entity table.")
+    workers: int = free(1, ge=1, description="Number of training workers; each holds 1/workers of the entity table.")
     epochs: int = free(
         50,
         ge=1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import threading
 from types import SimpleNamespace
 
@@ -60,3 +61,16 @@ def test_the_loggers_of_the_process_are_what_they_were_after_a_run() -> None:
         trainer._log_to_files_only()
         assert logger.handlers == [kept]
     assert (logger.level, logger.propagate, list(logger.handlers)) == before
+
+
+def test_a_dashboard_is_asked_only_where_one_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    def listens(url: str | None) -> bool:
+        monkeypatch.setattr("ray._private.worker._global_node", SimpleNamespace(webui_url=url))
+        return trainer._dashboard_listens()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert listens(f"127.0.0.1:{port}")
+    assert not listens(f"127.0.0.1:{port}")
+    assert not listens(None)
+    assert not listens("")

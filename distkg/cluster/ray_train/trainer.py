@@ -76,7 +76,8 @@ def _dashboard_listens() -> bool:
 
     Ray Train's tracker and cleaner ask it whether a controller lives, and print an error every few seconds without it.
     """
-    host, _, port = ray._private.worker.get_dashboard_url().rpartition(":")
+    # None where the head has published no address; not the override that people see in messages.
+    host, _, port = (ray._private.worker._global_node.webui_url or "").rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), DASHBOARD_SECONDS).close()
     except (OSError, ValueError):
