@@ -70,7 +70,7 @@ class InstructionSet:
     tests: tuple[tuple[str, ...], ...] = ANY_ARITHMETIC
 
 
-# NUMBA_CPU_FEATURES is empty, else numba adds the features of the processor at hand to those of the one named.
+# Without NUMBA_CPU_FEATURES, numba adds the features of the processor at hand to those of the one named.
 INSTRUCTION_SETS = (
     InstructionSet(
         "AVX-512 without bfloat16 (Skylake) for products",
@@ -84,7 +84,7 @@ INSTRUCTION_SETS = (
             "ONEDNN_MAX_CPU_ISA": "AVX2",
             "ATEN_CPU_CAPABILITY": "avx2",
             "NUMBA_CPU_NAME": "haswell",
-            "NUMBA_CPU_FEATURES": "",
+            "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma",
         },
         above="avx512_f",
     ),

@@ -14,7 +14,10 @@ from distkg.embedding.growth.settings import first_trained_fact
 from distkg.embedding.model import TrainingModel
 from distkg.embedding.scorers import make_scorer
 from distkg.embedding.sharded_model_view import ShardedModelView
-from distkg.embedding.steps import AllEntitiesStep, NonNegativeStep, QuerySamplingStep, SampledStep, Step
+from distkg.embedding.steps.all_entities import AllEntitiesStep
+from distkg.embedding.steps.query_sampling import NonNegativeStep, QuerySamplingStep
+from distkg.embedding.steps.sampled import SampledStep
+from distkg.embedding.steps.step import Step
 from distkg.kernels.scores.similarity import DOT
 from distkg.negatives import SOURCES, NegativeSource, TrainingGraph, check_source, make_source
 from distkg.negatives.mixture import Mixture

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distkg.embedding.batches import Batch, Batches
 from distkg.embedding.model import TrainingModel
-from distkg.embedding.steps import Step, StepResult
+from distkg.embedding.steps.step import Step, StepResult
 from distkg.kernels.gather_scatter import add_rows
 from distkg.randomness import Purpose, mixed_seed, seed_dropout
 from distkg.sharding.exchange import Route, plan_routes

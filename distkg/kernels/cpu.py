@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 ARM = ("aarch64", "arm64")
+_CAPS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_CAPS_BELOW_AVX512 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
 # Values of ONEDNN_MAX_CPU_ISA under which oneDNN accepts bfloat16 but does not use the processor's instructions for it.
 _CAPS_BELOW_BFLOAT16 = ("AVX512_CORE", "AVX512_CORE_VNNI")
 _BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert")  # names in torch.cpu.get_capabilities
@@ -24,6 +26,21 @@ _BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert")  # names 
 def has_onednn() -> bool:
     """Return True if oneDNN can multiply float32 matrices, with and without adding a third one."""
     return torch.backends.mkldnn.is_available() and _multiplies(torch.float32) and _adds()
+
+
+@cache
+def multiplies_fastest_with_onednn() -> bool:
+    """Return True if oneDNN is faster than MKL, torch's other library, at products of float32 matrices.
+
+    On processors of other makers than Intel, MKL leaves AVX-512 unused, which halves its speed. Without AVX-512 it is a
+    tenth faster than oneDNN, on these too (``benchmarks/rooflines.py`` measures both).
+    """
+    if not has_onednn():
+        return False
+    if platform.machine().lower() in ARM or not torch.backends.mkl.is_available():
+        return True
+    capped = {os.environ.get(name, "").upper() for name in _CAPS} & set(_CAPS_BELOW_AVX512)
+    return not capped and bool(torch.cpu.get_capabilities().get("avx512_f"))
 
 
 @cache
@@ -80,6 +97,6 @@ def _adds() -> bool:
 def _has_bfloat16_instructions() -> bool:
     if platform.machine().lower() in ARM:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # on other systems it checks the instructions
-    caps = {os.environ.get(name, "").upper() for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")}
+    caps = {os.environ.get(name, "").upper() for name in _CAPS}
     available = torch.cpu.get_capabilities()
     return caps.isdisjoint(_CAPS_BELOW_BFLOAT16) and any(available.get(name) for name in _BFLOAT16_INSTRUCTIONS)

@@ -1,4 +1,7 @@
-"""Gather and scatter-add of rows by index, with gradients."""
+"""Gather and scatter-add of rows by index, with gradients.
+
+The next rows are prefetched: they lie at random places, which the processor does not foresee.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import torch
 from torch import Tensor
 
 from distkg.kernels.jit import kernel, on_cpu
+from distkg.kernels.prefetch import AHEAD, prefetch_row
+from distkg.kernels.simd import LANES, load, store
 
 
 def add_rows(target: Tensor, index: Tensor, source: Tensor) -> None:
@@ -25,10 +30,39 @@ def add_rows(target: Tensor, index: Tensor, source: Tensor) -> None:
 
 @kernel
 def _add_rows(target: np.ndarray, index: np.ndarray, source: np.ndarray) -> None:
+    width = target.shape[1]
+    whole = width // LANES * LANES
     for i in range(index.shape[0]):
+        if i + AHEAD < index.shape[0]:
+            prefetch_row(target, index[i + AHEAD])
         row = index[i]
-        for j in range(target.shape[1]):
+        for j in range(0, whole, LANES):
+            store(target, row, j, load(target, row, j) + load(source, i, j))
+        for j in range(whole, width):
             target[row, j] += source[i, j]
+
+
+def gather_rows(rows: Tensor, index: Tensor, out: Tensor | None = None) -> Tensor:
+    """Gather ``rows[index]`` [k, d] of any dtype, int64 [k]; no autograd. ``out`` is contiguous."""
+    if rows.dtype != torch.float32 or not on_cpu(rows, index) or not rows.is_contiguous():
+        return torch.index_select(rows, 0, index, out=out) if out is not None else rows.index_select(0, index)
+    out = rows.new_empty(len(index), rows.shape[1]) if out is None else out
+    _gather_rows(rows.detach().numpy(), index.numpy(), out.numpy())
+    return out
+
+
+@kernel
+def _gather_rows(rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
+    width = rows.shape[1]
+    whole = width // LANES * LANES
+    for i in range(index.shape[0]):
+        if i + AHEAD < index.shape[0]:
+            prefetch_row(rows, index[i + AHEAD])
+        row = index[i]
+        for j in range(0, whole, LANES):
+            store(out, i, j, load(rows, row, j))
+        for j in range(whole, width):
+            out[i, j] = rows[row, j]
 
 
 class _TakeRows(torch.autograd.Function):

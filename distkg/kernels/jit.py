@@ -30,7 +30,10 @@ def kernel_in_order(function: F) -> F:
 
 def on_cpu(*tensors: Tensor) -> bool:
     """Return True if the compiled kernels can read these tensors."""
-    return all(tensor.device.type == "cpu" for tensor in tensors)
+    for tensor in tensors:  # noqa: SIM110 - a loop takes a third of the time of all(…), and each kernel asks
+        if not tensor.is_cpu:
+            return False
+    return True
 
 
 def part_of_kernel(function: F) -> F:

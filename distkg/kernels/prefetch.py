@@ -9,6 +9,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+AHEAD = 4
+"""Rows by which a loop over rows of a few cache lines prefetches."""
+
 _LINE = 64  # bytes of a cache line
 _POINTER, _INT, _LONG = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
 _PREFETCH = ir.FunctionType(ir.VoidType(), [_POINTER, _INT, _INT, _INT])

@@ -1,7 +1,7 @@
 """Matrix products with the fastest library that torch includes for the device.
 
-On CPU, torch.mm calls MKL, which runs at half speed or less on processors of other makers than Intel. oneDNN, in the
-same wheel, compiles its kernels for the machine at hand. ``benchmarks/rooflines.py`` measures both.
+On CPU, torch.mm calls MKL, which leaves AVX-512 unused on processors of other makers than Intel. oneDNN, in the same
+wheel, compiles its kernels for the machine at hand. ``benchmarks/rooflines.py`` measures both.
 """
 
 from __future__ import annotations
@@ -80,9 +80,15 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     if left.dtype == torch.bfloat16 and not cpu.has_fast_bfloat16():
         return _product(left.float(), right.float()).bfloat16()
     left, right = _dense(left), _dense(right)
-    if left.shape[0] * right.shape[0] * left.shape[1] > _SMALL and left.dtype in _ONEDNN_DTYPES and cpu.has_onednn():
+    if left.shape[0] * right.shape[0] * left.shape[1] > _SMALL and _onednn_is_fastest(left.dtype):
         return cpu.linear(left, right)
     return left @ right.T
+
+
+def _onednn_is_fastest(dtype: torch.dtype) -> bool:
+    if dtype == torch.float32:
+        return cpu.multiplies_fastest_with_onednn()
+    return dtype == torch.bfloat16 and cpu.has_onednn()
 
 
 def _dense(matrix: Tensor) -> Tensor:
@@ -90,5 +96,4 @@ def _dense(matrix: Tensor) -> Tensor:
     return matrix if matrix.is_contiguous() or matrix.T.is_contiguous() else matrix.contiguous()
 
 
-_ONEDNN_DTYPES = torch.float32, torch.bfloat16
 _precision = torch.float32

@@ -1,18 +1,24 @@
 """Objectives that compare the score of the answer with those of sampled negatives.
 
 Each maps positive scores [B] and negative scores [B, K] (``EXCLUDED`` for excluded negatives) to one loss per query
-[B], as in its paper; the step averages over the queries of all ranks.
+[B], as in its paper; the step averages over the queries of all ranks. The plain torch form is the definition;
+``with_gradients`` computes the same, and its derivatives, in one compiled pass where there is one.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.config import ObjectiveConfig
+from distkg.kernels.jit import on_cpu
+from distkg.kernels.sampled_losses import logistic_loss, margin_loss, sampled_softmax_loss, self_adversarial_loss
 from distkg.registry import Registry
 
 EXCLUDED = -1e9  # score of an excluded negative: finite, so that 0 × EXCLUDED is 0
@@ -21,7 +27,13 @@ SAMPLED: Registry[type[SampledObjective]] = Registry("objective with negatives",
 
 
 class SampledObjective(ABC):
-    """Base class of losses over one positive and K negatives per query."""
+    """Base class of losses over one positive and K negatives per query.
+
+    Attributes:
+        compiled: kernel of ``sampled_losses.py`` that computes the same; None if there is none.
+    """
+
+    compiled: ClassVar[Callable[..., None] | None] = None
 
     def __init__(self, config: ObjectiveConfig) -> None:
         self.margin = config.margin
@@ -34,6 +46,24 @@ class SampledObjective(ABC):
         ``growth`` float32 [B] is a factor on the margin of each query; objectives without a margin ignore it.
         """
 
+    def with_gradients(
+        self, positive: Tensor, negative: Tensor, growth: Tensor | None = None, *, weight: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``weight`` times the loss [B], and its derivatives by positive [B] and negative scores [B, K]; no
+        autograd."""
+        if self.compiled is None or not on_cpu(positive, negative) or negative.dtype != torch.float32:
+            with torch.enable_grad():
+                positive, negative = positive.detach().requires_grad_(), negative.detach().requires_grad_()
+                loss = self(positive, negative, growth) * weight
+            to_positive, to_negative = torch.autograd.grad(loss.sum(), (positive, negative))
+            return loss.detach(), to_positive, to_negative
+        margin = torch.full_like(positive, self.margin) if growth is None else self.margin * growth
+        loss, to_positive, to_negative = map(torch.empty_like, (positive, positive, negative))
+        inputs = (tensor.detach().contiguous().numpy() for tensor in (positive, negative, margin))
+        outputs = (tensor.numpy() for tensor in (loss, to_positive, to_negative))
+        self.compiled(*inputs, np.float32(self.temperature), np.float32(weight), np.float32(EXCLUDED), *outputs)
+        return loss, to_positive, to_negative
+
     def _grown(self, growth: Tensor | None) -> Tensor | float:
         return self.margin if growth is None else self.margin * growth
 
@@ -41,6 +71,8 @@ class SampledObjective(ABC):
 @SAMPLED.register("margin")
 class MarginRanking(SampledObjective):
     """Margin ranking loss: mean of max(0, γ − s⁺ + s⁻) (Bordes et al. 2013, eq. 1)."""
+
+    compiled = staticmethod(margin_loss)
 
     def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
         below = self._grown(growth) - positive
@@ -50,6 +82,8 @@ class MarginRanking(SampledObjective):
 @SAMPLED.register("logistic")
 class Logistic(SampledObjective):
     """Binary cross entropy: −log σ(s⁺) − mean log σ(−s⁻) (Trouillon et al. 2016, eq. 10)."""
+
+    compiled = staticmethod(logistic_loss)
 
     def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
         return F.softplus(-positive) + _mean_of_included(F.softplus(negative), negative)
@@ -61,6 +95,8 @@ class SelfAdversarial(SampledObjective):
 
     p = softmax(temperature · s⁻) is a constant. With temperature 0 all negatives have the same weight (their eq. 4).
     """
+
+    compiled = staticmethod(self_adversarial_loss)
 
     def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
         margin = self._grown(growth)
@@ -77,12 +113,12 @@ class SelfAdversarial(SampledObjective):
 class SampledSoftmax(SampledObjective):
     """Cross entropy of the answer among itself and the negatives (PyTorch-BigGraph, Lerer et al. 2019, section 3.1)."""
 
+    compiled = staticmethod(sampled_softmax_loss)
+
     def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
         return torch.logaddexp(positive, torch.logsumexp(negative, 1)) - positive
 
 
 def _mean_of_included(terms: Tensor, negative: Tensor) -> Tensor:
     """Return the mean [B] of terms [B, K] over included negatives; terms of excluded ones are 0."""
-    if negative.numel() and negative.detach().amin() > EXCLUDED:
-        return terms.mean(1)  # the minimum is cheap, counting costs as much as the loss
     return terms.sum(1) / (negative != EXCLUDED).sum(1).clamp_min(1)

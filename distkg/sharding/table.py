@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distkg.kernels.gather_scatter import add_rows
+from distkg.kernels.gather_scatter import add_rows, gather_rows
 from distkg.sharding.exchange import Route, plan_routes
 from distkg.sharding.optimizers import RowOptimizer
 from distkg.sharding.ranks import Exchange, Ranks
@@ -108,11 +108,11 @@ class ShardedTable:
     def fetch(self, route: Route) -> RowFetch:
         """Start to fetch the rows of ``route``: float32 [len(route.ids), width]; collective."""
         if self.ranks.size == 1:
-            return RowFetch(self.local.index_select(0, route.serve))
+            return RowFetch(gather_rows(self.local, route.serve))
         serve = route.serve.split(route.serve_counts)
 
         def take(rank: int, rows: Tensor) -> None:
-            torch.index_select(self.local, 0, serve[rank], out=rows)
+            gather_rows(self.local, serve[rank], rows)
 
         exchange = self.ranks.exchange(take, route.serve_counts, route.ask, self.local)
         self.ranks.traffic.rows += len(route.ids) - route.ask[self.ranks.rank]

@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 
-from distkg.embedding.scorers.algebra import complex_product, conjugate, hamilton_product, moduli, reflect, rotate
+from distkg.embedding.scorers.algebra import conjugate, hamilton_product, moduli, reflect, rotate
+from distkg.kernels.compositions import complex_product
 
 # (1+2i, 3-i) and (-2+.5i, 4i), halves apart
 LEFT, RIGHT = torch.tensor([[1.0, 3.0, 2.0, -1.0]]), torch.tensor([[-2.0, 0.0, 0.5, 4.0]])

@@ -8,7 +8,7 @@ import torch
 from distkg.config import RunConfig
 from distkg.embedding.batches import SampledBatch
 from distkg.embedding.model import TrainingModel
-from distkg.embedding.steps import SampledStep
+from distkg.embedding.steps.sampled import SampledStep
 from distkg.negatives import GeneratedNegatives
 from distkg.sharding.ranks import Ranks
 

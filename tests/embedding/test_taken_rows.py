@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from distkg.embedding.steps import GatheredRows, gradient_of
+from distkg.embedding.steps.step import GatheredRows, gradient_of
 
 
 def test_rows_taken_by_several_indices_share_one_gradient() -> None:

@@ -15,7 +15,7 @@ from distkg.kernels import cpu
 
 @pytest.fixture(autouse=True)
 def _asked_anew() -> Iterator[None]:
-    features = cpu.has_onednn, cpu.has_fast_bfloat16
+    features = cpu.has_onednn, cpu.has_fast_bfloat16, cpu.multiplies_fastest_with_onednn
     for feature in features:
         feature.cache_clear()
     yield
@@ -54,6 +54,34 @@ def processor(monkeypatch: pytest.MonkeyPatch, *, takes: bool, **capabilities: b
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "cap", "fastest"),
+    [
+        ({"avx2": True, "avx512_f": True}, None, True),
+        ({"avx2": True, "avx512_f": True}, "AVX512_CORE", True),
+        ({"avx2": True, "avx512_f": True}, "AVX2", False),
+        ({"avx2": True}, None, False),
+    ],
+)
+def test_onednn_is_the_fastest_where_there_is_avx512(
+    capabilities: dict[str, bool], cap: str | None, fastest: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor(monkeypatch, takes=False, **capabilities)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    if cap is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", cap)
+    assert cpu.multiplies_fastest_with_onednn() is fastest
+
+
+def test_onednn_is_the_fastest_where_there_is_no_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor(monkeypatch, takes=False)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert cpu.multiplies_fastest_with_onednn()
+    monkeypatch.setattr(cpu, "has_onednn", lambda: False)
+    cpu.multiplies_fastest_with_onednn.cache_clear()
+    assert not cpu.multiplies_fastest_with_onednn()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+
+import pytest
 from fresh_process import run_in_fresh_process
 
 TARGETS = {
@@ -21,6 +24,7 @@ PROGRAM = """
     from distkg.kernels.fast_math import exp, log, sine_and_cosine
     from distkg.kernels.jit import _FAST, kernel, kernel_in_order
     from distkg.kernels.prefetch import prefetch_row
+    from distkg.kernels.sampled_losses import logistic_loss
 
     @kernel
     def exponentials(rows, index, out):  # every intrinsic in one loop, beside the sums of a kernel
@@ -47,14 +51,20 @@ PROGRAM = """
     rows, index, out = np.ones((4, 32), np.float32), np.array([3, 1]), np.zeros((4, 32), np.float32)
     exponentials(rows, index, out[:2].copy())
     turns(rows, out)
-    scores = njit(fastmath=_FAST, error_model="numpy")(pairwise.dot_scores.py_func)  # a cache has no IR
-    scores(rows, rows, np.zeros((4, 4), np.int64), out)
+    uncached = njit(fastmath=_FAST, error_model="numpy")  # a cache has no IR
+    scores, slopes, losses = map(
+        uncached, (pairwise.dot_block.py_func, pairwise.modulus_block_gradients.py_func, logistic_loss.py_func)
+    )
+    four = np.ones((4, 4), np.float32)
+    scores(rows, rows, four)
+    slopes(four, rows, rows, out, out)
+    losses(four[0], four, four[0], np.float32(1), np.float32(1), np.float32(-1), *np.ones((2, 4), np.float32), four)
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     for triple, cpu, instruction in {targets}:
         machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, opt=3)
-        for function in (exponentials, turns, scores):
+        for function in (exponentials, turns, scores, slopes, losses):
             (text,) = function.inspect_llvm().values()
             text = re.sub('target triple = ".*"', f'target triple = "{{triple}}"', text)
             text = re.sub('target datalayout = ".*"', f'target datalayout = "{{machine.target_data}}"', text)
@@ -71,3 +81,36 @@ def test_kernels_lower_to_processors_that_are_not_here() -> None:
     # Compiled for no processor in particular, so that nothing of the one at hand is in the code that is lowered again.
     program = PROGRAM.format(targets=list(TARGETS.values()))
     run_in_fresh_process(program, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="")
+
+
+WITH_ESTIMATES = """
+    from numba import float32, void
+
+    from distkg.compilation import njit
+    from distkg.kernels.jit import _FAST
+    from distkg.kernels.scores import pairwise
+    from distkg.kernels.simd import LANES
+
+    matrix = float32[:, ::1]
+    slopes = njit(fastmath=_FAST, error_model="numpy")(pairwise.modulus_block_gradients.py_func)
+    slopes.compile(void(matrix, matrix, matrix, matrix, matrix))  # not run: the processor may have no such instructions
+    (assembly,) = slopes.inspect_asm().values()
+    assert LANES == {lanes}
+    assert "{estimate}" in assembly
+    assert "{register}" in assembly
+"""
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="instructions of x86")
+@pytest.mark.parametrize(
+    ("processor", "features", "expected"),
+    [
+        ("skylake-avx512", "+avx,+avx2,+fma,+avx512f", {"lanes": 16, "estimate": "vrsqrt14ps", "register": "%zmm"}),
+        ("haswell", "+avx,+avx2,+fma", {"lanes": 8, "estimate": "vrsqrtps", "register": "%ymm"}),
+    ],
+)
+def test_roots_are_estimated_by_instructions_of_the_processor(
+    processor: str, features: str, expected: dict[str, object]
+) -> None:
+    program = WITH_ESTIMATES.format(**expected)
+    run_in_fresh_process(program, NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES=features)

@@ -1,8 +1,6 @@
-"""Compiled comparisons beside their plain references: across cache blocks, and where a derivative has a kink."""
+"""Compiled comparisons in their three forms beside plain references: rests of tiles and vectors, kinks, and sums."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,73 +8,99 @@ import torch
 from torch import Tensor
 
 from distkg.kernels.scores import pairwise
+from distkg.kernels.scores.row_order import RowOrder
+from distkg.kernels.scores.similarity import PairwiseKernel
 
-NAMES = ["dot", "l1", "scaled_l1", "modulus"]
-
-
-def kernels(name: str) -> tuple[Callable[..., None], Callable[..., None], Callable[[Tensor, Tensor], Tensor]]:
-    return (
-        getattr(pairwise, f"{name}_scores"),
-        getattr(pairwise, f"{name}_gradients"),
-        getattr(pairwise, f"reference_{name}"),
-    )
+NAMES = ["dot", "squared", "l1", "scaled_l1", "modulus"]
+FORMS = ["indexed", "block", "ordered"]
 
 
-@pytest.mark.parametrize("own", [False, True])
+def query_width(name: str, width: int) -> int:
+    return 2 * width if name == "scaled_l1" else width
+
+
+def compiled(name: str, form: str, grad: Tensor, query: Tensor, rows: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+    """Scores [B, K], and gradients of query and rows added to 1."""
+    kernel = PairwiseKernel.of(name)
+    if form == "block":
+        sums = torch.ones_like(query), torch.ones_like(rows)
+        kernel.block[1](*(tensor.numpy() for tensor in (grad, query, rows, *sums)))
+        return kernel.scores(query, rows), *sums
+    order = RowOrder(index.numpy(), len(rows)) if form == "ordered" else None
+    sums = torch.ones_like(query), torch.ones_like(rows)
+    kernel.add_indexed_gradients(grad, query, rows, index, *sums, order)
+    return kernel.indexed_scores(query, rows, index, order), *sums
+
+
+@pytest.mark.parametrize("width", [2, 10, 16, 74])
+@pytest.mark.parametrize("queries", [1, 6])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", NAMES)
-def test_more_rows_than_a_cache_block_holds(name: str, own: bool) -> None:
-    scores, gradients, reference = kernels(name)
+def test_forms_are_the_reference(name: str, form: str, queries: int, width: int) -> None:
+    """Widths below and above those of a vector, and odd numbers of queries and rows, which fill no tile."""
     generator = torch.Generator().manual_seed(3)
-    count = 2 * pairwise._BLOCK + 45
-    query = torch.randn(3, 20 if name == "scaled_l1" else 10, generator=generator)
-    rows = torch.randn(400, 10, generator=generator)
-    index = torch.randint(400, (3 if own else 1, count), generator=generator)
-    grad = torch.randn(3, count, generator=generator)
+    query = torch.randn(queries, query_width(name, width), generator=generator)
+    rows = torch.randn(29, width, generator=generator)
+    index = torch.arange(29).expand(queries, -1).contiguous()
+    if form != "block":
+        index = torch.randint(29, (queries, 45), generator=generator)
+    grad = torch.randn(index.shape, generator=generator)
 
-    q, c = query.clone().requires_grad_(), rows.clone().requires_grad_()
-    expected = reference(q[:, None], c[index])
-    expected.backward(grad)
-
-    out, to_query, to_rows = torch.empty(3, count), torch.zeros_like(query), torch.zeros_like(rows)
-    scores(query.numpy(), rows.numpy(), index.numpy(), out.numpy())
-    gradients(*(tensor.numpy() for tensor in (grad, query, rows, index, to_query, to_rows)))
-    torch.testing.assert_close(out, expected.detach(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(to_query, q.grad, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(to_rows, c.grad, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_add_to_what_is_there(name: str) -> None:
-    _, gradients, _ = kernels(name)
-    query = np.ones((1, 4 if name == "scaled_l1" else 2), np.float32)
-    rows, index = np.zeros((1, 2), np.float32), np.zeros((1, 1), np.int64)
-    once, twice = (np.zeros_like(query), np.zeros_like(rows)), (np.zeros_like(query), np.zeros_like(rows))
-    grad = np.full((1, 1), 0.25, np.float32)
-    gradients(grad, query, rows, index, *once)
-    gradients(grad, query, rows, index, *twice)
-    gradients(grad, query, rows, index, *twice)
-    for single, double in zip(once, twice, strict=True):
-        np.testing.assert_array_equal(double, 2 * single)
-    assert once[1].any()
+    q, c = query.double().requires_grad_(), rows.double().requires_grad_()
+    expected = getattr(pairwise, f"reference_{name}")(q[:, None], c[index])
+    expected.backward(grad.double())
+    assert q.grad is not None
+    assert c.grad is not None
+    scores, to_query, to_rows = compiled(name, form, grad, query, rows, index)
+    torch.testing.assert_close(scores.double(), expected.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(to_query.double(), 1 + q.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(to_rows.double(), 1 + c.grad, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["l1", "modulus"])
-def test_the_derivative_at_a_kink_is_zero(name: str) -> None:
-    _, gradients, reference = kernels(name)
-    query, rows, index = np.ones((1, 4), np.float32), np.ones((1, 4), np.float32), np.zeros((1, 1), np.int64)
-    to_query, to_rows = np.zeros_like(query), np.zeros_like(rows)
-    gradients(np.ones((1, 1), np.float32), query, rows, index, to_query, to_rows)
-    assert not to_query.any()
-    assert not to_rows.any()
-    point = torch.ones(1, 4, requires_grad=True)
-    reference(point, torch.ones(1, 4)).backward()
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["l1", "scaled_l1", "modulus"])
+def test_the_derivative_at_a_kink_is_zero(name: str, form: str) -> None:
+    query, rows, index = torch.ones(1, query_width(name, 4)), torch.ones(1, 4), torch.zeros(1, 1, dtype=torch.int64)
+    _, to_query, to_rows = compiled(name, form, torch.ones(1, 1), query, rows, index)
+    assert (to_query == 1).all()  # what was there
+    assert (to_rows == 1).all()
+    point = query.clone().requires_grad_()
+    getattr(pairwise, f"reference_{name}")(point, rows).backward()
     assert point.grad is not None
     assert not point.grad.any()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_so(name: str, form: str, bad: float) -> None:
+    """A run that diverged must not look healthy. The distance of an infinite point has a finite slope, so only NaN
+    stays in every gradient."""
+    query, rows, index = torch.randn(2, query_width(name, 16)), torch.randn(2, 16), torch.tensor([[0, 1], [0, 1]])
+    rows[1, 3] = bad
+    scores, _, to_rows = compiled(name, form, torch.ones(2, 2), query, rows, index)
+    assert scores[:, 0].isfinite().all()
+    assert not scores[:, 1].isfinite().any()
+    assert to_rows[0].isfinite().all()
+    if np.isnan(bad) and name != "dot":  # a row's slope of a product is the query
+        assert to_rows[1].isnan().any()
+
+
+def test_a_row_order_sorts_entries_by_row() -> None:
+    order = RowOrder(np.array([[3, 0, 3], [1, 3, 0]]), 5)
+    assert order.starts.tolist() == [0, 2, 3, 3, 6, 6]
+    assert order.queries.tolist() == [0, 1, 1, 0, 0, 1]
+    assert order.places.tolist() == [1, 5, 3, 0, 2, 4]
+    out = np.empty((2, 3), np.float32)
+    order.back(np.array([0, 1, 2, 3, 4, 5], np.float32), out)
+    assert out.tolist() == [[3, 0, 4], [2, 5, 1]]
+    assert order.sorted(out).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_references_against_numbers_written_by_hand() -> None:
     query, candidate = torch.tensor([3.0, -1.0]), torch.tensor([1.0, 2.0])
     assert pairwise.reference_dot(query, candidate).item() == 1.0
+    assert pairwise.reference_squared(query, candidate).item() == -13.0
     assert pairwise.reference_l1(query, candidate).item() == -5.0
     assert pairwise.reference_scaled_l1(torch.tensor([3.0, -1.0, 2.0, -2.0]), candidate).item() == -4.0
     # 3 - i and 1 + 2i: |2 - 3i|

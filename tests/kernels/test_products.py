@@ -37,6 +37,7 @@ def test_products_of_many_shapes(
 ) -> None:
     present = cpu.has_onednn()
     monkeypatch.setattr(cpu, "has_onednn", lambda: onednn and present)
+    monkeypatch.setattr(cpu, "multiplies_fastest_with_onednn", lambda: onednn and present)
     assert_product(*operands(*shape, dtype))
 
 
@@ -79,7 +80,7 @@ def test_a_product_written_by_hand() -> None:
 
 @pytest.mark.parametrize("onednn", [False, True])
 def test_large_products_leave_to_onednn_and_small_ones_stay(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "has_onednn", lambda: onednn)
+    monkeypatch.setattr(cpu, "multiplies_fastest_with_onednn", lambda: onednn)
     monkeypatch.setattr(cpu, "linear", lambda left, right: torch.zeros(len(left), len(right)))
     ones = torch.ones(64, 64)
     large = 0 if onednn else 64

@@ -153,6 +153,37 @@ def test_no_queries_give_no_losses(name: str) -> None:
     assert objective(name)(torch.zeros(0), torch.zeros(0, 5)).shape == (0,)
 
 
+@EVERY
+@given(
+    columns=st.integers(0, 40),
+    share=st.sampled_from([0.0, 0.3, 1.0]),
+    spread=st.sampled_from([0.01, 1.0, 30.0]),
+    grows=st.booleans(),
+    seed=st.integers(0, 100),
+)
+def test_the_compiled_pass_is_the_plain_form_in_double_precision(
+    name: str, columns: int, share: float, spread: float, grows: bool, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    positive = spread * torch.randn(3, generator=generator)
+    negative = spread * torch.randn(3, columns, generator=generator)
+    negative[torch.rand(3, columns, generator=generator) < share] = EXCLUDED
+    growth = torch.rand(3, generator=generator) if grows else None
+    chosen = objective(name, 2.0, 0.5)
+    exact = chosen.with_gradients(positive.double(), negative.double(), None if growth is None else growth.double())
+    assert chosen.compiled is not None
+    for got, expected in zip(chosen.with_gradients(positive, negative, growth), exact, strict=True):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), expected, rtol=2e-5, atol=2e-6)
+
+
+@EVERY
+def test_the_compiled_pass_hides_no_nan(name: str) -> None:
+    for positive, negative in ((math.nan, [1.0, 2.0]), (0.0, [1.0, math.nan])):
+        loss, *_ = objective(name).with_gradients(torch.tensor([positive, 0.0]), torch.tensor([negative, [1.0, 2.0]]))
+        assert loss.isnan().tolist() == [True, False]
+
+
 def test_an_unknown_objective_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match="logistic, margin, sampled_softmax, self_adversarial"):
         SAMPLED["hinge"]

@@ -20,13 +20,6 @@ def conjugate(vector: Tensor) -> Tensor:
     return torch.cat((real, -imaginary), dim=-1)
 
 
-def complex_product(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply complex numbers element-wise."""
-    a, b = left.chunk(2, dim=-1)
-    c, d = right.chunk(2, dim=-1)
-    return torch.cat((a * c - b * d, a * d + b * c), dim=-1)
-
-
 def reflect(vector: Tensor, phase: Tensor) -> Tensor:
     """Reflect each complex number of ``vector`` [..., 2n] at the line whose angle is half of ``phase`` [..., n]."""
     return rotate(conjugate(vector), phase)

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from distkg.config import ConfigError, ModelConfig, StrictModel, parse_options
+from distkg.kernels.compositions import Composition
 from distkg.kernels.scores.similarity import DOT, Similarity
 from distkg.registry import Registry
 
@@ -35,11 +36,13 @@ class Scorer(nn.Module):
         relation_width: floats stored per relation.
         similarity: similarity of query vectors and candidate vectors.
         tied_inverse: True if ``inverse`` computes r⁻¹ in closed form.
+        composition: compiled composition, if ``query(anchor, relation) = anchor ∘ operand(relation)``; else None.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
     tied_inverse: bool = False
     similarity: Similarity = DOT
+    composition: ClassVar[Composition | None] = None
 
     def __init__(self, dim: int, options: BaseModel) -> None:
         super().__init__()
@@ -56,9 +59,15 @@ class Scorer(nn.Module):
             relation: float32 [B, relation_width].
 
         Returns:
-            float32 [B, Q], to be compared with ``candidates`` by ``similarity``.
+            float32 [B, Q], to be compared with ``candidates`` by ``similarity``. Default: the composition.
         """
-        raise TypeError(f"{type(self).__name__} does not define query()")
+        if self.composition is None:
+            raise TypeError(f"{type(self).__name__} does not define query()")
+        return self.composition.plain(anchor, self.operand(relation))
+
+    def operand(self, relation: Tensor) -> Tensor:
+        """Return the operands [B, entity_width] of ``composition`` from relation rows. Default: the whole rows."""
+        return relation
 
     def candidates(self, rows: Tensor) -> Tensor:
         """Return the candidate vectors [N, C] of entity rows [N, entity_width]. Default: the whole rows."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distkg.embedding.scorers.algebra import complex_product, conjugate, moduli
+from distkg.embedding.scorers.algebra import conjugate, moduli
 from distkg.embedding.scorers.base import SCORERS, Options, Scorer, require_multiple
+from distkg.kernels.compositions import COMPLEX_PRODUCT
 
 
 @SCORERS.register("complex")
@@ -16,13 +17,11 @@ class ComplEx(Scorer):
     """Rows [real half | imaginary half]; a tied r⁻¹ is the conjugate of r."""
 
     tied_inverse = True
+    composition = COMPLEX_PRODUCT
 
     def __init__(self, dim: int, options: Options) -> None:
         require_multiple(dim, 2, "complex")
         super().__init__(dim, options)
-
-    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        return complex_product(anchor, relation)
 
     def inverse(self, relation: Tensor) -> Tensor:
         return conjugate(relation)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from distkg.embedding.scorers.base import SCORERS, Options, Scorer
 from distkg.embedding.scorers.initial import unit_variance_
+from distkg.kernels.compositions import PRODUCT
 from distkg.kernels.scores.similarity import DOT, SQUARED_L2
 
 
@@ -31,15 +32,13 @@ class DistMult(Scorer):
 
     Options = DistMultOptions
     tied_inverse = True
+    composition = PRODUCT
 
     def __init__(self, dim: int, options: DistMultOptions) -> None:
         super().__init__(dim, options)
         self.distance = options.distance != "none"
         self.similarity = SQUARED_L2 if self.distance else DOT
         self.tied_inverse = not self.distance  # h∘r near t does not imply t∘r near h
-
-    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        return anchor * relation
 
     def inverse(self, relation: Tensor) -> Tensor:
         return relation

@@ -16,6 +16,7 @@ from torch import Tensor
 from distkg.embedding.scorers.algebra import moduli, rotate
 from distkg.embedding.scorers.base import SCORERS, Options, Scorer, require_multiple
 from distkg.embedding.scorers.initial import margin_uniform_
+from distkg.kernels.compositions import COMPLEX_PRODUCT
 from distkg.kernels.scores.similarity import MODULUS, SQUARED_L2
 
 
@@ -30,6 +31,7 @@ class RotatE(Scorer):
 
     Options = RotatEOptions
     tied_inverse = True
+    composition = COMPLEX_PRODUCT
 
     def __init__(self, dim: int, options: RotatEOptions) -> None:
         require_multiple(dim, 2, "rotate")
@@ -40,6 +42,9 @@ class RotatE(Scorer):
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
         return rotate(anchor, relation)
+
+    def operand(self, relation: Tensor) -> Tensor:
+        return torch.cat((relation.cos(), relation.sin()), dim=-1)
 
     def inverse(self, relation: Tensor) -> Tensor:
         return -relation

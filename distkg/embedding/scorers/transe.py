@@ -14,6 +14,7 @@ from torch import Tensor
 
 from distkg.embedding.scorers.base import SCORERS, Options, Scorer
 from distkg.embedding.scorers.initial import unit_length_
+from distkg.kernels.compositions import SUM
 from distkg.kernels.scores.similarity import L1, L2, SQUARED_L2
 
 NORMS = {"l1": L1, "l2": L2, "squared_l2": SQUARED_L2}
@@ -29,13 +30,11 @@ class TransE(Scorer):
 
     Options = TransEOptions
     tied_inverse = True
+    composition = SUM
 
     def __init__(self, dim: int, options: TransEOptions) -> None:
         super().__init__(dim, options)
         self.similarity = NORMS[options.norm]
-
-    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        return anchor + relation
 
     def inverse(self, relation: Tensor) -> Tensor:
         return -relation

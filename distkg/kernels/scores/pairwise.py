@@ -1,186 +1,277 @@
 """Kernels of pairwise scores, computed in registers: no tensor of size B×N×D is written.
 
-Every kernel compares query i with ``rows[index[i, k]]``. An ``index`` of one row is shared by all queries, so the same
-kernel is used for negatives shared by a chunk, separate negatives of each query, and ranking. ``reference_*`` are plain
-torch forms for tests, and for devices without a compiled kernel.
+For each distance there are three forms, each with gradients, which are added to what is there:
 
-The loops are repeated for each distance: with a shared loop that takes the distance as an argument, the gradients were
-a quarter slower, because the compiler could not infer that rows do not overlap.
+- ``NAME_indexed`` compares query i with ``rows[index[i, k]]``;
+- ``NAME_block`` compares every query with every row, in tiles of two by two, which load what they share once;
+- ``NAME_ordered`` does the same as indexed, for the entries of a ``RowOrder``, which reads each row once.
+
+``reference_*`` are plain torch forms for tests, and for devices without a compiled kernel. The kernels are written out
+for each distance, because numba caches only functions with a place of their own in a file.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distkg.kernels.jit import kernel
+from distkg.kernels.scores.distances import (
+    TINY,
+    add_one,
+    add_two,
+    dot_slopes,
+    dot_term,
+    l1_slopes,
+    l1_term,
+    load_one,
+    load_two,
+    modulus_slopes,
+    modulus_term,
+    scaled_l1_slopes,
+    scaled_l1_term,
+    squared_slopes,
+    squared_term,
+    store_one,
+    store_two,
+)
+from distkg.kernels.scores.pairwise_loops import (
+    pull_block,
+    pull_indexed,
+    pull_ordered,
+    score_block,
+    score_indexed,
+    score_ordered,
+)
 
-_TINY = np.float32(1e-30)  # keeps the derivative of |z| finite at z = 0
-_BLOCK = 128  # rows that stay in the L2 cache while all queries are compared with them
+Array = np.ndarray
+_one, _minus, _half = np.float32(1), np.float32(-1), np.float32(-0.5)
 
 
 @kernel
-def dot_scores(query: np.ndarray, rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
-    """Compute out[i, k] = q_i · c."""
-    own = 1 if index.shape[0] > 1 else 0
-    for low in range(0, index.shape[1], _BLOCK):
-        for i in range(query.shape[0]):
-            for k in range(low, min(low + _BLOCK, index.shape[1])):
-                row = index[i * own, k]
-                total = np.float32(0)
-                for j in range(query.shape[1]):
-                    total += query[i, j] * rows[row, j]
-                out[i, k] = total
+def dot_indexed(query: Array, rows: Array, index: Array, out: Array) -> None:
+    score_indexed(load_one, load_one, dot_term, _one, query, rows, rows.shape[1], index, out)
 
 
 @kernel
-def dot_gradients(
-    grad: np.ndarray,
-    query: np.ndarray,
-    rows: np.ndarray,
-    index: np.ndarray,
-    grad_query: np.ndarray,
-    grad_rows: np.ndarray,
+def dot_indexed_gradients(
+    grad: Array, query: Array, rows: Array, index: Array, grad_query: Array, grad_rows: Array
 ) -> None:
-    """Add d(Σ grad·out)/d(query, rows) into the last two arguments."""
-    own = 1 if index.shape[0] > 1 else 0
-    for low in range(0, index.shape[1], _BLOCK):
-        for i in range(query.shape[0]):
-            for k in range(low, min(low + _BLOCK, index.shape[1])):
-                row = index[i * own, k]
-                g = grad[i, k]
-                for j in range(query.shape[1]):
-                    grad_query[i, j] += g * rows[row, j]
-                    grad_rows[row, j] += g * query[i, j]
+    pull_indexed(
+        load_one, load_one, add_one, add_one, store_one, store_one, dot_slopes, _one, grad, query, rows,
+        rows.shape[1], index, grad_query, grad_rows,
+    )  # fmt: skip
 
 
 @kernel
-def l1_scores(query: np.ndarray, rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
-    """Compute out[i, k] = -Σ_j |q_ij - c_j|."""
-    own = 1 if index.shape[0] > 1 else 0
-    for low in range(0, index.shape[1], _BLOCK):
-        for i in range(query.shape[0]):
-            for k in range(low, min(low + _BLOCK, index.shape[1])):
-                row = index[i * own, k]
-                total = np.float32(0)
-                for j in range(query.shape[1]):
-                    total += abs(query[i, j] - rows[row, j])
-                out[i, k] = -total
+def dot_block(query: Array, rows: Array, out: Array) -> None:
+    score_block(load_one, load_one, dot_term, _one, query, rows, rows.shape[1], out)
 
 
 @kernel
-def l1_gradients(
-    grad: np.ndarray,
-    query: np.ndarray,
-    rows: np.ndarray,
-    index: np.ndarray,
-    grad_query: np.ndarray,
-    grad_rows: np.ndarray,
+def dot_block_gradients(grad: Array, query: Array, rows: Array, grad_query: Array, grad_rows: Array) -> None:
+    pull_block(
+        load_one, load_one, add_one, add_one, store_one, store_one, dot_slopes, _one, grad, query, rows,
+        rows.shape[1], grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def dot_ordered(query: Array, rows: Array, starts: Array, queries: Array, out: Array) -> None:
+    score_ordered(load_one, load_one, dot_term, _one, query, rows, rows.shape[1], starts, queries, out)
+
+
+@kernel
+def dot_ordered_gradients(
+    grad: Array, query: Array, rows: Array, starts: Array, queries: Array, grad_query: Array, grad_rows: Array
 ) -> None:
-    """Add d(Σ grad·out)/d(query, rows) into the last two arguments."""
-    own = 1 if index.shape[0] > 1 else 0
-    for low in range(0, index.shape[1], _BLOCK):
-        for i in range(query.shape[0]):
-            for k in range(low, min(low + _BLOCK, index.shape[1])):
-                row = index[i * own, k]
-                g = grad[i, k]
-                for j in range(query.shape[1]):
-                    gap = query[i, j] - rows[row, j]
-                    step = g if gap > 0 else (-g if gap < 0 else np.float32(0))
-                    grad_query[i, j] -= step
-                    grad_rows[row, j] += step
+    pull_ordered(
+        load_one, load_one, add_one, add_one, store_one, store_one, dot_slopes, _one, grad, query, rows,
+        rows.shape[1], starts, queries, grad_query, grad_rows,
+    )  # fmt: skip
 
 
 @kernel
-def scaled_l1_scores(query: np.ndarray, rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
-    """Compute out[i, k] = -Σ_j |q_ij - s_ij c_j|, with the scales s in the second half of the query."""
-    own = 1 if index.shape[0] > 1 else 0
-    width = rows.shape[1]
-    for low in range(0, index.shape[1], _BLOCK):
-        for i in range(query.shape[0]):
-            for k in range(low, min(low + _BLOCK, index.shape[1])):
-                row = index[i * own, k]
-                total = np.float32(0)
-                for j in range(width):
-                    total += abs(query[i, j] - query[i, width + j] * rows[row, j])
-                out[i, k] = -total
+def squared_indexed(query: Array, rows: Array, index: Array, out: Array) -> None:
+    score_indexed(load_one, load_one, squared_term, _minus, query, rows, rows.shape[1], index, out)
 
 
 @kernel
-def scaled_l1_gradients(
-    grad: np.ndarray,
-    query: np.ndarray,
-    rows: np.ndarray,
-    index: np.ndarray,
-    grad_query: np.ndarray,
-    grad_rows: np.ndarray,
+def squared_indexed_gradients(
+    grad: Array, query: Array, rows: Array, index: Array, grad_query: Array, grad_rows: Array
 ) -> None:
-    """Add d(Σ grad·out)/d(query, rows) into the last two arguments."""
-    own = 1 if index.shape[0] > 1 else 0
-    width = rows.shape[1]
-    for low in range(0, index.shape[1], _BLOCK):
-        for i in range(query.shape[0]):
-            for k in range(low, min(low + _BLOCK, index.shape[1])):
-                row = index[i * own, k]
-                g = grad[i, k]
-                for j in range(width):
-                    gap = query[i, j] - query[i, width + j] * rows[row, j]
-                    step = g if gap > 0 else (-g if gap < 0 else np.float32(0))
-                    grad_query[i, j] -= step
-                    grad_query[i, width + j] += step * rows[row, j]
-                    grad_rows[row, j] += step * query[i, width + j]
+    pull_indexed(
+        load_one, load_one, add_one, add_one, store_one, store_one, squared_slopes, _minus, grad, query, rows,
+        rows.shape[1], index, grad_query, grad_rows,
+    )  # fmt: skip
 
 
 @kernel
-def modulus_scores(query: np.ndarray, rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
-    """Compute out[i, k] = -Σ_j |q_ij - c_j| over complex numbers stored as [real half | imaginary half]."""
-    own = 1 if index.shape[0] > 1 else 0
-    half = query.shape[1] // 2
-    for low in range(0, index.shape[1], _BLOCK):
-        for i in range(query.shape[0]):
-            for k in range(low, min(low + _BLOCK, index.shape[1])):
-                row = index[i * own, k]
-                total = np.float32(0)
-                for j in range(half):
-                    real = query[i, j] - rows[row, j]
-                    imaginary = query[i, half + j] - rows[row, half + j]
-                    total += math.sqrt(real * real + imaginary * imaginary)
-                out[i, k] = -total
+def squared_block(query: Array, rows: Array, out: Array) -> None:
+    score_block(load_one, load_one, squared_term, _minus, query, rows, rows.shape[1], out)
 
 
 @kernel
-def modulus_gradients(
-    grad: np.ndarray,
-    query: np.ndarray,
-    rows: np.ndarray,
-    index: np.ndarray,
-    grad_query: np.ndarray,
-    grad_rows: np.ndarray,
+def squared_block_gradients(grad: Array, query: Array, rows: Array, grad_query: Array, grad_rows: Array) -> None:
+    pull_block(
+        load_one, load_one, add_one, add_one, store_one, store_one, squared_slopes, _minus, grad, query, rows,
+        rows.shape[1], grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def squared_ordered(query: Array, rows: Array, starts: Array, queries: Array, out: Array) -> None:
+    score_ordered(load_one, load_one, squared_term, _minus, query, rows, rows.shape[1], starts, queries, out)
+
+
+@kernel
+def squared_ordered_gradients(
+    grad: Array, query: Array, rows: Array, starts: Array, queries: Array, grad_query: Array, grad_rows: Array
 ) -> None:
-    """Add d(Σ grad·out)/d(query, rows) into the last two arguments."""
-    own = 1 if index.shape[0] > 1 else 0
-    half = query.shape[1] // 2
-    for low in range(0, index.shape[1], _BLOCK):
-        for i in range(query.shape[0]):
-            for k in range(low, min(low + _BLOCK, index.shape[1])):
-                row = index[i * own, k]
-                g = grad[i, k]
-                for j in range(half):
-                    real = query[i, j] - rows[row, j]
-                    imaginary = query[i, half + j] - rows[row, half + j]
-                    scale = g / math.sqrt(real * real + imaginary * imaginary + _TINY)
-                    grad_query[i, j] -= scale * real
-                    grad_query[i, half + j] -= scale * imaginary
-                    grad_rows[row, j] += scale * real
-                    grad_rows[row, half + j] += scale * imaginary
+    pull_ordered(
+        load_one, load_one, add_one, add_one, store_one, store_one, squared_slopes, _minus, grad, query, rows,
+        rows.shape[1], starts, queries, grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def l1_indexed(query: Array, rows: Array, index: Array, out: Array) -> None:
+    score_indexed(load_one, load_one, l1_term, _minus, query, rows, rows.shape[1], index, out)
+
+
+@kernel
+def l1_indexed_gradients(
+    grad: Array, query: Array, rows: Array, index: Array, grad_query: Array, grad_rows: Array
+) -> None:
+    pull_indexed(
+        load_one, load_one, add_one, add_one, store_one, store_one, l1_slopes, _minus, grad, query, rows,
+        rows.shape[1], index, grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def l1_block(query: Array, rows: Array, out: Array) -> None:
+    score_block(load_one, load_one, l1_term, _minus, query, rows, rows.shape[1], out)
+
+
+@kernel
+def l1_block_gradients(grad: Array, query: Array, rows: Array, grad_query: Array, grad_rows: Array) -> None:
+    pull_block(
+        load_one, load_one, add_one, add_one, store_one, store_one, l1_slopes, _minus, grad, query, rows,
+        rows.shape[1], grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def l1_ordered(query: Array, rows: Array, starts: Array, queries: Array, out: Array) -> None:
+    score_ordered(load_one, load_one, l1_term, _minus, query, rows, rows.shape[1], starts, queries, out)
+
+
+@kernel
+def l1_ordered_gradients(
+    grad: Array, query: Array, rows: Array, starts: Array, queries: Array, grad_query: Array, grad_rows: Array
+) -> None:
+    pull_ordered(
+        load_one, load_one, add_one, add_one, store_one, store_one, l1_slopes, _minus, grad, query, rows,
+        rows.shape[1], starts, queries, grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def scaled_l1_indexed(query: Array, rows: Array, index: Array, out: Array) -> None:
+    score_indexed(load_two, load_one, scaled_l1_term, _minus, query, rows, rows.shape[1], index, out)
+
+
+@kernel
+def scaled_l1_indexed_gradients(
+    grad: Array, query: Array, rows: Array, index: Array, grad_query: Array, grad_rows: Array
+) -> None:
+    pull_indexed(
+        load_two, load_one, add_two, add_one, store_two, store_one, scaled_l1_slopes, _minus, grad, query, rows,
+        rows.shape[1], index, grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def scaled_l1_block(query: Array, rows: Array, out: Array) -> None:
+    score_block(load_two, load_one, scaled_l1_term, _minus, query, rows, rows.shape[1], out)
+
+
+@kernel
+def scaled_l1_block_gradients(grad: Array, query: Array, rows: Array, grad_query: Array, grad_rows: Array) -> None:
+    pull_block(
+        load_two, load_one, add_two, add_one, store_two, store_one, scaled_l1_slopes, _minus, grad, query, rows,
+        rows.shape[1], grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def scaled_l1_ordered(query: Array, rows: Array, starts: Array, queries: Array, out: Array) -> None:
+    score_ordered(load_two, load_one, scaled_l1_term, _minus, query, rows, rows.shape[1], starts, queries, out)
+
+
+@kernel
+def scaled_l1_ordered_gradients(
+    grad: Array, query: Array, rows: Array, starts: Array, queries: Array, grad_query: Array, grad_rows: Array
+) -> None:
+    pull_ordered(
+        load_two, load_one, add_two, add_one, store_two, store_one, scaled_l1_slopes, _minus, grad, query, rows,
+        rows.shape[1], starts, queries, grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def modulus_indexed(query: Array, rows: Array, index: Array, out: Array) -> None:
+    score_indexed(load_two, load_two, modulus_term, _half, query, rows, rows.shape[1] // 2, index, out)
+
+
+@kernel
+def modulus_indexed_gradients(
+    grad: Array, query: Array, rows: Array, index: Array, grad_query: Array, grad_rows: Array
+) -> None:
+    pull_indexed(
+        load_two, load_two, add_two, add_two, store_two, store_two, modulus_slopes, _half, grad, query, rows,
+        rows.shape[1] // 2, index, grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def modulus_block(query: Array, rows: Array, out: Array) -> None:
+    score_block(load_two, load_two, modulus_term, _half, query, rows, rows.shape[1] // 2, out)
+
+
+@kernel
+def modulus_block_gradients(grad: Array, query: Array, rows: Array, grad_query: Array, grad_rows: Array) -> None:
+    pull_block(
+        load_two, load_two, add_two, add_two, store_two, store_two, modulus_slopes, _half, grad, query, rows,
+        rows.shape[1] // 2, grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def modulus_ordered(query: Array, rows: Array, starts: Array, queries: Array, out: Array) -> None:
+    score_ordered(load_two, load_two, modulus_term, _half, query, rows, rows.shape[1] // 2, starts, queries, out)
+
+
+@kernel
+def modulus_ordered_gradients(
+    grad: Array, query: Array, rows: Array, starts: Array, queries: Array, grad_query: Array, grad_rows: Array
+) -> None:
+    pull_ordered(
+        load_two, load_two, add_two, add_two, store_two, store_two, modulus_slopes, _half, grad, query, rows,
+        rows.shape[1] // 2, starts, queries, grad_query, grad_rows,
+    )  # fmt: skip
 
 
 def reference_dot(query: Tensor, candidate: Tensor) -> Tensor:
     """Compute Σ_j q_j c_j over the last dimension, with broadcasting."""
     return (query * candidate).sum(-1)
+
+
+def reference_squared(query: Tensor, candidate: Tensor) -> Tensor:
+    """Compute -Σ_j (q_j - c_j)² over the last dimension, with broadcasting."""
+    return -(query - candidate).square().sum(-1)
 
 
 def reference_l1(query: Tensor, candidate: Tensor) -> Tensor:
@@ -197,4 +288,4 @@ def reference_scaled_l1(query: Tensor, candidate: Tensor) -> Tensor:
 def reference_modulus(query: Tensor, candidate: Tensor) -> Tensor:
     """Compute -Σ_j |q_j - c_j| over complex numbers stored as halves, over the last dimension, with broadcasting."""
     real, imaginary = (query - candidate).chunk(2, -1)
-    return -torch.sqrt(real.square() + imaginary.square() + float(_TINY)).sum(-1)
+    return -torch.sqrt(real.square() + imaginary.square() + float(TINY)).sum(-1)

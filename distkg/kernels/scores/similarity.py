@@ -24,8 +24,11 @@ from distkg.kernels.scores import pairwise
 from distkg.kernels.scores.activations import Double
 from distkg.kernels.scores.distance_log_sum_exp import log_sum_exp_of_distances
 from distkg.kernels.scores.log_sum_exp import LogSumExp, SoftmaxLogSumExp
+from distkg.kernels.scores.root_distance import negative_distances, slopes_of_distances
+from distkg.kernels.scores.row_order import RowOrder
 
 _CHUNK_BYTES = 64 << 20
+_ORDERED = 4096  # entries of an index from which on their order pays
 
 
 class Similarity(ABC):
@@ -59,7 +62,33 @@ class Similarity(ABC):
 
     @abstractmethod
     def indexed(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-        """Score query i with rows[index[i, k]]: [B, Q], [U, C], int64 [B, K] -> [B, K]; differentiable."""
+        """Score query i with rows[index[i, k]]: [B, Q], [U, C], int64 [B, K] -> [B, K]; differentiable.
+
+        An index of one row is that of all queries.
+        """
+
+    def indexed_scores(self, query: Tensor, rows: Tensor, index: Tensor, order: RowOrder | None = None) -> Tensor:
+        """Compute ``indexed`` without autograd; ``order`` is that of the index, if there is one."""
+        with torch.no_grad():
+            return self.indexed(query, rows, index)
+
+    def add_indexed_gradients(
+        self,
+        grad: Tensor,
+        scores: Tensor,
+        query: Tensor,
+        rows: Tensor,
+        index: Tensor,
+        to_query: Tensor,
+        to_rows: Tensor,
+        order: RowOrder | None = None,
+    ) -> None:
+        """Add the gradients of Σ grad·scores to ``to_query`` [B, Q] and ``to_rows`` [U, C], given the scores."""
+        with torch.enable_grad():
+            leaves = query.detach().requires_grad_(), rows.detach().requires_grad_()
+            value = self.indexed(*leaves, index)
+        for total, gradient in zip((to_query, to_rows), torch.autograd.grad(value, leaves, grad), strict=True):
+            total += gradient
 
     def log_sum_exp(self, query: Tensor, candidates: Tensor, *, keep: bool) -> LogSumExp:
         """Return log Σ exp of each query's scores; ``keep`` B×N floats between its two passes, or compute twice."""
@@ -85,59 +114,165 @@ class _Block(torch.autograd.Function):
         return *ctx.similarity.gradients(grad.contiguous(), scores, query, candidates), None
 
 
+Kernel = Callable[..., None]
+
+
 @dataclass(frozen=True)
 class PairwiseKernel:
-    """Pairwise score: compiled for CPU, and a plain torch reference, in chunks, for other devices."""
+    """Pairwise score: compiled for CPU, and a plain torch reference, in chunks, for other devices.
 
-    forward: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
-    backward: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
+    Attributes:
+        reference: score of queries and rows, with broadcasting.
+        indexed, block, ordered: kernels of ``pairwise.py``, each with its gradients.
+    """
+
     reference: Callable[[Tensor, Tensor], Tensor]
+    indexed: tuple[Kernel, Kernel]
+    block: tuple[Kernel, Kernel]
+    ordered: tuple[Kernel, Kernel]
 
-    def scores(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-        """Score query i with rows[index[i, k]] (rows[index[0, k]] if index has one row): [B, K]."""
-        out = query.new_empty(query.shape[0], index.shape[1])
-        if on_cpu(query, rows, index):
-            self.forward(query.numpy(), rows.numpy(), index.numpy(), out.numpy())
+    @classmethod
+    def of(cls, name: str) -> PairwiseKernel:
+        """Return the kernels of a distance of ``pairwise.py``."""
+        forms = [
+            (getattr(pairwise, f"{name}_{form}"), getattr(pairwise, f"{name}_{form}_gradients"))
+            for form in ("indexed", "block", "ordered")
+        ]
+        return cls(getattr(pairwise, f"reference_{name}"), *forms)
+
+    def scores(self, query: Tensor, rows: Tensor) -> Tensor:
+        """Score every query [B, Q] with every row [U, C]: [B, U]."""
+        out = query.new_empty(len(query), len(rows))
+        if on_cpu(query, rows):
+            self.block[0](_array(query), _array(rows), out.numpy())
             return out
-        for low, high in self._chunks(query, index):
-            out[:, low:high] = self.reference(query[:, None], rows[index[:, low:high]])
+        for low, high in _chunks(query, len(rows)):
+            out[:, low:high] = self.reference(query[:, None], rows[low:high])
         return out
 
-    def gradients(self, grad: Tensor, query: Tensor, rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients(self, grad: Tensor, query: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients of Σ grad·scores: [B, Q] and [U, C]."""
+        if not on_cpu(grad, query, rows):
+            return self.indexed_gradients(grad, query, rows, torch.arange(len(rows), device=rows.device)[None])
         grad_query, grad_rows = torch.zeros_like(query), torch.zeros_like(rows)
-        if on_cpu(grad, query, rows, index):
-            arrays = [tensor.numpy() for tensor in (grad, query, rows, index, grad_query, grad_rows)]
-            self.backward(*arrays)
-            return grad_query, grad_rows
-        for low, high in self._chunks(query, index):
-            part = index[:, low:high]
-            with torch.enable_grad():
-                q, c = query.detach().requires_grad_(), rows[part].detach().requires_grad_()
-                value = self.reference(q[:, None], c)
-            to_query, to_rows = torch.autograd.grad(value, (q, c), grad[:, low:high])
-            grad_query += to_query
-            grad_rows.index_add_(0, part.flatten(), to_rows.flatten(0, 1))
+        arrays = map(_array, (grad, query, rows, grad_query, grad_rows))
+        self.block[1](*arrays)
         return grad_query, grad_rows
 
-    @staticmethod
-    def _chunks(query: Tensor, index: Tensor) -> list[tuple[int, int]]:
-        step = max(1, _CHUNK_BYTES // (4 * query.numel() + 1))
-        total = index.shape[1]
-        return [(low, min(low + step, total)) for low in range(0, total, step)]
+    def indexed_scores(self, query: Tensor, rows: Tensor, index: Tensor, order: RowOrder | None = None) -> Tensor:
+        """Score query i with rows[index[i, k]]: [B, K]; ``order`` is that of the index, if there is one."""
+        out = query.new_empty(index.shape)
+        if not on_cpu(query, rows, index):
+            for low, high in _chunks(query, index.shape[1]):
+                out[:, low:high] = self.reference(query[:, None], rows[index[:, low:high]])
+        elif order is None:
+            self.indexed[0](_array(query), _array(rows), _array(index), out.numpy())
+        else:
+            entries = np.empty(out.numel(), np.float32)
+            self.ordered[0](_array(query), _array(rows), order.starts, order.queries, entries)
+            order.back(entries, out.numpy())
+        return out
+
+    def indexed_gradients(
+        self, grad: Tensor, query: Tensor, rows: Tensor, index: Tensor, order: RowOrder | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradients of Σ grad·scores: [B, Q] and [U, C]; ``index`` of one row is that of all queries."""
+        grad_query, grad_rows = torch.zeros_like(query), torch.zeros_like(rows)
+        self.add_indexed_gradients(grad, query, rows, index, grad_query, grad_rows, order)
+        return grad_query, grad_rows
+
+    def add_indexed_gradients(
+        self,
+        grad: Tensor,
+        query: Tensor,
+        rows: Tensor,
+        index: Tensor,
+        grad_query: Tensor,
+        grad_rows: Tensor,
+        order: RowOrder | None = None,
+    ) -> None:
+        """Add the gradients of Σ grad·scores to ``grad_query`` and ``grad_rows``."""
+        if not on_cpu(grad, query, rows, index):
+            for low, high in _chunks(query, index.shape[1]):
+                part = index[:, low:high].expand(len(query), -1)
+                with torch.enable_grad():
+                    q, c = query.detach().requires_grad_(), rows[part].detach().requires_grad_()
+                    value = self.reference(q[:, None], c)
+                to_query, to_rows = torch.autograd.grad(value, (q, c), grad[:, low:high])
+                grad_query += to_query
+                grad_rows.index_add_(0, part.flatten(), to_rows.flatten(0, 1))
+            return
+        arrays = _array(query), _array(rows)
+        sums = grad_query.numpy(), grad_rows.numpy()
+        if order is None:
+            self.indexed[1](_array(grad), *arrays, _array(index), *sums)
+        else:
+            self.ordered[1](order.sorted(_array(grad)), *arrays, order.starts, order.queries, *sums)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().contiguous().numpy()
+    return array
+
+
+def _chunks(query: Tensor, total: int) -> list[tuple[int, int]]:
+    step = max(1, _CHUNK_BYTES // (4 * query.numel() + 1))
+    return [(low, min(low + step, total)) for low in range(0, total, step)]
+
+
+def row_order(query: Tensor, rows: Tensor, index: Tensor) -> RowOrder | None:
+    """Return the order of an index for which it pays, on CPU: that of many entries; else None."""
+    if index.numel() < _ORDERED or not on_cpu(query, rows, index):
+        return None
+    return RowOrder(index.numpy(), len(rows))
 
 
 class _Indexed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query: Tensor, rows: Tensor, index: Tensor, kernel: PairwiseKernel) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(query, rows, index)
-        ctx.kernel = kernel
-        return kernel.scores(query.detach(), rows.detach(), index)
+    def forward(ctx, query: Tensor, rows: Tensor, index: Tensor, similarity: Similarity) -> Tensor:  # type: ignore[no-untyped-def]
+        index = index.expand(len(query), -1).contiguous()
+        ctx.similarity, ctx.order = similarity, row_order(query, rows, index)
+        scores = similarity.indexed_scores(query.detach(), rows.detach(), index, ctx.order)
+        ctx.save_for_backward(query, rows, index, scores)
+        return scores
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-        query, rows, index = ctx.saved_tensors
-        return *ctx.kernel.gradients(grad.contiguous(), query.detach(), rows.detach(), index), None, None
+        query, rows, index, scores = ctx.saved_tensors
+        query, rows = query.detach(), rows.detach()
+        to_query, to_rows = torch.zeros_like(query), torch.zeros_like(rows)
+        ctx.similarity.add_indexed_gradients(grad, scores, query, rows, index, to_query, to_rows, ctx.order)
+        return to_query, to_rows, None, None
+
+
+class ComparedInPairs(Similarity):
+    """Base class of similarities that a pairwise kernel computes.
+
+    Attributes:
+        kernel: kernel of the similarity.
+    """
+
+    kernel: PairwiseKernel
+
+    def indexed(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+        scores: Tensor = _Indexed.apply(query, rows, index, self)
+        return scores
+
+    def indexed_scores(self, query: Tensor, rows: Tensor, index: Tensor, order: RowOrder | None = None) -> Tensor:
+        return self.kernel.indexed_scores(query, rows, index, order)
+
+    def add_indexed_gradients(
+        self,
+        grad: Tensor,
+        scores: Tensor,
+        query: Tensor,
+        rows: Tensor,
+        index: Tensor,
+        to_query: Tensor,
+        to_rows: Tensor,
+        order: RowOrder | None = None,
+    ) -> None:
+        self.kernel.add_indexed_gradients(grad, query, rows, index, to_query, to_rows, order)
 
 
 class ProductSimilarity(Similarity):
@@ -169,10 +304,11 @@ class ProductSimilarity(Similarity):
         return self.combine(inner, query.square().sum(-1, keepdim=True), norms)
 
 
-class DotSimilarity(ProductSimilarity):
+class DotSimilarity(ComparedInPairs, ProductSimilarity):
     """Inner product ⟨q, c⟩."""
 
     name = "dot"
+    kernel = PairwiseKernel.of("dot")
 
     def pairs(self, query: Tensor, candidate: Tensor) -> Tensor:
         return torch.linalg.vecdot(query, candidate)
@@ -190,9 +326,6 @@ class DotSimilarity(ProductSimilarity):
         weight = weight[:, None]
         return product(grad, candidates.T).mul_(weight), product(grad.T, (query * weight).T)
 
-    def indexed(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-        return indexed_products(query, rows, index)
-
     def combine(self, inner: Tensor, query_norm: Tensor, candidate_norm: Tensor) -> Tensor:
         return inner
 
@@ -200,10 +333,11 @@ class DotSimilarity(ProductSimilarity):
         return grad, grad.new_zeros(grad.shape[0]), grad.new_zeros(grad.shape[1])
 
 
-class SquaredL2Similarity(ProductSimilarity):
+class SquaredL2Similarity(ComparedInPairs, ProductSimilarity):
     """Negative squared Euclidean distance -|q - c|²."""
 
     name = "squared_l2"
+    kernel = PairwiseKernel.of("squared")
 
     def combine(self, inner: Tensor, query_norm: Tensor, candidate_norm: Tensor) -> Tensor:
         return 2 * inner - query_norm - candidate_norm
@@ -217,10 +351,11 @@ class SquaredL2Similarity(ProductSimilarity):
         return compiled or super().log_sum_exp(query, candidates, keep=keep)
 
 
-class L2Similarity(ProductSimilarity):
+class L2Similarity(ComparedInPairs, ProductSimilarity):
     """Negative Euclidean distance -|q - c|, at least ``FLOOR``, below which float32 cancellation leaves no digits."""
 
     name = "l2"
+    kernel = PairwiseKernel.of("squared")
     slopes_need_scores = True
     FLOOR = 1e-6
 
@@ -228,8 +363,29 @@ class L2Similarity(ProductSimilarity):
         return -torch.sqrt((query_norm + candidate_norm - 2 * inner).clamp_min(self.FLOOR**2))
 
     def slopes(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        half = torch.where(scores < -self.FLOOR, grad / (2 * scores), grad.new_zeros(()))
-        return -2 * half, half.sum(1), half.sum(0)
+        return slopes_of_distances(grad, scores, self.FLOOR)
+
+    def scores(self, query: Tensor, candidates: Tensor) -> Tensor:
+        norms = squared_norms(query), squared_norms(candidates)
+        return negative_distances(product(query, candidates), *norms, self.FLOOR)
+
+    def indexed_scores(self, query: Tensor, rows: Tensor, index: Tensor, order: RowOrder | None = None) -> Tensor:
+        squares = super().indexed_scores(query, rows, index, order)
+        return squares.clamp_max_(-(self.FLOOR**2)).neg_().sqrt_().neg_()
+
+    def add_indexed_gradients(
+        self,
+        grad: Tensor,
+        scores: Tensor,
+        query: Tensor,
+        rows: Tensor,
+        index: Tensor,
+        to_query: Tensor,
+        to_rows: Tensor,
+        order: RowOrder | None = None,
+    ) -> None:
+        grad = slopes_of_distances(grad, scores, self.FLOOR)[0] / 2  # by −d²
+        super().add_indexed_gradients(grad, scores, query, rows, index, to_query, to_rows, order)
 
 
 class RotLSimilarity(ProductSimilarity):
@@ -267,47 +423,31 @@ class RotLSimilarity(ProductSimilarity):
         return slopes[0], slopes[1].flatten(), slopes[2]
 
 
-class PairwiseSimilarity(Similarity):
+class PairwiseSimilarity(ComparedInPairs):
     """Similarity by a distance that is not a function of matrix products."""
 
     def __init__(self, name: str, kernel: PairwiseKernel) -> None:
         self.name = name
-        self._kernel = kernel
+        self.kernel = kernel
 
     def pairs(self, query: Tensor, candidate: Tensor) -> Tensor:
-        return self._kernel.reference(query, candidate)
+        return self.kernel.reference(query, candidate)
 
     def scores(self, query: Tensor, candidates: Tensor) -> Tensor:
-        return self._kernel.scores(query, candidates, _everyone(candidates))
+        return self.kernel.scores(query, candidates)
 
     def gradients(self, grad: Tensor, scores: Tensor, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        return self._kernel.gradients(grad, query, candidates, _everyone(candidates))
+        return self.kernel.gradients(grad, query, candidates)
 
-    def indexed(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-        scores: Tensor = _Indexed.apply(query, rows, index, self._kernel)
-        return scores
-
-
-def _everyone(candidates: Tensor) -> Tensor:
-    return torch.arange(candidates.shape[0], device=candidates.device)[None]
-
-
-def indexed_products(query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-    """Compute ⟨query i, rows[index[i, k]]⟩: [B, D], [U, D], int64 [B, K] -> [B, K]; differentiable."""
-    inner: Tensor = _Indexed.apply(query, rows, index, _DOT_KERNEL)
-    return inner
-
-
-_DOT_KERNEL = PairwiseKernel(pairwise.dot_scores, pairwise.dot_gradients, pairwise.reference_dot)
 
 DOT = DotSimilarity()
 SQUARED_L2 = SquaredL2Similarity()
 L2 = L2Similarity()
-L1 = PairwiseSimilarity("l1", PairwiseKernel(pairwise.l1_scores, pairwise.l1_gradients, pairwise.reference_l1))
-SCALED_L1 = PairwiseSimilarity(
-    "scaled_l1",
-    PairwiseKernel(pairwise.scaled_l1_scores, pairwise.scaled_l1_gradients, pairwise.reference_scaled_l1),
-)
-MODULUS = PairwiseSimilarity(
-    "modulus", PairwiseKernel(pairwise.modulus_scores, pairwise.modulus_gradients, pairwise.reference_modulus)
-)
+L1 = PairwiseSimilarity("l1", PairwiseKernel.of("l1"))
+SCALED_L1 = PairwiseSimilarity("scaled_l1", PairwiseKernel.of("scaled_l1"))
+MODULUS = PairwiseSimilarity("modulus", PairwiseKernel.of("modulus"))
+
+
+def indexed_products(query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+    """Compute ⟨query i, rows[index[i, k]]⟩: [B, D], [U, D], int64 [B, K] -> [B, K]; differentiable."""
+    return DOT.indexed(query, rows, index)

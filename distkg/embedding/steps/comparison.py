@@ -1,0 +1,101 @@
+"""Comparison of the answers of a batch with its negatives: the loss, and the gradients of queries and candidates.
+
+Works without autograd, block by block: scores, loss and both gradients of a block of queries and their negatives are
+computed while the block is in the core's cache, so no matrix of all queries and negatives is written or read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distkg.embedding.batches import SampledBatch
+from distkg.kernels.gather_scatter import add_rows, gather_rows
+from distkg.kernels.scores.similarity import Similarity, row_order
+from distkg.objectives import EXCLUDED, SampledObjective
+
+_BLOCK_SCORES = 1 << 15  # scores of a block: with their gradients a quarter of a megabyte, half of a small second cache
+_FEWEST = 32  # queries of a block: with fewer, products of matrices are slow
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Result of a comparison.
+
+    Attributes:
+        loss: float32 scalar, weighted sum over the queries.
+        to_query: float32 [b, Q], its gradient by the queries.
+        to_candidates: float32 [u, C], its gradient by the candidates.
+    """
+
+    loss: Tensor
+    to_query: Tensor
+    to_candidates: Tensor
+
+
+def compare(
+    similarity: Similarity,
+    objective: SampledObjective,
+    query: Tensor,
+    candidates: Tensor,
+    batch: SampledBatch,
+    weight: float,
+) -> Comparison:
+    """Compare each query's answer with its negatives.
+
+    Args:
+        query: float32 [b, Q].
+        candidates: float32 [u, C], candidate vectors of the batch's entities.
+        weight: factor on the loss of each query.
+    """
+    answer, loss = batch.answer[:, None], query.new_zeros(())
+    to_query, to_candidates = torch.empty_like(query), torch.zeros_like(candidates)
+    if batch.sharing == 1:
+        to_query.zero_()
+        order = row_order(query, candidates, batch.negatives)
+        negative = similarity.indexed_scores(query, candidates, batch.negatives, order)
+        positive = similarity.indexed_scores(query, candidates, answer)
+        to_positive, to_negative = _add_loss(loss, objective, positive, negative, batch.mask, weight)
+        similarity.add_indexed_gradients(
+            to_negative, negative, query, candidates, batch.negatives, to_query, to_candidates, order
+        )
+        similarity.add_indexed_gradients(to_positive, positive, query, candidates, answer, to_query, to_candidates)
+        return Comparison(loss, to_query, to_candidates)
+    for drawn, blocks in _blocks(batch):
+        shared = gather_rows(candidates, drawn)
+        to_shared: Tensor | None = None
+        for rows in blocks:
+            part, places = query[rows], answer[rows]
+            negative, positive = similarity.scores(part, shared), similarity.indexed_scores(part, candidates, places)
+            mask = None if batch.mask is None else batch.mask[rows]
+            to_positive, to_negative = _add_loss(loss, objective, positive, negative, mask, weight)
+            to_part, to_drawn = similarity.gradients(to_negative, negative, part, shared)
+            similarity.add_indexed_gradients(to_positive, positive, part, candidates, places, to_part, to_candidates)
+            to_query[rows] = to_part
+            to_shared = to_drawn if to_shared is None else to_shared.add_(to_drawn)
+        if to_shared is not None:
+            add_rows(to_candidates, drawn, to_shared)
+    return Comparison(loss, to_query, to_candidates)
+
+
+def _add_loss(
+    loss: Tensor, objective: SampledObjective, positive: Tensor, negative: Tensor, mask: Tensor | None, weight: float
+) -> tuple[Tensor, Tensor]:
+    """Add the loss of scores [b, 1] and [b, K]; return its gradients by both."""
+    if mask is not None:
+        negative.masked_fill_(mask, EXCLUDED)
+    losses, to_positive, to_negative = objective.with_gradients(positive[:, 0], negative, weight=weight)
+    loss.add_(losses.sum())
+    return to_positive[:, None], to_negative
+
+
+def _blocks(batch: SampledBatch) -> Iterator[tuple[Tensor, list[slice]]]:
+    """Yield the negatives of the queries that share them, and these queries in blocks."""
+    count, queries = batch.negatives.shape[1], len(batch.anchor)
+    step = max(_FEWEST, _BLOCK_SCORES // max(count, 1))
+    for row, low in enumerate(range(0, queries, batch.sharing)):
+        high = min(low + batch.sharing, queries)
+        yield batch.negatives[row], [slice(at, min(at + step, high)) for at in range(low, high, step)]

@@ -1,0 +1,104 @@
+"""Queries of a batch as a step uses them, and the way of their gradients back to rows and parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distkg.config import RunConfig
+from distkg.embedding.activation import ActivatedHardness
+from distkg.embedding.batches import SampledBatch
+from distkg.embedding.model import TrainingModel
+from distkg.embedding.steps.step import GatheredRows
+from distkg.kernels.jit import on_cpu
+
+WeightedPenalty = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Function of anchor, relation and answer rows, [b, ·] each, to a differentiable scalar."""
+
+
+class BatchQueries(Protocol):
+    """Queries of a batch.
+
+    Attributes:
+        query: float32 [b, Q], training query vectors; no autograd.
+        penalty: float32 scalar, the weighted penalty on the vectors of the batch.
+    """
+
+    query: Tensor
+    penalty: Tensor
+
+    def pull(self, to_query: Tensor, to_rows: Tensor) -> None:
+        """Add the gradient of Σ to_query·query + penalty to that of the batch's rows, and to the parameters'."""
+        ...
+
+
+class DifferentiatedQueries:
+    """Queries of any scorer, by autograd."""
+
+    def __init__(
+        self, model: TrainingModel, batch: SampledBatch, rows: Tensor, penalty: WeightedPenalty | None
+    ) -> None:
+        """``penalty`` is weighted; None if there is none."""
+        anchor = GatheredRows(rows, batch.anchor)
+        relation = model.relation_rows(batch.relation)
+        self._gathered = [anchor]
+        self._query = model.training_query(anchor.rows, batch.relation, relation)
+        self.query = self._query.detach()
+        self._penalty = rows.new_zeros(())
+        if penalty is not None:
+            answer = GatheredRows(rows, batch.answer)
+            self._gathered.append(answer)
+            self._penalty = penalty(anchor.rows, relation, answer.rows)
+        self.penalty = self._penalty.detach()
+
+    def pull(self, to_query: Tensor, to_rows: Tensor) -> None:
+        outputs, gradients = [self._query], [to_query]
+        if self._penalty.requires_grad:
+            outputs, gradients = [*outputs, self._penalty], [*gradients, torch.ones_like(self._penalty)]
+        torch.autograd.backward(outputs, gradients)
+        for gathered in self._gathered:
+            gathered.add_gradient_to(to_rows)
+
+
+class ComposedQueries:
+    """Queries by the compiled composition of a scorer that has one; see `composes`."""
+
+    def __init__(self, model: TrainingModel, batch: SampledBatch, rows: Tensor) -> None:
+        composition = model.scorer.composition
+        assert composition is not None
+        self._composition, self._rows, self._anchor = composition, rows, batch.anchor
+        ids, self._place = _relations(model, batch.relation)
+        self._operands = model.scorer.operand(model.relation_rows(ids))
+        self.query = rows.new_empty(len(batch.anchor), rows.shape[1])
+        self.penalty = rows.new_zeros(())
+        composition.compose(*self._inputs(), self.query.numpy())
+
+    def _inputs(self) -> tuple[np.ndarray, ...]:
+        parts = (self._rows, self._anchor, self._operands, self._place)
+        return tuple(part.detach().contiguous().numpy() for part in parts)
+
+    def pull(self, to_query: Tensor, to_rows: Tensor) -> None:
+        to_operands = torch.zeros_like(self._operands)
+        gradient = to_query.contiguous().numpy()
+        self._composition.add_gradients(gradient, *self._inputs(), to_rows.numpy(), to_operands.numpy())
+        torch.autograd.backward(self._operands, to_operands)
+
+
+def composes(model: TrainingModel, config: RunConfig) -> bool:
+    """Return True if the queries of a configuration are those of its scorer's composition alone, on CPU."""
+    plain = isinstance(model.dropout, nn.Identity) and not isinstance(model.hardness, ActivatedHardness)
+    unregularized = config.regularizer.name == "none" and not config.train.compile
+    return model.scorer.composition is not None and plain and unregularized and on_cpu(model.relations)
+
+
+def _relations(model: TrainingModel, relation: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ids of relations, at least those of a batch, each once, and the place of the batch's [b] among them."""
+    everyone = 2 * model.num_relations
+    if everyone <= len(relation):
+        return torch.arange(everyone, device=relation.device), relation
+    ids, place = torch.unique(relation, return_inverse=True)
+    return ids, place

@@ -1,0 +1,114 @@
+"""Interface of a training step on this rank: loss and gradients of a batch, given the rows that it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from distkg.config import RunConfig
+from distkg.embedding.batches import Batch
+from distkg.embedding.model import TrainingModel
+from distkg.kernels.gather_scatter import add_rows
+from distkg.objectives import REGULARIZERS
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Result of a training step; gradients of replicated parameters are in their ``.grad``.
+
+    Attributes:
+        loss: float32 scalar; the sum over ranks is the batch's loss.
+        rows: float32 [u, entity_width], gradient of the rows fetched for the batch.
+        every_row: float32 [rows of this rank, entity_width], gradient of this rank's own rows if the objective is over
+            all entities; else None.
+    """
+
+    loss: Tensor
+    rows: Tensor
+    every_row: Tensor | None = None
+
+
+class Step(Protocol):
+    """Function that computes loss and gradients of a batch."""
+
+    def __call__(self, batch: Batch, rows: Tensor) -> StepResult: ...
+
+
+class GatheredRows:
+    """Rows of a batch, all or by index, as a leaf of the autograd graph."""
+
+    def __init__(self, rows: Tensor, index: Tensor | None = None) -> None:
+        self._index = index
+        self.rows = (rows.detach() if index is None else rows.index_select(0, index)).requires_grad_()
+
+    def add_gradient_to(self, total: Tensor) -> None:
+        """Scatter-add the gradient to the gradient of the batch's rows."""
+        if self.rows.grad is None:
+            return
+        if self._index is None:
+            total += self.rows.grad
+        else:
+            add_rows(total, self._index, self.rows.grad)
+
+
+def gradient_of(rows: Tensor, *uses: GatheredRows) -> Tensor:
+    """Sum the gradients of gathered rows to the gradient of a batch's rows, float32 [u, width]."""
+    total = torch.zeros_like(rows)
+    for gathered in uses:
+        gathered.add_gradient_to(total)
+    return total
+
+
+def through_candidates(own: Tensor, candidates: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient of entity rows from that of candidates; the same if candidates are the rows."""
+    if candidates is own:
+        return gradient
+    (every_row,) = torch.autograd.grad(candidates, own, gradient)
+    return every_row
+
+
+class Penalty:
+    """Weighted regularizer on the vectors of a batch; zero if none is configured."""
+
+    def __init__(self, model: TrainingModel, config: RunConfig) -> None:
+        self._scorer = model.scorer
+        settings = config.regularizer
+        self._norm = None if settings.name == "none" else REGULARIZERS[settings.name]
+        self._entity = settings.weight
+        self._relation = settings.weight if settings.relation_weight is None else settings.relation_weight
+
+    def __call__(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> Tensor:
+        """Return the sum over queries: scalar."""
+        if self._norm is None:
+            return anchor.new_zeros(())
+        first, second, third = self._scorer.factors(anchor, relation, answer)
+        entity = self._norm(first) + self._norm(third)
+        return (self._entity * entity + self._relation * self._norm(second)).sum()
+
+    def weighted(self, weight: float) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+        """Return ``weight`` times the penalty as a function of rows; None if none is configured."""
+        return None if self._norm is None else lambda *rows: self(*rows) * weight
+
+    def of_queries(self, anchor: Tensor, relation: Tensor, count: Tensor) -> Tensor:
+        """Return the part of anchors and relations of queries with ``count`` answers each: scalar."""
+        if self._norm is None:
+            return (anchor[:0].sum() + relation[:0].sum()) * 0
+        first, second, _ = self._scorer.factors(anchor, relation, anchor)
+        return (count * (self._entity * self._norm(first) + self._relation * self._norm(second))).sum()
+
+    def of_answers(self, own: Tensor, row: Tensor, total: Tensor, every_row: Tensor) -> Tensor:
+        """Return the part of the answers among this rank's rows, and add its gradient to ``every_row``."""
+        if self._norm is None or not len(row):
+            return own.new_zeros(())
+        unique_rows, times = row.unique(return_counts=True)
+        answer = own[unique_rows].requires_grad_()
+        relation = own.new_zeros(1, self._scorer.relation_width)
+        magnitude = self._scorer.factors(answer, relation, answer)[2]
+        loss = (times * self._norm(magnitude)).sum() * self._entity / total
+        (gradient,) = torch.autograd.grad(loss, answer)
+        add_rows(every_row, unique_rows, gradient)
+        return loss.detach()

@@ -1,0 +1,208 @@
+"""Compositions of anchors and relations to queries, compiled: rows are read and gradients added where they lie.
+
+In plain torch a query takes a copy of its anchor's row and one of its relation's row, and as many passes over memory
+again for the gradient of each. Here, ``query[i] = rows[anchor[i]] ∘ operands[relation[i]]`` is one pass, and its
+gradient another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distkg.kernels.jit import kernel, part_of_kernel
+from distkg.kernels.prefetch import AHEAD, prefetch_row
+from distkg.kernels.scores.distances import load_one, load_two, store_one, store_two
+from distkg.kernels.simd import LANES, load_rest, load_whole, store_rest, store_whole
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Composition ∘ of a row and an operand, vectors of equal width.
+
+    Attributes:
+        plain: definition in plain torch, row by row: [..., width], [..., width] -> [..., width].
+        compose: kernel ``compose(rows, anchor, operands, relation, query)`` that writes the queries.
+        add_gradients: kernel ``(grad, rows, anchor, operands, relation, to_rows, to_operands)`` that adds the gradients
+            of Σ grad·query.
+    """
+
+    plain: Callable[[Tensor, Tensor], Tensor]
+    compose: Callable[..., None]
+    add_gradients: Callable[..., None]
+
+
+# Of a row a and an operand r in vectors: the query, and for its gradient g those of both.
+
+
+@part_of_kernel
+def _sum(a, r):  # type: ignore[no-untyped-def]
+    return (a[0] + r[0],)
+
+
+@part_of_kernel
+def _sum_slopes(g, a, r):  # type: ignore[no-untyped-def]
+    return g, g
+
+
+@part_of_kernel
+def _product(a, r):  # type: ignore[no-untyped-def]
+    return (a[0] * r[0],)
+
+
+@part_of_kernel
+def _product_slopes(g, a, r):  # type: ignore[no-untyped-def]
+    return (g[0] * r[0],), (g[0] * a[0],)
+
+
+@part_of_kernel
+def _complex_product(a, r):  # type: ignore[no-untyped-def]
+    return a[0] * r[0] - a[1] * r[1], a[0] * r[1] + a[1] * r[0]
+
+
+@part_of_kernel
+def _complex_product_slopes(g, a, r):  # type: ignore[no-untyped-def]
+    return (
+        (g[0] * r[0] + g[1] * r[1], g[1] * r[0] - g[0] * r[1]),
+        (g[0] * a[0] + g[1] * a[1], g[1] * a[0] - g[0] * a[1]),
+    )
+
+
+@part_of_kernel
+def _add_part_one(left, right):  # type: ignore[no-untyped-def]
+    return (left[0] + right[0],)
+
+
+@part_of_kernel
+def _add_part_two(left, right):  # type: ignore[no-untyped-def]
+    return left[0] + right[0], left[1] + right[1]
+
+
+# fmt: off
+@part_of_kernel
+def _compose_part(  # type: ignore[no-untyped-def]
+    load_parts, store_parts, compose, load, store, rows, row, operands, operand, query, i, j, left, width
+):
+    a, r = load_parts(load, rows, row, j, left, width), load_parts(load, operands, operand, j, left, width)
+    store_parts(store, query, i, j, left, width, compose(a, r))
+
+
+@part_of_kernel
+def _compose(load_parts, store_parts, compose, rows, anchor, operands, relation, width, query):  # type: ignore[no-untyped-def]
+    whole = width // LANES * LANES
+    for i in range(anchor.shape[0]):
+        if i + AHEAD < anchor.shape[0]:
+            prefetch_row(rows, anchor[i + AHEAD])
+        row, operand = anchor[i], relation[i]
+        for j in range(0, whole, LANES):
+            _compose_part(
+                load_parts, store_parts, compose, load_whole, store_whole, rows, row, operands, operand, query, i, j, 0,
+                width,
+            )
+        if whole < width:
+            _compose_part(
+                load_parts, store_parts, compose, load_rest, store_rest, rows, row, operands, operand, query, i, whole,
+                width - whole, width,
+            )
+
+
+@part_of_kernel
+def _pull_part(  # type: ignore[no-untyped-def]
+    load_parts, store_parts, add, slopes, load, store, grad, i, rows, row, operands, operand, j, left, width, to_rows,
+    to_operands,
+):
+    g = load_parts(load, grad, i, j, left, width)
+    a, r = load_parts(load, rows, row, j, left, width), load_parts(load, operands, operand, j, left, width)
+    to_a, to_r = slopes(g, a, r)
+    store_parts(store, to_rows, row, j, left, width, add(load_parts(load, to_rows, row, j, left, width), to_a))
+    before = load_parts(load, to_operands, operand, j, left, width)
+    store_parts(store, to_operands, operand, j, left, width, add(before, to_r))
+
+
+@part_of_kernel
+def _pull(  # type: ignore[no-untyped-def]
+    load_parts, store_parts, add, slopes, grad, rows, anchor, operands, relation, width, to_rows, to_operands
+):
+    whole = width // LANES * LANES
+    for i in range(anchor.shape[0]):
+        if i + AHEAD < anchor.shape[0]:
+            prefetch_row(rows, anchor[i + AHEAD])
+            prefetch_row(to_rows, anchor[i + AHEAD])
+        row, operand = anchor[i], relation[i]
+        for j in range(0, whole, LANES):
+            _pull_part(
+                load_parts, store_parts, add, slopes, load_whole, store_whole, grad, i, rows, row, operands, operand, j,
+                0, width, to_rows, to_operands,
+            )
+        if whole < width:
+            _pull_part(
+                load_parts, store_parts, add, slopes, load_rest, store_rest, grad, i, rows, row, operands, operand,
+                whole, width - whole, width, to_rows, to_operands,
+            )
+# fmt: on
+
+
+@kernel
+def _compose_sum(rows: Array, anchor: Array, operands: Array, relation: Array, query: Array) -> None:
+    _compose(load_one, store_one, _sum, rows, anchor, operands, relation, rows.shape[1], query)
+
+
+@kernel
+def _pull_sum(
+    grad: Array, rows: Array, anchor: Array, operands: Array, relation: Array, to_rows: Array, to_operands: Array
+) -> None:
+    width = rows.shape[1]
+    _pull(
+        load_one, store_one, _add_part_one, _sum_slopes, grad, rows, anchor, operands, relation, width, to_rows,
+        to_operands,
+    )  # fmt: skip
+
+
+@kernel
+def _compose_product(rows: Array, anchor: Array, operands: Array, relation: Array, query: Array) -> None:
+    _compose(load_one, store_one, _product, rows, anchor, operands, relation, rows.shape[1], query)
+
+
+@kernel
+def _pull_product(
+    grad: Array, rows: Array, anchor: Array, operands: Array, relation: Array, to_rows: Array, to_operands: Array
+) -> None:
+    width = rows.shape[1]
+    _pull(
+        load_one, store_one, _add_part_one, _product_slopes, grad, rows, anchor, operands, relation, width, to_rows,
+        to_operands,
+    )  # fmt: skip
+
+
+@kernel
+def _compose_complex_product(rows: Array, anchor: Array, operands: Array, relation: Array, query: Array) -> None:
+    _compose(load_two, store_two, _complex_product, rows, anchor, operands, relation, rows.shape[1] // 2, query)
+
+
+@kernel
+def _pull_complex_product(
+    grad: Array, rows: Array, anchor: Array, operands: Array, relation: Array, to_rows: Array, to_operands: Array
+) -> None:
+    width = rows.shape[1] // 2
+    _pull(
+        load_two, store_two, _add_part_two, _complex_product_slopes, grad, rows, anchor, operands, relation, width,
+        to_rows, to_operands,
+    )  # fmt: skip
+
+
+def complex_product(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply complex numbers element-wise, [real half | imaginary half]: [..., 2n], [..., 2n] -> [..., 2n]."""
+    a, b = left.chunk(2, dim=-1)
+    c, d = right.chunk(2, dim=-1)
+    return torch.cat((a * c - b * d, a * d + b * c), dim=-1)
+
+
+SUM = Composition(torch.add, _compose_sum, _pull_sum)
+PRODUCT = Composition(torch.mul, _compose_product, _pull_product)
+COMPLEX_PRODUCT = Composition(complex_product, _compose_complex_product, _pull_complex_product)

@@ -1,0 +1,275 @@
+"""Vectors of float32 in kernels: a numba type with explicit loads, stores and arithmetic.
+
+A compiler vectorises a loop only if it can prove that the rows it writes are not those it reads. With ten rows in a
+loop it gives up. With these vectors there is nothing to prove, and a tile of rows stays in registers. LLVM translates
+them for any processor: a vector is one register of AVX2 or AVX-512, or several smaller ones.
+
+In a kernel: ``store(out, i, j, load(left, i, j) * load(right, i, j))`` for j in range(0, width, LANES); ``load_rest``
+and ``store_rest`` are for the rest of a row.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.cgutils import get_item_pointer, get_or_insert_function
+from numba.core.imputils import lower_builtin
+from numba.core.registry import cpu_target
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, models, register_model
+
+from distkg.kernels.jit import part_of_kernel
+
+_FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")  # part of the key of numba's cache
+_HAS_AVX512, _HAS_AVX = "+avx512f" in _FEATURES, "+avx" in _FEATURES
+
+LANES = 16 if _HAS_AVX512 else 8
+"""Number of float32 in a vector."""
+
+_FLOAT, _INT = ir.FloatType(), ir.IntType(32)
+_VECTOR = ir.VectorType(_FLOAT, LANES)
+_FAST = ("contract", "nsz", "arcp", "reassoc")
+
+
+class Vector(types.Type):
+    """Numba type of a vector."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"float32x{LANES}")
+
+
+vector = Vector()
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _VECTOR)
+
+
+def _arithmetic(symbol: Callable[..., Any], instruction: str) -> None:
+    @infer_global(symbol)
+    class Typed(ConcreteTemplate):
+        cases: ClassVar = [signature(vector, vector, vector)]
+
+    @lower_builtin(symbol, vector, vector)
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return getattr(builder, instruction)(*arguments, flags=_FAST)
+
+
+for _symbol, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _arithmetic(_symbol, _instruction)
+    _arithmetic(getattr(operator, "i" + _symbol.__name__), _instruction)
+
+
+def _place(context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any) -> Any:
+    """Return the address of array[row, column], without a check."""
+    made = context.make_array(kind)(context, builder, array)
+    pointer = get_item_pointer(context, builder, kind, made, (row, column), wraparound=False)
+    return builder.bitcast(pointer, _VECTOR.as_pointer())
+
+
+_VECTOR_NAME = f"v{LANES}f32"  # in the names of LLVM's functions
+
+
+def _call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    """Call a function of LLVM; llvmlite cannot make the names of those of vectors itself."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(get_or_insert_function(builder.module, kind, name), arguments)
+
+
+_FAR = 2.0**100
+_ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
+_ALIGNED = ir.Constant(_INT, 4)
+_MASK = ir.VectorType(ir.IntType(1), LANES)
+_INTS = ir.VectorType(_INT, LANES)
+
+
+def _first(builder: Any, count: Any) -> Any:
+    """Return the mask of the first ``count`` lanes."""
+    lanes = ir.Constant(_INTS, list(range(LANES)))
+    return builder.icmp_signed("<", lanes, _everywhere(builder, builder.trunc(count, _INT), _INTS))
+
+
+def _everywhere(builder: Any, value: Any, kind: Any) -> Any:
+    single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT, 0))
+    return builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), ir.Constant(_INTS, [0] * LANES))
+
+
+@intrinsic
+def load(context: Any, array: Any, row: Any, column: Any) -> Any:
+    """Load array[row, column : column + LANES] of a float32 array."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value = builder.load(_place(context, builder, array, *arguments))
+        value.align = 4
+        return value
+
+    return vector(array, types.intp, types.intp), generate
+
+
+@intrinsic
+def store(context: Any, array: Any, row: Any, column: Any, value: Any) -> Any:
+    """Store a vector to array[row, column : column + LANES]."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        done = builder.store(arguments[3], _place(context, builder, array, *arguments[:3]))
+        done.align = 4
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, types.intp, vector), generate
+
+
+@intrinsic
+def load_rest(context: Any, array: Any, row: Any, column: Any, count: Any) -> Any:
+    """Load array[row, column : column + count]; the other lanes are 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _place(context, builder, array, *arguments[:3])
+        mask = _first(builder, arguments[3])
+        return _call(builder, f"llvm.masked.load.{_VECTOR_NAME}.p0", _VECTOR, place, _ALIGNED, mask, _ZEROS)
+
+    return vector(array, types.intp, types.intp, types.intp), generate
+
+
+@intrinsic
+def store_rest(context: Any, array: Any, row: Any, column: Any, count: Any, value: Any) -> Any:
+    """Store the first ``count`` lanes to array[row, column : column + count]."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _place(context, builder, array, *arguments[:3])
+        mask = _first(builder, arguments[3])
+        _call(builder, f"llvm.masked.store.{_VECTOR_NAME}.p0", ir.VoidType(), arguments[4], place, _ALIGNED, mask)
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, types.intp, types.intp, vector), generate
+
+
+@intrinsic
+def spread(context: Any, value: Any) -> Any:
+    """Return a vector with a float32 in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _everywhere(builder, arguments[0], _VECTOR)
+
+    return vector(types.float32), generate
+
+
+@intrinsic
+def total(context: Any, values: Any) -> Any:
+    """Return the sum of the lanes, float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value, lanes = arguments[0], LANES
+        while lanes > 1:  # halves onto each other
+            lanes //= 2
+            low, high = (
+                builder.shuffle_vector(
+                    value, value, ir.Constant(ir.VectorType(_INT, lanes), list(range(start, start + lanes)))
+                )
+                for start in (0, lanes)
+            )
+            value = builder.fadd(low, high)
+        return builder.extract_element(value, ir.Constant(_INT, 0))
+
+    return types.float32(vector), generate
+
+
+def _unary(name: str) -> Any:
+    def typed(context: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return _call(builder, f"{name}.{_VECTOR_NAME}", _VECTOR, *arguments)
+
+        return vector(vector), generate
+
+    return typed
+
+
+@part_of_kernel
+def load_whole(array, row, column, left):  # type: ignore[no-untyped-def]
+    """``load``, with the arguments of ``load_rest``."""
+    return load(array, row, column)
+
+
+@part_of_kernel
+def store_whole(array, row, column, left, value):  # type: ignore[no-untyped-def]
+    """``store``, with the arguments of ``store_rest``."""
+    store(array, row, column, value)
+
+
+magnitude = intrinsic(_unary("llvm.fabs"))
+"""|x| of each lane."""
+
+square_root = intrinsic(_unary("llvm.sqrt"))
+"""√x of each lane."""
+
+
+@intrinsic
+def multiply_add(context: Any, left: Any, right: Any, added: Any) -> Any:
+    """Return left · right + added, rounded once where the processor can."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _call(builder, f"llvm.fmuladd.{_VECTOR_NAME}", _VECTOR, *arguments)
+
+    return vector(vector, vector, vector), generate
+
+
+@intrinsic
+def negative(context: Any, value: Any) -> Any:
+    """Return -x of each lane."""
+    return vector(vector), lambda context, builder, signature, arguments: builder.fneg(arguments[0])
+
+
+@intrinsic
+def sign_of(context: Any, value: Any) -> Any:
+    """Return 1 where ``value`` > 0, -1 where it is < 0, 0 where it is 0, and NaN where it is NaN.
+
+    Between ±10⁻³⁰ the result is between ±1.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value = builder.fmul(arguments[0], ir.Constant(_VECTOR, [_FAR] * LANES))
+        for bound, beyond in ((1.0, ">"), (-1.0, "<")):
+            limit = ir.Constant(_VECTOR, [bound] * LANES)
+            value = builder.select(builder.fcmp_ordered(beyond, value, limit), limit, value)
+        return value
+
+    return vector(vector), generate
+
+
+@intrinsic
+def _estimate(context: Any, value: Any) -> Any:
+    """Return 1/√x to 11 bits at least, by the processor's instruction for it; exactly if it has none."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (x,) = arguments
+        if _HAS_AVX512:
+            everything = ir.Constant(ir.IntType(16), -1)
+            return _call(builder, "llvm.x86.avx512.rsqrt14.ps.512", _VECTOR, x, _ZEROS, everything)
+        if _HAS_AVX:
+            return _call(builder, "llvm.x86.avx.rsqrt.ps.256", _VECTOR, x)
+        root = _call(builder, f"llvm.sqrt.{_VECTOR_NAME}", _VECTOR, x)
+        return builder.fdiv(ir.Constant(_VECTOR, [1.0] * LANES), root)
+
+    return vector(vector), generate
+
+
+@part_of_kernel
+def two_inverse_roots(x):  # type: ignore[no-untyped-def]
+    """Return two factors whose product is 2/√x for normal numbers x > 0, with a relative error below 3·10⁻⁷.
+
+    An estimate and a step of Newton's method take a third of the time of a root and a division. As factors, because one
+    more multiplication by either is often for free.
+    """
+    estimate = _estimate(x)
+    return estimate, spread(np.float32(3)) - x * estimate * estimate
