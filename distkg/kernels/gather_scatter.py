@@ -5,6 +5,8 @@ The next rows are prefetched: they lie at random places, which the processor doe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,6 +42,51 @@ def _add_rows(target: np.ndarray, index: np.ndarray, source: np.ndarray) -> None
             store(target, row, j, load(target, row, j) + load(source, i, j))
         for j in range(whole, width):
             target[row, j] += source[i, j]
+
+
+def sum_rows(parts: Sequence[tuple[Tensor, Tensor]], rows: int) -> Tensor:
+    """Sum float32 rows by index: [rows, d], in which row r is the sum of all ``source[i]`` with ``index[i] == r``.
+
+    Args:
+        parts: pairs of index int64 [k] and source [k, d]; at least one.
+    """
+    first = parts[0][1]
+    if not on_cpu(*(tensor for part in parts for tensor in part)):
+        total = first.new_zeros(rows, first.shape[1])
+        for index, source in parts:
+            total.index_add_(0, index, source)
+        return total
+    total, written = first.new_empty(rows, first.shape[1]), np.zeros(rows, np.uint8)
+    for index, source in parts:
+        _write_or_add(total.numpy(), written, index.numpy(), source.numpy())
+    _clear_unwritten(total.numpy(), written)
+    return total
+
+
+@kernel
+def _write_or_add(target: np.ndarray, written: np.ndarray, index: np.ndarray, source: np.ndarray) -> None:
+    width = target.shape[1]
+    whole = width // LANES * LANES
+    for i in range(index.shape[0]):
+        row = index[i]
+        if written[row]:
+            for j in range(0, whole, LANES):
+                store(target, row, j, load(target, row, j) + load(source, i, j))
+            for j in range(whole, width):
+                target[row, j] += source[i, j]
+        else:
+            written[row] = 1
+            for j in range(0, whole, LANES):
+                store(target, row, j, load(source, i, j))
+            for j in range(whole, width):
+                target[row, j] = source[i, j]
+
+
+@kernel
+def _clear_unwritten(target: np.ndarray, written: np.ndarray) -> None:
+    for row in range(written.shape[0]):
+        if not written[row]:
+            target[row] = 0
 
 
 def gather_rows(rows: Tensor, index: Tensor, out: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from distkg.kernels.merge_sorted import merge_sorted
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 
@@ -68,5 +69,5 @@ def _send_ids(id_sets: list[Tensor], asked: Tensor, served: Tensor, ranks: Ranks
 
 
 def _route(ids: Tensor, ask: list[int], serve: Tensor, serve_counts: list[int]) -> Route:
-    updated, position = torch.unique(serve, return_inverse=True)
+    updated, position = merge_sorted(serve, serve_counts)
     return Route(ids, ask, serve, serve_counts, updated, position)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distkg.kernels.gather_scatter import add_rows, gather_rows
+from distkg.kernels.gather_scatter import add_rows, gather_rows, sum_rows
 from distkg.sharding.exchange import Route, plan_routes
 from distkg.sharding.optimizers import RowOptimizer
 from distkg.sharding.ranks import Exchange, Ranks
@@ -136,10 +136,10 @@ class ShardedTable:
         route = departing.route
         if departing.exchange is None:
             return route.updated, departing.own
-        summed = departing.own.new_zeros(len(route.updated), self.width)
+        arrived = list(departing.exchange.wait())
+        arrived[self.ranks.rank] = departing.own
         positions = route.position.split(route.serve_counts)
-        for rank, arrived in enumerate(departing.exchange.wait()):
-            add_rows(summed, positions[rank], departing.own if rank == self.ranks.rank else arrived)
+        summed = sum_rows(list(zip(positions, arrived, strict=True)), len(route.updated))
         departing.exchange.end()
         return route.updated, summed
 

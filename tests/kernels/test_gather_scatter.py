@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distkg.kernels import gather_scatter as module
-from distkg.kernels.gather_scatter import add_rows, take_rows
+from distkg.kernels.gather_scatter import add_rows, gather_rows, sum_rows, take_rows
 
 
 def random_rows(seed: int, rows: int, taken: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,3 +73,30 @@ def test_a_gradient_that_is_one_number_everywhere_reaches_taken_rows(path: str) 
     take_rows(values, torch.tensor([1, 1, 2])).sum().backward()  # the sum's gradient is one stored number, expanded
     assert values.grad is not None
     assert values.grad.tolist() == [[0.0, 0.0], [2.0, 2.0], [1.0, 1.0]]
+
+
+@settings(max_examples=50)
+@given(seed=st.integers(0, 10_000), rows=st.integers(1, 20), taken=st.integers(0, 60), width=st.integers(0, 19))
+def test_gathered_rows_are_those_of_the_index(seed: int, rows: int, taken: int, width: int) -> None:
+    target, index, room = random_rows(seed, rows, taken, width)
+    assert torch.equal(gather_rows(target, index), target[index])
+    assert gather_rows(target, index, room) is room
+    assert torch.equal(room, target[index])
+    assert torch.equal(gather_rows(target.bfloat16(), index), target.bfloat16()[index])
+
+
+@settings(max_examples=50)
+@given(seed=st.integers(0, 10_000), rows=st.integers(1, 20), taken=st.integers(0, 60), width=st.integers(0, 19))
+def test_rows_summed_by_index_are_those_added_to_zeros(seed: int, rows: int, taken: int, width: int) -> None:
+    expected, parts = torch.zeros(rows, width), []
+    for part in range(3):
+        _, index, source = random_rows(seed + part, rows, taken, width)
+        expected.index_add_(0, index, source)
+        parts.append((index, source))
+    torch.testing.assert_close(sum_rows(parts, rows), expected)
+
+
+def test_rows_summed_by_hand(path: str) -> None:
+    first, second = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[10.0, 20.0]])
+    parts = [(torch.tensor([2, 0]), first), (torch.tensor([2]), second)]
+    assert sum_rows(parts, 4).tolist() == [[3.0, 4.0], [0.0, 0.0], [11.0, 22.0], [0.0, 0.0]]
