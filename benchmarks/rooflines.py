@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.common import Figures, begin, finish
 from benchmarks.processes import WORKERS, on_ranks
-from distkg.kernels.products import product
+from distkg.kernels import cpu
 from distkg.sharding.ranks import Ranks
 
 SIDE = 1024
@@ -36,7 +36,7 @@ class Rooflines(NamedTuple):
 
     Attributes:
         torch_mm: float32 operations of torch.mm (MKL on CPU); a multiply and an add are two.
-        onednn: float32 operations of ``distkg.kernels.products.product``.
+        onednn: float32 operations of oneDNN; 0 if torch has none.
         bfloat16: operations of torch.mm between bfloat16 matrices.
         bandwidth: bytes moved by the triad a = b + s·c.
         square_roots: float32 square roots of numbers in cache.
@@ -89,8 +89,10 @@ def _torch_mm(side: int) -> Work:
 
 
 def _onednn(side: int) -> Work:
+    if not cpu.has_onednn():
+        return lambda: None, 0.0
     left, right = (torch.rand(side, side) for _ in range(2))
-    return lambda: product(left, right), 2.0 * side**3
+    return lambda: cpu.linear(left, right), 2.0 * side**3
 
 
 def _bfloat16(side: int) -> Work:
@@ -111,7 +113,7 @@ def _square_roots() -> Work:
 
 ROWS = {
     "torch_mm": "float32 products, torch.mm (Gflop/s)",
-    "onednn": "float32 products, distkg (Gflop/s)",
+    "onednn": "float32 products, oneDNN (Gflop/s)",
     "bfloat16": "bfloat16 products, torch.mm (Gflop/s)",
     "bandwidth": "memory, triad (GB/s)",
     "square_roots": "square roots in cache (G/s)",

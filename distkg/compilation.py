@@ -91,6 +91,12 @@ def _has_cache() -> bool:
     return True
 
 
+def cache_folder() -> str | None:
+    """Return the folder that keeps compiled kernels; empty if it is the package's own or numba's, None if there is
+    none."""
+    return os.environ.get(NUMBA_CACHE, "") if _has_cache() else None
+
+
 def keep_gpu_kernels() -> None:
     """Set Triton's cache to the private folder if its default, the user's home, is not writable."""
     home = Path(os.environ.get("TRITON_HOME", os.path.expanduser("~")))
