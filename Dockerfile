@@ -26,8 +26,13 @@ COPY distkg ./distkg
 COPY jobs ./jobs
 RUN uv pip install --system --no-cache --compile-bytecode --no-deps .
 
-# A number, so that Kubernetes can see that it is not root.
 RUN useradd --uid 1000 --user-group --create-home distkg
+
+# Kernels are compiled for the processor that builds the image; on another one they are compiled at their first call.
+ENV NUMBA_CACHE_DIR=/home/distkg/.cache/kernels
+RUN distkg warm && chown -R 1000:1000 /home/distkg/.cache
+
+# A number, so that Kubernetes can see that it is not root.
 USER 1000:1000
 WORKDIR /home/distkg
 ENV PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0

@@ -25,7 +25,7 @@ FLOORS = [
     ["training", "planning", "search"],
     ["embedding", "foundation", "relation_prediction"],
     ["cluster", "inference", "reporting", "interop"],
-    ["cli", "demo", "__main__"],
+    ["cli", "demo", "warm", "__main__"],
 ]  # fmt: skip
 """Rooms from the lowest floor up; a part of a room may lie on a floor of its own."""
 

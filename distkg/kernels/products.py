@@ -16,6 +16,7 @@ from distkg.kernels import cpu
 
 _WIDE = 32  # columns from which oneDNN is faster at sums over rows
 _PART = 256  # rows that MKL sums on one thread; with more rows the bits depend on the number of threads
+_MANY = 32  # rows of both factors from which MKL's bits do not depend on the number of threads; they do from 5 to 11
 _SMALL = 1 << 16  # number of multiplications below which the call itself dominates the time
 
 
@@ -80,15 +81,15 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     if left.dtype == torch.bfloat16 and not cpu.has_fast_bfloat16():
         return _product(left.float(), right.float()).bfloat16()
     left, right = _dense(left), _dense(right)
-    if left.shape[0] * right.shape[0] * left.shape[1] > _SMALL and _onednn_is_fastest(left.dtype):
+    if left.shape[0] * right.shape[0] * left.shape[1] > _SMALL and _takes_onednn(left, right):
         return cpu.linear(left, right)
     return left @ right.T
 
 
-def _onednn_is_fastest(dtype: torch.dtype) -> bool:
-    if dtype == torch.float32:
+def _takes_onednn(left: Tensor, right: Tensor) -> bool:
+    if left.dtype == torch.float32 and min(len(left), len(right)) >= _MANY:
         return cpu.multiplies_fastest_with_onednn()
-    return dtype == torch.bfloat16 and cpu.has_onednn()
+    return left.dtype in (torch.float32, torch.bfloat16) and cpu.has_onednn()
 
 
 def _dense(matrix: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from distkg.config import ObjectiveConfig
 from distkg.kernels.jit import on_cpu
-from distkg.kernels.sampled_losses import logistic_loss, margin_loss, sampled_softmax_loss, self_adversarial_loss
+from distkg.kernels.scores.sampled_losses import logistic_loss, margin_loss, sampled_softmax_loss, self_adversarial_loss
 from distkg.registry import Registry
 
 EXCLUDED = -1e9  # score of an excluded negative: finite, so that 0 × EXCLUDED is 0

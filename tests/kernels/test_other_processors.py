@@ -24,7 +24,7 @@ PROGRAM = """
     from distkg.kernels.fast_math import exp, log, sine_and_cosine
     from distkg.kernels.jit import _FAST, kernel, kernel_in_order
     from distkg.kernels.prefetch import prefetch_row
-    from distkg.kernels.sampled_losses import logistic_loss
+    from distkg.kernels.scores.sampled_losses import logistic_loss
 
     @kernel
     def exponentials(rows, index, out):  # every intrinsic in one loop, beside the sums of a kernel

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distkg.kernels import cpu
 from distkg.kernels.products import half_where_fast, product, product_over_rows, products_in
+from distkg.kernels.threads import computing_threads
 
 SHAPES = [(1, 1, 1), (3, 5, 2), (1, 2000, 40), (41, 40, 40), (257, 129, 33), (100, 1, 1000), (64, 1024, 200)]
 
@@ -153,3 +154,18 @@ def test_threads_change_no_bit_of_products_over_rows(left: int, right: int) -> N
 def wider(rows: Tensor) -> Tensor:
     """The same numbers as columns of a wider tensor."""
     return torch.cat([rows, rows], dim=1)[:, : rows.shape[1]]
+
+
+@pytest.mark.parametrize("onednn", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(51, 5118, 32), (5118, 51, 32), (256, 128, 256), (7, 5000, 16), (11, 2368, 430), (32, 4096, 40)]
+)
+def test_the_number_of_threads_changes_no_bit(
+    shape: tuple[int, int, int], onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "multiplies_fastest_with_onednn", lambda: onednn and cpu.has_onednn())
+    left, right = operands(*shape)
+    with computing_threads(1):
+        one = product(left, right)
+    with computing_threads(2):
+        assert torch.equal(product(left, right), one)
