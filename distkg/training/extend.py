@@ -19,7 +19,7 @@ from distkg.data.storage.location import Location, make_folder, without_secrets
 from distkg.data.storage.objects import StoreUnavailableError, is_address, objects_at
 from distkg.data.storage.working_copy import flush, folder_at, shown
 from distkg.data.store.graph_store import Store
-from distkg.sharding.checkpoint.files import MANIFEST
+from distkg.sharding.checkpoint.manifest import MANIFEST
 from distkg.training.family import Extensible, FirstRows, family_of_folder
 from distkg.training.learner import Division
 from distkg.training.progress import Progress

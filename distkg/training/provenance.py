@@ -22,10 +22,15 @@ from distkg.data.storage.location import Location, without_secrets
 from distkg.data.storage.working_copy import folder_at
 from distkg.data.store.graph_store import Store
 from distkg.data.store.identity import LABELS, Scope, StoreIdentity, check_store, mismatch
-from distkg.negatives import SOURCES
 from distkg.redaction import redact_tree
 from distkg.registry import UnknownNameError
-from distkg.sharding.checkpoint.files import MANIFEST, CheckpointError, CheckpointManifest, is_committed, read_manifest
+from distkg.sharding.checkpoint.manifest import (
+    MANIFEST,
+    CheckpointError,
+    CheckpointManifest,
+    is_committed,
+    read_manifest,
+)
 from distkg.training.family import family_of
 from distkg.training.run_dir import RunFolder
 
@@ -100,6 +105,8 @@ def recorded_config(config: RunConfig) -> dict[str, JsonValue]:
 
 
 def _source_options(name: str) -> type[BaseModel]:
+    from distkg.negatives import SOURCES  # imports torch: reports, which only check stores, do without
+
     return SOURCES[name].Options
 
 
@@ -330,8 +337,8 @@ def _check_one_of(graphs: Sequence[StoreIdentity], store: Store, run: Path) -> N
 
 
 def _addresses_of(run: Path) -> list[str]:
-    config = RunFolder(run).read_config()
-    return family_of(config).addresses(config)
+    data = RunFolder(run).read_config().data
+    return data.graphs or [data.store]
 
 
 def warn_unrecorded(run: Path, store: str) -> None:

@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints, State
-from distkg.sharding.checkpoint.files import CheckpointManifest, ShardFile, file_name, write_file, write_manifest
+from distkg.sharding.checkpoint.files import write_file, write_manifest
+from distkg.sharding.checkpoint.manifest import CheckpointManifest, ShardFile, file_name
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 

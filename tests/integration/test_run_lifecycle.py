@@ -31,6 +31,7 @@ from distkg.evaluation.metrics import evaluate_triples
 from distkg.inference.export import export_model
 from distkg.inference.exported_rows import ExportedRows
 from distkg.sharding.checkpoint import files as checkpoint_files
+from distkg.sharding.checkpoint import manifest as checkpoint_manifest
 from distkg.sharding.checkpoint import storage as checkpoint_storage
 from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints
 from distkg.sharding.ranks import Ranks
@@ -210,7 +211,9 @@ def names_of(run: Path) -> list[str]:
     """Checkpoints of a run by name, sound or not."""
     folder = run / "checkpoints"
     return (
-        sorted(path.name for path in folder.iterdir() if checkpoint_files.is_committed(path)) if folder.is_dir() else []
+        sorted(path.name for path in folder.iterdir() if checkpoint_manifest.is_committed(path))
+        if folder.is_dir()
+        else []
     )
 
 
@@ -319,7 +322,7 @@ class Lifecycle:
     def _is_readable(self, name: str) -> bool:
         try:
             self._manifest(name)
-            checkpoint_files.read_manifest(self.run / "checkpoints" / name)
+            checkpoint_manifest.read_manifest(self.run / "checkpoints" / name)
         except (OSError, ValueError, RecursionError):
             return False
         return True

@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from distkg.data.storage.tensor_files import DTYPES, MAX_DIMENSIONS
 from distkg.sharding.checkpoint import files as checkpoint_files
-from distkg.sharding.checkpoint import storage
+from distkg.sharding.checkpoint import manifest, storage
 from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints, NonFiniteError, State
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.row_storage import MappedFiles
@@ -452,3 +453,8 @@ def test_an_error_of_a_table_on_disk_is_raised_by_the_save_itself(tmp_path: Path
     state.sharded["entities"][1, 1] = math.nan
     with pytest.raises(NonFiniteError, match="entities"):
         Checkpoints(tmp_path / "run", Ranks.single(), keep=2).save("a", state, {})
+
+
+def test_the_data_types_of_manifests_are_those_of_tensor_files() -> None:
+    assert {str(dtype).removeprefix("torch."): dtype.itemsize for dtype in DTYPES.values()} == manifest._BYTES
+    assert manifest.MAX_DIMENSIONS == MAX_DIMENSIONS

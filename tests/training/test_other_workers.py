@@ -14,7 +14,8 @@ import torch
 from distkg.config import RunConfig
 from distkg.data.store.graph_store import Store
 from distkg.embedding.loop import Loop, RoutedBatch
-from distkg.sharding.checkpoint.files import CheckpointManifest, read_manifest, write_manifest
+from distkg.sharding.checkpoint.files import write_manifest
+from distkg.sharding.checkpoint.manifest import CheckpointManifest, read_manifest
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import train_on_rank
 from distkg.training.services import Services

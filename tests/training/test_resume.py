@@ -20,7 +20,8 @@ from distkg.data.store.identity import StoreMismatchError
 from distkg.embedding.learner import EmbeddingLearner
 from distkg.embedding.load_run import load_run
 from distkg.evaluation.metrics import evaluate_triples
-from distkg.sharding.checkpoint.files import CheckpointManifest, read_manifest, write_manifest
+from distkg.sharding.checkpoint.files import write_manifest
+from distkg.sharding.checkpoint.manifest import CheckpointManifest, read_manifest
 from distkg.sharding.ranks import Ranks
 from distkg.training import run as run_module
 from distkg.training.progress import ProgressError

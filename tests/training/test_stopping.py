@@ -12,7 +12,7 @@ import pytest
 
 from distkg.config import RunConfig, parse_config
 from distkg.evaluation.ranking import rank_answers
-from distkg.sharding.checkpoint.files import read_manifest
+from distkg.sharding.checkpoint.manifest import read_manifest
 from distkg.sharding.ranks import Ranks
 from distkg.training.run import Training, train_on_rank
 from distkg.training.run_dir import RunFolder

@@ -20,6 +20,7 @@ from distkg.embedding.learner import ENTITIES
 from distkg.embedding.load_run import open_best, warn_on_stderr
 from distkg.embedding.model import BY_RELATION, Model
 from distkg.sharding.checkpoint.checkpoint import CheckpointError, CheckpointManifest, Checkpoints
+from distkg.sharding.checkpoint.files import dtype_of
 from distkg.sharding.checkpoint.parts import write_in_parts
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.table import ShardedTable
@@ -110,7 +111,7 @@ def _rows(
 ) -> Tensor:
     """Return rows low … high - 1 of a sharded tensor of the grown checkpoint."""
     entry = manifest.tensors[tensor]
-    rows = torch.zeros(high - low, *entry.shape[1:], dtype=entry.torch_dtype)
+    rows = torch.zeros(high - low, *entry.shape[1:], dtype=dtype_of(entry))
     middle = min(max(entities, low), high)
     if low < middle:
         rows[: middle - low] = checkpoints.read_rows(name, tensor, low, middle)
@@ -139,7 +140,7 @@ def _with_new_relations(
 ) -> Tensor:
     old = _old_shape(name.removeprefix(MODEL), value, model, grown)
     entry = manifest.tensors.get(name)
-    if entry is None or entry.shape != old or entry.sharded or entry.torch_dtype != value.dtype:
+    if entry is None or entry.shape != old or entry.sharded or dtype_of(entry) != value.dtype:
         raise CheckpointError(f"{name} is {entry or 'missing'} in {shown}, and {old} in the model of this run")
     if old == list(value.shape):
         return read(name)

@@ -26,17 +26,13 @@ from torch import Tensor
 
 from distkg.data.storage.tensor_files import DTYPES
 from distkg.kernels.finite import non_finite
-from distkg.sharding.checkpoint.files import (
+from distkg.sharding.checkpoint.files import check_file, copy_rows, copy_whole, difference, dtype_of, open_rows
+from distkg.sharding.checkpoint.manifest import (
     CheckpointError,
     CheckpointManifest,
     LaterFormatError,
     ShardFile,
     TensorEntry,
-    check_file,
-    copy_rows,
-    copy_whole,
-    difference,
-    open_rows,
 )
 from distkg.sharding.checkpoint.storage import storage_of
 from distkg.sharding.checkpoint.stored_table import StoredTable
@@ -247,7 +243,7 @@ class Checkpoints:
         if not 0 <= low <= high <= entry.shape[0]:
             raise CheckpointError(f"rows {low} to {high} of {tensor} in checkpoint {name}: it has {entry.shape[0]}")
         self._check_files(name, manifest, low, high if entry.sharded else low)
-        out = torch.empty(high - low, *entry.shape[1:], dtype=entry.torch_dtype)
+        out = torch.empty(high - low, *entry.shape[1:], dtype=dtype_of(entry))
         copy_rows(self._storage.data(name), manifest, tensor, low, out)
         return out
 
@@ -263,7 +259,7 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint {name} in {self._folder} has no replicated tensor {tensor!r}")
         self._storage.fetch(name, manifest, 0)
         check_file(self._storage.data(name), manifest, 0)
-        out = torch.empty(entry.shape, dtype=entry.torch_dtype)
+        out = torch.empty(entry.shape, dtype=dtype_of(entry))
         copy_whole(self._storage.data(name), manifest, tensor, out)
         return out
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from torch import Tensor
 
 from distkg.data.storage.working_copy import WorkingCopy, alone
-from distkg.sharding.checkpoint.files import (
+from distkg.sharding.checkpoint.files import sha256_of, write_file
+from distkg.sharding.checkpoint.manifest import (
     MANIFEST,
     CheckpointError,
     CheckpointManifest,
@@ -28,8 +29,6 @@ from distkg.sharding.checkpoint.files import (
     file_name,
     manifest_text,
     read_manifest,
-    sha256_of,
-    write_file,
 )
 from distkg.sharding.checkpoint.storage import Manifests
 

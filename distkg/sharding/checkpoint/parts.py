@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import JsonValue
 from torch import Tensor
 
-from distkg.sharding.checkpoint.files import CheckpointManifest, TensorEntry
+from distkg.sharding.checkpoint.manifest import CheckpointManifest, TensorEntry
 from distkg.sharding.checkpoint.storage import storage_of
 from distkg.sharding.shards import Shards
 

@@ -11,18 +11,15 @@ from typing import Protocol
 from torch import Tensor
 
 from distkg.data.storage.working_copy import copy_of
-from distkg.sharding.checkpoint.files import (
+from distkg.sharding.checkpoint.files import begin, remove, write_file, write_manifest
+from distkg.sharding.checkpoint.manifest import (
     CheckpointError,
     CheckpointManifest,
     ShardFile,
-    begin,
     file_name,
     is_committed,
     is_unfinished,
     read_manifest,
-    remove,
-    write_file,
-    write_manifest,
 )
 
 _SET_ASIDE = ".replaced"
