@@ -7,6 +7,7 @@ import json
 import os
 import statistics
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -225,6 +226,13 @@ def graph_settings(store: Store) -> dict[str, Any]:
 def settings_of(work: Any, **more: Any) -> dict[str, Any]:
     """The fields of a dataclass of sizes, and more."""
     return {**asdict(work), **more}
+
+
+def finished_at(device: str | torch.device) -> float:
+    """The time, once the device has done all that it was asked for."""
+    if torch.device(device).type != "cpu":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def known_answers_of(store: Store, triples: np.ndarray) -> KnownAnswers:

@@ -7,7 +7,6 @@ every edge once, and those of every node in and out: on CPU at the rate of a tri
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from benchmarks.common import BenchmarkError, Figures, begin, finish, graph_settings, settings_of
+from benchmarks.common import BenchmarkError, Figures, begin, finish, finished_at, graph_settings, settings_of
 from benchmarks.processes import alone
 from benchmarks.rooflines import QUICK_SECONDS, SECONDS, around
 from distkg.data.store.graph_store import Store
@@ -112,18 +111,11 @@ def milliseconds(run: Callable[[], object], work: Workload) -> float:
     run()
     best = float("inf")
     for _ in range(work.passes):
-        start = _finished_at(work.device)
+        start = finished_at(work.device)
         for _ in range(work.calls):
             run()
-        best = min(best, _finished_at(work.device) - start)
+        best = min(best, finished_at(work.device) - start)
     return 1000 * best / work.calls
-
-
-def _finished_at(device: str) -> float:
-    """The time, once the device has done all that it was asked for."""
-    if device != "cpu":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def beside_bandwidth(timed: Callable[[], T], work: Workload) -> tuple[float, T]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.common import finished_at
 from benchmarks.rooflines import QUICK_SECONDS, SECONDS, Rooflines
 from distkg.config import RunConfig, parse_config
 from distkg.data.store.graph_store import Store
@@ -143,8 +144,9 @@ class TimedTraining:
         self._run(loop, min(WINDOW, steps))
         loop.clock.lap()
         self.ranks.barrier()
-        start = time.perf_counter()
+        start = finished_at(self.ranks.device)
         self._run(loop, steps)
+        finished_at(self.ranks.device)
         self.ranks.barrier()
         step_seconds = (time.perf_counter() - start) / steps
         phases = {phase: 1e3 * seconds / steps for phase, seconds in loop.clock.lap().items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
@@ -107,8 +108,8 @@ class Model(nn.Module):
 
     def query_from_rows(self, anchor: Tensor, relation: Tensor) -> Tensor:
         """Compute query vectors float32 [B, Q] from anchor rows and relation rows."""
-        autocast = self.ranks.device.type == "cuda" and self._precision != torch.float32
-        with torch.autocast(self.ranks.device.type, dtype=self._precision, enabled=autocast):
+        reduced = self.ranks.device.type == "cuda" and self._precision != torch.float32
+        with torch.autocast("cuda", dtype=self._precision) if reduced else nullcontext():
             query: Tensor = self._transform(self.dropout(anchor), self.dropout(relation))
         return query.float()
 

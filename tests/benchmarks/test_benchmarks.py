@@ -43,15 +43,18 @@ from benchmarks import (
     worker_scaling,
 )
 from benchmarks.common import BenchmarkError, Figures, Session, begin, finish, rows_wanted
+from benchmarks.gpu import PlainTraining
 from benchmarks.peers import run_pykeen
 from benchmarks.plain_query_sampling import PlainHaLE
 from benchmarks.processes import alone, on_ranks
 from benchmarks.rooflines import Rooflines, together
-from benchmarks.training_windows import Window, Workload, shares
+from benchmarks.training_windows import SCORERS, Window, Workload, shares
+from distkg.config import ModelConfig
 from distkg.data.generate import generate
 from distkg.data.splits.inductive_split import inductive_split
 from distkg.data.store.graph_store import Store
 from distkg.data.store.known_answers import KnownAnswers
+from distkg.embedding.scorers import make_scorer
 from distkg.evaluation.ranking import rank_answers
 from distkg.foundation.graphs.entity_tokens import EntityTokens
 from distkg.foundation.model_files import make_model, save_model
@@ -137,6 +140,42 @@ def test_sampled_training_runs(tmp_path: Path, store: Path) -> None:
         "DistMult, independent": [*MEASURED, "× PyKEEN", "% bandwidth"],
         "DistMult, PyKEEN": ["triples/s"],
     }
+
+
+@pytest.mark.benchmarks
+def test_gpu_runs_on_any_device(tmp_path: Path, store: Path) -> None:
+    content = run_quickly("gpu", tmp_path, "--store", str(store))
+    rows = columns_of(content)
+    assert list(rows) == [
+        "products, float32",
+        "products, bfloat16",
+        "copies",
+        "DistMult, shared",
+        "DistMult, plain PyTorch",
+        "1-vs-all, float32",
+        "1-vs-all, bfloat16",
+        "exact evaluation",
+        "unfiltered ranks, plain PyTorch",
+        "HaLE, dim 8",
+        "messages, batch 2, distkg",
+        "messages, batch 2, gather, multiply, index_add",
+        "zero-shot ranking, ULTRA",
+    ]
+    assert rows["DistMult, shared"] == ["triples/s", "step ms", "× plain PyTorch", "% float32"]
+
+
+@pytest.mark.parametrize("scorer", list(SCORERS))
+def test_the_plain_step_on_a_device_is_the_same_work(scorer: str) -> None:
+    torch.manual_seed(0)
+    plain = PlainTraining(scorer, 20, 3, Workload(dim=8, negatives=8, batch_size=300), "cpu")
+    ours = make_scorer(ModelConfig.model_validate({**SCORERS[scorer], "dim": 8}))
+    anchor, relation, candidates = plain.entities[:5], plain.relations[:5], plain.entities[5:]
+    query = plain.query(anchor, relation)
+    torch.testing.assert_close(query, ours.query(anchor, relation))
+    torch.testing.assert_close(plain.scores(query, candidates), ours.similarity.block(query, candidates))
+    before = plain.entities.detach().clone()
+    assert plain.step().isfinite()
+    assert (plain.entities != before).any()
 
 
 @pytest.mark.benchmarks
