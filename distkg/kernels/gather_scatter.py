@@ -24,8 +24,8 @@ def add_rows(target: Tensor, index: Tensor, source: Tensor) -> None:
         index: int64 [k], values in [0, n).
         source: float32 [k, d].
     """
-    if on_cpu(target, index, source) and target.dtype == source.dtype == torch.float32:
-        _add_rows(target.numpy(), index.numpy(), source.numpy())
+    if on_cpu(target, index, source) and target.dtype == source.dtype == torch.float32 and target.is_contiguous():
+        _add_rows(target.numpy(), index.numpy(), source.contiguous().numpy())
     else:
         target.index_add_(0, index, source.to(target.dtype))
 
@@ -58,7 +58,7 @@ def sum_rows(parts: Sequence[tuple[Tensor, Tensor]], rows: int) -> Tensor:
         return total
     total, written = first.new_empty(rows, first.shape[1]), np.zeros(rows, np.uint8)
     for index, source in parts:
-        _write_or_add(total.numpy(), written, index.numpy(), source.numpy())
+        _write_or_add(total.numpy(), written, index.numpy(), source.contiguous().numpy())
     _clear_unwritten(total.numpy(), written)
     return total
 

@@ -73,7 +73,13 @@ for _symbol, _instruction in (
 
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any) -> Any:
-    """Return the address of array[row, column], without a check."""
+    """Return the address of array[row, column], without a check.
+
+    Raises:
+        TypeError: the columns of a row may not follow each other in memory, as vectors assume.
+    """
+    if kind.layout != "C" or kind.dtype != types.float32:
+        raise TypeError(f"vectors are loaded from contiguous arrays of float32, not from {kind}")
     made = context.make_array(kind)(context, builder, array)
     pointer = get_item_pointer(context, builder, kind, made, (row, column), wraparound=False)
     return builder.bitcast(pointer, _VECTOR.as_pointer())

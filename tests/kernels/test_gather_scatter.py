@@ -100,3 +100,23 @@ def test_rows_summed_by_hand(path: str) -> None:
     first, second = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[10.0, 20.0]])
     parts = [(torch.tensor([2, 0]), first), (torch.tensor([2]), second)]
     assert sum_rows(parts, 4).tolist() == [[3.0, 4.0], [0.0, 0.0], [11.0, 22.0], [0.0, 0.0]]
+
+
+def test_rows_that_do_not_follow_each_other_in_memory(path: str) -> None:
+    """Column slices, transposed and repeated rows, as gradients may be."""
+    index = torch.tensor([2, 0, 2])
+    wide = torch.arange(40.0).view(4, 10)
+    for target in (wide.clone()[:, 1:9], wide.T.clone().T[:, :8]):
+        for source in (
+            torch.ones(1, 1).expand(3, 8),
+            torch.arange(24.0).view(8, 3).T,
+            torch.arange(48.0).view(3, 16)[:, ::2],
+        ):
+            expected, room = (
+                target.clone().index_add_(0, index, source),
+                target.clone(memory_format=torch.preserve_format),
+            )
+            add_rows(room, index, source)
+            assert torch.equal(room, expected)
+            assert torch.equal(sum_rows([(index, source)], 4), torch.zeros(4, 8).index_add_(0, index, source))
+        assert torch.equal(gather_rows(target, index), target[index])

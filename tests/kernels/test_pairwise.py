@@ -105,3 +105,23 @@ def test_references_against_numbers_written_by_hand() -> None:
     assert pairwise.reference_scaled_l1(torch.tensor([3.0, -1.0, 2.0, -2.0]), candidate).item() == -4.0
     # 3 - i and 1 + 2i: |2 - 3i|
     assert pairwise.reference_modulus(query, candidate).item() == pytest.approx(-3.6055513)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", NAMES)
+def test_columns_that_do_not_follow_each_other_in_memory(name: str, form: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    query = torch.randn(query_width(name, 16), 3, generator=generator).T
+    rows, grad = torch.randn(5, 32, generator=generator)[:, ::2], torch.randn(5, 3, generator=generator).T
+    index = torch.arange(5).expand(3, -1)
+    kernel = PairwiseKernel.of(name)
+    if form == "block":
+        scattered = kernel.scores(query, rows), *kernel.gradients(grad, query, rows)
+    else:
+        order = RowOrder(index.numpy(), 5) if form == "ordered" else None
+        gradients = kernel.indexed_gradients(grad, query, rows, index, order)
+        scattered = kernel.indexed_scores(query, rows, index, order), *gradients
+    whole = kernel.scores(query.contiguous(), rows.contiguous())
+    gradients = kernel.gradients(grad.contiguous(), query.contiguous(), rows.contiguous())
+    for got, expected in zip(scattered, (whole, *gradients), strict=True):
+        torch.testing.assert_close(got, expected)

@@ -52,7 +52,10 @@ def compare(
         weight: factor on the loss of each query.
     """
     answer, loss = batch.answer[:, None], query.new_zeros(())
-    to_query, to_candidates = torch.empty_like(query), torch.zeros_like(candidates)
+    to_query, to_candidates = (
+        torch.empty_like(query, memory_format=torch.contiguous_format),
+        torch.zeros_like(candidates, memory_format=torch.contiguous_format),
+    )
     if batch.sharing == 1:
         to_query.zero_()
         order = row_order(query, candidates, batch.negatives)

@@ -82,7 +82,7 @@ class ComposedQueries:
         return tuple(part.detach().contiguous().numpy() for part in parts)
 
     def pull(self, to_query: Tensor, to_rows: Tensor) -> None:
-        to_operands = torch.zeros_like(self._operands)
+        to_operands = torch.zeros_like(self._operands, memory_format=torch.contiguous_format)
         gradient = to_query.contiguous().numpy()
         self._composition.add_gradients(gradient, *self._inputs(), to_rows.numpy(), to_operands.numpy())
         torch.autograd.backward(self._operands, to_operands)

@@ -154,7 +154,7 @@ class PairwiseKernel:
         """Return the gradients of Σ grad·scores: [B, Q] and [U, C]."""
         if not on_cpu(grad, query, rows):
             return self.indexed_gradients(grad, query, rows, torch.arange(len(rows), device=rows.device)[None])
-        grad_query, grad_rows = torch.zeros_like(query), torch.zeros_like(rows)
+        grad_query, grad_rows = _zeros_like(query), _zeros_like(rows)
         arrays = map(_array, (grad, query, rows, grad_query, grad_rows))
         self.block[1](*arrays)
         return grad_query, grad_rows
@@ -177,7 +177,7 @@ class PairwiseKernel:
         self, grad: Tensor, query: Tensor, rows: Tensor, index: Tensor, order: RowOrder | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the gradients of Σ grad·scores: [B, Q] and [U, C]; ``index`` of one row is that of all queries."""
-        grad_query, grad_rows = torch.zeros_like(query), torch.zeros_like(rows)
+        grad_query, grad_rows = _zeros_like(query), _zeros_like(rows)
         self.add_indexed_gradients(grad, query, rows, index, grad_query, grad_rows, order)
         return grad_query, grad_rows
 
@@ -210,6 +210,10 @@ class PairwiseKernel:
             self.ordered[1](order.sorted(_array(grad)), *arrays, order.starts, order.queries, *sums)
 
 
+def _zeros_like(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor, memory_format=torch.contiguous_format)
+
+
 def _array(tensor: Tensor) -> np.ndarray:
     array: np.ndarray = tensor.detach().contiguous().numpy()
     return array
@@ -240,7 +244,7 @@ class _Indexed(torch.autograd.Function):
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         query, rows, index, scores = ctx.saved_tensors
         query, rows = query.detach(), rows.detach()
-        to_query, to_rows = torch.zeros_like(query), torch.zeros_like(rows)
+        to_query, to_rows = _zeros_like(query), _zeros_like(rows)
         ctx.similarity.add_indexed_gradients(grad, scores, query, rows, index, to_query, to_rows, ctx.order)
         return to_query, to_rows, None, None
 
