@@ -57,6 +57,7 @@ def valid_arguments(command: str, world: World, out: Path) -> dict[str, list[str
         "report": {"0": [run], "--to": [str(out / "page.html")]},
         "presets": {},
         "config": {"0": [str(world.config)]},
+        "warm": {"0": [str(world.config)]},
         "demo": {"--folder": [str(out / "demo")]},
     }[command]  # fmt: skip
 
@@ -148,7 +149,9 @@ def test_any_mistake_in_a_command_line_is_a_message(
 
 
 def _takes_long(command: str, arguments: list[str]) -> bool:
-    """Large graphs that are valid to ask for: their time is not the question here."""
+    """Large graphs, and the kernels of all presets, which are valid to ask for: their time is not the question here."""
+    if command == "warm":
+        return all(argument.startswith("-") for argument in arguments)
     sizes = [int(value) for value in arguments if value.isascii() and value.isdigit() and len(value) < 20]
     return command == "generate" and any(20_000 < size < 10**9 for size in sizes)
 
