@@ -39,6 +39,7 @@ COMMANDS = [
     "plan",
     "report",
     "presets",
+    "warm",
     "config",
     "demo",
 ]
