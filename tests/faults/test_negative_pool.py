@@ -133,7 +133,8 @@ def training_until_enough() -> TrainOnRank:
 
 def test_one_that_owes_takes_nothing_from_the_others(store: Path, tmp_path: Path, kept_workers: KeptWorkers) -> None:
     stop = Disturbance(tmp_path / "run", lambda process: process.send_signal(signal.SIGSTOP), 1)
-    config = run_config(store, seconds=20, hung_after=1000.0, timeout=0.01)
+    # A step waits long enough for an actor that works, on a machine with other work too, and in vain for one that owes.
+    config = run_config(store, seconds=20, hung_after=1000.0, timeout=0.1)
     run_on_workers(training_until_enough(), config, tmp_path / "run", listener=stop, kept=kept_workers)
     assert len(stop.pids) == 1
     lines = lines_of(tmp_path / "run")
