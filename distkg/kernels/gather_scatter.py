@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distkg.kernels.jit import kernel, on_cpu
+from distkg.kernels.jit import kernel, on_cpu, part_of_kernel
 from distkg.kernels.prefetch import AHEAD, prefetch_row
 from distkg.kernels.simd import LANES, load, store
 
@@ -30,18 +30,32 @@ def add_rows(target: Tensor, index: Tensor, source: Tensor) -> None:
         target.index_add_(0, index, source.to(target.dtype))
 
 
-@kernel
-def _add_rows(target: np.ndarray, index: np.ndarray, source: np.ndarray) -> None:
+@part_of_kernel
+def _copy_row(target, row, source, i):  # type: ignore[no-untyped-def]
     width = target.shape[1]
     whole = width // LANES * LANES
+    for j in range(0, whole, LANES):
+        store(target, row, j, load(source, i, j))
+    for j in range(whole, width):
+        target[row, j] = source[i, j]
+
+
+@part_of_kernel
+def _add_row(target, row, source, i):  # type: ignore[no-untyped-def]
+    width = target.shape[1]
+    whole = width // LANES * LANES
+    for j in range(0, whole, LANES):
+        store(target, row, j, load(target, row, j) + load(source, i, j))
+    for j in range(whole, width):
+        target[row, j] += source[i, j]
+
+
+@kernel
+def _add_rows(target: np.ndarray, index: np.ndarray, source: np.ndarray) -> None:
     for i in range(index.shape[0]):
         if i + AHEAD < index.shape[0]:
             prefetch_row(target, index[i + AHEAD])
-        row = index[i]
-        for j in range(0, whole, LANES):
-            store(target, row, j, load(target, row, j) + load(source, i, j))
-        for j in range(whole, width):
-            target[row, j] += source[i, j]
+        _add_row(target, index[i], source, i)
 
 
 def sum_rows(parts: Sequence[tuple[Tensor, Tensor]], rows: int) -> Tensor:
@@ -65,21 +79,13 @@ def sum_rows(parts: Sequence[tuple[Tensor, Tensor]], rows: int) -> Tensor:
 
 @kernel
 def _write_or_add(target: np.ndarray, written: np.ndarray, index: np.ndarray, source: np.ndarray) -> None:
-    width = target.shape[1]
-    whole = width // LANES * LANES
     for i in range(index.shape[0]):
         row = index[i]
         if written[row]:
-            for j in range(0, whole, LANES):
-                store(target, row, j, load(target, row, j) + load(source, i, j))
-            for j in range(whole, width):
-                target[row, j] += source[i, j]
+            _add_row(target, row, source, i)
         else:
             written[row] = 1
-            for j in range(0, whole, LANES):
-                store(target, row, j, load(source, i, j))
-            for j in range(whole, width):
-                target[row, j] = source[i, j]
+            _copy_row(target, row, source, i)
 
 
 @kernel
@@ -90,26 +96,31 @@ def _clear_unwritten(target: np.ndarray, written: np.ndarray) -> None:
 
 
 def gather_rows(rows: Tensor, index: Tensor, out: Tensor | None = None) -> Tensor:
-    """Gather ``rows[index]`` [k, d] of any dtype, int64 [k]; no autograd. ``out`` is contiguous."""
+    """Gather ``rows[index]`` [k, d] of any dtype, int64 [k]; no autograd. ``out`` is contiguous.
+
+    Raises:
+        IndexError: there is no such row, as with torch's ``index_select``.
+    """
     if rows.dtype != torch.float32 or not on_cpu(rows, index) or not rows.is_contiguous():
         return torch.index_select(rows, 0, index, out=out) if out is not None else rows.index_select(0, index)
     out = rows.new_empty(len(index), rows.shape[1]) if out is None else out
-    _gather_rows(rows.detach().numpy(), index.numpy(), out.numpy())
+    done = _gather_rows(rows.detach().numpy(), index.numpy(), out.numpy())
+    if done < len(index):
+        raise IndexError(f"row {int(index[done])} is asked of a matrix with {len(rows)} rows")
     return out
 
 
 @kernel
-def _gather_rows(rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
-    width = rows.shape[1]
-    whole = width // LANES * LANES
+def _gather_rows(rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> int:
+    """Copy rows, and return how many: fewer than asked if the next one does not exist."""
     for i in range(index.shape[0]):
         if i + AHEAD < index.shape[0]:
             prefetch_row(rows, index[i + AHEAD])
         row = index[i]
-        for j in range(0, whole, LANES):
-            store(out, i, j, load(rows, row, j))
-        for j in range(whole, width):
-            out[i, j] = rows[row, j]
+        if row < 0 or row >= rows.shape[0]:
+            return i
+        _copy_row(out, i, rows, row)
+    return len(index)
 
 
 class _TakeRows(torch.autograd.Function):

@@ -96,6 +96,12 @@ def test_rows_summed_by_index_are_those_added_to_zeros(seed: int, rows: int, tak
     torch.testing.assert_close(sum_rows(parts, rows), expected)
 
 
+@pytest.mark.parametrize("row", [-1, 3, 1 << 40])
+def test_a_row_that_does_not_exist_is_an_error(row: int, path: str) -> None:
+    with pytest.raises(IndexError):
+        gather_rows(torch.zeros(3, 20), torch.tensor([0, 2, row]))
+
+
 def test_rows_summed_by_hand(path: str) -> None:
     first, second = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[10.0, 20.0]])
     parts = [(torch.tensor([2, 0]), first), (torch.tensor([2]), second)]
