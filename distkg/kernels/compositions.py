@@ -16,10 +16,11 @@ from torch import Tensor
 
 from distkg.kernels.jit import kernel, part_of_kernel
 from distkg.kernels.prefetch import AHEAD, prefetch_row
-from distkg.kernels.scores.distances import load_one, load_two, store_one, store_two
-from distkg.kernels.simd import LANES, load_rest, load_whole, store_rest, store_whole
+from distkg.kernels.scores.distances import add_one, add_two, load_one, load_two, store_one, store_two
+from distkg.kernels.simd import LANES, load_rest, load_whole, spread, store_rest, store_whole
 
 Array = np.ndarray
+_one = np.float32(1)
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,6 @@ def _complex_product_slopes(g, a, r):  # type: ignore[no-untyped-def]
     )
 
 
-@part_of_kernel
-def _add_part_one(left, right):  # type: ignore[no-untyped-def]
-    return (left[0] + right[0],)
-
-
-@part_of_kernel
-def _add_part_two(left, right):  # type: ignore[no-untyped-def]
-    return left[0] + right[0], left[1] + right[1]
-
-
 # fmt: off
 @part_of_kernel
 def _compose_part(  # type: ignore[no-untyped-def]
@@ -113,21 +104,22 @@ def _compose(load_parts, store_parts, compose, rows, anchor, operands, relation,
 
 
 @part_of_kernel
-def _pull_part(  # type: ignore[no-untyped-def]
-    load_parts, store_parts, add, slopes, load, store, grad, i, rows, row, operands, operand, j, left, width, to_rows,
-    to_operands,
+def _add_part_gradients(  # type: ignore[no-untyped-def]
+    load_parts, store_parts, add_parts, slopes, load, store, grad, i, rows, row, operands, operand, j, left, width,
+    to_rows, to_operands,
 ):
     g = load_parts(load, grad, i, j, left, width)
     a, r = load_parts(load, rows, row, j, left, width), load_parts(load, operands, operand, j, left, width)
     to_a, to_r = slopes(g, a, r)
-    store_parts(store, to_rows, row, j, left, width, add(load_parts(load, to_rows, row, j, left, width), to_a))
-    before = load_parts(load, to_operands, operand, j, left, width)
-    store_parts(store, to_operands, operand, j, left, width, add(before, to_r))
+    sum_a = add_parts(spread(_one), to_a, load_parts(load, to_rows, row, j, left, width))
+    store_parts(store, to_rows, row, j, left, width, sum_a)
+    sum_r = add_parts(spread(_one), to_r, load_parts(load, to_operands, operand, j, left, width))
+    store_parts(store, to_operands, operand, j, left, width, sum_r)
 
 
 @part_of_kernel
-def _pull(  # type: ignore[no-untyped-def]
-    load_parts, store_parts, add, slopes, grad, rows, anchor, operands, relation, width, to_rows, to_operands
+def _add_gradients(  # type: ignore[no-untyped-def]
+    load_parts, store_parts, add_parts, slopes, grad, rows, anchor, operands, relation, width, to_rows, to_operands
 ):
     whole = width // LANES * LANES
     for i in range(anchor.shape[0]):
@@ -136,14 +128,14 @@ def _pull(  # type: ignore[no-untyped-def]
             prefetch_row(to_rows, anchor[i + AHEAD])
         row, operand = anchor[i], relation[i]
         for j in range(0, whole, LANES):
-            _pull_part(
-                load_parts, store_parts, add, slopes, load_whole, store_whole, grad, i, rows, row, operands, operand, j,
-                0, width, to_rows, to_operands,
+            _add_part_gradients(
+                load_parts, store_parts, add_parts, slopes, load_whole, store_whole, grad, i, rows, row, operands,
+                operand, j, 0, width, to_rows, to_operands,
             )
         if whole < width:
-            _pull_part(
-                load_parts, store_parts, add, slopes, load_rest, store_rest, grad, i, rows, row, operands, operand,
-                whole, width - whole, width, to_rows, to_operands,
+            _add_part_gradients(
+                load_parts, store_parts, add_parts, slopes, load_rest, store_rest, grad, i, rows, row, operands,
+                operand, whole, width - whole, width, to_rows, to_operands,
             )
 # fmt: on
 
@@ -154,12 +146,12 @@ def _compose_sum(rows: Array, anchor: Array, operands: Array, relation: Array, q
 
 
 @kernel
-def _pull_sum(
+def _sum_gradients(
     grad: Array, rows: Array, anchor: Array, operands: Array, relation: Array, to_rows: Array, to_operands: Array
 ) -> None:
     width = rows.shape[1]
-    _pull(
-        load_one, store_one, _add_part_one, _sum_slopes, grad, rows, anchor, operands, relation, width, to_rows,
+    _add_gradients(
+        load_one, store_one, add_one, _sum_slopes, grad, rows, anchor, operands, relation, width, to_rows,
         to_operands,
     )  # fmt: skip
 
@@ -170,12 +162,12 @@ def _compose_product(rows: Array, anchor: Array, operands: Array, relation: Arra
 
 
 @kernel
-def _pull_product(
+def _product_gradients(
     grad: Array, rows: Array, anchor: Array, operands: Array, relation: Array, to_rows: Array, to_operands: Array
 ) -> None:
     width = rows.shape[1]
-    _pull(
-        load_one, store_one, _add_part_one, _product_slopes, grad, rows, anchor, operands, relation, width, to_rows,
+    _add_gradients(
+        load_one, store_one, add_one, _product_slopes, grad, rows, anchor, operands, relation, width, to_rows,
         to_operands,
     )  # fmt: skip
 
@@ -186,12 +178,12 @@ def _compose_complex_product(rows: Array, anchor: Array, operands: Array, relati
 
 
 @kernel
-def _pull_complex_product(
+def _complex_product_gradients(
     grad: Array, rows: Array, anchor: Array, operands: Array, relation: Array, to_rows: Array, to_operands: Array
 ) -> None:
     width = rows.shape[1] // 2
-    _pull(
-        load_two, store_two, _add_part_two, _complex_product_slopes, grad, rows, anchor, operands, relation, width,
+    _add_gradients(
+        load_two, store_two, add_two, _complex_product_slopes, grad, rows, anchor, operands, relation, width,
         to_rows, to_operands,
     )  # fmt: skip
 
@@ -203,6 +195,6 @@ def complex_product(left: Tensor, right: Tensor) -> Tensor:
     return torch.cat((a * c - b * d, a * d + b * c), dim=-1)
 
 
-SUM = Composition(torch.add, _compose_sum, _pull_sum)
-PRODUCT = Composition(torch.mul, _compose_product, _pull_product)
-COMPLEX_PRODUCT = Composition(complex_product, _compose_complex_product, _pull_complex_product)
+SUM = Composition(torch.add, _compose_sum, _sum_gradients)
+PRODUCT = Composition(torch.mul, _compose_product, _product_gradients)
+COMPLEX_PRODUCT = Composition(complex_product, _compose_complex_product, _complex_product_gradients)

@@ -32,8 +32,8 @@ def has_onednn() -> bool:
 def multiplies_fastest_with_onednn() -> bool:
     """Return True if oneDNN is faster than MKL, torch's other library, at products of float32 matrices.
 
-    On processors of other makers than Intel, MKL leaves AVX-512 unused, which halves its speed. Without AVX-512 it is a
-    tenth faster than oneDNN, on these too (``benchmarks/rooflines.py`` measures both).
+    On processors of other makers than Intel, MKL leaves AVX-512 unused, which halves its speed. Without AVX-512 it is
+    the faster one on these too (Zen 3; ``benchmarks/rooflines.py`` measures both).
     """
     if not has_onednn():
         return False

@@ -62,14 +62,9 @@ def _arithmetic(symbol: Callable[..., Any], instruction: str) -> None:
         return getattr(builder, instruction)(*arguments, flags=_FAST)
 
 
-for _symbol, _instruction in (
-    (operator.add, "fadd"),
-    (operator.sub, "fsub"),
-    (operator.mul, "fmul"),
-    (operator.truediv, "fdiv"),
-):
-    _arithmetic(_symbol, _instruction)
-    _arithmetic(getattr(operator, "i" + _symbol.__name__), _instruction)
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")
 
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any) -> Any:
@@ -191,16 +186,6 @@ def total(context: Any, values: Any) -> Any:
     return types.float32(vector), generate
 
 
-def _unary(name: str) -> Any:
-    def typed(context: Any, value: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return _call(builder, f"{name}.{_VECTOR_NAME}", _VECTOR, *arguments)
-
-        return vector(vector), generate
-
-    return typed
-
-
 @part_of_kernel
 def load_whole(array, row, column, left):  # type: ignore[no-untyped-def]
     """``load``, with the arguments of ``load_rest``."""
@@ -213,11 +198,14 @@ def store_whole(array, row, column, left, value):  # type: ignore[no-untyped-def
     store(array, row, column, value)
 
 
-magnitude = intrinsic(_unary("llvm.fabs"))
-"""|x| of each lane."""
+@intrinsic
+def magnitude(context: Any, value: Any) -> Any:
+    """Return |x| of each lane."""
 
-square_root = intrinsic(_unary("llvm.sqrt"))
-"""√x of each lane."""
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _call(builder, f"llvm.fabs.{_VECTOR_NAME}", _VECTOR, *arguments)
+
+    return vector(vector), generate
 
 
 @intrinsic
@@ -274,8 +262,8 @@ def _estimate(context: Any, value: Any) -> Any:
 def two_inverse_roots(x):  # type: ignore[no-untyped-def]
     """Return two factors whose product is 2/√x for normal numbers x > 0, with a relative error below 3·10⁻⁷.
 
-    An estimate and a step of Newton's method take a third of the time of a root and a division. As factors, because one
-    more multiplication by either is often for free.
+    An estimate and a step of Newton's method, instead of a root and a division. As factors, because a kernel multiplies
+    by more anyway.
     """
     estimate = _estimate(x)
     return estimate, spread(np.float32(3)) - x * estimate * estimate

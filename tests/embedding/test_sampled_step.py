@@ -135,7 +135,7 @@ def test_inverses_that_are_tied_are_composed_of_their_relations() -> None:
     queries = ComposedQueries(model, batch, rows)
     torch.testing.assert_close(queries.query, model.query(rows[batch.anchor], batch.relation))
     to_query, to_rows = torch.randn(QUERIES, 16), torch.zeros_like(rows)
-    queries.pull(to_query, to_rows)
+    queries.backward(to_query, to_rows)
     composed, model.relations.grad = model.relations.grad, None
     leaf = rows.clone().requires_grad_()
     model.query(leaf[batch.anchor], batch.relation).backward(to_query)

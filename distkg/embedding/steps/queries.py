@@ -31,7 +31,7 @@ class BatchQueries(Protocol):
     query: Tensor
     penalty: Tensor
 
-    def pull(self, to_query: Tensor, to_rows: Tensor) -> None:
+    def backward(self, to_query: Tensor, to_rows: Tensor) -> None:
         """Add the gradient of Σ to_query·query + penalty to that of the batch's rows, and to the parameters'."""
         ...
 
@@ -55,7 +55,7 @@ class DifferentiatedQueries:
             self._penalty = penalty(anchor.rows, relation, answer.rows)
         self.penalty = self._penalty.detach()
 
-    def pull(self, to_query: Tensor, to_rows: Tensor) -> None:
+    def backward(self, to_query: Tensor, to_rows: Tensor) -> None:
         outputs, gradients = [self._query], [to_query]
         if self._penalty.requires_grad:
             outputs, gradients = [*outputs, self._penalty], [*gradients, torch.ones_like(self._penalty)]
@@ -81,7 +81,7 @@ class ComposedQueries:
         parts = (self._rows, self._anchor, self._operands, self._place)
         return tuple(part.detach().contiguous().numpy() for part in parts)
 
-    def pull(self, to_query: Tensor, to_rows: Tensor) -> None:
+    def backward(self, to_query: Tensor, to_rows: Tensor) -> None:
         to_operands = torch.zeros_like(self._operands, memory_format=torch.contiguous_format)
         gradient = to_query.contiguous().numpy()
         self._composition.add_gradients(gradient, *self._inputs(), to_rows.numpy(), to_operands.numpy())

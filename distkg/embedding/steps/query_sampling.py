@@ -22,7 +22,7 @@ class ScoredQueries:
     Attributes:
         query: float32 [b, Q], training query vectors.
         positive: float32 [b], scores of the answers.
-        taken: gathered anchor and answer rows.
+        gathered: anchor and answer rows.
     """
 
     def __init__(self, model: TrainingModel, batch: QuerySampledBatch, rows: Tensor) -> None:

@@ -35,7 +35,7 @@ class SampledStep:
         if batch.made is not None:
             self._compare_generated(queries.query, candidates.detach(), batch, batch.made, weight, compared)
         to_rows = through_candidates(own, candidates, compared.to_candidates)
-        queries.pull(compared.to_query, to_rows)
+        queries.backward(compared.to_query, to_rows)
         return StepResult(compared.loss + queries.penalty, to_rows)
 
     def _queries(self, batch: SampledBatch, rows: Tensor, weight: float) -> BatchQueries:

@@ -68,7 +68,7 @@ def through_candidates(own: Tensor, candidates: Tensor, gradient: Tensor) -> Ten
     if candidates is own:
         return gradient
     (every_row,) = torch.autograd.grad(candidates, own, gradient)
-    return every_row
+    return every_row.contiguous()
 
 
 class Penalty:

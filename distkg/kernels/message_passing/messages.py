@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distkg.kernels.compositions import complex_product
 from distkg.kernels.jit import part_of_kernel
 from distkg.kernels.message_passing.edges import Edges
 
@@ -40,16 +41,10 @@ class Given(NamedTuple):
     message: Message
 
 
-def _complex_product(left: Tensor, right: Tensor) -> Tensor:
-    (real, imaginary), (turn_real, turn_imaginary) = left.chunk(2, -1), right.chunk(2, -1)
-    parts = real * turn_real - imaginary * turn_imaginary, real * turn_imaginary + imaginary * turn_real
-    return torch.cat(parts, -1)
-
-
 REFERENCES: dict[Message, Callable[[Tensor, Tensor], Tensor]] = {
     "distmult": torch.mul,
     "transe": torch.add,
-    "rotate": _complex_product,
+    "rotate": complex_product,
 }
 
 Array = np.ndarray

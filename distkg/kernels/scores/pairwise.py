@@ -37,9 +37,9 @@ from distkg.kernels.scores.distances import (
     store_two,
 )
 from distkg.kernels.scores.pairwise_loops import (
-    pull_block,
-    pull_indexed,
-    pull_ordered,
+    add_block_gradients,
+    add_indexed_gradients,
+    add_ordered_gradients,
     score_block,
     score_indexed,
     score_ordered,
@@ -58,7 +58,7 @@ def dot_indexed(query: Array, rows: Array, index: Array, out: Array) -> None:
 def dot_indexed_gradients(
     grad: Array, query: Array, rows: Array, index: Array, grad_query: Array, grad_rows: Array
 ) -> None:
-    pull_indexed(
+    add_indexed_gradients(
         load_one, load_one, add_one, add_one, store_one, store_one, dot_slopes, _one, grad, query, rows,
         rows.shape[1], index, grad_query, grad_rows,
     )  # fmt: skip
@@ -71,7 +71,7 @@ def dot_block(query: Array, rows: Array, out: Array) -> None:
 
 @kernel
 def dot_block_gradients(grad: Array, query: Array, rows: Array, grad_query: Array, grad_rows: Array) -> None:
-    pull_block(
+    add_block_gradients(
         load_one, load_one, add_one, add_one, store_one, store_one, dot_slopes, _one, grad, query, rows,
         rows.shape[1], grad_query, grad_rows,
     )  # fmt: skip
@@ -86,7 +86,7 @@ def dot_ordered(query: Array, rows: Array, starts: Array, queries: Array, out: A
 def dot_ordered_gradients(
     grad: Array, query: Array, rows: Array, starts: Array, queries: Array, grad_query: Array, grad_rows: Array
 ) -> None:
-    pull_ordered(
+    add_ordered_gradients(
         load_one, load_one, add_one, add_one, store_one, store_one, dot_slopes, _one, grad, query, rows,
         rows.shape[1], starts, queries, grad_query, grad_rows,
     )  # fmt: skip
@@ -101,7 +101,7 @@ def squared_indexed(query: Array, rows: Array, index: Array, out: Array) -> None
 def squared_indexed_gradients(
     grad: Array, query: Array, rows: Array, index: Array, grad_query: Array, grad_rows: Array
 ) -> None:
-    pull_indexed(
+    add_indexed_gradients(
         load_one, load_one, add_one, add_one, store_one, store_one, squared_slopes, _minus, grad, query, rows,
         rows.shape[1], index, grad_query, grad_rows,
     )  # fmt: skip
@@ -114,7 +114,7 @@ def squared_block(query: Array, rows: Array, out: Array) -> None:
 
 @kernel
 def squared_block_gradients(grad: Array, query: Array, rows: Array, grad_query: Array, grad_rows: Array) -> None:
-    pull_block(
+    add_block_gradients(
         load_one, load_one, add_one, add_one, store_one, store_one, squared_slopes, _minus, grad, query, rows,
         rows.shape[1], grad_query, grad_rows,
     )  # fmt: skip
@@ -129,7 +129,7 @@ def squared_ordered(query: Array, rows: Array, starts: Array, queries: Array, ou
 def squared_ordered_gradients(
     grad: Array, query: Array, rows: Array, starts: Array, queries: Array, grad_query: Array, grad_rows: Array
 ) -> None:
-    pull_ordered(
+    add_ordered_gradients(
         load_one, load_one, add_one, add_one, store_one, store_one, squared_slopes, _minus, grad, query, rows,
         rows.shape[1], starts, queries, grad_query, grad_rows,
     )  # fmt: skip
@@ -144,7 +144,7 @@ def l1_indexed(query: Array, rows: Array, index: Array, out: Array) -> None:
 def l1_indexed_gradients(
     grad: Array, query: Array, rows: Array, index: Array, grad_query: Array, grad_rows: Array
 ) -> None:
-    pull_indexed(
+    add_indexed_gradients(
         load_one, load_one, add_one, add_one, store_one, store_one, l1_slopes, _minus, grad, query, rows,
         rows.shape[1], index, grad_query, grad_rows,
     )  # fmt: skip
@@ -157,7 +157,7 @@ def l1_block(query: Array, rows: Array, out: Array) -> None:
 
 @kernel
 def l1_block_gradients(grad: Array, query: Array, rows: Array, grad_query: Array, grad_rows: Array) -> None:
-    pull_block(
+    add_block_gradients(
         load_one, load_one, add_one, add_one, store_one, store_one, l1_slopes, _minus, grad, query, rows,
         rows.shape[1], grad_query, grad_rows,
     )  # fmt: skip
@@ -172,7 +172,7 @@ def l1_ordered(query: Array, rows: Array, starts: Array, queries: Array, out: Ar
 def l1_ordered_gradients(
     grad: Array, query: Array, rows: Array, starts: Array, queries: Array, grad_query: Array, grad_rows: Array
 ) -> None:
-    pull_ordered(
+    add_ordered_gradients(
         load_one, load_one, add_one, add_one, store_one, store_one, l1_slopes, _minus, grad, query, rows,
         rows.shape[1], starts, queries, grad_query, grad_rows,
     )  # fmt: skip
@@ -187,7 +187,7 @@ def scaled_l1_indexed(query: Array, rows: Array, index: Array, out: Array) -> No
 def scaled_l1_indexed_gradients(
     grad: Array, query: Array, rows: Array, index: Array, grad_query: Array, grad_rows: Array
 ) -> None:
-    pull_indexed(
+    add_indexed_gradients(
         load_two, load_one, add_two, add_one, store_two, store_one, scaled_l1_slopes, _minus, grad, query, rows,
         rows.shape[1], index, grad_query, grad_rows,
     )  # fmt: skip
@@ -200,7 +200,7 @@ def scaled_l1_block(query: Array, rows: Array, out: Array) -> None:
 
 @kernel
 def scaled_l1_block_gradients(grad: Array, query: Array, rows: Array, grad_query: Array, grad_rows: Array) -> None:
-    pull_block(
+    add_block_gradients(
         load_two, load_one, add_two, add_one, store_two, store_one, scaled_l1_slopes, _minus, grad, query, rows,
         rows.shape[1], grad_query, grad_rows,
     )  # fmt: skip
@@ -215,7 +215,7 @@ def scaled_l1_ordered(query: Array, rows: Array, starts: Array, queries: Array, 
 def scaled_l1_ordered_gradients(
     grad: Array, query: Array, rows: Array, starts: Array, queries: Array, grad_query: Array, grad_rows: Array
 ) -> None:
-    pull_ordered(
+    add_ordered_gradients(
         load_two, load_one, add_two, add_one, store_two, store_one, scaled_l1_slopes, _minus, grad, query, rows,
         rows.shape[1], starts, queries, grad_query, grad_rows,
     )  # fmt: skip
@@ -230,7 +230,7 @@ def modulus_indexed(query: Array, rows: Array, index: Array, out: Array) -> None
 def modulus_indexed_gradients(
     grad: Array, query: Array, rows: Array, index: Array, grad_query: Array, grad_rows: Array
 ) -> None:
-    pull_indexed(
+    add_indexed_gradients(
         load_two, load_two, add_two, add_two, store_two, store_two, modulus_slopes, _half, grad, query, rows,
         rows.shape[1] // 2, index, grad_query, grad_rows,
     )  # fmt: skip
@@ -243,7 +243,7 @@ def modulus_block(query: Array, rows: Array, out: Array) -> None:
 
 @kernel
 def modulus_block_gradients(grad: Array, query: Array, rows: Array, grad_query: Array, grad_rows: Array) -> None:
-    pull_block(
+    add_block_gradients(
         load_two, load_two, add_two, add_two, store_two, store_two, modulus_slopes, _half, grad, query, rows,
         rows.shape[1] // 2, grad_query, grad_rows,
     )  # fmt: skip
@@ -258,7 +258,7 @@ def modulus_ordered(query: Array, rows: Array, starts: Array, queries: Array, ou
 def modulus_ordered_gradients(
     grad: Array, query: Array, rows: Array, starts: Array, queries: Array, grad_query: Array, grad_rows: Array
 ) -> None:
-    pull_ordered(
+    add_ordered_gradients(
         load_two, load_two, add_two, add_two, store_two, store_two, modulus_slopes, _half, grad, query, rows,
         rows.shape[1] // 2, starts, queries, grad_query, grad_rows,
     )  # fmt: skip

@@ -35,7 +35,7 @@ def _score_pair(load_query, load_row, term, query, i, rows, row, width):  # type
 
 
 @part_of_kernel
-def _pull(  # type: ignore[no-untyped-def]
+def _add_gradients(  # type: ignore[no-untyped-def]
     load_query, load_row, add_query, add_row, store_query, store_row, slopes, load, store, g, query, i, rows, row, j,
     left, width, grad_query, grad_rows,
 ):
@@ -48,18 +48,18 @@ def _pull(  # type: ignore[no-untyped-def]
 
 
 @part_of_kernel
-def _pull_pair(  # type: ignore[no-untyped-def]
+def _add_pair_gradients(  # type: ignore[no-untyped-def]
     load_query, load_row, add_query, add_row, store_query, store_row, slopes, g, query, i, rows, row, width,
     grad_query, grad_rows,
 ):
     whole = width // LANES * LANES
     for j in range(0, whole, LANES):
-        _pull(
+        _add_gradients(
             load_query, load_row, add_query, add_row, store_query, store_row, slopes, load_whole, store_whole, g,
             query, i, rows, row, j, 0, width, grad_query, grad_rows,
         )
     if whole < width:
-        _pull(
+        _add_gradients(
             load_query, load_row, add_query, add_row, store_query, store_row, slopes, load_rest, store_rest, g, query,
             i, rows, row, whole, width - whole, width, grad_query, grad_rows,
         )
@@ -75,7 +75,7 @@ def score_indexed(load_query, load_row, term, scale, query, rows, width, index, 
 
 
 @part_of_kernel
-def pull_indexed(  # type: ignore[no-untyped-def]
+def add_indexed_gradients(  # type: ignore[no-untyped-def]
     load_query, load_row, add_query, add_row, store_query, store_row, slopes, scale, grad, query, rows, width, index,
     grad_query, grad_rows,
 ):
@@ -84,7 +84,7 @@ def pull_indexed(  # type: ignore[no-untyped-def]
             prefetch_row(rows, index[i + AHEAD, 0])
             prefetch_row(grad_rows, index[i + AHEAD, 0])
         for k in range(index.shape[1]):
-            _pull_pair(
+            _add_pair_gradients(
                 load_query, load_row, add_query, add_row, store_query, store_row, slopes, spread(scale * grad[i, k]),
                 query, i, rows, index[i, k], width, grad_query, grad_rows,
             )
@@ -99,13 +99,13 @@ def score_ordered(load_query, load_row, term, scale, query, rows, width, starts,
 
 
 @part_of_kernel
-def pull_ordered(  # type: ignore[no-untyped-def]
+def add_ordered_gradients(  # type: ignore[no-untyped-def]
     load_query, load_row, add_query, add_row, store_query, store_row, slopes, scale, grad, query, rows, width, starts,
     queries, grad_query, grad_rows,
 ):
     for row in range(starts.shape[0] - 1):
         for entry in range(starts[row], starts[row + 1]):
-            _pull_pair(
+            _add_pair_gradients(
                 load_query, load_row, add_query, add_row, store_query, store_row, slopes, spread(scale * grad[entry]),
                 query, queries[entry], rows, row, width, grad_query, grad_rows,
             )
@@ -145,7 +145,7 @@ def score_block(load_query, load_row, term, scale, query, rows, width, out):  # 
 
 
 @part_of_kernel
-def _pull_tile(  # type: ignore[no-untyped-def]
+def _add_tile_gradients(  # type: ignore[no-untyped-def]
     load_query, load_row, add_query, add_row, store_query, store_row, slopes, load, store, w00, w01, w10, w11, query,
     i, following, rows, k, beside, j, left, width, grad_query, grad_rows,
 ):
@@ -168,7 +168,7 @@ def _pull_tile(  # type: ignore[no-untyped-def]
 
 
 @part_of_kernel
-def pull_block(  # type: ignore[no-untyped-def]
+def add_block_gradients(  # type: ignore[no-untyped-def]
     load_query, load_row, add_query, add_row, store_query, store_row, slopes, scale, grad, query, rows, width,
     grad_query, grad_rows,
 ):
@@ -185,13 +185,13 @@ def pull_block(  # type: ignore[no-untyped-def]
                 g10, g11 = (_zero, _zero) if following == i else (g10, g11)
                 w00, w01, w10, w11 = spread(scale * g00), spread(scale * g01), spread(scale * g10), spread(scale * g11)
                 for j in range(0, whole, LANES):
-                    _pull_tile(
+                    _add_tile_gradients(
                         load_query, load_row, add_query, add_row, store_query, store_row, slopes, load_whole,
                         store_whole, w00, w01, w10, w11, query, i, following, rows, k, beside, j, 0, width,
                         grad_query, grad_rows,
                     )
                 if whole < width:
-                    _pull_tile(
+                    _add_tile_gradients(
                         load_query, load_row, add_query, add_row, store_query, store_row, slopes, load_rest,
                         store_rest, w00, w01, w10, w11, query, i, following, rows, k, beside, whole, width - whole,
                         width, grad_query, grad_rows,

@@ -25,7 +25,6 @@ class RowOrder:
     """
 
     def __init__(self, index: np.ndarray, rows: int) -> None:
-        self._shape = index.shape
         self.starts = np.zeros(rows + 1, np.int64)
         self.queries, self.places = np.empty(index.size, np.int32), np.empty(index.size, np.int32)
         _sort(index, self.starts, self.queries, self.places)
