@@ -32,11 +32,11 @@ ENTITIES, RELATIONS, TRIPLES, SEED = 60, 4, 400, 1
 
 @dataclass(frozen=True)
 class Warmed:
-    """What was done for a configuration.
+    """Result of compiling the kernels of one configuration.
 
     Attributes:
         name: name or path of the configuration.
-        seconds: time that it took, with the start of a process.
+        seconds: duration of its training, in which they were compiled.
         error: why its kernels could not be compiled; empty if they were.
     """
 
