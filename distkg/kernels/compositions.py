@@ -18,9 +18,11 @@ from distkg.kernels.jit import kernel, part_of_kernel
 from distkg.kernels.prefetch import AHEAD, prefetch_row
 from distkg.kernels.scores.distances import add_one, add_two, load_one, load_two, store_one, store_two
 from distkg.kernels.simd import LANES, load_rest, load_whole, spread, store_rest, store_whole
+from distkg.kernels.threads import for_each_part
 
 Array = np.ndarray
 _one = np.float32(1)
+_FEWEST = 256  # queries of a part: with fewer, a thread costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,42 @@ class Composition:
 
     Attributes:
         plain: definition in plain torch, row by row: [..., width], [..., width] -> [..., width].
-        compose: kernel ``compose(rows, anchor, operands, relation, query)`` that writes the queries.
-        add_gradients: kernel ``(grad, rows, anchor, operands, relation, to_rows, to_operands)`` that adds the gradients
-            of Σ grad·query.
+        composing: kernel ``(rows, anchor, operands, relation, query)``.
+        adding: kernel ``(grad, rows, anchor, operands, relation, to_rows, to_operands, first, last)`` of the columns
+            first … last - 1 of a part; ``first`` is a multiple of ``LANES``.
+        parts: parts of a row that the kernels load together.
     """
 
     plain: Callable[[Tensor, Tensor], Tensor]
-    compose: Callable[..., None]
-    add_gradients: Callable[..., None]
+    composing: Callable[..., None]
+    adding: Callable[..., None]
+    parts: int = 1
+
+    def compose(self, rows: Array, anchor: Array, operands: Array, relation: Array, query: Array) -> None:
+        """Write the queries [b, width]."""
+
+        def compose(low: int, high: int) -> None:
+            self.composing(rows, anchor[low:high], operands, relation[low:high], query[low:high])
+
+        for_each_part(len(anchor), compose, _FEWEST)
+
+    def add_gradients(
+        self,
+        grad: Array,
+        rows: Array,
+        anchor: Array,
+        operands: Array,
+        relation: Array,
+        to_rows: Array,
+        to_operands: Array,
+    ) -> None:
+        """Add the gradients of Σ grad·query; threads share the columns, since rows occur more than once."""
+        width, arrays = rows.shape[1] // self.parts, (grad, rows, anchor, operands, relation, to_rows, to_operands)
+
+        def add(low: int, high: int) -> None:
+            self.adding(*arrays, low * LANES, min(high * LANES, width))
+
+        for_each_part(-(-width // LANES), add)
 
 
 # Of a row a and an operand r in vectors: the query, and for its gradient g those of both.
@@ -119,23 +149,24 @@ def _add_part_gradients(  # type: ignore[no-untyped-def]
 
 @part_of_kernel
 def _add_gradients(  # type: ignore[no-untyped-def]
-    load_parts, store_parts, add_parts, slopes, grad, rows, anchor, operands, relation, width, to_rows, to_operands
+    load_parts, store_parts, add_parts, slopes, grad, rows, anchor, operands, relation, width, to_rows, to_operands,
+    first, last,
 ):
-    whole = width // LANES * LANES
+    whole = first + (last - first) // LANES * LANES
     for i in range(anchor.shape[0]):
         if i + AHEAD < anchor.shape[0]:
             prefetch_row(rows, anchor[i + AHEAD])
             prefetch_row(to_rows, anchor[i + AHEAD])
         row, operand = anchor[i], relation[i]
-        for j in range(0, whole, LANES):
+        for j in range(first, whole, LANES):
             _add_part_gradients(
                 load_parts, store_parts, add_parts, slopes, load_whole, store_whole, grad, i, rows, row, operands,
                 operand, j, 0, width, to_rows, to_operands,
             )
-        if whole < width:
+        if whole < last:
             _add_part_gradients(
                 load_parts, store_parts, add_parts, slopes, load_rest, store_rest, grad, i, rows, row, operands,
-                operand, whole, width - whole, width, to_rows, to_operands,
+                operand, whole, last - whole, width, to_rows, to_operands,
             )
 # fmt: on
 
@@ -147,12 +178,20 @@ def _compose_sum(rows: Array, anchor: Array, operands: Array, relation: Array, q
 
 @kernel
 def _sum_gradients(
-    grad: Array, rows: Array, anchor: Array, operands: Array, relation: Array, to_rows: Array, to_operands: Array
+    grad: Array,
+    rows: Array,
+    anchor: Array,
+    operands: Array,
+    relation: Array,
+    to_rows: Array,
+    to_operands: Array,
+    first: int,
+    last: int,
 ) -> None:
     width = rows.shape[1]
     _add_gradients(
         load_one, store_one, add_one, _sum_slopes, grad, rows, anchor, operands, relation, width, to_rows,
-        to_operands,
+        to_operands, first, last,
     )  # fmt: skip
 
 
@@ -163,12 +202,20 @@ def _compose_product(rows: Array, anchor: Array, operands: Array, relation: Arra
 
 @kernel
 def _product_gradients(
-    grad: Array, rows: Array, anchor: Array, operands: Array, relation: Array, to_rows: Array, to_operands: Array
+    grad: Array,
+    rows: Array,
+    anchor: Array,
+    operands: Array,
+    relation: Array,
+    to_rows: Array,
+    to_operands: Array,
+    first: int,
+    last: int,
 ) -> None:
     width = rows.shape[1]
     _add_gradients(
         load_one, store_one, add_one, _product_slopes, grad, rows, anchor, operands, relation, width, to_rows,
-        to_operands,
+        to_operands, first, last,
     )  # fmt: skip
 
 
@@ -179,12 +226,20 @@ def _compose_complex_product(rows: Array, anchor: Array, operands: Array, relati
 
 @kernel
 def _complex_product_gradients(
-    grad: Array, rows: Array, anchor: Array, operands: Array, relation: Array, to_rows: Array, to_operands: Array
+    grad: Array,
+    rows: Array,
+    anchor: Array,
+    operands: Array,
+    relation: Array,
+    to_rows: Array,
+    to_operands: Array,
+    first: int,
+    last: int,
 ) -> None:
     width = rows.shape[1] // 2
     _add_gradients(
         load_two, store_two, add_two, _complex_product_slopes, grad, rows, anchor, operands, relation, width,
-        to_rows, to_operands,
+        to_rows, to_operands, first, last,
     )  # fmt: skip
 
 
@@ -197,4 +252,4 @@ def complex_product(left: Tensor, right: Tensor) -> Tensor:
 
 SUM = Composition(torch.add, _compose_sum, _sum_gradients)
 PRODUCT = Composition(torch.mul, _compose_product, _product_gradients)
-COMPLEX_PRODUCT = Composition(complex_product, _compose_complex_product, _complex_product_gradients)
+COMPLEX_PRODUCT = Composition(complex_product, _compose_complex_product, _complex_product_gradients, parts=2)

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from distkg.graph.csr import expanded_ranges, row_of_each
 from distkg.kernels.jit import kernel, on_cpu
+from distkg.kernels.threads import for_each_part
 
+_FEWEST = 16  # queries of a part: with fewer, a thread costs more than it saves
 _SLICE = 256  # answers per slice in the plain form, which copies a row of scores for each
 
 
@@ -86,10 +88,7 @@ def count_block(scores: Tensor, low: int, first: int, tally: Tally) -> None:
     if not on_cpu(scores):
         reference_count_block(scores, low, first, tally)
         return
-    _count(
-        scores.numpy(),
-        low,
-        first,
+    counted = (
         tally.known,
         tally.known_starts,
         tally.known_ends,
@@ -101,6 +100,8 @@ def count_block(scores: Tensor, low: int, first: int, tally: Tally) -> None:
         tally.answer_scores,
         tally.broken,
     )
+    block = scores.numpy()
+    for_each_part(len(block), lambda start, end: _count(block[start:end], low, first + start, *counted), _FEWEST)
 
 
 @kernel

@@ -14,6 +14,9 @@ from torch import Tensor
 from distkg.kernels.jit import kernel, on_cpu, part_of_kernel
 from distkg.kernels.prefetch import AHEAD, prefetch_row
 from distkg.kernels.simd import LANES, load, store
+from distkg.kernels.threads import for_each_part
+
+_FEWEST = 256  # rows of a part: with fewer, a thread costs more than it saves
 
 
 def add_rows(target: Tensor, index: Tensor, source: Tensor) -> None:
@@ -25,7 +28,9 @@ def add_rows(target: Tensor, index: Tensor, source: Tensor) -> None:
         source: float32 [k, d].
     """
     if on_cpu(target, index, source) and target.dtype == source.dtype == torch.float32 and target.is_contiguous():
-        _add_rows(target.numpy(), index.numpy(), source.contiguous().numpy())
+        arrays = target.numpy(), index.numpy(), source.contiguous().numpy()
+        fewest = max(1, _FEWEST * len(target) // max(len(index), 1))
+        for_each_part(len(target), lambda low, high: _add_rows(*arrays, low, high), fewest)
     else:
         target.index_add_(0, index, source.to(target.dtype))
 
@@ -51,11 +56,13 @@ def _add_row(target, row, source, i):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _add_rows(target: np.ndarray, index: np.ndarray, source: np.ndarray) -> None:
+def _add_rows(target: np.ndarray, index: np.ndarray, source: np.ndarray, low: int, high: int) -> None:
+    """Add to the rows low … high - 1 of the target."""
     for i in range(index.shape[0]):
-        if i + AHEAD < index.shape[0]:
+        if i + AHEAD < index.shape[0] and low <= index[i + AHEAD] < high:
             prefetch_row(target, index[i + AHEAD])
-        _add_row(target, index[i], source, i)
+        if low <= index[i] < high:
+            _add_row(target, index[i], source, i)
 
 
 def sum_rows(parts: Sequence[tuple[Tensor, Tensor]], rows: int) -> Tensor:
@@ -71,16 +78,26 @@ def sum_rows(parts: Sequence[tuple[Tensor, Tensor]], rows: int) -> Tensor:
             total.index_add_(0, index, source)
         return total
     total, written = first.new_empty(rows, first.shape[1]), np.zeros(rows, np.uint8)
-    for index, source in parts:
-        _write_or_add(total.numpy(), written, index.numpy(), source.contiguous().numpy())
-    _clear_unwritten(total.numpy(), written)
+    arrays = [(index.numpy(), source.contiguous().numpy()) for index, source in parts]
+
+    def add(low: int, high: int) -> None:
+        for index, source in arrays:
+            _write_or_add(total.numpy(), written, index, source, low, high)
+        _clear_unwritten(total.numpy(), written, low, high)
+
+    for_each_part(rows, add, _FEWEST)
     return total
 
 
 @kernel
-def _write_or_add(target: np.ndarray, written: np.ndarray, index: np.ndarray, source: np.ndarray) -> None:
+def _write_or_add(
+    target: np.ndarray, written: np.ndarray, index: np.ndarray, source: np.ndarray, low: int, high: int
+) -> None:
+    """Write the rows low … high - 1 of the target, or add to them."""
     for i in range(index.shape[0]):
         row = index[i]
+        if row < low or row >= high:
+            continue
         if written[row]:
             _add_row(target, row, source, i)
         else:
@@ -89,8 +106,8 @@ def _write_or_add(target: np.ndarray, written: np.ndarray, index: np.ndarray, so
 
 
 @kernel
-def _clear_unwritten(target: np.ndarray, written: np.ndarray) -> None:
-    for row in range(written.shape[0]):
+def _clear_unwritten(target: np.ndarray, written: np.ndarray, low: int, high: int) -> None:
+    for row in range(low, high):
         if not written[row]:
             target[row] = 0
 
@@ -104,9 +121,14 @@ def gather_rows(rows: Tensor, index: Tensor, out: Tensor | None = None) -> Tenso
     if rows.dtype != torch.float32 or not on_cpu(rows, index) or not rows.is_contiguous():
         return torch.index_select(rows, 0, index, out=out) if out is not None else rows.index_select(0, index)
     out = rows.new_empty(len(index), rows.shape[1]) if out is None else out
-    done = _gather_rows(rows.detach().numpy(), index.numpy(), out.numpy())
-    if done < len(index):
-        raise IndexError(f"row {int(index[done])} is asked of a matrix with {len(rows)} rows")
+    source, places, target = rows.detach().numpy(), index.numpy(), out.numpy()
+
+    def gather(low: int, high: int) -> None:
+        done = low + _gather_rows(source, places[low:high], target[low:high])
+        if done < high:
+            raise IndexError(f"row {places[done]} is asked of a matrix with {len(source)} rows")
+
+    for_each_part(len(places), gather, _FEWEST)
     return out
 
 

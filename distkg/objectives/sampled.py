@@ -19,9 +19,11 @@ from torch import Tensor
 from distkg.config import ObjectiveConfig
 from distkg.kernels.jit import on_cpu
 from distkg.kernels.scores.sampled_losses import logistic_loss, margin_loss, sampled_softmax_loss, self_adversarial_loss
+from distkg.kernels.threads import for_each_part
 from distkg.registry import Registry
 
 EXCLUDED = -1e9  # score of an excluded negative: finite, so that 0 × EXCLUDED is 0
+_FEWEST = 1 << 15  # scores of a part: with fewer, a thread costs more than it saves
 
 SAMPLED: Registry[type[SampledObjective]] = Registry("objective with negatives", "distkg.objectives")
 
@@ -59,9 +61,15 @@ class SampledObjective(ABC):
             return loss.detach(), to_positive, to_negative
         margin = torch.full_like(positive, self.margin) if growth is None else self.margin * growth
         loss, to_positive, to_negative = map(torch.empty_like, (positive, positive, negative))
-        inputs = (tensor.detach().contiguous().numpy() for tensor in (positive, negative, margin))
-        outputs = (tensor.numpy() for tensor in (loss, to_positive, to_negative))
-        self.compiled(*inputs, np.float32(self.temperature), np.float32(weight), np.float32(EXCLUDED), *outputs)
+        inputs = [tensor.detach().contiguous().numpy() for tensor in (positive, negative, margin)]
+        outputs = [tensor.numpy() for tensor in (loss, to_positive, to_negative)]
+        settings = np.float32(self.temperature), np.float32(weight), np.float32(EXCLUDED)
+        run = self.compiled
+
+        def compute(low: int, high: int) -> None:
+            run(*(array[low:high] for array in inputs), *settings, *(array[low:high] for array in outputs))
+
+        for_each_part(len(loss), compute, max(1, _FEWEST // max(negative.shape[1], 1)))
         return loss, to_positive, to_negative
 
     def _grown(self, growth: Tensor | None) -> Tensor | float:

@@ -6,14 +6,18 @@ The update is not linear in the gradient, so the gradients of duplicate rows mus
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distkg.kernels.jit import kernel, on_cpu
+from distkg.kernels.threads import for_each_part
 from distkg.registry import Registry
 from distkg.sharding.row_storage import DeviceMemory, RowStorage
+
+_FEWEST = 256  # rows of a part: with fewer, a thread costs more than it saves
 
 OPTIMIZERS: Registry[type[RowOptimizer]] = Registry("optimizer")
 
@@ -60,9 +64,7 @@ class RowwiseAdagrad(RowOptimizer):
     def step(self, ids: Tensor, grad: Tensor, learning_rate: float) -> None:
         total = self.state["sum"]
         if on_cpu(ids, grad):
-            _rowwise_adagrad(
-                total.numpy(), ids.numpy(), grad.numpy(), np.float32(learning_rate), np.float32(self.EPSILON)
-            )
+            _update_rows(_rowwise_adagrad, [total], ids, grad, learning_rate, self.EPSILON)
             return
         fresh = total[ids] + grad.square().mean(1, keepdim=True)
         total[ids] = fresh
@@ -82,7 +84,7 @@ class Adagrad(RowOptimizer):
     def step(self, ids: Tensor, grad: Tensor, learning_rate: float) -> None:
         total = self.state["sum"]
         if on_cpu(ids, grad):
-            _adagrad(total.numpy(), ids.numpy(), grad.numpy(), np.float32(learning_rate), np.float32(self.EPSILON))
+            _update_rows(_adagrad, [total], ids, grad, learning_rate, self.EPSILON)
             return
         fresh = total[ids].addcmul_(grad, grad)
         total[ids] = fresh
@@ -106,8 +108,7 @@ class LazyAdam(RowOptimizer):
     def step(self, ids: Tensor, grad: Tensor, learning_rate: float) -> None:
         mean, square, steps = self.state["mean"], self.state["square"], self.state["steps"]
         if on_cpu(ids, grad):
-            constants = [np.float32(value) for value in (learning_rate, *self.BETAS, self.EPSILON)]
-            _lazy_adam(mean.numpy(), square.numpy(), steps.numpy(), ids.numpy(), grad.numpy(), *constants)
+            _update_rows(_lazy_adam, [mean, square, steps], ids, grad, learning_rate, *self.BETAS, self.EPSILON)
             return
         first, second = self.BETAS
         count = steps[ids] + 1
@@ -116,6 +117,15 @@ class LazyAdam(RowOptimizer):
         steps[ids], mean[ids], square[ids] = count, fresh_mean, fresh_square
         scale = (fresh_square / (1 - second**count)).sqrt() + self.EPSILON
         grad.copy_(fresh_mean / (1 - first**count) / scale).mul_(-learning_rate)
+
+
+def _update_rows(
+    update: Callable[..., None], state: Sequence[Tensor], ids: Tensor, grad: Tensor, *constants: float
+) -> None:
+    """Call a kernel of an optimizer for parts of the rows."""
+    states, rows, gradients = [tensor.numpy() for tensor in state], ids.numpy(), grad.numpy()
+    singles = [np.float32(value) for value in constants]
+    for_each_part(len(rows), lambda low, high: update(*states, rows[low:high], gradients[low:high], *singles), _FEWEST)
 
 
 @kernel

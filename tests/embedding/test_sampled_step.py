@@ -14,6 +14,7 @@ from distkg.embedding.model import TrainingModel
 from distkg.embedding.scorers import SCORERS
 from distkg.embedding.steps.queries import ComposedQueries, composes
 from distkg.embedding.steps.sampled import SampledStep
+from distkg.kernels.threads import computing_threads
 from distkg.objectives import EXCLUDED, SAMPLED
 from distkg.sharding.ranks import Ranks
 
@@ -151,3 +152,20 @@ def test_a_step_without_queries_has_no_loss_and_no_gradient() -> None:
     done = SampledStep(model, config)(empty, torch.empty(0, 16))
     assert done.loss.item() == 0
     assert done.rows.shape == (0, 16)
+
+
+@pytest.mark.parametrize("sharing", [1, SHARING])
+@pytest.mark.parametrize("scorer", COMPOSED)
+def test_threads_change_no_step(scorer: str, sharing: int) -> None:
+    config, batch = config_of(scorer), batch_of(sharing=sharing, masked=True)
+    model = TrainingModel(config, ENTITIES, RELATIONS, Ranks.single())
+    rows = torch.randn(ENTITIES, model.scorer.entity_width, generator=torch.Generator().manual_seed(1))
+    results = []
+    for threads in (1, 3):
+        model.zero_grad()
+        with computing_threads(threads):
+            computed = SampledStep(model, config)(batch, rows)
+        assert model.relations.grad is not None
+        results.append((computed.loss, computed.rows, model.relations.grad.clone()))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)

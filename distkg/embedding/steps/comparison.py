@@ -6,7 +6,6 @@ computed while the block is in the core's cache, so no matrix of all queries and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from distkg.embedding.batches import SampledBatch
 from distkg.kernels.gather_scatter import add_rows, gather_rows
 from distkg.kernels.scores.similarity import Similarity, row_order
+from distkg.kernels.threads import for_each
 from distkg.objectives import EXCLUDED, SampledObjective
 
 _BLOCK_SCORES = 1 << 15  # scores of a block: with their gradients a quarter of a megabyte, half of a small second cache
@@ -51,7 +51,7 @@ def compare(
         candidates: float32 [u, C], candidate vectors of the batch's entities.
         weight: factor on the loss of each query.
     """
-    answer, loss = batch.answer[:, None], query.new_zeros(())
+    answer = batch.answer[:, None]
     to_query, to_candidates = (
         torch.empty_like(query, memory_format=torch.contiguous_format),
         torch.zeros_like(candidates, memory_format=torch.contiguous_format),
@@ -61,44 +61,43 @@ def compare(
         order = row_order(query, candidates, batch.negatives)
         negative = similarity.indexed_scores(query, candidates, batch.negatives, order)
         positive = similarity.indexed_scores(query, candidates, answer)
-        to_positive, to_negative = _add_loss(loss, objective, positive, negative, batch.mask, weight)
+        losses, to_positive, to_negative = _loss(objective, positive, negative, batch.mask, weight)
         similarity.add_indexed_gradients(
             to_negative, negative, query, candidates, batch.negatives, to_query, to_candidates, order
         )
         similarity.add_indexed_gradients(to_positive, positive, query, candidates, answer, to_query, to_candidates)
-        return Comparison(loss, to_query, to_candidates)
-    for drawn, blocks in _blocks(batch):
-        shared = gather_rows(candidates, drawn)
-        to_shared: Tensor | None = None
-        for rows in blocks:
-            part, places = query[rows], answer[rows]
-            negative, positive = similarity.scores(part, shared), similarity.indexed_scores(part, candidates, places)
-            mask = None if batch.mask is None else batch.mask[rows]
-            to_positive, to_negative = _add_loss(loss, objective, positive, negative, mask, weight)
-            to_part, to_drawn = similarity.gradients(to_negative, negative, part, shared)
-            similarity.add_indexed_gradients(to_positive, positive, part, candidates, places, to_part, to_candidates)
-            to_query[rows] = to_part
-            to_shared = to_drawn if to_shared is None else to_shared.add_(to_drawn)
-        if to_shared is not None:
-            add_rows(to_candidates, drawn, to_shared)
-    return Comparison(loss, to_query, to_candidates)
+        return Comparison(losses.sum(), to_query, to_candidates)
+    positive = similarity.indexed_scores(query, candidates, answer)
+    losses, to_positive = query.new_empty(len(query)), torch.empty_like(positive)
+    to_shared = candidates.new_empty(*batch.negatives.shape, candidates.shape[1])
+
+    def compare_group(row: int) -> None:
+        shared = gather_rows(candidates, batch.negatives[row])
+        for index, block in enumerate(_blocks(batch, row)):
+            part, negative = query[block], similarity.scores(query[block], shared)
+            mask = None if batch.mask is None else batch.mask[block]
+            losses[block], to_positive[block], to_negative = _loss(objective, positive[block], negative, mask, weight)
+            to_query[block], to_drawn = similarity.gradients(to_negative, negative, part, shared)
+            to_shared[row] = to_drawn if index == 0 else to_shared[row].add_(to_drawn)
+
+    for_each([(row,) for row in range(len(batch.negatives))], compare_group)
+    add_rows(to_candidates, batch.negatives.flatten(), to_shared.flatten(0, 1))
+    similarity.add_indexed_gradients(to_positive, positive, query, candidates, answer, to_query, to_candidates)
+    return Comparison(losses.sum(), to_query, to_candidates)
 
 
-def _add_loss(
-    loss: Tensor, objective: SampledObjective, positive: Tensor, negative: Tensor, mask: Tensor | None, weight: float
-) -> tuple[Tensor, Tensor]:
-    """Add the loss of scores [b, 1] and [b, K]; return its gradients by both."""
+def _loss(
+    objective: SampledObjective, positive: Tensor, negative: Tensor, mask: Tensor | None, weight: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss [b] of scores [b, 1] and [b, K], and its gradients by both."""
     if mask is not None:
         negative.masked_fill_(mask, EXCLUDED)
     losses, to_positive, to_negative = objective.with_gradients(positive[:, 0], negative, weight=weight)
-    loss.add_(losses.sum())
-    return to_positive[:, None], to_negative
+    return losses, to_positive[:, None], to_negative
 
 
-def _blocks(batch: SampledBatch) -> Iterator[tuple[Tensor, list[slice]]]:
-    """Yield the negatives of the queries that share them, and these queries in blocks."""
-    count, queries = batch.negatives.shape[1], len(batch.anchor)
-    step = max(_FEWEST, _BLOCK_SCORES // max(count, 1))
-    for row, low in enumerate(range(0, queries, batch.sharing)):
-        high = min(low + batch.sharing, queries)
-        yield batch.negatives[row], [slice(at, min(at + step, high)) for at in range(low, high, step)]
+def _blocks(batch: SampledBatch, row: int) -> list[slice]:
+    """Return the queries that share a row of negatives, in blocks."""
+    count, low = batch.negatives.shape[1], row * batch.sharing
+    high, step = min(low + batch.sharing, len(batch.anchor)), max(_FEWEST, _BLOCK_SCORES // max(count, 1))
+    return [slice(at, min(at + step, high)) for at in range(low, high, step)]

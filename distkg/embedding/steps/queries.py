@@ -77,9 +77,10 @@ class ComposedQueries:
         self.penalty = rows.new_zeros(())
         composition.compose(*self._inputs(), self.query.numpy())
 
-    def _inputs(self) -> tuple[np.ndarray, ...]:
+    def _inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         parts = (self._rows, self._anchor, self._operands, self._place)
-        return tuple(part.detach().contiguous().numpy() for part in parts)
+        rows, anchor, operands, place = (part.detach().contiguous().numpy() for part in parts)
+        return rows, anchor, operands, place
 
     def backward(self, to_query: Tensor, to_rows: Tensor) -> None:
         to_operands = torch.zeros_like(self._operands, memory_format=torch.contiguous_format)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from distkg.kernels.products import product
 from distkg.kernels.scores.activations import Activation
 from distkg.kernels.scores.exp_distance_weights import WEIGHING
 from distkg.kernels.scores.log_sum_exp import LogSumExp, blocks, nothing_summed
+from distkg.kernels.threads import for_each_part
 
 # Scores and candidates of a block: small enough for a core's cache, large enough for fast products.
 _BLOCK_SCORES, _LEAST_ROWS = 256 * 1024, 1024
+_FEWEST = 16  # queries or candidates of a part: with fewer, a thread costs more than it saves
 # Dimensions from which a product with candidates as rows is faster than transposing the result.
 _WIDE = 64
 
@@ -60,7 +63,7 @@ class DistanceLogSumExp(LogSumExp):
         self._bounded = bounded
 
     def first_pass(self) -> Tensor:
-        self._sums = self._scale.new_zeros(3, len(self._scale))
+        self._sums = self._scale.new_zeros(len(self._scale), 3)
         self._pull = torch.zeros_like(self._vector)
         for low, high in self._blocks:
             block = product(self._vector, self._candidates[low:high])
@@ -72,14 +75,14 @@ class DistanceLogSumExp(LogSumExp):
                 self._kept.append((block, self._shift))
         if not self._blocks:
             return nothing_summed(self._scale)
-        return self._sums[0].log() - self._shift
+        return self._sums[:, 0].log() - self._shift
 
     def second_pass(self, log_sum: Tensor, weight: Tensor, grad_query: Tensor, grad_candidates: Tensor) -> None:
         if not self._blocks:
             return
         dim = self._vector.shape[1]
         share = weight * torch.exp(-self._shift - log_sum)
-        _, weights, weighted = self._sums
+        _, weights, weighted = self._sums.unbind(1)
         push = (2 * share * self._scale)[:, None]
         grad_query[:, :dim] += push * (self._pull - weights[:, None] * self._vector)
         if grad_query.shape[1] > dim:
@@ -96,15 +99,22 @@ class DistanceLogSumExp(LogSumExp):
 
     def _weights(self, block: Tensor, low: int, high: int, sums: Tensor) -> None:
         norm = self._candidate_norm[low:high]
-        arrays = (tensor.numpy() for tensor in (block, self._norm, norm, self._scale, self._shift))
+        inner, own, other, scale, shift, total = (
+            tensor.numpy() for tensor in (block, self._norm, norm, self._scale, self._shift, sums)
+        )
         limits = np.float32(self._activation.limit), np.float32(self._activation.steepness)
-        self._weigh(*arrays, *limits, sums.numpy())
+
+        def weigh(first: int, last: int) -> None:
+            part = slice(first, last)
+            self._weigh(inner[part], own[part], other, scale[part], shift[part], *limits, total[part])
+
+        for_each_part(len(inner), weigh, _FEWEST)
 
     def _lower_shift(self, block: Tensor, candidate_norm: Tensor) -> None:
         nearest = (torch.sub(candidate_norm, block, alpha=2).amin(1) + self._norm).clamp_min_(0)
         lower = torch.minimum(self._shift, self._activation(self._scale * nearest))
         proportion = torch.exp(lower - self._shift)
-        self._sums *= proportion
+        self._sums *= proportion[:, None]
         self._pull *= proportion[:, None]
         self._shift = lower
 
@@ -114,25 +124,32 @@ def _push(block: Tensor, push: Tensor, vector: Tensor, candidates: Tensor, grad:
     if vector.shape[1] < _WIDE:
         # The last column sums the weights, so that one product gives both sums.
         summed = product(torch.cat((push * vector, push), dim=1).T, block.T)
-        _add_transposed(grad.numpy(), summed.numpy(), candidates.numpy())
+        _add_in_parts(_add_transposed, grad, summed, candidates)
     else:
         summed = product(block.T, (push * vector).T)
-        _add_pushed(grad.numpy(), summed.numpy(), torch.mv(block.T, push[:, 0]).numpy(), candidates.numpy())
+        _add_in_parts(_add_pushed, grad, summed, candidates, torch.mv(block.T, push[:, 0]))
+
+
+def _add_in_parts(add: Callable[..., None], grad: Tensor, *sums: Tensor) -> None:
+    arrays = [tensor.numpy() for tensor in (grad, *sums)]
+    for_each_part(len(grad), lambda low, high: add(*arrays, low, high), _FEWEST)
 
 
 @kernel
-def _add_pushed(grad: np.ndarray, summed: np.ndarray, weights: np.ndarray, candidates: np.ndarray) -> None:
-    """Add Σ w q − c Σ w to grad [n, D], from the sums [n, D] and [n]."""
-    for k in range(grad.shape[0]):
+def _add_pushed(
+    grad: np.ndarray, summed: np.ndarray, candidates: np.ndarray, weights: np.ndarray, low: int, high: int
+) -> None:
+    """Add Σ w q − c Σ w to the rows low … high - 1 of grad [n, D], from the sums [n, D] and [n]."""
+    for k in range(low, high):
         for j in range(grad.shape[1]):
             grad[k, j] += summed[k, j] - weights[k] * candidates[k, j]
 
 
 @kernel
-def _add_transposed(grad: np.ndarray, summed: np.ndarray, candidates: np.ndarray) -> None:
-    """Add Σ w q − c Σ w to grad [n, D], from the transposed and concatenated sums [D + 1, n]."""
+def _add_transposed(grad: np.ndarray, summed: np.ndarray, candidates: np.ndarray, low: int, high: int) -> None:
+    """Add Σ w q − c Σ w to the rows low … high - 1 of grad [n, D], from the transposed sums [D + 1, n]."""
     dim = grad.shape[1]
-    for k in range(grad.shape[0]):
+    for k in range(low, high):
         weights = summed[dim, k]
         for j in range(dim):
             grad[k, j] += summed[j, k] - weights * candidates[k, j]

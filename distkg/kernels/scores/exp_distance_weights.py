@@ -4,10 +4,10 @@ Each kernel replaces the inner product of query i and candidate j by
 
     w = exp(shift − h(x)) · h′(x),   x = scale · d²,   d² = |q|² + |c|² − 2 q·c,
 
-and adds Σ_j exp(shift − h), Σ_j w and Σ_j w d² to the three rows of ``sums``.
+and adds Σ_j exp(shift − h), Σ_j w and Σ_j w d² to the three columns of ``sums``.
 
 Arguments: block float32 [B, n] of inner products, overwritten; query_norm, scale, shift float32 [B];
-candidate_norm float32 [n]; limit γ and steepness β; sums float32 [3, B]. ``activations.py`` has h and h′ in torch.
+candidate_norm float32 [n]; limit γ and steepness β; sums float32 [B, 3]. ``activations.py`` has h and h′ in torch.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def _weigh(  # type: ignore[no-untyped-def]
             total += term
             weights += weight
             weighted += weight * distance
-        sums[0, i] += total
-        sums[1, i] += weights
-        sums[2, i] += weighted
+        sums[i, 0] += total
+        sums[i, 1] += weights
+        sums[i, 2] += weighted
 
 
 # One compiled entry per activation: a kernel that takes a function as an argument would not be cached on disk.

@@ -6,9 +6,15 @@ each row is read once. Queries are then read and written at random, but they are
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
+import torch
 
 from distkg.kernels.jit import kernel
+from distkg.kernels.threads import for_each_part
+
+_FEWEST = 512  # entries of a part: with fewer, a thread costs more than it saves
 
 
 class RowOrder:
@@ -31,13 +37,21 @@ class RowOrder:
 
     def back(self, values: np.ndarray, out: np.ndarray) -> None:
         """Write the values of the entries, float32 [B·K], to out [B, K]."""
-        _scatter(values, self.places, out.reshape(-1))
+        flat = out.reshape(-1)
+        for_each_part(len(values), lambda low, high: _scatter(values[low:high], self.places[low:high], flat), _FEWEST)
 
     def sorted(self, values: np.ndarray) -> np.ndarray:
         """Return values [B, K] in the order of the entries: [B·K]."""
         ordered = np.empty(values.size, np.float32)
-        _gather(values.reshape(-1), self.places, ordered)
+        flat = values.reshape(-1)
+        for_each_part(len(flat), lambda low, high: _gather(flat, self.places[low:high], ordered[low:high]), _FEWEST)
         return ordered
+
+    def parts(self) -> list[tuple[int, int]]:
+        """Return ranges of rows, one for each thread, that have about equally many entries."""
+        threads = min(torch.get_num_threads(), max(1, len(self.queries) // _FEWEST))
+        cuts = np.searchsorted(self.starts, np.linspace(0, len(self.queries), threads + 1)[1:-1]).tolist()
+        return list(pairwise([0, *cuts, len(self.starts) - 1]))
 
 
 @kernel

@@ -26,8 +26,10 @@ from distkg.kernels.scores.distance_log_sum_exp import log_sum_exp_of_distances
 from distkg.kernels.scores.log_sum_exp import LogSumExp, SoftmaxLogSumExp
 from distkg.kernels.scores.root_distance import negative_distances, slopes_of_distances
 from distkg.kernels.scores.row_order import RowOrder
+from distkg.kernels.threads import for_each, for_each_part
 
 _CHUNK_BYTES = 64 << 20
+_FEWEST = 64  # queries of a part: with fewer, a thread costs more than it saves
 _ORDERED = 4096  # entries of an index from which on their order pays
 
 
@@ -144,7 +146,8 @@ class PairwiseKernel:
         """Score every query [B, Q] with every row [U, C]: [B, U]."""
         out = query.new_empty(len(query), len(rows))
         if on_cpu(query, rows):
-            self.block[0](_array(query), _array(rows), out.numpy())
+            queries, candidates, scores, run = _array(query), _array(rows), out.numpy(), self.block[0]
+            for_each_part(len(query), lambda low, high: run(queries[low:high], candidates, scores[low:high]), _FEWEST)
             return out
         for low, high in _chunks(query, len(rows)):
             out[:, low:high] = self.reference(query[:, None], rows[low:high])
@@ -166,10 +169,21 @@ class PairwiseKernel:
             for low, high in _chunks(query, index.shape[1]):
                 out[:, low:high] = self.reference(query[:, None], rows[index[:, low:high]])
         elif order is None:
-            self.indexed[0](_array(query), _array(rows), _array(index), out.numpy())
+            asked, candidates, places, scores = _array(query), _array(rows), _array(index), out.numpy()
+            run = self.indexed[0]
+
+            def score(low: int, high: int) -> None:
+                run(asked[low:high], candidates, places[low:high], scores[low:high])
+
+            for_each_part(len(query), score, _FEWEST)
         else:
             entries = np.empty(out.numel(), np.float32)
-            self.ordered[0](_array(query), _array(rows), order.starts, order.queries, entries)
+            asked, candidates, run = _array(query), _array(rows), self.ordered[0]
+
+            def score_rows(low: int, high: int) -> None:
+                run(asked, candidates[low:high], order.starts[low : high + 1], order.queries, entries)
+
+            for_each(order.parts(), score_rows)
             order.back(entries, out.numpy())
         return out
 
@@ -202,12 +216,41 @@ class PairwiseKernel:
                 grad_query += to_query
                 grad_rows.index_add_(0, part.flatten(), to_rows.flatten(0, 1))
             return
-        arrays = _array(query), _array(rows)
-        sums = grad_query.numpy(), grad_rows.numpy()
+        places, single = _array(index), index.shape[1] == 1
+        if order is None and single and torch.get_num_threads() > 1:
+            order = RowOrder(places, len(rows))
         if order is None:
-            self.indexed[1](_array(grad), *arrays, _array(index), *sums)
+            self.indexed[1](_array(grad), _array(query), _array(rows), places, grad_query.numpy(), grad_rows.numpy())
         else:
-            self.ordered[1](order.sorted(_array(grad)), *arrays, order.starts, order.queries, *sums)
+            self._add_ordered_gradients(order, _array(grad), _array(query), _array(rows), grad_query, grad_rows, single)
+
+    def _add_ordered_gradients(
+        self,
+        order: RowOrder,
+        grad: np.ndarray,
+        query: np.ndarray,
+        rows: np.ndarray,
+        grad_query: Tensor,
+        grad_rows: Tensor,
+        single: bool,
+    ) -> None:
+        """Add gradients, each thread those of its own rows; ``single``: no query has more than one entry.
+
+        Otherwise threads sum for the same queries, each apart, so the result is rounded otherwise with other threads.
+        """
+        parts, to_rows, run = order.parts(), grad_rows.numpy(), self.ordered[1]
+        sums = [grad_query] + [grad_query if single else torch.zeros_like(grad_query) for _ in parts[1:]]
+        entries = order.sorted(grad)
+
+        def add(to_query: np.ndarray, low: int, high: int) -> None:
+            run(
+                entries, query, rows[low:high], order.starts[low : high + 1], order.queries, to_query, to_rows[low:high]
+            )
+
+        for_each([(to_query.numpy(), *part) for to_query, part in zip(sums, parts, strict=True)], add)
+        if not single:
+            for to_query in sums[1:]:
+                grad_query += to_query
 
 
 def _zeros_like(tensor: Tensor) -> Tensor:
