@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "distkg"
 
 FLOORS = [
     ["config", "registry", "documents", "strict_json", "termination", "compilation", "printable", "redaction",
-     "host_memory", "process_memory", "randomness", "hashing"],
+     "host_memory", "process_memory", "torch_variables", "randomness", "hashing"],
     ["data", "graph"],
     ["sharding", "kernels"],
     ["embedding.scorers", "embedding.activation", "embedding.model", "foundation.base", "foundation.models",

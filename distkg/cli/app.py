@@ -27,6 +27,7 @@ from distkg.cli.streams import (
 from distkg.printable import printable_json, printable_lines
 from distkg.redaction import redact
 from distkg.termination import run_until_signal
+from distkg.torch_variables import set_torch_variables
 
 if TYPE_CHECKING:
     from distkg.config import RunConfig
@@ -152,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     reader of the output has closed the pipe, 128 plus its number after a signal (130 for Ctrl-C, 143 for SIGTERM), and
     1 otherwise.
     """
+    set_torch_variables()
     sys.excepthook = show_traceback
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(PrintableFormatter())

@@ -19,7 +19,6 @@ from distkg.cluster.session.address import resolve_address
 from distkg.cluster.session.placement import total_resources, usable_nodes, worker_nodes
 from distkg.cluster.session.ray_session import ClusterError, ray_session
 from distkg.cluster.session.remote_errors import mistake_of
-from distkg.cluster.session.worker_environment import worker_threads
 from distkg.cluster.worker_group import WorkerGroup, WorkersFailed
 from distkg.config import ClusterConfig, RunConfig
 from distkg.data.storage.working_copy import folder_at
@@ -51,7 +50,7 @@ def ask_workers(folder: str | Path, choice: GraphChoice, workers: int, question:
     config = RunConfig.model_validate({"train": {"workers": workers}})
     if resolve_address(config.cluster) != "local":
         config.cluster = _placement_of(folder)
-    threads = worker_threads(config.cluster)
+    threads = config.cluster.threads
     answer = _Answer(os.getcwd(), folder, replace(choice, tell=None), question, threads)
     with ray_session(config) as session:
         _check_room(workers, config.cluster)

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 
 from distkg.cluster.session.address import ClusterError, resolve_address
-from distkg.cluster.session.worker_environment import worker_threads
 from distkg.cluster.watch import run_folder
 from distkg.cluster.watch.lease import Lease, check_lease
 from distkg.cluster.watch.progress_monitor import Display, Listener
@@ -68,7 +67,7 @@ def train_alone(
     services = Services(check_writer=partial(check_lease, folder, lease.token), stop=stop)
 
     def work() -> Record:
-        with computing_threads(worker_threads(config.cluster)):
+        with computing_threads(config.cluster.threads):
             return train(config, folder, _one_rank(config.cluster), resume=True, listener=None, services=services)
 
     with ending_on_signals() as signals, following(folder, display, listener) as output:

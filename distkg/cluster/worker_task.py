@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from distkg.cluster.sampling.negative_pool import actors_of_worker
-from distkg.cluster.session.worker_environment import worker_threads
 from distkg.cluster.shared_graphs import SharedGraphs, graphs_of_node
 from distkg.cluster.watch.draining_nodes import NodesLeavingError
 from distkg.cluster.watch.lease import check_lease
@@ -57,7 +56,7 @@ class WorkerTask:
             NodesLeavingError: a checkpoint is saved, and the group is to start again on other nodes.
         """
         config = parse_config(self.config, "the launched run")
-        torch.set_num_threads(worker_threads(config.cluster))
+        torch.set_num_threads(config.cluster.threads)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         with (

@@ -5,6 +5,7 @@ The same help text serves ``distkg config`` and the documentation, so it is writ
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
@@ -415,7 +416,9 @@ class ClusterConfig(Section):
         description="Ray address: `auto` joins a running cluster, `local` starts one; default: auto in a Ray job, else "
         "local, or no Ray for one worker without actors, which trains in the process of the command.",
     )
-    cpus_per_worker: float = free(1.0, gt=0, description="CPUs that Ray reserves for each worker.")
+    cpus_per_worker: float = free(
+        1.0, gt=0, description="CPUs that Ray reserves for each worker, which computes on as many threads."
+    )
     gpus_per_worker: float = free(0.0, ge=0, description="GPUs that Ray reserves for each worker.")
     label_selector: dict[str, str] = free(
         default_factory=dict,
@@ -462,6 +465,11 @@ class ClusterConfig(Section):
         description="Memory (GiB) that `distkg plan` assumes for each worker; default: this machine's memory divided "
         "by its workers.",
     )
+
+    @property
+    def threads(self) -> int:
+        """Number of threads of one worker: its whole CPUs, at least one."""
+        return max(1, math.floor(self.cpus_per_worker))
 
     @field_validator("label_selector", "actor_label_selector", mode="before")
     @classmethod

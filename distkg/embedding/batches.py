@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 
 TOGETHER = 8  # steps whose negatives are requested in one message
+REPORTED = 64  # queries of a step whose negatives are kept for reports
 MARKED_SHARE = 8  # ids are marked among all entities if there is one for as many entities
 
 
@@ -59,14 +60,21 @@ class Batches(Protocol):
         order: triples or queries of each step.
         steps: steps per epoch, the same on every rank.
         triples: number of training triples of the graph.
+        ahead: whether ``window`` depends on its arguments alone and is not collective, so that another thread may call
+            it while a step computes.
     """
 
     order: EpochOrder
     steps: int
     triples: int
+    ahead: bool
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
         """Make the batches of the steps first … last - 1 on this rank; collective."""
+        ...
+
+    def begin(self, batch: Any) -> None:
+        """Note that the step of a batch begins, for reports."""
         ...
 
 
@@ -82,6 +90,8 @@ class SampledBatch:
         mask: bool [b, K], True for negatives to exclude; None if all are used.
         queries: number of queries of this step over all ranks.
         made: negatives generated per query, with entities as indices into ids; None if there are none.
+        drawn: the first ``REPORTED`` queries and their negatives, for reports; None if negatives are shared.
+        removed: number of negatives that are excluded as known facts.
     """
 
     ids: Tensor
@@ -93,6 +103,8 @@ class SampledBatch:
     mask: Tensor | None
     queries: int
     made: GeneratedNegatives | None = None
+    drawn: tuple[Queries, Negatives] | None = None
+    removed: int = 0
 
 
 class SampledBatches:
@@ -101,7 +113,7 @@ class SampledBatches:
     Attributes:
         source: negative source.
         count: number of negatives per query.
-        latest: queries of the latest step and their negatives; None before the first step, or if negatives are shared.
+        latest: ``drawn`` of the latest step; None before the first one.
     """
 
     def __init__(
@@ -137,6 +149,8 @@ class SampledBatches:
         self._all_steps, self._time_gone = max(epochs * self.steps, 1), time_gone
         self._ahead = negatives.pool.depth if negatives.pool.actors else None
         self._removed = 0
+        alone = all(part.requires == "nothing" for part in source.parts()) and self._ahead is None
+        self.ahead = alone and buckets is None  # a table on disk reads its rows in the order of the steps
         self.latest: tuple[Queries, Negatives] | None = None
         self._expected = 0  # first step, counted over all epochs, whose negatives are not requested yet
         self._announced: dict[int, Queries] = {}  # queries of requested steps, by the same count, until their step
@@ -152,7 +166,7 @@ class SampledBatches:
     def _batch(self, epoch: int, step: int) -> SampledBatch:
         queries = self._announced.pop(epoch * self.steps + step, None) or self._queries(epoch, step)
         head, tail = queries.anchor.chunk(2)
-        negatives = self._negatives_of(queries, epoch, step)
+        negatives, removed = self._negatives_of(queries, epoch, step)
         generated = negatives.made.entities if negatives.made is not None else None
         used = [head, tail, negatives.entities, *([] if generated is None else [generated])]
         ids, places = unique_places(torch.cat([entities.flatten() for entities in used]), self.source.entities)
@@ -168,6 +182,8 @@ class SampledBatches:
             mask=None if negatives.mask is None else negatives.mask.to(device),
             queries=2 * sum(self.order.sizes(epoch, step)),
             made=None if negatives.made is None else negatives.made.at_places(placed[-1], device),
+            drawn=(queries[:REPORTED], negatives.first(REPORTED)) if self._sharing == 1 else None,
+            removed=removed,
         )
 
     def _progress(self, epoch: int, step: int) -> TrainingProgress:
@@ -195,8 +211,11 @@ class SampledBatches:
         queries = self._announced[done] = self._queries(epoch, step)
         return DrawRequest(self._progress(epoch, step), queries, self._negatives.count, seed)
 
-    def _negatives_of(self, queries: Queries, epoch: int, step: int) -> Negatives:
-        """Draw the negatives of a step; ``mask`` is bool [b, K] per query, True to exclude, None if all are used."""
+    def _negatives_of(self, queries: Queries, epoch: int, step: int) -> tuple[Negatives, int]:
+        """Draw the negatives of a step, and return them with the number of known facts among them.
+
+        Their ``mask`` is bool [b, K] per query, True to exclude; None if all are used.
+        """
         sharing = self._sharing
         generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
         self.source.advance(self._progress(epoch, step))
@@ -205,14 +224,16 @@ class SampledBatches:
             self._expect(epoch, step, self._ahead)
         drawn = self.source.draw(queries[::sharing], self._negatives.count, generator)
         mask = None if drawn.mask is None else drawn.mask.repeat_interleave(sharing, 0)[: len(queries)]
+        removed = 0
         if self._known is not None:
             known = known_facts(self._known, queries.anchor, queries.relation, drawn.entities, sharing)
-            self._removed += int(known.sum())
+            removed = int(known.sum())
             mask = known if mask is None else mask | known
-        negatives = Negatives(drawn.entities, mask, drawn.made)
-        if sharing == 1:
-            self.latest = queries, negatives
-        return negatives
+        return Negatives(drawn.entities, mask, drawn.made), removed
+
+    def begin(self, batch: SampledBatch) -> None:
+        self._removed += batch.removed
+        self.latest = batch.drawn
 
     def take_removed(self) -> int:
         """Return and reset the number of negatives that were excluded as known facts."""
@@ -249,7 +270,7 @@ class QuerySampledBatches:
 
     def __init__(self, store: Store, share: float, batch_size: int, seed: int, ranks: Ranks, first: int = 0) -> None:
         """Create the batches of the training triples from row ``first`` on."""
-        self._share, self._seed, self._ranks = share, seed, ranks
+        self._share, self._seed, self._ranks, self.ahead = share, seed, ranks, True
         self._entities = store.num_entities
         self._anchor, self._relation, _, self._answer = map(torch.from_numpy, _single_queries(store, ranks, first))
         self.triples = store.manifest.triples["train"] - first
@@ -259,6 +280,9 @@ class QuerySampledBatches:
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
         return [self._batch(epoch, step) for step in range(first, last)]
+
+    def begin(self, batch: Batch) -> None:
+        """Do nothing: there is nothing to report."""
 
     def _batch(self, epoch: int, step: int) -> QuerySampledBatch:
         chosen = self.order.chosen(epoch, step)
@@ -313,7 +337,7 @@ class AllEntitiesBatches:
 
     def __init__(self, store: Store, group: bool, batch_size: int, seed: int, ranks: Ranks, first: int = 0) -> None:
         """Create the batches of the queries of the training triples from row ``first`` on."""
-        self._ranks = ranks
+        self._ranks, self.ahead = ranks, ranks.size == 1  # ranks tell each other their answers
         self._shards = Shards(store.num_entities, ranks.size)
         self.triples = store.manifest.triples["train"] - first
         queries = _local_queries(store, ranks, first) if group else _single_queries(store, ranks, first)
@@ -328,6 +352,9 @@ class AllEntitiesBatches:
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
         return [self._batch(epoch, step) for step in range(first, last)]
+
+    def begin(self, batch: Batch) -> None:
+        """Do nothing: there is nothing to report."""
 
     def _batch(self, epoch: int, step: int) -> AllEntitiesBatch:
         chosen = self.order.chosen(epoch, step).sort().values

@@ -216,8 +216,9 @@ def _pages(config: RunConfig, counts: GraphCounts, *tensors: int) -> dict[str, i
 
 def _sampled(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     sizes = step_sizes(config, counts)
-    # Shared negatives and their gradients; unshared ones are read in place, and have the gradient of all rows.
-    drawn = 2 * sizes.drawn if shares_negatives(config) else sizes.rows
+    # Shared negatives and their gradients; unshared ones are read in place, and have the gradient of all rows, and each
+    # further thread has that of all queries.
+    drawn = 2 * sizes.drawn if shares_negatives(config) else sizes.rows + sizes.own * (config.cluster.threads - 1)
     answers = ANSWER_VECTORS + (PENALTY_VECTORS if config.regularizer.name != "none" else 0)
     vectors = (answers * sizes.own + drawn) * scorer.entity_width
     transform = query_floats(scorer) * (LAYERS if any(True for _ in scorer.parameters()) else 1)
@@ -299,7 +300,8 @@ def _batches(config: RunConfig, counts: GraphCounts) -> int:
     sizes = step_sizes(config, counts)
     used = 2 * (sizes.own + sizes.drawn)
     marks = counts.entities * (1 + INDEX) if used * MARKED_SHARE >= counts.entities else 0
-    return WINDOW * (sizes.own * 6 + sizes.drawn * 2) * INDEX + marks
+    windows = 2 if config.cluster.threads > 1 else 1  # the next one is made while the steps of one compute
+    return windows * (WINDOW * (sizes.own * 6 + sizes.drawn * 2) * INDEX + marks)
 
 
 def _negative_source(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:

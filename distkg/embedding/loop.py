@@ -15,6 +15,7 @@ from torch import Tensor
 from distkg.embedding.batches import Batch, Batches
 from distkg.embedding.model import TrainingModel
 from distkg.embedding.steps.step import Step, StepResult
+from distkg.embedding.windows import Windows
 from distkg.kernels.gather_scatter import add_rows
 from distkg.randomness import Purpose, mixed_seed, seed_dropout
 from distkg.sharding.exchange import Route, plan_routes
@@ -74,6 +75,7 @@ class Loop:
         self._counted = replace(model.ranks.traffic)
         self._model, self._table, self._ranks = model, model.entities, model.ranks
         self._batches, self._step, self._dense = batches, step, dense
+        self._windows = Windows(batches)
         self._table_rate, self._rate = table_rate, rate
         self._seed, self._overlap = seed, overlap
         self._loss = torch.zeros((), device=model.ranks.device)
@@ -113,7 +115,7 @@ class Loop:
                 return
             high = min(low + self.window, last)
             with self.clock("data"):
-                batches = self._batches.window(epoch, low, high)
+                batches = self._windows.take(epoch, low, high, min(high + self.window, last))
             with self.clock("exchange"):
                 routes = plan_routes([batch.ids for batch in batches], self._table.shards, self._ranks)
                 relations = self._dense.used_rows([self._model.relation_row(batch.relation) for batch in batches])
@@ -122,6 +124,7 @@ class Loop:
             for routed, coming in zip(steps, [*steps[1:], None], strict=True):
                 if coming is not None:
                     self._prefetch(epoch, coming)
+                self._batches.begin(routed.batch)
                 yield routed
             low = self._next = high
 

@@ -27,7 +27,7 @@ CONSEQUENCES: dict[EventKind, str] = {
     "in metrics.jsonl count",
     "hung": "It was killed and is being replaced; `hung` and `restarts` in metrics.jsonl count",
 }
-PROBED = 64  # queries, and negatives per query, whose mean score is computed
+PROBED = 64  # uniform negatives per query whose mean score is computed
 QUANTILES = 33  # of the ages per worker, for the median over all workers
 
 
@@ -96,12 +96,11 @@ class NegativeTelemetry:
         return {"score": self._mean(made_scores[band >= 0]), **line, "band_scores": bands}
 
     def _probe(self) -> tuple[Queries, Negatives]:
-        """Return the first of the latest queries and negatives; empty before the first step."""
+        """Return the first queries of the latest step and their negatives; empty before the first step."""
         if self._batches.latest is None:
             nothing = torch.empty(0, dtype=torch.int64)
             return Queries(nothing, nothing, nothing), Negatives(nothing.view(0, 1))
-        queries, negatives = self._batches.latest
-        return queries[:PROBED], negatives.first(PROBED)
+        return self._batches.latest
 
     def _mean(self, scores: Tensor) -> float | None:
         total, count = sum_over(self._ranks, [float(scores.sum()), scores.numel()])

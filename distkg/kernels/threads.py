@@ -57,10 +57,10 @@ def for_each_part(count: int, work: Callable[[int, int], object], fewest: int = 
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="kernels", initializer=_use_one_thread)
+    return ThreadPoolExecutor(threads, thread_name_prefix="kernels", initializer=use_one_thread)
 
 
-def _use_one_thread() -> None:
+def use_one_thread() -> None:
     """Let torch compute on this thread alone what it is asked for here."""
     torch.get_num_threads()  # the first call takes over the number of another thread, whatever was set here before
     torch.set_num_threads(1)

@@ -43,7 +43,7 @@ def plan_run(config: RunConfig, cluster: Cluster | None = None, graph: StatedGra
         measure=lambda: worker_machine(config),
         here=measure if config.cluster.gpus_per_worker > 0 else None,
     )
-    with computing_threads(_worker_threads(config)):
+    with computing_threads(config.cluster.threads):
         planned = family.plan(config, resources)
     warnings = (*planned.warnings, *_empty_splits(config, family.stores(config)))
     return replace(planned, warnings=warnings, notes=notes)
@@ -67,7 +67,7 @@ def _plan_elsewhere(config: RunConfig, cluster: Cluster | None, graph: StatedGra
         elsewhere=cluster is not None,
         graph=graph,
     )
-    with computing_threads(_worker_threads(config)):
+    with computing_threads(config.cluster.threads):
         planned = family.plan(config, resources)
     return (
         planned
@@ -162,7 +162,7 @@ def disk_per_worker(config: RunConfig) -> int | None:
 def worker_machine(config: RunConfig) -> Machine:
     """Return the rates of one worker, measured on this machine as a sample of the cluster's machines."""
     device = "cuda" if config.cluster.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu"
-    with computing_threads(_worker_threads(config)):
+    with computing_threads(config.cluster.threads):
         machine = measure(device)
     return machine.shared_by(_crowding(config))
 
@@ -173,14 +173,10 @@ def joins_cluster(config: RunConfig) -> bool:
     return bool(os.environ.get("RAY_ADDRESS")) if address is None else address != "local"
 
 
-def _worker_threads(config: RunConfig) -> int:
-    return max(1, int(config.cluster.cpus_per_worker))
-
-
 def _workers_here(config: RunConfig) -> int:
     return 1 if joins_cluster(config) else config.train.workers
 
 
 def _crowding(config: RunConfig) -> float:
     """Return the number of threads per core of this machine, at least 1."""
-    return max(1.0, _workers_here(config) * _worker_threads(config) / (os.cpu_count() or 1))
+    return max(1.0, _workers_here(config) * config.cluster.threads / (os.cpu_count() or 1))

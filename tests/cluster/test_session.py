@@ -13,7 +13,7 @@ from distkg.cluster.session import shortage
 from distkg.cluster.session.address import resolve_address
 from distkg.cluster.session.ray_session import ClusterError, ray_session
 from distkg.cluster.session.shortage import describe_shortage
-from distkg.cluster.session.worker_environment import worker_environment, worker_threads
+from distkg.cluster.session.worker_environment import worker_environment
 from distkg.config import ClusterConfig, RunConfig
 from distkg.data.generate import generate
 from distkg.planning.preflight import plan_run
@@ -81,7 +81,7 @@ def test_a_cluster_that_is_not_there_is_named_at_once(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (3.5, 3), (4, 4)])
 def test_a_worker_has_as_many_threads_as_whole_cpus(cpus: float, threads: int) -> None:
     cluster = ClusterConfig(cpus_per_worker=cpus)
-    assert worker_threads(cluster) == threads
+    assert cluster.threads == threads
     assert worker_environment(cluster) == {
         "THP_MEM_ALLOC_ENABLE": "1",
         "OMP_NUM_THREADS": str(threads),

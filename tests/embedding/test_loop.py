@@ -16,6 +16,7 @@ from distkg.embedding.batches import SampledBatch, SampledBatches, unique_places
 from distkg.embedding.build import build_objective
 from distkg.embedding.loop import Loop
 from distkg.embedding.model import BY_RELATION, TrainingModel
+from distkg.kernels.threads import computing_threads
 from distkg.negatives import TrainingGraph, make_source
 from distkg.objectives import spread
 from distkg.sharding import replicated_parameters
@@ -274,3 +275,24 @@ def test_a_step_without_queries_on_any_rank_has_no_loss_and_no_gradient(
     if result.every_row is not None:
         torch.testing.assert_close(result.every_row, gradient)
     assert model.relations.grad is None or not model.relations.grad.any()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"negatives": {"source": "corrupt", "filter": True}},
+        {"objective": {"name": "one_vs_all"}},
+        {"model": {"name": "rote"}, "objective": {"name": "query_sampling"}},
+    ],
+    ids=["shared", "independent", "all entities", "query sampling"],
+)
+def test_more_threads_make_no_other_run(small_store: str, sections: dict[str, Any]) -> None:
+    run = config(small_store, **sections)
+    with computing_threads(1):
+        rows, relations, losses = train(Ranks.single(), run, epochs=2)
+    with computing_threads(3):
+        others = train(Ranks.single(), run, epochs=2)
+    np.testing.assert_array_equal(rows, others[0])
+    np.testing.assert_array_equal(relations, others[1])
+    assert losses == others[2]
