@@ -16,11 +16,29 @@ import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numba
 from numba.misc.appdirs import AppDirs
+from numba.np import linalg
+
+
+def _know_of_blas() -> None:
+    """Let numba take for granted that there is BLAS, which ``np.dot`` in a kernel would need.
+
+    Before the first kernel it imports ``scipy.linalg`` to find out: a third of a second in every process.
+    """
+    looks = linalg.ensure_blas
+    linalg.ensure_blas = lambda: None
+    try:
+        import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = looks
+
+
+_know_of_blas()
 
 PACKAGE = Path(__file__).resolve().parent
 NUMBA_CACHE, TRITON_CACHE = "NUMBA_CACHE_DIR", "TRITON_CACHE_DIR"

@@ -16,6 +16,7 @@ from distkg.embedding.batches import MARKED_SHARE, TOGETHER
 from distkg.embedding.entity_buckets import PARTITIONS, SPARE, partitions_in_use
 from distkg.embedding.loop import WINDOW
 from distkg.embedding.scorers import Scorer
+from distkg.embedding.steps.given_gradient import with_gradient
 from distkg.evaluation.score_blocks import CACHED_ROWS
 from distkg.negatives import SOURCES, RunSizes, depends_on_query, generated_bytes, source_memory
 from distkg.negatives.kmas.relation_similarity import table_memory
@@ -238,7 +239,7 @@ def query_floats(scorer: Scorer) -> float:
     def transform(queries: int) -> None:
         anchor, relation = _rows_of_queries(scorer, queries, device)  # a step holds both until its end
         query = scorer.query(anchor, relation)
-        query.backward(torch.empty_like(query))
+        with_gradient(query, torch.empty_like(query)).backward()
 
     def floats() -> float:
         few, many = 64, 128

@@ -44,7 +44,7 @@ class Machine:
         return replace(self, nodes=nodes, network=network)
 
 
-def measure(device: str = "cpu", seconds: float = 0.25) -> Machine:
+def measure(device: str = "cpu", seconds: float = 0.15) -> Machine:
     """Time matrix products and copies on ``device`` for about ``seconds`` each, with torch's current threads."""
     square = torch.ones(_SIDE, _SIDE, device=device)
     source = torch.zeros(_COPIED_FLOATS, device=device)

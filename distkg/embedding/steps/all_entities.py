@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.config import RunConfig
 from distkg.embedding.batches import AllEntitiesBatch, Batch
 from distkg.embedding.model import TrainingModel
+from distkg.embedding.steps.given_gradient import with_gradient
 from distkg.embedding.steps.step import GatheredRows, Penalty, StepResult, gradient_of, through_candidates
 from distkg.kernels.products import products_in
 from distkg.objectives import ALL_ENTITIES
@@ -41,7 +41,7 @@ class AllEntitiesStep:
         grad_query = ranks.reduce_scatter(reduced.query)[: len(query)]
         total = batch.answers.count.sum().clamp_min(1)
         penalty = self._penalty.of_queries(anchor.rows, relation, batch.count) / total
-        torch.autograd.backward([query, penalty], [grad_query, torch.ones_like(penalty)])
+        (penalty + with_gradient(query, grad_query)).backward()
         every_row = through_candidates(own, candidates, reduced.candidates)
         answer_penalty = self._penalty.of_answers(own.detach(), batch.answers.row, total, every_row)
         return StepResult(reduced.loss + penalty.detach() + answer_penalty, gradient_of(rows, anchor), every_row)

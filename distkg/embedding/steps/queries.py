@@ -13,6 +13,7 @@ from distkg.config import RunConfig
 from distkg.embedding.activation import ActivatedHardness
 from distkg.embedding.batches import SampledBatch
 from distkg.embedding.model import TrainingModel
+from distkg.embedding.steps.given_gradient import with_gradient
 from distkg.embedding.steps.step import GatheredRows
 from distkg.kernels.jit import on_cpu
 
@@ -56,10 +57,7 @@ class DifferentiatedQueries:
         self.penalty = self._penalty.detach()
 
     def backward(self, to_query: Tensor, to_rows: Tensor) -> None:
-        outputs, gradients = [self._query], [to_query]
-        if self._penalty.requires_grad:
-            outputs, gradients = [*outputs, self._penalty], [*gradients, torch.ones_like(self._penalty)]
-        torch.autograd.backward(outputs, gradients)
+        (self._penalty + with_gradient(self._query, to_query)).backward()
         for gathered in self._gathered:
             gathered.add_gradient_to(to_rows)
 
@@ -86,7 +84,7 @@ class ComposedQueries:
         to_operands = torch.zeros_like(self._operands, memory_format=torch.contiguous_format)
         gradient = to_query.contiguous().numpy()
         self._composition.add_gradients(gradient, *self._inputs(), to_rows.numpy(), to_operands.numpy())
-        torch.autograd.backward(self._operands, to_operands)
+        with_gradient(self._operands, to_operands).backward()
 
 
 def composes(model: TrainingModel, config: RunConfig) -> bool:

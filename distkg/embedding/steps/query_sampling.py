@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.config import RunConfig
 from distkg.embedding.batches import Batch, QuerySampledBatch
 from distkg.embedding.model import TrainingModel
+from distkg.embedding.steps.given_gradient import with_gradient
 from distkg.embedding.steps.step import GatheredRows, Penalty, StepResult, gradient_of, through_candidates
 from distkg.kernels.products import products_in
 from distkg.kernels.scores.similarity import DOT
@@ -71,7 +71,7 @@ class QuerySamplingStep:
                 model.num_entities,
             )
         grad_sampled = ranks.reduce_scatter(kept_away.query)[: len(sampled)]
-        torch.autograd.backward([alignment, sampled], [torch.ones_like(alignment), self._weight * grad_sampled])
+        (alignment + with_gradient(sampled, self._weight * grad_sampled)).backward()
         every_row = through_candidates(own, candidates, kept_away.candidates.mul_(self._weight))
         loss = alignment.detach() + self._weight * kept_away.loss
         return StepResult(loss, gradient_of(rows, *scored.gathered), every_row)

@@ -12,6 +12,7 @@ from torch import Tensor
 from distkg.config import RunConfig
 from distkg.embedding.batches import Batch
 from distkg.embedding.model import TrainingModel
+from distkg.embedding.steps.given_gradient import with_gradient
 from distkg.kernels.gather_scatter import add_rows
 from distkg.objectives import REGULARIZERS
 
@@ -67,7 +68,7 @@ def through_candidates(own: Tensor, candidates: Tensor, gradient: Tensor) -> Ten
     """Return the gradient of entity rows from that of candidates; the same if candidates are the rows."""
     if candidates is own:
         return gradient
-    (every_row,) = torch.autograd.grad(candidates, own, gradient)
+    (every_row,) = torch.autograd.grad(with_gradient(candidates, gradient), own)
     return every_row.contiguous()
 
 
