@@ -23,6 +23,7 @@ from benchmarks.common import BenchmarkError
 from benchmarks.peak_memory import peak_mb, proportional_mb
 from distkg.process_memory import keep_freed_memory
 from distkg.sharding.ranks import Ranks
+from distkg.torch_variables import TORCH_VARIABLES
 
 WORKERS = 2
 
@@ -76,7 +77,7 @@ def on_ranks(size: int, function: Callable[..., T], *args: Any, pinned: bool = F
 def alone(function: Callable[..., T], *args: Any) -> Finished[T]:
     """``function(*args)`` in one process whose torch uses every core."""
     cores = len(os.sched_getaffinity(0))
-    with _pool(1, {"OMP_NUM_THREADS": str(cores), "OMP_WAIT_POLICY": "passive"}) as pool:
+    with _pool(1, {**TORCH_VARIABLES, "OMP_NUM_THREADS": str(cores)}) as pool:
         return pool.submit(_alone, cores, function, args).result()
 
 
@@ -86,7 +87,7 @@ def side_by_side(function: Callable[..., T], arguments: Sequence[Any]) -> Iterat
 
     The function must be importable.
     """
-    one_thread = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    one_thread = {**TORCH_VARIABLES, "OMP_NUM_THREADS": "1"}
     with _pool(len(os.sched_getaffinity(0)), one_thread, max_tasks_per_child=1) as pool:
         yield from pool.map(function, arguments)
 
