@@ -19,6 +19,7 @@ except ImportError:  # Windows
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGEST_ALLOWED = 32 << 20
+_HUGE_PAGE, _MADV_HUGEPAGE = 2 << 20, 14  # bytes; madvise(2)
 
 
 def keep_freed_memory() -> None:
@@ -47,6 +48,16 @@ def return_freed_memory() -> None:
         trim(0)
     with suppress(OSError):  # the system does not permit it: the peak stays that since the start
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def advise_huge_pages(address: int, size: int) -> None:
+    """Advise Linux to back ``size`` bytes from ``address`` on with huge pages, where they are mapped afresh: blocks that
+    glibc serves from its heap are smaller than ``_LARGEST_ALLOWED`` and stay as they are. Does nothing elsewhere."""
+    if size < _LARGEST_ALLOWED or sys.platform != "linux":
+        return
+    low, high = -(-address // _HUGE_PAGE) * _HUGE_PAGE, (address + size) // _HUGE_PAGE * _HUGE_PAGE
+    # An error means a kernel without huge pages, where small ones do.
+    ctypes.CDLL(None).madvise(ctypes.c_size_t(low), ctypes.c_size_t(high - low), _MADV_HUGEPAGE)
 
 
 def private_memory() -> int:

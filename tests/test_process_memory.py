@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from distkg import process_memory
-from distkg.process_memory import keep_freed_memory, peak_rss_mb, private_memory, return_freed_memory
+from distkg.process_memory import advise_huge_pages, keep_freed_memory, peak_rss_mb, private_memory, return_freed_memory
 
 
 @pytest.mark.parametrize(("system", "peak"), [("linux", 2048.0), ("darwin", 2.0)])
@@ -69,3 +70,25 @@ def test_memory_is_returned_and_a_new_peak_begins() -> None:
     return_freed_memory()
     assert private_memory() - before < 0.1 * size
     assert peak_rss_mb() * 1e6 < psutil.Process().memory_info().rss + 0.1 * size
+
+
+class Advised:
+    """A C library, with the ranges of memory that were to get huge pages."""
+
+    def __init__(self) -> None:
+        self.ranges: list[tuple[int, int, int]] = []
+
+    def madvise(self, address: ctypes.c_size_t, size: ctypes.c_size_t, advice: int) -> None:
+        self.ranges.append((address.value, size.value, advice))
+
+
+def test_only_large_blocks_get_huge_pages_and_only_those_that_lie_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    library, mib = Advised(), 1 << 20
+    monkeypatch.setattr(process_memory.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(sys, "platform", "linux")
+    advise_huge_pages(3 * mib, 31 * mib)  # lies in the heap of glibc
+    advise_huge_pages(3 * mib, 40 * mib)
+    assert library.ranges == [(4 * mib, 38 * mib, 14)]
+    monkeypatch.setattr(sys, "platform", "darwin")
+    advise_huge_pages(3 * mib, 40 * mib)
+    assert len(library.ranges) == 1

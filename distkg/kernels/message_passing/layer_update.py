@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.kernels.jit import kernel, on_cpu
+from distkg.kernels.message_passing.large_tensors import empty
 from distkg.kernels.message_passing.sums import for_each
 from distkg.kernels.products import product, product_over_rows, product_plus
 
@@ -77,8 +78,8 @@ class _LayerUpdate(torch.autograd.Function):
         by = None if factor is None else factor.reshape(-1, factor.shape[-1])
         maps = _maps(weight, rows, by)
         x, kept = rows[0], any(ctx.needs_input_grad)
-        out, deviation = x.new_empty(x.shape), x.new_empty(len(x))
-        normal = torch.empty_like(out) if kept else x
+        out, deviation = empty(x), x.new_empty(len(x))
+        normal = empty(x) if kept else x
         for here in _blocks(len(x)):
             first, *more = _seen(rows, by, here)
             linear = product(first, maps[0])
@@ -96,7 +97,7 @@ class _LayerUpdate(torch.autograd.Function):
         rows, maps = saved[: len(ctx.shapes)], saved[len(ctx.shapes) :]
         g = gradient.reshape(normal.shape).contiguous()
         backs = [own.T.contiguous() for own in maps]
-        to_rows = [each.new_empty(each.shape) for each in rows]
+        to_rows = [empty(each) for each in rows]
         to_maps, to_vectors = [torch.zeros_like(own) for own in maps], g.new_zeros(3, len(scale))
         to_by = None if by is None else torch.empty_like(by)
         for here in _blocks(len(g)):

@@ -50,6 +50,33 @@ REFERENCES: dict[Message, Callable[[Tensor, Tensor], Tensor]] = {
 Array = np.ndarray
 
 
+# Combinations of vectors of lanes, of a row of x and a row of w.
+@part_of_kernel
+def multiplied(x, w):  # type: ignore[no-untyped-def]
+    return x * w
+
+
+@part_of_kernel
+def added(x, w):  # type: ignore[no-untyped-def]
+    return x + w
+
+
+@part_of_kernel
+def only_first(x, w):  # type: ignore[no-untyped-def]
+    return x
+
+
+# Those of rows of complex numbers, given and returned as real and imaginary parts.
+@part_of_kernel
+def turned(real, imaginary, cosine, sine):  # type: ignore[no-untyped-def]
+    return real * cosine - imaginary * sine, real * sine + imaginary * cosine
+
+
+@part_of_kernel
+def turned_back(real, imaginary, cosine, sine):  # type: ignore[no-untyped-def]
+    return real * cosine + imaginary * sine, imaginary * cosine - real * sine
+
+
 # Each adds ``weight`` times the combination of row v of x and row k of w to row u of ``out``. Rows are not bound to
 # names, since numba counts a reference to the array for a named view, which costs more than the sum.
 @part_of_kernel

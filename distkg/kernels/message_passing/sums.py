@@ -23,19 +23,24 @@ from torch import Tensor
 
 from distkg.kernels.jit import kernel, on_cpu, part_of_kernel
 from distkg.kernels.message_passing.edges import Edges, Rows
+from distkg.kernels.message_passing.large_tensors import empty
 from distkg.kernels.message_passing.messages import (
     BACK,
     MESSAGE,
     REFERENCES,
     Combination,
     Message,
-    add_first,
     add_product,
     add_sum,
     add_turned,
-    add_turned_back,
+    added,
+    multiplied,
+    only_first,
+    turned,
+    turned_back,
 )
 from distkg.kernels.prefetch import prefetch_row
+from distkg.kernels.simd import LANES, load, load_rest, multiply_add, spread, store, store_rest
 
 GPU_DTYPES = torch.float32, torch.bfloat16, torch.float16
 
@@ -95,7 +100,7 @@ class _Propagate(torch.autograd.Function):
         ctx, states: Tensor, relations: Tensor, weight: Tensor, edges: Edges, message: Message, passes: Passes
     ):
         states, relations, weight = states.contiguous(), relations.contiguous(), weight.contiguous()
-        out = torch.empty_like(states)
+        out = empty(states)
         passes.gather(edges.by_dst, weight, states, relations, MESSAGE[message], out)
         ctx.save_for_backward(states, relations, weight)
         ctx.edges, ctx.message, ctx.passes = edges, message, passes
@@ -107,7 +112,7 @@ class _Propagate(torch.autograd.Function):
         edges, passes, gradient = ctx.edges, ctx.passes, gradient.contiguous()
         to_states = to_relations = to_weight = None
         if ctx.needs_input_grad[0]:
-            to_states, rows = torch.empty_like(states), edges.by_src
+            to_states, rows = empty(states), edges.by_src
             passes.gather(rows, rows.ordered(weight), gradient, relations, BACK[ctx.message], to_states)
         if ctx.needs_input_grad[1]:
             of_queries = weight.new_empty(len(states), *relations.shape[1:], dtype=torch.float32)
@@ -198,17 +203,71 @@ def for_each(tasks: Sequence[tuple[int, ...]], work: Callable[..., Any]) -> None
 AHEAD = 24  # edges between the prefetch of a row and its use
 
 
+# Sums of a tile of columns stay in registers while the edges of a row are walked: a sum in memory would wait for the
+# store of the edge before. Four vectors are enough independent sums to fill the pipelines.
 @part_of_kernel
-def _gather(add, offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
-    last = first.shape[0] - 1
+def _gather(combine, offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    width, last, zero = out.shape[1], first.shape[0] - 1, spread(np.float32(0))
+    fours, whole = width - width % (4 * LANES), width - width % LANES
+    twos = fours + (whole - fours) // (2 * LANES) * (2 * LANES)
     for u in range(low, high):
-        for c in range(out.shape[1]):
-            out[u, c] = np.float32(0)
-        for e in range(offsets[u], offsets[u + 1]):
-            prefetch_row(x, first[min(e + AHEAD, last)])
-            prefetch_row(w, second[min(e + AHEAD, last)])
-            if weight[e] != 0:
-                add(x, first[e], w, second[e], weight[e], out, u)
+        start, end = offsets[u], offsets[u + 1]
+        for c in range(0, fours, 4 * LANES):
+            a0, a1, a2, a3 = zero, zero, zero, zero
+            c1, c2, c3 = c + LANES, c + 2 * LANES, c + 3 * LANES
+            for e in range(start, end):
+                prefetch_row(x, first[min(e + AHEAD, last)])
+                if weight[e] != 0:
+                    v, k, factor = first[e], second[e], spread(weight[e])
+                    a0 = multiply_add(factor, combine(load(x, v, c), load(w, k, c)), a0)
+                    a1 = multiply_add(factor, combine(load(x, v, c1), load(w, k, c1)), a1)
+                    a2 = multiply_add(factor, combine(load(x, v, c2), load(w, k, c2)), a2)
+                    a3 = multiply_add(factor, combine(load(x, v, c3), load(w, k, c3)), a3)
+            store(out, u, c, a0)
+            store(out, u, c1, a1)
+            store(out, u, c2, a2)
+            store(out, u, c3, a3)
+        for c in range(fours, twos, 2 * LANES):
+            a0, a1, c1 = zero, zero, c + LANES
+            for e in range(start, end):
+                prefetch_row(x, first[min(e + AHEAD, last)])
+                if weight[e] != 0:
+                    v, k, factor = first[e], second[e], spread(weight[e])
+                    a0 = multiply_add(factor, combine(load(x, v, c), load(w, k, c)), a0)
+                    a1 = multiply_add(factor, combine(load(x, v, c1), load(w, k, c1)), a1)
+            store(out, u, c, a0)
+            store(out, u, c1, a1)
+        for c in range(twos, width, LANES):
+            total, left = zero, width - c
+            for e in range(start, end):
+                prefetch_row(x, first[min(e + AHEAD, last)])
+                if weight[e] != 0:
+                    v, k, factor = first[e], second[e], spread(weight[e])
+                    message = combine(load_rest(x, v, c, left), load_rest(w, k, c, left))
+                    total = multiply_add(factor, message, total)
+            store_rest(out, u, c, left, total)
+
+
+@part_of_kernel
+def _gather_complex(combine, offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    half, last, zero = out.shape[1] // 2, first.shape[0] - 1, spread(np.float32(0))
+    for u in range(low, high):
+        for c in range(0, half, LANES):
+            real, imaginary, there, left = zero, zero, half + c, half - c
+            for e in range(offsets[u], offsets[u + 1]):
+                prefetch_row(x, first[min(e + AHEAD, last)])
+                if weight[e] != 0:
+                    v, k, factor = first[e], second[e], spread(weight[e])
+                    more_real, more_imaginary = combine(
+                        load_rest(x, v, c, left),
+                        load_rest(x, v, there, left),
+                        load_rest(w, k, c, left),
+                        load_rest(w, k, there, left),
+                    )
+                    real = multiply_add(factor, more_real, real)
+                    imaginary = multiply_add(factor, more_imaginary, imaginary)
+            store_rest(out, u, c, left, real)
+            store_rest(out, u, there, left, imaginary)
 
 
 @part_of_kernel
@@ -231,27 +290,27 @@ def _products(add, dst, src, kind, states, relations, gradient, out, low, high):
 # One compiled entry per combination: a kernel that takes a function as an argument would not be cached on disk.
 @kernel
 def _gather_product(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
-    _gather(add_product, offsets, first, second, weight, x, w, out, low, high)
+    _gather(multiplied, offsets, first, second, weight, x, w, out, low, high)
 
 
 @kernel
 def _gather_sum(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
-    _gather(add_sum, offsets, first, second, weight, x, w, out, low, high)
+    _gather(added, offsets, first, second, weight, x, w, out, low, high)
 
 
 @kernel
 def _gather_first(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
-    _gather(add_first, offsets, first, second, weight, x, w, out, low, high)
+    _gather(only_first, offsets, first, second, weight, x, w, out, low, high)
 
 
 @kernel
 def _gather_turned(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
-    _gather(add_turned, offsets, first, second, weight, x, w, out, low, high)
+    _gather_complex(turned, offsets, first, second, weight, x, w, out, low, high)
 
 
 @kernel
 def _gather_turned_back(offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
-    _gather(add_turned_back, offsets, first, second, weight, x, w, out, low, high)
+    _gather_complex(turned_back, offsets, first, second, weight, x, w, out, low, high)
 
 
 @kernel
