@@ -51,8 +51,10 @@ def return_freed_memory() -> None:
 
 
 def advise_huge_pages(address: int, size: int) -> None:
-    """Advise Linux to back ``size`` bytes from ``address`` on with huge pages, where they are mapped afresh: blocks that
-    glibc serves from its heap are smaller than ``_LARGEST_ALLOWED`` and stay as they are. Does nothing elsewhere."""
+    """Advise Linux to back ``size`` bytes from ``address`` on with huge pages; does nothing elsewhere.
+
+    Blocks below ``_LARGEST_ALLOWED`` stay as they are: glibc serves them from its heap, whose pages are in use already.
+    """
     if size < _LARGEST_ALLOWED or sys.platform != "linux":
         return
     low, high = -(-address // _HUGE_PAGE) * _HUGE_PAGE, (address + size) // _HUGE_PAGE * _HUGE_PAGE

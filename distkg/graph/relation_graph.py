@@ -17,7 +17,6 @@ from distkg.graph.directions import both_directions, query_keys
 
 KINDS = ("head to head", "tail to tail", "head to tail", "tail to head")
 MOST_RELATIONS = 20_000  # with inverses; their matrix has one byte per pair
-MOST_EDGES = 200_000_000  # edges with the shared entity: 12 bytes each
 
 
 class RelationEdges(NamedTuple):
@@ -25,14 +24,6 @@ class RelationEdges(NamedTuple):
 
     row: NDArray[np.int32]
     kind: NDArray[np.int32]
-    column: NDArray[np.int32]
-
-
-class EntityEdges(NamedTuple):
-    """Edges (i, v, j): relations i and j meet in entity v; int32 [E] each, for one kind of meeting."""
-
-    row: NDArray[np.int32]
-    entity: NDArray[np.int32]
     column: NDArray[np.int32]
 
 
@@ -63,39 +54,16 @@ def relation_graph(triples: np.ndarray, entities: int, relations: int) -> Relati
     return RelationEdges(row, kind, column)
 
 
-def entity_relation_graphs(
+def some_relations_of_entities(
     triples: np.ndarray, entities: int, relations: int, most_per_entity: int | None = None, seed: int = 0
-) -> dict[str, EntityEdges]:
-    """Build the graphs of the 2R relations whose edges name the shared entity, one for each of ``KINDS`` (TRIX, Zhang
-    et al. 2024, section 4.1).
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return ``relations_of_entities``, of each entity at most ``most_per_entity`` chosen at random; None for all.
 
-    An entity with k relations gives k² - k edges to each of the first two kinds, in which no relation meets itself, and
-    k² to each of the others. ``most_per_entity`` is the largest number of relations kept per entity, chosen at random.
-
-    Raises:
-        TooManyRelationsError: the edges would not fit into memory; says how many, and what to do.
+    They are the relation graphs of TRIX (Zhang et al. 2024, section 4.1), whose edges name the shared entity, without
+    an edge for every two relations of an entity: an entity of k relations has k numbers and not k² edges.
     """
     offsets, own = relations_of_entities(triples, entities, relations)
-    if most_per_entity is not None:
-        offsets, own = _thinned(offsets, own, most_per_entity, seed)
-    counts = np.diff(offsets)
-    total = int((counts**2).sum())
-    if 4 * total > MOST_EDGES:
-        raise TooManyRelationsError(
-            f"the relation graph would have {4 * total:,} edges, {MOST_EDGES:,} at most are held: the entity with most "
-            f"relations has {counts.max():,}. Train a model with fewer relations per entity (most_per_entity in "
-            "model.options), or use ultra, which does not need this graph"
-        )
-    row, entity, column = (np.empty(total, np.int32) for _ in range(3))
-    _fill_pairs(offsets, own, row, entity, column)
-    inverse = np.roll(np.arange(2 * relations, dtype=np.int32), relations)
-    different = row != column
-    return {
-        "head to head": EntityEdges(row[different], entity[different], column[different]),
-        "tail to tail": EntityEdges(inverse[row[different]], entity[different], inverse[column[different]]),
-        "head to tail": EntityEdges(row, entity, inverse[column]),
-        "tail to head": EntityEdges(inverse[row], entity, column),
-    }
+    return (offsets, own) if most_per_entity is None else _thinned(offsets, own, most_per_entity, seed)
 
 
 def _thinned(
@@ -126,16 +94,3 @@ def _mark_pairs(offsets: np.ndarray, relations: np.ndarray, matrix: np.ndarray) 
         for i in own:
             for j in own:
                 matrix[i, j] = True
-
-
-@njit(cache=True, nogil=True)
-def _fill_pairs(
-    offsets: np.ndarray, relations: np.ndarray, row: np.ndarray, entity: np.ndarray, column: np.ndarray
-) -> None:
-    place = 0
-    for e in range(offsets.shape[0] - 1):
-        own = relations[offsets[e] : offsets[e + 1]]
-        for i in own:
-            for j in own:
-                row[place], entity[place], column[place] = i, e, j
-                place += 1

@@ -16,7 +16,7 @@ from distkg.foundation.layers.path_decoder import FactConvolution
 from distkg.foundation.model_files import make_model
 from distkg.foundation.models import KnowledgeGraph, UnsupportedQuestionError
 from distkg.foundation.models.trix_relations import TrixRelations
-from distkg.kernels.message_passing.edges import Edges
+from distkg.kernels.message_passing.incidence import Incidence
 
 Fact = tuple[int, int, int]
 BOTH = FACTS + [(t, r + 2, h) for h, r, t in FACTS]
@@ -76,9 +76,9 @@ def test_rounds_are_their_sums_written_out() -> None:
     torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def left_of(edges: Edges, weight: Tensor) -> set[Fact]:
-    sides = (edges.dst.tolist(), edges.relation.tolist(), edges.src.tolist())
-    return {edge for edge, shown in zip(zip(*sides, strict=True), weight.tolist(), strict=True) if shown}
+def pairs_of(meetings: Incidence, weight: Tensor) -> set[tuple[int, int]]:
+    pairs = zip(meetings.entity.tolist(), meetings.relation.tolist(), strict=True)
+    return {pair for pair, shown in zip(pairs, weight.tolist(), strict=True) if shown}
 
 
 @settings(max_examples=30, deadline=None)
@@ -93,9 +93,22 @@ def test_meetings_are_those_of_the_facts_that_are_left(facts: list[Fact], count:
     whole, rest = (KnowledgeGraph(torch.tensor(some), entities=6, relations=3) for some in (facts, facts[count:]))
     weight = whole.mask_without(*torch.tensor(facts[:count]).unbind(1))
     meetings = whole.meetings_in_entities()
-    weights = weights_of_meetings(whole, meetings, weight)
-    for way, expected in rest.meetings_in_entities().items():
-        assert left_of(meetings[way], weights[way]) == left_of(expected, torch.ones(len(expected)))
+    expected = rest.meetings_in_entities()
+    assert pairs_of(meetings, weights_of_meetings(whole, meetings, weight)) == pairs_of(
+        expected, torch.ones(len(expected))
+    )
+
+
+@torch.no_grad()
+def test_a_hub_may_have_any_number_of_relations() -> None:
+    """As edges, the meetings of its 8,000 relations would be 256 million."""
+    relations = torch.arange(8000)
+    facts = torch.stack([torch.zeros_like(relations), relations, 1 + relations], dim=1)
+    hub = KnowledgeGraph(facts, entities=8001, relations=8000)
+    scores = small().relation_scores(hub, torch.tensor([0]), torch.tensor([5]))[0]
+    others = scores[torch.arange(8000) != 4]
+    torch.testing.assert_close(others, others[:1].expand(7999))
+    assert abs(float(scores[4] - others[0])) > 1e-3, "relation 4 leads from the one to the other"
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distkg.graph import relation_graph as module
-from distkg.graph.relation_graph import TooManyRelationsError, entity_relation_graphs, relation_graph
+from distkg.graph.relation_graph import TooManyRelationsError, relation_graph, some_relations_of_entities
 
 Edge = tuple[int, int, int]
 
@@ -45,59 +45,31 @@ def test_it_is_its_definition(rows: list[Edge]) -> None:
     assert edges_of(triples, 8, 4) == by_definition(triples, 8, 4)
 
 
-def by_entity_definition(triples: np.ndarray, relations: int) -> dict[str, set[Edge]]:
-    heads: dict[int, set[int]] = {}
-    tails: dict[int, set[int]] = {}
-    for h, r, t in triples.tolist():
-        for side, entity, relation in (
-            (heads, h, r),
-            (tails, t, r),
-            (heads, t, r + relations),
-            (tails, h, r + relations),
-        ):
-            side.setdefault(entity, set()).add(relation)
-    ways = {"head to head": (heads, heads), "tail to tail": (tails, tails)}
-    ways |= {"head to tail": (heads, tails), "tail to head": (tails, heads)}
-    return {
-        way: {
-            (i, v, j)
-            for v in heads
-            for i in left[v]
-            for j in right[v]
-            if i != j or way not in ("head to head", "tail to tail")
-        }
-        for way, (left, right) in ways.items()
-    }
+def relations_by_entity(triples: np.ndarray, entities: int, relations: int, **options: int) -> list[list[int]]:
+    offsets, own = some_relations_of_entities(triples, entities, relations, **options)
+    return [part.tolist() for part in np.split(own, offsets[1:-1])]
 
 
 @settings(max_examples=50, deadline=None)
 @given(
     rows=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3), st.integers(0, 7)), min_size=1, max_size=25),
 )
-def test_meetings_in_entities_are_their_definition(rows: list[Edge]) -> None:
-    triples = np.array(rows)
-    expected = by_entity_definition(triples, 4)
-    for way, edges in entity_relation_graphs(triples, 8, 4).items():
-        found = list(zip(edges.row.tolist(), edges.entity.tolist(), edges.column.tolist(), strict=True))
-        assert len(found) == len(set(found))
-        assert set(found) == expected[way]
+def test_an_entity_has_the_relations_of_its_facts_and_inverses_where_it_is_the_tail(rows: list[Edge]) -> None:
+    expected: list[set[int]] = [set() for _ in range(8)]
+    for h, r, t in rows:
+        expected[h].add(r)
+        expected[t].add(r + 4)
+    assert relations_by_entity(np.array(rows), 8, 4) == [sorted(own) for own in expected]
 
 
 def test_hubs_keep_as_many_relations_as_they_may() -> None:
     triples = np.array([[0, r, 1 + r] for r in range(6)])
-    whole = entity_relation_graphs(triples, 8, 6)["head to head"]
-    few = entity_relation_graphs(triples, 8, 6, most_per_entity=3, seed=1)["head to head"]
-    assert (whole.entity == 0).sum() == 30
-    assert (few.entity == 0).sum() == 6
-    assert len(set(few.row.tolist())) == 3
-    assert set(few.row.tolist()) <= set(range(6))
-
-
-def test_too_many_meetings_are_refused_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_EDGES", 100)
-    triples = np.array([[0, r, 1 + r] for r in range(6)])
-    with pytest.raises(TooManyRelationsError, match=r"168 edges.*100 at most.*most relations has 6.*most_per_entity"):
-        entity_relation_graphs(triples, 8, 6)
+    whole = relations_by_entity(triples, 8, 6)
+    few = relations_by_entity(triples, 8, 6, most_per_entity=3, seed=1)
+    assert whole == [[0, 1, 2, 3, 4, 5], *([6 + r] for r in range(6)), []]
+    assert few[1:] == whole[1:]
+    assert len(set(few[0])) == 3
+    assert set(few[0]) <= set(range(6))
 
 
 def test_too_many_relations_are_refused_with_their_size(monkeypatch: pytest.MonkeyPatch) -> None:

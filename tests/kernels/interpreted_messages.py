@@ -5,14 +5,13 @@ Rows are cut after four edges here, so that small graphs have hubs of several pi
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import distkg.kernels.message_passing.edges
+from distkg.kernels.message_passing import incidence
 from distkg.kernels.message_passing import moments as message_moments
 from distkg.kernels.message_passing import moments_triton as message_moments_triton
 from distkg.kernels.message_passing import sums as message_passing
@@ -23,9 +22,10 @@ from distkg.kernels.message_passing.moments import propagate_moments, reference_
 from distkg.kernels.message_passing.sums import propagate, reference_propagate
 
 distkg.kernels.message_passing.edges.PIECE = 4
-PASSES: dict[Any, Any] = {message_passing: message_passing_triton, message_moments: message_moments_triton}
-for module, passes in PASSES.items():
-    module._passes_for = lambda *_, passes=passes: passes
+message_moments._passes_for = lambda *_: message_moments_triton  # type: ignore[assignment,return-value]
+for module in (message_passing, incidence):
+    module.passes_for = lambda *_: message_passing_triton  # type: ignore[assignment,return-value]
+incidence.on_cpu = lambda *_: False  # type: ignore[assignment]
 
 Sizes = tuple[int, int, int, int]
 
@@ -41,6 +41,21 @@ def numbers(count: int, generator: torch.Generator) -> Tensor:
     weight = torch.rand(count, generator=generator) + 0.5
     weight[::3] = 0.0
     return weight
+
+
+def meetings_written_by_hand() -> None:
+    # As in test_incidence; entity 0 has seven more relations, so that its row is cut.
+    relation = torch.tensor([0, 1, 3, 4, 5, 6, 7, 8, 9, 1, 2], dtype=torch.int32)
+    pairs = incidence.Incidence(10, torch.tensor([0, 9, 9, 11]), relation)
+    states = torch.tensor([1.0, 10.0, 100.0] + 7 * [0.0]).view(1, 10, 1).requires_grad_()
+    factors = torch.tensor([2.0, 7.0, 3.0]).view(1, 3, 1).requires_grad_()
+    gathered = incidence.propagate_meetings(states, factors, pairs, with_itself=False)
+    assert gathered.flatten().tolist() == [20.0, 302.0, 30.0] + 7 * [22.0]
+    gathered[0, 1].sum().backward()
+    assert states.grad is not None
+    assert factors.grad is not None
+    assert states.grad.flatten().tolist() == [2.0, 0.0, 3.0] + 7 * [2.0]
+    assert factors.grad.flatten().tolist() == [1.0, 0.0, 100.0]
 
 
 def written_by_hand() -> None:

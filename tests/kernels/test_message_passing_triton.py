@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="
 @pytest.mark.parametrize(
     "checks",
     [
-        "written_by_hand(); what_is_hidden_or_broken(); the_first_of_equal_ones()",
+        "written_by_hand(); meetings_written_by_hand(); what_is_hidden_or_broken(); the_first_of_equal_ones()",
         pytest.param("many_edges(); half_precision()", marks=pytest.mark.slow),
         pytest.param("random_graphs(examples=25)", marks=pytest.mark.slow),
     ],

@@ -16,9 +16,10 @@ from distkg.data.store.relation_text import read_relation_text
 from distkg.foundation.graphs.entity_tokens import Tokens, tokens_of_store
 from distkg.graph.directions import both_directions, inverse_of
 from distkg.graph.examples import ExampleSampler
-from distkg.graph.relation_graph import KINDS, entity_relation_graphs, relation_graph
+from distkg.graph.relation_graph import KINDS, relation_graph, some_relations_of_entities
 from distkg.graph.relation_hypergraph import PAIRS, relation_hypergraph
 from distkg.kernels.message_passing.edges import Edges
+from distkg.kernels.message_passing.incidence import Incidence
 from distkg.kernels.message_passing.path_products import Paths
 
 
@@ -91,7 +92,7 @@ class KnowledgeGraph:
     relation_text: Tensor | None = None
     tokens: Tokens = field(default_factory=dict)
     _in_text: dict[float, tuple[Edges, Tensor]] = field(default_factory=dict, init=False, repr=False)
-    _in_entities: dict[int | None, dict[str, Edges]] = field(default_factory=dict, init=False, repr=False)
+    _in_entities: dict[int | None, Incidence] = field(default_factory=dict, init=False, repr=False)
     _examples: dict[tuple[int, int], ExampleSampler] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -123,15 +124,14 @@ class KnowledgeGraph:
         """Edges between relations that meet in an entity, of the four kinds of ``distkg.graph.relation_graph``."""
         return self._of_relations(relation_graph(self.triples.numpy(), self.entities, self.relations), len(KINDS))
 
-    def meetings_in_entities(self, most_per_entity: int | None = None) -> dict[str, Edges]:
-        """Return the edges between relations that meet, by way of meeting; the kind of an edge is the entity in
-        which they meet."""
+    def meetings_in_entities(self, most_per_entity: int | None = None) -> Incidence:
+        """Return the relations, with inverses, of which each entity is the head: two relations of an entity meet in
+        it. ``most_per_entity`` as of ``some_relations_of_entities``."""
         if most_per_entity not in self._in_entities:
             sizes = self.entities, self.relations, most_per_entity
-            edges_by_way = entity_relation_graphs(self.triples.numpy(), *sizes)
-            self._in_entities[most_per_entity] = {
-                way: self._of_relations(edges, self.entities) for way, edges in edges_by_way.items()
-            }
+            offsets, own = some_relations_of_entities(self.triples.numpy(), *sizes)
+            parts = torch.from_numpy(offsets), torch.from_numpy(own).int()
+            self._in_entities[most_per_entity] = Incidence(2 * self.relations, *parts)
         return self._in_entities[most_per_entity]
 
     def alike_in_text(self, least: float) -> tuple[Edges, Tensor]:

@@ -35,25 +35,11 @@ class Convolution(nn.Module):
         self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary | FullBoundary, weight: Tensor | None
     ) -> Tensor:
         """Return the states float32 [B, n, d] after this layer; arguments as of ``propagate``."""
-        return self._updated(states, relations, edges, boundary, weight, residual=True)
+        return self.update(states, boundary.add_to(propagate(states, relations, edges, weight)), residual=True)
 
-    def update(
-        self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary | FullBoundary, weight: Tensor | None
-    ) -> Tensor:
-        """Return the update of the layer without the residual: float32 [B, n, d]."""
-        return self._updated(states, relations, edges, boundary, weight, residual=False)
-
-    def _updated(
-        self,
-        states: Tensor,
-        relations: Tensor,
-        edges: Edges,
-        boundary: Boundary | FullBoundary,
-        weight: Tensor | None,
-        *,
-        residual: bool,
-    ) -> Tensor:
-        gathered = boundary.add_to(propagate(states, relations, edges, weight))
+    def update(self, states: Tensor, gathered: Tensor, *, residual: bool) -> Tensor:
+        """Return the states of the layer, or their update without the residual: float32 [B, n, d]; ``gathered`` are the
+        sums a."""
         linear, norm = self.linear, self.layer_norm
         return layer_update(states, gathered, linear.weight, linear.bias, norm.weight, norm.bias, residual)
 
@@ -62,6 +48,11 @@ def of_query(states: Tensor, relation: Tensor) -> Tensor:
     """Return the state of each query's own relation, float32 [B, d], of states float32 [B, n, d] and relations int64
     [B]."""
     return states[torch.arange(len(relation), device=relation.device), relation]
+
+
+def inverted(states: Tensor) -> Tensor:
+    """Return states [B, 2R, d] with the rows of each relation and of its inverse exchanged."""
+    return states.roll(states.shape[1] // 2, dims=1)
 
 
 def of_layer(weight: Tensor | None, layer: int) -> Tensor | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distkg.foundation.base import MODELS, ModelOptions
 from distkg.foundation.graphs.knowledge_graph import Hypergraph, KnowledgeGraph
 from distkg.foundation.layers.path_decoder import EntityDecoder, PathModel
-from distkg.foundation.layers.relational import Boundary, Layers
+from distkg.foundation.layers.relational import Boundary, Layers, inverted
 from distkg.graph.relation_hypergraph import KINDS, PAIRS
 from distkg.kernels.message_passing.path_products import gather_products
 from distkg.kernels.message_passing.sums import propagate
@@ -58,11 +58,11 @@ class HypergraphConvolution(nn.Module):
         the sum of paths, so the vector of a kind is applied at the ends and not path by path.
         """
         tfh, tft, hft, hfh = self.rel_embedding.weight[PAIRS:]
-        inverted = _inverted(first)
+        of_inverse = inverted(first)
         factors = (
-            torch.cat([hfh * first + tfh * inverted, hft * first + tft * inverted], dim=-1),
+            torch.cat([hfh * first + tfh * of_inverse, hft * first + tft * of_inverse], dim=-1),
             torch.cat([second, second], dim=-1),
-            torch.cat([third, _inverted(third)], dim=-1),
+            torch.cat([third, inverted(third)], dim=-1),
         )
         to_first, to_middle, to_last = (
             messages.chunk(2, dim=-1) for messages in gather_products(*factors, paths=hypergraph.paths)
@@ -71,16 +71,11 @@ class HypergraphConvolution(nn.Module):
         return (
             hfh * as_head
             + hft * as_tail
-            + _inverted(tfh * as_head + tft * as_tail)
+            + inverted(tfh * as_head + tft * as_tail)
             + sum(to_middle)
             + to_last[0]
-            + _inverted(to_last[1])
+            + inverted(to_last[1])
         )
-
-
-def _inverted(states: Tensor) -> Tensor:
-    """Return states [B, 2R, d] with the rows of each relation and of its inverse exchanged."""
-    return states.roll(states.shape[1] // 2, dims=1)
 
 
 class RelationEncoder(nn.Module):

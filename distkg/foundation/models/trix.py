@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from distkg.foundation.base import MODELS, ModelOptions
 from distkg.foundation.graphs.knowledge_graph import KnowledgeGraph
 from distkg.foundation.layers.path_decoder import EntityDecoder, FactConvolution, PathModel
-from distkg.foundation.layers.relational import Boundary, FullBoundary, Layers
-from distkg.kernels.message_passing.edges import Edges
+from distkg.foundation.layers.relational import Boundary, FullBoundary, Layers, inverted
+from distkg.kernels.message_passing.incidence import Incidence, propagate_meetings
 
-WAYS = {"head to head": "hh", "head to tail": "ht", "tail to head": "th", "tail to tail": "tt"}
+WAYS = {"hh": (False, False), "ht": (False, True), "th": (True, False), "tt": (True, True)}
+"""Way of meeting → whether the entity is the tail of the gathering relation, and of the other one."""
 
 
 class TrixOptions(ModelOptions):
@@ -29,8 +30,7 @@ class TrixOptions(ModelOptions):
     most_per_entity: int | None = Field(
         None,
         ge=1,
-        description="Maximum number of relations of one entity in the relation graph, whose edges grow with its "
-        "square; null for all.",
+        description="Maximum number of relations of one entity in the relation graph; null for all.",
     )
 
 
@@ -46,24 +46,27 @@ class MeetingLayers(nn.Module):
     def layer(
         self,
         number: int,
-        meetings: dict[str, Edges],
+        meetings: Incidence,
         states: Tensor,
         nodes: Tensor,
         boundary: Boundary | FullBoundary,
-        weights: dict[str, Tensor] | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """Return the relation states after layer ``number``: float32 [B, 2R, d].
 
         Args:
             states: float32 [B, 2R, d], relation states.
-            nodes: float32 [B, N, d], entity states.
-            weights: float32 [E] for the edges of each way of meeting; None for weights of 1.
+            nodes: float32 [B, N, d], entity states; [1, N, d] if they are those of all queries.
+            weights: float32 [P], weights of ``meetings``; None for weights of 1.
         """
-        update = torch.zeros_like(states)
-        for way, short in WAYS.items():
-            convolution: FactConvolution = getattr(self, f"layers_{short}")[number]
-            weight = None if weights is None else weights[way]
-            update = update + convolution.update(states, convolution.vectors(nodes), meetings[way], boundary, weight)
+        # An entity is the tail of a relation where it is the head of the inverse.
+        by_head, update = {False: states, True: inverted(states)}, torch.zeros_like(states)
+        for way, (is_tail, of_tail) in WAYS.items():
+            convolution: FactConvolution = getattr(self, f"layers_{way}")[number]
+            factors, with_itself = convolution.vectors(nodes), is_tail != of_tail
+            gathered = propagate_meetings(by_head[of_tail], factors, meetings, weights, with_itself=with_itself)
+            own = boundary.add_to(inverted(gathered) if is_tail else gathered)
+            update = update + convolution.update(states, own, residual=False)
         return states + update
 
 
@@ -97,7 +100,7 @@ class Trix(PathModel):
         meetings = graph.meetings_in_entities(sizes.most_per_entity)
         boundary = Boundary(relation % graph.relations, torch.ones(batch, sizes.width, device=relation.device))
         states = boundary.states(2 * graph.relations)
-        nodes = torch.ones(batch, graph.entities, sizes.width, device=relation.device)
+        nodes = torch.ones(1, graph.entities, sizes.width, device=relation.device)
         for number in range(sizes.relation_layers):
             states = self.relation_model.layer(number, meetings, states, nodes, boundary)
             if number == 0:

@@ -49,8 +49,7 @@ class TrixRelationsOptions(ModelOptions):
     most_per_entity: int | None = Field(
         None,
         ge=1,
-        description="Maximum number of relations of one entity in the relation graph, whose edges grow with its "
-        "square; null for all.",
+        description="Maximum number of relations of one entity in the relation graph; null for all.",
     )
 
 

@@ -40,7 +40,7 @@ from distkg.kernels.message_passing.messages import (
     turned_back,
 )
 from distkg.kernels.prefetch import prefetch_row
-from distkg.kernels.simd import LANES, load, load_rest, multiply_add, spread, store, store_rest
+from distkg.kernels.simd import LANES, load, load_rest, load_whole, multiply_add, spread, store, store_rest, store_whole
 
 GPU_DTYPES = torch.float32, torch.bfloat16, torch.float16
 
@@ -61,7 +61,7 @@ def propagate(
     """
     edges = edges.to(states.device)
     weight = torch.ones(len(edges), device=states.device) if weight is None else weight.to(states.device)
-    passes = _passes_for(states, relations, weight)
+    passes = passes_for(states, relations, weight)
     if passes is None:
         return reference_propagate(states, relations, edges, weight, message)
     sums: Tensor = _Propagate.apply(states, relations, weight, edges, message, passes)
@@ -132,7 +132,7 @@ def shared(of_queries: Tensor, relations: Tensor) -> Tensor:
     return gradient.to(relations.dtype)
 
 
-def _passes_for(*tensors: Tensor) -> Passes | None:
+def passes_for(*tensors: Tensor) -> Passes | None:
     """Return the compiled passes for these tensors, or None."""
     if on_cpu(*tensors):
         return _ON_CPU if all(tensor.dtype == torch.float32 for tensor in tensors) else None
@@ -237,37 +237,57 @@ def _gather(combine, offsets, first, second, weight, x, w, out, low, high):  # t
                     a1 = multiply_add(factor, combine(load(x, v, c1), load(w, k, c1)), a1)
             store(out, u, c, a0)
             store(out, u, c1, a1)
-        for c in range(twos, width, LANES):
-            total, left = zero, width - c
-            for e in range(start, end):
-                prefetch_row(x, first[min(e + AHEAD, last)])
-                if weight[e] != 0:
-                    v, k, factor = first[e], second[e], spread(weight[e])
-                    message = combine(load_rest(x, v, c, left), load_rest(w, k, c, left))
-                    total = multiply_add(factor, message, total)
-            store_rest(out, u, c, left, total)
+        for c in range(twos, whole, LANES):
+            _one(load_whole, store_whole, combine, start, end, last, first, second, weight, x, w, out, u, c, LANES)
+        if whole < width:
+            left = width - whole
+            _one(load_rest, store_rest, combine, start, end, last, first, second, weight, x, w, out, u, whole, left)
+
+
+@part_of_kernel
+def _one(load, store, combine, start, end, last, first, second, weight, x, w, out, u, c, left):  # type: ignore[no-untyped-def]
+    total = spread(np.float32(0))
+    for e in range(start, end):
+        prefetch_row(x, first[min(e + AHEAD, last)])
+        if weight[e] != 0:
+            v, k = first[e], second[e]
+            message = combine(load(x, v, c, left), load(w, k, c, left))
+            total = multiply_add(spread(weight[e]), message, total)
+    store(out, u, c, left, total)
 
 
 @part_of_kernel
 def _gather_complex(combine, offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
-    half, last, zero = out.shape[1] // 2, first.shape[0] - 1, spread(np.float32(0))
+    half, last = out.shape[1] // 2, first.shape[0] - 1
+    whole = half - half % LANES
     for u in range(low, high):
-        for c in range(0, half, LANES):
-            real, imaginary, there, left = zero, zero, half + c, half - c
-            for e in range(offsets[u], offsets[u + 1]):
-                prefetch_row(x, first[min(e + AHEAD, last)])
-                if weight[e] != 0:
-                    v, k, factor = first[e], second[e], spread(weight[e])
-                    more_real, more_imaginary = combine(
-                        load_rest(x, v, c, left),
-                        load_rest(x, v, there, left),
-                        load_rest(w, k, c, left),
-                        load_rest(w, k, there, left),
-                    )
-                    real = multiply_add(factor, more_real, real)
-                    imaginary = multiply_add(factor, more_imaginary, imaginary)
-            store_rest(out, u, c, left, real)
-            store_rest(out, u, there, left, imaginary)
+        start, end = offsets[u], offsets[u + 1]
+        for c in range(0, whole, LANES):
+            _one_complex(
+                load_whole, store_whole, combine, start, end, last, first, second, weight, x, w, out, u, c, half, LANES
+            )
+        if whole < half:
+            left = half - whole
+            _one_complex(
+                load_rest, store_rest, combine, start, end, last, first, second, weight, x, w, out, u, whole, half, left
+            )
+
+
+@part_of_kernel
+def _one_complex(load, store, combine, start, end, last, first, second, weight, x, w, out, u, c, half, left):  # type: ignore[no-untyped-def]
+    there = half + c
+    real = spread(np.float32(0))
+    imaginary = real
+    for e in range(start, end):
+        prefetch_row(x, first[min(e + AHEAD, last)])
+        if weight[e] != 0:
+            v, k, factor = first[e], second[e], spread(weight[e])
+            state = load(x, v, c, left), load(x, v, there, left)
+            more_real, more_imaginary = combine(state[0], state[1], load(w, k, c, left), load(w, k, there, left))
+            real = multiply_add(factor, more_real, real)
+            imaginary = multiply_add(factor, more_imaginary, imaginary)
+    store(out, u, c, left, real)
+    store(out, u, there, left, imaginary)
 
 
 @part_of_kernel
