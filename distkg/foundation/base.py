@@ -128,6 +128,7 @@ class FoundationModel(nn.Module, ABC):
         relation: Tensor,
         weight: Tensor | None = None,
         candidates: Tensor | None = None,
+        place: Tensor | None = None,
     ) -> Tensor:
         """Return scores of all entities, float32 [B, N], or of candidates, float32 [B, m].
 
@@ -137,7 +138,16 @@ class FoundationModel(nn.Module, ABC):
             anchor, relation: int64 [B], relation in [0, 2R).
             weight: float32 [E] of the facts, or [depth, E] of the facts in each layer; 0 hides a fact. None hides none.
             candidates: int64 [B, m], the entities to be scored; None for all.
+            place: int64 [B], the row of ``states`` [D, 2R, d] of each query, where queries share states; None if row b
+                is that of query b.
         """
+
+    def encoding_keys(self, graph: KnowledgeGraph, relation: Tensor) -> Tensor | None:
+        """Return numbers that are equal for queries with the same relation states, if no fact is hidden: int64 [B].
+
+        None if the states depend on the anchor too, or take no time; they are then neither shared nor cached.
+        """
+        return None
 
     def penalty(self, graph: Facts, states: Tensor, relation: Tensor) -> Tensor | None:
         """Return the training loss besides that of scores: float32 []; None if there is none.

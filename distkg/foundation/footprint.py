@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distkg.foundation.graph_scorer import CACHE_BYTES, GraphScorer
 from distkg.foundation.graphs.entity_tokens import EntityTokens
 from distkg.foundation.graphs.sampling import Subgraph, SubgraphSampler
 from distkg.foundation.models import FoundationModel, KnowledgeGraph
@@ -130,11 +131,20 @@ def _learn(model: FoundationModel, scores: Tensor) -> None:
 
 def ranking(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor) -> Tensor:
     """Return the scores of all entities, or of all relations for a model that ranks relations."""
+    scorer = GraphScorer(model, graph)
+    if model.ranks == "relations":
+        return scorer.relation_scores(torch.stack([anchor, anchor], dim=1).numpy())
+    return scorer.scores(torch.stack([anchor, relation], dim=1).numpy())
+
+
+def cached_states(model: FoundationModel, relations: int) -> int:
+    """Return the most bytes of relation states that a scorer keeps from batch to batch on a graph of ``relations``."""
+    graph, one = KnowledgeGraph(torch.zeros(1, 3, dtype=torch.int64), 1, 1), torch.zeros(1, dtype=torch.int64)
+    if model.ranks == "relations" or model.encoding_keys(graph, one) is None:
+        return 0
     with torch.no_grad():
-        if model.ranks == "relations":
-            return model.relation_scores(graph, anchor, anchor)
-        scores: Tensor = model(graph, anchor, relation)
-    return scores
+        of_relation = model.relation_states(graph, one, one).nbytes
+    return min(CACHE_BYTES, 2 * relations * relations * of_relation)
 
 
 def own_states(model: FoundationModel, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor) -> Tensor:

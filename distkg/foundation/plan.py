@@ -18,6 +18,7 @@ from distkg.foundation.batches import queries_of_rank, steps_of_epoch
 from distkg.foundation.footprint import (
     Growth,
     MeasuredWork,
+    cached_states,
     growth,
     own_states,
     ranking,
@@ -144,7 +145,8 @@ def _memory(
         trained = max(trained, step.bytes(own, looked_at, store.num_relations) + _hidden(store))
         looked_at = _looked_at(config, store, batch, 0)
         scores = 2 * batch * store.num_entities * FLOAT if config.data.fanouts else 0
-        evaluated = max(evaluated, ranked.bytes(batch, looked_at, store.num_relations) + scores)
+        cached = cached_states(model, store.num_relations)
+        evaluated = max(evaluated, ranked.bytes(batch, looked_at, store.num_relations) + scores + cached)
     accumulators = 2 if config.optimizer.name == "adam" else 1
     return {
         "base process": BASE_PROCESS,

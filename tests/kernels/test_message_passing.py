@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from distkg.kernels.message_passing.edges import Edges
 from distkg.kernels.message_passing.messages import REFERENCES, Message
@@ -129,3 +130,35 @@ def test_other_dtypes_get_the_plain_form() -> None:
     halves = propagate(states.bfloat16(), relations.bfloat16(), edges)
     assert halves.dtype == torch.bfloat16
     torch.testing.assert_close(halves.double(), propagate(states, relations, edges), rtol=0.05, atol=0.1)
+
+
+@MESSAGES
+def test_queries_may_share_rows_of_relations(message: Message) -> None:
+    edges, generator = some_edges(20, 3, 100, seed=0), torch.Generator().manual_seed(0)
+    leaves = [torch.randn(shape, generator=generator).requires_grad_() for shape in ((5, 20, 20), (2, 3, 20))]
+    place, weigh = torch.tensor([1, 0, 1, 1, 0]), torch.randn(5, 20, 20, generator=generator)
+    weight = torch.ones(100)
+
+    def of_each(relations: Tensor) -> Tensor:
+        return reference_propagate(leaves[0], relations[place], edges, weight, message)
+
+    with torch.no_grad():
+        shared = propagate(*leaves, edges, message=message, place=place)
+        torch.testing.assert_close(shared, of_each(leaves[1]), rtol=1e-5, atol=1e-5)
+    gradients = [
+        torch.autograd.grad((out * weigh).sum(), leaves)
+        for out in (propagate(*leaves, edges, message=message, place=place), of_each(leaves[1]))
+    ]
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [8, 16, 24, 32, 56, 64, 72, 120, 134])
+def test_every_tile_of_columns_is_summed(width: int) -> None:
+    """Four vectors, two, one and a rest, of 8 or 16 numbers."""
+    edges, generator = some_edges(6, 2, 30, seed=1), torch.Generator().manual_seed(1)
+    states = torch.randint(-9, 10, (1, 6, width), generator=generator).float()
+    relations = torch.randint(-9, 10, (1, 2, width), generator=generator).float()
+    for message in REFERENCES:  # sums of whole numbers are exact
+        expected = reference_propagate(states, relations, edges, torch.ones(30), message)
+        assert torch.equal(propagate(states, relations, edges, None, message), expected)

@@ -97,12 +97,17 @@ def sampled_scores(
     relation: Tensor,
     candidates: Tensor | None = None,
     seed: int = 0,
+    states: tuple[Tensor, Tensor | None] | None = None,
 ) -> Tensor:
-    """Return scores of all entities, float32 [B, N], from the facts around anchors and ``candidates`` int64 [c]."""
+    """Return scores of all entities, float32 [B, N], from the facts around anchors and ``candidates`` int64 [c].
+
+    ``states`` are the relation states of the queries, and ``place``, as of ``FoundationModel.scores``; None to compute
+    them.
+    """
     around = anchor if candidates is None else torch.cat([anchor, candidates])
     part = surroundings.of(around, seed)
-    states = model.relation_states(graph, anchor, relation)
-    local = model.scores(part, states, part.place(anchor), relation)
+    relations, place = states or (model.relation_states(graph, anchor, relation), None)
+    local = model.scores(part, relations, part.place(anchor), relation, place=place)
     scores = local[:, -1:].repeat(1, graph.entities)
     scores[:, part.nodes.to(scores.device)] = local[:, :-1]
     return scores

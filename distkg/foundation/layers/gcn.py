@@ -78,6 +78,7 @@ class GraphConvolutionModel(FoundationModel):
         relation: Tensor,
         weight: Tensor | None = None,
         candidates: Tensor | None = None,
+        place: Tensor | None = None,
     ) -> Tensor:
         if not isinstance(graph, KnowledgeGraph):
             raise GraphMismatchError(
@@ -85,7 +86,7 @@ class GraphConvolutionModel(FoundationModel):
                 "whole graph (empty data.fanouts), or ultra or trix"
             )
         entities = self.encoded(graph.facts, weight)
-        own = of_query(states, relation)
+        own = of_query(states, relation, place)
         if self._sizes.decoder == "transe":
             query = entities[anchor] + own
             if candidates is None:

@@ -34,14 +34,20 @@ class EntityDecoder(nn.Module):
         self.mlp = ReadOut(width, hidden)
 
     def features(
-        self, facts: Edges, relations: Tensor, anchor: Tensor, relation: Tensor, weight: Tensor | None
+        self,
+        facts: Edges,
+        relations: Tensor,
+        anchor: Tensor,
+        relation: Tensor,
+        weight: Tensor | None,
+        place: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the last states of all entities, float32 [B, N, d], and the vector of each query, float32 [B, d]."""
-        query = of_query(relations, relation)
+        query = of_query(relations, relation, place)
         boundary = Boundary(anchor, query)
         states = boundary.states(facts.nodes)
         for number, layer in enumerate(self.layers):
-            states = layer(states, layer.vectors(relations), facts, boundary, of_layer(weight, number))
+            states = layer(states, layer.vectors(relations), facts, boundary, of_layer(weight, number), place)
         return states, query
 
     def forward(
@@ -52,10 +58,11 @@ class EntityDecoder(nn.Module):
         relation: Tensor,
         weight: Tensor | None,
         candidates: Tensor | None = None,
+        place: Tensor | None = None,
     ) -> Tensor:
         """Return scores float32 [B, N] or [B, m]; ``relations`` float32 [B, 2R, d] are the states of the relation
-        encoder."""
-        states, query = self.features(facts, relations, anchor, relation, weight)
+        encoder, or [D, 2R, d] with ``place``."""
+        states, query = self.features(facts, relations, anchor, relation, weight, place)
         if candidates is not None:
             states = states.gather(1, candidates[..., None].expand(-1, -1, states.shape[-1]))
         scores: Tensor = self.mlp(states, query)
@@ -101,6 +108,7 @@ class PathModel(FoundationModel):
         relation: Tensor,
         weight: Tensor | None = None,
         candidates: Tensor | None = None,
+        place: Tensor | None = None,
     ) -> Tensor:
-        scores: Tensor = self.entity_model(graph.facts, states, anchor, relation, weight, candidates)
+        scores: Tensor = self.entity_model(graph.facts, states, anchor, relation, weight, candidates, place)
         return scores

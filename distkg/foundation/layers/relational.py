@@ -32,10 +32,17 @@ class Convolution(nn.Module):
         self.layer_norm = nn.LayerNorm(width)
 
     def forward(
-        self, states: Tensor, relations: Tensor, edges: Edges, boundary: Boundary | FullBoundary, weight: Tensor | None
+        self,
+        states: Tensor,
+        relations: Tensor,
+        edges: Edges,
+        boundary: Boundary | FullBoundary,
+        weight: Tensor | None,
+        place: Tensor | None = None,
     ) -> Tensor:
         """Return the states float32 [B, n, d] after this layer; arguments as of ``propagate``."""
-        return self.update(states, boundary.add_to(propagate(states, relations, edges, weight)), residual=True)
+        gathered = propagate(states, relations, edges, weight, place=place)
+        return self.update(states, boundary.add_to(gathered), residual=True)
 
     def update(self, states: Tensor, gathered: Tensor, *, residual: bool) -> Tensor:
         """Return the states of the layer, or their update without the residual: float32 [B, n, d]; ``gathered`` are the
@@ -44,10 +51,20 @@ class Convolution(nn.Module):
         return layer_update(states, gathered, linear.weight, linear.bias, norm.weight, norm.bias, residual)
 
 
-def of_query(states: Tensor, relation: Tensor) -> Tensor:
-    """Return the state of each query's own relation, float32 [B, d], of states float32 [B, n, d] and relations int64
-    [B]."""
-    return states[torch.arange(len(relation), device=relation.device), relation]
+def of_query(states: Tensor, relation: Tensor, place: Tensor | None = None) -> Tensor:
+    """Return the state of each query's own relation: float32 [B, d].
+
+    Args:
+        states: float32 [B, n, d], or [D, n, d] with ``place`` int64 [B], the row of each query.
+        relation: int64 [B].
+    """
+    return states[torch.arange(len(relation), device=relation.device) if place is None else place, relation]
+
+
+def of_each(states: Tensor, place: Tensor | None) -> Tensor:
+    """Return states of each query, [B, …], of states [D, …] and the row of each query, ``place`` int64 [B]; None for
+    states [B, …]."""
+    return states if place is None else states.index_select(0, place)
 
 
 def inverted(states: Tensor) -> Tensor:

@@ -136,3 +136,6 @@ class Motif(PathModel):
         distinct, place = torch.unique(relation, return_inverse=True)
         states: Tensor = self.relation_model(graph.hypergraph(by_fact), distinct)
         return states[place]
+
+    def encoding_keys(self, graph: KnowledgeGraph, relation: Tensor) -> Tensor | None:
+        return relation

@@ -133,8 +133,9 @@ class NBFNet(FoundationModel):
         relation: Tensor,
         weight: Tensor | None = None,
         candidates: Tensor | None = None,
+        place: Tensor | None = None,
     ) -> Tensor:
-        query = of_query(states, relation)
+        query = of_query(states, relation, place)
         boundary = Boundary(anchor, query)
         entity_states = boundary.states(graph.entities)
         for number, layer in enumerate(self.layers):

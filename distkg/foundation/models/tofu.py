@@ -25,7 +25,7 @@ from distkg.foundation.graphs.knowledge_graph import Facts, KnowledgeGraph
 from distkg.foundation.layers.mixed_messages import MixedConvolution, TokenMessages, filled_up
 from distkg.foundation.layers.path_decoder import EntityDecoder
 from distkg.foundation.layers.prompts import PromptEncoder
-from distkg.foundation.layers.relational import Boundary, Layers, of_layer, of_query
+from distkg.foundation.layers.relational import Boundary, Layers, of_each, of_layer, of_query
 from distkg.foundation.models.ultra import Ultra, UltraOptions
 from distkg.kernels.message_passing.edges import Edges
 
@@ -123,12 +123,14 @@ class TokenDecoder(EntityDecoder):
         weight: Tensor | None,
         candidates: Tensor | None,
         tokens: Tokens,
+        place: Tensor | None = None,
     ) -> Tensor:
         """Return scores float32 [B, N] or [B, m] as ``EntityDecoder``, with the tokens of entities."""
-        query = of_query(relations, relation)
         if not tokens:
-            scores_without_tokens: Tensor = self(facts, relations, anchor, relation, weight, candidates)
+            scores_without_tokens: Tensor = self(facts, relations, anchor, relation, weight, candidates, place)
             return scores_without_tokens
+        relations = of_each(relations, place)  # gates depend on the query
+        query = of_query(relations, relation)
         pooled = {name: self.pools[name](own, query) for name, own in tokens.items()}
         messages, states = self.told(pooled), Boundary(anchor, query).states(facts.nodes)
         width = query.shape[1]
@@ -192,6 +194,10 @@ class Tofu(Ultra):
         states = super().relation_states(graph, anchor, relation, weight)
         return states + self.prompt_model(graph, relation, weight) if self.relations_by_facts else states
 
+    def encoding_keys(self, graph: KnowledgeGraph, relation: Tensor) -> Tensor | None:
+        # Examples of an inverse are read from their other end.
+        return relation if self.relations_by_facts else super().encoding_keys(graph, relation)
+
     @property
     def reads(self) -> dict[str, int]:
         return self._reads
@@ -204,10 +210,11 @@ class Tofu(Ultra):
         relation: Tensor,
         weight: Tensor | None = None,
         candidates: Tensor | None = None,
+        place: Tensor | None = None,
     ) -> Tensor:
         decoder = self.entity_model
         assert isinstance(decoder, TokenDecoder)
-        return decoder.read(graph.facts, states, anchor, relation, weight, candidates, self._tokens(graph))
+        return decoder.read(graph.facts, states, anchor, relation, weight, candidates, self._tokens(graph), place)
 
     def penalty(self, graph: Facts, states: Tensor, relation: Tensor) -> Tensor | None:
         """Return ``options.balance`` times the mean imbalance of the layers' gates; None for a graph without tokens."""

@@ -120,5 +120,6 @@ class TrixRelations(FoundationModel):
         relation: Tensor,
         weight: Tensor | None = None,
         candidates: Tensor | None = None,
+        place: Tensor | None = None,
     ) -> Tensor:
         raise self._cannot_rank("entities")

@@ -79,3 +79,6 @@ class Ultra(PathModel):
         states: Tensor = self.relation_model(graph.meetings, direct)
         # CPU threads sum the gradient of index_select in a fixed order, unlike the gradient of indexing.
         return states.index_select(0, place)
+
+    def encoding_keys(self, graph: KnowledgeGraph, relation: Tensor) -> Tensor | None:
+        return relation % graph.relations

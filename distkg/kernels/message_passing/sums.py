@@ -46,7 +46,12 @@ GPU_DTYPES = torch.float32, torch.bfloat16, torch.float16
 
 
 def propagate(
-    states: Tensor, relations: Tensor, edges: Edges, weight: Tensor | None = None, message: Message = "distmult"
+    states: Tensor,
+    relations: Tensor,
+    edges: Edges,
+    weight: Tensor | None = None,
+    message: Message = "distmult",
+    place: Tensor | None = None,
 ) -> Tensor:
     """Sum the weighted messages at each node: [B, n, d], in the dtype of states.
 
@@ -58,14 +63,27 @@ def propagate(
         edges: E edges of the graph, on any device; they are copied once to the device of states.
         weight: float32 [E]; 0 removes an edge. None for 1 everywhere.
         message: ``distmult`` x w, ``transe`` x + w, ``rotate`` complex product of [real half | imaginary half].
+        place: int64 [B], the row of relations [D, kinds, d] of each query, where queries share them; None for one row
+            for each query, or for all.
     """
     edges = edges.to(states.device)
     weight = torch.ones(len(edges), device=states.device) if weight is None else weight.to(states.device)
     passes = passes_for(states, relations, weight)
+    if place is not None:
+        if passes is _ON_CPU and not _differentiable(states, relations, weight):
+            out = empty(states)
+            parts = edges.by_dst, weight, states.contiguous(), relations.contiguous(), MESSAGE[message], out
+            _ON_CPU.gather(*parts, place.numpy())
+            return out
+        relations = relations.index_select(0, place)
     if passes is None:
         return reference_propagate(states, relations, edges, weight, message)
     sums: Tensor = _Propagate.apply(states, relations, weight, edges, message, passes)
     return sums
+
+
+def _differentiable(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def reference_propagate(states: Tensor, relations: Tensor, edges: Edges, weight: Tensor, message: Message) -> Tensor:
@@ -152,13 +170,24 @@ def on_gpu(*tensors: Tensor) -> bool:
 class _OnCpu:
     """CPU passes. A task is one query and a part of the rows, since the states of one query fit a shared cache."""
 
-    def gather(self, rows: Rows, weight: Tensor, first: Tensor, second: Tensor, how: Combination, out: Tensor) -> None:
+    def gather(
+        self,
+        rows: Rows,
+        weight: Tensor,
+        first: Tensor,
+        second: Tensor,
+        how: Combination,
+        out: Tensor,
+        place: np.ndarray | None = None,
+    ) -> None:
+        """``Passes.gather``; ``place`` int64 [B] is the row of ``second`` of each query."""
         graph = rows.offsets.numpy(), rows.first.numpy(), rows.second.numpy(), weight.detach().numpy()
         left, right, sums = first.detach().numpy(), second.detach().numpy(), out.numpy()
-        own, run = int(len(right) > 1), GATHERERS[how]
+        row = np.arange(len(left)) * int(len(right) > 1) if place is None else place
+        run = GATHERERS[how]
 
         def work(query: int, low: int, high: int) -> None:
-            run(*graph, left[query], right[query * own], sums[query], low, high)
+            run(*graph, left[query], right[row[query]], sums[query], low, high)
 
         for_each_part(len(left), graph[0], work)
 
