@@ -41,22 +41,28 @@ class RelationStateCache:
 
     def states_of(self, anchor: Tensor, relation: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return relation states float32 [D, 2R, d] and the row of each query int64 [B], as ``FoundationModel.scores``
-        takes them; equal to those of the model up to rounding."""
+        takes them; equal to those of the model up to rounding.
+
+        Args:
+            anchor, relation: int64 [B] on CPU; the result is on the device of the model.
+        """
+        device = self._model.device
         keys = self._model.encoding_keys(self._graph, relation)
         if keys is None or self._model.training:
-            return self._model.relation_states(self._graph, anchor, relation), None
-        distinct, first, place = np.unique(keys.cpu().numpy(), return_index=True, return_inverse=True)
+            return self._model.relation_states(self._graph, anchor.to(device), relation.to(device)), None
+        distinct, first, place = np.unique(keys.numpy(), return_index=True, return_inverse=True)
         self._forget_if_changed()
         found = {int(key): self._states[int(key)] for key in distinct if int(key) in self._states}
         missing = [number for number, key in enumerate(distinct) if int(key) not in found]
         if missing:
-            queries = torch.from_numpy(first[missing]).to(relation.device)
-            states = self._model.relation_states(self._graph, anchor[queries], relation[queries])
+            queries = torch.from_numpy(first[missing])
+            sides = anchor[queries].to(device), relation[queries].to(device)
+            states = self._model.relation_states(self._graph, *sides)
             found |= {int(distinct[number]): own for number, own in zip(missing, states, strict=True)}
             self.encoded += len(missing)
         for key in map(int, distinct):
             self._keep(key, found[key])
-        return torch.stack([found[int(key)] for key in distinct]), torch.from_numpy(place).to(relation.device)
+        return torch.stack([found[int(key)] for key in distinct]), torch.from_numpy(place).to(device)
 
     def _keep(self, key: int, states: Tensor) -> None:
         if key in self._states:
@@ -69,12 +75,13 @@ class RelationStateCache:
         self._states[key] = states.clone()  # not a view, which would keep the states of a whole batch
 
     def _forget_if_changed(self) -> None:
-        weights = hashlib.blake2b()
-        for tensor in self._model.state_dict().values():
-            weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        if weights.digest() != self._weights:
+        """Drop all states if the weights are others than at the last call. Their contents are compared, since torch's
+        counters of changes miss those that autograd does not see."""
+        values = torch.cat([tensor.detach().flatten() for tensor in self._model.state_dict().values()])
+        weights = hashlib.blake2b(values.cpu().numpy().data).digest()
+        if weights != self._weights:
             self._states.clear()
-            self._weights = weights.digest()
+            self._weights = weights
 
 
 class GraphScorer:
@@ -106,18 +113,22 @@ class GraphScorer:
         Raises:
             UnsupportedQuestionError: the model ranks entities.
         """
-        return self._once_each(pairs, lambda head, tail: self.model.relation_scores(self.graph, head, tail))
+        device = self.model.device
+        return self._once_each(
+            pairs, lambda head, tail: self.model.relation_scores(self.graph, head.to(device), tail.to(device))
+        )
 
     def _once_each(self, questions: np.ndarray, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Return the scores of questions int [b, 2], from those of the distinct ones."""
+        """Return the scores of questions int [b, 2], from those of the distinct ones, whose columns, int64 on CPU, are
+        given to ``score``."""
         distinct, place = np.unique(questions, axis=0, return_inverse=True)
         repeated = len(distinct) < len(questions)
-        columns = torch.from_numpy((distinct if repeated else questions).astype(np.int64)).to(self.model.device)
-        scores = score(*columns.unbind(1))
+        scores = score(*torch.from_numpy((distinct if repeated else questions).astype(np.int64)).unbind(1))
         return scores[torch.from_numpy(place.reshape(-1)).to(scores.device)] if repeated else scores
 
     def _scores(self, anchor: Tensor, relation: Tensor) -> Tensor:
         states, place = self.cache.states_of(anchor, relation)
+        anchor, relation = anchor.to(states.device), relation.to(states.device)
         if self._surroundings is None:
             return self.model.scores(self.graph, states, anchor, relation, place=place)
         return sampled_scores(self.model, self.graph, self._surroundings, anchor, relation, states=(states, place))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_facts import graph
 
-from distkg.foundation.graph_scorer import GraphScorer
+from distkg.foundation.graph_scorer import GraphScorer, RelationStateCache
 from distkg.foundation.model_files import make_model
 from distkg.foundation.models import FoundationModel
 from distkg.kernels.message_passing.moments import Moments
@@ -30,6 +30,7 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fo
         return values, torch.arange(len(values), device=values.device)
 
     monkeypatch.setattr(torch, "unique", as_they_are)  # tensors there have no numbers to tell apart
+    monkeypatch.setattr(RelationStateCache, "_forget_if_changed", lambda cache: None)
     # And these would look for the numbers that are not 0.
     monkeypatch.setattr(
         "distkg.kernels.message_passing.moments.reference_moments", lambda *a: Moments(*[reference(*a)] * 4)

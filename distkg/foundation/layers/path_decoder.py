@@ -10,6 +10,7 @@ from distkg.foundation.base import FoundationModel
 from distkg.foundation.graphs.knowledge_graph import Facts
 from distkg.foundation.layers.relational import Boundary, Convolution, Layers, of_layer, of_query
 from distkg.kernels.message_passing.edges import Edges
+from distkg.kernels.message_passing.layer_inference import infer_scores, runs_without_gradients
 
 
 class FactConvolution(Convolution):
@@ -80,9 +81,12 @@ class ReadOut(nn.Sequential):
         the ReLU."""
         first, _, last = self
         assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
         of_state, of_query = first.weight.split(states.shape[-1], dim=1)
-        # The query's part is the same for all entities.
-        linear = states @ of_state.T + (query @ of_query.T + first.bias)[:, None]
+        of_query = query @ of_query.T + first.bias  # the same for all entities
+        if more is None and runs_without_gradients(states, of_state, of_query, last.weight):
+            return infer_scores(states, of_state, of_query, last.weight[0], last.bias)
+        linear = states @ of_state.T + of_query[:, None]
         scores: Tensor = last(torch.relu(linear if more is None else linear + more))
         return scores[..., 0]
 

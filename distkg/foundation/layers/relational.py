@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from distkg.kernels.message_passing.edges import Edges
+from distkg.kernels.message_passing.large_tensors import empty
+from distkg.kernels.message_passing.layer_inference import infer_layer, runs_without_gradients
 from distkg.kernels.message_passing.layer_update import layer_update
 from distkg.kernels.message_passing.sums import propagate
 
@@ -41,6 +43,10 @@ class Convolution(nn.Module):
         place: Tensor | None = None,
     ) -> Tensor:
         """Return the states float32 [B, n, d] after this layer; arguments as of ``propagate``."""
+        linear, norm = self.linear, self.layer_norm
+        parameters = linear.weight, linear.bias, norm.weight, norm.bias
+        if runs_without_gradients(states, relations, *parameters, *([] if weight is None else [weight])):
+            return infer_layer(states, relations, place, edges, weight, boundary.add_to_block, parameters)
         gathered = propagate(states, relations, edges, weight, place=place)
         return self.update(states, boundary.add_to(gathered), residual=True)
 
@@ -91,11 +97,17 @@ class Boundary:
 
     def states(self, nodes: int) -> Tensor:
         """Return the condition as states of all nodes: float32 [B, nodes, d]."""
-        return self.add_to(self.vector.new_zeros(len(self.node), nodes, self.vector.shape[1]))
+        return self.add_to(empty(self.vector, len(self.node), nodes, self.vector.shape[1]).zero_())
 
     def add_to(self, states: Tensor) -> Tensor:
         """Add the condition to states float32 [B, n, d], in place because states are large."""
         return states.index_put_((self._batch, self.node), self.vector, accumulate=True)
+
+    def add_to_block(self, states: Tensor, query: int, low: int) -> None:
+        """Add the condition of a query to the states of nodes from ``low`` on, float32 [m, d], in place."""
+        place = int(self.node[query]) - low
+        if 0 <= place < len(states):
+            states[place] += self.vector[query]
 
 
 class FullBoundary:
@@ -111,3 +123,7 @@ class FullBoundary:
     def add_to(self, states: Tensor) -> Tensor:
         """Add the condition to states float32 [B, n, d], in place."""
         return states.add_(self.vectors)
+
+    def add_to_block(self, states: Tensor, query: int, low: int) -> None:
+        """Add the condition of a query to the states of nodes from ``low`` on, float32 [m, d], in place."""
+        states += self.vectors[query if len(self.vectors) > 1 else 0, low : low + len(states)]

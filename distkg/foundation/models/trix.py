@@ -96,15 +96,17 @@ class Trix(PathModel):
     def relation_states(
         self, graph: KnowledgeGraph, anchor: Tensor, relation: Tensor, weight: Tensor | None = None
     ) -> Tensor:
-        sizes, batch = self._sizes, len(relation)
+        sizes, encoder = self._sizes, self.relation_model
         meetings = graph.meetings_in_entities(sizes.most_per_entity)
-        boundary = Boundary(relation % graph.relations, torch.ones(batch, sizes.width, device=relation.device))
-        states = boundary.states(2 * graph.relations)
+        # Until facts are read, the states of all queries of a relation are the same.
+        distinct, place = torch.unique(relation % graph.relations, return_inverse=True)
+        boundary = Boundary(distinct, torch.ones(len(distinct), sizes.width, device=relation.device))
         nodes = torch.ones(1, graph.entities, sizes.width, device=relation.device)
-        for number in range(sizes.relation_layers):
-            states = self.relation_model.layer(number, meetings, states, nodes, boundary)
-            if number == 0:
-                features, query = self.entity_model_mini.features(graph.facts, states, anchor, relation, weight)
-                features_and_query = torch.cat([features, query[:, None].expand_as(features)], dim=-1)
-                nodes = self.relation_model.node_mlp(features_and_query)
+        states = encoder.layer(0, meetings, boundary.states(2 * graph.relations), nodes, boundary)
+        states = states.index_select(0, place)
+        features, query = self.entity_model_mini.features(graph.facts, states, anchor, relation, weight)
+        nodes = encoder.node_mlp(torch.cat([features, query[:, None].expand_as(features)], dim=-1))
+        boundary = Boundary(relation % graph.relations, torch.ones(len(relation), sizes.width, device=relation.device))
+        for number in range(1, sizes.relation_layers):
+            states = encoder.layer(number, meetings, states, nodes, boundary)
         return states

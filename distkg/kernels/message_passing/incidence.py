@@ -63,7 +63,7 @@ class Incidence:
     def entity(self) -> Tensor:
         """Entity of each pair: int32 [P]."""
         rows = torch.arange(self.entities, device=self.device, dtype=torch.int32)
-        return torch.repeat_interleave(rows, self.offsets.diff())
+        return torch.repeat_interleave(rows, self.offsets.diff(), output_size=len(self))
 
     @cached_property
     def by_entity(self) -> Rows:
@@ -122,7 +122,8 @@ class _Sums(torch.autograd.Function):
         passes = passes_for(values, weight)
         out = empty(values, len(values), len(rows), values.shape[2])
         if passes is None:
-            row = torch.repeat_interleave(torch.arange(len(rows), device=values.device), rows.offsets.diff())
+            row = torch.arange(len(rows), device=values.device)
+            row = torch.repeat_interleave(row, rows.offsets.diff(), output_size=len(incidence))
             return out.zero_().index_add_(1, row, (values[:, rows.first.long()] * weight[:, None]).to(values.dtype))
         passes.gather(rows, weight, values, values, "first", out)
         return out

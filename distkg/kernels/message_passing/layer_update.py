@@ -78,15 +78,15 @@ class _LayerUpdate(torch.autograd.Function):
         by = None if factor is None else factor.reshape(-1, factor.shape[-1])
         maps = _maps(weight, rows, by)
         x, kept = rows[0], any(ctx.needs_input_grad)
-        out, deviation = empty(x), x.new_empty(len(x))
-        normal = empty(x) if kept else x
-        for here in _blocks(len(x)):
+        out = empty(x)
+        normal, deviation = (empty(x), x.new_empty(len(x))) if kept else (x, x)
+        for here in blocks_of(len(x)):
             first, *more = _seen(rows, by, here)
             linear = product(first, maps[0])
             for each, own in zip(more, maps[1:], strict=True):
                 linear = product_plus(each, own, linear)
-            parts = first, linear, bias, scale, shift, out[here], normal[here] if kept else linear, deviation[here]
-            _run(_normalise, parts, residual)
+            kept_rows = (normal[here], deviation[here]) if kept else None
+            normalise_parts(first, linear, bias, scale, shift, out[here], kept_rows, residual)
         ctx.save_for_backward(scale, shift, normal, deviation, by, *rows, *maps)
         ctx.shapes, ctx.residual = [each.shape for each in seen], residual
         return out.view(seen[0].shape)
@@ -100,10 +100,10 @@ class _LayerUpdate(torch.autograd.Function):
         to_rows = [empty(each) for each in rows]
         to_maps, to_vectors = [torch.zeros_like(own) for own in maps], g.new_zeros(3, len(scale))
         to_by = None if by is None else torch.empty_like(by)
-        for here in _blocks(len(g)):
+        for here in blocks_of(len(g)):
             linear = torch.empty_like(g[here])
             sums = g.new_zeros(_parts(len(linear)), 3, len(scale))
-            _run(_normalise_back, (g[here], normal[here], deviation[here], scale, shift, linear, sums))
+            run_in_parts(_normalise_back, (g[here], normal[here], deviation[here], scale, shift, linear, sums))
             to_vectors += sums.sum(0)
             for each, to_map in zip(_seen(rows, by, here), to_maps, strict=True):
                 to_map += product_over_rows(linear, each)
@@ -140,15 +140,36 @@ def _seen(rows: Sequence[Tensor], by: Tensor | None, here: slice) -> list[Tensor
     return blocks if by is None else [*blocks, blocks[-1][:, -by.shape[1] :] * by[here]]
 
 
-def _blocks(rows: int) -> Iterator[slice]:
-    return (slice(low, min(low + _BLOCK, rows)) for low in range(0, rows, _BLOCK))
+def normalise_parts(
+    states: Tensor,
+    linear: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    out: Tensor,
+    kept: tuple[Tensor, Tensor] | None = None,
+    residual: bool = True,
+) -> None:
+    """Write ReLU(LayerNorm(linear + b)) of rows [m, d], plus the states if ``residual``, to ``out``.
+
+    ``kept`` are float32 [m, d] and [m] for the normalised rows and the inverses of their deviations; None overwrites
+    ``linear``.
+    """
+    normal, deviation = kept or (linear, linear.new_empty(len(linear)))
+    run_in_parts(_normalise, (states, linear, bias, scale, shift, out, normal, deviation), residual)
+
+
+def blocks_of(rows: int, caches: int = 1) -> Iterator[slice]:
+    """Return the blocks of rows that go through a layer while they lie in so many caches together."""
+    block = caches * _BLOCK
+    return (slice(low, min(low + block, rows)) for low in range(0, rows, block))
 
 
 def _parts(rows: int) -> int:
     return -(-rows // _PART)
 
 
-def _run(kernel: Callable[..., None], tensors: Sequence[Tensor], *more: bool) -> None:
+def run_in_parts(kernel: Callable[..., None], tensors: Sequence[Tensor], *more: bool) -> None:
     """Run a kernel on each part of the rows of the first tensor."""
     arrays = [tensor.detach().numpy() for tensor in tensors]
     rows = len(arrays[0])

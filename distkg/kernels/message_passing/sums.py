@@ -206,10 +206,10 @@ _ON_CPU = _OnCpu()
 def for_each_part(count: int, offsets: np.ndarray, work: Callable[[int, int, int], Any]) -> None:
     """Call ``work(i, low, high)`` for i in 0 … count - 1 and parts of the rows with about equally many edges.
 
-    There are enough parts to occupy all threads.
+    There are enough parts to occupy all threads. ``offsets`` int64 [rows + 1] are starts of the edges of each row.
     """
     parts = -(-torch.get_num_threads() // max(count, 1))
-    cuts = np.searchsorted(offsets, np.linspace(0, offsets[-1], parts + 1))
+    cuts = np.searchsorted(offsets, np.linspace(offsets[0], offsets[-1], parts + 1))
     cuts[0], cuts[-1] = 0, len(offsets) - 1
     for_each([(i, int(cuts[part]), int(cuts[part + 1])) for i in range(count) for part in range(parts)], work)
 
