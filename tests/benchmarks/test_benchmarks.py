@@ -295,7 +295,7 @@ def test_dans_sweep_runs(tmp_path: Path, store: Path) -> None:
 def test_message_passing_runs(tmp_path: Path, store: Path) -> None:
     content = run_quickly("message_passing", tmp_path, "--store", str(store))
     columns = ["forward ms", "forward and backward ms", "× bandwidth, forward", "bandwidth GB/s", "peak MB"]
-    for row in ("distkg, batch 2", "gather, multiply, index_add, batch 2"):
+    for row in ("distkg, batch 2", "distkg, 8 queries of a relation, batch 2", "gather, multiply, index_add, batch 2"):
         assert columns_of(content)[row] == columns
     if HAS_DGL:
         assert columns_of(content)["DGL u_mul_e_sum, batch 2"] == columns
@@ -307,7 +307,8 @@ def test_zero_shot_runs(tmp_path: Path, store: Path) -> None:
     given = "--model", str(tmp_path / "model"), "--stores", str(store)
     content = run_quickly("zero_shot", tmp_path, *given, part="-model")
     metrics = ["MRR", "Hits@10", "MRR, ties lost", "Hits@10, ties lost"]
-    assert columns_of(content) == {"store": [*metrics, "ms/query", "queries", "seconds"]}
+    orders = [f"ms/query, {order}" for order in ("by relation", "random", "random, encoded anew")]
+    assert columns_of(content) == {"store": [*metrics, "ms/query", "queries", "seconds", *orders]}
 
 
 @pytest.mark.benchmarks
