@@ -164,57 +164,57 @@ def _for_each_query(run, incidence, weight, with_itself, states, factors, *more)
     )
 
 
+# The loops over entities are inside, because numba counts references to the arrays at every call.
 @part_of_kernel
-def _columns(load, store, offsets, relation, weight, apart, x, f, out, v, c, left):  # type: ignore[no-untyped-def]
-    """Add the messages of entity v to ``left`` columns from c on."""
-    total = spread(np.float32(0))
-    for p in range(offsets[v], offsets[v + 1]):
-        total = multiply_add(spread(weight[p]), load(x, relation[p], c, left), total)
-    factor = load(f, v, c, left)
-    for p in range(offsets[v], offsets[v + 1]):
-        i, own = relation[p], spread(weight[p])
-        others = total - spread(apart) * own * load(x, i, c, left)
-        store(out, i, c, left, multiply_add(own * factor, others, load(out, i, c, left)))
+def _columns(load, store, offsets, relation, weight, apart, x, f, out, c, left):  # type: ignore[no-untyped-def]
+    """Add the messages of ``left`` columns from c on."""
+    for v in range(offsets.shape[0] - 1):
+        total = spread(np.float32(0))
+        for p in range(offsets[v], offsets[v + 1]):
+            total = multiply_add(spread(weight[p]), load(x, relation[p], c, left), total)
+        factor = load(f, v, c, left)
+        for p in range(offsets[v], offsets[v + 1]):
+            i, own = relation[p], spread(weight[p])
+            others = total - spread(apart) * own * load(x, i, c, left)
+            store(out, i, c, left, multiply_add(own * factor, others, load(out, i, c, left)))
 
 
 @part_of_kernel
-def _columns_back(load, store, offsets, relation, weight, apart, x, f, g, to_x, to_f, v, c, left):  # type: ignore[no-untyped-def]
-    """Add the gradients of the messages of entity v to ``left`` columns from c on."""
-    total = spread(np.float32(0))
-    pulled, itself = total, total
-    for p in range(offsets[v], offsets[v + 1]):
-        own, gradient = spread(weight[p]), load(g, relation[p], c, left)
-        state = own * load(x, relation[p], c, left)
-        total = total + state
-        pulled = multiply_add(own, gradient, pulled)
-        itself = multiply_add(own * gradient, state, itself)
-    store(to_f, v, c, left, pulled * total - spread(apart) * itself)
-    factor = load(f, v, c, left)
-    for p in range(offsets[v], offsets[v + 1]):
-        i, own = relation[p], spread(weight[p])
-        others = pulled - spread(apart) * own * load(g, i, c, left)
-        store(to_x, i, c, left, multiply_add(own * factor, others, load(to_x, i, c, left)))
+def _columns_back(load, store, offsets, relation, weight, apart, x, f, g, to_x, to_f, c, left):  # type: ignore[no-untyped-def]
+    """Add the gradients of the messages of ``left`` columns from c on."""
+    for v in range(offsets.shape[0] - 1):
+        total = spread(np.float32(0))
+        pulled, itself = total, total
+        for p in range(offsets[v], offsets[v + 1]):
+            own, gradient = spread(weight[p]), load(g, relation[p], c, left)
+            state = own * load(x, relation[p], c, left)
+            total = total + state
+            pulled = multiply_add(own, gradient, pulled)
+            itself = multiply_add(own * gradient, state, itself)
+        store(to_f, v, c, left, pulled * total - spread(apart) * itself)
+        factor = load(f, v, c, left)
+        for p in range(offsets[v], offsets[v + 1]):
+            i, own = relation[p], spread(weight[p])
+            others = pulled - spread(apart) * own * load(g, i, c, left)
+            store(to_x, i, c, left, multiply_add(own * factor, others, load(to_x, i, c, left)))
 
 
 @kernel
 def _gather(offsets, relation, weight, apart, x, f, out):  # type: ignore[no-untyped-def]
     width = x.shape[1]
     whole = width - width % LANES
-    for v in range(offsets.shape[0] - 1):
-        for c in range(0, whole, LANES):
-            _columns(load_whole, store_whole, offsets, relation, weight, apart, x, f, out, v, c, LANES)
-        if whole < width:
-            _columns(load_rest, store_rest, offsets, relation, weight, apart, x, f, out, v, whole, width - whole)
+    for c in range(0, whole, LANES):
+        _columns(load_whole, store_whole, offsets, relation, weight, apart, x, f, out, c, LANES)
+    if whole < width:
+        _columns(load_rest, store_rest, offsets, relation, weight, apart, x, f, out, whole, width - whole)
 
 
 @kernel
 def _gather_back(offsets, relation, weight, apart, x, f, g, to_x, to_f):  # type: ignore[no-untyped-def]
     width = x.shape[1]
     whole = width - width % LANES
-    for v in range(offsets.shape[0] - 1):
-        for c in range(0, whole, LANES):
-            _columns_back(load_whole, store_whole, offsets, relation, weight, apart, x, f, g, to_x, to_f, v, c, LANES)
-        if whole < width:
-            _columns_back(
-                load_rest, store_rest, offsets, relation, weight, apart, x, f, g, to_x, to_f, v, whole, width - whole
-            )
+    for c in range(0, whole, LANES):
+        _columns_back(load_whole, store_whole, offsets, relation, weight, apart, x, f, g, to_x, to_f, c, LANES)
+    if whole < width:
+        left = width - whole
+        _columns_back(load_rest, store_rest, offsets, relation, weight, apart, x, f, g, to_x, to_f, whole, left)

@@ -229,23 +229,28 @@ def for_each(tasks: Sequence[tuple[int, ...]], work: Callable[..., Any]) -> None
     list(_threads(threads).map(lambda task: work(*task), tasks))
 
 
-AHEAD = 24  # edges between the prefetch of a row and its use
+AHEAD = 48  # edges between the prefetch of a row and its use
+_NEAR = 1 << 17  # numbers of a matrix that stays in a cache near the core, where a prefetch only costs time
 
 
 # Sums of a tile of columns stay in registers while the edges of a row are walked: a sum in memory would wait for the
-# store of the edge before. Four vectors are enough independent sums to fill the pipelines.
+# store of the edge before. Four vectors are enough independent sums to fill the pipelines. Parts of the kernel have the
+# loops over rows inside, because numba counts references to the arrays at every call.
 @part_of_kernel
 def _gather(combine, offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
     width, last, zero = out.shape[1], first.shape[0] - 1, spread(np.float32(0))
+    is_far = w.shape[0] * w.shape[1] > _NEAR
     fours, whole = width - width % (4 * LANES), width - width % LANES
     twos = fours + (whole - fours) // (2 * LANES) * (2 * LANES)
     for u in range(low, high):
-        start, end = offsets[u], offsets[u + 1]
         for c in range(0, fours, 4 * LANES):
             a0, a1, a2, a3 = zero, zero, zero, zero
             c1, c2, c3 = c + LANES, c + 2 * LANES, c + 3 * LANES
-            for e in range(start, end):
-                prefetch_row(x, first[min(e + AHEAD, last)])
+            for e in range(offsets[u], offsets[u + 1]):
+                ahead = min(e + AHEAD, last)
+                prefetch_row(x, first[ahead])
+                if is_far:
+                    prefetch_row(w, second[ahead])
                 if weight[e] != 0:
                     v, k, factor = first[e], second[e], spread(weight[e])
                     a0 = multiply_add(factor, combine(load(x, v, c), load(w, k, c)), a0)
@@ -258,65 +263,72 @@ def _gather(combine, offsets, first, second, weight, x, w, out, low, high):  # t
             store(out, u, c3, a3)
         for c in range(fours, twos, 2 * LANES):
             a0, a1, c1 = zero, zero, c + LANES
-            for e in range(start, end):
-                prefetch_row(x, first[min(e + AHEAD, last)])
+            for e in range(offsets[u], offsets[u + 1]):
+                ahead = min(e + AHEAD, last)
+                prefetch_row(x, first[ahead])
+                if is_far:
+                    prefetch_row(w, second[ahead])
                 if weight[e] != 0:
                     v, k, factor = first[e], second[e], spread(weight[e])
                     a0 = multiply_add(factor, combine(load(x, v, c), load(w, k, c)), a0)
                     a1 = multiply_add(factor, combine(load(x, v, c1), load(w, k, c1)), a1)
             store(out, u, c, a0)
             store(out, u, c1, a1)
-        for c in range(twos, whole, LANES):
-            _one(load_whole, store_whole, combine, start, end, last, first, second, weight, x, w, out, u, c, LANES)
-        if whole < width:
-            left = width - whole
-            _one(load_rest, store_rest, combine, start, end, last, first, second, weight, x, w, out, u, whole, left)
+    for c in range(twos, whole, LANES):
+        _one(load_whole, store_whole, combine, offsets, first, second, weight, x, w, out, low, high, c, LANES)
+    if whole < width:
+        _one(load_rest, store_rest, combine, offsets, first, second, weight, x, w, out, low, high, whole, width - whole)
 
 
 @part_of_kernel
-def _one(load, store, combine, start, end, last, first, second, weight, x, w, out, u, c, left):  # type: ignore[no-untyped-def]
-    total = spread(np.float32(0))
-    for e in range(start, end):
-        prefetch_row(x, first[min(e + AHEAD, last)])
-        if weight[e] != 0:
-            v, k = first[e], second[e]
-            message = combine(load(x, v, c, left), load(w, k, c, left))
-            total = multiply_add(spread(weight[e]), message, total)
-    store(out, u, c, left, total)
+def _one(load, store, combine, offsets, first, second, weight, x, w, out, low, high, c, left):  # type: ignore[no-untyped-def]
+    """Sum ``left`` columns from c on."""
+    last, is_far = first.shape[0] - 1, w.shape[0] * w.shape[1] > _NEAR
+    for u in range(low, high):
+        total = spread(np.float32(0))
+        for e in range(offsets[u], offsets[u + 1]):
+            ahead = min(e + AHEAD, last)
+            prefetch_row(x, first[ahead])
+            if is_far:
+                prefetch_row(w, second[ahead])
+            if weight[e] != 0:
+                message = combine(load(x, first[e], c, left), load(w, second[e], c, left))
+                total = multiply_add(spread(weight[e]), message, total)
+        store(out, u, c, left, total)
 
 
 @part_of_kernel
 def _gather_complex(combine, offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
-    half, last = out.shape[1] // 2, first.shape[0] - 1
+    half = out.shape[1] // 2
     whole = half - half % LANES
-    for u in range(low, high):
-        start, end = offsets[u], offsets[u + 1]
-        for c in range(0, whole, LANES):
-            _one_complex(
-                load_whole, store_whole, combine, start, end, last, first, second, weight, x, w, out, u, c, half, LANES
-            )
-        if whole < half:
-            left = half - whole
-            _one_complex(
-                load_rest, store_rest, combine, start, end, last, first, second, weight, x, w, out, u, whole, half, left
-            )
+    for c in range(0, whole, LANES):
+        _pair(load_whole, store_whole, combine, offsets, first, second, weight, x, w, out, low, high, c, half, LANES)
+    if whole < half:
+        left = half - whole
+        _pair(load_rest, store_rest, combine, offsets, first, second, weight, x, w, out, low, high, whole, half, left)
 
 
 @part_of_kernel
-def _one_complex(load, store, combine, start, end, last, first, second, weight, x, w, out, u, c, half, left):  # type: ignore[no-untyped-def]
-    there = half + c
-    real = spread(np.float32(0))
-    imaginary = real
-    for e in range(start, end):
-        prefetch_row(x, first[min(e + AHEAD, last)])
-        if weight[e] != 0:
-            v, k, factor = first[e], second[e], spread(weight[e])
-            state = load(x, v, c, left), load(x, v, there, left)
-            more_real, more_imaginary = combine(state[0], state[1], load(w, k, c, left), load(w, k, there, left))
-            real = multiply_add(factor, more_real, real)
-            imaginary = multiply_add(factor, more_imaginary, imaginary)
-    store(out, u, c, left, real)
-    store(out, u, there, left, imaginary)
+def _pair(load, store, combine, offsets, first, second, weight, x, w, out, low, high, c, half, left):  # type: ignore[no-untyped-def]
+    """Sum ``left`` real parts from column c on, and their imaginary parts."""
+    there, last, is_far = half + c, first.shape[0] - 1, w.shape[0] * w.shape[1] > _NEAR
+    for u in range(low, high):
+        real = spread(np.float32(0))
+        imaginary = real
+        for e in range(offsets[u], offsets[u + 1]):
+            ahead = min(e + AHEAD, last)
+            prefetch_row(x, first[ahead])
+            if is_far:
+                prefetch_row(w, second[ahead])
+            if weight[e] != 0:
+                v, k, factor = first[e], second[e], spread(weight[e])
+                real_state, imaginary_state = load(x, v, c, left), load(x, v, there, left)
+                cosine, sine = load(w, k, c, left), load(w, k, there, left)
+                more_real, more_imaginary = combine(real_state, imaginary_state, cosine, sine)
+                real = multiply_add(factor, more_real, real)
+                imaginary = multiply_add(factor, more_imaginary, imaginary)
+        store(out, u, c, left, real)
+        store(out, u, there, left, imaginary)
 
 
 @part_of_kernel
