@@ -238,8 +238,20 @@ _NEAR = 1 << 17  # numbers of a matrix that stays in a cache near the core, wher
 # loops over rows inside, because numba counts references to the arrays at every call.
 @part_of_kernel
 def _gather(combine, offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    if w.shape[0] * w.shape[1] > _NEAR:
+        _sums(prefetch_row, combine, offsets, first, second, weight, x, w, out, low, high)
+    else:
+        _sums(_no_prefetch, combine, offsets, first, second, weight, x, w, out, low, high)
+
+
+@part_of_kernel
+def _no_prefetch(matrix, row):  # type: ignore[no-untyped-def]
+    pass
+
+
+@part_of_kernel
+def _sums(prefetch_second, combine, offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
     width, last, zero = out.shape[1], first.shape[0] - 1, spread(np.float32(0))
-    is_far = w.shape[0] * w.shape[1] > _NEAR
     fours, whole = width - width % (4 * LANES), width - width % LANES
     twos = fours + (whole - fours) // (2 * LANES) * (2 * LANES)
     for u in range(low, high):
@@ -249,8 +261,7 @@ def _gather(combine, offsets, first, second, weight, x, w, out, low, high):  # t
             for e in range(offsets[u], offsets[u + 1]):
                 ahead = min(e + AHEAD, last)
                 prefetch_row(x, first[ahead])
-                if is_far:
-                    prefetch_row(w, second[ahead])
+                prefetch_second(w, second[ahead])
                 if weight[e] != 0:
                     v, k, factor = first[e], second[e], spread(weight[e])
                     a0 = multiply_add(factor, combine(load(x, v, c), load(w, k, c)), a0)
@@ -266,8 +277,7 @@ def _gather(combine, offsets, first, second, weight, x, w, out, low, high):  # t
             for e in range(offsets[u], offsets[u + 1]):
                 ahead = min(e + AHEAD, last)
                 prefetch_row(x, first[ahead])
-                if is_far:
-                    prefetch_row(w, second[ahead])
+                prefetch_second(w, second[ahead])
                 if weight[e] != 0:
                     v, k, factor = first[e], second[e], spread(weight[e])
                     a0 = multiply_add(factor, combine(load(x, v, c), load(w, k, c)), a0)
@@ -275,22 +285,53 @@ def _gather(combine, offsets, first, second, weight, x, w, out, low, high):  # t
             store(out, u, c, a0)
             store(out, u, c1, a1)
     for c in range(twos, whole, LANES):
-        _one(load_whole, store_whole, combine, offsets, first, second, weight, x, w, out, low, high, c, LANES)
+        _one(
+            load_whole,
+            store_whole,
+            prefetch_second,
+            combine,
+            offsets,
+            first,
+            second,
+            weight,
+            x,
+            w,
+            out,
+            low,
+            high,
+            c,
+            LANES,
+        )
     if whole < width:
-        _one(load_rest, store_rest, combine, offsets, first, second, weight, x, w, out, low, high, whole, width - whole)
+        _one(
+            load_rest,
+            store_rest,
+            prefetch_second,
+            combine,
+            offsets,
+            first,
+            second,
+            weight,
+            x,
+            w,
+            out,
+            low,
+            high,
+            whole,
+            width - whole,
+        )
 
 
 @part_of_kernel
-def _one(load, store, combine, offsets, first, second, weight, x, w, out, low, high, c, left):  # type: ignore[no-untyped-def]
+def _one(load, store, prefetch_second, combine, offsets, first, second, weight, x, w, out, low, high, c, left):  # type: ignore[no-untyped-def]
     """Sum ``left`` columns from c on."""
-    last, is_far = first.shape[0] - 1, w.shape[0] * w.shape[1] > _NEAR
+    last = first.shape[0] - 1
     for u in range(low, high):
         total = spread(np.float32(0))
         for e in range(offsets[u], offsets[u + 1]):
             ahead = min(e + AHEAD, last)
             prefetch_row(x, first[ahead])
-            if is_far:
-                prefetch_row(w, second[ahead])
+            prefetch_second(w, second[ahead])
             if weight[e] != 0:
                 message = combine(load(x, first[e], c, left), load(w, second[e], c, left))
                 total = multiply_add(spread(weight[e]), message, total)
@@ -299,27 +340,68 @@ def _one(load, store, combine, offsets, first, second, weight, x, w, out, low, h
 
 @part_of_kernel
 def _gather_complex(combine, offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
-    half = out.shape[1] // 2
-    whole = half - half % LANES
-    for c in range(0, whole, LANES):
-        _pair(load_whole, store_whole, combine, offsets, first, second, weight, x, w, out, low, high, c, half, LANES)
-    if whole < half:
-        left = half - whole
-        _pair(load_rest, store_rest, combine, offsets, first, second, weight, x, w, out, low, high, whole, half, left)
+    if w.shape[0] * w.shape[1] > _NEAR:
+        _complex_sums(prefetch_row, combine, offsets, first, second, weight, x, w, out, low, high)
+    else:
+        _complex_sums(_no_prefetch, combine, offsets, first, second, weight, x, w, out, low, high)
 
 
 @part_of_kernel
-def _pair(load, store, combine, offsets, first, second, weight, x, w, out, low, high, c, half, left):  # type: ignore[no-untyped-def]
+def _complex_sums(prefetch_second, combine, offsets, first, second, weight, x, w, out, low, high):  # type: ignore[no-untyped-def]
+    half = out.shape[1] // 2
+    whole = half - half % LANES
+    for c in range(0, whole, LANES):
+        _pair(
+            load_whole,
+            store_whole,
+            prefetch_second,
+            combine,
+            offsets,
+            first,
+            second,
+            weight,
+            x,
+            w,
+            out,
+            low,
+            high,
+            c,
+            half,
+            LANES,
+        )
+    if whole < half:
+        left = half - whole
+        _pair(
+            load_rest,
+            store_rest,
+            prefetch_second,
+            combine,
+            offsets,
+            first,
+            second,
+            weight,
+            x,
+            w,
+            out,
+            low,
+            high,
+            whole,
+            half,
+            left,
+        )
+
+
+@part_of_kernel
+def _pair(load, store, prefetch_second, combine, offsets, first, second, weight, x, w, out, low, high, c, half, left):  # type: ignore[no-untyped-def]
     """Sum ``left`` real parts from column c on, and their imaginary parts."""
-    there, last, is_far = half + c, first.shape[0] - 1, w.shape[0] * w.shape[1] > _NEAR
+    there, last = half + c, first.shape[0] - 1
     for u in range(low, high):
         real = spread(np.float32(0))
         imaginary = real
         for e in range(offsets[u], offsets[u + 1]):
             ahead = min(e + AHEAD, last)
             prefetch_row(x, first[ahead])
-            if is_far:
-                prefetch_row(w, second[ahead])
+            prefetch_second(w, second[ahead])
             if weight[e] != 0:
                 v, k, factor = first[e], second[e], spread(weight[e])
                 real_state, imaginary_state = load(x, v, c, left), load(x, v, there, left)
