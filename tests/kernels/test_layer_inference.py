@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distkg.foundation.layers.path_decoder import ReadOut
-from distkg.foundation.layers.relational import Boundary, Convolution, FullBoundary
+from distkg.foundation.layers.relational import Boundary, Convolution, FullBoundary, Mlp
 from distkg.kernels.message_passing import layer_inference
 from distkg.kernels.message_passing.edges import Edges
 from distkg.kernels.message_passing.layer_inference import infer_scores
@@ -93,3 +93,19 @@ def test_gradients_small_graphs_and_other_dtypes_take_the_other_form() -> None:
         assert not runs(states.double(), parameter)
         assert not runs(states[:, :1000], parameter)
         assert not runs(states.to("meta"), parameter)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fixed", [None, torch.tensor([2.0, -1.0, 0.5])])
+def test_a_network_is_its_definition(fixed: Tensor | None) -> None:
+    torch.manual_seed(0)
+    network, inputs = Mlp(WIDTH, 24, 7), torch.randn(BATCH, NODES, WIDTH - (0 if fixed is None else 3))
+    found = network(inputs, fixed)
+    rows = [inputs] if fixed is None else [inputs, fixed.expand(BATCH, NODES, 3)]
+    first, _, last = network.double()
+    expected = last(torch.relu(first(torch.cat(rows, dim=-1).double())))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    with torch.enable_grad():
+        again = network.float()(inputs, fixed)
+        assert again.requires_grad
+    torch.testing.assert_close(found, again, rtol=1e-5, atol=1e-5)

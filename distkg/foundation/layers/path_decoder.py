@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from distkg.foundation.base import FoundationModel
 from distkg.foundation.graphs.knowledge_graph import Facts
-from distkg.foundation.layers.relational import Boundary, Convolution, Layers, of_layer, of_query
+from distkg.foundation.layers.relational import Boundary, Convolution, Layers, Mlp, of_layer, of_query
 from distkg.kernels.message_passing.edges import Edges
 from distkg.kernels.message_passing.layer_inference import infer_scores, runs_without_gradients
 
@@ -18,7 +18,7 @@ class FactConvolution(Convolution):
 
     def __init__(self, width: int, states: int) -> None:
         super().__init__(width)
-        self.relation_projection = nn.Sequential(nn.Linear(states, width), nn.ReLU(), nn.Linear(width, width))
+        self.relation_projection = Mlp(states, width, width)
 
     def vectors(self, relations: Tensor) -> Tensor:
         """Return vectors float32 [B, 2R, width] of relation states float32 [B, 2R, d]."""

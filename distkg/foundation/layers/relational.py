@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distkg.kernels.message_passing.edges import Edges
 from distkg.kernels.message_passing.large_tensors import empty
-from distkg.kernels.message_passing.layer_inference import infer_layer, runs_without_gradients
+from distkg.kernels.message_passing.layer_inference import infer_layer, infer_mlp, runs_without_gradients
 from distkg.kernels.message_passing.layer_update import layer_update
 from distkg.kernels.message_passing.sums import propagate
 
@@ -22,6 +23,29 @@ class Layers(nn.ModuleList, Generic[L]):
 
     def __iter__(self) -> Iterator[L]:
         return super().__iter__()  # type: ignore[return-value]
+
+
+class Mlp(nn.Sequential):
+    """Network of two linear maps with a ReLU between them."""
+
+    def __init__(self, width: int, hidden: int, out: int) -> None:
+        super().__init__(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, out))
+
+    def forward(self, inputs: Tensor, fixed: Tensor | None = None) -> Tensor:
+        """Return float32 [B, n, out] of inputs float32 [B, n, d]; ``fixed`` float32 [width - d] are further numbers,
+        the same for every row."""
+        first, _, last = self
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        weight, bias = first.weight, first.bias
+        if fixed is not None:
+            weight, of_fixed = weight.split(inputs.shape[-1], dim=1)
+            bias = bias + of_fixed @ fixed
+        parameters = weight, bias, last.weight, last.bias
+        if runs_without_gradients(inputs, *parameters):
+            return infer_mlp(inputs, *parameters)
+        out: Tensor = last(torch.relu(F.linear(inputs, weight, bias)))
+        return out
 
 
 class Convolution(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distkg.foundation.base import MODELS, ModelOptions
 from distkg.foundation.graphs.knowledge_graph import Hypergraph, KnowledgeGraph
 from distkg.foundation.layers.path_decoder import EntityDecoder, PathModel
-from distkg.foundation.layers.relational import Boundary, Layers, inverted
+from distkg.foundation.layers.relational import Boundary, Layers, Mlp, inverted
 from distkg.graph.relation_hypergraph import KINDS, PAIRS
 from distkg.kernels.message_passing.path_products import gather_products
 from distkg.kernels.message_passing.sums import propagate
@@ -87,7 +87,7 @@ class RelationEncoder(nn.Module):
         # Never used: the published file holds this tensor beside the position vectors of the layers.
         self.position = nn.Embedding.from_pretrained(torch.zeros(5, width), freeze=True)
         self.layers = Layers[HypergraphConvolution](HypergraphConvolution(width, dropout) for _ in range(layers))
-        self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        self.mlp = Mlp(width, width, width)
         self._width = width
 
     def forward(self, hypergraph: Hypergraph, relation: Tensor) -> Tensor:

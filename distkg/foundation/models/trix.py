@@ -6,6 +6,7 @@ Names of parameters are those of the published checkpoint, except for two networ
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -105,7 +106,8 @@ class Trix(PathModel):
         states = encoder.layer(0, meetings, boundary.states(2 * graph.relations), nodes, boundary)
         states = states.index_select(0, place)
         features, query = self.entity_model_mini.features(graph.facts, states, anchor, relation, weight)
-        nodes = encoder.node_mlp(torch.cat([features, query[:, None].expand_as(features)], dim=-1))
+        of_features, of_query = encoder.node_mlp.weight.split(sizes.width, dim=1)
+        nodes = F.linear(features, of_features) + F.linear(query, of_query, encoder.node_mlp.bias)[:, None]
         boundary = Boundary(relation % graph.relations, torch.ones(len(relation), sizes.width, device=relation.device))
         for number in range(1, sizes.relation_layers):
             states = encoder.layer(number, meetings, states, nodes, boundary)

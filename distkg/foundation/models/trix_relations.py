@@ -13,7 +13,7 @@ from distkg.foundation.base import MODELS, FoundationModel, ModelOptions
 from distkg.foundation.graphs.knowledge_graph import Facts, KnowledgeGraph
 from distkg.foundation.layers.leakage_mask import weights_of_meetings
 from distkg.foundation.layers.path_decoder import FactConvolution
-from distkg.foundation.layers.relational import FullBoundary, Layers, of_layer
+from distkg.foundation.layers.relational import FullBoundary, Layers, Mlp, of_layer
 from distkg.foundation.models.trix import MeetingLayers
 from distkg.kernels.message_passing.edges import Edges
 
@@ -24,7 +24,7 @@ class EntityLayers(nn.Module):
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.layers = Layers[FactConvolution](FactConvolution(width, width) for _ in range(layers))
-        self.mlp = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+        self.mlp = Mlp(2 * width, 2 * width, width)
 
     def forward(
         self, facts: Edges, states: Tensor, relations: Tensor, boundary: FullBoundary, weights: list[Tensor | None]
@@ -34,7 +34,7 @@ class EntityLayers(nn.Module):
         for layer, weight in zip(self.layers, weights, strict=True):
             states = layer(states, layer.vectors(relations), facts, boundary, weight)
         # Ones replace the vector of the query's relation in TRIX, because the relation is the unknown.
-        updated: Tensor = self.mlp(torch.cat([states, torch.ones_like(states)], dim=-1))
+        updated: Tensor = self.mlp(states, fixed=states.new_ones(states.shape[-1]))
         return updated
 
 

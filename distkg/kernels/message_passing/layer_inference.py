@@ -27,7 +27,7 @@ LEAST_NODES = 1024  # below, a block is so small that the calls take longer than
 def runs_without_gradients(states: Tensor, *tensors: Tensor) -> bool:
     """Return True if the functions of this module can compute on these tensors, states being float32 [B, n, d]."""
     every = states, *tensors
-    if not on_cpu(*every) or torch.is_autocast_enabled("cpu") or states.shape[1] < LEAST_NODES:
+    if not on_cpu(*every) or torch.is_autocast_enabled("cpu") or states.ndim < 3 or states.shape[1] < LEAST_NODES:
         return False
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in every):
         return False
@@ -74,6 +74,23 @@ def infer_layer(
             block = states[query, here]
             linear = product_plus(sums, of_sums, product(block, of_states))
             normalise_parts(block, linear, bias, scale, shift, out[query, here])
+    return out
+
+
+def infer_mlp(inputs: Tensor, first: Tensor, bias: Tensor, second: Tensor, last_bias: Tensor) -> Tensor:
+    """Compute V ReLU(W x + b) + c of every row: float32 [B, n, out].
+
+    Args:
+        inputs: x, float32 [B, n, d].
+        first, bias: W [hidden, d] and b [hidden].
+        second, last_bias: V [out, hidden] and c [out].
+    """
+    rows, first, second = inputs.reshape(-1, inputs.shape[-1]), first.contiguous(), second.contiguous()
+    out = empty(inputs, *inputs.shape[:-1], len(second))
+    flat = out.view(len(rows), len(second))
+    for here in blocks_of(len(rows), torch.get_num_threads()):
+        hidden = product(rows[here], first).add_(bias).relu_()
+        torch.add(product(hidden, second), last_bias, out=flat[here])
     return out
 
 
