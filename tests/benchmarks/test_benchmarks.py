@@ -34,6 +34,7 @@ from benchmarks import (
     one_vs_all,
     pool_soak,
     query_sampling,
+    relation_meetings,
     rooflines,
     sampled_reasoning,
     soak_faults,
@@ -299,6 +300,27 @@ def test_message_passing_runs(tmp_path: Path, store: Path) -> None:
         assert columns_of(content)[row] == columns
     if HAS_DGL:
         assert columns_of(content)["DGL u_mul_e_sum, batch 2"] == columns
+
+
+@pytest.mark.benchmarks
+def test_relation_meetings_run(tmp_path: Path, store: Path) -> None:
+    content = run_quickly("relation_meetings", tmp_path, "--store", str(store))
+    columns = ["forward ms/query", "forward and backward ms/query", "graph MB", "peak MB"]
+    assert columns_of(content) == {
+        f"{name}, {graph}": columns
+        for graph in ("as it is", "20 hubs")
+        for name in ("distkg", "an edge for every pair")
+    }
+
+
+def test_both_forms_of_meetings_are_the_same_messages(store: Path) -> None:
+    graph = relation_meetings.with_hubs(KnowledgeGraph.of_store(Store.open(str(store))), 2)
+    states, factors = torch.randn(2, 12, 8), torch.randn(2, 300, 8)
+    (ours, size), (pairs, more) = (
+        relation_meetings.layer_of(name, graph) for name in (relation_meetings.OURS, relation_meetings.PAIRS)
+    )
+    torch.testing.assert_close(ours(states, factors), pairs(states, factors), rtol=1e-4, atol=1e-3)
+    assert size < more
 
 
 def test_zero_shot_runs(tmp_path: Path, store: Path) -> None:
