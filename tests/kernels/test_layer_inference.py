@@ -58,6 +58,22 @@ def test_a_layer_is_its_definition(full: bool, threads: int, edges: Edges, monke
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("hiding", [False, True])
+def test_the_first_layer_is_the_layer_of_the_condition(hiding: bool, edges: Edges) -> None:
+    torch.manual_seed(2)
+    layer, relations = Convolution(WIDTH), torch.randn(2, KINDS, WIDTH)
+    hub, silent = int(edges.src.bincount().argmax()), 8999
+    boundary = Boundary(torch.tensor([hub, silent, 7]), torch.randn(BATCH, WIDTH))
+    assert (edges.src == hub).sum() > 5
+    weight = (torch.rand(len(edges)) > 0.5).float() if hiding else None
+    for rows, place in ((relations, torch.tensor([1, 0, 1])), (relations[:1], None)):
+        found = layer.start(boundary, rows, edges, weight, place)
+        expected = layer(boundary.states(NODES), rows, edges, boundary, weight, place)
+        assert len(expected[0].unique(dim=0)) > 3
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
 def test_scores_are_those_of_the_network() -> None:
     torch.manual_seed(0)
     network = ReadOut(WIDTH, 24)
@@ -87,12 +103,12 @@ def test_a_broken_state_shows_in_its_score() -> None:
 def test_gradients_small_graphs_and_other_dtypes_take_the_other_form() -> None:
     states, parameter = torch.ones(1, NODES, 4), torch.ones(4, requires_grad=True)
     runs = layer_inference.runs_without_gradients
-    assert not runs(states, parameter)
+    assert not runs(NODES, states, parameter)
     with torch.no_grad():
-        assert runs(states, parameter)
-        assert not runs(states.double(), parameter)
-        assert not runs(states[:, :1000], parameter)
-        assert not runs(states.to("meta"), parameter)
+        assert runs(NODES, states, parameter)
+        assert not runs(NODES, states.double(), parameter)
+        assert not runs(1000, states, parameter)
+        assert not runs(NODES, states.to("meta"), parameter)
 
 
 @torch.no_grad()

@@ -46,8 +46,9 @@ class EntityDecoder(nn.Module):
         """Return the last states of all entities, float32 [B, N, d], and the vector of each query, float32 [B, d]."""
         query = of_query(relations, relation, place)
         boundary = Boundary(anchor, query)
-        states = boundary.states(facts.nodes)
-        for number, layer in enumerate(self.layers):
+        first, *others = self.layers
+        states = first.start(boundary, first.vectors(relations), facts, of_layer(weight, 0), place)
+        for number, layer in enumerate(others, start=1):
             states = layer(states, layer.vectors(relations), facts, boundary, of_layer(weight, number), place)
         return states, query
 
@@ -84,7 +85,7 @@ class ReadOut(nn.Sequential):
         assert isinstance(last, nn.Linear)
         of_state, of_query = first.weight.split(states.shape[-1], dim=1)
         of_query = query @ of_query.T + first.bias  # the same for all entities
-        if more is None and runs_without_gradients(states, of_state, of_query, last.weight):
+        if more is None and runs_without_gradients(states.shape[1], states, of_state, of_query, last.weight):
             return infer_scores(states, of_state, of_query, last.weight[0], last.bias)
         linear = states @ of_state.T + of_query[:, None]
         scores: Tensor = last(torch.relu(linear if more is None else linear + more))

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from distkg.kernels.message_passing.edges import Edges
 from distkg.kernels.message_passing.large_tensors import empty
-from distkg.kernels.message_passing.layer_inference import infer_layer, infer_mlp, runs_without_gradients
+from distkg.kernels.message_passing.layer_inference import (
+    infer_first_layer,
+    infer_layer,
+    infer_mlp,
+    runs_without_gradients,
+)
 from distkg.kernels.message_passing.layer_update import layer_update
 from distkg.kernels.message_passing.sums import propagate
 
@@ -42,7 +47,7 @@ class Mlp(nn.Sequential):
             weight, of_fixed = weight.split(inputs.shape[-1], dim=1)
             bias = bias + of_fixed @ fixed
         parameters = weight, bias, last.weight, last.bias
-        if runs_without_gradients(inputs, *parameters):
+        if inputs.ndim > 2 and runs_without_gradients(inputs.shape[1], inputs, *parameters):
             return infer_mlp(inputs, *parameters)
         out: Tensor = last(torch.relu(F.linear(inputs, weight, bias)))
         return out
@@ -67,18 +72,34 @@ class Convolution(nn.Module):
         place: Tensor | None = None,
     ) -> Tensor:
         """Return the states float32 [B, n, d] after this layer; arguments as of ``propagate``."""
-        linear, norm = self.linear, self.layer_norm
-        parameters = linear.weight, linear.bias, norm.weight, norm.bias
-        if runs_without_gradients(states, relations, *parameters, *([] if weight is None else [weight])):
-            return infer_layer(states, relations, place, edges, weight, boundary.add_to_block, parameters)
+        if self._runs_without_gradients(edges, states, relations, weight):
+            return infer_layer(states, relations, place, edges, weight, boundary.add_to_block, self._weights)
         gathered = propagate(states, relations, edges, weight, place=place)
         return self.update(states, boundary.add_to(gathered), residual=True)
+
+    def start(
+        self, boundary: Boundary, relations: Tensor, edges: Edges, weight: Tensor | None, place: Tensor | None = None
+    ) -> Tensor:
+        """Return the states float32 [B, n, d] after this layer, of states that are the boundary condition; arguments as
+        of ``propagate``."""
+        if self._runs_without_gradients(edges, boundary.vector, relations, weight):
+            start = boundary.node, boundary.vector
+            return infer_first_layer(*start, relations, place, edges, weight, self._weights)
+        states: Tensor = self(boundary.states(edges.nodes), relations, edges, boundary, weight, place)
+        return states
+
+    def _runs_without_gradients(self, edges: Edges, states: Tensor, relations: Tensor, weight: Tensor | None) -> bool:
+        weights = [] if weight is None else [weight]
+        return runs_without_gradients(edges.nodes, states, relations, *self._weights, *weights)
+
+    @property
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.linear.weight, self.linear.bias, self.layer_norm.weight, self.layer_norm.bias
 
     def update(self, states: Tensor, gathered: Tensor, *, residual: bool) -> Tensor:
         """Return the states of the layer, or their update without the residual: float32 [B, n, d]; ``gathered`` are the
         sums a."""
-        linear, norm = self.linear, self.layer_norm
-        return layer_update(states, gathered, linear.weight, linear.bias, norm.weight, norm.bias, residual)
+        return layer_update(states, gathered, *self._weights, residual)
 
 
 def of_query(states: Tensor, relation: Tensor, place: Tensor | None = None) -> Tensor:

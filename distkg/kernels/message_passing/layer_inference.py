@@ -24,14 +24,52 @@ from distkg.kernels.products import product, product_plus
 LEAST_NODES = 1024  # below, a block is so small that the calls take longer than a batch-wide layer
 
 
-def runs_without_gradients(states: Tensor, *tensors: Tensor) -> bool:
-    """Return True if the functions of this module can compute on these tensors, states being float32 [B, n, d]."""
-    every = states, *tensors
-    if not on_cpu(*every) or torch.is_autocast_enabled("cpu") or states.ndim < 3 or states.shape[1] < LEAST_NODES:
+def runs_without_gradients(nodes: int, *tensors: Tensor) -> bool:
+    """Return True if the functions of this module can compute the states of so many nodes from these tensors."""
+    if nodes < LEAST_NODES or not on_cpu(*tensors) or torch.is_autocast_enabled("cpu"):
         return False
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in every):
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return False
-    return all(tensor.dtype == torch.float32 for tensor in every)
+    return all(tensor.dtype == torch.float32 for tensor in tensors)
+
+
+def infer_first_layer(
+    node: Tensor,
+    vector: Tensor,
+    relations: Tensor,
+    place: Tensor | None,
+    edges: Edges,
+    weight: Tensor | None,
+    parameters: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> Tensor:
+    """Compute ``infer_layer`` of states that are zero but for one node of each query: float32 [B, n, d].
+
+    All nodes that receive no message from that node have the same state, so the other edges are not read.
+
+    Args:
+        node, vector: int64 [B] and float32 [B, d], the node and its state, which is its boundary condition too.
+        relations, place, edges, weight, parameters: as of ``infer_layer``.
+    """
+    (count, width), rows, out = vector.shape, edges.by_src, empty(vector, len(vector), edges.nodes, vector.shape[1])
+    of_states, of_sums = (half.contiguous() for half in parameters[0].split(width, dim=1))
+    for query in range(count):
+        own = relations[query * int(len(relations) > 1) if place is None else int(place[query])]
+        here = slice(*rows.offsets[int(node[query]) :][:2].tolist())
+        messages = vector[query] * own[rows.second[here].long()]
+        if weight is not None:
+            order = here if rows.order is None else rows.order[here].long()
+            messages = messages * weight[order, None]
+        reached, at = torch.cat([node[query : query + 1], rows.first[here].long()]).unique(return_inverse=True)
+        # One more row, without state and messages, is that of all other nodes.
+        states, sums = vector.new_zeros(2, len(reached) + 1, width)
+        states[at[0]] = vector[query]
+        sums.index_add_(0, at[1:], messages)
+        sums[at[0]] += vector[query]
+        linear, updated = product_plus(sums, of_sums, product(states, of_states)), torch.empty_like(states)
+        normalise_parts(states, linear, *parameters[1:], updated)
+        out[query] = updated[-1]
+        out[query, reached] = updated[:-1]
+    return out
 
 
 def infer_layer(
