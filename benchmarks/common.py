@@ -97,7 +97,7 @@ _NEEDS: dict[str, dict[str, Any]] = {
     "seconds": {"type": float, "help": "time limit of each run"},
     "epochs": {"type": int, "help": "epochs of each run"},
     "steps": {"type": int, "help": "steps of each run"},
-    "minutes": {"type": float, "default": 30.0, "required": False, "help": "how long faults are injected"},
+    "minutes": {"type": float, "required": False, "help": "minutes of faults, or of each contender's training"},
     "every": {"type": float, "default": 120.0, "required": False, "help": "seconds from fault to fault"},
     "note": {"default": "", "required": False, "help": "remark for the result file"},
     "seed": {"type": int, "default": 0, "required": False, "help": "seed of what is drawn"},

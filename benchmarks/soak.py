@@ -65,6 +65,9 @@ LOOK_SECONDS = 0.1
 LIMIT_SECONDS = 3600.0
 """Most that the undisturbed run takes; a disturbed one takes as long and the time of its faults."""
 
+MINUTES = 30.0
+"""How long faults are injected, by default."""
+
 RECOVERY_SECONDS = 600.0
 """After which a run that is not whole again fails the soak."""
 
@@ -423,6 +426,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     needs = ("store", "folder", "epochs", "minutes", "every", "seed", "note")
     session = begin(__file__, str(__doc__), arguments, *needs, repetitions=1)
     options, folder = session.options, Path(session.options.folder).absolute()
+    options.minutes = MINUTES if options.minutes is None else options.minutes
     work = Work(options.epochs)
     if session.quick:
         work = Work(options.epochs, dim=16, negatives=4, neighbours=8, hung_after=10.0, sample_seconds=1.0)

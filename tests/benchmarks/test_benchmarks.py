@@ -125,6 +125,21 @@ def test_start_runs(tmp_path: Path, store: Path) -> None:
 
 
 @pytest.mark.benchmarks
+def test_time_to_mrr_runs(tmp_path: Path, store: Path) -> None:
+    content = run_quickly("time_to_mrr", tmp_path, "--store", str(store), part="-store")
+    assert columns_of(content) == {
+        row: [".00, min", ".00, training s", "best MRR"] for row in ("distkg", "plain PyTorch", "PyKEEN")
+    }
+    settings = content["settings"]
+    assert settings["missed"] == {row: [""] for row in content["figures"]}
+    for row, (curve,) in settings["curves"].items():
+        minutes, training_seconds, mrr = curve[-1]
+        assert 0 < training_seconds < 60 * minutes
+        assert mrr == pytest.approx(content["figures"][row]["best MRR"]["median"], abs=1e-4)
+    assert settings["commands"]["distkg"][:4] == ["python", "-m", "distkg", "train"]
+
+
+@pytest.mark.benchmarks
 def test_evaluation_runs(tmp_path: Path, store: Path) -> None:
     content = run_quickly("evaluation", tmp_path, "--store", str(store))
     assert list(content["figures"]) == ["distkg, ranking", "distkg, whole", "plain PyTorch", "PyKEEN"]

@@ -1,0 +1,131 @@
+"""ComplEx with reciprocal relations, N3 and Adagrad in plain PyTorch: dense tables, autograd, all scores of a batch.
+
+A peer of ``time_to_mrr``, started as a program of its own. The model and the loss are those of Lacroix et al. 2018
+(arXiv 1806.07297; facebookresearch/kbc): a batch of single queries has the cross entropy of each answer among all
+entities. Grouped queries have the same loss, but the queries of an epoch are distinct and have all of their answers,
+as in K-vs-all, so that an epoch multiplies fewer queries with the entities.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.validation_curve import Validation, ValidationCurve, distinct_queries
+from distkg.data.store.graph_store import Store
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Settings of a training.
+
+    Attributes:
+        dim: real floats of a vector, twice the rank.
+        batch_size: queries of a step.
+        learning_rate: of Adagrad.
+        n3: weight of Σ |x|³ over the three vectors of a triple.
+        grouped: distinct queries with all their answers instead of one query for each triple and direction.
+        initial_scale: standard deviation of the initial vectors.
+    """
+
+    dim: int
+    batch_size: int
+    learning_rate: float
+    n3: float
+    grouped: bool = False
+    initial_scale: float = 1e-3
+
+
+class PlainComplEx(nn.Module):
+    """Rows [real half | imaginary half] of N entities and 2R relations."""
+
+    def __init__(self, entities: int, relations: int, dim: int, initial_scale: float) -> None:
+        super().__init__()
+        self.entities = nn.Parameter(initial_scale * torch.randn(entities, dim))
+        self.relations = nn.Parameter(initial_scale * torch.randn(2 * relations, dim))
+
+    def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        """Return the complex products of vectors [B, d]."""
+        real, imaginary = anchor.chunk(2, dim=1)
+        by_real, by_imaginary = relation.chunk(2, dim=1)
+        return torch.cat((real * by_real - imaginary * by_imaginary, real * by_imaginary + imaginary * by_real), dim=1)
+
+    def scores(self, queries: np.ndarray) -> Tensor:
+        """Score all entities for queries int [b, 2]: float32 [b, N]."""
+        anchor, relation = torch.from_numpy(np.ascontiguousarray(queries)).long().T
+        return self.query(self.entities[anchor], self.relations[relation]) @ self.entities.T
+
+    def loss(self, queries: Tensor, answers: Tensor, counts: Tensor, n3: float) -> Tensor:
+        """Return the mean over answers of −log P(answer | query), and of the penalty of its triple.
+
+        Args:
+            queries: int64 [B, 2].
+            answers: int64 [A], those of the first query first.
+            counts: int64 [B], answers of each query.
+            n3: weight of the penalty.
+        """
+        anchor, relation = self.entities[queries[:, 0]], self.relations[queries[:, 1]]
+        query, answer = self.query(anchor, relation), self.entities[answers]
+        row = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        scores = query @ self.entities.T
+        cross_entropy = (counts * torch.logsumexp(scores, 1)).sum() - scores[row, answers].sum()
+        penalty = (counts * (_cubes(anchor) + _cubes(relation))).sum() + _cubes(answer).sum()
+        return (cross_entropy + n3 * penalty) / len(answers)
+
+
+def _cubes(vectors: Tensor) -> Tensor:
+    """Return Σ |x|³ over the complex numbers of each row."""
+    real, imaginary = vectors.chunk(2, dim=1)
+    return (real.square() + imaginary.square() + 1e-30).pow(1.5).sum(1)
+
+
+def batches(store: Store, setting: Setting, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor, float]]:
+    """Yield queries, answers and counts of one epoch in random order, and the share of the epoch that is done then."""
+    queries, starts, answers = distinct_queries(store.triples("train"), store.num_relations)
+    if not setting.grouped:
+        queries = np.repeat(queries, np.diff(starts), axis=0)
+        starts = np.arange(len(queries) + 1)
+    order = rng.permutation(len(queries))
+    for low in range(0, len(order), setting.batch_size):
+        batch = order[low : low + setting.batch_size]
+        counts = (starts[1:] - starts[:-1])[batch]
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        found = answers[np.repeat(starts[batch], counts) + within]
+        done = min(1.0, (low + setting.batch_size) / len(order))
+        yield torch.from_numpy(queries[batch]), torch.from_numpy(found), torch.from_numpy(counts), done
+
+
+def train(store: Store, setting: Setting, curve_file: Path, interval: float, seed: int) -> None:
+    """Train until the process is ended."""
+    torch.manual_seed(seed)
+    model = PlainComplEx(store.num_entities, store.num_relations, setting.dim, setting.initial_scale)
+    optimizer = torch.optim.Adagrad(model.parameters(), lr=setting.learning_rate)
+    curve = ValidationCurve(Validation(store), model.scores, curve_file, interval)
+    rng = np.random.default_rng(seed)
+    epoch = 0
+    while True:
+        for queries, answers, counts, done in batches(store, setting, rng):
+            loss = model.loss(queries, answers, counts, setting.n3)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            curve.after_step(epoch + done)
+        epoch += 1
+
+
+def main() -> None:
+    """``STORE CURVE THREADS INTERVAL SEED SETTING``: train, and append each validation to CURVE."""
+    store, curve, threads, interval, seed, setting = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    train(Store.open(store), Setting(**json.loads(setting)), Path(curve), float(interval), int(seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""ComplEx in PyKEEN: its LCWA loop on inverse triples, or its sLCWA loop with drawn negatives.
+
+A peer of ``time_to_mrr``, started as a program of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pykeen.models import ERModel, Model
+from pykeen.training import LCWATrainingLoop, SLCWATrainingLoop, TrainingLoop
+from pykeen.training.callbacks import TrainingCallback
+from pykeen.triples import CoreTriplesFactory
+from pykeen.triples.weights import LossWeighter
+from torch import Tensor
+
+from benchmarks.validation_curve import Validation, ValidationCurve, distinct_queries
+from distkg.data.store.graph_store import Store
+
+EPOCHS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Settings of a training.
+
+    Attributes:
+        loop: ``lcwa`` scores all entities for distinct queries of triples and inverse triples, ``slcwa`` scores triples
+            and drawn negatives.
+        dim: real floats of a vector; PyKEEN counts half as many complex numbers.
+        batch_size: queries (lcwa) or triples (slcwa) of a step.
+        optimizer: name of a class in ``torch.optim``.
+        learning_rate: of the optimizer.
+        loss: name that PyKEEN gives it.
+        n3: weight of the mean over vectors of Σ |x|³.
+        initial_scale: standard deviation of the initial vectors; 1 is PyKEEN's.
+        negatives: per triple; only for ``slcwa``.
+        by_answers: weigh the cross entropy of a query by its number of answers, so that every triple weighs the same;
+            only for ``lcwa``.
+    """
+
+    loop: Literal["lcwa", "slcwa"]
+    dim: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    loss: str = "crossentropy"
+    n3: float = 0.0
+    initial_scale: float = 1.0
+    negatives: int = 1
+    by_answers: bool = False
+
+
+class AnswerCounts(LossWeighter):
+    """Weights of PyKEEN's queries for tails: the number of answers of each."""
+
+    def __init__(self, triples: np.ndarray, num_relations: int) -> None:
+        queries, starts, _ = distinct_queries(triples, num_relations)
+        inverse = queries[:, 1] >= num_relations
+        relations = 2 * (queries[:, 1] - num_relations * inverse) + inverse  # PyKEEN's numbers
+        anchors, counts = queries[:, 0].tolist(), np.diff(starts).tolist()
+        self._counts = dict(zip(zip(anchors, relations.tolist(), strict=True), counts, strict=True))
+
+    def __call__(self, h: Any, r: Any, t: Any) -> Tensor:
+        """Return the weight of one query (h [1], r [1], None): float32 [1]."""
+        return torch.tensor([float(self._counts[int(h[0]), int(r[0])])])
+
+
+class _AfterBatch(TrainingCallback):
+    """Passes the share of epochs that is done to a curve."""
+
+    def __init__(self, curve: ValidationCurve, batches: int) -> None:
+        super().__init__()
+        self._curve, self._batches, self._done = curve, batches, 0
+
+    def post_batch(self, epoch: int, batch: Any, **kwargs: Any) -> None:
+        self._done += 1
+        self._curve.after_step(self._done / self._batches)
+        self.model.train()  # scores for ranks were computed in evaluation mode
+
+
+def make_model(factory: CoreTriplesFactory, setting: Setting, seed: int) -> Model:
+    """Return the model as PyKEEN's class ComplEx builds it, with N3."""
+    vectors = {
+        "shape": setting.dim // 2,
+        "dtype": torch.cfloat,
+        "initializer": partial(torch.nn.init.normal_, std=setting.initial_scale),
+        "regularizer": "powersum" if setting.n3 else None,
+        "regularizer_kwargs": {"weight": setting.n3, "p": 3.0} if setting.n3 else None,
+    }
+    return ERModel(
+        triples_factory=factory,
+        interaction="ComplEx",
+        entity_representations_kwargs=vectors,
+        relation_representations_kwargs=vectors,
+        loss=setting.loss,
+        random_seed=seed,
+    )
+
+
+def scores(model: Model, num_relations: int, queries: np.ndarray) -> Tensor:
+    """Score all entities for queries int [b, 2] by PyKEEN's own prediction of tails and heads: float32 [b, N]."""
+    query = torch.from_numpy(np.ascontiguousarray(queries)).long()
+    inverse = query[:, 1] >= num_relations
+    result = torch.empty(len(query), model.num_entities)
+    if not inverse.all():
+        result[~inverse] = model.predict_t(query[~inverse])
+    if inverse.any():
+        anchor, relation = query[inverse].T
+        result[inverse] = model.predict_h(torch.stack([relation - num_relations, anchor], 1))
+    return result
+
+
+def train(store: Store, setting: Setting, curve_file: Path, interval: float, seed: int) -> None:
+    """Train until the process is ended."""
+    triples = torch.from_numpy(store.triples("train")).long()
+    all_entities = setting.loop == "lcwa"
+    factory = CoreTriplesFactory(triples, store.num_entities, store.num_relations, create_inverse_triples=all_entities)
+    model = make_model(factory, setting, seed)
+    optimizer = getattr(torch.optim, setting.optimizer)(model.parameters(), lr=setting.learning_rate)
+    shared = {"model": model, "triples_factory": factory, "optimizer": optimizer}
+    loop: TrainingLoop[Any]
+    if all_entities:
+        weighter = AnswerCounts(store.triples("train"), store.num_relations) if setting.by_answers else None
+        loop = LCWATrainingLoop(**shared, loss_weighter=weighter)
+    else:
+        drawn = {"num_negs_per_pos": setting.negatives}
+        loop = SLCWATrainingLoop(**shared, negative_sampler="basic", negative_sampler_kwargs=drawn)
+    score = partial(scores, model, store.num_relations)
+    items = len(distinct_queries(store.triples("train"), store.num_relations)[0]) if all_entities else len(triples)
+    curve = ValidationCurve(Validation(store), score, curve_file, interval)
+    callback = _AfterBatch(curve, -(-items // setting.batch_size))
+    loop.train(
+        factory, num_epochs=EPOCHS, batch_size=setting.batch_size, use_tqdm=False, callbacks=callback, pin_memory=False
+    )
+
+
+def main() -> None:
+    """``STORE CURVE THREADS INTERVAL SEED SETTING``: train, and append each validation to CURVE."""
+    store, curve, threads, interval, seed, setting = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    train(Store.open(store), Setting(**json.loads(setting)), Path(curve), float(interval), int(seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""Minutes until a validation MRR: distkg's preset, plain PyTorch and PyKEEN in turn on the same two cores.
+
+Each contender trains in a process of its own, with the settings that reached the targets soonest of those that were
+tried (docs/performance.md names the others), until it has passed the best target or its time is over. The whole
+validation split is ranked exactly at intervals. Minutes are those since the command was started, with imports, start-up
+and compilation. distkg is `distkg train` as a user runs it, and its minutes include its validations and checkpoints.
+Peers are validated by distkg's ranking, which is faster than their own, and their minutes do not include that. Training
+seconds are without start-up and without validation for all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from benchmarks.common import BenchmarkError, Figures, begin, finish, graph_settings, rows_wanted
+from benchmarks.svg import decimal
+from distkg.data.store.graph_store import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+CORES = 2
+LOOK_SECONDS = 0.1
+STOP_SECONDS = 120.0
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A validation: minutes since the command, seconds of training alone, and the MRR."""
+
+    minutes: float
+    training_seconds: float
+    mrr: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a contender: its graph, its folder, its seed, and seconds of training between validations."""
+
+    store: str
+    folder: Path
+    seed: int
+    interval: float
+
+
+class Contender(Protocol):
+    """A way to train on a graph."""
+
+    def command(self, run: Run) -> list[str]:
+        """Return the arguments of Python."""
+        ...
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of the process."""
+        ...
+
+    def records(self, run: Run) -> Path:
+        """Return the file to which the process appends a JSON line for each validation."""
+        ...
+
+    def point(self, seconds: float, records: Sequence[Record]) -> Point | None:
+        """Return the validation of the last of the records so far, if it has one, ``seconds`` after the command."""
+        ...
+
+    def small(self) -> Contender:
+        """Return the same in a few dimensions."""
+        ...
+
+
+@dataclass(frozen=True)
+class Distkg:
+    """`distkg train` with a preset that validates after each epoch.
+
+    Attributes:
+        preset: name of the preset.
+        changes: `--set` arguments beside the store and the interval of validations.
+    """
+
+    preset: str
+    changes: Sequence[str] = ()
+
+    def command(self, run: Run) -> list[str]:
+        sets = [f"data.store={run.store}", f"train.seed={run.seed}", "evaluate.every=1", *self.changes]
+        typed = [word for change in sets for word in ("--set", change)]
+        return ["-m", "distkg", "train", f"preset:{self.preset}", "--run", str(run.folder / "run"), *typed]
+
+    def environment(self) -> dict[str, str]:
+        """As a user's shell has it: distkg chooses the threads of its workers, and starts a Ray of its own."""
+        return {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "RAY_"))}
+
+    def records(self, run: Run) -> Path:
+        return run.folder / "run" / "metrics.jsonl"
+
+    def point(self, seconds: float, records: Sequence[Record]) -> Point | None:
+        if "valid" not in records[-1]:
+            return None
+        training = sum(sum(record["seconds"].values()) for record in records)
+        return Point(seconds / 60, training, records[-1]["valid"]["mrr"])
+
+    def small(self) -> Contender:
+        return Distkg(self.preset, (*self.changes, "model.dim=8", "train.workers=1"))
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A program of `benchmarks` that trains with a peer's code, with a thread for each core.
+
+    Attributes:
+        program: ``plain_complex`` or ``pykeen_complex``.
+        setting: fields of its ``Setting``.
+    """
+
+    program: str
+    setting: Mapping[str, Any]
+
+    def command(self, run: Run) -> list[str]:
+        given = [run.store, str(self.records(run)), str(CORES), str(run.interval), str(run.seed)]
+        return ["-m", f"benchmarks.{self.program}", *given, json.dumps(self.setting)]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "OMP_NUM_THREADS": str(CORES), "OMP_WAIT_POLICY": "passive"}
+
+    def records(self, run: Run) -> Path:
+        return run.folder / "validations.jsonl"
+
+    def point(self, seconds: float, records: Sequence[Record]) -> Point | None:
+        last = records[-1]
+        return Point((seconds - last["validation_seconds"]) / 60, last["training_seconds"], last["mrr"])
+
+    def small(self) -> Contender:
+        return Peer(self.program, {**self.setting, "dim": 8})
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph, its targets and its contenders.
+
+    Attributes:
+        targets: validation MRRs, ascending; the last ends a contender's run.
+        minutes: time limit of each contender.
+        interval: seconds of a peer's training between two validations.
+        contenders: by the name of their row.
+    """
+
+    targets: Sequence[float]
+    minutes: float
+    interval: float
+    contenders: Mapping[str, Contender]
+
+
+GRAPHS: dict[str, Graph] = {
+    "codex_s": Graph(
+        (0.35, 0.40, 0.44, 0.46),
+        minutes=2.0,
+        interval=2.0,
+        contenders={
+            "distkg": Distkg("complex_codex_s"),
+            "plain PyTorch": Peer(
+                "plain_complex",
+                {"dim": 512, "batch_size": 256, "learning_rate": 0.1, "n3": 0.01, "grouped": True},
+            ),
+            "PyKEEN": Peer(
+                "pykeen_complex",
+                {"loop": "lcwa", "dim": 512, "batch_size": 256, "optimizer": "Adagrad", "learning_rate": 0.1},
+            ),
+        },
+    ),
+}
+"""By the name of the store's folder, as the presets name it."""
+
+QUICK = Graph(
+    (0.001,),
+    minutes=1.0,
+    interval=0.1,
+    contenders={row: contender.small() for row, contender in GRAPHS["codex_s"].contenders.items()},
+)
+
+
+def graph_of(store: Path) -> Graph:
+    """Return the graph of a store.
+
+    Raises:
+        BenchmarkError: its folder has another name than the presets give it.
+    """
+    if store.name not in GRAPHS:
+        raise BenchmarkError(f"{store}: no contenders are set for it. Name the store's folder {' or '.join(GRAPHS)}")
+    return GRAPHS[store.name]
+
+
+def validations(contender: Contender, run: Run, limit: float, target: float) -> list[Point]:
+    """Train until a validation has ``target``, or ``limit`` minutes are over; return all validations.
+
+    Raises:
+        BenchmarkError: the process failed; the message ends with what it printed last.
+    """
+    points: list[Point] = []
+    started, seen, uncounted = time.monotonic(), 0, 0.0
+    with (run.folder / "output").open("w") as output, _started(contender, run, output) as process:
+        while True:
+            ended = process.poll()
+            seconds, records = time.monotonic() - started, _records(contender.records(run))
+            for count in range(seen + 1, len(records) + 1):
+                point = contender.point(seconds, records[:count])
+                if point is not None:
+                    points.append(point)
+                    uncounted = seconds - 60 * point.minutes
+            seen = len(records)
+            if ended is not None or seconds - uncounted >= 60 * limit or (points and points[-1].mrr >= target):
+                break
+            time.sleep(LOOK_SECONDS)
+    if ended:
+        printed = (run.folder / "output").read_text()[-2000:]
+        raise BenchmarkError(f"{' '.join(contender.command(run))} ended with exit code {ended}:\n{printed}")
+    return points
+
+
+@contextmanager
+def _started(contender: Contender, run: Run, output: IO[str]) -> Iterator[subprocess.Popen[str]]:
+    """Start a contender on the first ``CORES`` cores that this process may use; ends it."""
+    cores = os.sched_getaffinity(0)
+    if len(cores) < CORES:
+        raise BenchmarkError(f"contenders have {CORES} cores each; this process may use {len(cores)}")
+    os.sched_setaffinity(0, sorted(cores)[:CORES])
+    try:
+        process = subprocess.Popen(
+            [sys.executable, *contender.command(run)],
+            cwd=ROOT,
+            env=contender.environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    finally:
+        os.sched_setaffinity(0, cores)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _records(path: Path) -> list[Record]:
+    """Return the JSON lines of a file that another process may be writing; a line without its end is left out."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def first_with(points: Sequence[Point], target: float, limit: float) -> Point | None:
+    """Return the first validation with an MRR of ``target`` within ``limit`` minutes."""
+    return next((point for point in points if point.mrr >= target and point.minutes <= limit), None)
+
+
+def columns(points: Sequence[Point], targets: Sequence[float], limit: float) -> dict[str, float]:
+    """Return minutes and training seconds until each target that was reached, and the best MRR within the limit."""
+    values: dict[str, float] = {}
+    for target in targets:
+        point = first_with(points, target, limit)
+        if point is not None:
+            name = decimal(target, 2)
+            values |= {f"{name}, min": point.minutes, f"{name}, training s": point.training_seconds}
+    return {**values, "best MRR": max((point.mrr for point in points if point.minutes <= limit), default=0.0)}
+
+
+def missed(points: Sequence[Point], targets: Sequence[float], limit: float) -> str:
+    """Say which targets were not reached; empty if all were."""
+    names = [decimal(target, 2) for target in targets if first_with(points, target, limit) is None]
+    return f"{', '.join(names)}: not within {limit:g} minutes" if names else ""
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Train every contender in turn; a repetition is a seed."""
+    session = begin(__file__, str(__doc__), arguments, "store", "minutes", "variants", repetitions=1)
+    store = Path(session.store).absolute()
+    graph = QUICK if session.quick else graph_of(store)
+    limit = session.options.minutes or graph.minutes
+    figures, curves, notes = Figures(), dict[str, list[Any]](), dict[str, list[str]]()
+    rows = rows_wanted(session, graph.contenders)
+    for seed in session.repetitions:
+        for row in rows:
+            with tempfile.TemporaryDirectory() as folder:
+                run = Run(str(store), Path(folder), seed, graph.interval)
+                points = validations(graph.contenders[row], run, limit, graph.targets[-1])
+            figures.add(row, columns(points, graph.targets, limit))
+            curves.setdefault(row, []).append([[round(value, 4) for value in astuple(point)] for point in points])
+            notes.setdefault(row, []).append(missed(points, graph.targets, limit))
+    shown = Run(session.store, Path("FOLDER"), 0, graph.interval)
+    settings = {
+        "graph": graph_settings(Store.open(session.store)),
+        "targets": graph.targets,
+        "minutes": limit,
+        "commands": {row: ["python", *graph.contenders[row].command(shown)] for row in rows},
+        "missed": notes,
+        "curves": curves,
+        "a curve's columns": [field.name for field in fields(Point)],
+    }
+    return finish(session, settings, figures, part=store.name)
+
+
+if __name__ == "__main__":
+    main()
