@@ -42,7 +42,7 @@ def run_pykeen(task: str, store: str, **options: Any) -> PeerResult:
     environment = {**os.environ, "OMP_NUM_THREADS": cores, "OMP_WAIT_POLICY": "passive"}
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "graph.npz"
-        _write_graph(Store.open(store), graph)
+        write_graph(Store.open(store), graph)
         finished = subprocess.run(
             [sys.executable, "-m", "benchmarks.pykeen_peer", task, str(graph), cores, json.dumps(options)],
             cwd=_REPOSITORY,
@@ -55,6 +55,7 @@ def run_pykeen(task: str, store: str, **options: Any) -> PeerResult:
     return PeerResult(**json.loads(finished.stdout.splitlines()[-1]))
 
 
-def _write_graph(store: Store, path: Path) -> None:
+def write_graph(store: Store, path: Path) -> None:
+    """Write ``sizes`` (entities, relations) and the triples of each split as NumPy arrays, for a peer's program."""
     train, valid, test = (store.triples(split) for split in ("train", "valid", "test"))
     np.savez(path, sizes=[store.num_entities, store.num_relations], train=train, valid=valid, test=test)

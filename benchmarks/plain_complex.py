@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.validation_curve import Validation, ValidationCurve, distinct_queries
-from distkg.data.store.graph_store import Store
+from benchmarks.validation_curve import Answers, Graph, ValidationCurve
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,9 @@ class PlainComplEx(nn.Module):
         by_real, by_imaginary = relation.chunk(2, dim=1)
         return torch.cat((real * by_real - imaginary * by_imaginary, real * by_imaginary + imaginary * by_real), dim=1)
 
-    def scores(self, queries: np.ndarray) -> Tensor:
-        """Score all entities for queries int [b, 2]: float32 [b, N]."""
-        anchor, relation = torch.from_numpy(np.ascontiguousarray(queries)).long().T
+    def scores(self, queries: Tensor) -> Tensor:
+        """Score all entities for queries int64 [b, 2]: float32 [b, N]."""
+        anchor, relation = queries.T
         return self.query(self.entities[anchor], self.relations[relation]) @ self.entities.T
 
     def loss(self, queries: Tensor, answers: Tensor, counts: Tensor, n3: float) -> Tensor:
@@ -86,32 +85,40 @@ def _cubes(vectors: Tensor) -> Tensor:
     return (real.square() + imaginary.square() + 1e-30).pow(1.5).sum(1)
 
 
-def batches(store: Store, setting: Setting, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor, float]]:
-    """Yield queries, answers and counts of one epoch in random order, and the share of the epoch that is done then."""
-    queries, starts, answers = distinct_queries(store.triples("train"), store.num_relations)
-    if not setting.grouped:
-        queries = np.repeat(queries, np.diff(starts), axis=0)
-        starts = np.arange(len(queries) + 1)
-    order = rng.permutation(len(queries))
-    for low in range(0, len(order), setting.batch_size):
-        batch = order[low : low + setting.batch_size]
-        counts = (starts[1:] - starts[:-1])[batch]
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        found = answers[np.repeat(starts[batch], counts) + within]
-        done = min(1.0, (low + setting.batch_size) / len(order))
-        yield torch.from_numpy(queries[batch]), torch.from_numpy(found), torch.from_numpy(counts), done
+class Epochs:
+    """Training queries, in random order in each epoch."""
+
+    def __init__(self, graph: Graph, setting: Setting, seed: int) -> None:
+        _, relations = graph["sizes"].tolist()
+        self._train, self._batch_size = Answers(graph["train"], relations), setting.batch_size
+        self._grouped, self._rng = setting.grouped, np.random.default_rng(seed)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor, float]]:
+        """Yield the queries, the answers and their counts of each step of an epoch, and the share that is done then."""
+        items = len(self._train.queries) if self._grouped else len(self._train.answers)
+        order = self._rng.permutation(items)
+        for low in range(0, items, self._batch_size):
+            batch = order[low : low + self._batch_size]
+            if self._grouped:
+                rows = batch
+                answers, counts = self._train.of(rows)
+            else:
+                rows = np.searchsorted(self._train.starts, batch, side="right") - 1
+                answers, counts = self._train.answers[batch], np.ones_like(batch)
+            queries = torch.from_numpy(self._train.queries[rows])
+            yield queries, torch.from_numpy(answers), torch.from_numpy(counts), (low + len(batch)) / items
 
 
-def train(store: Store, setting: Setting, curve_file: Path, interval: float, seed: int) -> None:
+def train(graph: Graph, setting: Setting, curve_file: Path, interval: float, seed: int) -> None:
     """Train until the process is ended."""
     torch.manual_seed(seed)
-    model = PlainComplEx(store.num_entities, store.num_relations, setting.dim, setting.initial_scale)
+    entities, relations = graph["sizes"].tolist()
+    model = PlainComplEx(entities, relations, setting.dim, setting.initial_scale)
     optimizer = torch.optim.Adagrad(model.parameters(), lr=setting.learning_rate)
-    curve = ValidationCurve(Validation(store), model.scores, curve_file, interval)
-    rng = np.random.default_rng(seed)
-    epoch = 0
+    epochs, epoch = Epochs(graph, setting, seed), 0
+    curve = ValidationCurve(graph, model.scores, curve_file, interval)
     while True:
-        for queries, answers, counts, done in batches(store, setting, rng):
+        for queries, answers, counts, done in epochs.batches():
             loss = model.loss(queries, answers, counts, setting.n3)
             optimizer.zero_grad()
             loss.backward()
@@ -121,10 +128,11 @@ def train(store: Store, setting: Setting, curve_file: Path, interval: float, see
 
 
 def main() -> None:
-    """``STORE CURVE THREADS INTERVAL SEED SETTING``: train, and append each validation to CURVE."""
-    store, curve, threads, interval, seed, setting = sys.argv[1:]
+    """``GRAPH.npz CURVE THREADS INTERVAL SEED SETTING``: train, and append each validation to CURVE."""
+    graph, curve, threads, interval, seed, setting = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    train(Store.open(store), Setting(**json.loads(setting)), Path(curve), float(interval), int(seed))
+    with np.load(graph) as arrays:
+        train(dict(arrays), Setting(**json.loads(setting)), Path(curve), float(interval), int(seed))
 
 
 if __name__ == "__main__":

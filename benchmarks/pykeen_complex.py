@@ -21,8 +21,7 @@ from pykeen.triples import CoreTriplesFactory
 from pykeen.triples.weights import LossWeighter
 from torch import Tensor
 
-from benchmarks.validation_curve import Validation, ValidationCurve, distinct_queries
-from distkg.data.store.graph_store import Store
+from benchmarks.validation_curve import Answers, Graph, ValidationCurve
 
 EPOCHS = 1_000_000
 
@@ -62,10 +61,11 @@ class AnswerCounts(LossWeighter):
     """Weights of PyKEEN's queries for tails: the number of answers of each."""
 
     def __init__(self, triples: np.ndarray, num_relations: int) -> None:
-        queries, starts, _ = distinct_queries(triples, num_relations)
-        inverse = queries[:, 1] >= num_relations
-        relations = 2 * (queries[:, 1] - num_relations * inverse) + inverse  # PyKEEN's numbers
-        anchors, counts = queries[:, 0].tolist(), np.diff(starts).tolist()
+        train = Answers(triples, num_relations)
+        anchor, relation = train.queries.T
+        inverse = relation >= num_relations
+        relations = 2 * (relation - num_relations * inverse) + inverse  # PyKEEN's numbers
+        anchors, counts = anchor.tolist(), np.diff(train.starts).tolist()
         self._counts = dict(zip(zip(anchors, relations.tolist(), strict=True), counts, strict=True))
 
     def __call__(self, h: Any, r: Any, t: Any) -> Tensor:
@@ -105,37 +105,35 @@ def make_model(factory: CoreTriplesFactory, setting: Setting, seed: int) -> Mode
     )
 
 
-def scores(model: Model, num_relations: int, queries: np.ndarray) -> Tensor:
-    """Score all entities for queries int [b, 2] by PyKEEN's own prediction of tails and heads: float32 [b, N]."""
-    query = torch.from_numpy(np.ascontiguousarray(queries)).long()
-    inverse = query[:, 1] >= num_relations
-    result = torch.empty(len(query), model.num_entities)
+def scores(model: Model, num_relations: int, queries: Tensor) -> Tensor:
+    """Score all entities for queries int64 [b, 2] by PyKEEN's own prediction of tails and heads: float32 [b, N]."""
+    inverse = queries[:, 1] >= num_relations
+    result = torch.empty(len(queries), model.num_entities)
     if not inverse.all():
-        result[~inverse] = model.predict_t(query[~inverse])
+        result[~inverse] = model.predict_t(queries[~inverse])
     if inverse.any():
-        anchor, relation = query[inverse].T
+        anchor, relation = queries[inverse].T
         result[inverse] = model.predict_h(torch.stack([relation - num_relations, anchor], 1))
     return result
 
 
-def train(store: Store, setting: Setting, curve_file: Path, interval: float, seed: int) -> None:
+def train(graph: Graph, setting: Setting, curve_file: Path, interval: float, seed: int) -> None:
     """Train until the process is ended."""
-    triples = torch.from_numpy(store.triples("train")).long()
-    all_entities = setting.loop == "lcwa"
-    factory = CoreTriplesFactory(triples, store.num_entities, store.num_relations, create_inverse_triples=all_entities)
+    entities, relations = graph["sizes"].tolist()
+    triples, all_entities = torch.from_numpy(graph["train"]).long(), setting.loop == "lcwa"
+    factory = CoreTriplesFactory(triples, entities, relations, create_inverse_triples=all_entities)
     model = make_model(factory, setting, seed)
     optimizer = getattr(torch.optim, setting.optimizer)(model.parameters(), lr=setting.learning_rate)
     shared = {"model": model, "triples_factory": factory, "optimizer": optimizer}
     loop: TrainingLoop[Any]
     if all_entities:
-        weighter = AnswerCounts(store.triples("train"), store.num_relations) if setting.by_answers else None
+        weighter = AnswerCounts(graph["train"], relations) if setting.by_answers else None
         loop = LCWATrainingLoop(**shared, loss_weighter=weighter)
     else:
         drawn = {"num_negs_per_pos": setting.negatives}
         loop = SLCWATrainingLoop(**shared, negative_sampler="basic", negative_sampler_kwargs=drawn)
-    score = partial(scores, model, store.num_relations)
-    items = len(distinct_queries(store.triples("train"), store.num_relations)[0]) if all_entities else len(triples)
-    curve = ValidationCurve(Validation(store), score, curve_file, interval)
+    items = len(Answers(graph["train"], relations).queries) if all_entities else len(triples)
+    curve = ValidationCurve(graph, partial(scores, model, relations), curve_file, interval)
     callback = _AfterBatch(curve, -(-items // setting.batch_size))
     loop.train(
         factory, num_epochs=EPOCHS, batch_size=setting.batch_size, use_tqdm=False, callbacks=callback, pin_memory=False
@@ -143,10 +141,11 @@ def train(store: Store, setting: Setting, curve_file: Path, interval: float, see
 
 
 def main() -> None:
-    """``STORE CURVE THREADS INTERVAL SEED SETTING``: train, and append each validation to CURVE."""
-    store, curve, threads, interval, seed, setting = sys.argv[1:]
+    """``GRAPH.npz CURVE THREADS INTERVAL SEED SETTING``: train, and append each validation to CURVE."""
+    graph, curve, threads, interval, seed, setting = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    train(Store.open(store), Setting(**json.loads(setting)), Path(curve), float(interval), int(seed))
+    with np.load(graph) as arrays:
+        train(dict(arrays), Setting(**json.loads(setting)), Path(curve), float(interval), int(seed))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ Each contender trains in a process of its own, with the settings that reached th
 tried (docs/performance.md names the others), until it has passed the best target or its time is over. The whole
 validation split is ranked exactly at intervals. Minutes are those since the command was started, with imports, start-up
 and compilation. distkg is `distkg train` as a user runs it, and its minutes include its validations and checkpoints.
-Peers are validated by distkg's ranking, which is faster than their own, and their minutes do not include that. Training
-seconds are without start-up and without validation for all.
+Peers are validated by a ranking in plain PyTorch, which is faster than PyKEEN's, and their minutes do not include that.
+Training seconds are without start-up and without validation for all.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from benchmarks.common import BenchmarkError, Figures, begin, finish, graph_settings, rows_wanted
+from benchmarks.peers import write_graph
 from benchmarks.svg import decimal
 from distkg.data.store.graph_store import Store
 
@@ -45,7 +46,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a contender: its graph, its folder, its seed, and seconds of training between validations."""
+    """One training of a contender: its store, its folder with the triples in ``graph.npz`` for peers, its seed, and the
+    seconds of a peer's training between validations."""
 
     store: str
     folder: Path
@@ -124,7 +126,7 @@ class Peer:
     setting: Mapping[str, Any]
 
     def command(self, run: Run) -> list[str]:
-        given = [run.store, str(self.records(run)), str(CORES), str(run.interval), str(run.seed)]
+        given = [str(run.folder / "graph.npz"), str(self.records(run)), str(CORES), str(run.interval), str(run.seed)]
         return ["-m", f"benchmarks.{self.program}", *given, json.dumps(self.setting)]
 
     def environment(self) -> dict[str, str]:
@@ -293,6 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         for row in rows:
             with tempfile.TemporaryDirectory() as folder:
                 run = Run(str(store), Path(folder), seed, graph.interval)
+                write_graph(Store.open(run.store), run.folder / "graph.npz")
                 points = validations(graph.contenders[row], run, limit, graph.targets[-1])
             figures.add(row, columns(points, graph.targets, limit))
             curves.setdefault(row, []).append([[round(value, 4) for value in astuple(point)] for point in points])
@@ -305,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "commands": {row: ["python", *graph.contenders[row].command(shown)] for row in rows},
         "missed": notes,
         "curves": curves,
-        "a curve's columns": [field.name for field in fields(Point)],
+        "columns of a curve": [field.name for field in fields(Point)],
     }
     return finish(session, settings, figures, part=store.name)
 

@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_model import SmallModel
+from small_model import SmallModel, random_model
 
-from benchmarks.common import BenchmarkError, known_answers_of
-from benchmarks.plain_complex import PlainComplEx, Setting, batches
+from benchmarks.common import BenchmarkError
+from benchmarks.peers import write_graph
+from benchmarks.plain_complex import Epochs, PlainComplEx, Setting
 from benchmarks.time_to_mrr import GRAPHS, Distkg, Peer, Point, Run, columns, graph_of, missed, validations
-from benchmarks.validation_curve import Validation, ValidationCurve, distinct_queries
+from benchmarks.validation_curve import Answers, Graph, Validation, ValidationCurve
 from distkg.data.prepare import prepare
 from distkg.data.store.graph_store import Store
+from distkg.data.store.known_answers import KnownAnswers
 from distkg.evaluation.metrics import ranking_metrics
 from distkg.evaluation.ranking import rank_answers
 
@@ -35,56 +37,66 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store.open(str(folder / "store"))
 
 
+@pytest.fixture(scope="module")
+def graph(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    path = tmp_path_factory.mktemp("arrays") / "graph.npz"
+    write_graph(store, path)
+    return dict(np.load(path))
+
+
 def scores_by_label(store: Store, tails: str, heads: str) -> torch.Tensor:
     """Scores of the entities a to e, in the order of their ids, for queries for tails and for heads: [2, N]."""
     labels = store.entity_labels().to_pylist()
     return torch.tensor([[float(row.split()["abcde".index(label)]) for label in labels] for row in (tails, heads)])
 
 
-def test_a_peer_is_ranked_filtered_with_ties_halved_and_in_both_directions(store: Store) -> None:
+def test_a_peer_is_ranked_filtered_with_ties_halved_and_in_both_directions(store: Store, graph: Graph) -> None:
     by_side = scores_by_label(store, "1 9 1 9 0", "2 3 5 1 4")
 
-    def score(queries: np.ndarray) -> torch.Tensor:
-        return by_side[torch.from_numpy(queries[:, 1] >= store.num_relations).long()]
+    def score(queries: torch.Tensor) -> torch.Tensor:
+        return by_side[(queries[:, 1] >= store.num_relations).long()]
 
     # (a, r) → c: b and d are known, a ties, e is below: rank 1.5. (c, r⁻¹) → a: c, e and b are above: rank 4.
-    assert Validation(store).mrr(score) == pytest.approx((1 / 1.5 + 1 / 4) / 2)
+    assert Validation(graph).mrr(score) == pytest.approx((1 / 1.5 + 1 / 4) / 2)
+    with pytest.raises(ValueError, match="not finite"):
+        Validation(graph).mrr(lambda queries: score(queries) * torch.nan)
 
 
-def test_plain_complex_is_ranked_as_distkg_ranks_the_same_vectors(store: Store) -> None:
-    torch.manual_seed(0)
-    plain = PlainComplEx(store.num_entities, store.num_relations, 6, 1.0)
-    with torch.no_grad():
-        ours = SmallModel(plain.entities.data, plain.relations.data, scorer="complex")
-        valid = store.triples("valid")
-        ranking = rank_answers(ours, valid, known_answers_of(store, valid))
-    assert Validation(store).mrr(plain.scores) == ranking_metrics(ranking)["mrr"]
+@pytest.mark.parametrize("integers", [True, False], ids=["ties", "no ties"])
+def test_a_peer_is_ranked_as_distkg_is(integers: bool) -> None:
+    rng = np.random.default_rng(0)
+    facts = rng.integers(0, [60, 3, 60], (900, 3)).astype(np.int32)
+    train, valid, test = np.split(facts, [400, 700])
+    model = SmallModel(*random_model(60, 3, 6, seed=0, integers=integers, scorer="complex"), scorer="complex")
+    plain = PlainComplEx(60, 3, 6, 1.0)
+    plain.entities.data, plain.relations.data = model.entities.whole, model.relations
+    ours = rank_answers(model, valid, KnownAnswers.from_triples(facts, 3))
+    graph = {"sizes": np.array([60, 3]), "train": train, "valid": valid, "test": test}
+    assert Validation(graph).mrr(plain.scores) == pytest.approx(ranking_metrics(ours)["mrr"], rel=1e-12)
+    assert (ours.equal.sum() > 100) == integers
 
 
 def test_distinct_queries_have_all_their_answers() -> None:
-    queries, starts, answers = distinct_queries(np.array([(0, 0, 1), (0, 0, 2), (2, 1, 1)], np.int32), 2)
-    found = {
-        tuple(q): sorted(answers[s:e].tolist()) for q, s, e in zip(queries.tolist(), starts, starts[1:], strict=False)
-    }
-    assert found == {(0, 0): [1, 2], (1, 2): [0], (2, 2): [0], (2, 1): [1], (1, 3): [2]}
+    found = Answers(np.array([(0, 0, 1), (0, 0, 2), (2, 1, 1)], np.int32), 2)
+    assert found.queries.tolist() == [[0, 0], [1, 2], [1, 3], [2, 1], [2, 2]]
+    answers, counts = found.of(np.array([4, 0, 1]))
+    assert (answers.tolist(), counts.tolist()) == ([0, 1, 2, 0], [1, 2, 1])
 
 
-@pytest.mark.parametrize("grouped", [False, True], ids=["single", "grouped"])
-def test_an_epoch_has_every_query_and_answer_once(store: Store, grouped: bool) -> None:
+@pytest.mark.parametrize(("grouped", "items"), [(False, 8), (True, 7)], ids=["single", "grouped"])
+def test_an_epoch_has_every_query_and_answer_once(grouped: bool, items: int) -> None:
+    triples = np.array([(0, 0, 1), (0, 0, 2), (2, 1, 3), (3, 1, 0)], np.int32)
+    graph = {"sizes": np.array([4, 2]), "train": triples}
     setting = Setting(dim=2, batch_size=3, learning_rate=0.1, n3=0.0, grouped=grouped)
-    pairs, sizes, last = [], [], 0.0
-    for queries, answers, counts, done in batches(store, setting, np.random.default_rng(0)):
-        pairs += [
-            (*query, answer)
-            for query, answer in zip(queries.repeat_interleave(counts, 0).tolist(), answers, strict=True)
-        ]
+    triples_seen, sizes, last = [], [], 0.0
+    for queries, answers, counts, done in Epochs(graph, setting, seed=0).batches():
+        asked = queries.repeat_interleave(counts, 0)
+        triples_seen += torch.cat([asked, answers[:, None]], 1).tolist()
         sizes.append(len(queries))
         last = done
-    triples = [*store.triples("train").tolist()]
-    backwards = [(t, r + store.num_relations, h) for h, r, t in triples]
-    expected = sorted((h, r, t) for h, r, t in [*triples, *backwards])
-    assert sorted((a, r, int(b)) for (a, r), b in [((p[0], p[1]), p[2]) for p in pairs]) == expected
-    assert (sizes[0], sum(sizes), last) == (3, 8, 1.0)
+    expected = [[0, 0, 1], [0, 0, 2], [0, 3, 3], [1, 2, 0], [2, 1, 3], [2, 2, 0], [3, 1, 0], [3, 3, 2]]
+    assert sorted(triples_seen) == expected
+    assert (sizes[0], sum(sizes), last) == (3, items, 1.0)
 
 
 def test_the_plain_loss_is_cross_entropy_and_n3() -> None:
@@ -115,7 +127,7 @@ def test_pykeen_scores_both_directions_with_its_own_inverse_relations() -> None:
         part[0](None).detach() for part in (model.entity_representations, model.relation_representations)
     )
     with torch.no_grad():
-        found = pykeen_complex.scores(model, 2, np.array([(0, 1), (2, 3)], np.int32))
+        found = pykeen_complex.scores(model, 2, torch.tensor([(0, 1), (2, 3)]))
     # PyKEEN numbers relation r as 2r and its inverse as 2r + 1.
     for row, (anchor, relation) in zip(found, [(0, 2), (2, 3)], strict=True):
         expected = (entities[anchor] * relations[relation] * entities.conj()).sum(1).real
@@ -131,18 +143,17 @@ def test_pykeen_weighs_a_query_by_its_answers() -> None:
     assert found == {query: [answers] for query, answers in queries.items()}
 
 
-def test_validation_is_not_training_time(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_is_not_training_time(tmp_path: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that only this test moves: 3 s of training, a validation of 10 s, 1 s, 1 s, and a validation."""
     now = [100.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    validation = Validation(store)
 
-    def validate(score: object) -> float:
+    def validate(self: Validation, score: object) -> float:
         now[0] += 10
         return 0.25
 
-    monkeypatch.setattr(validation, "mrr", validate)
-    curve = ValidationCurve(validation, lambda queries: torch.zeros(0), tmp_path / "curve", interval=2.0)
+    monkeypatch.setattr(Validation, "mrr", validate)
+    curve = ValidationCurve(graph, lambda queries: torch.zeros(0), tmp_path / "curve", interval=2.0)
     for seconds, epoch in ((3, 0.5), (1, 1.0), (1, 1.5)):
         now[0] += seconds
         curve.after_step(epoch)
