@@ -22,7 +22,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from benchmarks.common import BenchmarkError, Figures, begin, finish, graph_settings, rows_wanted
+from benchmarks.common import BenchmarkError, Figures, Session, begin, finish, graph_settings, rows_wanted
 from benchmarks.peers import write_graph
 from benchmarks.svg import decimal
 from distkg.data.store.graph_store import Store
@@ -110,7 +110,7 @@ class Distkg:
         return Point(seconds / 60, training, records[-1]["valid"]["mrr"])
 
     def small(self) -> Contender:
-        return Distkg(self.preset, (*self.changes, "model.dim=8", "train.workers=1"))
+        return Distkg(self.preset, (*self.changes, "model.dim=8"))
 
 
 @dataclass(frozen=True)
@@ -152,13 +152,38 @@ class Graph:
         minutes: time limit of each contender.
         interval: seconds of a peer's training between two validations.
         contenders: by the name of their row.
+        tried: rows that reached the targets later than the contender of the same name, or not; run by ``--variants``.
     """
 
     targets: Sequence[float]
     minutes: float
     interval: float
     contenders: Mapping[str, Contender]
+    tried: Mapping[str, Contender]
 
+    def rows(self, session: Session) -> list[str]:
+        """Return the contenders, or the rows that ``--variants`` names."""
+        return rows_wanted(session, {**self.contenders, **self.tried} if session.options.variants else self.contenders)
+
+    def row(self, name: str) -> Contender:
+        return self.contenders[name] if name in self.contenders else self.tried[name]
+
+
+def plain(dim: int, batch_size: int, learning_rate: float, n3: float, *, grouped: bool = True) -> Contender:
+    """Return ComplEx in plain PyTorch."""
+    setting = {"dim": dim, "batch_size": batch_size, "learning_rate": learning_rate, "n3": n3, "grouped": grouped}
+    return Peer("plain_complex", setting)
+
+
+def pykeen(dim: int, batch_size: int, learning_rate: float, **more: Any) -> Contender:
+    """Return ComplEx in PyKEEN's LCWA loop, with Adagrad and small initial vectors unless ``more`` says otherwise."""
+    shared = {"loop": "lcwa", "optimizer": "Adagrad", "initial_scale": 1e-3}
+    setting = {**shared, "dim": dim, "batch_size": batch_size, "learning_rate": learning_rate, **more}
+    return Peer("pykeen_complex", setting)
+
+
+ONE_WORKER = ("train.workers=1", "cluster.cpus_per_worker=2")
+"""A process with a thread for each core, which starts without Ray."""
 
 GRAPHS: dict[str, Graph] = {
     "codex_s": Graph(
@@ -166,15 +191,48 @@ GRAPHS: dict[str, Graph] = {
         minutes=2.0,
         interval=2.0,
         contenders={
-            "distkg": Distkg("complex_codex_s"),
-            "plain PyTorch": Peer(
-                "plain_complex",
-                {"dim": 512, "batch_size": 256, "learning_rate": 0.1, "n3": 0.01, "grouped": True},
+            "distkg": Distkg("complex_codex_s", ONE_WORKER),
+            "plain PyTorch": plain(512, 256, 0.1, 0.01),
+            "PyKEEN": pykeen(512, 256, 0.1, n3=0.01, by_answers=True),
+        },
+        tried={
+            "distkg, two workers": Distkg("complex_codex_s"),
+            "distkg, HaLE": Distkg("hale_codex_s", ("train.time_limit_seconds=90",)),
+            "plain PyTorch, single queries": plain(512, 512, 0.1, 0.01, grouped=False),
+            "PyKEEN, queries weigh the same": pykeen(512, 256, 0.1, n3=0.01),
+            "PyKEEN, queries weigh the same, no N3": pykeen(512, 256, 0.1),
+            "PyKEEN, dim 256, N3 .1": pykeen(256, 256, 0.1, n3=0.1),
+            "PyKEEN, binary cross entropy": pykeen(512, 256, 0.1, loss="bcewithlogits"),
+            "PyKEEN, sLCWA": pykeen(
+                128, 1024, 0.01, loop="slcwa", optimizer="Adam", loss="softplus", initial_scale=1.0, negatives=16
             ),
-            "PyKEEN": Peer(
-                "pykeen_complex",
-                {"loop": "lcwa", "dim": 512, "batch_size": 256, "optimizer": "Adagrad", "learning_rate": 0.1},
-            ),
+        },
+    ),
+    "wn18rr": Graph(
+        (0.40, 0.45, 0.47),
+        minutes=6.0,
+        interval=10.0,
+        contenders={
+            "distkg": Distkg("complex_wn18rr", ONE_WORKER),
+            "distkg, HaLE": Distkg("hale_wn18rr", ("train.time_limit_seconds=180",)),
+            "plain PyTorch": plain(256, 512, 0.5, 0.1),
+            "PyKEEN": pykeen(256, 256, 0.5, n3=0.1, by_answers=True),
+        },
+        tried={"distkg, two workers": Distkg("complex_wn18rr")},
+    ),
+    "fb15k237": Graph(
+        (0.25, 0.30, 0.33),
+        minutes=6.0,
+        interval=10.0,
+        contenders={
+            "distkg": Distkg("complex_fb15k237", (*ONE_WORKER, "evaluate.max_valid_triples=null")),
+            "distkg, HaLE": Distkg("hale_fb15k237", ("train.time_limit_seconds=180",)),
+            "plain PyTorch": plain(256, 256, 0.1, 0.05),
+            "PyKEEN": pykeen(256, 256, 0.1, n3=0.05, by_answers=True),
+        },
+        tried={
+            "distkg, two workers": Distkg("complex_fb15k237", ("evaluate.max_valid_triples=null",)),
+            "plain PyTorch, dim 512": plain(512, 512, 0.1, 0.05),
         },
     ),
 }
@@ -185,6 +243,7 @@ QUICK = Graph(
     minutes=1.0,
     interval=0.1,
     contenders={row: contender.small() for row, contender in GRAPHS["codex_s"].contenders.items()},
+    tried={},
 )
 
 
@@ -290,13 +349,13 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     graph = QUICK if session.quick else graph_of(store)
     limit = session.options.minutes or graph.minutes
     figures, curves, notes = Figures(), dict[str, list[Any]](), dict[str, list[str]]()
-    rows = rows_wanted(session, graph.contenders)
+    rows = graph.rows(session)
     for seed in session.repetitions:
         for row in rows:
             with tempfile.TemporaryDirectory() as folder:
                 run = Run(str(store), Path(folder), seed, graph.interval)
                 write_graph(Store.open(run.store), run.folder / "graph.npz")
-                points = validations(graph.contenders[row], run, limit, graph.targets[-1])
+                points = validations(graph.row(row), run, limit, graph.targets[-1])
             figures.add(row, columns(points, graph.targets, limit))
             curves.setdefault(row, []).append([[round(value, 4) for value in astuple(point)] for point in points])
             notes.setdefault(row, []).append(missed(points, graph.targets, limit))
@@ -305,7 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "graph": graph_settings(Store.open(session.store)),
         "targets": graph.targets,
         "minutes": limit,
-        "commands": {row: ["python", *graph.contenders[row].command(shown)] for row in rows},
+        "commands": {row: ["python", *graph.row(row).command(shown)] for row in rows},
         "missed": notes,
         "curves": curves,
         "columns of a curve": [field.name for field in fields(Point)],

@@ -10,11 +10,12 @@ import pytest
 import torch
 from small_model import SmallModel, random_model
 
-from benchmarks.common import BenchmarkError
+from benchmarks.common import BenchmarkError, begin
 from benchmarks.peers import write_graph
 from benchmarks.plain_complex import Epochs, PlainComplEx, Setting
 from benchmarks.time_to_mrr import GRAPHS, Distkg, Peer, Point, Run, columns, graph_of, missed, validations
 from benchmarks.validation_curve import Answers, Graph, Validation, ValidationCurve
+from distkg.config import load_config
 from distkg.data.prepare import prepare
 from distkg.data.store.graph_store import Store
 from distkg.data.store.known_answers import KnownAnswers
@@ -223,6 +224,28 @@ def test_a_contender_ends_at_the_last_target_or_at_the_limit(tmp_path: Path) -> 
 def test_a_contender_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match=r"exit code 1:\n.*no such optimizer"):
         validations(Script("raise SystemExit('no such optimizer')", {}), run_in(tmp_path), limit=5.0, target=0.9)
+
+
+def test_settings_of_all_rows_are_known() -> None:
+    from benchmarks import pykeen_complex
+
+    settings = {"plain_complex": Setting, "pykeen_complex": pykeen_complex.Setting}
+    for graph in GRAPHS.values():
+        assert not set(graph.contenders) & set(graph.tried)
+        for contender in (*graph.contenders.values(), *graph.tried.values()):
+            if isinstance(contender, Distkg):
+                assert load_config(f"preset:{contender.preset}", contender.changes).evaluate.max_valid_triples is None
+            else:
+                assert isinstance(contender, Peer)
+                settings[contender.program](**contender.setting)
+
+
+def test_rows_are_the_contenders_or_those_that_are_named() -> None:
+    def rows(*typed: str) -> list[str]:
+        return GRAPHS["wn18rr"].rows(begin("x.py", "Title", [*typed], "variants"))
+
+    assert rows() == ["distkg", "distkg, HaLE", "plain PyTorch", "PyKEEN"]
+    assert rows("--variants", "distkg, two workers", "PyKEEN") == ["distkg, two workers", "PyKEEN"]
 
 
 def test_a_store_must_have_the_name_of_a_graph() -> None:
