@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pykeen.models import ERModel, Model
+from pykeen.models import ERModel
 from pykeen.training import LCWATrainingLoop, SLCWATrainingLoop, TrainingLoop
 from pykeen.training.callbacks import TrainingCallback
 from pykeen.triples import CoreTriplesFactory
@@ -83,10 +83,9 @@ class _AfterBatch(TrainingCallback):
     def post_batch(self, epoch: int, batch: Any, **kwargs: Any) -> None:
         self._done += 1
         self._curve.after_step(self._done / self._batches)
-        self.model.train()  # scores for ranks were computed in evaluation mode
 
 
-def make_model(factory: CoreTriplesFactory, setting: Setting, seed: int) -> Model:
+def make_model(factory: CoreTriplesFactory, setting: Setting, seed: int) -> ERModel[Any, Any, Any]:
     """Return the model as PyKEEN's class ComplEx builds it, with N3."""
     vectors = {
         "shape": setting.dim // 2,
@@ -105,16 +104,23 @@ def make_model(factory: CoreTriplesFactory, setting: Setting, seed: int) -> Mode
     )
 
 
-def scores(model: Model, num_relations: int, queries: Tensor) -> Tensor:
-    """Score all entities for queries int64 [b, 2] by PyKEEN's own prediction of tails and heads: float32 [b, N]."""
-    inverse = queries[:, 1] >= num_relations
-    result = torch.empty(len(queries), model.num_entities)
-    if not inverse.all():
-        result[~inverse] = model.predict_t(queries[~inverse])
-    if inverse.any():
-        anchor, relation = queries[inverse].T
-        result[inverse] = model.predict_h(torch.stack([relation - num_relations, anchor], 1))
-    return result
+def scores(model: ERModel[Any, Any, Any], num_relations: int, queries: Tensor) -> Tensor:
+    """Score all entities for queries int64 [b, 2], as the model's predictions of tails and heads do: float32 [b, N].
+
+    A product of real matrices takes a small part of the time of those predictions, which multiply complex numbers.
+    """
+    (entities,), (relations,) = (
+        [part(None) for part in parts] for parts in (model.entity_representations, model.relation_representations)
+    )
+    anchor, relation = queries.T
+    inverse = relation >= num_relations
+    relation = relation - num_relations * inverse
+    if model.use_inverse_triples:  # relation 2r + 1 is the inverse of relation 2r
+        vector = relations[2 * relation + inverse.long()]
+    else:
+        vector = torch.where(inverse[:, None], relations[relation].conj(), relations[relation])
+    query = entities[anchor] * vector
+    return torch.view_as_real(query.resolve_conj()).flatten(1) @ torch.view_as_real(entities).flatten(1).T
 
 
 def train(graph: Graph, setting: Setting, curve_file: Path, interval: float, seed: int) -> None:
