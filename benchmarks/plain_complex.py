@@ -1,9 +1,10 @@
-"""ComplEx with reciprocal relations, N3 and Adagrad in plain PyTorch: dense tables, autograd, all scores of a batch.
+"""ComplEx with reciprocal relations, N3 and Adagrad in plain PyTorch: autograd, all scores of a batch or a sample.
 
 A peer of ``time_to_mrr``, started as a program of its own. The model and the loss are those of Lacroix et al. 2018
 (arXiv 1806.07297; facebookresearch/kbc): a batch of single queries has the cross entropy of each answer among all
 entities. Grouped queries have the same loss, but the queries of an epoch are distinct and have all of their answers,
-as in K-vs-all, so that an epoch multiplies fewer queries with the entities.
+as in K-vs-all, so that an epoch multiplies fewer queries with the entities. Sampled queries have the cross entropy of
+the answer among entities that are drawn for the step, and sparse gradients.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.validation_curve import Answers, Graph, ValidationCurve
@@ -31,6 +33,8 @@ class Setting:
         learning_rate: of Adagrad.
         n3: weight of Σ |x|³ over the three vectors of a triple.
         grouped: distinct queries with all their answers instead of one query for each triple and direction.
+        negatives: entities that are drawn uniformly for all queries of a step and scored beside the answers; 0 for all
+            entities. Queries must be single.
         initial_scale: standard deviation of the initial vectors.
     """
 
@@ -39,6 +43,7 @@ class Setting:
     learning_rate: float
     n3: float
     grouped: bool = False
+    negatives: int = 0
     initial_scale: float = 1e-3
 
 
@@ -77,6 +82,25 @@ class PlainComplEx(nn.Module):
         cross_entropy = (counts * torch.logsumexp(scores, 1)).sum() - scores[row, answers].sum()
         penalty = (counts * (_cubes(anchor) + _cubes(relation))).sum() + _cubes(answer).sum()
         return (cross_entropy + n3 * penalty) / len(answers)
+
+    def sampled_loss(self, queries: Tensor, answers: Tensor, negatives: Tensor, n3: float) -> Tensor:
+        """Return the mean of −log P(answer | query) among answer and negatives, and of the penalty of the triple.
+
+        Args:
+            queries: int64 [B, 2].
+            answers: int64 [B].
+            negatives: int64 [K].
+            n3: weight of the penalty.
+        """
+        anchor, answer, negative = (
+            F.embedding(ids, self.entities, sparse=True) for ids in (queries[:, 0], answers, negatives)
+        )
+        relation = F.embedding(queries[:, 1], self.relations, sparse=True)
+        query = self.query(anchor, relation)
+        positive = (query * answer).sum(1, keepdim=True)
+        scores = torch.cat([positive, query @ negative.T], 1)
+        penalty = _cubes(anchor) + _cubes(relation) + _cubes(answer)
+        return (torch.logsumexp(scores, 1) - positive[:, 0] + n3 * penalty).mean()
 
 
 def _cubes(vectors: Tensor) -> Tensor:
@@ -119,7 +143,11 @@ def train(graph: Graph, setting: Setting, curve_file: Path, interval: float, see
     curve = ValidationCurve(graph, model.scores, curve_file, interval)
     while True:
         for queries, answers, counts, done in epochs.batches():
-            loss = model.loss(queries, answers, counts, setting.n3)
+            if setting.negatives:
+                drawn = torch.randint(entities, (setting.negatives,))
+                loss = model.sampled_loss(queries, answers, drawn, setting.n3)
+            else:
+                loss = model.loss(queries, answers, counts, setting.n3)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -47,7 +47,7 @@ class Point:
 @dataclass(frozen=True)
 class Run:
     """One training of a contender: its store, its folder with the triples in ``graph.npz`` for peers, its seed, and the
-    seconds of a peer's training between validations."""
+    least seconds of a peer's training between validations."""
 
     store: str
     folder: Path
@@ -150,7 +150,7 @@ class Graph:
     Attributes:
         targets: validation MRRs, ascending; the last ends a contender's run.
         minutes: time limit of each contender.
-        interval: seconds of a peer's training between two validations.
+        interval: least seconds of a peer's training between two validations.
         contenders: by the name of their row.
         tried: rows that reached the targets later than the contender of the same name, or not; run by ``--variants``.
     """
@@ -169,70 +169,99 @@ class Graph:
         return self.contenders[name] if name in self.contenders else self.tried[name]
 
 
-def plain(dim: int, batch_size: int, learning_rate: float, n3: float, *, grouped: bool = True) -> Contender:
+def plain(dim: int, batch_size: int, learning_rate: float, n3: float, **more: Any) -> Contender:
     """Return ComplEx in plain PyTorch."""
-    setting = {"dim": dim, "batch_size": batch_size, "learning_rate": learning_rate, "n3": n3, "grouped": grouped}
+    setting = {"dim": dim, "batch_size": batch_size, "learning_rate": learning_rate, "n3": n3, **more}
     return Peer("plain_complex", setting)
 
 
-def pykeen(dim: int, batch_size: int, learning_rate: float, **more: Any) -> Contender:
-    """Return ComplEx in PyKEEN's LCWA loop, with Adagrad and small initial vectors unless ``more`` says otherwise."""
-    shared = {"loop": "lcwa", "optimizer": "Adagrad", "initial_scale": 1e-3}
+def pykeen(loop: str, dim: int, batch_size: int, learning_rate: float, **more: Any) -> Contender:
+    """Return ComplEx in PyKEEN, with Adagrad and small initial vectors unless ``more`` says otherwise."""
+    shared = {"loop": loop, "optimizer": "Adagrad", "initial_scale": 1e-3}
     setting = {**shared, "dim": dim, "batch_size": batch_size, "learning_rate": learning_rate, **more}
     return Peer("pykeen_complex", setting)
+
+
+def sampled(learning_rate: float, n3: float, negatives: int, *more: str) -> Contender:
+    """Return ComplEx in distkg by cross entropy among shared negatives."""
+    changes = [
+        "model.dim=256",
+        "train.batch_size=512",
+        "train.time_limit_seconds=120",
+        "optimizer.name=adagrad",
+        f"optimizer.learning_rate={learning_rate}",
+        f"regularizer.weight={n3}",
+        "negatives.shared=true",
+        "negatives.filter=false",
+        f"negatives.count={negatives}",
+    ]
+    return Distkg("negatives_complex", (*ONE_WORKER, *changes, *more))
 
 
 ONE_WORKER = ("train.workers=1", "cluster.cpus_per_worker=2")
 """A process with a thread for each core, which starts without Ray."""
 
+WHOLE_SPLIT = "evaluate.max_valid_triples=null"
+
 GRAPHS: dict[str, Graph] = {
     "codex_s": Graph(
         (0.35, 0.40, 0.44, 0.46),
         minutes=2.0,
-        interval=2.0,
+        interval=1.0,
         contenders={
             "distkg": Distkg("complex_codex_s", ONE_WORKER),
-            "plain PyTorch": plain(512, 256, 0.1, 0.01),
-            "PyKEEN": pykeen(512, 256, 0.1, n3=0.01, by_answers=True),
+            "plain PyTorch": plain(512, 256, 0.1, 0.01, grouped=True),
+            "PyKEEN": pykeen("lcwa", 512, 256, 0.1, n3=0.01, by_answers=True),
         },
         tried={
             "distkg, two workers": Distkg("complex_codex_s"),
             "distkg, HaLE": Distkg("hale_codex_s", ("train.time_limit_seconds=90",)),
-            "plain PyTorch, single queries": plain(512, 512, 0.1, 0.01, grouped=False),
-            "PyKEEN, queries weigh the same": pykeen(512, 256, 0.1, n3=0.01),
-            "PyKEEN, queries weigh the same, no N3": pykeen(512, 256, 0.1),
-            "PyKEEN, dim 256, N3 .1": pykeen(256, 256, 0.1, n3=0.1),
-            "PyKEEN, binary cross entropy": pykeen(512, 256, 0.1, loss="bcewithlogits"),
+            "plain PyTorch, single queries": plain(512, 512, 0.1, 0.01),
+            "PyKEEN, queries weigh the same": pykeen("lcwa", 512, 256, 0.1, n3=0.01),
+            "PyKEEN, queries weigh the same, no N3": pykeen("lcwa", 512, 256, 0.1),
+            "PyKEEN, queries weigh the same, dim 256": pykeen("lcwa", 256, 256, 0.1, n3=0.1),
+            "PyKEEN, binary cross entropy": pykeen("lcwa", 512, 256, 0.1, loss="bcewithlogits"),
             "PyKEEN, sLCWA": pykeen(
-                128, 1024, 0.01, loop="slcwa", optimizer="Adam", loss="softplus", initial_scale=1.0, negatives=16
+                "slcwa", 128, 1024, 0.01, optimizer="Adam", loss="softplus", initial_scale=1.0, negatives=16
             ),
         },
     ),
     "wn18rr": Graph(
         (0.40, 0.45, 0.47),
         minutes=6.0,
-        interval=10.0,
+        interval=2.0,
         contenders={
             "distkg": Distkg("complex_wn18rr", ONE_WORKER),
-            "distkg, HaLE": Distkg("hale_wn18rr", ("train.time_limit_seconds=180",)),
-            "plain PyTorch": plain(256, 512, 0.5, 0.1),
-            "PyKEEN": pykeen(256, 256, 0.5, n3=0.1, by_answers=True),
+            "distkg, sampled": sampled(0.3, 0.1, 512, "evaluate.every=2"),
+            "plain PyTorch": plain(256, 1024, 0.3, 0.1, negatives=512),
+            "PyKEEN": pykeen("slcwa", 256, 512, 0.1, initial_scale=0.1, negatives=64),
         },
-        tried={"distkg, two workers": Distkg("complex_wn18rr")},
+        tried={
+            "distkg, two workers": Distkg("complex_wn18rr"),
+            "distkg, HaLE": Distkg("hale_wn18rr", ("train.time_limit_seconds=180",)),
+            "plain PyTorch, all entities": plain(256, 512, 0.5, 0.1, grouped=True),
+            "plain PyTorch, all entities, dim 128": plain(128, 256, 0.5, 0.1, grouped=True),
+            "PyKEEN, LCWA": pykeen("lcwa", 256, 256, 0.5),
+        },
     ),
     "fb15k237": Graph(
         (0.25, 0.30, 0.33),
-        minutes=6.0,
-        interval=10.0,
+        minutes=5.0,
+        interval=2.0,
         contenders={
-            "distkg": Distkg("complex_fb15k237", (*ONE_WORKER, "evaluate.max_valid_triples=null")),
-            "distkg, HaLE": Distkg("hale_fb15k237", ("train.time_limit_seconds=180",)),
-            "plain PyTorch": plain(256, 256, 0.1, 0.05),
-            "PyKEEN": pykeen(256, 256, 0.1, n3=0.05, by_answers=True),
+            "distkg": Distkg("complex_fb15k237", (*ONE_WORKER, WHOLE_SPLIT)),
+            "distkg, sampled": sampled(0.1, 0.05, 1024),
+            "plain PyTorch": plain(256, 1024, 0.1, 0.05, negatives=1024),
+            "PyKEEN": pykeen("lcwa", 256, 256, 0.1, n3=0.05, by_answers=True),
         },
         tried={
-            "distkg, two workers": Distkg("complex_fb15k237", ("evaluate.max_valid_triples=null",)),
-            "plain PyTorch, dim 512": plain(512, 512, 0.1, 0.05),
+            "distkg, two workers": Distkg("complex_fb15k237", (WHOLE_SPLIT,)),
+            "distkg, HaLE": Distkg("hale_fb15k237", ("train.time_limit_seconds=180",)),
+            "plain PyTorch, all entities": plain(512, 512, 0.1, 0.05, grouped=True),
+            "plain PyTorch, all entities, dim 256": plain(256, 256, 0.1, 0.05, grouped=True),
+            "plain PyTorch, all entities, dim 128": plain(128, 256, 0.1, 0.05, grouped=True),
+            "PyKEEN, queries weigh the same": pykeen("lcwa", 256, 256, 0.1),
+            "PyKEEN, sLCWA": pykeen("slcwa", 256, 1024, 0.1, initial_scale=0.1, negatives=64),
         },
     ),
 }

@@ -99,7 +99,7 @@ class ValidationCurve:
         graph: validated on its split ``valid``.
         score: the model in training.
         path: file of the lines: ``training_seconds`` and ``validation_seconds`` since the start, ``epoch``, ``mrr``.
-        interval: seconds of training between two validations.
+        interval: least seconds of training between two validations.
     """
 
     def __init__(self, graph: Graph, score: Score, path: Path, interval: float) -> None:
@@ -109,9 +109,9 @@ class ValidationCurve:
         self._training, self._validating = 0.0, self._resumed - started
 
     def after_step(self, epoch: float) -> None:
-        """Validate if ``interval`` seconds of training have passed since the last validation, or since the start."""
+        """Validate if ``interval`` seconds and a tenth of the training before have passed since the last validation."""
         now = time.perf_counter()
-        if now - self._resumed < self._interval:
+        if now - self._resumed < max(self._interval, self._training / 10):
             return
         self._training += now - self._resumed
         mrr = self._validation.mrr(self._score)

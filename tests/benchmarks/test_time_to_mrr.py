@@ -116,6 +116,20 @@ def test_the_plain_loss_is_cross_entropy_and_n3() -> None:
     assert loss == pytest.approx((cross_entropy + 0.5 * penalty) / 3, rel=1e-6)
 
 
+def test_the_sampled_loss_is_cross_entropy_among_the_answer_and_the_negatives() -> None:
+    """The vectors of the test above: (1, 0) scores 4 for entity 1 and 0 for entity 0, which is drawn twice."""
+    model = PlainComplEx(entities=2, relations=1, dim=2, initial_scale=0.0)
+    with torch.no_grad():
+        model.entities[1] = torch.tensor([1.0, 1.0])
+        model.relations[0] = torch.tensor([2.0, 0.0])
+    loss = model.sampled_loss(torch.tensor([(1, 0)]), torch.tensor([1]), torch.tensor([0, 0]), n3=0.5)
+    penalty = 2**1.5 + 8 + 2**1.5
+    assert loss.item() == pytest.approx(np.log(np.exp(4) + 2) - 4 + 0.5 * penalty, rel=1e-6)
+    loss.backward()
+    assert model.entities.grad is not None
+    assert model.entities.grad.is_sparse
+
+
 @pytest.mark.parametrize("loop", ["lcwa", "slcwa"])
 def test_pykeen_is_ranked_by_the_scores_of_its_own_predictions(loop: str) -> None:
     from pykeen.triples import CoreTriplesFactory
@@ -143,7 +157,7 @@ def test_pykeen_weighs_a_query_by_its_answers() -> None:
 
 
 def test_validation_is_not_training_time(tmp_path: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that only this test moves: 3 s of training, a validation of 10 s, 1 s, 1 s, and a validation."""
+    """By a clock of the test: a validation takes 10 s, 2 s and a tenth of the training lie between two."""
     now = [100.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
 
@@ -153,13 +167,14 @@ def test_validation_is_not_training_time(tmp_path: Path, graph: Graph, monkeypat
 
     monkeypatch.setattr(Validation, "mrr", validate)
     curve = ValidationCurve(graph, lambda queries: torch.zeros(0), tmp_path / "curve", interval=2.0)
-    for seconds, epoch in ((3, 0.5), (1, 1.0), (1, 1.5)):
+    for seconds, epoch in ((30, 0.5), (2.5, 1.0), (0.5, 1.5), (3.0, 2.0), (0.3, 2.5)):
         now[0] += seconds
         curve.after_step(epoch)
     lines = [json.loads(line) for line in (tmp_path / "curve").read_text().splitlines()]
     assert lines == [
-        {"training_seconds": 3.0, "validation_seconds": 10.0, "epoch": 0.5, "mrr": 0.25},
-        {"training_seconds": 5.0, "validation_seconds": 20.0, "epoch": 1.5, "mrr": 0.25},
+        {"training_seconds": 30.0, "validation_seconds": 10.0, "epoch": 0.5, "mrr": 0.25},
+        {"training_seconds": 33.0, "validation_seconds": 20.0, "epoch": 1.5, "mrr": 0.25},
+        {"training_seconds": pytest.approx(36.3), "validation_seconds": 30.0, "epoch": 2.5, "mrr": 0.25},
     ]
 
 
@@ -242,7 +257,7 @@ def test_rows_are_the_contenders_or_those_that_are_named() -> None:
     def rows(*typed: str) -> list[str]:
         return GRAPHS["wn18rr"].rows(begin("x.py", "Title", [*typed], "variants"))
 
-    assert rows() == ["distkg", "distkg, HaLE", "plain PyTorch", "PyKEEN"]
+    assert rows() == ["distkg", "distkg, sampled", "plain PyTorch", "PyKEEN"]
     assert rows("--variants", "distkg, two workers", "PyKEEN") == ["distkg, two workers", "PyKEEN"]
 
 
