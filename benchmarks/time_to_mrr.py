@@ -152,21 +152,21 @@ class Graph:
         minutes: time limit of each contender.
         interval: least seconds of a peer's training between two validations.
         contenders: by the name of their row.
-        tried: rows that reached the targets later than the contender of the same name, or not; run by ``--variants``.
+        others: settings that came later in trials, or were not tried; run by ``--variants``.
     """
 
     targets: Sequence[float]
     minutes: float
     interval: float
     contenders: Mapping[str, Contender]
-    tried: Mapping[str, Contender]
+    others: Mapping[str, Contender]
 
     def rows(self, session: Session) -> list[str]:
         """Return the contenders, or the rows that ``--variants`` names."""
-        return rows_wanted(session, {**self.contenders, **self.tried} if session.options.variants else self.contenders)
+        return rows_wanted(session, {**self.contenders, **self.others} if session.options.variants else self.contenders)
 
     def row(self, name: str) -> Contender:
-        return self.contenders[name] if name in self.contenders else self.tried[name]
+        return self.contenders[name] if name in self.contenders else self.others[name]
 
 
 def plain(dim: int, batch_size: int, learning_rate: float, n3: float, **more: Any) -> Contender:
@@ -213,7 +213,7 @@ GRAPHS: dict[str, Graph] = {
             "plain PyTorch": plain(512, 256, 0.1, 0.01, grouped=True),
             "PyKEEN": pykeen("lcwa", 512, 256, 0.1, n3=0.01, by_answers=True),
         },
-        tried={
+        others={
             "distkg, two workers": Distkg("complex_codex_s"),
             "distkg, HaLE": Distkg("hale_codex_s", ("train.time_limit_seconds=90",)),
             "plain PyTorch, single queries": plain(512, 512, 0.1, 0.01),
@@ -236,7 +236,7 @@ GRAPHS: dict[str, Graph] = {
             "plain PyTorch": plain(256, 1024, 0.3, 0.1, negatives=512),
             "PyKEEN": pykeen("slcwa", 256, 512, 0.1, initial_scale=0.1, negatives=64),
         },
-        tried={
+        others={
             "distkg, two workers": Distkg("complex_wn18rr"),
             "distkg, HaLE": Distkg("hale_wn18rr", ("train.time_limit_seconds=180",)),
             "plain PyTorch, all entities": plain(256, 512, 0.5, 0.1, grouped=True),
@@ -254,7 +254,7 @@ GRAPHS: dict[str, Graph] = {
             "plain PyTorch": plain(256, 1024, 0.1, 0.05, negatives=1024),
             "PyKEEN": pykeen("lcwa", 256, 256, 0.1, n3=0.05, by_answers=True),
         },
-        tried={
+        others={
             "distkg, two workers": Distkg("complex_fb15k237", (WHOLE_SPLIT,)),
             "distkg, HaLE": Distkg("hale_fb15k237", ("train.time_limit_seconds=180",)),
             "plain PyTorch, all entities": plain(512, 512, 0.1, 0.05, grouped=True),
@@ -272,7 +272,7 @@ QUICK = Graph(
     minutes=1.0,
     interval=0.1,
     contenders={row: contender.small() for row, contender in GRAPHS["codex_s"].contenders.items()},
-    tried={},
+    others={},
 )
 
 

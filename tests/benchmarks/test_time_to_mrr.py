@@ -244,8 +244,8 @@ def test_settings_of_all_rows_are_known() -> None:
 
     settings = {"plain_complex": Setting, "pykeen_complex": pykeen_complex.Setting}
     for graph in GRAPHS.values():
-        assert not set(graph.contenders) & set(graph.tried)
-        for contender in (*graph.contenders.values(), *graph.tried.values()):
+        assert not set(graph.contenders) & set(graph.others)
+        for contender in (*graph.contenders.values(), *graph.others.values()):
             if isinstance(contender, Distkg):
                 assert load_config(f"preset:{contender.preset}", contender.changes).evaluate.max_valid_triples is None
             else:
