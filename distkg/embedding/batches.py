@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +20,11 @@ from distkg.embedding.entity_buckets import EntityBuckets
 from distkg.embedding.epoch_order import BucketedTriples, DistinctQueries, EpochOrder, Items, StridedItems
 from distkg.graph.csr import expanded_ranges
 from distkg.graph.directions import both_directions, query_keys
+from distkg.kernels.jit import on_cpu
+from distkg.kernels.merge_sorted import union_of_fixed_size
 from distkg.negatives import (
     DrawRequest,
+    FactKeys,
     GeneratedNegatives,
     Negatives,
     NegativeSource,
@@ -29,7 +33,8 @@ from distkg.negatives import (
     known_facts,
 )
 from distkg.objectives import Answers
-from distkg.randomness import Purpose, mixed_seed, stream
+from distkg.randomness import CounterNumbers, Purpose, mixed_seed, stream
+from distkg.sharding.device_copies import moved
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 
@@ -41,7 +46,8 @@ class Batch(Protocol):
     """Batch as the training loop sees it.
 
     Attributes:
-        ids: int64 [u] entities whose rows it uses, sorted and unique.
+        ids: int64 [u] entities whose rows it uses, sorted and unique; on a device other than the CPU, the last may be
+            repeated.
         relation: int64 [b] in [0, 2R), relations of its queries.
     """
 
@@ -75,7 +81,7 @@ class SampledBatch:
     """Batch of queries with answers and negatives; entities are indices into ``ids``.
 
     Attributes:
-        ids: int64 [u] entities, sorted and unique.
+        ids: int64 [u] entities, sorted and unique; of batches made on a device, the last may be repeated.
         anchor, answer: int64 [b], indices into ids.
         relation: int64 [b] in [0, 2R).
         negatives: int64 [rows, K], indices into ids; ``sharing`` consecutive queries share a row.
@@ -102,6 +108,7 @@ class SampledBatches:
         source: negative source.
         count: number of negatives per query.
         latest: queries of the latest step and their negatives; None before the first step, or if negatives are shared.
+        made_on_device: whether batches are made on the ranks' device.
     """
 
     def __init__(
@@ -116,33 +123,50 @@ class SampledBatches:
         time_gone: Callable[[], float] = lambda: 0.0,
         first: int = 0,
         resident_share: float = 1.0,
+        *,
+        on_device: bool = False,
     ) -> None:
         """Create the batches of the training triples from row ``first`` on.
 
-        ``time_gone()`` is the elapsed share of the run's time limit, equal on every rank; ``resident_share`` is that of
-        `Division`.
+        Args:
+            time_gone: function that returns the elapsed share of the run's time limit, equal on every rank.
+            resident_share: as in `Division`.
+            on_device: make the batches on the ranks' device, which the host does not wait for: the triples, the order
+                of an epoch and the known facts are copied there once. Needs a source that draws ``on_tensors``, without
+                actors, and a ``resident_share`` of 1. Negatives are drawn by ``CounterNumbers``, so they are others
+                than those of batches made on the host, and their ids end with repetitions of the largest.
         """
         part = store.triples_part("train", ranks.rank, ranks.size, first)
-        self._local = torch.from_numpy(part)
+        self._made_on, self.made_on_device = ranks.device if on_device else torch.device("cpu"), on_device
+        self._tensor_source = source.on_tensors() if on_device else None
+        self._local = torch.from_numpy(part).to(self._made_on)
         self._relations = store.num_relations
         self.source, self._negatives, self._seed, self._ranks = source, negatives, seed, ranks
         self.count = negatives.count
-        self._known = source.graph.known if negatives.filter else None
+        self._known_mask = self._known_facts() if negatives.filter else None
         self._sharing = negatives.chunk_size if negatives.shared and not source.looks_at_queries else 1
         self.triples = store.manifest.triples["train"] - first
         items = BucketedTriples(self.triples, 1, ranks, part, store.num_entities)
         buckets = EntityBuckets(store.num_entities, ranks.size, seed, resident_share) if resident_share < 1 else None
-        self.order = EpochOrder(items, items.counts(), batch_size, seed, ranks, buckets)
+        self.order = EpochOrder(items, items.counts(), batch_size, seed, ranks, buckets, self._made_on)
         self.steps = self.order.steps
         self._all_steps, self._time_gone = max(epochs * self.steps, 1), time_gone
         self._ahead = negatives.pool.depth if negatives.pool.actors else None
-        self._removed = 0
+        self._removed = torch.zeros((), dtype=torch.int64, device=self._made_on)
         self.latest: tuple[Queries, Negatives] | None = None
         self._expected = 0  # first step, counted over all epochs, whose negatives are not requested yet
         self._announced: dict[int, Queries] = {}  # queries of requested steps, by the same count, until their step
 
+    def _known_facts(self) -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
+        """Return the function that masks negatives which are known facts, where batches are made."""
+        known = self.source.graph.known
+        if self._tensor_source is None:
+            return partial(known_facts, known)
+        return FactKeys(known, self.source.entities, self._made_on).mask
+
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
-        return [self._batch(epoch, step) for step in range(first, last)]
+        batches = [self._batch(epoch, step) for step in range(first, last)]
+        return batches if self._tensor_source is not None else moved(batches, self._ranks.device)
 
     def _queries(self, epoch: int, step: int) -> Queries:
         """Return this rank's queries of a step: tail queries, then head queries."""
@@ -157,17 +181,16 @@ class SampledBatches:
         used = [head, tail, negatives.entities, *([] if generated is None else [generated])]
         ids, places = unique_places(torch.cat([entities.flatten() for entities in used]), self.source.entities)
         placed = places.split([entities.numel() for entities in used])
-        device = self._ranks.device
         return SampledBatch(
-            ids=ids.to(device),
-            anchor=torch.cat([placed[0], placed[1]]).to(device),
-            answer=torch.cat([placed[1], placed[0]]).to(device),
-            relation=queries.relation.to(device),
-            negatives=placed[2].view(negatives.entities.shape).to(device),
+            ids=ids,
+            anchor=torch.cat([placed[0], placed[1]]),
+            answer=torch.cat([placed[1], placed[0]]),
+            relation=queries.relation,
+            negatives=placed[2].view(negatives.entities.shape),
             sharing=self._sharing,
-            mask=None if negatives.mask is None else negatives.mask.to(device),
+            mask=negatives.mask,
             queries=2 * sum(self.order.sizes(epoch, step)),
-            made=None if negatives.made is None else negatives.made.at_places(placed[-1], device),
+            made=None if negatives.made is None else negatives.made.at_places(placed[-1]),
         )
 
     def _progress(self, epoch: int, step: int) -> TrainingProgress:
@@ -198,16 +221,20 @@ class SampledBatches:
     def _negatives_of(self, queries: Queries, epoch: int, step: int) -> Negatives:
         """Draw the negatives of a step; ``mask`` is bool [b, K] per query, True to exclude, None if all are used."""
         sharing = self._sharing
-        generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
+        seed = Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank
         self.source.advance(self._progress(epoch, step))
         self.source.restrict(self.order.resident_entities(epoch, step))
         if self._ahead is not None:
             self._expect(epoch, step, self._ahead)
-        drawn = self.source.draw(queries[::sharing], self._negatives.count, generator)
+        asking, count = queries[::sharing], self._negatives.count
+        if self._tensor_source is None:
+            drawn = self.source.draw(asking, count, stream(*seed))
+        else:
+            drawn = self._tensor_source.draw_on(asking, count, CounterNumbers(mixed_seed(*seed), self._made_on))
         mask = None if drawn.mask is None else drawn.mask.repeat_interleave(sharing, 0)[: len(queries)]
-        if self._known is not None:
-            known = known_facts(self._known, queries.anchor, queries.relation, drawn.entities, sharing)
-            self._removed += int(known.sum())
+        if self._known_mask is not None:
+            known = self._known_mask(queries.anchor, queries.relation, drawn.entities, sharing)
+            self._removed += known.sum()
             mask = known if mask is None else mask | known
         negatives = Negatives(drawn.entities, mask, drawn.made)
         if sharing == 1:
@@ -216,7 +243,8 @@ class SampledBatches:
 
     def take_removed(self) -> int:
         """Return and reset the number of negatives that were excluded as known facts."""
-        removed, self._removed = self._removed, 0
+        removed = int(self._removed)
+        self._removed.zero_()
         return removed
 
 
@@ -258,7 +286,7 @@ class QuerySampledBatches:
         self.steps = self.order.steps
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
-        return [self._batch(epoch, step) for step in range(first, last)]
+        return moved([self._batch(epoch, step) for step in range(first, last)], self._ranks.device)
 
     def _batch(self, epoch: int, step: int) -> QuerySampledBatch:
         chosen = self.order.chosen(epoch, step)
@@ -270,16 +298,15 @@ class QuerySampledBatches:
         anchor, answer = places.chunk(2)
         width = max(counts)
         live = (torch.arange(width) < torch.tensor(counts)[:, None]).float().flatten()
-        device = self._ranks.device
         return QuerySampledBatch(
-            ids=ids.to(device),
-            anchor=anchor.to(device),
-            answer=answer.to(device),
-            relation=self._relation[chosen].to(device),
+            ids=ids,
+            anchor=anchor,
+            answer=answer,
+            relation=self._relation[chosen],
             queries=sum(sizes),
-            sampled=sampled.to(device),
+            sampled=sampled,
             width=width,
-            live=live.to(device),
+            live=live,
         )
 
     def _sampled_of(self, queries: int) -> int:
@@ -327,7 +354,7 @@ class AllEntitiesBatches:
         self.steps = self.order.steps
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
-        return [self._batch(epoch, step) for step in range(first, last)]
+        return moved([self._batch(epoch, step) for step in range(first, last)], self._ranks.device)
 
     def _batch(self, epoch: int, step: int) -> AllEntitiesBatch:
         chosen = self.order.chosen(epoch, step).sort().values
@@ -336,22 +363,25 @@ class AllEntitiesBatches:
         query, place = map(torch.from_numpy, expanded_ranges(starts.numpy(), ends.numpy()))
         entity = self._answers[place].long()
         ids, anchor = torch.unique(self._anchor[chosen].long(), return_inverse=True)
-        device = self._ranks.device
         return AllEntitiesBatch(
-            ids=ids.to(device),
-            anchor=anchor.to(device),
-            relation=self._relation[chosen].long().to(device),
-            count=(ends - starts).float().to(device),
+            ids=ids,
+            anchor=anchor,
+            relation=self._relation[chosen].long(),
+            count=(ends - starts).float(),
             width=width,
-            answers=self._owned(query.to(device), entity.to(device), width),
+            answers=self._owned(query, entity, width),
         )
 
     def _owned(self, query: Tensor, entity: Tensor, width: int) -> Answers:
-        """Select the answers of all ranks' queries that are rows of this rank; collective."""
+        """Select the answers of all ranks' queries that are rows of this rank; collective.
+
+        Ranks tell each other through host memory: how many there are decides shapes, for which a device would have to
+        be waited for.
+        """
         ranks = self._ranks
-        longest = torch.tensor(len(query), device=ranks.device)
+        longest = torch.tensor(len(query))
         ranks.all_reduce(longest, "max")
-        padded = torch.full((int(longest), 2), -1, dtype=torch.int64, device=ranks.device)
+        padded = torch.full((int(longest), 2), -1, dtype=torch.int64)
         padded[: len(query), 0] = query + ranks.rank * width
         padded[: len(query), 1] = entity
         everyone = ranks.all_gather(padded)
@@ -411,8 +441,11 @@ def _single_queries(store: Store, ranks: Ranks, first: int) -> QueryArrays:
 def unique_places(ids: Tensor, entities: int) -> tuple[Tensor, Tensor]:
     """Return sorted unique ids and the index of each id among them, like ``torch.unique(return_inverse=True)``.
 
-    If ids are many relative to the entities, marking is faster than sorting.
+    If ids are many relative to the entities, marking is faster than sorting. On a device, where the number of unique
+    ids is not known to the host, they are as many as there may be, and end with repetitions of the largest.
     """
+    if not on_cpu(ids):
+        return union_of_fixed_size(ids, min(len(ids), entities))
     if len(ids) * MARKED_SHARE < entities:
         unique, places = torch.unique(ids, return_inverse=True)
         return unique, places

@@ -21,6 +21,7 @@ from torch import Tensor
 from distkg.embedding.entity_buckets import EntityBuckets
 from distkg.graph.directions import query_keys
 from distkg.randomness import Purpose, stream
+from distkg.sharding.device_copies import moved
 from distkg.sharding.ranks import Ranks
 from distkg.training.learner import Division, Segment
 
@@ -184,14 +185,17 @@ class EpochOrder:
         seed: int,
         ranks: Ranks,
         buckets: EntityBuckets | None = None,
+        device: torch.device | None = None,
     ) -> None:
         """``counts`` are the numbers of items of all ranks; ``batch_size`` the items of a step over all ranks.
-        ``buckets`` are those by which ``items`` are sorted; None for a random order."""
+        ``buckets`` are those by which ``items`` are sorted; None for a random order. ``device`` is that of ``chosen``:
+        an order is computed on the host, and copied there once an epoch; default: the CPU."""
         self.items = sum(counts)
         self.steps = max(1, -(-self.items // batch_size))
         share = 1.0 if buckets is None else buckets.resident_share
         self._division = Division(ranks.size, self.steps, self.items, seed, share)
         self._items, self._ranks, self._buckets = items, ranks, buckets
+        self._device = device or torch.device("cpu")
         self._portions = Portions(counts, self.steps)
         self._cache: dict[int, _Order] = {}
         self._rest: _Rest | None = None
@@ -252,7 +256,9 @@ class EpochOrder:
         count = self._portions.counts[self._ranks.rank] if left is None else len(left)
         places = _permutation(count, self._division.seed, epoch, self._ranks.rank, index)
         keys = self._items.keys(epoch, self._division)
-        return _Order.sorted(places if left is None else left[places], keys)
+        order = _Order.sorted(places if left is None else left[places], keys)
+        (order,) = moved([order], self._device)
+        return order
 
 
 def remaining_items(items: Items, ranks: Ranks, epoch: int, segments: Sequence[Segment]) -> np.ndarray:

@@ -101,7 +101,7 @@ class NegativeTelemetry:
             nothing = torch.empty(0, dtype=torch.int64)
             return Queries(nothing, nothing, nothing), Negatives(nothing.view(0, 1))
         queries, negatives = self._batches.latest
-        return queries[:PROBED], negatives.first(PROBED)
+        return queries[:PROBED].cpu(), negatives.first(PROBED).cpu()
 
     def _mean(self, scores: Tensor) -> float | None:
         total, count = sum_over(self._ranks, [float(scores.sum()), scores.numel()])
