@@ -345,7 +345,7 @@ class AllEntitiesBatches:
         self.triples = store.manifest.triples["train"] - first
         queries = _local_queries(store, ranks, first) if group else _single_queries(store, ranks, first)
         self._anchor, self._relation, self._offsets, self._answers = map(torch.from_numpy, queries)
-        counts = ranks.all_gather(torch.tensor([len(self._anchor)], device=ranks.device)).tolist()
+        counts = ranks.all_gather(torch.tensor([len(self._anchor)])).tolist()
         items: Items = StridedItems(self.triples, 2, ranks)
         if group:
             items = DistinctQueries(queries[0], queries[1], store.num_relations)

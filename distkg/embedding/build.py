@@ -15,6 +15,7 @@ from distkg.embedding.model import TrainingModel
 from distkg.embedding.scorers import make_scorer
 from distkg.embedding.sharded_model_view import ShardedModelView
 from distkg.embedding.steps.all_entities import AllEntitiesStep
+from distkg.embedding.steps.captured import captured
 from distkg.embedding.steps.query_sampling import NonNegativeStep, QuerySamplingStep
 from distkg.embedding.steps.sampled import SampledStep
 from distkg.embedding.steps.step import Step
@@ -149,7 +150,7 @@ def build_objective(
             train.resident_share,
             on_device=not (on_host or on_cpu(model.relations)),
         )
-        return sampled, SampledStep(model, config)
+        return sampled, captured(SampledStep(model, config), model, config)
     if name in ALL_ENTITIES:
         group = name == "k_vs_all" or config.objective.group_answers
         every = AllEntitiesBatches(store, group, train.batch_size, train.seed, ranks, first)

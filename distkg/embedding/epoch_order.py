@@ -236,7 +236,7 @@ class EpochOrder:
         """Divide what the segments of an epoch left of its items among the steps from ``first`` on; collective."""
         ranks = self._ranks
         left = torch.from_numpy(remaining_items(self._items, ranks, epoch, segments))
-        counts = ranks.all_gather(torch.tensor([len(left)], device=ranks.device)).tolist()
+        counts = ranks.all_gather(torch.tensor([len(left)])).tolist()
         order = self._new_order(epoch, left, len(segments))
         self._rest = _Rest(epoch, order, Portions(counts, self.steps, first))
 
@@ -329,7 +329,7 @@ def _permutation(count: int, seed: int, epoch: int, rank: int, index: int) -> Te
 
 def _largest(value: int, ranks: Ranks) -> int:
     """Return the largest value of all ranks; collective."""
-    largest = torch.tensor(value, device=ranks.device)
+    largest = torch.tensor(value)
     ranks.all_reduce(largest, "max")
     return int(largest)
 
@@ -338,13 +338,13 @@ def _swapped(parts: Sequence[Tensor], ranks: Ranks) -> list[Tensor]:
     """Send ``parts[w]`` [n] to rank w, and return the parts from all ranks, in their order; collective."""
     if ranks.size == 1:
         return list(parts)
-    lengths = torch.tensor([len(part) for part in parts], device=ranks.device)
-    counts = ranks.all_gather(lengths).view(ranks.size, ranks.size).cpu()
+    lengths = torch.tensor([len(part) for part in parts])
+    counts = ranks.all_gather(lengths).view(ranks.size, ranks.size)
     received = [parts[0].new_empty(count) for count in counts[:, ranks.rank].tolist()]
     for low in range(0, int(counts.max()), PIECE):
         pieces = [part[low : low + PIECE] for part in parts]
         places = [part[low : low + PIECE] for part in received]
-        inp = torch.cat(pieces).to(ranks.device)
+        inp = torch.cat(pieces)
         out = inp.new_empty(sum(map(len, places)))
         ranks.all_to_all(out, inp, list(map(len, places)), list(map(len, pieces)))
         for place, piece in zip(places, out.split(list(map(len, places))), strict=True):

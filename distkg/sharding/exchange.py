@@ -53,7 +53,7 @@ def plan_routes(id_sets: list[Tensor], shards: Shards, ranks: Ranks) -> list[Rou
     served = torch.empty_like(asked)
     ones = [1] * ranks.size
     ranks.all_to_all(served, asked, ones, ones)
-    asked, served = torch.stack([asked, served]).cpu()
+    asked, served = _on_host(asked, served)
     id_sets = [ids[: int(count)] for ids, count in zip(id_sets, asked.sum(0), strict=True)]
     incoming = _send_ids(id_sets, asked, served, ranks)
     low, _ = shards.range(ranks.rank)
@@ -61,6 +61,12 @@ def plan_routes(id_sets: list[Tensor], shards: Shards, ranks: Ranks) -> list[Rou
         _route(ids, asked[:, step].tolist(), incoming[step] - low, served[:, step].tolist())
         for step, ids in enumerate(id_sets)
     ]
+
+
+def _on_host(asked: Tensor, served: Tensor) -> tuple[Tensor, Tensor]:
+    """Copy counts [ranks, sets] to the host, together."""
+    both = torch.stack([asked, served]).cpu()
+    return both[0], both[1]
 
 
 def _own_route(ids: Tensor) -> Route:

@@ -1,7 +1,8 @@
 """Comparison of the answers of a batch with its negatives: the loss, and the gradients of queries and candidates.
 
-Works without autograd, block by block: scores, loss and both gradients of a block of queries and their negatives are
-computed while the block is in the core's cache, so no matrix of all queries and negatives is written or read again.
+On CPU it works without autograd, block by block: scores, loss and both gradients of a block of queries and their
+negatives are computed while the block is in the core's cache, so no matrix of all queries and negatives is written or
+read again.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.embedding.batches import SampledBatch
-from distkg.kernels.gather_scatter import add_rows, gather_rows
-from distkg.kernels.scores.similarity import Similarity, row_order
+from distkg.kernels.gather_scatter import add_rows, gather_rows, take_rows
+from distkg.kernels.jit import on_cpu
+from distkg.kernels.scores.similarity import ProductSimilarity, Similarity, row_order
 from distkg.objectives import EXCLUDED, SampledObjective
 
 _BLOCK_SCORES = 1 << 15  # scores of a block: with their gradients a quarter of a megabyte, half of a small second cache
@@ -67,6 +70,8 @@ def compare(
         )
         similarity.add_indexed_gradients(to_positive, positive, query, candidates, answer, to_query, to_candidates)
         return Comparison(loss, to_query, to_candidates)
+    if isinstance(similarity, ProductSimilarity) and not on_cpu(query, candidates):
+        return _compare_together(similarity, objective, query, candidates, batch, weight)
     for drawn, blocks in _blocks(batch):
         shared = gather_rows(candidates, drawn)
         to_shared: Tensor | None = None
@@ -82,6 +87,31 @@ def compare(
         if to_shared is not None:
             add_rows(to_candidates, drawn, to_shared)
     return Comparison(loss, to_query, to_candidates)
+
+
+def _compare_together(
+    similarity: ProductSimilarity,
+    objective: SampledObjective,
+    query: Tensor,
+    candidates: Tensor,
+    batch: SampledBatch,
+    weight: float,
+) -> Comparison:
+    """Compare all queries of a batch at once: a device takes longer to be asked for a block than to compute it.
+
+    By autograd; the scores of the batch are kept, queries × negatives.
+    """
+    (groups, count), queries = batch.negatives.shape, len(query)
+    with torch.enable_grad():
+        leaves = query.detach().requires_grad_(), candidates.detach().requires_grad_()
+        padded = F.pad(leaves[0], (0, 0, 0, groups * batch.sharing - queries)).view(groups, batch.sharing, -1)
+        shared = take_rows(leaves[1], batch.negatives.flatten()).view(groups, count, -1)
+        negative = similarity.grouped(padded, shared).view(groups * batch.sharing, count)[:queries]
+        if batch.mask is not None:
+            negative = negative.masked_fill(batch.mask, EXCLUDED)
+        positive = similarity.pairs(leaves[0], take_rows(leaves[1], batch.answer))
+        loss = (objective(positive, negative) * weight).sum()
+    return Comparison(loss.detach(), *torch.autograd.grad(loss, leaves))
 
 
 def _add_loss(

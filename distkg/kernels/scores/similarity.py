@@ -302,6 +302,11 @@ class ProductSimilarity(Similarity):
         grad_candidates = product(to_inner.T, query.T).addcmul_(candidates, to_candidates[:, None], value=2)
         return grad_query, grad_candidates
 
+    def grouped(self, query: Tensor, candidates: Tensor) -> Tensor:
+        """Score the queries of each group with its candidates: [G, B, Q], [G, N, C] -> [G, B, N]; differentiable."""
+        norms = query.square().sum(-1)[:, :, None], candidates.square().sum(-1)[:, None]
+        return self.combine(query @ candidates.mT, *norms)
+
     def indexed(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
         inner = indexed_products(query, rows, index)
         norms = take_rows(rows.square().sum(-1, keepdim=True), index.flatten()).view(index.shape)
