@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distkg.kernels.jit import on_cpu
 from distkg.kernels.merge_sorted import merge_sorted
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
@@ -29,7 +28,6 @@ class Route:
         updated: int64 [u], ``serve`` without duplicates: local rows that receive gradients. On a device, the last may
             be repeated.
         position: int64 [s], index of each served row in ``updated``.
-        first: int64 [u], index of the first occurrence of each row in ``updated``; None if none is repeated.
     """
 
     ids: Tensor
@@ -38,7 +36,6 @@ class Route:
     serve_counts: list[int]
     updated: Tensor
     position: Tensor
-    first: Tensor | None = None
 
 
 def plan_routes(id_sets: list[Tensor], shards: Shards, ranks: Ranks) -> list[Route]:
@@ -71,12 +68,7 @@ def _on_host(asked: Tensor, served: Tensor) -> tuple[Tensor, Tensor]:
 
 def _own_route(ids: Tensor) -> Route:
     position = torch.arange(len(ids), device=ids.device)
-    return Route(ids, [len(ids)], ids, [len(ids)], ids, position, _first_occurrences(ids))
-
-
-def _first_occurrences(ids: Tensor) -> Tensor | None:
-    """Return the index of the first occurrence of each of sorted ids on a device; None on CPU, where none repeats."""
-    return None if on_cpu(ids) else torch.searchsorted(ids, ids)
+    return Route(ids, [len(ids)], ids, [len(ids)], ids, position)
 
 
 def _send_ids(id_sets: list[Tensor], asked: Tensor, served: Tensor, ranks: Ranks) -> list[Tensor]:
@@ -95,4 +87,4 @@ def _send_ids(id_sets: list[Tensor], asked: Tensor, served: Tensor, ranks: Ranks
 
 def _route(ids: Tensor, ask: list[int], serve: Tensor, serve_counts: list[int]) -> Route:
     updated, position = merge_sorted(serve, serve_counts)
-    return Route(ids, ask, serve, serve_counts, updated, position, _first_occurrences(updated))
+    return Route(ids, ask, serve, serve_counts, updated, position)

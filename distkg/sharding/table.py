@@ -134,26 +134,31 @@ class ShardedTable:
         return GradientPush(route, parts[self.ranks.rank], exchange)
 
     def collect(self, departing: GradientPush) -> tuple[Tensor, Tensor]:
-        """Wait for gradients, and sum duplicates: local row numbers int64 [u] and gradients float32 [u, width]."""
+        """Wait for gradients, and sum duplicates: local row numbers int64 [u] and gradients float32 [u, width].
+
+        On a device, the last row number may be repeated; the gradients of repetitions are 0.
+        """
         route = departing.route
         if departing.exchange is None:
-            return route.updated, _repeated(departing.own, route)
+            return route.updated, departing.own
         arrived = list(departing.exchange.wait())
         arrived[self.ranks.rank] = departing.own
         positions = route.position.split(route.serve_counts)
         summed = sum_rows(list(zip(positions, arrived, strict=True)), len(route.updated))
         departing.exchange.end()
-        return route.updated, _repeated(summed, route)
+        return route.updated, summed
 
     def update(self, ids: Tensor, gradients: Tensor, learning_rate: float) -> None:
         """Update unique local rows with the optimizer; ``gradients`` [u, width] are overwritten.
 
-        On a device, a row may be repeated with the same gradient: it is then written as often, each time alike.
+        On a device, sorted rows may be repeated: the gradient of the first occurrence counts, and the row is written as
+        often, each time alike.
         """
         if self.optimizer is None:
             raise TypeError("this table was created without an optimizer, so it can be read but not trained")
         if not on_cpu(self.local, ids, gradients):
-            self._update_on_device(self.optimizer, ids, gradients, learning_rate)
+            first = torch.searchsorted(ids, ids)
+            self._update_on_device(self.optimizer, ids, gradients.index_select(0, first), learning_rate)
             return
         if self._frozen:
             trained = ids >= self._frozen
@@ -188,11 +193,6 @@ class ShardedTable:
         unique, position = torch.unique(ids, return_inverse=True)
         (route,) = plan_routes([unique], self.shards, self.ranks)
         return self.fetch(route).wait()[position]
-
-
-def _repeated(gradients: Tensor, route: Route) -> Tensor:
-    """Return gradients [u, width] in which repetitions of a row have that of its first occurrence."""
-    return gradients if route.first is None else gradients.index_select(0, route.first)
 
 
 def round_stochastically(values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distkg.config import NegativesConfig, RunConfig
+from distkg.config import NegativesConfig
 from distkg.data.store.classes import Classes
 from distkg.data.store.graph_store import Store
 from distkg.embedding.batches import SampledBatch, SampledBatches
@@ -21,8 +21,7 @@ from distkg.embedding.model import TrainingModel
 from distkg.negatives import TrainingGraph, make_source
 from distkg.sharding.ranks import Ranks
 from tests.as_on_a_device import with_numbers_of_a_device, without_compiled_kernels
-from tests.distributed import run_ranks
-from tests.embedding.test_loop import config, train
+from tests.embedding.test_loop import config
 
 META = torch.device("meta")
 PARTS = [{"source": "uniform"}, {"source": "corrupt", "weight": [[0, 1], [1, 3]]}, {"source": "bernoulli"}]
@@ -148,54 +147,3 @@ def test_batches_are_made_on_a_device_where_the_source_can(
     made, _ = build_objective(run, store, model)
     assert isinstance(made, SampledBatches)
     assert (made.order.chosen(0, 0).device, made.made_on_device) == (torch.device("cpu"), made_there)
-
-
-TRAINED: dict[str, dict[str, Any]] = {
-    "shared": {"negatives": {"filter": True}},
-    "independent": {"negatives": {"shared": False, "filter": True}},
-    "corrupt, adam": {"negatives": {"source": "corrupt"}, "optimizer": {"name": "adam", "learning_rate": 0.01}},
-    "one_vs_all": {"objective": {"name": "one_vs_all"}, "regularizer": {"name": "n3"}},
-    "k_vs_all": {"objective": {"name": "k_vs_all"}},
-    "query_sampling": {"model": {"name": "rote"}, "objective": {"name": "query_sampling"}},
-    "overlap": {"train": {"overlap": True}},
-}
-
-
-@pytest.mark.parametrize("kind", list(TRAINED))
-def test_training_on_a_device_is_training_by_compiled_kernels(
-    small_store: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = config(small_store, **TRAINED[kind])
-    with pytest.MonkeyPatch.context() as patch:
-        with_numbers_of_a_device(patch)
-        rows, relations, losses = train(Ranks.single(), run, 2)
-    without_compiled_kernels(monkeypatch)
-    found_rows, found_relations, found_losses = train(Ranks.single(), run, 2)
-    if kind == "query_sampling":  # Adagrad's first steps are as long where a gradient is nothing but rounding
-        np.testing.assert_allclose(found_losses, losses, rtol=1e-3)
-        return
-    np.testing.assert_allclose(found_losses, losses, rtol=1e-5)
-    np.testing.assert_allclose(found_rows, rows, atol=5e-5)
-    np.testing.assert_allclose(found_relations, relations, atol=5e-5)
-
-
-def train_as_on_a_device(ranks: Ranks, run: RunConfig) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    with pytest.MonkeyPatch.context() as patch:
-        without_compiled_kernels(patch)
-        return train(ranks, run, 1)
-
-
-def train_as_the_host_would(ranks: Ranks, run: RunConfig) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    with pytest.MonkeyPatch.context() as patch:
-        with_numbers_of_a_device(patch)
-        return train(ranks, run, 1)
-
-
-def test_several_ranks_on_devices_train_as_on_the_host(small_store: str) -> None:
-    """Ids end with repetitions, which are not requested."""
-    run = config(small_store, negatives={"filter": True})
-    found, expected = (run_ranks(2, way, run) for way in (train_as_on_a_device, train_as_the_host_would))
-    for (rows, relations, losses), (other_rows, other_relations, other_losses) in zip(found, expected, strict=True):
-        np.testing.assert_allclose(losses, other_losses, rtol=1e-5)
-        np.testing.assert_allclose(rows, other_rows, atol=5e-5)
-        np.testing.assert_allclose(relations, other_relations, atol=5e-5)

@@ -3,8 +3,6 @@ it would stop a GPU."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -17,7 +15,6 @@ from distkg.embedding.steps.sampled import SampledStep
 from distkg.embedding.steps.step import Step
 from distkg.objectives import Answers
 from distkg.sharding.ranks import Ranks
-from tests.embedding.test_loop import config, loop_of
 
 ENTITIES, RELATIONS, QUERIES, NEGATIVES, WIDTH = 50, 3, 12, 5, 16
 META = torch.device("meta")
@@ -70,27 +67,3 @@ def test_a_step_waits_for_no_value(kind: str) -> None:
     assert done.loss.device == done.rows.device == META
     assert done.rows.shape == (ENTITIES, WIDTH)
     assert done.loss.shape == ()
-
-
-LOOPS: dict[str, dict[str, Any]] = {
-    "shared negatives": {"negatives": {"filter": True}},
-    "shared negatives, a distance": {"model": {"name": "transe"}, "negatives": {"filter": True}},
-    "independent negatives": {"model": {"name": "rotate"}, "negatives": {"shared": False, "filter": True}},
-    "negatives of a mixture": {
-        "negatives": {"source": "mixture", "options": {"parts": [{"source": "degree"}, {"source": "relational"}]}}
-    },
-    "all entities": {"objective": {"name": "one_vs_all"}, "regularizer": {"name": "n3"}},
-    "all entities, binary": {"objective": {"name": "k_vs_all"}},
-    "query sampling": {"model": {"name": "rote"}, "objective": {"name": "query_sampling"}},
-    "bfloat16, adam": {"model": {"dtype": "bfloat16"}, "optimizer": {"name": "adam"}},
-    "overlap": {"train": {"overlap": True}},
-}
-
-
-@pytest.mark.parametrize("kind", list(LOOPS))
-def test_an_epoch_waits_for_no_value(kind: str, small_store: str) -> None:
-    """From the triples of a step to the update; only the loss is read, for a report."""
-    loop = loop_of(config(small_store, **LOOPS[kind]), Ranks(device=META))
-    assert loop.run(0, 0, 6, lambda step: True) == 6
-    with pytest.raises(RuntimeError, match="meta"):
-        loop.pop_mean_loss()
