@@ -202,6 +202,11 @@ class NegativeSource(ABC):
         """Return whether draws depend on the query."""
         return True
 
+    @classmethod
+    def draws_on_tensors(cls, options: SourceOptions) -> bool:
+        """Return whether a source with these options can draw on any device (``on_tensors``)."""
+        return False
+
     @classmethod  # noqa: B027  most sources need only triples
     def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
         """Refuse a graph that the source cannot draw from, or contradictory options, without reading triples.
@@ -308,6 +313,10 @@ class TensorSource(NegativeSource):
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
         return self.draw_on(queries, count, GeneratorNumbers(generator))
 
+    @classmethod
+    def draws_on_tensors(cls, options: SourceOptions) -> bool:
+        return True
+
     def on_tensors(self) -> TensorSource | None:
         return self
 
@@ -351,3 +360,8 @@ def generated_bytes(name: str, options: Mapping[str, Any], width: int) -> int:
 def depends_on_query(name: str, options: Mapping[str, Any]) -> bool:
     """Return whether draws of the named source depend on the query; raises as ``make_source``."""
     return SOURCES[name].depends_on_query(parse_source_options(name, options))
+
+
+def draws_on_tensors(name: str, options: Mapping[str, Any]) -> bool:
+    """Return ``NegativeSource.draws_on_tensors`` of the named source; raises as ``make_source``."""
+    return SOURCES[name].draws_on_tensors(parse_source_options(name, options))

@@ -25,6 +25,7 @@ from distkg.negatives.base import (
     TrainingProgress,
     check_source,
     depends_on_query,
+    draws_on_tensors,
     make_source,
     source_memory,
 )
@@ -115,6 +116,11 @@ class Mixture(TensorSource):
     def depends_on_query(cls, options: SourceOptions) -> bool:
         assert isinstance(options, MixtureOptions)
         return any(depends_on_query(part.source, part.options) for part in options.parts)
+
+    @classmethod
+    def draws_on_tensors(cls, options: SourceOptions) -> bool:
+        assert isinstance(options, MixtureOptions)
+        return all(draws_on_tensors(part.source, part.options) for part in options.parts)
 
     def attach(self, model: ModelView) -> None:
         for source in self.sources:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from distkg.sharding import ranks as ranks_module
 from distkg.sharding import replicated_parameters
 from distkg.sharding.checkpoint.checkpoint import Checkpoints, State
 from distkg.sharding.ranks import Ranks
+from distkg.training.run import train_on_rank
+from distkg.training.run_dir import RunFolder
 from tests.as_on_a_device import with_numbers_of_a_device
 from tests.distributed import run_ranks
 from tests.embedding.test_loop import config, loop_of
@@ -90,6 +93,38 @@ def test_a_step_on_a_device_is_that_of_compiled_kernels_and_waits_for_no_value(s
         assert found[2] == pytest.approx(expected[2], rel=1e-4)
         return
     assert_near(found, expected)
+
+
+HALVES: dict[str, dict[str, Any]] = {
+    "table": {"model": {"dtype": "bfloat16"}, "optimizer": {"name": "adam", "learning_rate": 0.01}},
+    "products with negatives": {"train": {"precision": "bfloat16"}},
+    "products with all entities": {"objective": {"name": "one_vs_all", "products": "bfloat16"}},
+}
+
+
+@pytest.mark.parametrize("kind", list(HALVES))
+def test_a_device_stores_and_multiplies_in_bfloat16(
+    small_store: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    halves = HALVES[kind]
+    exact = {section: values for section, values in halves.items() if section in ("objective", "optimizer")}
+    exact = {section: {key: values[key] for key in values if key != "products"} for section, values in exact.items()}
+    outcomes = []
+    for sections in (halves, exact):
+        with SimulatedDevice() as device:
+            loop = loop_of(config(small_store, **sections), Ranks(device=DEVICE))
+            device.waits.clear()
+            run_steps(loop)
+            assert device.waits == Counter()
+            outcomes.append(outcome(loop))
+            dtype = loop._model.entities.local.dtype
+            assert dtype == (torch.bfloat16 if sections is halves and kind == "table" else torch.float32)
+    (rows, _, loss), (exact_rows, _, exact_loss) = outcomes
+    assert loss != exact_loss
+    assert loss == pytest.approx(exact_loss, rel=5e-3)
+    share = np.abs(rows - exact_rows).mean() / np.abs(exact_rows).mean()
+    assert 1e-4 < share < 3e-2
 
 
 @contextmanager
@@ -209,3 +244,28 @@ def test_a_checkpoint_of_a_device_comes_back_there_and_on_the_host(
         for loaded in (found[name], (here.sharded | here.replicated)[name]):
             assert loaded.dtype == tensor.dtype
             assert torch.equal(loaded, tensor)
+
+
+def test_a_run_on_a_device_is_that_on_the_host(small_store: str, tmp_path: Path) -> None:
+    """With validation, checkpoints and reports: losses of all epochs, the final metrics, and excluded known facts."""
+    settings: dict[str, dict[str, Any]] = {
+        "negatives": {"source": "relational", "filter": True},
+        "train": {"epochs": 3},
+        "evaluate": {"every": 2},
+    }
+    run = config(small_store, **settings)
+    with pytest.MonkeyPatch.context() as patch:
+        with_numbers_of_a_device(patch)
+        expected = train_on_rank(run, tmp_path / "host", Ranks.single())
+    with SimulatedDevice():
+        found = train_on_rank(run, tmp_path / "device", Ranks(device=DEVICE))
+    for split in ("valid", "test"):
+        assert found["metrics"][split]["mrr"] == pytest.approx(expected["metrics"][split]["mrr"], rel=1e-3)
+    lines = [
+        [json.loads(line) for line in RunFolder(tmp_path / name).metrics.read_text().splitlines()]
+        for name in ("device", "host")
+    ]
+    for ours, theirs in zip(*lines, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["negatives"]["score"] == pytest.approx(theirs["negatives"]["score"], abs=1e-4)
+        assert ours["negatives"]["false_negatives_removed"] == theirs["negatives"]["false_negatives_removed"] > 0

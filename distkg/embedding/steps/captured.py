@@ -22,9 +22,9 @@ from distkg.embedding.steps.step import Step, StepResult
 
 WARM_UP = 3
 """Steps of a shape that are computed kernel by kernel: libraries choose and set up their kernels in them."""
-MOST_SHAPES = 4
-"""Graphs that are kept, each with the memory of a step. The steps of an epoch differ by one triple, so they have two
-shapes."""
+MOST_SHAPES = 2
+"""Graphs that are kept, each with the memory of a step. With one rank, the steps of an epoch differ by one triple, so
+they have two shapes. With several, ids are as many as there are, and hardly any shape recurs."""
 _MOST_COUNTED = 256
 _TOLERANCE = 1e-3
 
