@@ -119,6 +119,7 @@ class Ranks:
     def from_process_group(cls, device: torch.device, *, share_memory: bool = True) -> Ranks:
         """Ranks of torch.distributed's default group, or one rank if it is not initialised; collective.
 
+        On GPUs the group needs a backend for host tensors too, as ``cpu:gloo,cuda:nccl`` has.
         With ``share_memory``, ranks that all compute on the CPU of one machine exchange tensors through shared memory.
         """
         if not dist.is_initialized():

@@ -18,7 +18,7 @@ from distkg.data.store.graph_store import Store
 from distkg.embedding.batches import SampledBatch, SampledBatches
 from distkg.embedding.build import build_objective
 from distkg.embedding.model import TrainingModel
-from distkg.negatives import TrainingGraph, make_source
+from distkg.negatives import TrainingGraph, draws_on_tensors, make_source
 from distkg.sharding.ranks import Ranks
 from tests.as_on_a_device import with_numbers_of_a_device, without_compiled_kernels
 from tests.embedding.test_loop import config
@@ -147,3 +147,20 @@ def test_batches_are_made_on_a_device_where_the_source_can(
     made, _ = build_objective(run, store, model)
     assert isinstance(made, SampledBatches)
     assert (made.order.chosen(0, 0).device, made.made_on_device) == (torch.device("cpu"), made_there)
+
+
+WALKS = [{"source": "uniform"}, {"source": "k_hop"}]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "expected"),
+    [
+        *((name, options, True) for name, options in SOURCES.items()),
+        ("k_hop", {}, False),
+        ("mixture", {"parts": WALKS}, False),
+    ],
+)
+def test_a_source_says_before_it_is_made_where_it_draws(source: str, options: dict[str, Any], expected: bool) -> None:
+    """By which a plan counts what a GPU holds."""
+    made = make_source(source, options, graph(1, 20, 3, 40))
+    assert (made.on_tensors() is not None) == draws_on_tensors(source, options) == expected

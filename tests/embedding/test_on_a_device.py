@@ -95,6 +95,21 @@ def test_a_step_on_a_device_is_that_of_compiled_kernels_and_waits_for_no_value(s
     assert_near(found, expected)
 
 
+@pytest.mark.parametrize("source", ["k_hop", "kmas", "cached", "near_miss", "nearest_neighbour", "dans"])
+def test_negatives_of_the_host_are_copied_to_the_device(small_store: str, source: str) -> None:
+    """Also those of sources that read the model's vectors, for which the host waits."""
+    run = config(small_store, negatives={"source": source, "filter": True})
+    loop = loop_of(run, Ranks.single())
+    run_steps(loop)
+    expected = outcome(loop)
+    with SimulatedDevice() as device:
+        loop = loop_of(run, Ranks(device=DEVICE))
+        device.waits.clear()
+        run_steps(loop)
+        assert bool(device.waits) == (source not in ("k_hop", "kmas"))
+        assert_near(outcome(loop), expected)
+
+
 HALVES: dict[str, dict[str, Any]] = {
     "table": {"model": {"dtype": "bfloat16"}, "optimizer": {"name": "adam", "learning_rate": 0.01}},
     "products with negatives": {"train": {"precision": "bfloat16"}},

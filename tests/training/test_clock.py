@@ -27,13 +27,14 @@ class Device:
             first = self.queue[0]
             if isinstance(first, Mark):
                 first.passed = self.now
-            elif self.now + first > end:
-                self.queue[0] = first - (end - self.now)
-                break
             else:
-                self.now += first
+                done = min(first, end - self.now)
+                self.now += done
+                if done < first:
+                    self.queue[0] = first - done
+                    return
             self.queue.pop(0)
-        self.now = end if not self.queue else min(end, self.now) if self.now >= end else end
+        self.now = end
 
     def mark(self) -> Mark:
         self.marks += 1
