@@ -20,6 +20,7 @@ from benchmarks import evaluation, message_passing, one_vs_all, query_sampling, 
 from benchmarks.common import BenchmarkError, Figures, begin, finish, finished_at, graph_settings, settings_of
 from benchmarks.training_windows import SCORERS, TimedTraining, sampled_config
 from distkg.data.store.graph_store import Store
+from distkg.embedding.steps.captured import CapturedStep
 from distkg.evaluation.ranking import rank_answers
 from distkg.foundation.model_files import make_model
 from distkg.foundation.models import KnowledgeGraph
@@ -160,7 +161,9 @@ def sampled(figures: Figures, address: str, device: Device, work: Workload, scor
     store, sizes = Store.open(address), work.training
     for scorer in scorers:
         config = sampled_config(scorer, address, sizes, sizes.batch_size)
-        window = TimedTraining(config, Ranks.single(device.name)).window(sizes.steps)
+        training = TimedTraining(config, Ranks.single(device.name))
+        window = training.window(sizes.steps)
+        graphs = len(training.step.graphs) if isinstance(training.step, CapturedStep) else 0
         plain = PlainTraining(scorer, store.num_entities, store.num_relations, sizes, device.name)
         plain_rate = sizes.batch_size * _rate(plain.step, device.name, work.seconds)
         columns = {"triples/s": window.triples_per_second, "step ms": window.step_ms}
@@ -168,7 +171,7 @@ def sampled(figures: Figures, address: str, device: Device, work: Workload, scor
         shares = {"× plain PyTorch": window.triples_per_second / plain_rate}
         if scorer not in training_windows.PAIRWISE:
             shares["% float32"] = 100 * flops / device.float32
-        figures.add(f"{scorer}, shared", {**columns, **shares})
+        figures.add(f"{scorer}, shared", {**columns, **shares, "CUDA graphs": graphs})
         figures.add(
             f"{scorer}, plain PyTorch", {"triples/s": plain_rate, "step ms": 1e3 * sizes.batch_size / plain_rate}
         )

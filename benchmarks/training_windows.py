@@ -124,7 +124,7 @@ class TimedTraining:
         store = Store.open(config.data.store)
         self.ranks = ranks
         self.model = TrainingModel(config, store.num_entities, store.num_relations, ranks)
-        self.batches, self._step = build_objective(config, store, self.model)
+        self.batches, self.step = build_objective(config, store, self.model)
         self._config = config
         self._dense = ReplicatedParameters(self.model, config.optimizer, ranks, by_row=BY_RELATION)
         self._epoch = 0
@@ -134,7 +134,7 @@ class TimedTraining:
         loop = Loop(
             self.model,
             self.batches,
-            self._step,
+            self.step,
             self._dense,
             self._config.optimizer.learning_rate,
             lambda epoch, step: 1.0,

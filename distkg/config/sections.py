@@ -377,7 +377,10 @@ class TrainConfig(Section):
         acts={"train.table_storage": ("disk",)},
     )
     precision: Literal["float32", "bfloat16"] = course(
-        "float32", description="Autocast precision of relation transforms and networks on a GPU.", acts=EMBEDDING
+        "float32",
+        description="Precision on a GPU of relation transforms and networks (autocast), and of inner products with "
+        "negatives that queries share; sums are float32.",
+        acts=EMBEDDING,
     )
     compile: bool = free(False, description="Compile the query transform with torch.compile.", acts=EMBEDDING)
 

@@ -6,7 +6,8 @@ Each rank holds its part of the training queries, and ``EpochOrder`` says which 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,8 +20,11 @@ from distkg.embedding.entity_buckets import EntityBuckets
 from distkg.embedding.epoch_order import BucketedTriples, DistinctQueries, EpochOrder, Items, StridedItems
 from distkg.graph.csr import expanded_ranges
 from distkg.graph.directions import both_directions, query_keys
+from distkg.kernels.jit import on_cpu
+from distkg.kernels.merge_sorted import union_of_fixed_size
 from distkg.negatives import (
     DrawRequest,
+    FactKeys,
     GeneratedNegatives,
     Negatives,
     NegativeSource,
@@ -29,11 +33,13 @@ from distkg.negatives import (
     known_facts,
 )
 from distkg.objectives import Answers
-from distkg.randomness import Purpose, mixed_seed, stream
+from distkg.randomness import CounterNumbers, Purpose, mixed_seed, stream
+from distkg.sharding.device_copies import moved
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 
 TOGETHER = 8  # steps whose negatives are requested in one message
+ONLY_REPORTED = {"only_reported": True}  # metadata of a field that no step reads
 REPORTED = 64  # queries of a step whose negatives are kept for reports
 MARKED_SHARE = 8  # ids are marked among all entities if there is one for as many entities
 
@@ -42,7 +48,8 @@ class Batch(Protocol):
     """Batch as the training loop sees it.
 
     Attributes:
-        ids: int64 [u] entities whose rows it uses, sorted and unique.
+        ids: int64 [u] entities whose rows it uses, sorted and unique; on a device other than the CPU, the last may be
+            repeated.
         relation: int64 [b] in [0, 2R), relations of its queries.
     """
 
@@ -79,19 +86,33 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
+class DrawnNegatives:
+    """Negatives of a batch as reports show them.
+
+    Attributes:
+        queries: the first ``REPORTED`` queries.
+        negatives: their negatives.
+        removed: int64 scalar, number of negatives of the batch that are excluded as known facts.
+    """
+
+    queries: Queries
+    negatives: Negatives
+    removed: Tensor
+
+
+@dataclass(frozen=True)
 class SampledBatch:
     """Batch of queries with answers and negatives; entities are indices into ``ids``.
 
     Attributes:
-        ids: int64 [u] entities, sorted and unique.
+        ids: int64 [u] entities, sorted and unique; of batches made on a device, the last may be repeated.
         anchor, answer: int64 [b], indices into ids.
         relation: int64 [b] in [0, 2R).
         negatives: int64 [rows, K], indices into ids; ``sharing`` consecutive queries share a row.
         mask: bool [b, K], True for negatives to exclude; None if all are used.
         queries: number of queries of this step over all ranks.
         made: negatives generated per query, with entities as indices into ids; None if there are none.
-        drawn: the first ``REPORTED`` queries and their negatives, for reports; None if negatives are shared.
-        removed: number of negatives that are excluded as known facts.
+        drawn: what reports say of the negatives; None if they are shared.
     """
 
     ids: Tensor
@@ -103,8 +124,7 @@ class SampledBatch:
     mask: Tensor | None
     queries: int
     made: GeneratedNegatives | None = None
-    drawn: tuple[Queries, Negatives] | None = None
-    removed: int = 0
+    drawn: DrawnNegatives | None = field(default=None, metadata=ONLY_REPORTED)
 
 
 class SampledBatches:
@@ -113,7 +133,8 @@ class SampledBatches:
     Attributes:
         source: negative source.
         count: number of negatives per query.
-        latest: ``drawn`` of the latest step; None before the first one.
+        latest: ``drawn`` of the latest step; None before the first one, or if negatives are shared.
+        made_on_device: whether batches are made on the ranks' device.
     """
 
     def __init__(
@@ -128,35 +149,53 @@ class SampledBatches:
         time_gone: Callable[[], float] = lambda: 0.0,
         first: int = 0,
         resident_share: float = 1.0,
+        *,
+        on_device: bool = False,
     ) -> None:
         """Create the batches of the training triples from row ``first`` on.
 
-        ``time_gone()`` is the elapsed share of the run's time limit, equal on every rank; ``resident_share`` is that of
-        `Division`.
+        Args:
+            time_gone: function that returns the elapsed share of the run's time limit, equal on every rank.
+            resident_share: as in `Division`.
+            on_device: make the batches on the ranks' device, which the host does not wait for: the triples, the order
+                of an epoch and the known facts are copied there once. Needs a source that draws ``on_tensors``, without
+                actors, and a ``resident_share`` of 1. Negatives are drawn by ``CounterNumbers``, so they are others
+                than those of batches made on the host, and their ids end with repetitions of the largest.
         """
         part = store.triples_part("train", ranks.rank, ranks.size, first)
-        self._local = torch.from_numpy(part)
+        self._made_on, self.made_on_device = ranks.device if on_device else torch.device("cpu"), on_device
+        self._tensor_source = source.on_tensors() if on_device else None
+        self._local = torch.from_numpy(part).to(self._made_on)
         self._relations = store.num_relations
         self.source, self._negatives, self._seed, self._ranks = source, negatives, seed, ranks
         self.count = negatives.count
-        self._known = source.graph.known if negatives.filter else None
+        self._known_mask = self._known_facts() if negatives.filter else None
         self._sharing = negatives.chunk_size if negatives.shared and not source.looks_at_queries else 1
         self.triples = store.manifest.triples["train"] - first
         items = BucketedTriples(self.triples, 1, ranks, part, store.num_entities)
         buckets = EntityBuckets(store.num_entities, ranks.size, seed, resident_share) if resident_share < 1 else None
-        self.order = EpochOrder(items, items.counts(), batch_size, seed, ranks, buckets)
+        self.order = EpochOrder(items, items.counts(), batch_size, seed, ranks, buckets, self._made_on)
         self.steps = self.order.steps
         self._all_steps, self._time_gone = max(epochs * self.steps, 1), time_gone
         self._ahead = negatives.pool.depth if negatives.pool.actors else None
-        self._removed = 0
+        self._removed = torch.zeros((), dtype=torch.int64, device=ranks.device)
         alone = all(part.requires == "nothing" for part in source.parts()) and self._ahead is None
-        self.ahead = alone and buckets is None  # a table on disk reads its rows in the order of the steps
-        self.latest: tuple[Queries, Negatives] | None = None
+        # A table on disk reads its rows in the order of the steps; a device makes batches while the host goes on.
+        self.ahead = alone and buckets is None and not on_device
+        self.latest: DrawnNegatives | None = None
         self._expected = 0  # first step, counted over all epochs, whose negatives are not requested yet
         self._announced: dict[int, Queries] = {}  # queries of requested steps, by the same count, until their step
 
+    def _known_facts(self) -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
+        """Return the function that masks negatives which are known facts, where batches are made."""
+        known = self.source.graph.known
+        if self._tensor_source is None:
+            return partial(known_facts, known)
+        return FactKeys(known, self.source.entities, self._made_on).mask
+
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
-        return [self._batch(epoch, step) for step in range(first, last)]
+        batches = [self._batch(epoch, step) for step in range(first, last)]
+        return batches if self._tensor_source is not None else moved(batches, self._ranks.device)
 
     def _queries(self, epoch: int, step: int) -> Queries:
         """Return this rank's queries of a step: tail queries, then head queries."""
@@ -171,19 +210,18 @@ class SampledBatches:
         used = [head, tail, negatives.entities, *([] if generated is None else [generated])]
         ids, places = unique_places(torch.cat([entities.flatten() for entities in used]), self.source.entities)
         placed = places.split([entities.numel() for entities in used])
-        device = self._ranks.device
+        drawn = DrawnNegatives(queries[:REPORTED], negatives.first(REPORTED), removed) if self._sharing == 1 else None
         return SampledBatch(
-            ids=ids.to(device),
-            anchor=torch.cat([placed[0], placed[1]]).to(device),
-            answer=torch.cat([placed[1], placed[0]]).to(device),
-            relation=queries.relation.to(device),
-            negatives=placed[2].view(negatives.entities.shape).to(device),
+            ids=ids,
+            anchor=torch.cat([placed[0], placed[1]]),
+            answer=torch.cat([placed[1], placed[0]]),
+            relation=queries.relation,
+            negatives=placed[2].view(negatives.entities.shape),
             sharing=self._sharing,
-            mask=None if negatives.mask is None else negatives.mask.to(device),
+            mask=negatives.mask,
             queries=2 * sum(self.order.sizes(epoch, step)),
-            made=None if negatives.made is None else negatives.made.at_places(placed[-1], device),
-            drawn=(queries[:REPORTED], negatives.first(REPORTED)) if self._sharing == 1 else None,
-            removed=removed,
+            made=None if negatives.made is None else negatives.made.at_places(placed[-1]),
+            drawn=drawn,
         )
 
     def _progress(self, epoch: int, step: int) -> TrainingProgress:
@@ -211,33 +249,39 @@ class SampledBatches:
         queries = self._announced[done] = self._queries(epoch, step)
         return DrawRequest(self._progress(epoch, step), queries, self._negatives.count, seed)
 
-    def _negatives_of(self, queries: Queries, epoch: int, step: int) -> tuple[Negatives, int]:
+    def _negatives_of(self, queries: Queries, epoch: int, step: int) -> tuple[Negatives, Tensor]:
         """Draw the negatives of a step, and return them with the number of known facts among them.
 
         Their ``mask`` is bool [b, K] per query, True to exclude; None if all are used.
         """
         sharing = self._sharing
-        generator = stream(Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank)
+        seed = Purpose.NEGATIVES, self._seed, epoch, step, self._ranks.rank
         self.source.advance(self._progress(epoch, step))
         self.source.restrict(self.order.resident_entities(epoch, step))
         if self._ahead is not None:
             self._expect(epoch, step, self._ahead)
-        drawn = self.source.draw(queries[::sharing], self._negatives.count, generator)
+        asking, count = queries[::sharing], self._negatives.count
+        if self._tensor_source is None:
+            drawn = self.source.draw(asking, count, stream(*seed))
+        else:
+            drawn = self._tensor_source.draw_on(asking, count, CounterNumbers(mixed_seed(*seed), self._made_on))
         mask = None if drawn.mask is None else drawn.mask.repeat_interleave(sharing, 0)[: len(queries)]
-        removed = 0
-        if self._known is not None:
-            known = known_facts(self._known, queries.anchor, queries.relation, drawn.entities, sharing)
-            removed = int(known.sum())
+        removed = torch.zeros((), dtype=torch.int64, device=self._made_on)
+        if self._known_mask is not None:
+            known = self._known_mask(queries.anchor, queries.relation, drawn.entities, sharing)
+            removed = known.sum()
             mask = known if mask is None else mask | known
         return Negatives(drawn.entities, mask, drawn.made), removed
 
     def begin(self, batch: SampledBatch) -> None:
-        self._removed += batch.removed
         self.latest = batch.drawn
+        if batch.drawn is not None:
+            self._removed += batch.drawn.removed
 
     def take_removed(self) -> int:
         """Return and reset the number of negatives that were excluded as known facts."""
-        removed, self._removed = self._removed, 0
+        removed = int(self._removed)
+        self._removed.zero_()
         return removed
 
 
@@ -279,7 +323,7 @@ class QuerySampledBatches:
         self.steps = self.order.steps
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
-        return [self._batch(epoch, step) for step in range(first, last)]
+        return moved([self._batch(epoch, step) for step in range(first, last)], self._ranks.device)
 
     def begin(self, batch: Batch) -> None:
         """Do nothing: there is nothing to report."""
@@ -294,16 +338,15 @@ class QuerySampledBatches:
         anchor, answer = places.chunk(2)
         width = max(counts)
         live = (torch.arange(width) < torch.tensor(counts)[:, None]).float().flatten()
-        device = self._ranks.device
         return QuerySampledBatch(
-            ids=ids.to(device),
-            anchor=anchor.to(device),
-            answer=answer.to(device),
-            relation=self._relation[chosen].to(device),
+            ids=ids,
+            anchor=anchor,
+            answer=answer,
+            relation=self._relation[chosen],
             queries=sum(sizes),
-            sampled=sampled.to(device),
+            sampled=sampled,
             width=width,
-            live=live.to(device),
+            live=live,
         )
 
     def _sampled_of(self, queries: int) -> int:
@@ -342,7 +385,7 @@ class AllEntitiesBatches:
         self.triples = store.manifest.triples["train"] - first
         queries = _local_queries(store, ranks, first) if group else _single_queries(store, ranks, first)
         self._anchor, self._relation, self._offsets, self._answers = map(torch.from_numpy, queries)
-        counts = ranks.all_gather(torch.tensor([len(self._anchor)], device=ranks.device)).tolist()
+        counts = ranks.all_gather(torch.tensor([len(self._anchor)])).tolist()
         items: Items = StridedItems(self.triples, 2, ranks)
         if group:
             items = DistinctQueries(queries[0], queries[1], store.num_relations)
@@ -351,7 +394,7 @@ class AllEntitiesBatches:
         self.steps = self.order.steps
 
     def window(self, epoch: int, first: int, last: int) -> Sequence[Batch]:
-        return [self._batch(epoch, step) for step in range(first, last)]
+        return moved([self._batch(epoch, step) for step in range(first, last)], self._ranks.device)
 
     def begin(self, batch: Batch) -> None:
         """Do nothing: there is nothing to report."""
@@ -363,22 +406,25 @@ class AllEntitiesBatches:
         query, place = map(torch.from_numpy, expanded_ranges(starts.numpy(), ends.numpy()))
         entity = self._answers[place].long()
         ids, anchor = torch.unique(self._anchor[chosen].long(), return_inverse=True)
-        device = self._ranks.device
         return AllEntitiesBatch(
-            ids=ids.to(device),
-            anchor=anchor.to(device),
-            relation=self._relation[chosen].long().to(device),
-            count=(ends - starts).float().to(device),
+            ids=ids,
+            anchor=anchor,
+            relation=self._relation[chosen].long(),
+            count=(ends - starts).float(),
             width=width,
-            answers=self._owned(query.to(device), entity.to(device), width),
+            answers=self._owned(query, entity, width),
         )
 
     def _owned(self, query: Tensor, entity: Tensor, width: int) -> Answers:
-        """Select the answers of all ranks' queries that are rows of this rank; collective."""
+        """Select the answers of all ranks' queries that are rows of this rank; collective.
+
+        Ranks tell each other through host memory: how many there are decides shapes, for which a device would have to
+        be waited for.
+        """
         ranks = self._ranks
-        longest = torch.tensor(len(query), device=ranks.device)
+        longest = torch.tensor(len(query))
         ranks.all_reduce(longest, "max")
-        padded = torch.full((int(longest), 2), -1, dtype=torch.int64, device=ranks.device)
+        padded = torch.full((int(longest), 2), -1, dtype=torch.int64)
         padded[: len(query), 0] = query + ranks.rank * width
         padded[: len(query), 1] = entity
         everyone = ranks.all_gather(padded)
@@ -438,8 +484,11 @@ def _single_queries(store: Store, ranks: Ranks, first: int) -> QueryArrays:
 def unique_places(ids: Tensor, entities: int) -> tuple[Tensor, Tensor]:
     """Return sorted unique ids and the index of each id among them, like ``torch.unique(return_inverse=True)``.
 
-    If ids are many relative to the entities, marking is faster than sorting.
+    If ids are many relative to the entities, marking is faster than sorting. On a device, where the number of unique
+    ids is not known to the host, they are as many as there may be, and end with repetitions of the largest.
     """
+    if not on_cpu(ids):
+        return union_of_fixed_size(ids, min(len(ids), entities))
     if len(ids) * MARKED_SHARE < entities:
         unique, places = torch.unique(ids, return_inverse=True)
         return unique, places

@@ -15,9 +15,11 @@ from distkg.embedding.model import TrainingModel
 from distkg.embedding.scorers import make_scorer
 from distkg.embedding.sharded_model_view import ShardedModelView
 from distkg.embedding.steps.all_entities import AllEntitiesStep
+from distkg.embedding.steps.captured import captured
 from distkg.embedding.steps.query_sampling import NonNegativeStep, QuerySamplingStep
 from distkg.embedding.steps.sampled import SampledStep
 from distkg.embedding.steps.step import Step
+from distkg.kernels.jit import on_cpu
 from distkg.kernels.scores.similarity import DOT
 from distkg.negatives import SOURCES, NegativeSource, TrainingGraph, check_source, make_source
 from distkg.negatives.mixture import Mixture
@@ -134,6 +136,7 @@ def build_objective(
     if name in SAMPLED:
         source = build_source(config.negatives, TrainingGraph.of_store(store), services)
         source.attach(ShardedModelView(model))
+        on_host = config.negatives.pool.actors or train.resident_share < 1 or source.on_tensors() is None
         sampled = SampledBatches(
             store,
             source,
@@ -145,8 +148,9 @@ def build_objective(
             time_gone,
             first,
             train.resident_share,
+            on_device=not (on_host or on_cpu(model.relations)),
         )
-        return sampled, SampledStep(model, config)
+        return sampled, captured(SampledStep(model, config), model, config)
     if name in ALL_ENTITIES:
         group = name == "k_vs_all" or config.objective.group_answers
         every = AllEntitiesBatches(store, group, train.batch_size, train.seed, ranks, first)

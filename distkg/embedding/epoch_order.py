@@ -21,6 +21,7 @@ from torch import Tensor
 from distkg.embedding.entity_buckets import EntityBuckets
 from distkg.graph.directions import query_keys
 from distkg.randomness import Purpose, stream
+from distkg.sharding.device_copies import moved
 from distkg.sharding.ranks import Ranks
 from distkg.training.learner import Division, Segment
 
@@ -184,14 +185,17 @@ class EpochOrder:
         seed: int,
         ranks: Ranks,
         buckets: EntityBuckets | None = None,
+        device: torch.device | None = None,
     ) -> None:
         """``counts`` are the numbers of items of all ranks; ``batch_size`` the items of a step over all ranks.
-        ``buckets`` are those by which ``items`` are sorted; None for a random order."""
+        ``buckets`` are those by which ``items`` are sorted; None for a random order. ``device`` is that of ``chosen``:
+        an order is computed on the host, and copied there once an epoch; default: the CPU."""
         self.items = sum(counts)
         self.steps = max(1, -(-self.items // batch_size))
         share = 1.0 if buckets is None else buckets.resident_share
         self._division = Division(ranks.size, self.steps, self.items, seed, share)
         self._items, self._ranks, self._buckets = items, ranks, buckets
+        self._device = device or torch.device("cpu")
         self._portions = Portions(counts, self.steps)
         self._cache: dict[int, _Order] = {}
         self._rest: _Rest | None = None
@@ -232,7 +236,7 @@ class EpochOrder:
         """Divide what the segments of an epoch left of its items among the steps from ``first`` on; collective."""
         ranks = self._ranks
         left = torch.from_numpy(remaining_items(self._items, ranks, epoch, segments))
-        counts = ranks.all_gather(torch.tensor([len(left)], device=ranks.device)).tolist()
+        counts = ranks.all_gather(torch.tensor([len(left)])).tolist()
         order = self._new_order(epoch, left, len(segments))
         self._rest = _Rest(epoch, order, Portions(counts, self.steps, first))
 
@@ -252,7 +256,9 @@ class EpochOrder:
         count = self._portions.counts[self._ranks.rank] if left is None else len(left)
         places = _permutation(count, self._division.seed, epoch, self._ranks.rank, index)
         keys = self._items.keys(epoch, self._division)
-        return _Order.sorted(places if left is None else left[places], keys)
+        order = _Order.sorted(places if left is None else left[places], keys)
+        (order,) = moved([order], self._device)
+        return order
 
 
 def remaining_items(items: Items, ranks: Ranks, epoch: int, segments: Sequence[Segment]) -> np.ndarray:
@@ -323,7 +329,7 @@ def _permutation(count: int, seed: int, epoch: int, rank: int, index: int) -> Te
 
 def _largest(value: int, ranks: Ranks) -> int:
     """Return the largest value of all ranks; collective."""
-    largest = torch.tensor(value, device=ranks.device)
+    largest = torch.tensor(value)
     ranks.all_reduce(largest, "max")
     return int(largest)
 
@@ -332,13 +338,13 @@ def _swapped(parts: Sequence[Tensor], ranks: Ranks) -> list[Tensor]:
     """Send ``parts[w]`` [n] to rank w, and return the parts from all ranks, in their order; collective."""
     if ranks.size == 1:
         return list(parts)
-    lengths = torch.tensor([len(part) for part in parts], device=ranks.device)
-    counts = ranks.all_gather(lengths).view(ranks.size, ranks.size).cpu()
+    lengths = torch.tensor([len(part) for part in parts])
+    counts = ranks.all_gather(lengths).view(ranks.size, ranks.size)
     received = [parts[0].new_empty(count) for count in counts[:, ranks.rank].tolist()]
     for low in range(0, int(counts.max()), PIECE):
         pieces = [part[low : low + PIECE] for part in parts]
         places = [part[low : low + PIECE] for part in received]
-        inp = torch.cat(pieces).to(ranks.device)
+        inp = torch.cat(pieces)
         out = inp.new_empty(sum(map(len, places)))
         ranks.all_to_all(out, inp, list(map(len, places)), list(map(len, pieces)))
         for place, piece in zip(places, out.split(list(map(len, places))), strict=True):

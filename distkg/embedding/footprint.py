@@ -16,9 +16,10 @@ from distkg.embedding.batches import MARKED_SHARE, TOGETHER
 from distkg.embedding.entity_buckets import PARTITIONS, SPARE, partitions_in_use
 from distkg.embedding.loop import WINDOW
 from distkg.embedding.scorers import Scorer
+from distkg.embedding.steps.captured import MOST_SHAPES
 from distkg.embedding.steps.given_gradient import with_gradient
 from distkg.evaluation.score_blocks import CACHED_ROWS
-from distkg.negatives import SOURCES, RunSizes, depends_on_query, generated_bytes, source_memory
+from distkg.negatives import SOURCES, RunSizes, depends_on_query, draws_on_tensors, generated_bytes, source_memory
 from distkg.negatives.kmas.relation_similarity import table_memory
 from distkg.negatives.prefetch.prefetched_source import hosted_parts
 from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING
@@ -28,7 +29,15 @@ from distkg.sharding.optimizers import OPTIMIZERS
 from distkg.sharding.replicated_parameters import SUMMED_WHOLE
 
 ON_DEVICE = frozenset(
-    {"entity table", "optimizer state", "relations and networks", "exchange buffers", "objective", "evaluation"}
+    {
+        "entity table",
+        "optimizer state",
+        "relations and networks",
+        "exchange buffers",
+        "objective",
+        "evaluation",
+        "batches on the GPU",
+    }
 )
 """Parts of the footprint that are in GPU memory, if the worker has a GPU."""
 
@@ -49,6 +58,9 @@ QUERY_BYTES, REPLY_BYTES = 2 * 24, 5  # of a query in a request and beside it, a
 DRAW_BYTES = 96  # of a negative that an actor draws: random numbers, steps of a walk, its id and mask, and the reply
 SORT_BYTES = 20  # per item of a worker, for sorting an epoch by buckets: keys, their order, and the sorted items
 LEFT_BYTES = 56  # per item of a worker, for finding what was left of an epoch; measured: 33 to 53
+ORDERS = 3  # of epochs that are kept: a request for negatives may be ahead by one
+SORTED_IDS = 8  # times the ids of a batch while they are sorted: themselves, their places, and the sort's own buffers
+MASKED_IDS = 4  # times the negatives of a batch while known facts are masked: keys, places, and what is found there
 QUERY_VECTORS = 12  # of a transform that cannot be counted
 WIDEST_COMPUTED = 8192  # floats of a row of which a plan computes 128, four megabytes for each tensor
 
@@ -178,6 +190,7 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
         "evaluation": _evaluation(config, counts, scorer),
         "training triples": _training_triples(config, counts),
         "batches": _batches(config, counts),
+        **({"batches on the GPU": _batches_on_device(config, counts, scorer)} if makes_batches_on_gpu(config) else {}),
         "known facts": _known_facts(config, counts),
         "negative source": _negative_source(config, counts, scorer),
         "vectors for actors": _published(config, counts, scorer),
@@ -223,7 +236,9 @@ def _sampled(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     answers = ANSWER_VECTORS + (PENALTY_VECTORS if config.regularizer.name != "none" else 0)
     vectors = (answers * sizes.own + drawn) * scorer.entity_width
     transform = query_floats(scorer) * (LAYERS if any(True for _ in scorer.parameters()) else 1)
-    return int(HEAP * FLOAT * (sizes.own * transform + vectors + SCORE_FLOATS * sizes.scores))
+    # With one GPU, steps are captured in graphs, each of which keeps its memory.
+    copies = 1 + (MOST_SHAPES if config.cluster.gpus_per_worker > 0 and config.train.workers == 1 else 0)
+    return int(copies * HEAP * FLOAT * (sizes.own * transform + vectors + SCORE_FLOATS * sizes.scores))
 
 
 def query_floats(scorer: Scorer) -> float:
@@ -303,6 +318,26 @@ def _batches(config: RunConfig, counts: GraphCounts) -> int:
     marks = counts.entities * (1 + INDEX) if used * MARKED_SHARE >= counts.entities else 0
     windows = 2 if config.cluster.threads > 1 else 1  # the next one is made while the steps of one compute
     return windows * (WINDOW * (sizes.own * 6 + sizes.drawn * 2) * INDEX + marks)
+
+
+def makes_batches_on_gpu(config: RunConfig) -> bool:
+    """Return True if the batches of sampled training are made on a GPU."""
+    if config.cluster.gpus_per_worker == 0 or over_all_entities(config):
+        return False
+    chosen = config.negatives
+    here = not chosen.pool.actors and config.train.resident_share == 1
+    return here and draws_on_tensors(chosen.source, chosen.options)
+
+
+def _batches_on_device(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
+    """Return the bytes of what a GPU makes batches of, of the batches of a window, and of what one of them needs."""
+    sizes, train = step_sizes(config, counts), counts.triples.get("train", 0)
+    own = -(-train // config.train.workers) * (3 * 4 + ORDERS * INDEX)
+    known = 2 * train * 2 * INDEX if config.negatives.filter else 0
+    masks = sizes.scores * (WINDOW + (MASKED_IDS * INDEX if config.negatives.filter else 0))
+    ids = 2 * (sizes.own + sizes.drawn)
+    batches = WINDOW * (sizes.own * 6 + sizes.drawn * 2) * INDEX + SORTED_IDS * ids * INDEX
+    return own + known + masks + batches + _negative_source(config, counts, scorer)
 
 
 def _negative_source(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:

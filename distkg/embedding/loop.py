@@ -68,7 +68,7 @@ class Loop:
         overlap: bool,
     ) -> None:
         """``rate(epoch, step)`` is a factor on ``table_rate`` and on the learning rate of replicated parameters."""
-        self.clock = Clock()
+        self.clock = Clock.of(model.ranks.device)
         self.bytes_exchanged = self.rows_fetched = 0
         self.steps = 0
         self.window = WINDOW

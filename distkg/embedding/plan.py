@@ -19,6 +19,7 @@ from distkg.embedding.footprint import (
     actor_footprint,
     asks_distinct_queries,
     footprint,
+    makes_batches_on_gpu,
     over_all_entities,
     relation_floats,
     shard_rows,
@@ -63,6 +64,9 @@ MEASURED_LAYERS = 1 << 26  # weights; a scorer with more is not made for a measu
 # of a batch are read at random, which costs more the more of them lie outside of the cache.
 QUERY_SECONDS, DRAW_SECONDS = 1.3e-7, 2.2e-8
 MISS_SECONDS, CACHE_BYTES = 1e-6, 32 << 20
+# Bytes that a GPU moves for each id of a batch that it makes: a radix sort reads and writes eight bytes and a place in
+# each of eight passes, and a dozen other passes follow. Counted, not measured.
+DEVICE_ID_BYTES = 500
 # Launches, messages and Python of one step, seconds.
 STEP_OVERHEAD = 0.003
 # Between nodes, messages go through sockets, which copy them: passes over memory for each byte (on one Zen 3), and
@@ -269,7 +273,7 @@ def _seconds(
     # Not measured, a transform takes each weight of the scorer's layers once, and twice for its gradients.
     transform = 2 * 3 * _layers(scorer) / machine.flops if times.query is None else times.query
     per_step = {
-        "data": sizes.own * _query_seconds(config, counts) + sizes.drawn * DRAW_SECONDS,
+        "data": _data_seconds(config, counts, machine),
         "exchange": _exchange(sizes.rows * width * FLOAT, workers, machine),
         "compute": sizes.own * transform + sizes.scores * (score + terms) + passes / machine.bandwidth,
         "optimizer": 5 * touched * width * FLOAT / machine.bandwidth,  # gradient; state and weight read and written
@@ -279,6 +283,14 @@ def _seconds(
         "overhead": STEP_OVERHEAD,
     }
     return {use: steps * seconds for use, seconds in per_step.items()}
+
+
+def _data_seconds(config: RunConfig, counts: GraphCounts, machine: Machine) -> float:
+    """Return the seconds in which the batch of a step is made."""
+    sizes = step_sizes(config, counts)
+    if makes_batches_on_gpu(config):
+        return 2 * (sizes.own + sizes.drawn) * DEVICE_ID_BYTES / machine.bandwidth
+    return sizes.own * _query_seconds(config, counts) + sizes.drawn * DRAW_SECONDS
 
 
 def _query_seconds(config: RunConfig, counts: GraphCounts) -> float:

@@ -100,7 +100,8 @@ class NegativeTelemetry:
         if self._batches.latest is None:
             nothing = torch.empty(0, dtype=torch.int64)
             return Queries(nothing, nothing, nothing), Negatives(nothing.view(0, 1))
-        return self._batches.latest
+        drawn = self._batches.latest
+        return drawn.queries.cpu(), drawn.negatives.cpu()
 
     def _mean(self, scores: Tensor) -> float | None:
         total, count = sum_over(self._ranks, [float(scores.sum()), scores.numel()])
@@ -140,7 +141,7 @@ def delivery_report(counted: Sequence[Counts], ranks: Ranks) -> Record:
     own = [sum(getattr(each, name) for each in deliveries) for name in COUNTED]
     *counts, hung, warned = sum_over(ranks, [*own, max(each.hung for each in counted), len(warnings)])
     median, oldest = _ages(deliveries, ranks)
-    restarts = torch.tensor([max(each.restarts for each in counted)], device=ranks.device)
+    restarts = torch.tensor([max(each.restarts for each in counted)])
     ranks.all_reduce(restarts, "max")
     by_fallback = {name: int(count) for name, count in zip(COUNTED[1:], counts[1:], strict=True)}
     line: Record = {
@@ -176,7 +177,7 @@ def hardness_report(sources: Sequence[NegativeSource], count: int, ranks: Ranks)
 
 def sum_over(ranks: Ranks, numbers: Sequence[float]) -> list[float]:
     """Sum numbers over ranks; collective."""
-    total = torch.tensor(numbers, dtype=torch.float64, device=ranks.device)
+    total = torch.tensor(numbers, dtype=torch.float64)
     ranks.all_reduce(total)
     sums: list[float] = total.tolist()
     return sums
@@ -190,6 +191,6 @@ def ratio(part: float, whole: float) -> float | None:
 def _ages(taken: Sequence[Deliveries], ranks: Ranks) -> tuple[int | None, int | None]:
     ages = [age for each in taken for age in each.ages]
     own = np.quantile(ages, np.linspace(0, 1, QUANTILES)) if ages else np.full(QUANTILES, -1.0)
-    all_ages = ranks.all_gather(torch.from_numpy(own).to(ranks.device)[None]).flatten()
+    all_ages = ranks.all_gather(torch.from_numpy(own)[None]).flatten()
     known_ages = all_ages[all_ages >= 0]
     return (int(known_ages.median()), int(known_ages.max())) if len(known_ages) else (None, None)

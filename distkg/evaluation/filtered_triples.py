@@ -43,7 +43,7 @@ def parts_with_known_answers(
         part = parts.pop()
         known = _known_answers(store, queries_of(part), HELD_AT_ONCE if len(part) > 1 else None, own)
         if ranks is not None:
-            refused = torch.tensor([float(known is None)], device=ranks.device)
+            refused = torch.tensor([float(known is None)])
             ranks.all_reduce(refused, "max")
             known = None if bool(refused) else known
         if known is None:

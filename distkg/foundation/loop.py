@@ -42,7 +42,7 @@ class FoundationLoop:
             time_gone: function that returns the used share of the run's time limit, the same on every rank.
             before_step: function called with the training progress before each step.
         """
-        self.clock = Clock()
+        self.clock = Clock.of(ranks.device)
         self.bytes_exchanged = self.rows_fetched = self.steps = 0
         self.window = WINDOW
         self._model, self._batches, self._dense, self._ranks = model, batches, dense, ranks

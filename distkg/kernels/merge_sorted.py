@@ -1,4 +1,4 @@
-"""Union of sorted lists, and the place of each element in it."""
+"""Union of lists of integers, and the place of each element in it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,34 @@ def merge_sorted(values: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]
 
     Returns:
         Sorted unique values int64 [u], and the place of each of ``values`` among them, int64 [k]: the same as
-        ``torch.unique(values, return_inverse=True)``, which sorts.
+        ``torch.unique(values, return_inverse=True)``, which sorts. On a device, the values of `union_of_fixed_size`.
     """
-    if not on_cpu(values) or len(counts) > _MOST:
+    if not on_cpu(values):
+        return union_of_fixed_size(values, len(values))
+    if len(counts) > _MOST:
         return torch.unique(values, return_inverse=True)
     union, place = torch.empty_like(values), torch.empty_like(values)
     starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
     length = _merge(values.numpy(), starts, union.numpy(), place.numpy())
     return union[:length], place
+
+
+def union_of_fixed_size(values: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Sort unique values, padded to a size by repetitions of the largest: a device computes it without a wait.
+
+    Args:
+        values: int64 [k].
+        size: at least the number of distinct values.
+
+    Returns:
+        int64 [size], and the place of each of ``values`` among them, int64 [k].
+    """
+    ordered, order = values.sort()
+    fresh = torch.ones_like(ordered, dtype=torch.bool)
+    torch.ne(ordered[1:], ordered[:-1], out=fresh[1:])
+    rank = fresh.cumsum(0) - 1
+    places = torch.empty_like(values).scatter_(0, order, rank)
+    return ordered[-1:].repeat(size).scatter_(0, rank, ordered), places
 
 
 @kernel

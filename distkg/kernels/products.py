@@ -30,6 +30,14 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     return _product(left, right)
 
 
+def grouped_product(left: Tensor, right: Tensor) -> Tensor:
+    """Compute ``left @ right.mT`` of float32 [g, m, k] × [g, n, k] -> float32 [g, m, n]; differentiable.
+
+    In bfloat16 the factors and the result are rounded, as by ``product``, and so are those of the gradients.
+    """
+    return (left.to(_precision) @ right.to(_precision).mT).float()
+
+
 def product_plus(left: Tensor, right: Tensor, added: Tensor) -> Tensor:
     """Compute ``added + left @ right.T`` of float32 [m, k], [n, k] and [m, n]; no autograd."""
     if left.device.type == "cpu" and left.is_contiguous() and right.is_contiguous() and cpu.has_onednn():
@@ -57,7 +65,8 @@ def product_over_rows(left: Tensor, right: Tensor) -> Tensor:
 
 @contextmanager
 def products_in(precision: torch.dtype) -> Iterator[None]:
-    """Make ``product`` round its factors and its result to ``precision`` within the context; sums stay float32."""
+    """Make ``product`` and ``grouped_product`` round factors and results to ``precision`` within the context; sums stay
+    float32."""
     global _precision
     before, _precision = _precision, precision
     try:

@@ -13,12 +13,13 @@ from distkg.negatives.base import (
     TrainingProgress,
     check_source,
     depends_on_query,
+    draws_on_tensors,
     generated_bytes,
     make_source,
     source_memory,
 )
 from distkg.negatives.kmas import source as kmas
-from distkg.negatives.known_facts import known_facts
+from distkg.negatives.known_facts import FactKeys, known_facts
 from distkg.negatives.model_based import cached as model_based
 from distkg.negatives.model_view import ModelView
 from distkg.negatives.static import candidate_sets as pools
@@ -28,6 +29,7 @@ from distkg.negatives.training_graph import TrainingGraph
 __all__ = [
     "SOURCES",
     "DrawRequest",
+    "FactKeys",
     "GeneratedNegatives",
     "ModelView",
     "NegativeSource",
@@ -40,6 +42,7 @@ __all__ = [
     "check_source",
     "dans",
     "depends_on_query",
+    "draws_on_tensors",
     "generated_bytes",
     "global_samplers",
     "kmas",

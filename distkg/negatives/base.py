@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from distkg.config import PoolConfig, StrictModel, parse_options
 from distkg.negatives.model_view import ModelView
 from distkg.negatives.prefetch.pool_client import Arrays, Pool, PoolClient
 from distkg.negatives.training_graph import TrainingGraph
+from distkg.randomness import GeneratorNumbers, RandomNumbers
 from distkg.registry import Registry
 
 SOURCES: Registry[type[NegativeSource]] = Registry("negative source", "distkg.negative_sources")
@@ -47,6 +48,10 @@ class Queries:
 
     def __getitem__(self, which: slice | Tensor) -> Queries:
         return Queries(self.anchor[which], self.relation[which], self.answer[which])
+
+    def cpu(self) -> Queries:
+        """Return the queries in host memory."""
+        return Queries(self.anchor.cpu(), self.relation.cpu(), self.answer.cpu())
 
 
 @dataclass(frozen=True)
@@ -101,16 +106,17 @@ class GeneratedNegatives:
     growth: Tensor
     weight: float
 
-    def at_places(self, places: Tensor, device: torch.device) -> GeneratedNegatives:
-        """Return a copy on a device, in which ``places`` replace the entities."""
-        return GeneratedNegatives(
-            entities=None if self.entities is None else places.view(self.entities.shape).to(device),
-            vectors=None if self.vectors is None else self.vectors.to(device),
-            mask=self.mask.to(device),
-            band=self.band.to(device),
-            growth=self.growth.to(device),
-            weight=self.weight,
-        )
+    def first(self, count: int) -> GeneratedNegatives:
+        """Return a copy of those of the first ``count`` queries."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        copies: dict[str, Any] = {
+            name: value[:count].clone() for name, value in values.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **copies)
+
+    def at_places(self, places: Tensor) -> GeneratedNegatives:
+        """Return them with ``places`` instead of the entities."""
+        return replace(self, entities=None if self.entities is None else places.view(self.entities.shape))
 
 
 @dataclass(frozen=True)
@@ -127,17 +133,15 @@ class Negatives:
     mask: Tensor | None = None
     made: GeneratedNegatives | None = None
 
+    def cpu(self) -> Negatives:
+        """Return the drawn negatives in host memory; generated ones stay where they are."""
+        return replace(self, entities=self.entities.cpu(), mask=None if self.mask is None else self.mask.cpu())
+
     def first(self, count: int) -> Negatives:
-        """Return the negatives of the first ``count`` queries."""
-        mask = None if self.mask is None else self.mask[:count]
-        generated = self.made
-        if generated is not None:
-            parts = (generated.mask[:count], generated.band[:count], generated.growth[:count])
-            entities, vectors = (
-                None if part is None else part[:count] for part in (generated.entities, generated.vectors)
-            )
-            generated = GeneratedNegatives(entities, vectors, *parts, generated.weight)
-        return Negatives(self.entities[:count], mask, generated)
+        """Return a copy of the negatives of the first ``count`` queries."""
+        made = None if self.made is None else self.made.first(count)
+        mask = None if self.mask is None else self.mask[:count].clone()
+        return Negatives(self.entities[:count].clone(), mask, made)
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,11 @@ class NegativeSource(ABC):
     def depends_on_query(cls, options: SourceOptions) -> bool:
         """Return whether draws depend on the query."""
         return True
+
+    @classmethod
+    def draws_on_tensors(cls, options: SourceOptions) -> bool:
+        """Return whether a source with these options can draw on any device (``on_tensors``)."""
+        return False
 
     @classmethod  # noqa: B027  most sources need only triples
     def check(cls, graph: TrainingGraph, options: SourceOptions) -> None:
@@ -287,9 +296,31 @@ class NegativeSource(ABC):
             for name, own in self.weights().items():
                 own.lerp_(weights[name].to(own), 0.5)
 
+    def on_tensors(self) -> TensorSource | None:
+        """Return the source if it can draw on any device; None if it draws on the host."""
+        return None
+
     def pool_sizes(self, queries: Queries) -> Tensor:
         """Return the number of distinct entities from which each query's negatives are drawn: int64 [b]."""
         return torch.full((len(queries),), self.entities)
+
+
+class TensorSource(NegativeSource):
+    """Base class of sources whose draws are operations on tensors, so that they run on any device."""
+
+    @abstractmethod
+    def draw_on(self, queries: Queries, count: int, numbers: RandomNumbers) -> Negatives:
+        """Draw as ``draw`` does, on the device of the queries and of the random numbers, without a wait for it."""
+
+    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        return self.draw_on(queries, count, GeneratorNumbers(generator))
+
+    @classmethod
+    def draws_on_tensors(cls, options: SourceOptions) -> bool:
+        return True
+
+    def on_tensors(self) -> TensorSource | None:
+        return self
 
 
 def make_source(name: str, options: Mapping[str, Any], graph: TrainingGraph) -> NegativeSource:
@@ -331,3 +362,8 @@ def generated_bytes(name: str, options: Mapping[str, Any], width: int) -> int:
 def depends_on_query(name: str, options: Mapping[str, Any]) -> bool:
     """Return whether draws of the named source depend on the query; raises as ``make_source``."""
     return SOURCES[name].depends_on_query(parse_source_options(name, options))
+
+
+def draws_on_tensors(name: str, options: Mapping[str, Any]) -> bool:
+    """Return ``NegativeSource.draws_on_tensors`` of the named source; raises as ``make_source``."""
+    return SOURCES[name].draws_on_tensors(parse_source_options(name, options))

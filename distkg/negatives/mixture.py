@@ -21,15 +21,18 @@ from distkg.negatives.base import (
     RunSizes,
     SourceError,
     SourceOptions,
+    TensorSource,
     TrainingProgress,
     check_source,
     depends_on_query,
+    draws_on_tensors,
     make_source,
     source_memory,
 )
 from distkg.negatives.model_view import ModelView
 from distkg.negatives.prefetch.pool_client import PoolClient
 from distkg.negatives.training_graph import TrainingGraph
+from distkg.randomness import GeneratorNumbers, RandomNumbers
 
 Points = list[tuple[float, float]]
 
@@ -73,7 +76,7 @@ class MixtureOptions(SourceOptions):
 
 
 @SOURCES.register("mixture")
-class Mixture(NegativeSource):
+class Mixture(TensorSource):
     """Several sources in shares that may change during training.
 
     Each source draws its share of a query's negatives; the fractional remainders are rounded at random.
@@ -114,6 +117,11 @@ class Mixture(NegativeSource):
         assert isinstance(options, MixtureOptions)
         return any(depends_on_query(part.source, part.options) for part in options.parts)
 
+    @classmethod
+    def draws_on_tensors(cls, options: SourceOptions) -> bool:
+        assert isinstance(options, MixtureOptions)
+        return all(draws_on_tensors(part.source, part.options) for part in options.parts)
+
     def attach(self, model: ModelView) -> None:
         for source in self.sources:
             source.attach(model)
@@ -139,15 +147,29 @@ class Mixture(NegativeSource):
         return [weight / sum(weights) for weight in weights]
 
     def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
+        draws = self._draws(count, GeneratorNumbers(generator))
+        return self._joined([source.draw(queries, size, generator) for source, size in draws])
+
+    def draw_on(self, queries: Queries, count: int, numbers: RandomNumbers) -> Negatives:
+        draws = [(source.on_tensors(), size) for source, size in self._draws(count, numbers)]
+        return self._joined([source.draw_on(queries, size, numbers) for source, size in draws if source is not None])
+
+    def on_tensors(self) -> TensorSource | None:
+        return None if any(source.on_tensors() is None for source in self.sources) else self
+
+    def _draws(self, count: int, numbers: RandomNumbers) -> list[tuple[NegativeSource, int]]:
+        """Return the sources that have a share now, and how many of ``count`` negatives each draws."""
         shares = self.shares(self._progress)
         ends = torch.tensor(shares, dtype=torch.float64).cumsum(0) * count
         # One random number for all ends: each source then gets its share on average, and the sum is always ``count``.
-        cuts = (ends + torch.rand(1, generator=generator, dtype=torch.float64)).floor().long().clamp_max(count)
+        cuts = (ends + numbers.fraction()).floor().long().clamp_max(count)
         cuts[-1] = count
         sizes = torch.diff(cuts, prepend=cuts.new_zeros(1)).tolist()
         # A source with a share draws even 0 negatives: its draw is collective, and other ranks may round differently.
-        draws = [(source, size) for source, size, share in zip(self.sources, sizes, shares, strict=True) if share]
-        drawn = [source.draw(queries, size, generator) for source, size in draws]
+        return [(source, size) for source, size, share in zip(self.sources, sizes, shares, strict=True) if share]
+
+    @staticmethod
+    def _joined(drawn: Sequence[Negatives]) -> Negatives:
         entities = torch.cat([negatives.entities for negatives in drawn], dim=1)
         generated = next((negatives.made for negatives in drawn if negatives.made is not None), None)
         if all(negatives.mask is None for negatives in drawn):

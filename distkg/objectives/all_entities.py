@@ -16,7 +16,8 @@ from torch import Tensor
 
 from distkg.config import ObjectiveConfig
 from distkg.kernels.gather_scatter import add_rows
-from distkg.kernels.scores.log_sum_exp import blocks
+from distkg.kernels.jit import on_cpu
+from distkg.kernels.scores.log_sum_exp import BLOCK_ROWS, blocks
 from distkg.kernels.scores.similarity import Similarity
 from distkg.registry import Registry
 from distkg.sharding.ranks import Ranks
@@ -25,6 +26,7 @@ from distkg.sharding.shards import Shards
 ALL_ENTITIES: Registry[type[AllEntitiesObjective]] = Registry("objective over all entities", "distkg.objectives")
 
 _BLOCK_QUERIES = 256
+_ROWS_ON_DEVICE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -169,16 +171,19 @@ class KVsAll(AllEntitiesObjective):
         grad_query, grad_candidates = torch.zeros_like(query), torch.zeros_like(candidates)
         for start in range(0, len(query), _BLOCK_QUERIES):
             chunk, live = query[start : start + _BLOCK_QUERIES], asked_at_all[start : start + _BLOCK_QUERIES, None]
-            query_index, row = answers.within(start, start + _BLOCK_QUERIES)
-            for low, high in blocks(len(candidates)):
+            part = answers.within(start, start + _BLOCK_QUERIES) if on_cpu(chunk) else None
+            for low, high in blocks(len(candidates), BLOCK_ROWS if on_cpu(chunk) else _ROWS_ON_DEVICE):
                 rows = candidates[low:high]
                 scores = similarity.scores(chunk, rows)
-                place = _places(query_index, row, low, high)
-                positive = scores[place]
+                labels = _labels(answers, start, low, scores) if part is None else _places(*part, low, high)
+                positive = scores[labels] if isinstance(labels, tuple) else scores * labels
                 loss += ((F.softplus(scores) - floor * scores) * live).sum()
                 loss -= (1 - self.label_smoothing) * positive.sum()
                 grad = torch.sigmoid(scores).sub_(floor)
-                grad[place] -= 1 - self.label_smoothing
+                if isinstance(labels, tuple):
+                    grad[labels] -= 1 - self.label_smoothing
+                else:
+                    grad.sub_(labels, alpha=1 - self.label_smoothing)
                 to_query, to_rows = similarity.gradients(grad.mul_(live * scale), scores, chunk, rows)
                 grad_query[start : start + _BLOCK_QUERIES] += to_query
                 grad_candidates[low:high] += to_rows
@@ -188,3 +193,14 @@ class KVsAll(AllEntitiesObjective):
 def _places(asked: Tensor, row: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
     inside = (row >= low) & (row < high)
     return asked[inside], row[inside] - low
+
+
+def _labels(answers: Answers, start: int, low: int, scores: Tensor) -> Tensor:
+    """Return 1 for the answers among scores [b, n] of queries from ``start`` on and rows from ``low`` on, else 0.
+
+    A device computes it without a choice of answers, whose number the host would wait for.
+    """
+    query, row = answers.query - start, answers.row - low
+    inside = (query >= 0) & (query < len(scores)) & (row >= 0) & (row < scores.shape[1])
+    place = query.clamp(0, len(scores) - 1), row.clamp(0, scores.shape[1] - 1)
+    return torch.zeros_like(scores).index_put_(place, inside.to(scores.dtype), accumulate=True)

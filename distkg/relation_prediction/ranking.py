@@ -61,9 +61,7 @@ def rank_relations(
         mine = order[ends[low] : ends[min(low + batch_size, len(pairs))]]
         counts[:, mine] = _counted(score(batch).cpu(), own.ravel()[mine] - low, triples[mine], known)
     if ranks is not None:
-        shared = torch.from_numpy(counts).to(ranks.device)
-        ranks.all_reduce(shared)
-        counts = shared.cpu().numpy()
+        ranks.sum_array(counts)
     greater, equal, broken = counts
     if broken.any():
         head, _, tail = triples[int(broken.argmax())]

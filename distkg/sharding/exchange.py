@@ -21,11 +21,12 @@ class Route:
     """Route of one set of ids.
 
     Attributes:
-        ids: int64 [k], sorted and unique rows that this rank requests.
+        ids: int64 [k], sorted and unique rows that this rank requests; with one rank, the last may be repeated.
         ask: number of requested rows that each rank owns.
         serve: int64 [s], local row numbers that this rank serves, first those requested by rank 0.
         serve_counts: number of rows that each rank requested.
-        updated: int64 [u], ``serve`` without duplicates: local rows that receive gradients.
+        updated: int64 [u], ``serve`` without duplicates: local rows that receive gradients. On a device, the last may
+            be repeated.
         position: int64 [s], index of each served row in ``updated``.
     """
 
@@ -38,27 +39,43 @@ class Route:
 
 
 def plan_routes(id_sets: list[Tensor], shards: Shards, ranks: Ranks) -> list[Route]:
-    """Plan a route for each set of sorted unique ids (int64); collective."""
-    asks = [shards.splits(ids) for ids in id_sets]
+    """Plan a route for each set of sorted ids int64, unique but for repetitions of the last on a device; collective.
+
+    With one rank, nothing is counted and a device is not waited for. With several, the host must know how many rows
+    each owner is asked for: one copy of these counts, for all sets, is the only one that waits for a device.
+    """
     if ranks.size == 1:
-        everything = [torch.arange(len(ids), device=ids.device) for ids in id_sets]
-        return [
-            Route(ids, ask, ids, ask, ids, order) for ids, ask, order in zip(id_sets, asks, everything, strict=True)
-        ]
-    request_counts = torch.tensor(asks, dtype=torch.int64, device=ranks.device).T.contiguous()
-    served = torch.empty_like(request_counts)
+        return [_own_route(ids) for ids in id_sets]
+    asked = torch.stack([shards.counts_of(ids) for ids in id_sets], 1)
+    served = torch.empty_like(asked)
     ones = [1] * ranks.size
-    ranks.all_to_all(served, request_counts, ones, ones)
-    incoming = _send_ids(id_sets, request_counts, served, ranks)
+    ranks.all_to_all(served, asked, ones, ones)
+    asked, served = _on_host(asked, served)
+    id_sets = [ids[: int(count)] for ids, count in zip(id_sets, asked.sum(0), strict=True)]
+    incoming = _send_ids(id_sets, asked, served, ranks)
     low, _ = shards.range(ranks.rank)
     return [
-        _route(ids, ask, incoming[step] - low, served[:, step].tolist())
-        for step, (ids, ask) in enumerate(zip(id_sets, asks, strict=True))
+        _route(ids, asked[:, step].tolist(), incoming[step] - low, served[:, step].tolist())
+        for step, ids in enumerate(id_sets)
     ]
 
 
+def _on_host(asked: Tensor, served: Tensor) -> tuple[Tensor, Tensor]:
+    """Copy counts [ranks, sets] to the host, together."""
+    both = torch.stack([asked, served]).cpu()
+    return both[0], both[1]
+
+
+def _own_route(ids: Tensor) -> Route:
+    position = torch.arange(len(ids), device=ids.device)
+    return Route(ids, [len(ids)], ids, [len(ids)], ids, position)
+
+
 def _send_ids(id_sets: list[Tensor], asked: Tensor, served: Tensor, ranks: Ranks) -> list[Tensor]:
-    """Exchange ids, and return those requested from this rank: for each set, first those of rank 0."""
+    """Exchange ids, and return those requested from this rank: for each set, first those of rank 0.
+
+    ``asked`` and ``served`` are the numbers of rows by rank and set, in host memory.
+    """
     parts = [ids.split(asked[:, step].tolist()) for step, ids in enumerate(id_sets)]
     outgoing = torch.cat([parts[step][owner] for owner in range(ranks.size) for step in range(len(id_sets))])
     received = outgoing.new_empty(int(served.sum()))

@@ -91,6 +91,9 @@ class Traffic:
 class Ranks:
     """Rank of this process among the workers, and the collectives.
 
+    A collective takes tensors of ``device``, or of the host, which go through another backend of the group (gloo beside
+    NCCL): what the host counts and decides is a tensor of the host, so that no device is waited for.
+
     Attributes:
         rank: 0 … size - 1.
         size: number of workers.
@@ -116,6 +119,7 @@ class Ranks:
     def from_process_group(cls, device: torch.device, *, share_memory: bool = True) -> Ranks:
         """Ranks of torch.distributed's default group, or one rank if it is not initialised; collective.
 
+        On GPUs the group needs a backend for host tensors too, as ``cpu:gloo,cuda:nccl`` has.
         With ``share_memory``, ranks that all compute on the CPU of one machine exchange tensors through shared memory.
         """
         if not dist.is_initialized():
@@ -176,9 +180,8 @@ class Ranks:
     def sum_array(self, array: np.ndarray) -> None:
         """Sum a NumPy array in place over ranks."""
         if self.size > 1:
-            tensor = torch.from_numpy(array).to(self.device)
+            tensor = torch.from_numpy(array)
             self.all_reduce(tensor)
-            array[:] = tensor.cpu().numpy()
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Concatenate equally shaped tensors of all ranks along dimension 0."""

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from distkg.config import OptimizerConfig
+from distkg.sharding.device_copies import moved
 from distkg.sharding.flat import FlatParameters
 from distkg.sharding.optimizers import OPTIMIZERS
 from distkg.sharding.ranks import Ranks, Work
 
 SUMMED_WHOLE = 1 << 16
 """Bytes of gradients by row that are summed whole: the message that tells which rows are used would cost more time."""
+
+
+@dataclass(frozen=True)
+class UsedRows:
+    """Rows that a step uses: sorted int64 [u]."""
+
+    rows: Tensor
 
 
 class ReplicatedParameters:
@@ -65,8 +74,9 @@ class ReplicatedParameters:
         for step, rows in enumerate(rows_of_steps):
             used[step, rows] = 1
         self._ranks.all_reduce(used, "max")
-        rows_used = [each.nonzero().flatten() for each in used]
-        return [rows if len(rows) < self._rows else None for rows in rows_used]
+        rows_used = [UsedRows(each.nonzero().flatten()) for each in used.cpu()]  # one wait for a device, for all steps
+        on_device = moved(rows_used, self._ranks.device)
+        return [each.rows if len(each.rows) < self._rows else None for each in on_device]
 
     def reduce(self, rows: Tensor | None = None) -> Work:
         """Start to sum gradients over ranks: of parameters ``by_row``, those of ``rows``, as ``used_rows`` returns."""

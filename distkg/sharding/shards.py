@@ -34,8 +34,10 @@ class Shards:
         low, high = self.range(rank)
         return high - low
 
-    def splits(self, sorted_ids: Tensor) -> list[int]:
-        """Count the sorted ids that each rank owns."""
-        bounds = torch.tensor([self.range(w)[1] for w in range(self.size)], device=sorted_ids.device)
-        ends = torch.searchsorted(sorted_ids, bounds.to(sorted_ids.dtype))
-        return torch.diff(ends, prepend=ends.new_zeros(1)).tolist()
+    def counts_of(self, sorted_ids: Tensor) -> Tensor:
+        """Count the distinct sorted ids that each rank owns, of which the last may be repeated: int64 [size]."""
+        bounds = (torch.arange(1, self.size + 1, device=sorted_ids.device) * self.per_rank).clamp_max(self.rows)
+        ends = torch.searchsorted(sorted_ids, bounds)
+        if len(sorted_ids):
+            ends = torch.minimum(ends, torch.searchsorted(sorted_ids, sorted_ids[-1:]) + 1)
+        return torch.diff(ends, prepend=ends.new_zeros(1))

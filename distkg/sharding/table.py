@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distkg.kernels.gather_scatter import add_rows, gather_rows, sum_rows
+from distkg.kernels.jit import on_cpu
 from distkg.sharding.exchange import Route, plan_routes
 from distkg.sharding.optimizers import RowOptimizer
 from distkg.sharding.ranks import Exchange, Ranks
@@ -16,6 +17,7 @@ from distkg.sharding.row_storage import DeviceMemory, RowStorage
 from distkg.sharding.shards import Shards
 
 _CACHED_ROWS = 1024  # rows that stay in cache between optimizer and addition; bounds float32 copies
+_ROWS_ON_DEVICE = 1 << 17  # rows that occupy a device; bounds float32 copies
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,10 @@ class ShardedTable:
         return GradientPush(route, parts[self.ranks.rank], exchange)
 
     def collect(self, departing: GradientPush) -> tuple[Tensor, Tensor]:
-        """Wait for gradients, and sum duplicates: local row numbers int64 [u] and gradients float32 [u, width]."""
+        """Wait for gradients, and sum duplicates: local row numbers int64 [u] and gradients float32 [u, width].
+
+        On a device, the last row number may be repeated; the gradients of repetitions are 0.
+        """
         route = departing.route
         if departing.exchange is None:
             return route.updated, departing.own
@@ -144,9 +149,17 @@ class ShardedTable:
         return route.updated, summed
 
     def update(self, ids: Tensor, gradients: Tensor, learning_rate: float) -> None:
-        """Update unique local rows with the optimizer; ``gradients`` [u, width] are overwritten."""
+        """Update unique local rows with the optimizer; ``gradients`` [u, width] are overwritten.
+
+        On a device, sorted rows may be repeated: the gradient of the first occurrence counts, and the row is written as
+        often, each time alike.
+        """
         if self.optimizer is None:
             raise TypeError("this table was created without an optimizer, so it can be read but not trained")
+        if not on_cpu(self.local, ids, gradients):
+            first = torch.searchsorted(ids, ids)
+            self._update_on_device(self.optimizer, ids, gradients.index_select(0, first), learning_rate)
+            return
         if self._frozen:
             trained = ids >= self._frozen
             ids, gradients = ids[trained], gradients[trained]
@@ -157,11 +170,22 @@ class ShardedTable:
             self.local[ids] = round_stochastically(self.local[ids].float().add_(gradients))
         self.storage.write_back()
 
+    def _update_on_device(self, optimizer: RowOptimizer, ids: Tensor, gradients: Tensor, learning_rate: float) -> None:
+        """Update rows without a choice among them, whose number the host would wait for: frozen ones are put back."""
+        tensors = [self.local, *optimizer.state.values()] if self._frozen else []
+        before = [tensor.index_select(0, ids) for tensor in tensors]
+        optimizer.step(ids, gradients, learning_rate)
+        changed = self.local.index_select(0, ids).float().add_(gradients)
+        self.local[ids] = changed if self.local.dtype == torch.float32 else round_stochastically(changed)
+        for tensor, rows in zip(tensors, before, strict=True):
+            tensor[ids] = torch.where((ids < self._frozen)[:, None], rows, tensor.index_select(0, ids))
+
     def update_all(self, gradients: Tensor, learning_rate: float) -> None:
         """Update all local rows with the optimizer; ``gradients`` [rows of this rank, width] are overwritten."""
         trained = gradients[self._frozen :]
-        for low in range(0, len(trained), _CACHED_ROWS):
-            part, first = trained[low : low + _CACHED_ROWS], self._frozen + low
+        rows = _CACHED_ROWS if on_cpu(gradients) else _ROWS_ON_DEVICE
+        for low in range(0, len(trained), rows):
+            part, first = trained[low : low + rows], self._frozen + low
             self.update(torch.arange(first, first + len(part), device=gradients.device), part, learning_rate)
 
     def gather(self, ids: Tensor) -> Tensor:

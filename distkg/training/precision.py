@@ -20,7 +20,7 @@ def product_precision(config: RunConfig, device: torch.device) -> torch.dtype:
 def missing_precisions(config: RunConfig, ranks: Ranks) -> list[str]:
     """Return a sentence for each precision that not all ranks have, the same on every rank; collective."""
     lacks = product_precision(config, ranks.device) != getattr(torch, config.objective.products)
-    counts = ranks.all_gather(torch.tensor([lacks, ranks.device.type == "cpu"], device=ranks.device).long()[None])
+    counts = ranks.all_gather(torch.tensor([lacks, ranks.device.type == "cpu"]).long()[None])
     lacking, on_cpu = counts.sum(0).tolist()
     return _sentences(config, lacking, on_cpu, ranks.size)
 

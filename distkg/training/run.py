@@ -213,8 +213,9 @@ class Training:
         limit = self.config.train.time_limit_seconds
         # The first rank decides by its clock: ranks that disagreed would wait for each other forever.
         gone = self._seconds() / limit if limit else 0.0
+        # It is a tensor of the host, which a device that computes need not be waited for.
         decision = torch.tensor([gone, due, self.stop.requested, self._window()], dtype=torch.float32)
-        self.schedule.time_gone, report, stop, window = self.ranks.broadcast(decision.to(self.ranks.device)).tolist()
+        self.schedule.time_gone, report, stop, window = self.ranks.broadcast(decision).tolist()
         self._stopping, self.loop.window = bool(stop), int(window)
         if report and not stop:
             self._report(step=step)
@@ -231,7 +232,7 @@ class Training:
 
     def _any_rank_is_asked(self) -> bool:
         """Return whether any rank has received a stop request, and may have skipped computations; collective."""
-        stop = torch.tensor([float(self.stop.requested)], device=self.ranks.device)
+        stop = torch.tensor([float(self.stop.requested)])
         self.ranks.all_reduce(stop, "max")
         return bool(stop)
 
@@ -469,7 +470,7 @@ class Training:
         evaluated = self.learner.evaluate()
         if self._any_rank_is_asked():
             raise StopAsked
-        peaks = self.ranks.all_gather(torch.tensor([peak_rss_mb()], device=self.ranks.device)).tolist()
+        peaks = self.ranks.all_gather(torch.tensor([peak_rss_mb()])).tolist()
         done = self.progress.steps
         result: Record = {
             "metrics": {split: outcome["metrics"] for split, outcome in evaluated.items()},

@@ -39,6 +39,15 @@ def config(store: str, **sections: dict[str, Any]) -> RunConfig:
     return parse_config(tree, "test", dead_keys_are="dropped")  # a section may make keys above idle
 
 
+def loop_of(run: RunConfig, ranks: Ranks) -> Loop:
+    store = Store.open(run.data.store)
+    model = TrainingModel(run, store.num_entities, store.num_relations, ranks)
+    batches, step = build_objective(run, store, model)
+    dense = ReplicatedParameters(model, run.optimizer, ranks, by_row=BY_RELATION)
+    rate = run.optimizer.learning_rate
+    return Loop(model, batches, step, dense, rate, lambda epoch, step: 1.0, run.train.seed, overlap=run.train.overlap)
+
+
 def train(ranks: Ranks, run: RunConfig, epochs: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """All entity rows, relation rows and mean losses by epoch after some epochs."""
     rows, relations, losses, _ = trained(ranks, run, epochs)
@@ -47,17 +56,13 @@ def train(ranks: Ranks, run: RunConfig, epochs: int) -> tuple[np.ndarray, np.nda
 
 def trained(ranks: Ranks, run: RunConfig, epochs: int) -> tuple[np.ndarray, np.ndarray, list[float], int]:
     """As ``train``, and the bytes exchanged."""
-    store = Store.open(run.data.store)
-    model = TrainingModel(run, store.num_entities, store.num_relations, ranks)
-    batches, step = build_objective(run, store, model)
-    dense = ReplicatedParameters(model, run.optimizer, ranks, by_row=BY_RELATION)
-    rate = run.optimizer.learning_rate
-    loop = Loop(model, batches, step, dense, rate, lambda epoch, step: 1.0, run.train.seed, overlap=run.train.overlap)
+    loop = loop_of(run, ranks)
+    model, steps = loop._model, loop._batches.steps
     losses = []
     for epoch in range(epochs):
-        assert loop.run(epoch, 0, batches.steps, lambda step: True) == batches.steps
+        assert loop.run(epoch, 0, steps, lambda step: True) == steps
         losses.append(loop.pop_mean_loss())
-    rows = model.entities.gather(torch.arange(store.num_entities))
+    rows = model.entities.gather(torch.arange(model.num_entities))
     return rows.numpy(), model.relations.detach().numpy(), losses, loop.bytes_exchanged
 
 

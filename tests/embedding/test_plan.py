@@ -1,5 +1,5 @@
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -232,11 +232,40 @@ def test_what_a_gpu_holds_is_counted_apart() -> None:
     assert on_cpu.gpu_memory == {}
     expected = {**on_cpu.memory, "evaluation": on_gpu.gpu_memory["evaluation"]}
     expected["continued epoch"] = on_gpu.memory["continued epoch"]  # less of what steps use later is there
-    assert on_gpu.memory | on_gpu.gpu_memory == expected
+    made_there = {"batches on the GPU": on_gpu.gpu_memory["batches on the GPU"]}
+    assert on_gpu.memory | on_gpu.gpu_memory == expected | made_there
     # A GPU scores many rows at once, a CPU those that fit into its cache.
     assert on_gpu.gpu_memory["evaluation"] > 256 << 20 > on_cpu.memory["evaluation"]
     assert "entity table" in on_gpu.gpu_memory
     assert "base process" in on_gpu.memory
+
+
+def test_a_gpu_holds_triples_and_known_facts_to_make_batches_of() -> None:
+    def there(**settings: Any) -> int | None:
+        return plan(make_config(cluster__gpus_per_worker=1, **settings), Counts(), None).gpu_memory.get(
+            "batches on the GPU"
+        )
+
+    plain, filtered = there(), there(negatives__filter=True)
+    assert plain is not None
+    assert filtered is not None
+    # Of 10 M triples, a worker of two has 5 M: 12 bytes each, and 8 bytes in the order of each of three epochs.
+    assert 5_000_000 * 36 < plain < 5_000_000 * 36 + (16 << 20)
+    # Two facts of each triple, and at most as many queries, in 8 bytes each.
+    assert filtered - plain >= 10_000_000 * 32
+    assert there(negatives__source="k_hop") is None
+    assert there(train__resident_share=0.5) is None
+    one, several = (make_config(cluster__gpus_per_worker=1, train__workers=workers) for workers in (1, 2))
+    # Steps of one GPU are captured, and two graphs keep their memory; the step is that of twice as many queries.
+    objectives = [plan(each, Counts(), None).gpu_memory["objective"] for each in (one, several)]
+    assert objectives[0] == pytest.approx(6 * objectives[1], rel=0.01)
+
+
+def test_making_batches_on_a_gpu_takes_its_bandwidth() -> None:
+    machine = Machine(flops=1e13, bandwidth=1e12)
+    seconds = plan(make_config(cluster__gpus_per_worker=1), Counts(), None, machine).seconds
+    slower = plan(make_config(cluster__gpus_per_worker=1), Counts(), None, replace(machine, bandwidth=1e11)).seconds
+    assert slower["data"] == pytest.approx(10 * seconds["data"])
 
 
 def test_a_gpu_that_is_too_small_is_named() -> None:

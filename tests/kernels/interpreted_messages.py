@@ -83,6 +83,13 @@ def many_edges() -> None:
         compare_moments("distmult", sizes, width, shared=True, seed=0)
 
 
+def widths(*widths: int) -> None:
+    """Vectors of one block and of many."""
+    for width in widths:
+        compare("rotate", (2, 1, 2, 1), width, shared=False, seed=width)
+        compare_moments("rotate", (2, 1, 2, 1), width, shared=False, seed=width)
+
+
 def random_graphs(examples: int) -> None:
     graphs = given(
         message=st.sampled_from(list(REFERENCES)),

@@ -36,6 +36,10 @@ def test_interpreted_kernels_are_the_formula() -> None:
         assert_all_close(passes(double, far, candidates, weight), expected, 1e-3)
         for queries, rows in ((0, 5), (5, 0)):
             passes(hanon, torch.ones(queries, 4), torch.zeros(rows, 3), torch.ones(queries))
+        for dim in (32, 64, 128, 256, 512, 1024, 2048):
+            query, candidates, weight = problem(5, 65, dim, spread=0.4 * (5 / dim) ** 0.5)
+            expected = exact(hanon, query, candidates, weight)
+            assert_all_close(passes(hanon, query, candidates, weight), expected, 5e-5)
         broken, candidates, weight = problem()
         broken[2, 0] = torch.nan
         assert passes(hanon, broken, candidates, weight)[0].isnan()[2]
@@ -62,10 +66,13 @@ def test_kernels_compile_for_a_gpu_that_is_not_here(capability: int) -> None:
             integers = {{"queries", "rows", "tiles_per_part", "dim", "grad_stride", "limit", "steepness"}}
             names = [name for name in kernel.arg_names if name not in constants]
             signature = types(names, set(names) - integers, {{"limit", "steepness"}})
-            for kind in range(5):
+            for kind in range(5) if {capability} == 90 else (0, 3):
                 constants["KIND"] = kind
                 source = ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), dict(constants))
                 compiled = triton.compile(source, target=GPUTarget("cuda", {capability}, 32))
                 assert "fma" in compiled.asm["ptx"]
+                assert compiled.asm["cubin"]
+                # A tile is as large for any width. sm_80 has 163 KB for a program, sm_90 has 227 KB.
+                assert compiled.metadata.shared <= 48 << 10
         """
     )

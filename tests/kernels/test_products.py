@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distkg.kernels import cpu
-from distkg.kernels.products import half_where_fast, product, product_over_rows, products_in
+from distkg.kernels.products import grouped_product, half_where_fast, product, product_over_rows, products_in
 from distkg.kernels.threads import computing_threads
 
 SHAPES = [(1, 1, 1), (3, 5, 2), (1, 2000, 40), (41, 40, 40), (257, 129, 33), (100, 1, 1000), (64, 1024, 200)]
@@ -169,3 +169,17 @@ def test_the_number_of_threads_changes_no_bit(
         one = product(left, right)
     with computing_threads(2):
         assert torch.equal(product(left, right), one)
+
+
+def test_products_of_groups_by_hand() -> None:
+    """1 + 1/256 is not a number of bfloat16, and rounds to 1."""
+    left = torch.tensor([[[1 + 1 / 256, 2.0]], [[3.0, 1.0]]], requires_grad=True)
+    right = torch.tensor([[[1.0, 1.0], [0.0, 4.0]], [[2.0, 0.0], [1.0, 1.0]]])
+    exact = grouped_product(left, right)
+    assert exact.tolist() == [[[3 + 1 / 256, 8.0]], [[6.0, 4.0]]]
+    with products_in(torch.bfloat16):
+        rounded = grouped_product(left, right)
+    assert rounded.dtype == torch.float32
+    assert rounded.tolist() == [[[3.0, 8.0]], [[6.0, 4.0]]]
+    (gradient,) = torch.autograd.grad(rounded.sum(), left)
+    assert gradient.tolist() == [[[1.0, 5.0]], [[3.0, 1.0]]]

@@ -40,4 +40,5 @@ def test_splits_count_the_ids_of_each_owner(rows: int, size: int, data: st.DataO
     ids = sorted(data.draw(st.sets(st.integers(0, rows - 1))))
     shards = Shards(rows, size)
     expected = [sum(low <= i < high for i in ids) for low, high in map(shards.range, range(size))]
-    assert shards.splits(torch.tensor(ids, dtype=torch.int64)) == expected
+    assert shards.counts_of(torch.tensor(ids, dtype=torch.int64)).tolist() == expected
+    assert shards.counts_of(torch.tensor([*ids, *ids[-1:] * 3], dtype=torch.int64)).tolist() == expected

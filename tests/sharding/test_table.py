@@ -14,6 +14,7 @@ from distkg.sharding.optimizers import OPTIMIZERS
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.shards import Shards
 from distkg.sharding.table import ShardedTable, round_stochastically
+from tests.as_on_a_device import without_compiled_kernels
 
 WIDTH, STEPS, RATE = 3, 4, 0.5
 PARTS = 3  # of the work at each step: rank r of n takes the parts r, r + n, …
@@ -76,6 +77,53 @@ def test_sharded_training_is_plain_training(size: int, rows: int, optimizer: str
     torch.testing.assert_close(torch.cat([result["local"] for result in outcome]), expected)
     for name, values in state.items():
         torch.testing.assert_close(torch.cat([result["state"][name] for result in outcome]), values)
+
+
+def train_as_on_a_device(ranks: Ranks, rows: int, optimizer: str) -> dict[str, Any]:
+    """As ``train``, on the way of a device, with ids that end with repetitions."""
+    with pytest.MonkeyPatch.context() as patch:
+        without_compiled_kernels(patch)
+        table = filled(rows, ranks, optimizer)
+        work = [work_of(rows, step, range(ranks.rank, PARTS, ranks.size)) for step in range(STEPS)]
+        padded = [torch.cat([ids, ids[-1:].repeat(3)]) for ids, _ in work]
+        for route, (_, gradient) in zip(plan_routes(padded, table.shards, ranks), work, strict=True):
+            rows_fetched = table.fetch(route).wait()
+            gradients = torch.zeros_like(rows_fetched)
+            gradients[: len(gradient)] = gradient
+            table.update(*table.collect(table.push(route, gradients)), learning_rate=RATE)
+    assert table.optimizer is not None
+    return {"local": table.local, "state": table.optimizer.state}
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "optimizer"), [(1, 11, "adam"), (1, 11, "rowwise_adagrad"), (3, 4, "adagrad")]
+)
+def test_a_device_updates_a_repeated_row_once(size: int, rows: int, optimizer: str) -> None:
+    there = train_as_on_a_device
+    outcome = [there(Ranks.single(), rows, optimizer)] if size == 1 else run_ranks(size, there, rows, optimizer)
+    expected, state, _ = plain_training(rows, optimizer)
+    torch.testing.assert_close(torch.cat([result["local"] for result in outcome]), expected, atol=5e-5, rtol=0)
+    for name, values in state.items():
+        torch.testing.assert_close(torch.cat([result["state"][name] for result in outcome]), values, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_device_does_not_train_frozen_rows(
+    optimizer: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_compiled_kernels(monkeypatch)
+    table = ShardedTable(5, WIDTH, OPTIMIZERS[optimizer], Ranks.single(), dtype, frozen=3)
+    table.local.copy_(whole_table(5))
+    assert table.optimizer is not None
+    for tensor in table.optimizer.state.values():
+        tensor.fill_(2.0)
+    table.update(torch.tensor([1, 2, 4, 4]), torch.ones(4, WIDTH), learning_rate=RATE)
+    moved = [bool((row != old).all()) for row, old in zip(table.local.float(), whole_table(5), strict=True)]
+    assert moved == [False, False, False, False, True]
+    for tensor in table.optimizer.state.values():
+        assert (tensor[:4] == 2).all()
+        assert (tensor[4] != 2).all()
 
 
 def fetch_in_bfloat16(ranks: Ranks) -> dict[str, Any]:

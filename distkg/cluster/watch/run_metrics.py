@@ -184,7 +184,7 @@ class Evaluations:
 
     def _due(self) -> bool:
         """Return whether the last call was long enough ago; collective, because ranks that disagreed would wait."""
-        due = torch.tensor([float(time.monotonic() - self._last >= EVALUATION_SECONDS)], device=self._ranks.device)
+        due = torch.tensor([float(time.monotonic() - self._last >= EVALUATION_SECONDS)])
         return bool(self._ranks.broadcast(due))
 
 

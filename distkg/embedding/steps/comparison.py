@@ -1,7 +1,8 @@
 """Comparison of the answers of a batch with its negatives: the loss, and the gradients of queries and candidates.
 
-Works without autograd, block by block: scores, loss and both gradients of a block of queries and their negatives are
-computed while the block is in the core's cache, so no matrix of all queries and negatives is written or read again.
+On CPU it works without autograd, block by block: scores, loss and both gradients of a block of queries and their
+negatives are computed while the block is in the core's cache, so no matrix of all queries and negatives is written or
+read again.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.embedding.batches import SampledBatch
-from distkg.kernels.gather_scatter import add_rows, gather_rows
-from distkg.kernels.scores.similarity import Similarity, row_order
+from distkg.kernels.gather_scatter import add_rows, gather_rows, take_rows
+from distkg.kernels.jit import on_cpu
+from distkg.kernels.scores.similarity import ProductSimilarity, Similarity, row_order
 from distkg.kernels.threads import for_each
 from distkg.objectives import EXCLUDED, SampledObjective
 
@@ -67,6 +70,8 @@ def compare(
         )
         similarity.add_indexed_gradients(to_positive, positive, query, candidates, answer, to_query, to_candidates)
         return Comparison(losses.sum(), to_query, to_candidates)
+    if isinstance(similarity, ProductSimilarity) and not on_cpu(query, candidates):
+        return _compare_together(similarity, objective, query, candidates, batch, weight)
     positive = similarity.indexed_scores(query, candidates, answer)
     losses, to_positive = query.new_empty(len(query)), torch.empty_like(positive)
     to_shared = candidates.new_empty(*batch.negatives.shape, candidates.shape[1])
@@ -84,6 +89,31 @@ def compare(
     add_rows(to_candidates, batch.negatives.flatten(), to_shared.flatten(0, 1))
     similarity.add_indexed_gradients(to_positive, positive, query, candidates, answer, to_query, to_candidates)
     return Comparison(losses.sum(), to_query, to_candidates)
+
+
+def _compare_together(
+    similarity: ProductSimilarity,
+    objective: SampledObjective,
+    query: Tensor,
+    candidates: Tensor,
+    batch: SampledBatch,
+    weight: float,
+) -> Comparison:
+    """Compare all queries of a batch at once: a device takes longer to be asked for a block than to compute it.
+
+    By autograd; the scores of the batch are kept, queries × negatives.
+    """
+    (groups, count), queries = batch.negatives.shape, len(query)
+    with torch.enable_grad():
+        leaves = query.detach().requires_grad_(), candidates.detach().requires_grad_()
+        padded = F.pad(leaves[0], (0, 0, 0, groups * batch.sharing - queries)).view(groups, batch.sharing, -1)
+        shared = take_rows(leaves[1], batch.negatives.flatten()).view(groups, count, -1)
+        negative = similarity.grouped(padded, shared).view(groups * batch.sharing, count)[:queries]
+        if batch.mask is not None:
+            negative = negative.masked_fill(batch.mask, EXCLUDED)
+        positive = similarity.pairs(leaves[0], take_rows(leaves[1], batch.answer))
+        loss = (objective(positive, negative) * weight).sum()
+    return Comparison(loss.detach(), *torch.autograd.grad(loss, leaves))
 
 
 def _loss(

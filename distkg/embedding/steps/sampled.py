@@ -11,6 +11,8 @@ from distkg.embedding.model import TrainingModel
 from distkg.embedding.steps.comparison import Comparison, compare
 from distkg.embedding.steps.queries import BatchQueries, ComposedQueries, DifferentiatedQueries, composes
 from distkg.embedding.steps.step import Penalty, StepResult, through_candidates
+from distkg.kernels.products import products_in
+from distkg.kernels.scores.similarity import DOT
 from distkg.negatives import GeneratedNegatives
 from distkg.objectives import EXCLUDED, SAMPLED
 
@@ -23,6 +25,8 @@ class SampledStep:
         self._objective = SAMPLED[config.objective.name](config.objective)
         self._penalty = Penalty(model, config)
         self._composes = composes(model, config)
+        reduced = model.ranks.device.type != "cpu" and model.training_similarity is DOT  # distances would be lost
+        self._products = getattr(torch, config.train.precision) if reduced else torch.float32
 
     def __call__(self, batch: Batch, rows: Tensor) -> StepResult:
         assert isinstance(batch, SampledBatch)
@@ -31,7 +35,8 @@ class SampledStep:
         own = rows.detach().requires_grad_()
         candidates = self._model.scorer.candidates(own)
         similarity = self._model.training_similarity
-        compared = compare(similarity, self._objective, queries.query, candidates.detach(), batch, weight)
+        with products_in(self._products):
+            compared = compare(similarity, self._objective, queries.query, candidates.detach(), batch, weight)
         if batch.made is not None:
             self._compare_generated(queries.query, candidates.detach(), batch, batch.made, weight, compared)
         to_rows = through_candidates(own, candidates, compared.to_candidates)

@@ -14,6 +14,7 @@ from distkg.embedding.batches import Batch
 from distkg.embedding.model import TrainingModel
 from distkg.embedding.steps.given_gradient import with_gradient
 from distkg.kernels.gather_scatter import add_rows
+from distkg.kernels.jit import on_cpu
 from distkg.objectives import REGULARIZERS
 
 
@@ -105,7 +106,7 @@ class Penalty:
         """Return the part of the answers among this rank's rows, and add its gradient to ``every_row``."""
         if self._norm is None or not len(row):
             return own.new_zeros(())
-        unique_rows, times = row.unique(return_counts=True)
+        unique_rows, times = row.unique(return_counts=True) if on_cpu(row) else _times_of_all(row, len(own))
         answer = own[unique_rows].requires_grad_()
         relation = own.new_zeros(1, self._scorer.relation_width)
         magnitude = self._scorer.factors(answer, relation, answer)[2]
@@ -113,3 +114,9 @@ class Penalty:
         (gradient,) = torch.autograd.grad(loss, answer)
         add_rows(every_row, unique_rows, gradient)
         return loss.detach()
+
+
+def _times_of_all(row: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Return all of so many rows, and how often each occurs: a device need not be waited for to tell which do."""
+    times = torch.zeros(rows, dtype=row.dtype, device=row.device).index_add_(0, row, torch.ones_like(row))
+    return torch.arange(rows, device=row.device), times

@@ -2,7 +2,9 @@
 
 In the first pass a program has some queries and a part of the candidates; the parts are combined afterwards. In the
 second pass a program has some candidates and all queries, so every gradient is written by one program, and the result
-does not depend on the order of programs. ``SoftmaxLogSumExp`` is the plain reference.
+does not depend on the order of programs. Vectors of any width are read a part at a time, so that a tile's memory does
+not grow with the width; their weighted sums stay in memory, and each is read and written by one program.
+``SoftmaxLogSumExp`` is the plain reference.
 
 Needs Triton, which comes with torch's CUDA builds. ``TRITON_INTERPRET=1`` runs the same kernels on CPU, slowly.
 """
@@ -22,7 +24,7 @@ keep_gpu_kernels()
 
 _KINDS: dict[type[Activation], int] = {Hanon: 0, Halin: 1, Double: 2, XExp: 3, Artanh: 4}
 _PROGRAMS = 512  # enough to fill a large GPU
-_SMALLEST_PRODUCT = 16  # smallest extent of a matrix for tensor cores
+_QUERIES, _ROWS, _WIDTH = 32, 64, 32  # extents of a tile of queries, of rows, and of the part of a vector at a time
 
 
 class TritonLogSumExp(LogSumExp):
@@ -31,17 +33,15 @@ class TritonLogSumExp(LogSumExp):
     def __init__(self, activation: Activation, vector: Tensor, scale: Tensor, candidates: Tensor) -> None:
         """vector float32 [B, D], scale float32 [B], candidates float32 [N, D]; all contiguous, on one device."""
         self._vector, self._scale, self._candidates = vector, scale, candidates
-        dim = vector.shape[1]
-        width = max(_SMALLEST_PRODUCT, triton.next_power_of_2(dim))
-        self._queries_at_once, self._rows_at_once = (32, 64) if width <= 128 else (16, 32)
+        self._queries_at_once, self._rows_at_once = _QUERIES, _ROWS
         self._settings = {
-            "dim": dim,
+            "dim": vector.shape[1],
             "limit": activation.limit,
             "steepness": activation.steepness,
             "KIND": _KINDS[type(activation)],
-            "WIDTH": width,
-            "QUERIES": self._queries_at_once,
-            "ROWS": self._rows_at_once,
+            "WIDTH": _WIDTH,
+            "QUERIES": _QUERIES,
+            "ROWS": _ROWS,
         }
 
     def first_pass(self) -> Tensor:
@@ -51,7 +51,7 @@ class TritonLogSumExp(LogSumExp):
         tiles = triton.cdiv(queries, self._queries_at_once)
         parts = max(1, min(_PROGRAMS // max(tiles, 1), triton.cdiv(rows, self._rows_at_once)))
         shift, total, weights, weighted = (self._scale.new_empty(parts, queries) for _ in range(4))
-        pull = self._scale.new_empty(parts, queries, dim)
+        pull = self._scale.new_zeros(parts, queries, dim)
         if queries:
             _first[(tiles, parts)](
                 self._vector, self._scale, self._candidates, shift, total, weights, weighted, pull,
@@ -106,18 +106,34 @@ def _value_and_slope(x, limit, steepness, KIND: tl.constexpr):  # type: ignore[n
 
 
 @triton.jit
-def _load(pointer, first, count, dim, AT_ONCE: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Load rows first … first + AT_ONCE of a matrix [count, dim], padded with zeros."""
-    row, column = first + tl.arange(0, AT_ONCE), tl.arange(0, WIDTH)
-    place = row.to(tl.int64)[:, None] * dim + column[None, :]
-    return tl.load(pointer + place, mask=(row[:, None] < count) & (column[None, :] < dim), other=0.0)
+def _places(row, low, dim, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Places of the columns from ``low`` on in rows [·] of a matrix [·, dim], and which of the columns there are."""
+    column = low + tl.arange(0, WIDTH)
+    return row.to(tl.int64)[:, None] * dim + column[None, :], column[None, :] < dim
 
 
 @triton.jit
-def _distances(q, c):  # type: ignore[no-untyped-def]
-    """Compute the squared distances of every row of q and every row of c."""
-    inner = tl.dot(q, tl.trans(c), input_precision="ieee")  # TF32 would lose small distances
-    distance = tl.sum(q * q, 1)[:, None] + tl.sum(c * c, 1)[None, :] - 2 * inner
+def _load(pointer, row, there, low, dim, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Load the columns from ``low`` on of rows [·] of a matrix [·, dim], with zeros for what is not there."""
+    place, inside = _places(row, low, dim, WIDTH)
+    return tl.load(pointer + place, mask=there[:, None] & inside, other=0.0)
+
+
+@triton.jit
+def _distances(  # type: ignore[no-untyped-def]
+    vector, query, asked, candidates, row, there, dim, WIDTH: tl.constexpr, QUERIES: tl.constexpr, ROWS: tl.constexpr
+):
+    """Compute the squared distances of queries [QUERIES] and rows [ROWS], a part of the width at a time."""
+    inner = tl.zeros((QUERIES, ROWS), tl.float32)
+    query_norm = tl.zeros((QUERIES,), tl.float32)
+    row_norm = tl.zeros((ROWS,), tl.float32)
+    for low in range(0, dim, WIDTH):
+        q = _load(vector, query, asked, low, dim, WIDTH)
+        c = _load(candidates, row, there, low, dim, WIDTH)
+        inner += tl.dot(q, tl.trans(c), input_precision="ieee")  # TF32 would lose small distances
+        query_norm += tl.sum(q * q, 1)
+        row_norm += tl.sum(c * c, 1)
+    distance = query_norm[:, None] + row_norm[None, :] - 2 * inner
     return tl.where(distance < 0, 0.0, distance)
 
 
@@ -127,38 +143,42 @@ def _first(  # type: ignore[no-untyped-def]
     queries, rows, tiles_per_part, dim, limit, steepness,
     KIND: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    first, part = tl.program_id(0) * QUERIES, tl.program_id(1)
-    query, column = first + tl.arange(0, QUERIES), tl.arange(0, WIDTH)
-    q = _load(vector, first, queries, dim, QUERIES, WIDTH)
-    factor = tl.load(scale + query, mask=query < queries, other=1.0)
+    part = tl.program_id(1)
+    query = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    asked = query < queries
+    place = part * queries + query
+    factor = tl.load(scale + query, mask=asked, other=1.0)
     shift = tl.full((QUERIES,), float("inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     weights = tl.zeros((QUERIES,), tl.float32)
     weighted = tl.zeros((QUERIES,), tl.float32)
-    pull = tl.zeros((QUERIES, WIDTH), tl.float32)
     for tile in range(part * tiles_per_part, (part + 1) * tiles_per_part):
         row = tile * ROWS + tl.arange(0, ROWS)
+        there = row < rows
         if tile * ROWS < rows:
-            c = _load(candidates, tile * ROWS, rows, dim, ROWS, WIDTH)
-            distance = _distances(q, c)
+            distance = _distances(vector, query, asked, candidates, row, there, dim, WIDTH, QUERIES, ROWS)
             value, slope = _value_and_slope(factor[:, None] * distance, limit, steepness, KIND)
-            value = tl.where(row[None, :] < rows, value, float("inf"))
+            value = tl.where(there[None, :], value, float("inf"))
             lower = tl.minimum(shift, tl.min(value, 1))
             before = tl.exp(lower - shift)
             term = tl.exp(lower[:, None] - value)
-            weight = tl.where(row[None, :] < rows, term * slope, 0.0)
+            weight = tl.where(there[None, :], term * slope, 0.0)
             total = total * before + tl.sum(term, 1)
             weights = weights * before + tl.sum(weight, 1)
             weighted = weighted * before + tl.sum(weight * distance, 1)
-            pull = pull * before[:, None] + tl.dot(weight, c, input_precision="ieee")
             shift = lower
-    place, live = part * queries + query, query < queries
-    tl.store(shift_out + place, shift, mask=live)
-    tl.store(total_out + place, total, mask=live)
-    tl.store(weights_out + place, weights, mask=live)
-    tl.store(weighted_out + place, weighted, mask=live)
-    inside = live[:, None] & (column[None, :] < dim)
-    tl.store(pull_out + place.to(tl.int64)[:, None] * dim + column[None, :], pull, mask=inside)
+            # The sums of vectors are too wide for registers: they stay in memory, where only this program adds to them.
+            for low in range(0, dim, WIDTH):
+                c = _load(candidates, row, there, low, dim, WIDTH)
+                pull = _load(pull_out, place, asked, low, dim, WIDTH) * before[:, None]
+                pull += tl.dot(weight, c, input_precision="ieee")
+                where, inside = _places(place, low, dim, WIDTH)
+                tl.store(pull_out + where, pull, mask=asked[:, None] & inside)
+            tl.debug_barrier()  # the next tile reads what other threads of the program may have written
+    tl.store(shift_out + place, shift, mask=asked)
+    tl.store(total_out + place, total, mask=asked)
+    tl.store(weights_out + place, weights, mask=asked)
+    tl.store(weighted_out + place, weighted, mask=asked)
 
 
 @triton.jit
@@ -166,22 +186,34 @@ def _second(  # type: ignore[no-untyped-def]
     vector, scale, candidates, log_sum, push, grad, grad_stride, queries, rows, dim, limit, steepness,
     KIND: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    first = tl.program_id(0) * ROWS
-    row, column = first + tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    c = _load(candidates, first, rows, dim, ROWS, WIDTH)
-    towards = tl.zeros((ROWS, WIDTH), tl.float32)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    there = row < rows
     weights = tl.zeros((ROWS,), tl.float32)
     for start in range(0, queries, QUERIES):
         query = start + tl.arange(0, QUERIES)
-        q = _load(vector, start, queries, dim, QUERIES, WIDTH)
-        factor = tl.load(scale + query, mask=query < queries, other=1.0)
-        log_sums = tl.load(log_sum + query, mask=query < queries, other=0.0)
-        pushed = tl.load(push + query, mask=query < queries, other=0.0)
-        value, slope = _value_and_slope(factor[:, None] * _distances(q, c), limit, steepness, KIND)
+        asked = query < queries
+        factor = tl.load(scale + query, mask=asked, other=1.0)
+        log_sums = tl.load(log_sum + query, mask=asked, other=0.0)
+        pushed = tl.load(push + query, mask=asked, other=0.0)
+        distance = _distances(vector, query, asked, candidates, row, there, dim, WIDTH, QUERIES, ROWS)
+        value, slope = _value_and_slope(factor[:, None] * distance, limit, steepness, KIND)
         weight = pushed[:, None] * slope * tl.exp(-value - log_sums[:, None])
-        towards += tl.dot(tl.trans(weight), q, input_precision="ieee")
         weights += tl.sum(weight, 0)
-    place = row.to(tl.int64)[:, None] * grad_stride + column[None, :]
-    inside = (row[:, None] < rows) & (column[None, :] < dim)
-    before = tl.load(grad + place, mask=inside, other=0.0)
-    tl.store(grad + place, before + towards - weights[:, None] * c, mask=inside)
+        for low in range(0, dim, WIDTH):
+            q = _load(vector, query, asked, low, dim, WIDTH)
+            towards = tl.dot(tl.trans(weight), q, input_precision="ieee")
+            _add(grad, row, there, low, dim, grad_stride, towards, WIDTH)
+        tl.debug_barrier()  # the next queries are added to what other threads of the program may have written
+    for low in range(0, dim, WIDTH):
+        c = _load(candidates, row, there, low, dim, WIDTH)
+        _add(grad, row, there, low, dim, grad_stride, -weights[:, None] * c, WIDTH)
+
+
+@triton.jit
+def _add(matrix, row, there, low, dim, stride, values, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Add to the columns from ``low`` on of rows of a matrix, which no other program writes."""
+    column = low + tl.arange(0, WIDTH)
+    place = row.to(tl.int64)[:, None] * stride + column[None, :]
+    inside = there[:, None] & (column[None, :] < dim)
+    before = tl.load(matrix + place, mask=inside, other=0.0)
+    tl.store(matrix + place, before + values, mask=inside)

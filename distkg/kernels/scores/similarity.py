@@ -19,7 +19,7 @@ from torch import Tensor
 
 from distkg.kernels.gather_scatter import squared_norms, take_rows
 from distkg.kernels.jit import on_cpu
-from distkg.kernels.products import product
+from distkg.kernels.products import grouped_product, product
 from distkg.kernels.scores import pairwise
 from distkg.kernels.scores.activations import Double
 from distkg.kernels.scores.distance_log_sum_exp import log_sum_exp_of_distances
@@ -344,6 +344,11 @@ class ProductSimilarity(Similarity):
         grad_query = product(to_inner, candidates.T).addcmul_(query, to_query[:, None], value=2)
         grad_candidates = product(to_inner.T, query.T).addcmul_(candidates, to_candidates[:, None], value=2)
         return grad_query, grad_candidates
+
+    def grouped(self, query: Tensor, candidates: Tensor) -> Tensor:
+        """Score the queries of each group with its candidates: [G, B, Q], [G, N, C] -> [G, B, N]; differentiable."""
+        norms = query.square().sum(-1)[:, :, None], candidates.square().sum(-1)[:, None]
+        return self.combine(grouped_product(query, candidates), *norms)
 
     def indexed(self, query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
         inner = indexed_products(query, rows, index)

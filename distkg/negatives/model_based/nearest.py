@@ -56,7 +56,7 @@ class NearestEntities:
         Collective: ranks may pass different numbers of vectors, also none.
         """
         ranks = self._model.ranks
-        most = torch.tensor(len(vectors), device=ranks.device)
+        most = torch.tensor(len(vectors))
         ranks.all_reduce(most, "max")
         if not int(most):
             return torch.empty(0, top, dtype=torch.int64)

@@ -105,7 +105,7 @@ class PrefetchedSource(NegativeSource):
         collective."""
         if self._model is None or self._hosted.requires == "nothing" or self._model.ranks.size == 1:
             return self._pool.room()
-        most = torch.tensor(self._pool.room(), device=self._model.ranks.device)
+        most = torch.tensor(self._pool.room())
         self._model.ranks.all_reduce(most, "max")
         return int(most)
 

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from distkg.data.store.classes import Classes
 from distkg.graph.csr import row_of_each
-from distkg.kernels.jit import kernel
-from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, RunSizes, SourceError, SourceOptions
+from distkg.kernels.jit import kernel, on_cpu
+from distkg.negatives.base import SOURCES, Negatives, Queries, RunSizes, SourceError, SourceOptions, TensorSource
 from distkg.negatives.training_graph import TrainingGraph
+from distkg.randomness import RandomNumbers
+from distkg.sharding.device_copies import DeviceCopies
 
 
 class PoolOptions(SourceOptions):
@@ -51,10 +53,9 @@ class Pools:
         offsets = np.searchsorted(keys, np.arange(pools + 1, dtype=np.int64) * entities)
         return cls(offsets.astype(np.int64), (keys % entities).astype(np.int32))
 
-    def ranges(self, pool: NDArray[np.int64]) -> Ranges:
-        """Return the ranges of the pools [b]; -1 stands for an empty pool."""
-        start, end = self.offsets[pool], self.offsets[pool + 1]
-        return Ranges(start, np.where(pool < 0, 0, end - start), np.zeros_like(start), np.zeros_like(start))
+    def on_devices(self) -> tuple[DeviceCopies, DeviceCopies]:
+        """Return members and offsets as tensors."""
+        return DeviceCopies(torch.from_numpy(self.members)), DeviceCopies(torch.from_numpy(self.offsets))
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,22 @@ class Ranges:
     Attributes: int64 [b] each; ``size`` excludes the gap, ``gap_at`` is relative to ``start``.
     """
 
-    start: NDArray[np.int64]
-    size: NDArray[np.int64]
-    gap_at: NDArray[np.int64]
-    gap: NDArray[np.int64]
+    start: Tensor
+    size: Tensor
+    gap_at: Tensor
+    gap: Tensor
 
 
-class PoolSource(NegativeSource):
-    """Base class of sources with one pool per query. Subclasses define its range."""
+class PoolSource(TensorSource):
+    """Base class of sources with one pool per query. Subclasses define its range.
+
+    Attributes:
+        members: int32, entities of all pools.
+    """
 
     Options = PoolOptions
     bytes_per_query: ClassVar[int] = 0
-    members: NDArray[np.int32]
+    members: DeviceCopies
 
     @classmethod
     def memory(cls, options: SourceOptions, sizes: RunSizes) -> int:
@@ -87,22 +92,42 @@ class PoolSource(NegativeSource):
         self.integrate = options.integrate
 
     @abstractmethod
-    def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
-        """Return the pools of queries, int64 [b] each, as ranges of ``members``."""
+    def ranges(self, queries: Queries) -> Ranges:
+        """Return the pools of queries as ranges of ``members``, on the device of the queries."""
 
-    def draw(self, queries: Queries, count: int, generator: torch.Generator) -> Negatives:
-        ranges = self._ranges(queries)
-        uniforms = torch.randint(1 << 62, (len(queries), count), generator=generator)
+    def draw_on(self, queries: Queries, count: int, numbers: RandomNumbers) -> Negatives:
+        ranges = self.ranges(queries)
+        uniforms = numbers.integers(1 << 62, (len(queries), count))
+        members = self.members.on(uniforms.device)
+        if not on_cpu(uniforms):
+            return reference_take(ranges, members, self.entities, self.integrate, uniforms)
         mask = torch.zeros(uniforms.shape, dtype=torch.bool)
-        spans = ranges.start, ranges.size, ranges.gap_at, ranges.gap
-        _take(*spans, self.members, self.entities, self.integrate, uniforms.numpy(), mask.numpy())
+        start, size, gap_at, gap = (part.numpy() for part in (ranges.start, ranges.size, ranges.gap_at, ranges.gap))
+        arrays = start, size, gap_at, gap, members.numpy()
+        _take(*arrays, self.entities, self.integrate, uniforms.numpy(), mask.numpy())
         return Negatives(uniforms, mask if bool(mask.any()) else None)
 
     def pool_sizes(self, queries: Queries) -> Tensor:
-        return torch.from_numpy(self._ranges(queries).size)
+        return self.ranges(queries).size
 
-    def _ranges(self, queries: Queries) -> Ranges:
-        return self.ranges(queries.anchor.numpy(), queries.relation.numpy(), queries.answer.numpy())
+
+def whole_pools(offsets: Tensor, pool: Tensor) -> Ranges:
+    """Return the ranges of pools int64 [b], by the offsets of `Pools`; -1 stands for an empty pool."""
+    start, end = offsets[pool], offsets[pool + 1]
+    return Ranges(start, (end - start).masked_fill(pool < 0, 0), torch.zeros_like(start), torch.zeros_like(start))
+
+
+def reference_take(ranges: Ranges, members: Tensor, entities: int, integrate: bool, uniforms: Tensor) -> Negatives:
+    """Map random numbers int64 [b, K] to entities as ``_take`` does, on any device; the mask is never None."""
+    size, gap_at, gap = (part[:, None] for part in (ranges.size, ranges.gap_at, ranges.gap))
+    column = torch.arange(uniforms.shape[1], device=uniforms.device)
+    whole = (size < uniforms.shape[1]) & integrate
+    place = torch.where(whole, column, uniforms % size.clamp_min(1))
+    place = ranges.start[:, None] + place + torch.where(place >= gap_at, gap, 0)
+    rest = whole & (column >= size)
+    mask = (size == 0) & ~rest
+    taken = members[place.clamp_max(len(members) - 1)].long() if len(members) else torch.zeros_like(place)
+    return Negatives(torch.where(rest, uniforms % entities, taken.masked_fill(mask, 0)), mask)
 
 
 @kernel
@@ -143,11 +168,11 @@ class Corrupt(PoolSource):
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
         _, relation, answer = graph.queries().T
-        self._pools = Pools.from_pairs(relation, answer, 2 * graph.relations, graph.entities)
-        self.members = self._pools.members
+        pools = Pools.from_pairs(relation, answer, 2 * graph.relations, graph.entities)
+        self.members, self._offsets = pools.on_devices()
 
-    def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
-        return self._pools.ranges(relation)
+    def ranges(self, queries: Queries) -> Ranges:
+        return whole_pools(self._offsets.on(queries.relation.device), queries.relation)
 
 
 class ClassSource(PoolSource):
@@ -168,8 +193,16 @@ class ClassSource(PoolSource):
     def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
         super().__init__(graph, options)
         self._classes = require_classes(graph, self.name, relations=self.of_relations)
-        self._pools = members_of_classes(self._classes, graph.entities)
-        self.members = self._pools.members
+        self.members, self._offsets = members_of_classes(self._classes, graph.entities).on_devices()
+        self._class_of = DeviceCopies(torch.from_numpy(self._classes_by_id().astype(np.int64)))
+
+    @abstractmethod
+    def _classes_by_id(self) -> NDArray[np.int32]:
+        """Return the class of each relation or entity; -1 if it has none."""
+
+    def _pools_of(self, ids: Tensor) -> Ranges:
+        """Return the pools of the classes of relations or entities."""
+        return whole_pools(self._offsets.on(ids.device), self._class_of.on(ids.device)[ids])
 
 
 @SOURCES.register("typed")
@@ -179,8 +212,11 @@ class Typed(ClassSource):
     needs = "classes, domain and range"
     name, of_relations = "typed", True
 
-    def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
-        return self._pools.ranges(self._classes.required[relation].astype(np.int64))
+    def _classes_by_id(self) -> NDArray[np.int32]:
+        return self._classes.required
+
+    def ranges(self, queries: Queries) -> Ranges:
+        return self._pools_of(queries.relation)
 
 
 @SOURCES.register("classes")
@@ -190,12 +226,11 @@ class SameClass(ClassSource):
     needs = "classes"
     name, of_relations = "classes", False
 
-    def __init__(self, graph: TrainingGraph, options: SourceOptions) -> None:
-        super().__init__(graph, options)
-        self._first = self._classes.first.astype(np.int64)
+    def _classes_by_id(self) -> NDArray[np.int32]:
+        return self._classes.first
 
-    def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
-        return self._pools.ranges(self._first[answer])
+    def ranges(self, queries: Queries) -> Ranges:
+        return self._pools_of(queries.answer)
 
 
 @SOURCES.register("relational")
@@ -221,16 +256,18 @@ class Relational(PoolSource):
             members.append(unique % graph.entities)
         key, alone, member = (np.concatenate(parts) for parts in (keys, sole, members))
         order = np.lexsort((member, alone, key))
-        self.members = member[order].astype(np.int32)
-        self._groups = (key * (graph.relations + 1) + alone)[order]
-        self._offsets = np.searchsorted(key[order], np.arange(2 * graph.entities + 1))
+        offsets = np.searchsorted(key[order], np.arange(2 * graph.entities + 1))
+        self.members = DeviceCopies(torch.from_numpy(member[order].astype(np.int32)))
+        self._groups = DeviceCopies(torch.from_numpy((key * (graph.relations + 1) + alone)[order]))
+        self._offsets = DeviceCopies(torch.from_numpy(offsets))
 
-    def ranges(self, anchor: np.ndarray, relation: np.ndarray, answer: np.ndarray) -> Ranges:
-        direction, own = np.divmod(relation, self.graph.relations)
-        key = anchor * 2 + direction
-        start, end = self._offsets[key], self._offsets[key + 1]
-        group = key * (self.graph.relations + 1) + own
-        low, high = np.searchsorted(self._groups, group), np.searchsorted(self._groups, group + 1)
+    def ranges(self, queries: Queries) -> Ranges:
+        device, relations = queries.anchor.device, self.graph.relations
+        offsets, groups = self._offsets.on(device), self._groups.on(device)
+        key = queries.anchor * 2 + (queries.relation >= relations)
+        start, end = offsets[key], offsets[key + 1]
+        group = key * (relations + 1) + queries.relation % relations
+        low, high = torch.searchsorted(groups, group), torch.searchsorted(groups, group + 1)
         return Ranges(start, end - start - (high - low), low - start, high - low)
 
 

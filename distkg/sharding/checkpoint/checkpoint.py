@@ -478,9 +478,9 @@ def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    if not tensor.is_cuda:
+    if tensor.is_cpu:
         return tensor.clone(memory_format=torch.contiguous_format)
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda).copy_(tensor, non_blocking=True)
 
 
 def _as_json(progress: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
