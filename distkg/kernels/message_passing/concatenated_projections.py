@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.kernels.jit import kernel, on_cpu
-from distkg.kernels.message_passing.sums import for_each_part
+from distkg.kernels.message_passing.sums import for_each_part_of_edges
 from distkg.kernels.products import product_over_rows, product_plus
 
 _BLOCK = 4096  # rows per block; sums over rows are computed block by block
@@ -53,7 +53,7 @@ class _Beside(torch.autograd.Function):
         small, out = x.new_empty(len(x), len(weight)), x.new_empty(len(x), width)
         arrays = [each.detach().numpy() for each in (x, weight.contiguous(), bias, small, out)]
         factors_by_row = tuple(each.detach().numpy() for each in by)
-        for_each_part(1, np.arange(len(x) + 1), lambda _, low, high: _join(low, high, *arrays, factors_by_row))
+        for_each_part_of_edges(1, np.arange(len(x) + 1), lambda _, low, high: _join(low, high, *arrays, factors_by_row))
         ctx.save_for_backward(x, weight, small, *by)
         ctx.shapes = states.shape, factors[0].shape
         return out.view(*states.shape[:-1], width)

@@ -18,7 +18,7 @@ from distkg.kernels.message_passing.edges import Edges
 from distkg.kernels.message_passing.large_tensors import empty
 from distkg.kernels.message_passing.layer_update import blocks_of, normalise_parts, run_in_parts
 from distkg.kernels.message_passing.messages import MESSAGE
-from distkg.kernels.message_passing.sums import GATHERERS, for_each_part
+from distkg.kernels.message_passing.sums import GATHERERS, for_each_part_of_edges
 from distkg.kernels.products import product, product_plus
 
 LEAST_NODES = 1024  # below, a block is so small that the calls take longer than a batch-wide layer
@@ -107,7 +107,7 @@ def infer_layer(
             def work(_: int, first: int, last: int, own=own, inputs=inputs, sums=of_block) -> None:  # type: ignore[no-untyped-def]
                 gather(own, *inputs, sums, first, last)
 
-            for_each_part(1, own, work)
+            for_each_part_of_edges(1, own, work)
             add_boundary(sums, query, low)
             block = states[query, here]
             linear = product_plus(sums, of_sums, product(block, of_states))

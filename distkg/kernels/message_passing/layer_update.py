@@ -16,8 +16,8 @@ from torch import Tensor
 
 from distkg.kernels.jit import kernel, on_cpu
 from distkg.kernels.message_passing.large_tensors import empty
-from distkg.kernels.message_passing.sums import for_each
 from distkg.kernels.products import product, product_over_rows, product_plus
+from distkg.kernels.threads import for_each
 
 EPSILON = 1e-5  # default of torch's layer norm
 _BLOCK = 4096  # rows per block; sums over rows go block by block, independent of the number of threads

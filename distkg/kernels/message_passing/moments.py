@@ -26,8 +26,9 @@ from distkg.kernels.message_passing.messages import (
     add_turned,
     add_turned_back,
 )
-from distkg.kernels.message_passing.sums import AHEAD, for_each, on_gpu, shared
+from distkg.kernels.message_passing.sums import AHEAD, on_gpu, shared
 from distkg.kernels.prefetch import prefetch_row
+from distkg.kernels.threads import for_each
 
 NOBODY = -1  # edge index if a node gathers no message
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from distkg.kernels.jit import kernel, on_cpu
-from distkg.kernels.message_passing.sums import for_each
+from distkg.kernels.threads import for_each
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,7 @@ deterministic: the same inputs give the same bits, with any number of threads. C
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,6 +39,7 @@ from distkg.kernels.message_passing.messages import (
 )
 from distkg.kernels.prefetch import prefetch_row
 from distkg.kernels.simd import LANES, load, load_rest, load_whole, multiply_add, spread, store, store_rest, store_whole
+from distkg.kernels.threads import for_each
 
 GPU_DTYPES = torch.float32, torch.bfloat16, torch.float16
 
@@ -189,7 +188,7 @@ class _OnCpu:
         def work(query: int, low: int, high: int) -> None:
             run(*graph, left[query], right[row[query]], sums[query], low, high)
 
-        for_each_part(len(left), graph[0], work)
+        for_each_part_of_edges(len(left), graph[0], work)
 
     def to_weight(
         self, edges: Edges, states: Tensor, relations: Tensor, gradient: Tensor, how: Combination, out: Tensor
@@ -197,13 +196,13 @@ class _OnCpu:
         sides = edges.dst.numpy(), edges.src.numpy(), edges.relation.numpy()
         vectors = (tensor.detach().numpy() for tensor in (states, relations, gradient))
         arrays, run = (*sides, *vectors, out.numpy()), _PRODUCTS[how]
-        for_each_part(1, np.arange(len(edges) + 1), lambda _, low, high: run(*arrays, low, high))
+        for_each_part_of_edges(1, np.arange(len(edges) + 1), lambda _, low, high: run(*arrays, low, high))
 
 
 _ON_CPU = _OnCpu()
 
 
-def for_each_part(count: int, offsets: np.ndarray, work: Callable[[int, int, int], Any]) -> None:
+def for_each_part_of_edges(count: int, offsets: np.ndarray, work: Callable[[int, int, int], Any]) -> None:
     """Call ``work(i, low, high)`` for i in 0 … count - 1 and parts of the rows with about equally many edges.
 
     There are enough parts to occupy all threads. ``offsets`` int64 [rows + 1] are starts of the edges of each row.
@@ -212,21 +211,6 @@ def for_each_part(count: int, offsets: np.ndarray, work: Callable[[int, int, int
     cuts = np.searchsorted(offsets, np.linspace(offsets[0], offsets[-1], parts + 1))
     cuts[0], cuts[-1] = 0, len(offsets) - 1
     for_each([(i, int(cuts[part]), int(cuts[part + 1])) for i in range(count) for part in range(parts)], work)
-
-
-@cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="message-passing")
-
-
-def for_each(tasks: Sequence[tuple[int, ...]], work: Callable[..., Any]) -> None:
-    """Call ``work(*task)`` for each task on torch's number of threads; kernels release the GIL."""
-    threads = min(torch.get_num_threads(), len(tasks))
-    if threads < 2:
-        for task in tasks:
-            work(*task)
-        return
-    list(_threads(threads).map(lambda task: work(*task), tasks))
 
 
 AHEAD = 48  # edges between the prefetch of a row and its use
