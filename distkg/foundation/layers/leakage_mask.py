@@ -28,9 +28,10 @@ def weights_of_meetings(graph: KnowledgeGraph, meetings: dict[str, Edges], weigh
     """
     lost = _lost(graph, weight)
     weights = {}
-    for way, edges in meetings.items():
+    for way, on_host in meetings.items():
+        edges = on_host.to(weight.device)
         entity = edges.relation
-        is_hidden = torch.zeros(len(edges), dtype=torch.bool)
+        is_hidden = torch.zeros(len(edges), dtype=torch.bool, device=weight.device)
         for relation, as_tail in zip((edges.dst, edges.src), AS_TAILS[way], strict=True):
             as_head = inverse_of(relation, graph.relations) if as_tail else relation
             is_hidden |= torch.isin(query_keys(entity, as_head, graph.relations), lost)
@@ -41,7 +42,7 @@ def weights_of_meetings(graph: KnowledgeGraph, meetings: dict[str, Edges], weigh
 def _lost(graph: KnowledgeGraph, weight: Tensor) -> Tensor:
     """Return the pairs of entity and relation all of whose facts are hidden, with the entity as head: int64, entity *
     2R + relation."""
-    facts = graph.facts
+    facts = graph.facts.to(weight.device)
     pairs = query_keys(facts.dst, facts.relation, graph.relations)
     hidden, seen = pairs[weight == 0].unique(), pairs[weight != 0]
     return hidden[~torch.isin(hidden, seen)]
