@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Protocol, cast
 
 import torch
@@ -68,6 +69,7 @@ class DeviceClock(Clock):
         self._new_event = new_event
         self._open: deque[tuple[str, Event, Event]] = deque()  # phases that the device may not have passed, in order
         self._free: list[Event] = []
+        self._lock = Lock()  # batches may be made ahead in a thread of their own
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -85,16 +87,18 @@ class DeviceClock(Clock):
         return super().lap()
 
     def _mark(self) -> Event:
-        event = self._free.pop() if self._free else self._new_event()
+        with self._lock:
+            event = self._free.pop() if self._free else self._new_event()
         event.record()
         return event
 
     def _close(self) -> None:
         """Add the phases that the device has passed."""
-        while self._open and self._open[0][2].query():
-            phase, start, end = self._open.popleft()
-            self._seconds[phase] += start.elapsed_time(end) / 1e3
-            self._free += start, end
+        with self._lock:
+            while self._open and self._open[0][2].query():
+                phase, start, end = self._open.popleft()
+                self._seconds[phase] += start.elapsed_time(end) / 1e3
+                self._free += start, end
 
 
 def _cuda_event() -> Event:

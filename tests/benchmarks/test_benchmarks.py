@@ -177,7 +177,7 @@ def test_gpu_runs_on_any_device(tmp_path: Path, store: Path) -> None:
         "messages, batch 2, gather, multiply, index_add",
         "zero-shot ranking, ULTRA",
     ]
-    assert rows["DistMult, shared"] == ["triples/s", "step ms", "× plain PyTorch", "% float32"]
+    assert rows["DistMult, shared"] == ["triples/s", "step ms", "× plain PyTorch", "% float32", "CUDA graphs"]
 
 
 @pytest.mark.parametrize("scorer", list(SCORERS))

@@ -17,15 +17,15 @@ def weights_of_meetings(graph: KnowledgeGraph, meetings: Incidence, weight: Tens
     Args:
         weight: float32 [E] of the facts, 0 where hidden.
     """
-    pairs = query_keys(meetings.entity.long(), meetings.relation.long(), graph.relations)
-    return (~isin(pairs, _lost(graph, weight.cpu()))).float()
+    here = meetings.to(weight.device)
+    pairs = query_keys(here.entity.long(), here.relation.long(), graph.relations)
+    return (~isin(pairs, _lost(graph, weight))).float()
 
 
 def _lost(graph: KnowledgeGraph, weight: Tensor) -> Tensor:
     """Return the pairs of entity and relation all of whose facts are hidden, with the entity as head: int64, entity *
     2R + relation."""
-    facts = graph.facts
-    hidden = weight == 0
+    facts, hidden = graph.facts.to(weight.device), weight == 0
     pairs = query_keys(facts.dst, facts.relation, graph.relations)
     candidates, seen = pairs[hidden].unique(), pairs[~hidden]
     return candidates[~isin(candidates, seen)]
