@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ class Setting:
         grouped: distinct queries with all their answers instead of one query for each triple and direction.
         negatives: entities that are drawn uniformly for all queries of a step and scored beside the answers; 0 for all
             entities. Queries must be single.
+        epochs: number of epochs over which the learning rate falls linearly to 0; 0 for a constant rate without an end.
         initial_scale: standard deviation of the initial vectors.
     """
 
@@ -44,6 +46,7 @@ class Setting:
     n3: float
     grouped: bool = False
     negatives: int = 0
+    epochs: int = 0
     initial_scale: float = 1e-3
 
 
@@ -134,15 +137,18 @@ class Epochs:
 
 
 def train(graph: Graph, setting: Setting, curve_file: Path, interval: float, seed: int) -> None:
-    """Train until the process is ended."""
+    """Train until the last epoch, if there is one, or until the process is ended."""
     torch.manual_seed(seed)
     entities, relations = graph["sizes"].tolist()
     model = PlainComplEx(entities, relations, setting.dim, setting.initial_scale)
     optimizer = torch.optim.Adagrad(model.parameters(), lr=setting.learning_rate)
-    epochs, epoch = Epochs(graph, setting, seed), 0
+    epochs = Epochs(graph, setting, seed)
     curve = ValidationCurve(graph, model.scores, curve_file, interval)
-    while True:
+    for epoch in range(setting.epochs) if setting.epochs else count():
         for queries, answers, counts, done in epochs.batches():
+            if setting.epochs:
+                for group in optimizer.param_groups:
+                    group["lr"] = setting.learning_rate * (1 - (epoch + done) / setting.epochs)
             if setting.negatives:
                 drawn = torch.randint(entities, (setting.negatives,))
                 loss = model.sampled_loss(queries, answers, drawn, setting.n3)
@@ -152,7 +158,7 @@ def train(graph: Graph, setting: Setting, curve_file: Path, interval: float, see
             loss.backward()
             optimizer.step()
             curve.after_step(epoch + done)
-        epoch += 1
+    curve.validate(setting.epochs)
 
 
 def main() -> None:

@@ -111,8 +111,12 @@ class ValidationCurve:
     def after_step(self, epoch: float) -> None:
         """Validate if ``interval`` seconds and a tenth of the training before have passed since the last validation."""
         now = time.perf_counter()
-        if now - self._resumed < max(self._interval, self._training / 10):
-            return
+        if now - self._resumed >= max(self._interval, self._training / 10):
+            self.validate(epoch)
+
+    def validate(self, epoch: float) -> None:
+        """Validate now, and append the line."""
+        now = time.perf_counter()
         self._training += now - self._resumed
         mrr = self._validation.mrr(self._score)
         self._resumed = time.perf_counter()

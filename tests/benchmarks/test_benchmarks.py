@@ -128,7 +128,7 @@ def test_start_runs(tmp_path: Path, store: Path) -> None:
 def test_time_to_mrr_runs(tmp_path: Path, store: Path) -> None:
     content = run_quickly("time_to_mrr", tmp_path, "--store", str(store), part="-store")
     assert columns_of(content) == {
-        row: [".00, min", ".00, training s", "best MRR"] for row in ("distkg", "plain PyTorch", "PyKEEN")
+        row: ["best MRR", ".00, min", ".00, training s"] for row in ("distkg", "plain PyTorch", "PyKEEN")
     }
     settings = content["settings"]
     assert settings["missed"] == {row: [""] for row in content["figures"]}

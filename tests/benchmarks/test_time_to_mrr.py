@@ -12,7 +12,7 @@ from small_model import SmallModel, random_model
 
 from benchmarks.common import BenchmarkError, begin
 from benchmarks.peers import write_graph
-from benchmarks.plain_complex import Epochs, PlainComplEx, Setting
+from benchmarks.plain_complex import Epochs, PlainComplEx, Setting, train
 from benchmarks.time_to_mrr import GRAPHS, Distkg, Peer, Point, Run, columns, graph_of, missed, validations
 from benchmarks.validation_curve import Answers, Graph, Validation, ValidationCurve
 from distkg.config import load_config
@@ -67,12 +67,12 @@ def test_a_peer_is_ranked_filtered_with_ties_halved_and_in_both_directions(store
 def test_a_peer_is_ranked_as_distkg_is(integers: bool) -> None:
     rng = np.random.default_rng(0)
     facts = rng.integers(0, [60, 3, 60], (900, 3)).astype(np.int32)
-    train, valid, test = np.split(facts, [400, 700])
+    splits = dict(zip(("train", "valid", "test"), np.split(facts, [400, 700]), strict=True))
     model = SmallModel(*random_model(60, 3, 6, seed=0, integers=integers, scorer="complex"), scorer="complex")
     plain = PlainComplEx(60, 3, 6, 1.0)
     plain.entities.data, plain.relations.data = model.entities.whole, model.relations
-    ours = rank_answers(model, valid, KnownAnswers.from_triples(facts, 3))
-    graph = {"sizes": np.array([60, 3]), "train": train, "valid": valid, "test": test}
+    ours = rank_answers(model, splits["valid"], KnownAnswers.from_triples(facts, 3))
+    graph = {"sizes": np.array([60, 3]), **splits}
     assert Validation(graph).mrr(plain.scores) == pytest.approx(ranking_metrics(ours)["mrr"], rel=1e-12)
     assert (ours.equal.sum() > 100) == integers
 
@@ -128,6 +128,15 @@ def test_the_sampled_loss_is_cross_entropy_among_the_answer_and_the_negatives() 
     loss.backward()
     assert model.entities.grad is not None
     assert model.entities.grad.is_sparse
+
+
+def test_a_plain_training_ends_at_a_rate_of_zero_with_a_validation(tmp_path: Path, graph: Graph) -> None:
+    setting = Setting(dim=4, batch_size=100, learning_rate=0.1, n3=0.0, epochs=1)
+    train(graph, setting, tmp_path / "curve", interval=600.0, seed=0)
+    (line,) = [json.loads(line) for line in (tmp_path / "curve").read_text().splitlines()]
+    torch.manual_seed(0)
+    untrained = PlainComplEx(*graph["sizes"].tolist(), 4, 1e-3)  # the only step has a rate of 0
+    assert (line["epoch"], line["mrr"]) == (1, Validation(graph).mrr(untrained.scores))
 
 
 @pytest.mark.parametrize("loop", ["lcwa", "slcwa"])
@@ -200,7 +209,7 @@ def test_a_target_counts_within_the_limit() -> None:
         ".40, training s": 50.0,
         "best MRR": 0.41,
     }
-    assert missed(points, targets, 2.0) == ".45: not within 2 minutes"
+    assert missed(points, targets, 2.0) == ".45: not within 2 minutes, last validated after 2.1"
     assert missed(points, targets, 2.5) == ""
 
 
