@@ -182,12 +182,13 @@ def pykeen(loop: str, dim: int, batch_size: int, learning_rate: float, **more: A
     return Peer("pykeen_complex", setting)
 
 
-def sampled(learning_rate: float, n3: float, negatives: int, *more: str) -> Contender:
-    """Return ComplEx in distkg by cross entropy among shared negatives."""
+def sampled(learning_rate: float, n3: float, negatives: int, epochs: int, *more: str) -> Contender:
+    """Return ComplEx in distkg by cross entropy among shared negatives; the rate falls linearly over the epochs."""
     changes = [
         "model.dim=256",
         "train.batch_size=512",
-        "train.time_limit_seconds=120",
+        f"train.epochs={epochs}",
+        "train.time_limit_seconds=300",
         "optimizer.name=adagrad",
         f"optimizer.learning_rate={learning_rate}",
         f"regularizer.weight={n3}",
@@ -232,7 +233,7 @@ GRAPHS: dict[str, Graph] = {
         interval=2.0,
         contenders={
             "distkg": Distkg("complex_wn18rr", ONE_WORKER),
-            "distkg, sampled": sampled(0.3, 0.1, 512, "evaluate.every=2"),
+            "distkg, sampled": sampled(0.3, 0.1, 512, 40, "evaluate.every=2"),
             "plain PyTorch": plain(256, 1024, 0.1, 0.1, negatives=512, epochs=40),
             "PyKEEN": pykeen("slcwa", 256, 512, 0.1, initial_scale=0.1, negatives=64),
         },
@@ -253,8 +254,8 @@ GRAPHS: dict[str, Graph] = {
         interval=2.0,
         contenders={
             "distkg": Distkg("complex_fb15k237", (*ONE_WORKER, WHOLE_SPLIT)),
-            "distkg, sampled": sampled(0.1, 0.05, 1024),
-            "plain PyTorch": plain(256, 1024, 0.1, 0.05, negatives=1024, epochs=20),
+            "distkg, sampled": sampled(0.1, 0.05, 1024, 6),
+            "plain PyTorch": plain(256, 1024, 0.1, 0.05, negatives=1024, epochs=6),
             "PyKEEN": pykeen("lcwa", 256, 256, 0.1, n3=0.05, by_answers=True),
         },
         others={
