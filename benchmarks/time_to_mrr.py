@@ -254,7 +254,7 @@ GRAPHS: dict[str, Graph] = {
         interval=2.0,
         contenders={
             "distkg": Distkg("complex_fb15k237", (*ONE_WORKER, WHOLE_SPLIT)),
-            "distkg, sampled": sampled(0.1, 0.05, 1024, 6),
+            "distkg, sampled": sampled(0.1, 0.05, 1024, 8),
             "plain PyTorch": plain(256, 1024, 0.1, 0.05, negatives=1024, epochs=6),
             "PyKEEN": pykeen("lcwa", 256, 256, 0.1, n3=0.05, by_answers=True),
         },
