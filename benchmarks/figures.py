@@ -51,7 +51,7 @@ def _rate(value: float, unit: str) -> str:
 
 def throughput(theme: Theme) -> Canvas:
     """Draw training and ranking speed beside PyKEEN's, on a logarithmic axis."""
-    training, ranking = result("2026-11-21-sampled_training-again"), result("2026-11-21-evaluation")
+    training, ranking = result("2026-12-01-sampled_training"), result("2026-11-21-evaluation")
     canvas = Canvas(760, 420, "Throughput of distkg and PyKEEN", theme)
     canvas.text(16, 24, "Throughput, two cores of an AMD EPYC (Zen 5, AVX-512), WN18RR, dim 256", size=14, weight=600)
     groups = []
