@@ -20,11 +20,13 @@ from benchmarks.svg import (
     Axis,
     Bar,
     Canvas,
+    Curves,
     Panel,
     Point,
     Series,
     Theme,
     bars,
+    curves,
     decimal,
     over_time,
     scatter,
@@ -200,6 +202,48 @@ def quality(theme: Theme) -> Canvas:
     return canvas
 
 
+MRR_RUN = "2026-12-01-time_to_mrr"
+"""Results of ``time_to_mrr``, without the name of the graph's store."""
+
+MRR_GRAPHS = {
+    "codex_s": ("CoDEx-S", (0.2, 0.5)),
+    "wn18rr": ("WN18RR", (0.2, 0.5)),
+    "fb15k237": ("FB15k-237", (0.15, 0.36)),
+}
+MINUTES = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
+
+
+def time_to_mrr(theme: Theme) -> Canvas:
+    """Draw validation MRR against the minutes since the command, of distkg, plain PyTorch and PyKEEN."""
+    canvas = Canvas(980, 372, "Validation MRR against minutes since the command", theme)
+    canvas.text(16, 24, "Validation MRR against minutes since the command, with its start", size=14, weight=600)
+    colors = {"distkg": theme.ours, "distkg, sampled": theme.extra, "plain PyTorch": theme.quoted, "PyKEEN": theme.peer}
+    for number, (store, (name, heights)) in enumerate(MRR_GRAPHS.items()):
+        settings = json.loads((RESULTS / f"{MRR_RUN}-{store}.json").read_text("utf-8"))["settings"]
+        series = [
+            (color, [(minutes, mrr) for minutes, _, mrr in repetition])
+            for row, color in colors.items()
+            for repetition in settings["curves"].get(row, [])
+        ]
+        low, high = MINUTES[0], max([settings["minutes"], *(points[-1][0] for _, points in series if points)])
+        ticks = [tick for tick in MINUTES if tick <= high]
+        left = 52 + number * 316
+        axis = Axis(left, left + 272, low, high, ticks, lambda tick: f"{tick:g}", log=True)
+        curves(
+            canvas,
+            Curves(name, series, axis, heights, [heights[0], *settings["targets"]]),
+            76,
+            212,
+            "minutes, logarithmic",
+        )
+    for x, (row, color) in zip((16, 86, 206, 312), colors.items(), strict=True):
+        canvas.box(x, 347, 12, 12, color, radius=1.5)
+        canvas.text(x + 17, 357.5, row, size=11, color=theme.muted)
+    note = "Two cores, no GPU. Lines across are the targets; a curve ends at the last of them, or at its limit."
+    canvas.text(396, 357.5, note, size=11, color=theme.muted)
+    return canvas
+
+
 def system(theme: Theme) -> Canvas:
     """Draw what runs where: stores, Ray Train workers, the actor pool, Ray Tune, checkpoints, and what reads them."""
     canvas = Canvas(900, 400, "How distkg runs on Ray", theme)
@@ -308,6 +352,7 @@ def monitoring(theme: Theme) -> Canvas:
 PICTURES: dict[str, Callable[[Theme], Canvas]] = {
     "system": system,
     "quality": quality,
+    "time-to-mrr": time_to_mrr,
     "throughput": throughput,
     "message-passing": message_passing,
     "memory": memory,

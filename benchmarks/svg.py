@@ -283,3 +283,42 @@ def over_time(
         canvas.box(below, y + height + 20, 8, 8, color, radius=1.5)
         canvas.text(below + 11, y + height + 27.5, line.name, size=9.5, color=theme.muted)
         below += 22 + 5.2 * len(line.name)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """One plot of curves over a logarithmic axis.
+
+    Attributes:
+        title: above it.
+        series: (colour, points) of each curve, with x above 0.
+        across: horizontal axis; its pixels are those of the plot.
+        heights: ends of the vertical axis; what is below the first is drawn on it.
+        levels: values of the vertical axis with a line and a label.
+    """
+
+    title: str
+    series: Sequence[tuple[str, Sequence[tuple[float, float]]]]
+    across: Axis
+    heights: tuple[float, float]
+    levels: Sequence[float]
+
+
+def curves(canvas: Canvas, plot: Curves, top: float, height: float, unit: str) -> None:
+    """Draw one plot of curves from ``top`` down; a dot marks the last point of each."""
+    theme, x = canvas.theme, plot.across
+    y = Axis(top + height, top, *plot.heights, plot.levels, lambda value: decimal(value, 2))
+    canvas.text(x.left, top - 16, plot.title, size=13, weight=600)
+    for level in y.ticks:
+        canvas.line(x.left, y.place(level), x.right, y.place(level), theme.grid)
+        canvas.text(x.left - 6, y.place(level) + 4, y.text(level), size=11, color=theme.muted, anchor="end")
+    for tick in x.ticks:
+        canvas.line(x.place(tick), top + height, x.place(tick), top + height + 4, theme.muted)
+        canvas.text(x.place(tick), top + height + 17, x.text(tick), size=11, color=theme.muted, anchor="middle")
+    canvas.line(x.left, top + height, x.right, top + height, theme.muted)
+    canvas.text((x.left + x.right) / 2, top + height + 35, unit, size=11, color=theme.muted, anchor="middle")
+    for color, points in plot.series:
+        places = [(x.place(at), y.place(value)) for at, value in points]
+        canvas.path(places, color)
+        for end in places[-1:]:
+            canvas.dot(*end, 3.5, color, color)
