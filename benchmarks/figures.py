@@ -78,7 +78,7 @@ def throughput(theme: Theme) -> Canvas:
 
 def message_passing(theme: Theme) -> Canvas:
     """Draw the time of one layer of relational messages beside DGL's, PyTorch Geometric's and plain PyTorch's."""
-    rows = result("2026-11-22-message_passing")
+    rows = result("2026-12-01-message_passing")
     canvas = Canvas(760, 256, "Time of a layer of relational messages", theme)
     title = "One layer of relational messages over FB15k-237, batch of 8, two cores (Zen 5, AVX-512)"
     canvas.text(16, 24, title, size=14, weight=600)
@@ -100,7 +100,7 @@ def message_passing(theme: Theme) -> Canvas:
             for row, name in shown.items()
         ]
         groups.append((title, group))
-    axis = Axis(200, 640, 0, 6000, [0, 1000, 2000, 3000, 4000, 5000, 6000], lambda value: f"{value:,.0f}")
+    axis = Axis(200, 640, 0, 2500, [0, 500, 1000, 1500, 2000, 2500], lambda value: f"{value:,.0f}")
     bars(canvas, axis, 50, groups, "milliseconds")
     return canvas
 

@@ -1,7 +1,7 @@
 """Training objectives: with sampled negatives, over all entities, and regularizers."""
 
 from distkg.objectives.all_entities import ALL_ENTITIES, AllEntitiesObjective, Answers, OneVsAll, Reduced
-from distkg.objectives.regularizers import REGULARIZERS, Regularizer
+from distkg.objectives.regularizers import REGULARIZERS, Regularizer, add_row_penalty, has_compiled_form
 from distkg.objectives.sampled import EXCLUDED, SAMPLED, SampledObjective
 from distkg.objectives.spread import spread
 
@@ -24,5 +24,7 @@ __all__ = [
     "Reduced",
     "Regularizer",
     "SampledObjective",
+    "add_row_penalty",
+    "has_compiled_form",
     "spread",
 ]

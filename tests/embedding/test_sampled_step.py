@@ -120,13 +120,37 @@ def test_a_scorer_with_a_composition_is_composed(scorer: str) -> None:
     "others",
     [
         {"model": {"name": "distmult", "dim": 16, "dropout": 0.1}},
-        {"regularizer": {"name": "n3", "weight": 0.1}},
+        {"model": {"name": "rotate", "dim": 16}, "regularizer": {"name": "n3", "weight": 0.1}},
         {"model": {"name": "rote", "dim": 16}},
     ],
 )
 def test_what_a_composition_leaves_out_is_not_composed(others: dict[str, object]) -> None:
     config = config_of("distmult", **others)
     assert not composes(TrainingModel(config, ENTITIES, RELATIONS, Ranks.single()), config)
+
+
+@pytest.mark.parametrize("inverse", ["learned", "tied"])
+@pytest.mark.parametrize("regularizer", ["n3", "l2"])
+@pytest.mark.parametrize("scorer", ["complex", "distmult"])
+def test_a_compiled_penalty_is_that_of_autograd(scorer: str, regularizer: str, inverse: str) -> None:
+    penalty = {"name": regularizer, "weight": 0.3, "relation_weight": 0.2}
+    config = config_of(scorer, model={"name": scorer, "dim": 16, "inverse": inverse}, regularizer=penalty)
+    model = TrainingModel(config, ENTITIES, RELATIONS, Ranks.single())
+    with torch.no_grad():
+        model.relations.normal_(generator=torch.Generator().manual_seed(2))
+    rows = torch.randn(ENTITIES, 16, generator=torch.Generator().manual_seed(1))
+    batch, results = batch_of(sharing=SHARING, masked=True), []
+    for composed in (True, False):
+        step = SampledStep(model, config)
+        assert step._composes
+        step._composes = composed
+        model.zero_grad()
+        done = step(batch, rows)
+        assert model.relations.grad is not None
+        results.append((done.loss, done.rows, model.relations.grad.clone()))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert results[0][0] > 1  # the loss without the penalty is about log 2 + log 2
 
 
 def test_inverses_that_are_tied_are_composed_of_their_relations() -> None:

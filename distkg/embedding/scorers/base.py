@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from distkg.config import ConfigError, ModelConfig, StrictModel, parse_options
+from distkg.embedding.scorers.algebra import moduli
 from distkg.kernels.compositions import Composition
 from distkg.kernels.scores.similarity import DOT, Similarity
 from distkg.registry import Registry
@@ -36,12 +37,14 @@ class Scorer(nn.Module):
         relation_width: floats stored per relation.
         similarity: similarity of query vectors and candidate vectors.
         tied_inverse: True if ``inverse`` computes r⁻¹ in closed form.
+        number_parts: components of the numbers in a vector, in as many equal pieces of it: 2 for complex numbers.
         composition: compiled composition, if ``query(anchor, relation) = anchor ∘ operand(relation)``; else None.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
     tied_inverse: bool = False
     similarity: Similarity = DOT
+    number_parts: ClassVar[int] = 1
     composition: ClassVar[Composition | None] = None
 
     def __init__(self, dim: int, options: BaseModel) -> None:
@@ -100,9 +103,15 @@ class Scorer(nn.Module):
     def factors(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the non-negative magnitudes that N3 (Lacroix et al. 2018, eq. 4) and L2 penalise: three of [B, ·].
 
-        Default: absolute values. Complex scorers return moduli.
+        Default: absolute values of the vectors' numbers.
         """
-        return anchor.abs(), relation.abs(), answer.abs()
+        if self.number_parts == 1:
+            return anchor.abs(), relation.abs(), answer.abs()
+        return (
+            moduli(anchor, self.number_parts),
+            moduli(relation, self.number_parts),
+            moduli(answer, self.number_parts),
+        )
 
 
 SCORERS: Registry[type[Scorer]] = Registry("scorer", "distkg.scorers")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distkg.embedding.scorers.algebra import conjugate, moduli
+from distkg.embedding.scorers.algebra import conjugate
 from distkg.embedding.scorers.base import SCORERS, Options, Scorer, require_multiple
 from distkg.kernels.compositions import COMPLEX_PRODUCT
 
@@ -17,6 +17,7 @@ class ComplEx(Scorer):
     """Rows [real half | imaginary half]; a tied r⁻¹ is the conjugate of r."""
 
     tied_inverse = True
+    number_parts = 2
     composition = COMPLEX_PRODUCT
 
     def __init__(self, dim: int, options: Options) -> None:
@@ -25,6 +26,3 @@ class ComplEx(Scorer):
 
     def inverse(self, relation: Tensor) -> Tensor:
         return conjugate(relation)
-
-    def factors(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return moduli(anchor), moduli(relation), moduli(answer)

@@ -21,6 +21,7 @@ class QuatE(Scorer):
     """Rows [real | i | j | k], dim/4 floats each; a tied r⁻¹ is the conjugate of r."""
 
     tied_inverse = True
+    number_parts = 4
 
     def __init__(self, dim: int, options: Options) -> None:
         require_multiple(dim, 4, "quate")
@@ -32,9 +33,6 @@ class QuatE(Scorer):
     def inverse(self, relation: Tensor) -> Tensor:
         real, imaginary = relation.split((self.dim // 4, 3 * self.dim // 4), dim=-1)
         return torch.cat((real, -imaginary), dim=-1)
-
-    def factors(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return moduli(anchor, 4), moduli(relation, 4), moduli(answer, 4)
 
     def init_entities(self, rows: Tensor, generator: torch.Generator) -> None:
         count, bound = self.dim // 4, 1 / math.sqrt(2 * (self.dim // 4))

@@ -14,7 +14,7 @@ from distkg.embedding.activation import ActivatedHardness
 from distkg.embedding.batches import SampledBatch
 from distkg.embedding.model import TrainingModel
 from distkg.embedding.steps.given_gradient import with_gradient
-from distkg.embedding.steps.step import GatheredRows
+from distkg.embedding.steps.step import GatheredRows, Penalty
 from distkg.kernels.jit import on_cpu
 
 WeightedPenalty = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -63,14 +63,27 @@ class DifferentiatedQueries:
 
 
 class ComposedQueries:
-    """Queries by the compiled composition of a scorer that has one; see `composes`."""
+    """Queries by the compiled composition of a scorer that has one; see `composes`.
 
-    def __init__(self, model: TrainingModel, batch: SampledBatch, rows: Tensor) -> None:
+    ``penalty`` is known after ``backward``.
+    """
+
+    def __init__(
+        self,
+        model: TrainingModel,
+        batch: SampledBatch,
+        rows: Tensor,
+        penalty: Penalty | None = None,
+        weight: float = 1.0,
+    ) -> None:
+        """``penalty`` is multiplied by ``weight``; None if there is none."""
         composition = model.scorer.composition
         assert composition is not None
+        self._batch, self._regularizer, self._weight = batch, penalty, weight
         self._composition, self._rows, self._anchor = composition, rows, batch.anchor
         ids, self._place = _relations(model, batch.relation)
-        self._operands = model.scorer.operand(model.relation_rows(ids))
+        self._relations = model.relation_rows(ids)
+        self._operands = model.scorer.operand(self._relations)
         self.query = rows.new_empty(len(batch.anchor), rows.shape[1])
         self.penalty = rows.new_zeros(())
         composition.compose(*self._inputs(), self.query.numpy())
@@ -84,14 +97,22 @@ class ComposedQueries:
         to_operands = torch.zeros_like(self._operands, memory_format=torch.contiguous_format)
         gradient = to_query.contiguous().numpy()
         self._composition.add_gradients(gradient, *self._inputs(), to_rows.numpy(), to_operands.numpy())
-        with_gradient(self._operands, to_operands).backward()
+        through_operands = with_gradient(self._operands, to_operands)
+        if self._regularizer is None:
+            through_operands.backward()
+            return
+        of_relations = self._regularizer.of_relations(self._relations, self._place) * self._weight
+        (of_relations + through_operands).backward()
+        both = torch.cat([self._batch.anchor, self._batch.answer])
+        self.penalty = of_relations.detach() + self._regularizer.of_rows(self._rows, both, self._weight, to_rows)
 
 
 def composes(model: TrainingModel, config: RunConfig) -> bool:
-    """Return True if the queries of a configuration are those of its scorer's composition alone, on CPU."""
+    """Return True if the queries of a configuration are those of its scorer's composition alone, on CPU, and their
+    penalty has a compiled form."""
     plain = isinstance(model.dropout, nn.Identity) and not isinstance(model.hardness, ActivatedHardness)
-    unregularized = config.regularizer.name == "none" and not config.train.compile
-    return model.scorer.composition is not None and plain and unregularized and on_cpu(model.relations)
+    compiled = Penalty(model, config).compiled and not config.train.compile
+    return model.scorer.composition is not None and plain and compiled and on_cpu(model.relations)
 
 
 def _relations(model: TrainingModel, relation: Tensor) -> tuple[Tensor, Tensor]:

@@ -45,7 +45,7 @@ class SampledStep:
 
     def _queries(self, batch: SampledBatch, rows: Tensor, weight: float) -> BatchQueries:
         if self._composes:
-            return ComposedQueries(self._model, batch, rows)
+            return ComposedQueries(self._model, batch, rows, self._penalty, weight)
         penalty = self._penalty.weighted(weight)
         return DifferentiatedQueries(self._model, batch, rows, penalty)
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from distkg.config import RunConfig
 from distkg.embedding.batches import Batch
 from distkg.embedding.model import TrainingModel
+from distkg.embedding.scorers import Scorer
 from distkg.embedding.steps.given_gradient import with_gradient
 from distkg.kernels.gather_scatter import add_rows
 from distkg.kernels.jit import on_cpu
-from distkg.objectives import REGULARIZERS
+from distkg.objectives import REGULARIZERS, add_row_penalty, has_compiled_form
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,18 @@ def through_candidates(own: Tensor, candidates: Tensor, gradient: Tensor) -> Ten
 
 
 class Penalty:
-    """Weighted regularizer on the vectors of a batch; zero if none is configured."""
+    """Weighted regularizer on the vectors of a batch; zero if none is configured.
+
+    Attributes:
+        compiled: whether ``of_rows`` and ``of_relations`` compute it.
+    """
 
     def __init__(self, model: TrainingModel, config: RunConfig) -> None:
         self._scorer = model.scorer
         settings = config.regularizer
+        self._name, self._parts = settings.name, model.scorer.number_parts
+        by_numbers = type(model.scorer).factors is Scorer.factors and has_compiled_form(self._name, self._parts)
+        self.compiled = settings.name == "none" or by_numbers
         self._norm = None if settings.name == "none" else REGULARIZERS[settings.name]
         self._entity = settings.weight
         self._relation = settings.weight if settings.relation_weight is None else settings.relation_weight
@@ -94,6 +102,23 @@ class Penalty:
     def weighted(self, weight: float) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
         """Return ``weight`` times the penalty as a function of rows; None if none is configured."""
         return None if self._norm is None else lambda *rows: self(*rows) * weight
+
+    def of_rows(self, rows: Tensor, used: Tensor, weight: float, to_rows: Tensor) -> Tensor:
+        """Return ``weight`` times the part of entity rows, of which ``used`` int64 [k] are penalised as often as they
+        occur, and add its gradient to ``to_rows``; no autograd."""
+        if self._norm is None:
+            return rows.new_zeros(())
+        count = torch.bincount(used, minlength=len(rows))
+        return add_row_penalty(self._name, self._parts, rows, count, self._entity * weight, to_rows)
+
+    def of_relations(self, relation: Tensor, used: Tensor) -> Tensor:
+        """Return the part of relation rows, as ``of_rows``: scalar, differentiable."""
+        if self._norm is None:
+            return relation.new_zeros(())
+        count = torch.bincount(used, minlength=len(relation))
+        nobody = relation.new_zeros(1, self._scorer.entity_width)
+        magnitude = self._scorer.factors(nobody, relation, nobody)[1]
+        return (count * self._norm(magnitude)).sum() * self._relation
 
     def of_queries(self, anchor: Tensor, relation: Tensor, count: Tensor) -> Tensor:
         """Return the part of anchors and relations of queries with ``count`` answers each: scalar."""
