@@ -229,7 +229,7 @@ GRAPHS: dict[str, Graph] = {
     ),
     "wn18rr": Graph(
         (0.40, 0.45, 0.47),
-        minutes=6.0,
+        minutes=4.0,
         interval=2.0,
         contenders={
             "distkg": Distkg("complex_wn18rr", ONE_WORKER),
@@ -250,7 +250,7 @@ GRAPHS: dict[str, Graph] = {
     ),
     "fb15k237": Graph(
         (0.25, 0.30, 0.33),
-        minutes=5.0,
+        minutes=4.0,
         interval=2.0,
         contenders={
             "distkg": Distkg("complex_fb15k237", (*ONE_WORKER, WHOLE_SPLIT)),
