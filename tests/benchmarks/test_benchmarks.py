@@ -705,9 +705,10 @@ def test_scaling_is_held_against_one_worker_without_overlap() -> None:
     figures = Figures()
     one = {("DistMult", False): 50.0, ("DistMult", True): 40.0}
     two = {("DistMult", False): 80.0, ("DistMult", True): 90.0}
-    worker_scaling.record(figures, one, two, two)
+    worker_scaling.record(figures, one, two, two, {("DistMult", False): 75.0, ("DistMult", True): 60.0})
     assert figures.median("DistMult", "× strong") == 1.6
     assert figures.median("DistMult, overlapped", "× weak") == 1.8
+    assert figures.median("DistMult", "× CPUs") == 1.5
 
 
 def test_rates_of_processes_add_up() -> None:

@@ -115,7 +115,7 @@ def test_objective_over_all_entities_holds_the_gradient_of_its_shard() -> None:
     config.train.overlap = True  # the last step's gradient waits while the next is computed
     assert plan(config, Counts(), None).memory["objective"] == memory + gradient
     config.model.name = "cp"  # rows twice as wide; the answers' half apart, and its gradient
-    transform = int(1.8 * (9 / 2 * 512 + 4 * 1024) * 2 * 128) * 4
+    transform = int(1.8 * (8 / 2 * 512 + 4 * 1024) * 2 * 128) * 4
     assert plan(config, Counts(), None).memory["objective"] == 4 * 2 * gradient + transform + block
 
 
