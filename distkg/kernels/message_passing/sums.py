@@ -270,40 +270,14 @@ def _sums(prefetch_second, combine, offsets, first, second, weight, x, w, out, l
             store(out, u, c1, a1)
     for c in range(twos, whole, LANES):
         _one(
-            load_whole,
-            store_whole,
-            prefetch_second,
-            combine,
-            offsets,
-            first,
-            second,
-            weight,
-            x,
-            w,
-            out,
-            low,
-            high,
-            c,
-            LANES,
-        )
+            load_whole, store_whole, prefetch_second, combine, offsets, first, second, weight, x, w, out, low, high,
+            c, LANES,
+        )  # fmt: skip
     if whole < width:
         _one(
-            load_rest,
-            store_rest,
-            prefetch_second,
-            combine,
-            offsets,
-            first,
-            second,
-            weight,
-            x,
-            w,
-            out,
-            low,
-            high,
-            whole,
-            width - whole,
-        )
+            load_rest, store_rest, prefetch_second, combine, offsets, first, second, weight, x, w, out, low, high,
+            whole, width - whole,
+        )  # fmt: skip
 
 
 @part_of_kernel
@@ -336,43 +310,15 @@ def _complex_sums(prefetch_second, combine, offsets, first, second, weight, x, w
     whole = half - half % LANES
     for c in range(0, whole, LANES):
         _pair(
-            load_whole,
-            store_whole,
-            prefetch_second,
-            combine,
-            offsets,
-            first,
-            second,
-            weight,
-            x,
-            w,
-            out,
-            low,
-            high,
-            c,
-            half,
-            LANES,
-        )
+            load_whole, store_whole, prefetch_second, combine, offsets, first, second, weight, x, w, out, low, high,
+            c, half, LANES,
+        )  # fmt: skip
     if whole < half:
         left = half - whole
         _pair(
-            load_rest,
-            store_rest,
-            prefetch_second,
-            combine,
-            offsets,
-            first,
-            second,
-            weight,
-            x,
-            w,
-            out,
-            low,
-            high,
-            whole,
-            half,
-            left,
-        )
+            load_rest, store_rest, prefetch_second, combine, offsets, first, second, weight, x, w, out, low, high,
+            whole, half, left,
+        )  # fmt: skip
 
 
 @part_of_kernel
