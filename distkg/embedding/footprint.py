@@ -17,8 +17,8 @@ from distkg.embedding.entity_buckets import PARTITIONS, SPARE, partitions_in_use
 from distkg.embedding.loop import WINDOW
 from distkg.embedding.scorers import Scorer
 from distkg.embedding.steps.captured import MOST_SHAPES
-from distkg.embedding.steps.given_gradient import with_gradient
 from distkg.evaluation.score_blocks import CACHED_ROWS
+from distkg.kernels.given_gradient import with_gradient
 from distkg.negatives import SOURCES, RunSizes, depends_on_query, draws_on_tensors, generated_bytes, source_memory
 from distkg.negatives.kmas.relation_similarity import table_memory
 from distkg.negatives.prefetch.prefetched_source import hosted_parts

@@ -29,8 +29,8 @@ from distkg.embedding.footprint import (
     table_on_disk,
 )
 from distkg.embedding.scorers import Scorer, make_scorer
-from distkg.embedding.steps.given_gradient import with_gradient
 from distkg.graph.directions import both_directions, query_keys
+from distkg.kernels.given_gradient import with_gradient
 from distkg.kernels.scores.similarity import PairwiseSimilarity, ProductSimilarity
 from distkg.objectives import QUERY_SAMPLING
 from distkg.planning.machine import Machine, best_seconds

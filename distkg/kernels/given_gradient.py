@@ -26,5 +26,6 @@ def with_gradient(output: Tensor, gradient: Tensor) -> Tensor:
     ``torch.autograd.backward(output, gradient)`` does the same, but it imports SymPy, which takes a quarter of a second
     in every process.
     """
-    nothing: Tensor = _WithGradient.apply(output, gradient)
+    with torch.enable_grad():
+        nothing: Tensor = _WithGradient.apply(output, gradient)
     return nothing

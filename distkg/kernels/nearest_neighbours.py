@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distkg.kernels.row_blocks import RowBlocks
 from distkg.kernels.scores.similarity import Similarity
 
 _FLAT_BELOW = 100_000  # rows up to which an exhaustive search takes milliseconds
 _ROWS_AT_ONCE = 1 << 15
 _SAMPLE_PER_LIST = 64  # FAISS needs 39 or more to place the centre of a list
 _PROBED = 16  # one in so many lists is searched
+
+
+class RowBlocks(Protocol):
+    """Vectors [n, C] that are read by slices or ids: a tensor, or vectors that lie elsewhere."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, which: Any, /) -> Tensor: ...
+    def split(self, count: Any, /) -> Iterable[Tensor]: ...
 
 
 class AnnError(ValueError):

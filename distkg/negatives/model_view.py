@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from distkg.kernels.row_blocks import RowBlocks
+from distkg.kernels.nearest_neighbours import RowBlocks
 from distkg.kernels.scores.similarity import Similarity
 from distkg.sharding.ranks import Ranks
 

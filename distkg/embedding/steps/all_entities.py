@@ -8,8 +8,8 @@ from torch import Tensor
 from distkg.config import RunConfig
 from distkg.embedding.batches import AllEntitiesBatch, Batch
 from distkg.embedding.model import TrainingModel
-from distkg.embedding.steps.given_gradient import with_gradient
 from distkg.embedding.steps.step import GatheredRows, Penalty, StepResult, gradient_of, through_candidates
+from distkg.kernels.given_gradient import with_gradient
 from distkg.kernels.products import products_in
 from distkg.objectives import ALL_ENTITIES
 from distkg.training.precision import product_precision

@@ -13,8 +13,8 @@ from distkg.config import RunConfig
 from distkg.embedding.activation import ActivatedHardness
 from distkg.embedding.batches import SampledBatch
 from distkg.embedding.model import TrainingModel
-from distkg.embedding.steps.given_gradient import with_gradient
 from distkg.embedding.steps.step import GatheredRows, Penalty
+from distkg.kernels.given_gradient import with_gradient
 from distkg.kernels.jit import on_cpu
 
 WeightedPenalty = Callable[[Tensor, Tensor, Tensor], Tensor]

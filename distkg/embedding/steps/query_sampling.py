@@ -8,8 +8,8 @@ from torch import Tensor
 from distkg.config import RunConfig
 from distkg.embedding.batches import Batch, QuerySampledBatch
 from distkg.embedding.model import TrainingModel
-from distkg.embedding.steps.given_gradient import with_gradient
 from distkg.embedding.steps.step import GatheredRows, Penalty, StepResult, gradient_of, through_candidates
+from distkg.kernels.given_gradient import with_gradient
 from distkg.kernels.products import products_in
 from distkg.kernels.scores.similarity import DOT
 from distkg.objectives import Answers, OneVsAll, spread

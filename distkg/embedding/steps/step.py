@@ -13,8 +13,8 @@ from distkg.config import RunConfig
 from distkg.embedding.batches import Batch
 from distkg.embedding.model import TrainingModel
 from distkg.embedding.scorers import Scorer
-from distkg.embedding.steps.given_gradient import with_gradient
 from distkg.kernels.gather_scatter import add_rows
+from distkg.kernels.given_gradient import with_gradient
 from distkg.kernels.jit import on_cpu
 from distkg.objectives import REGULARIZERS, add_row_penalty, has_compiled_form
 

@@ -2,6 +2,8 @@
 
 A result of more than 32 MiB gets fresh memory from the system each time, and a page fault for every 4 KiB that is
 written. For FB15k-237 and a batch of 64 the faults took longer than the sums themselves; a page of 2 MiB faults once.
+The commands of distkg have huge pages for all of torch's tensors (`torch_variables`); this is for programs that import
+it.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.kernels.gather_scatter import take_rows
+from distkg.kernels.given_gradient import with_gradient
 from distkg.kernels.products import product
 from distkg.kernels.scores.similarity import Similarity, indexed_products, squared_norms
 
@@ -67,7 +68,7 @@ class HyperbolicSimilarity(Similarity):
         with torch.enable_grad():
             leaves = [part.requires_grad_() for part in parts]
             distance = _squared_distance(*leaves)
-        to_inner, to_query, to_candidates, to_raw = torch.autograd.grad(distance, leaves, -grad)
+        to_inner, to_query, to_candidates, to_raw = torch.autograd.grad(with_gradient(distance, -grad), leaves)
         grad_query = [product(to_inner, v.T).addcmul_(q, to_query, value=2)]
         grad_candidates = [product(to_inner.T, q.T).addcmul_(v, to_candidates[:, None], value=2)]
         if self.bias:

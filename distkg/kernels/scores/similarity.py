@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from distkg.kernels.gather_scatter import squared_norms, take_rows
+from distkg.kernels.given_gradient import with_gradient
 from distkg.kernels.jit import on_cpu
 from distkg.kernels.products import grouped_product, product
 from distkg.kernels.scores import pairwise
@@ -89,7 +90,8 @@ class Similarity(ABC):
         with torch.enable_grad():
             leaves = query.detach().requires_grad_(), rows.detach().requires_grad_()
             value = self.indexed(*leaves, index)
-        for total, gradient in zip((to_query, to_rows), torch.autograd.grad(value, leaves, grad), strict=True):
+        gradients = torch.autograd.grad(with_gradient(value, grad), leaves)
+        for total, gradient in zip((to_query, to_rows), gradients, strict=True):
             total += gradient
 
     def log_sum_exp(self, query: Tensor, candidates: Tensor, *, keep: bool) -> LogSumExp:
@@ -212,7 +214,7 @@ class PairwiseKernel:
                 with torch.enable_grad():
                     q, c = query.detach().requires_grad_(), rows[part].detach().requires_grad_()
                     value = self.reference(q[:, None], c)
-                to_query, to_rows = torch.autograd.grad(value, (q, c), grad[:, low:high])
+                to_query, to_rows = torch.autograd.grad(with_gradient(value, grad[:, low:high]), (q, c))
                 grad_query += to_query
                 grad_rows.index_add_(0, part.flatten(), to_rows.flatten(0, 1))
             return
@@ -471,7 +473,7 @@ class RotLSimilarity(ProductSimilarity):
             query_norm = squared_norms(query)[:, None].requires_grad_()
             candidate_norm = squared_norms(candidates).requires_grad_()
             value = self.combine(inner, query_norm, candidate_norm)
-        slopes = torch.autograd.grad(value, (inner, query_norm, candidate_norm), grad)
+        slopes = torch.autograd.grad(with_gradient(value, grad), (inner, query_norm, candidate_norm))
         return slopes[0], slopes[1].flatten(), slopes[2]
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from distkg.kernels.row_blocks import RowBlocks
+from distkg.kernels.nearest_neighbours import RowBlocks
 
 SAMPLE = 1 << 16  # entities from which statistics are computed: all, in a graph of usual size
 PER_CLUSTER = 256  # sampled entities per cluster, more than which FAISS does not use

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distkg.kernels.row_blocks import RowBlocks
+from distkg.kernels.nearest_neighbours import RowBlocks
 from distkg.kernels.scores.similarity import Similarity
 from distkg.negatives.base import SOURCES, Negatives, NegativeSource, Queries, make_source
 from distkg.negatives.prefetch.messages import Reply, Request
