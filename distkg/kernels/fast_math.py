@@ -64,26 +64,29 @@ def _whole(context: Any, x: Any) -> Any:
 
 
 _one = np.float32(1)
-_LOWEST, _HIGHEST = np.float32(-87), np.float32(88)
+LOWEST, HIGHEST = np.float32(-87), np.float32(88)
 _SQRT_HALF_BITS = np.int32(0x3F3504F3)
-_LOG2_E, _LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+LOG2_E, _LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+LN_2_POWERS = tuple(
+    np.float32(value) for value in (1, 6.931469492e-1, 2.402212175e-1, 5.550742616e-2, 9.675459746e-3, 1.326697039e-3)
+)
+"""Coefficients of 2^r for |r| <= 1/2, nearly (log 2)ⁿ / n!."""
 
 
 @part_of_kernel
 def exp(x: np.float32) -> np.float32:
     """Return eˣ, with x clamped to [-87, 88]. NaN stays NaN."""
-    x = _LOWEST if x < _LOWEST else x
-    x = _HIGHEST if x > _HIGHEST else x
-    y = x * _LOG2_E
+    x = LOWEST if x < LOWEST else x
+    x = HIGHEST if x > HIGHEST else x
+    y = x * LOG2_E
     whole = _nearest(y)
     r = y - whole
-    # 2^r for |r| <= 1/2
-    value = np.float32(1.326697039e-3)
-    value = value * r + np.float32(9.675459746e-3)
-    value = value * r + np.float32(5.550742616e-2)
-    value = value * r + np.float32(2.402212175e-1)
-    value = value * r + np.float32(6.931469492e-1)
-    value = value * r + _one
+    value = LN_2_POWERS[5]
+    value = value * r + LN_2_POWERS[4]
+    value = value * r + LN_2_POWERS[3]
+    value = value * r + LN_2_POWERS[2]
+    value = value * r + LN_2_POWERS[1]
+    value = value * r + LN_2_POWERS[0]
     return value * _power_of_two(whole)
 
 

@@ -36,8 +36,9 @@ def add_rows(target: Tensor, index: Tensor, source: Tensor) -> None:
 
 
 @part_of_kernel
-def _copy_row(target, row, source, i):  # type: ignore[no-untyped-def]
-    width = target.shape[1]
+def copy_row(target, row, source, i):  # type: ignore[no-untyped-def]
+    """Copy row i of ``source``, as far as either matrix is wide."""
+    width = min(target.shape[1], source.shape[1])
     whole = width // LANES * LANES
     for j in range(0, whole, LANES):
         store(target, row, j, load(source, i, j))
@@ -46,7 +47,8 @@ def _copy_row(target, row, source, i):  # type: ignore[no-untyped-def]
 
 
 @part_of_kernel
-def _add_row(target, row, source, i):  # type: ignore[no-untyped-def]
+def add_row(target, row, source, i):  # type: ignore[no-untyped-def]
+    """Add row i of ``source``, of equal width."""
     width = target.shape[1]
     whole = width // LANES * LANES
     for j in range(0, whole, LANES):
@@ -62,7 +64,7 @@ def _add_rows(target: np.ndarray, index: np.ndarray, source: np.ndarray, low: in
         if i + AHEAD < index.shape[0] and low <= index[i + AHEAD] < high:
             prefetch_row(target, index[i + AHEAD])
         if low <= index[i] < high:
-            _add_row(target, index[i], source, i)
+            add_row(target, index[i], source, i)
 
 
 def sum_rows(parts: Sequence[tuple[Tensor, Tensor]], rows: int) -> Tensor:
@@ -99,10 +101,10 @@ def _write_or_add(
         if row < low or row >= high:
             continue
         if written[row]:
-            _add_row(target, row, source, i)
+            add_row(target, row, source, i)
         else:
             written[row] = 1
-            _copy_row(target, row, source, i)
+            copy_row(target, row, source, i)
 
 
 @kernel
@@ -141,7 +143,7 @@ def _gather_rows(rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> int:
         row = index[i]
         if row < 0 or row >= rows.shape[0]:
             return i
-        _copy_row(out, i, rows, row)
+        copy_row(out, i, rows, row)
     return len(index)
 
 

@@ -26,13 +26,13 @@ from numba.extending import intrinsic, models, register_model
 from distkg.kernels.jit import part_of_kernel
 
 _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")  # part of the key of numba's cache
-_HAS_AVX512, _HAS_AVX = "+avx512f" in _FEATURES, "+avx" in _FEATURES
+HAS_AVX512, HAS_AVX = "+avx512f" in _FEATURES, "+avx" in _FEATURES
 
-LANES = 16 if _HAS_AVX512 else 8
+LANES = 16 if HAS_AVX512 else 8
 """Number of float32 in a vector."""
 
 _FLOAT, _INT = ir.FloatType(), ir.IntType(32)
-_VECTOR = ir.VectorType(_FLOAT, LANES)
+VECTOR = ir.VectorType(_FLOAT, LANES)
 _FAST = ("contract", "nsz", "arcp", "reassoc")
 
 
@@ -49,7 +49,7 @@ vector = Vector()
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VECTOR)
+        super().__init__(manager, kind, VECTOR)
 
 
 def _arithmetic(symbol: Callable[..., Any], instruction: str) -> None:
@@ -77,20 +77,20 @@ def _place(context: Any, builder: Any, kind: Any, array: Any, row: Any, column: 
         raise TypeError(f"vectors are loaded from contiguous arrays of float32, not from {kind}")
     made = context.make_array(kind)(context, builder, array)
     pointer = get_item_pointer(context, builder, kind, made, (row, column), wraparound=False)
-    return builder.bitcast(pointer, _VECTOR.as_pointer())
+    return builder.bitcast(pointer, VECTOR.as_pointer())
 
 
-_VECTOR_NAME = f"v{LANES}f32"  # in the names of LLVM's functions
+VECTOR_NAME = f"v{LANES}f32"  # in the names of LLVM's functions
 
 
-def _call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+def call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
     """Call a function of LLVM; llvmlite cannot make the names of those of vectors itself."""
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(get_or_insert_function(builder.module, kind, name), arguments)
 
 
 _FAR = 2.0**100
-_ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
+ZEROS = ir.Constant(VECTOR, [0.0] * LANES)
 _ALIGNED = ir.Constant(_INT, 4)
 _MASK = ir.VectorType(ir.IntType(1), LANES)
 _INTS = ir.VectorType(_INT, LANES)
@@ -99,10 +99,10 @@ _INTS = ir.VectorType(_INT, LANES)
 def _first(builder: Any, count: Any) -> Any:
     """Return the mask of the first ``count`` lanes."""
     lanes = ir.Constant(_INTS, list(range(LANES)))
-    return builder.icmp_signed("<", lanes, _everywhere(builder, builder.trunc(count, _INT), _INTS))
+    return builder.icmp_signed("<", lanes, everywhere(builder, builder.trunc(count, _INT), _INTS))
 
 
-def _everywhere(builder: Any, value: Any, kind: Any) -> Any:
+def everywhere(builder: Any, value: Any, kind: Any) -> Any:
     single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT, 0))
     return builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), ir.Constant(_INTS, [0] * LANES))
 
@@ -138,7 +138,7 @@ def load_rest(context: Any, array: Any, row: Any, column: Any, count: Any) -> An
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = _place(context, builder, array, *arguments[:3])
         mask = _first(builder, arguments[3])
-        return _call(builder, f"llvm.masked.load.{_VECTOR_NAME}.p0", _VECTOR, place, _ALIGNED, mask, _ZEROS)
+        return call(builder, f"llvm.masked.load.{VECTOR_NAME}.p0", VECTOR, place, _ALIGNED, mask, ZEROS)
 
     return vector(array, types.intp, types.intp, types.intp), generate
 
@@ -150,7 +150,7 @@ def store_rest(context: Any, array: Any, row: Any, column: Any, count: Any, valu
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = _place(context, builder, array, *arguments[:3])
         mask = _first(builder, arguments[3])
-        _call(builder, f"llvm.masked.store.{_VECTOR_NAME}.p0", ir.VoidType(), arguments[4], place, _ALIGNED, mask)
+        call(builder, f"llvm.masked.store.{VECTOR_NAME}.p0", ir.VoidType(), arguments[4], place, _ALIGNED, mask)
         return context.get_dummy_value()
 
     return types.none(array, types.intp, types.intp, types.intp, vector), generate
@@ -161,9 +161,19 @@ def spread(context: Any, value: Any) -> Any:
     """Return a vector with a float32 in every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _everywhere(builder, arguments[0], _VECTOR)
+        return everywhere(builder, arguments[0], VECTOR)
 
     return vector(types.float32), generate
+
+
+def _fold(builder: Any, value: Any, join: Callable[[Any, Any], Any]) -> Any:
+    """Join halves of a vector until one number is left."""
+    lanes = LANES
+    while lanes > 1:
+        lanes //= 2
+        places = (ir.Constant(ir.VectorType(_INT, lanes), list(range(start, start + lanes))) for start in (0, lanes))
+        value = join(*(builder.shuffle_vector(value, value, place) for place in places))
+    return builder.extract_element(value, ir.Constant(_INT, 0))
 
 
 @intrinsic
@@ -171,17 +181,20 @@ def total(context: Any, values: Any) -> Any:
     """Return the sum of the lanes, float32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value, lanes = arguments[0], LANES
-        while lanes > 1:  # halves onto each other
-            lanes //= 2
-            low, high = (
-                builder.shuffle_vector(
-                    value, value, ir.Constant(ir.VectorType(_INT, lanes), list(range(start, start + lanes)))
-                )
-                for start in (0, lanes)
-            )
-            value = builder.fadd(low, high)
-        return builder.extract_element(value, ir.Constant(_INT, 0))
+        return _fold(builder, arguments[0], builder.fadd)
+
+    return types.float32(vector), generate
+
+
+@intrinsic
+def largest(context: Any, values: Any) -> Any:
+    """Return the largest lane, float32; of NaN, any."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def larger(left: Any, right: Any) -> Any:
+            return builder.select(builder.fcmp_ordered(">", left, right), left, right)
+
+        return _fold(builder, arguments[0], larger)
 
     return types.float32(vector), generate
 
@@ -203,9 +216,31 @@ def magnitude(context: Any, value: Any) -> Any:
     """Return |x| of each lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _call(builder, f"llvm.fabs.{_VECTOR_NAME}", _VECTOR, *arguments)
+        return call(builder, f"llvm.fabs.{VECTOR_NAME}", VECTOR, *arguments)
 
     return vector(vector), generate
+
+
+@intrinsic
+def where_above(context: Any, value: Any, bound: Any, above: Any, other: Any) -> Any:
+    """Return ``above`` in lanes where ``value`` > ``bound``, ``other`` in the rest, as where either is NaN."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value, bound, above, other = arguments
+        return builder.select(builder.fcmp_ordered(">", value, bound), above, other)
+
+    return vector(vector, vector, vector, vector), generate
+
+
+@intrinsic
+def keep_first(context: Any, values: Any, count: Any, other: Any) -> Any:
+    """Return the first ``count`` lanes of ``values``, and those of ``other`` in the rest."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values, count, other = arguments
+        return builder.select(_first(builder, count), values, other)
+
+    return vector(vector, types.intp, vector), generate
 
 
 @intrinsic
@@ -213,7 +248,7 @@ def multiply_add(context: Any, left: Any, right: Any, added: Any) -> Any:
     """Return left · right + added, rounded once where the processor can."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _call(builder, f"llvm.fmuladd.{_VECTOR_NAME}", _VECTOR, *arguments)
+        return call(builder, f"llvm.fmuladd.{VECTOR_NAME}", VECTOR, *arguments)
 
     return vector(vector, vector, vector), generate
 
@@ -232,9 +267,9 @@ def sign_of(context: Any, value: Any) -> Any:
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value = builder.fmul(arguments[0], ir.Constant(_VECTOR, [_FAR] * LANES))
+        value = builder.fmul(arguments[0], ir.Constant(VECTOR, [_FAR] * LANES))
         for bound, beyond in ((1.0, ">"), (-1.0, "<")):
-            limit = ir.Constant(_VECTOR, [bound] * LANES)
+            limit = ir.Constant(VECTOR, [bound] * LANES)
             value = builder.select(builder.fcmp_ordered(beyond, value, limit), limit, value)
         return value
 
@@ -247,13 +282,13 @@ def _estimate(context: Any, value: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (x,) = arguments
-        if _HAS_AVX512:
+        if HAS_AVX512:
             everything = ir.Constant(ir.IntType(16), -1)
-            return _call(builder, "llvm.x86.avx512.rsqrt14.ps.512", _VECTOR, x, _ZEROS, everything)
-        if _HAS_AVX:
-            return _call(builder, "llvm.x86.avx.rsqrt.ps.256", _VECTOR, x)
-        root = _call(builder, f"llvm.sqrt.{_VECTOR_NAME}", _VECTOR, x)
-        return builder.fdiv(ir.Constant(_VECTOR, [1.0] * LANES), root)
+            return call(builder, "llvm.x86.avx512.rsqrt14.ps.512", VECTOR, x, ZEROS, everything)
+        if HAS_AVX:
+            return call(builder, "llvm.x86.avx.rsqrt.ps.256", VECTOR, x)
+        root = call(builder, f"llvm.sqrt.{VECTOR_NAME}", VECTOR, x)
+        return builder.fdiv(ir.Constant(VECTOR, [1.0] * LANES), root)
 
     return vector(vector), generate
 

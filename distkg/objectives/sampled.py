@@ -8,7 +8,6 @@ Each maps positive scores [B] and negative scores [B, K] (``EXCLUDED`` for exclu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from distkg.config import ObjectiveConfig
 from distkg.kernels.jit import on_cpu
-from distkg.kernels.scores.sampled_losses import logistic_loss, margin_loss, sampled_softmax_loss, self_adversarial_loss
+from distkg.kernels.sampled.losses import LOGISTIC, MARGIN, SAMPLED_SOFTMAX, SELF_ADVERSARIAL, compute_losses
 from distkg.kernels.threads import for_each_part
 from distkg.registry import Registry
 
@@ -32,10 +31,10 @@ class SampledObjective(ABC):
     """Base class of losses over one positive and K negatives per query.
 
     Attributes:
-        compiled: kernel of ``sampled_losses.py`` that computes the same; None if there is none.
+        compiled: kind of loss of ``kernels/sampled/losses.py`` that is the same; None if there is none.
     """
 
-    compiled: ClassVar[Callable[..., None] | None] = None
+    compiled: ClassVar[int | None] = None
 
     def __init__(self, config: ObjectiveConfig) -> None:
         self.margin = config.margin
@@ -64,10 +63,12 @@ class SampledObjective(ABC):
         inputs = [tensor.detach().contiguous().numpy() for tensor in (positive, negative, margin)]
         outputs = [tensor.numpy() for tensor in (loss, to_positive, to_negative)]
         settings = np.float32(self.temperature), np.float32(weight), np.float32(EXCLUDED)
-        run = self.compiled
+        kind = self.compiled
 
         def compute(low: int, high: int) -> None:
-            run(*(array[low:high] for array in inputs), *settings, *(array[low:high] for array in outputs))
+            compute_losses(
+                kind, *(array[low:high] for array in inputs), *settings, *(array[low:high] for array in outputs)
+            )
 
         for_each_part(len(loss), compute, max(1, _FEWEST // max(negative.shape[1], 1)))
         return loss, to_positive, to_negative
@@ -80,7 +81,7 @@ class SampledObjective(ABC):
 class MarginRanking(SampledObjective):
     """Margin ranking loss: mean of max(0, γ − s⁺ + s⁻) (Bordes et al. 2013, eq. 1)."""
 
-    compiled = staticmethod(margin_loss)
+    compiled = MARGIN
 
     def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
         below = self._grown(growth) - positive
@@ -91,7 +92,7 @@ class MarginRanking(SampledObjective):
 class Logistic(SampledObjective):
     """Binary cross entropy: −log σ(s⁺) − mean log σ(−s⁻) (Trouillon et al. 2016, eq. 10)."""
 
-    compiled = staticmethod(logistic_loss)
+    compiled = LOGISTIC
 
     def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
         return F.softplus(-positive) + _mean_of_included(F.softplus(negative), negative)
@@ -104,7 +105,7 @@ class SelfAdversarial(SampledObjective):
     p = softmax(temperature · s⁻) is a constant. With temperature 0 all negatives have the same weight (their eq. 4).
     """
 
-    compiled = staticmethod(self_adversarial_loss)
+    compiled = SELF_ADVERSARIAL
 
     def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
         margin = self._grown(growth)
@@ -121,7 +122,7 @@ class SelfAdversarial(SampledObjective):
 class SampledSoftmax(SampledObjective):
     """Cross entropy of the answer among itself and the negatives (PyTorch-BigGraph, Lerer et al. 2019, section 3.1)."""
 
-    compiled = staticmethod(sampled_softmax_loss)
+    compiled = SAMPLED_SOFTMAX
 
     def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
         return torch.logaddexp(positive, torch.logsumexp(negative, 1)) - positive

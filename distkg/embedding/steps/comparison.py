@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,12 +17,14 @@ from torch import Tensor
 from distkg.embedding.batches import SampledBatch
 from distkg.kernels.gather_scatter import add_rows, gather_rows, take_rows
 from distkg.kernels.jit import on_cpu
-from distkg.kernels.scores.similarity import ProductSimilarity, Similarity, row_order
-from distkg.kernels.threads import for_each
+from distkg.kernels.sampled.products import compare_with_products, sum_over_candidates
+from distkg.kernels.scores.similarity import L2Similarity, ProductSimilarity, Similarity, compiled_score, row_order
+from distkg.kernels.threads import for_each, for_each_part
 from distkg.objectives import EXCLUDED, SampledObjective
 
 _BLOCK_SCORES = 1 << 15  # scores of a block: with their gradients a quarter of a megabyte, half of a small second cache
 _FEWEST = 32  # queries of a block: with fewer, products of matrices are slow
+_FEWEST_ROWS = 256  # candidates of a thread: with fewer, it costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -54,26 +57,76 @@ def compare(
         candidates: float32 [u, C], candidate vectors of the batch's entities.
         weight: factor on the loss of each query.
     """
-    answer = batch.answer[:, None]
-    to_query, to_candidates = (
-        torch.empty_like(query, memory_format=torch.contiguous_format),
-        torch.zeros_like(candidates, memory_format=torch.contiguous_format),
-    )
     if batch.sharing == 1:
-        to_query.zero_()
-        order = row_order(query, candidates, batch.negatives)
-        negative = similarity.indexed_scores(query, candidates, batch.negatives, order)
-        positive = similarity.indexed_scores(query, candidates, answer)
-        losses, to_positive, to_negative = _loss(objective, positive, negative, batch.mask, weight)
-        similarity.add_indexed_gradients(
-            to_negative, negative, query, candidates, batch.negatives, to_query, to_candidates, order
-        )
-        similarity.add_indexed_gradients(to_positive, positive, query, candidates, answer, to_query, to_candidates)
-        return Comparison(losses.sum(), to_query, to_candidates)
+        return _compare_independent(similarity, objective, query, candidates, batch, weight)
     if isinstance(similarity, ProductSimilarity) and not on_cpu(query, candidates):
         return _compare_together(similarity, objective, query, candidates, batch, weight)
+    scoring = compiled_score(similarity)
+    if scoring is not None and objective.compiled is not None and query.dtype == candidates.dtype == torch.float32:
+        return _compare_compiled(scoring, objective, query, candidates, batch, weight)
+    return _compare_blocks(similarity, objective, query, candidates, batch, weight)
+
+
+def _compare_independent(
+    similarity: Similarity,
+    objective: SampledObjective,
+    query: Tensor,
+    candidates: Tensor,
+    batch: SampledBatch,
+    weight: float,
+) -> Comparison:
+    """Compare each query with negatives of its own."""
+    answer = batch.answer[:, None]
+    to_query, to_candidates = query.new_zeros(query.shape), candidates.new_zeros(candidates.shape)
+    order = row_order(query, candidates, batch.negatives)
+    negative = similarity.indexed_scores(query, candidates, batch.negatives, order)
+    positive = similarity.indexed_scores(query, candidates, answer)
+    losses, to_positive, to_negative = _loss(objective, positive, negative, batch.mask, weight)
+    similarity.add_indexed_gradients(
+        to_negative, negative, query, candidates, batch.negatives, to_query, to_candidates, order
+    )
+    similarity.add_indexed_gradients(to_positive, positive, query, candidates, answer, to_query, to_candidates)
+    return Comparison(losses.sum(), to_query, to_candidates)
+
+
+def _compare_compiled(
+    scoring: int, objective: SampledObjective, query: Tensor, candidates: Tensor, batch: SampledBatch, weight: float
+) -> Comparison:
+    """Compare with shared negatives, group by group, in one compiled pass."""
+    losses, pulls = query.new_empty(2, len(query))
+    to_query, to_candidates = query.new_empty(query.shape), candidates.new_empty(candidates.shape)
+    to_shared = candidates.new_empty(*batch.negatives.shape, candidates.shape[1])
+    mask = query.new_empty(0, 0, dtype=torch.bool) if batch.mask is None else batch.mask
+    inputs = [part.contiguous().numpy() for part in (query, candidates, batch.answer, batch.negatives, mask)]
+    numbers = objective.margin, objective.temperature, weight, EXCLUDED, L2Similarity.FLOOR
+    settings = batch.sharing, *map(np.float32, numbers)
+    outputs = [part.numpy() for part in (losses, pulls, to_query, to_shared)]
+    drawn = inputs[3].reshape(-1), outputs[3].reshape(-1, candidates.shape[1])
+
+    def compare_groups(low: int, high: int) -> None:
+        compare_with_products(scoring, objective.compiled, *inputs, *settings, low, high, *outputs)
+
+    def sum_rows(low: int, high: int) -> None:
+        sum_over_candidates(scoring, *inputs[:3], outputs[1], *drawn, low, high, to_candidates.numpy())
+
+    for_each_part(len(batch.negatives), compare_groups)
+    for_each_part(len(candidates), sum_rows, _FEWEST_ROWS)
+    return Comparison(losses.sum(), to_query, to_candidates)
+
+
+def _compare_blocks(
+    similarity: Similarity,
+    objective: SampledObjective,
+    query: Tensor,
+    candidates: Tensor,
+    batch: SampledBatch,
+    weight: float,
+) -> Comparison:
+    """Compare with shared negatives, block by block of queries."""
+    answer = batch.answer[:, None]
     positive = similarity.indexed_scores(query, candidates, answer)
     losses, to_positive = query.new_empty(len(query)), torch.empty_like(positive)
+    to_query, to_candidates = query.new_empty(query.shape), candidates.new_zeros(candidates.shape)
     to_shared = candidates.new_empty(*batch.negatives.shape, candidates.shape[1])
 
     def compare_group(row: int) -> None:

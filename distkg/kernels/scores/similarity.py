@@ -21,6 +21,7 @@ from distkg.kernels.gather_scatter import squared_norms, take_rows
 from distkg.kernels.given_gradient import with_gradient
 from distkg.kernels.jit import on_cpu
 from distkg.kernels.products import grouped_product, product
+from distkg.kernels.sampled.products import DISTANCE, INNER, SQUARED
 from distkg.kernels.scores import pairwise
 from distkg.kernels.scores.activations import Double
 from distkg.kernels.scores.distance_log_sum_exp import log_sum_exp_of_distances
@@ -500,6 +501,13 @@ L2 = L2Similarity()
 L1 = PairwiseSimilarity("l1", PairwiseKernel.of("l1"))
 SCALED_L1 = PairwiseSimilarity("scaled_l1", PairwiseKernel.of("scaled_l1"))
 MODULUS = PairwiseSimilarity("modulus", PairwiseKernel.of("modulus"))
+
+_COMPILED = {DotSimilarity: INNER, SquaredL2Similarity: SQUARED, L2Similarity: DISTANCE}
+
+
+def compiled_score(similarity: Similarity) -> int | None:
+    """Return the score of ``kernels/sampled/products.py`` that is the same; None if there is none, as for a subclass."""
+    return _COMPILED.get(type(similarity))
 
 
 def indexed_products(query: Tensor, rows: Tensor, index: Tensor) -> Tensor:
