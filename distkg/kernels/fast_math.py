@@ -65,12 +65,21 @@ def _whole(context: Any, x: Any) -> Any:
 
 _one = np.float32(1)
 LOWEST, HIGHEST = np.float32(-87), np.float32(88)
-_SQRT_HALF_BITS = np.int32(0x3F3504F3)
-LOG2_E, _LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+SQRT_HALF_BITS = np.int32(0x3F3504F3)
+LOG2_E, LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
 LN_2_POWERS = tuple(
     np.float32(value) for value in (1, 6.931469492e-1, 2.402212175e-1, 5.550742616e-2, 9.675459746e-3, 1.326697039e-3)
 )
 """Coefficients of 2^r for |r| <= 1/2, nearly (log 2)ⁿ / n!."""
+
+LOG_POWERS = tuple(
+    np.float32(value)
+    for value in (
+        1, -4.999999732e-1, 3.333419428e-1, -2.500127177e-1, 1.995582886e-1, -1.657972748e-1, 1.498023654e-1,
+        -1.425842616e-1, 8.512213573e-2,
+    )
+)  # fmt: skip
+"""Coefficients of log(1 + m) / m for √½ <= 1 + m < √2."""
 
 
 @part_of_kernel
@@ -94,20 +103,19 @@ def exp(x: np.float32) -> np.float32:
 def log(x: np.float32) -> np.float32:
     """Return the natural logarithm of a positive normal number."""
     # x = 2^n (1 + m) with √½ <= 1 + m < √2
-    bits = _bits(x) - _SQRT_HALF_BITS
+    bits = _bits(x) - SQRT_HALF_BITS
     n = bits >> np.int32(_MANTISSA_BITS)
-    m = _from_bits((bits & np.int32(0x007FFFFF)) + _SQRT_HALF_BITS) - _one
-    # log(1 + m) / m
-    value = np.float32(8.512213573e-2)
-    value = value * m + np.float32(-1.425842616e-1)
-    value = value * m + np.float32(1.498023654e-1)
-    value = value * m + np.float32(-1.657972748e-1)
-    value = value * m + np.float32(1.995582886e-1)
-    value = value * m + np.float32(-2.500127177e-1)
-    value = value * m + np.float32(3.333419428e-1)
-    value = value * m + np.float32(-4.999999732e-1)
-    value = value * m + _one
-    return value * m + np.float32(n) * _LN_2
+    m = _from_bits((bits & np.int32(0x007FFFFF)) + SQRT_HALF_BITS) - _one
+    value = LOG_POWERS[8]
+    value = value * m + LOG_POWERS[7]
+    value = value * m + LOG_POWERS[6]
+    value = value * m + LOG_POWERS[5]
+    value = value * m + LOG_POWERS[4]
+    value = value * m + LOG_POWERS[3]
+    value = value * m + LOG_POWERS[2]
+    value = value * m + LOG_POWERS[1]
+    value = value * m + LOG_POWERS[0]
+    return value * m + np.float32(n) * LN_2
 
 
 _half, _TWO_OVER_PI = np.float32(0.5), np.float32(0.6366197723675814)

@@ -75,6 +75,11 @@ def products_in(precision: torch.dtype) -> Iterator[None]:
         _precision = before
 
 
+def products_are_exact() -> bool:
+    """Return True if ``product`` computes in float32."""
+    return _precision is torch.float32
+
+
 def half_where_fast(device: torch.device | str) -> torch.autocast:
     """Return an autocast context in which torch's linear layers use bfloat16, if that is fast on the device.
 

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from distkg.kernels.products import products_in
 from distkg.kernels.scores import distance_log_sum_exp, log_sum_exp
 from distkg.kernels.scores.activated import ActivatedDistance
 from distkg.kernels.scores.activations import ACTIVATIONS, Activation, Double, Halin, Hanon
 from distkg.kernels.scores.distance_log_sum_exp import DistanceLogSumExp
 from distkg.kernels.scores.log_sum_exp import LogSumExp, SoftmaxLogSumExp
 from distkg.kernels.scores.similarity import SQUARED_L2
+from distkg.kernels.scores.tiled_log_sum_exp import TiledLogSumExp
 
 EACH = pytest.mark.parametrize("name", list(ACTIVATIONS))
 KEPT_AND_AGAIN = pytest.mark.parametrize("keep", [True, False])
@@ -67,12 +69,31 @@ def test_compiled_and_plain_are_the_formula(name: str, keep: bool, dim: int) -> 
     activation = ACTIVATIONS[name](10.0, None)
     query, rows, weight = problem(dim=dim, spread=0.9 / dim**0.5)
     expected = exact(activation, query, rows, weight)
-    similarity = ActivatedDistance(activation)
-    compiled = similarity.log_sum_exp(query, rows, keep=keep)
-    assert isinstance(compiled, DistanceLogSumExp)
-    assert_all_close(both_passes(compiled, query, rows, weight), expected)
-    plain = SoftmaxLogSumExp(similarity, query, rows, keep=keep)
+    for compiled in (TiledLogSumExp, DistanceLogSumExp):
+        reduction = compiled(activation, query[:, :-1].contiguous(), query[:, -1].contiguous(), rows, keep=keep)
+        assert_all_close(both_passes(reduction, query, rows, weight), expected)
+    plain = SoftmaxLogSumExp(ActivatedDistance(activation), query, rows, keep=keep)
     assert_all_close(both_passes(plain, query, rows, weight), expected, 1e-4)
+
+
+@EACH
+@KEPT_AND_AGAIN
+@pytest.mark.parametrize(("queries", "candidates", "dim"), [(131, 515, 33), (1, 256, 8), (128, 257, 1), (3, 1, 50)])
+def test_tiles_of_any_size_are_the_formula(name: str, keep: bool, queries: int, candidates: int, dim: int) -> None:
+    """The nearest candidates come last, so that sums of activations without a bound are rescaled between tiles."""
+    activation = ACTIVATIONS[name](10.0, None)
+    query, rows, weight = problem(queries, candidates, dim, spread=0.9 / dim**0.5)
+    rows *= torch.linspace(1.5, 0.5, candidates)[:, None]
+    got = both_passes(ActivatedDistance(activation).log_sum_exp(query, rows, keep=keep), query, rows, weight)
+    assert_all_close(got, exact(activation, query, rows, weight), 5e-5)
+
+
+def test_products_in_reduced_precision_come_from_the_library() -> None:
+    query, rows, _ = problem()
+    similarity = ActivatedDistance(Hanon())
+    assert isinstance(similarity.log_sum_exp(query, rows, keep=True), TiledLogSumExp)
+    with products_in(torch.bfloat16):
+        assert isinstance(similarity.log_sum_exp(query, rows, keep=True), DistanceLogSumExp)
 
 
 @KEPT_AND_AGAIN

@@ -15,7 +15,7 @@ from distkg.kernels.jit import kernel, part_of_kernel
 from distkg.kernels.prefetch import AHEAD, prefetch_row
 from distkg.kernels.sampled.losses import loss_of_row
 from distkg.kernels.simd import LANES
-from distkg.kernels.vectors.tiles import add_product, padded, turn
+from distkg.kernels.vectors.tiles import multiply, padded, turn
 
 Array = np.ndarray
 INNER, SQUARED, DISTANCE = range(3)
@@ -165,7 +165,6 @@ def compare_with_products(
                 prefetch_row(candidates, drawn[k + AHEAD])
             copy_row(shared, k, candidates, drawn[k])
         turn(turned, shared, count, width)
-        of_shared[:] = _zero
         if scoring != INNER:
             of_norms[:] = _zero
             for k in range(count):
@@ -173,11 +172,9 @@ def compare_with_products(
         end = min((group + 1) * sharing, query.shape[0])
         for first in range(group * sharing, end, BLOCK):
             rows = _copy_rows(own, query, first, min(first + BLOCK, end))
-            scores[:rows] = _zero
-            of_own[:rows] = _zero
             slopes[rows : rows + 1] = _zero  # terms are added in pairs
             own[rows : rows + 1] = _zero
-            add_product(scores, own, turned, rows, count, width)
+            multiply(scores, own, turned, rows, count, width, False)
             for i in range(rows):
                 at = first + i
                 if at + AHEAD < end:
@@ -201,8 +198,8 @@ def compare_with_products(
                     both = pull + _two * _slope(scoring, to_row, row, count, of_norms, floor)
                     for j in range(width):
                         of_mine[j] = both * mine[j] - pull * right[j]
-            add_product(of_own, slopes, shared, rows, width, count)
-            add_product(of_shared, slopes.T, own, count, width, rows)
+            multiply(of_own, slopes, shared, rows, width, count, True)
+            multiply(of_shared, slopes.T, own, count, width, rows, first > group * sharing)
             for i in range(rows):
                 copy_row(to_query, first + i, of_own, i)
         for k in range(count):

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from distkg.kernels.gather_scatter import squared_norms
 from distkg.kernels.jit import kernel, on_cpu
-from distkg.kernels.products import product
+from distkg.kernels.products import product, products_are_exact
 from distkg.kernels.scores.activations import Activation
-from distkg.kernels.scores.exp_distance_weights import WEIGHING
+from distkg.kernels.scores.exp_distance_weights import KINDS, weigh_rows
 from distkg.kernels.scores.log_sum_exp import LogSumExp, blocks, nothing_summed
+from distkg.kernels.scores.tiled_log_sum_exp import TiledLogSumExp
 from distkg.kernels.threads import for_each_part
 
 # Scores and candidates of a block: small enough for a core's cache, large enough for fast products.
@@ -30,7 +31,8 @@ def log_sum_exp_of_distances(
     """Build the compiled log Σ exp of scores −h(scale · ‖vector − candidate‖²); None if the device has none."""
     vector, scale, candidates = vector.contiguous(), scale.contiguous(), candidates.contiguous()
     if on_cpu(vector, scale, candidates):
-        return DistanceLogSumExp(activation, vector, scale, candidates, keep=keep)
+        compiled = TiledLogSumExp if products_are_exact() else DistanceLogSumExp
+        return compiled(activation, vector, scale, candidates, keep=keep)
     if vector.is_cuda and importlib.util.find_spec("triton"):
         from distkg.kernels.scores.distance_log_sum_exp_triton import TritonLogSumExp
 
@@ -54,7 +56,7 @@ class DistanceLogSumExp(LogSumExp):
         self._activation, self._candidates = activation, candidates
         self._vector, self._scale, self._norm = vector, scale, squared_norms(vector)
         self._candidate_norm = squared_norms(candidates)
-        self._weigh = WEIGHING[type(activation)]
+        self._kind = KINDS[type(activation)]
         self._blocks = list(blocks(len(candidates), max(_LEAST_ROWS, _BLOCK_SCORES // max(len(vector), 1))))
         self._keep = keep
         self._kept: list[tuple[Tensor, Tensor]] = []
@@ -98,7 +100,7 @@ class DistanceLogSumExp(LogSumExp):
         return block
 
     def _weights(self, block: Tensor, low: int, high: int, sums: Tensor) -> None:
-        norm = self._candidate_norm[low:high]
+        norm = self._candidate_norm[None, low:high]
         inner, own, other, scale, shift, total = (
             tensor.numpy() for tensor in (block, self._norm, norm, self._scale, self._shift, sums)
         )
@@ -106,7 +108,7 @@ class DistanceLogSumExp(LogSumExp):
 
         def weigh(first: int, last: int) -> None:
             part = slice(first, last)
-            self._weigh(inner[part], own[part], other, scale[part], shift[part], *limits, total[part])
+            weigh_rows(self._kind, inner[part], own[part], other, scale[part], shift[part], *limits, total[part])
 
         for_each_part(len(inner), weigh, _FEWEST)
 

@@ -12,7 +12,7 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from distkg.kernels.fast_math import HIGHEST, LN_2_POWERS, LOG2_E, LOWEST
+from distkg.kernels.fast_math import HIGHEST, LN_2, LN_2_POWERS, LOG2_E, LOG_POWERS, LOWEST, SQRT_HALF_BITS
 from distkg.kernels.jit import part_of_kernel
 from distkg.kernels.simd import (
     HAS_AVX,
@@ -138,3 +138,47 @@ def softplus(x):  # type: ignore[no-untyped-def]
     share = inverse(spread(_ONE) + t)
     slope = where_above(nothing, x, t * share, share)
     return log_of_one_plus(t) + where_above(nothing, x, nothing, x), slope
+
+
+def _exponent_and_mantissa(builder: Any, value: Any) -> tuple[Any, Any]:
+    """Return n, int32, and m of x = 2ⁿ m with √½ <= m < √2."""
+    bits = builder.sub(builder.bitcast(value, _INTS), _every(SQRT_HALF_BITS, _INTS))
+    rest = builder.and_(bits, _every((1 << _MANTISSA_BITS) - 1, _INTS))
+    mantissa = builder.bitcast(builder.add(rest, _every(SQRT_HALF_BITS, _INTS)), VECTOR)
+    return builder.ashr(bits, _every(_MANTISSA_BITS, _INTS)), mantissa
+
+
+@intrinsic
+def _exponent(context: Any, value: Any) -> Any:
+    """Return n of x = 2ⁿ m with √½ <= m < √2, for positive normal numbers."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.sitofp(_exponent_and_mantissa(builder, arguments[0])[0], VECTOR)
+
+    return vector(vector), generate
+
+
+@intrinsic
+def _mantissa(context: Any, value: Any) -> Any:
+    """Return m of x = 2ⁿ m with √½ <= m < √2, for positive normal numbers."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _exponent_and_mantissa(builder, arguments[0])[1]
+
+    return vector(vector), generate
+
+
+@part_of_kernel
+def log(x):  # type: ignore[no-untyped-def]
+    """Return the natural logarithm of positive normal numbers; see ``fast_math.log``."""
+    m = _mantissa(x) - spread(_ONE)
+    value = spread(LOG_POWERS[8])
+    value = multiply_add(value, m, spread(LOG_POWERS[7]))
+    value = multiply_add(value, m, spread(LOG_POWERS[6]))
+    value = multiply_add(value, m, spread(LOG_POWERS[5]))
+    value = multiply_add(value, m, spread(LOG_POWERS[4]))
+    value = multiply_add(value, m, spread(LOG_POWERS[3]))
+    value = multiply_add(value, m, spread(LOG_POWERS[2]))
+    value = multiply_add(value, m, spread(LOG_POWERS[1]))
+    value = multiply_add(value, m, spread(LOG_POWERS[0]))
+    return value * m + _exponent(x) * spread(LN_2)

@@ -18,7 +18,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from distkg.kernels.jit import kernel, part_of_kernel
-from distkg.kernels.simd import HAS_AVX, HAS_AVX512, LANES, VECTOR, VECTOR_NAME, call, everywhere
+from distkg.kernels.simd import HAS_AVX, HAS_AVX512, LANES, VECTOR, VECTOR_NAME, ZEROS, call, everywhere
 
 _WIDE_REGISTERS = HAS_AVX or platform.machine().lower() in ("aarch64", "arm64")
 ROWS, VECTORS = (12, 2) if HAS_AVX512 else (6, 2) if _WIDE_REGISTERS else (6, 1)
@@ -37,18 +37,18 @@ _LINE = 16  # float32 in a cache line
 
 
 def _tile(rows: int, vectors: int) -> Any:
-    """Return an intrinsic that adds left[r : r + rows] @ right[:, c : c + vectors · LANES] to ``out``."""
+    """Return an intrinsic that writes left[r : r + rows] @ right[:, c : c + vectors · LANES] to ``out``, or adds it."""
 
     @intrinsic
-    def add(context: Any, out: Any, left: Any, right: Any, row: Any, column: Any, depth: Any) -> Any:
+    def multiply(context: Any, out: Any, left: Any, right: Any, row: Any, column: Any, depth: Any, adds: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            out, left, right, row, column, depth = arguments
+            out, left, right, row, column, depth, adds = arguments
             nothing = ir.Constant(_LONG, 0)
             target, step = _address(context, builder, signature.args[0], out, row, column)
             factor, (by_row, by_term) = _address(context, builder, signature.args[1], left, row, nothing)
             operand, (next_term, _) = _address(context, builder, signature.args[2], right, nothing, column)
             outputs = [_after(builder, target, builder.mul(step[0], _long(r))) for r in range(rows)]
-            sums = [_load(builder, output, v) for output in outputs for v in range(vectors)]
+            sums = _sums_so_far(builder, outputs, vectors, adds)
             factors = [_after(builder, factor, builder.mul(by_row, _long(r))) for r in range(0, rows, _TOGETHER)]
             offsets = [builder.mul(by_row, _long(r)) for r in range(_TOGETHER)]
 
@@ -82,9 +82,26 @@ def _tile(rows: int, vectors: int) -> Any:
                 builder.store(value, place).align = 4
             return context.get_dummy_value()
 
-        return types.none(out, left, right, types.intp, types.intp, types.intp), generate
+        return types.none(out, left, right, types.intp, types.intp, types.intp, types.boolean), generate
 
-    return add
+    return multiply
+
+
+def _sums_so_far(builder: Any, outputs: list[Any], vectors: int, adds: Any) -> list[Any]:
+    """Return the vectors of the output if ``adds``, else zeros."""
+    before, load, begin = builder.block, *(builder.append_basic_block(name) for name in ("adds", "begin"))
+    builder.cbranch(builder.trunc(adds, ir.IntType(1)), load, begin)
+    builder.position_at_end(load)
+    loaded = [_load(builder, output, v) for output in outputs for v in range(vectors)]
+    builder.branch(begin)
+    builder.position_at_end(begin)
+    sums = []
+    for value in loaded:
+        phi = builder.phi(VECTOR)
+        phi.add_incoming(ZEROS, before)
+        phi.add_incoming(value, load)
+        sums.append(phi)
+    return sums
 
 
 def _address(context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any) -> tuple[Any, Any]:
@@ -121,37 +138,36 @@ _few, _few_narrow = _tiles[FEW, VECTORS], _tiles[FEW, 1]
 
 
 @kernel
-def add_product(out: np.ndarray, left: np.ndarray, right: np.ndarray, rows: int, columns: int, depth: int) -> None:
-    """Compute ``out[:rows, :columns] += left[:rows, :depth] @ right[:depth, :columns]`` of padded matrices.
+def multiply(
+    out: np.ndarray, left: np.ndarray, right: np.ndarray, rows: int, columns: int, depth: int, adds: bool
+) -> None:
+    """Compute ``out[:rows, :columns] = left[:rows, :depth] @ right[:depth, :columns]`` of padded matrices, or add it.
 
-    Each element is summed in the order of the terms, wherever its tile lies.
+    Each element is summed in the order of the terms, wherever its tile lies. If ``depth`` is odd, one more term is
+    added: it must be 0, and finite.
 
     Args:
         out: float32 [m, n], not transposed.
         left: float32 [m, k], transposed or not.
         right: float32 [k, n], not transposed.
     """
-    wide = VECTORS * LANES
-    column = 0 if depth else columns
-    while column < columns:
-        if columns - column > LANES:
-            row = 0
-            while row + ROWS <= rows:
-                _whole(out, left, right, row, column, depth)
-                row += ROWS
-            while row < rows:
-                _few(out, left, right, row, column, depth)
-                row += FEW
-            column += wide
-        else:
-            row = 0
-            while row + ROWS <= rows:
-                _narrow(out, left, right, row, column, depth)
-                row += ROWS
-            while row < rows:
-                _few_narrow(out, left, right, row, column, depth)
-                row += FEW
-            column += LANES
+    if depth == 0:
+        if not adds:
+            out[:rows, :columns] = np.float32(0)
+        return
+    for column in range(0, columns, VECTORS * LANES):
+        wide = columns - column > LANES
+        whole = rows // ROWS * ROWS
+        for row in range(0, whole, ROWS):
+            if wide:
+                _whole(out, left, right, row, column, depth, adds)
+            else:
+                _narrow(out, left, right, row, column, depth, adds)
+        for row in range(whole, rows, FEW):
+            if wide:
+                _few(out, left, right, row, column, depth, adds)
+            else:
+                _few_narrow(out, left, right, row, column, depth, adds)
 
 
 @intrinsic
