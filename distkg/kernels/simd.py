@@ -31,33 +31,44 @@ HAS_AVX512, HAS_AVX = "+avx512f" in _FEATURES, "+avx" in _FEATURES
 LANES = 16 if HAS_AVX512 else 8
 """Number of float32 in a vector."""
 
+WIDE = 2 * LANES
+"""Number of float32 in a wide vector: two registers, so that long chains of arithmetic on them overlap."""
+
 _FLOAT, _INT = ir.FloatType(), ir.IntType(32)
 VECTOR = ir.VectorType(_FLOAT, LANES)
 _FAST = ("contract", "nsz", "arcp", "reassoc")
 
 
 class Vector(types.Type):
-    """Numba type of a vector."""
+    """Numba type of a vector.
 
-    def __init__(self) -> None:
-        super().__init__(name=f"float32x{LANES}")
+    Attributes:
+        llvm: its type in LLVM.
+        suffix: its name in the names of LLVM's functions, which llvmlite cannot make for vectors.
+    """
+
+    def __init__(self, lanes: int) -> None:
+        super().__init__(name=f"float32x{lanes}")
+        self.llvm = ir.VectorType(_FLOAT, lanes)
+        self.suffix = f"v{lanes}f32"
 
 
-vector = Vector()
+vector, wide_vector = Vector(LANES), Vector(WIDE)
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, VECTOR)
+        super().__init__(manager, kind, kind.llvm)
 
 
 def _arithmetic(symbol: Callable[..., Any], instruction: str) -> None:
     @infer_global(symbol)
     class Typed(ConcreteTemplate):
-        cases: ClassVar = [signature(vector, vector, vector)]
+        cases: ClassVar = [signature(kind, kind, kind) for kind in (vector, wide_vector)]
 
     @lower_builtin(symbol, vector, vector)
+    @lower_builtin(symbol, wide_vector, wide_vector)
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return getattr(builder, instruction)(*arguments, flags=_FAST)
 
@@ -67,8 +78,8 @@ _arithmetic(operator.sub, "fsub")
 _arithmetic(operator.mul, "fmul")
 
 
-def _place(context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any) -> Any:
-    """Return the address of array[row, column], without a check.
+def _place(target: Any, context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any) -> Any:
+    """Return the address of the vector at array[row, column], without a check.
 
     Raises:
         TypeError: the columns of a row may not follow each other in memory, as vectors assume.
@@ -77,14 +88,11 @@ def _place(context: Any, builder: Any, kind: Any, array: Any, row: Any, column: 
         raise TypeError(f"vectors are loaded from contiguous arrays of float32, not from {kind}")
     made = context.make_array(kind)(context, builder, array)
     pointer = get_item_pointer(context, builder, kind, made, (row, column), wraparound=False)
-    return builder.bitcast(pointer, VECTOR.as_pointer())
-
-
-VECTOR_NAME = f"v{LANES}f32"  # in the names of LLVM's functions
+    return builder.bitcast(pointer, target.as_pointer())
 
 
 def call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
-    """Call a function of LLVM; llvmlite cannot make the names of those of vectors itself."""
+    """Call a function of LLVM by its whole name."""
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(get_or_insert_function(builder.module, kind, name), arguments)
 
@@ -92,19 +100,29 @@ def call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
 _FAR = 2.0**100
 ZEROS = ir.Constant(VECTOR, [0.0] * LANES)
 _ALIGNED = ir.Constant(_INT, 4)
-_MASK = ir.VectorType(ir.IntType(1), LANES)
-_INTS = ir.VectorType(_INT, LANES)
 
 
-def _first(builder: Any, count: Any) -> Any:
+def constants(kind: Any, value: Any) -> Any:
+    """Return a vector of LLVM with a constant in every lane."""
+    return ir.Constant(kind, [value] * kind.count)
+
+
+def ints_of(kind: Any) -> Any:
+    """Return the type of vectors of int32 with as many lanes."""
+    return ir.VectorType(_INT, kind.count)
+
+
+def _first(builder: Any, count: Any, kind: Any) -> Any:
     """Return the mask of the first ``count`` lanes."""
-    lanes = ir.Constant(_INTS, list(range(LANES)))
-    return builder.icmp_signed("<", lanes, everywhere(builder, builder.trunc(count, _INT), _INTS))
+    ints = ints_of(kind)
+    lanes = ir.Constant(ints, list(range(kind.count)))
+    return builder.icmp_signed("<", lanes, everywhere(builder, builder.trunc(count, _INT), ints))
 
 
 def everywhere(builder: Any, value: Any, kind: Any) -> Any:
+    """Return a vector of LLVM with a value in every lane."""
     single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT, 0))
-    return builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), ir.Constant(_INTS, [0] * LANES))
+    return builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), constants(ints_of(kind), 0))
 
 
 @intrinsic
@@ -112,7 +130,7 @@ def load(context: Any, array: Any, row: Any, column: Any) -> Any:
     """Load array[row, column : column + LANES] of a float32 array."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value = builder.load(_place(context, builder, array, *arguments))
+        value = builder.load(_place(VECTOR, context, builder, array, *arguments))
         value.align = 4
         return value
 
@@ -124,7 +142,7 @@ def store(context: Any, array: Any, row: Any, column: Any, value: Any) -> Any:
     """Store a vector to array[row, column : column + LANES]."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        done = builder.store(arguments[3], _place(context, builder, array, *arguments[:3]))
+        done = builder.store(arguments[3], _place(VECTOR, context, builder, array, *arguments[:3]))
         done.align = 4
         return context.get_dummy_value()
 
@@ -132,13 +150,37 @@ def store(context: Any, array: Any, row: Any, column: Any, value: Any) -> Any:
 
 
 @intrinsic
+def load_wide(context: Any, array: Any, row: Any, column: Any) -> Any:
+    """Load array[row, column : column + WIDE] of a float32 array."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value = builder.load(_place(wide_vector.llvm, context, builder, array, *arguments))
+        value.align = 4
+        return value
+
+    return wide_vector(array, types.intp, types.intp), generate
+
+
+@intrinsic
+def store_wide(context: Any, array: Any, row: Any, column: Any, value: Any) -> Any:
+    """Store a wide vector to array[row, column : column + WIDE]."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        done = builder.store(arguments[3], _place(wide_vector.llvm, context, builder, array, *arguments[:3]))
+        done.align = 4
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, types.intp, wide_vector), generate
+
+
+@intrinsic
 def load_rest(context: Any, array: Any, row: Any, column: Any, count: Any) -> Any:
     """Load array[row, column : column + count]; the other lanes are 0."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(context, builder, array, *arguments[:3])
-        mask = _first(builder, arguments[3])
-        return call(builder, f"llvm.masked.load.{VECTOR_NAME}.p0", VECTOR, place, _ALIGNED, mask, ZEROS)
+        place = _place(VECTOR, context, builder, array, *arguments[:3])
+        mask = _first(builder, arguments[3], VECTOR)
+        return call(builder, f"llvm.masked.load.{vector.suffix}.p0", VECTOR, place, _ALIGNED, mask, ZEROS)
 
     return vector(array, types.intp, types.intp, types.intp), generate
 
@@ -148,9 +190,9 @@ def store_rest(context: Any, array: Any, row: Any, column: Any, count: Any, valu
     """Store the first ``count`` lanes to array[row, column : column + count]."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(context, builder, array, *arguments[:3])
-        mask = _first(builder, arguments[3])
-        call(builder, f"llvm.masked.store.{VECTOR_NAME}.p0", ir.VoidType(), arguments[4], place, _ALIGNED, mask)
+        place = _place(VECTOR, context, builder, array, *arguments[:3])
+        mask = _first(builder, arguments[3], VECTOR)
+        call(builder, f"llvm.masked.store.{vector.suffix}.p0", ir.VoidType(), arguments[4], place, _ALIGNED, mask)
         return context.get_dummy_value()
 
     return types.none(array, types.intp, types.intp, types.intp, vector), generate
@@ -166,9 +208,29 @@ def spread(context: Any, value: Any) -> Any:
     return vector(types.float32), generate
 
 
+@intrinsic
+def spread_wide(context: Any, value: Any) -> Any:
+    """Return a wide vector with a float32 in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return everywhere(builder, arguments[0], wide_vector.llvm)
+
+    return wide_vector(types.float32), generate
+
+
+@intrinsic
+def spread_as(context: Any, like: Any, value: Any) -> Any:
+    """Return a vector like another one, with a float32 in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return everywhere(builder, arguments[1], like.llvm)
+
+    return like(like, types.float32), generate
+
+
 def _fold(builder: Any, value: Any, join: Callable[[Any, Any], Any]) -> Any:
     """Join halves of a vector until one number is left."""
-    lanes = LANES
+    lanes = value.type.count
     while lanes > 1:
         lanes //= 2
         places = (ir.Constant(ir.VectorType(_INT, lanes), list(range(start, start + lanes))) for start in (0, lanes))
@@ -183,7 +245,7 @@ def total(context: Any, values: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _fold(builder, arguments[0], builder.fadd)
 
-    return types.float32(vector), generate
+    return types.float32(values), generate
 
 
 @intrinsic
@@ -196,7 +258,7 @@ def largest(context: Any, values: Any) -> Any:
 
         return _fold(builder, arguments[0], larger)
 
-    return types.float32(vector), generate
+    return types.float32(values), generate
 
 
 @part_of_kernel
@@ -216,9 +278,9 @@ def magnitude(context: Any, value: Any) -> Any:
     """Return |x| of each lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return call(builder, f"llvm.fabs.{VECTOR_NAME}", VECTOR, *arguments)
+        return call(builder, f"llvm.fabs.{value.suffix}", value.llvm, *arguments)
 
-    return vector(vector), generate
+    return value(value), generate
 
 
 @intrinsic
@@ -229,7 +291,18 @@ def where_above(context: Any, value: Any, bound: Any, above: Any, other: Any) ->
         value, bound, above, other = arguments
         return builder.select(builder.fcmp_ordered(">", value, bound), above, other)
 
-    return vector(vector, vector, vector, vector), generate
+    return value(value, value, value, value), generate
+
+
+@intrinsic
+def where_at_most(context: Any, value: Any, bound: Any, then: Any, other: Any) -> Any:
+    """Return ``then`` in lanes where ``value`` <= ``bound``, ``other`` in the rest, as where either is NaN."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value, bound, then, other = arguments
+        return builder.select(builder.fcmp_ordered("<=", value, bound), then, other)
+
+    return value(value, value, value, value), generate
 
 
 @intrinsic
@@ -238,9 +311,9 @@ def keep_first(context: Any, values: Any, count: Any, other: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values, count, other = arguments
-        return builder.select(_first(builder, count), values, other)
+        return builder.select(_first(builder, count, values.type), values, other)
 
-    return vector(vector, types.intp, vector), generate
+    return values(values, types.intp, values), generate
 
 
 @intrinsic
@@ -248,9 +321,9 @@ def multiply_add(context: Any, left: Any, right: Any, added: Any) -> Any:
     """Return left · right + added, rounded once where the processor can."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return call(builder, f"llvm.fmuladd.{VECTOR_NAME}", VECTOR, *arguments)
+        return call(builder, f"llvm.fmuladd.{left.suffix}", left.llvm, *arguments)
 
-    return vector(vector, vector, vector), generate
+    return left(left, left, left), generate
 
 
 @intrinsic
@@ -287,7 +360,7 @@ def _estimate(context: Any, value: Any) -> Any:
             return call(builder, "llvm.x86.avx512.rsqrt14.ps.512", VECTOR, x, ZEROS, everything)
         if HAS_AVX:
             return call(builder, "llvm.x86.avx.rsqrt.ps.256", VECTOR, x)
-        root = call(builder, f"llvm.sqrt.{VECTOR_NAME}", VECTOR, x)
+        root = call(builder, f"llvm.sqrt.{vector.suffix}", VECTOR, x)
         return builder.fdiv(ir.Constant(VECTOR, [1.0] * LANES), root)
 
     return vector(vector), generate

@@ -8,7 +8,7 @@ Each maps positive scores [B] and negative scores [B, K] (``EXCLUDED`` for exclu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -62,13 +62,12 @@ class SampledObjective(ABC):
         loss, to_positive, to_negative = map(torch.empty_like, (positive, positive, negative))
         inputs = [tensor.detach().contiguous().numpy() for tensor in (positive, negative, margin)]
         outputs = [tensor.numpy() for tensor in (loss, to_positive, to_negative)]
-        settings = np.float32(self.temperature), np.float32(weight), np.float32(EXCLUDED)
-        kind = self.compiled
+        settings = map(np.float32, (self.temperature, weight, EXCLUDED))
+        kind, arguments = self.compiled, [*inputs, *settings, *outputs]
 
         def compute(low: int, high: int) -> None:
-            compute_losses(
-                kind, *(array[low:high] for array in inputs), *settings, *(array[low:high] for array in outputs)
-            )
+            parts: list[Any] = [part[low:high] if isinstance(part, np.ndarray) else part for part in arguments]
+            compute_losses(kind, *parts)
 
         for_each_part(len(loss), compute, max(1, _FEWEST // max(negative.shape[1], 1)))
         return loss, to_positive, to_negative

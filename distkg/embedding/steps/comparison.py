@@ -8,6 +8,7 @@ read again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,17 +98,20 @@ def _compare_compiled(
     to_query, to_candidates = query.new_empty(query.shape), candidates.new_empty(candidates.shape)
     to_shared = candidates.new_empty(*batch.negatives.shape, candidates.shape[1])
     mask = query.new_empty(0, 0, dtype=torch.bool) if batch.mask is None else batch.mask
-    inputs = [part.contiguous().numpy() for part in (query, candidates, batch.answer, batch.negatives, mask)]
+    arrays = [part.contiguous().numpy() for part in (query, candidates, batch.answer, batch.negatives, mask)]
     numbers = objective.margin, objective.temperature, weight, EXCLUDED, L2Similarity.FLOOR
-    settings = batch.sharing, *map(np.float32, numbers)
+    inputs: list[Any] = [scoring, objective.compiled, *arrays, batch.sharing, *map(np.float32, numbers)]
     outputs = [part.numpy() for part in (losses, pulls, to_query, to_shared)]
-    drawn = inputs[3].reshape(-1), outputs[3].reshape(-1, candidates.shape[1])
+    drawn = arrays[3].reshape(-1), to_shared.flatten(0, 1).numpy()
+    sums: list[Any] = [scoring, *arrays[:3], outputs[1], *drawn]
 
     def compare_groups(low: int, high: int) -> None:
-        compare_with_products(scoring, objective.compiled, *inputs, *settings, low, high, *outputs)
+        arguments = [*inputs, low, high, *outputs]
+        compare_with_products(*arguments)
 
     def sum_rows(low: int, high: int) -> None:
-        sum_over_candidates(scoring, *inputs[:3], outputs[1], *drawn, low, high, to_candidates.numpy())
+        arguments = [*sums, low, high, to_candidates.numpy()]
+        sum_over_candidates(*arguments)
 
     for_each_part(len(batch.negatives), compare_groups)
     for_each_part(len(candidates), sum_rows, _FEWEST_ROWS)

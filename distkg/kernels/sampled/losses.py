@@ -1,10 +1,10 @@
 """Losses of a positive score and K negative scores, with their gradients, in one compiled pass.
 
-``compute_losses`` reads positive float32 [B], negative float32 [B, K] and margin float32 [B]. It writes loss [B], and the
-derivatives to_positive [B] and to_negative [B, K], all times ``factor``. Negatives with a score of at most ``excluded``
-take no part. ``distkg.objectives.sampled`` has the same losses in plain torch, and their papers. ``loss_of_row`` is for
-kernels that have the scores of a query in the cache: they are a row of a padded matrix (``vectors/tiles.py``), in which
-``excluded`` follows the K scores up to a whole number of vectors.
+``compute_losses`` reads positive float32 [B], negative float32 [B, K] and margin float32 [B]. It writes loss [B] and
+the derivatives to_positive [B] and to_negative [B, K], all times ``factor``. Negatives with a score of at most
+``excluded`` take no part. ``distkg.objectives.sampled`` has the same losses in plain torch, and their papers.
+``loss_of_row`` is for kernels that have the scores of a query in the cache: they are a row of a padded matrix
+(``vectors/tiles.py``), in which ``excluded`` follows the K scores up to a whole number of wide vectors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from distkg.kernels.fast_math import exp as exp_of_one
 from distkg.kernels.fast_math import log
 from distkg.kernels.jit import kernel, part_of_kernel
-from distkg.kernels.simd import LANES, largest, load, spread, store, total, where_above
+from distkg.kernels.simd import WIDE, largest, load_wide, spread_wide, store_wide, total, where_above, where_at_most
 from distkg.kernels.vectors.functions import exp, softplus
 from distkg.kernels.vectors.tiles import padded
 
@@ -39,56 +39,57 @@ def _softplus(x):  # type: ignore[no-untyped-def]
 @part_of_kernel
 def _included(scores, i, count, excluded):  # type: ignore[no-untyped-def]
     """Return the number of negatives that take part, at least 1."""
-    included = spread(_zero)
-    for k in range(0, count, LANES):
-        included = included + where_above(load(scores, i, k), spread(excluded), spread(_one), spread(_zero))
+    included = spread_wide(_zero)
+    for k in range(0, count, WIDE):
+        out = where_at_most(load_wide(scores, i, k), spread_wide(excluded), spread_wide(_zero), spread_wide(_one))
+        included = included + out
     return max(total(included), _one)
 
 
 @part_of_kernel
 def _highest(scores, i, count, least):  # type: ignore[no-untyped-def]
-    highest = spread(least)
-    for k in range(0, count, LANES):
-        score = load(scores, i, k)
+    highest = spread_wide(least)
+    for k in range(0, count, WIDE):
+        score = load_wide(scores, i, k)
         highest = where_above(score, highest, score, highest)
     return largest(highest)
 
 
 @part_of_kernel
 def _scale(slopes, i, count, factor):  # type: ignore[no-untyped-def]
-    for k in range(0, count, LANES):
-        store(slopes, i, k, load(slopes, i, k) * spread(factor))
+    for k in range(0, count, WIDE):
+        store_wide(slopes, i, k, load_wide(slopes, i, k) * spread_wide(factor))
 
 
 @part_of_kernel
 def _margin(positive, scores, i, count, margin, factor, excluded, slopes):  # type: ignore[no-untyped-def]
     """Mean of max(0, γ − s⁺ + s⁻)."""
-    nothing, below = spread(_zero), spread(margin - positive)
+    nothing, below = spread_wide(_zero), spread_wide(margin - positive)
     weight = factor / _included(scores, i, count, excluded)
-    sums, slope = spread(_zero), spread(_zero)
-    for k in range(0, count, LANES):
-        score = load(scores, i, k)
+    sums, slope = spread_wide(_zero), spread_wide(_zero)
+    for k in range(0, count, WIDE):
+        score = load_wide(scores, i, k)
         gap = below + score
         gap = where_above(nothing, gap, nothing, gap)  # NaN stays
-        gap = where_above(score, spread(excluded), gap, gap * nothing)
-        step = where_above(gap, nothing, spread(weight), nothing)
+        gap = where_at_most(score, spread_wide(excluded), nothing, gap)
+        step = where_above(gap, nothing, spread_wide(weight), nothing)
         sums = sums + gap
         slope = slope + step
-        store(slopes, i, k, step)
+        store_wide(slopes, i, k, step)
     return total(sums) * weight, -total(slope)
 
 
 @part_of_kernel
 def _logistic(positive, scores, i, count, factor, excluded, slopes):  # type: ignore[no-untyped-def]
     """−log σ(s⁺) − mean log σ(−s⁻)."""
-    weight = spread(factor / _included(scores, i, count, excluded))
-    sums = spread(_zero)
-    for k in range(0, count, LANES):
-        score = load(scores, i, k)
+    weight = spread_wide(factor / _included(scores, i, count, excluded))
+    sums = spread_wide(_zero)
+    for k in range(0, count, WIDE):
+        score = load_wide(scores, i, k)
         value, slope = softplus(score)
-        share = where_above(score, spread(excluded), weight, spread(_zero))
+        share = where_at_most(score, spread_wide(excluded), spread_wide(_zero), weight)
         sums = sums + share * value
-        store(slopes, i, k, share * slope)
+        store_wide(slopes, i, k, share * slope)
     value, slope = _softplus(-positive)
     return factor * value + total(sums), -factor * slope
 
@@ -96,16 +97,16 @@ def _logistic(positive, scores, i, count, factor, excluded, slopes):  # type: ig
 @part_of_kernel
 def _self_adversarial(positive, scores, i, count, margin, temperature, factor, excluded, slopes):  # type: ignore[no-untyped-def]
     """−log σ(γ + s⁺) − Σ p log σ(−γ − s⁻), p = softmax(temperature · s⁻) constant."""
-    highest = spread(_highest(scores, i, count, excluded))
-    weights, sums = spread(_zero), spread(_zero)
-    for k in range(0, count, LANES):
-        score = load(scores, i, k)
-        value, slope = softplus(spread(margin) + score)
-        weight = exp(spread(temperature) * (score - highest))
-        weight = where_above(score, spread(excluded), weight, spread(_zero))
+    highest = spread_wide(_highest(scores, i, count, excluded))
+    weights, sums = spread_wide(_zero), spread_wide(_zero)
+    for k in range(0, count, WIDE):
+        score = load_wide(scores, i, k)
+        value, slope = softplus(spread_wide(margin) + score)
+        weight = exp(spread_wide(temperature) * (score - highest))
+        weight = where_at_most(score, spread_wide(excluded), spread_wide(_zero), weight)
         weights = weights + weight
         sums = sums + weight * value
-        store(slopes, i, k, weight * slope)
+        store_wide(slopes, i, k, weight * slope)
     whole = total(weights)
     share = factor / (_one if whole == _zero else whole)
     _scale(slopes, i, count, share)
@@ -117,11 +118,11 @@ def _self_adversarial(positive, scores, i, count, margin, temperature, factor, e
 def _sampled_softmax(positive, scores, i, count, factor, excluded, slopes):  # type: ignore[no-untyped-def]
     """Cross entropy of the answer among itself and the negatives."""
     highest = max(_highest(scores, i, count, excluded), positive)
-    sums = spread(_zero)
-    for k in range(0, count, LANES):
-        score = load(scores, i, k)
-        term = where_above(score, spread(excluded), exp(score - spread(highest)), spread(_zero))
-        store(slopes, i, k, term)
+    sums = spread_wide(_zero)
+    for k in range(0, count, WIDE):
+        score = load_wide(scores, i, k)
+        term = where_at_most(score, spread_wide(excluded), spread_wide(_zero), exp(score - spread_wide(highest)))
+        store_wide(slopes, i, k, term)
         sums = sums + term
     others, answer = total(sums), exp_of_one(positive - highest)
     share = factor / (others + answer)

@@ -14,7 +14,7 @@ from distkg.kernels.gather_scatter import add_row, copy_row
 from distkg.kernels.jit import kernel, part_of_kernel
 from distkg.kernels.prefetch import AHEAD, prefetch_row
 from distkg.kernels.sampled.losses import loss_of_row
-from distkg.kernels.simd import LANES
+from distkg.kernels.simd import WIDE
 from distkg.kernels.vectors.tiles import multiply, padded, turn
 
 Array = np.ndarray
@@ -106,7 +106,7 @@ def _copy_rows(target, source, low, high):  # type: ignore[no-untyped-def]
 @part_of_kernel
 def _fill(scores, i, count, excluded):  # type: ignore[no-untyped-def]
     """Fill the last vector of a row of scores."""
-    for k in range(count, (count + LANES - 1) // LANES * LANES):
+    for k in range(count, (count + WIDE - 1) // WIDE * WIDE):
         scores[i, k] = excluded
 
 

@@ -100,7 +100,7 @@ class DistanceLogSumExp(LogSumExp):
         return block
 
     def _weights(self, block: Tensor, low: int, high: int, sums: Tensor) -> None:
-        norm = self._candidate_norm[None, low:high]
+        norm = self._candidate_norm[low:high]
         inner, own, other, scale, shift, total = (
             tensor.numpy() for tensor in (block, self._norm, norm, self._scale, self._shift, sums)
         )

@@ -15,17 +15,18 @@ from distkg.kernels.jit import kernel, part_of_kernel
 from distkg.kernels.scores.activations import Activation, Artanh, Double, Halin, Hanon, XExp
 from distkg.kernels.simd import (
     LANES,
+    WIDE,
     keep_first,
-    load_rest,
-    load_whole,
+    load_wide,
     multiply_add,
     spread,
-    store_rest,
-    store_whole,
+    spread_as,
+    store_wide,
     total,
     where_above,
 )
 from distkg.kernels.vectors.functions import exp, inverse, log
+from distkg.kernels.vectors.tiles import padded
 
 HANON, HALIN, DOUBLE, X_EXP, ARTANH = range(5)
 KINDS: dict[type[Activation], int] = {Hanon: HANON, Halin: HALIN, Double: DOUBLE, XExp: X_EXP, Artanh: ARTANH}
@@ -41,26 +42,26 @@ Array = np.ndarray
 
 @part_of_kernel
 def _hanon(x, limit, steepness):  # type: ignore[no-untyped-def]
-    away = exp(spread(steepness) * (spread(_half) - x)) * spread(limit)
-    away = where_above(away, spread(_LARGEST), spread(_LARGEST), away)
-    share = inverse(spread(_one) + away)
-    value = spread(limit) * share
-    return value, spread(steepness) * value * away * share
+    away = exp(spread_as(x, steepness) * (spread_as(x, _half) - x)) * spread_as(x, limit)
+    away = where_above(away, spread_as(x, _LARGEST), spread_as(x, _LARGEST), away)
+    share = inverse(spread_as(x, _one) + away)
+    value = spread_as(x, limit) * share
+    return value, spread_as(x, steepness) * value * away * share
 
 
 @part_of_kernel
 def _halin(x, limit, steepness):  # type: ignore[no-untyped-def]
-    two, nothing = spread(_two), spread(_zero)
-    beyond = spread(steepness) * (x - spread(_one)) + two
-    value = where_above(spread(_one), x, two * x, beyond)
-    slope = where_above(spread(_one), x, two, spread(steepness))
-    slope = where_above(spread(limit), value, slope, nothing)
-    return where_above(value, spread(limit), spread(limit), value), slope  # NaN stays
+    two, nothing = spread_as(x, _two), spread_as(x, _zero)
+    beyond = spread_as(x, steepness) * (x - spread_as(x, _one)) + two
+    value = where_above(spread_as(x, _one), x, two * x, beyond)
+    slope = where_above(spread_as(x, _one), x, two, spread_as(x, steepness))
+    slope = where_above(spread_as(x, limit), value, slope, nothing)
+    return where_above(value, spread_as(x, limit), spread_as(x, limit), value), slope  # NaN stays
 
 
 @part_of_kernel
 def _double(x, limit, steepness):  # type: ignore[no-untyped-def]
-    return spread(_two) * x, spread(_two)
+    return spread_as(x, _two) * x, spread_as(x, _two)
 
 
 _X_EXP_BEND = np.float32(XExp.BEND)
@@ -69,9 +70,9 @@ _X_EXP_SLOPE = np.float32(np.exp(XExp.BEND) * (1 + XExp.BEND))
 
 @part_of_kernel
 def _x_exp(x, limit, steepness):  # type: ignore[no-untyped-def]
-    low = where_above(x, spread(_X_EXP_BEND), spread(_X_EXP_BEND), x)
+    low = where_above(x, spread_as(x, _X_EXP_BEND), spread_as(x, _X_EXP_BEND), x)
     power = exp(low)
-    return low * power + spread(_X_EXP_SLOPE) * (x - low), power * (spread(_one) + low)
+    return low * power + spread_as(x, _X_EXP_SLOPE) * (x - low), power * (spread_as(x, _one) + low)
 
 
 _ARTANH_BEND = np.float32(Artanh.BEND)
@@ -80,48 +81,33 @@ _ARTANH_SLOPE = np.float32(2 / (1 - Artanh.BEND**2))
 
 @part_of_kernel
 def _artanh(x, limit, steepness):  # type: ignore[no-untyped-def]
-    low = where_above(x, spread(_ARTANH_BEND), spread(_ARTANH_BEND), x)
-    one = spread(_one)
+    low = where_above(x, spread_as(x, _ARTANH_BEND), spread_as(x, _ARTANH_BEND), x)
+    one = spread_as(x, _one)
     above, below = one + low, inverse(one - low)
-    return log(above * below) + spread(_ARTANH_SLOPE) * (x - low), spread(_two) * below * inverse(above)
-
-
-@part_of_kernel
-def _weigh_vector(  # type: ignore[no-untyped-def]
-    activation, load, store, block, i, j, left, own_norm, norms, scale, shift, limit, steepness
-):
-    """Replace a vector of inner products; return that of exp(shift − h), w and d²."""
-    nothing = spread(_zero)
-    distance = spread(own_norm) + load(norms, 0, j, left) - spread(_two) * load(block, i, j, left)
-    distance = where_above(nothing, distance, nothing, distance)  # NaN stays
-    value, slope = activation(spread(scale) * distance, limit, steepness)
-    term = exp(spread(shift) - value)
-    weight = term * slope
-    store(block, i, j, left, weight)
-    return term, weight, distance
+    return log(above * below) + spread_as(x, _ARTANH_SLOPE) * (x - low), spread_as(x, _two) * below * inverse(above)
 
 
 @part_of_kernel
 def _weigh(  # type: ignore[no-untyped-def]
     activation, block, i, count, own_norm, norms, scale, shift, limit, steepness
 ):
-    whole = count // LANES * LANES
-    terms, weights, weighted = spread(_zero), spread(_zero), spread(_zero)
-    for j in range(0, whole, LANES):
-        term, weight, distance = _weigh_vector(
-            activation, load_whole, store_whole, block, i, j, 0, own_norm, norms, scale, shift, limit, steepness
-        )
+    nothing = spread_as(load_wide(norms, 0, 0), _zero)
+    terms, weights, weighted = nothing, nothing, nothing
+    for j in range(0, count, WIDE):
+        both_norms = spread_as(nothing, own_norm) + load_wide(norms, 0, j)
+        distance = both_norms - spread_as(nothing, _two) * load_wide(block, i, j)
+        distance = where_above(nothing, distance, nothing, distance)  # NaN stays
+        if j + WIDE > count:
+            distance = keep_first(distance, count - j, nothing)
+        value, slope = activation(spread_as(nothing, scale) * distance, limit, steepness)
+        term = exp(spread_as(nothing, shift) - value)
+        if j + WIDE > count:
+            term = keep_first(term, count - j, nothing)
+        weight = term * slope
+        store_wide(block, i, j, weight)
         terms = terms + term
         weights = weights + weight
         weighted = multiply_add(weight, distance, weighted)
-    left = count - whole
-    if left:
-        term, weight, distance = _weigh_vector(
-            activation, load_rest, store_rest, block, i, whole, left, own_norm, norms, scale, shift, limit, steepness
-        )
-        terms = terms + keep_first(term, left, spread(_zero))
-        weights = weights + keep_first(weight, left, spread(_zero))
-        weighted = weighted + keep_first(weight * distance, left, spread(_zero))
     return total(terms), total(weights), total(weighted)
 
 
@@ -142,9 +128,9 @@ def weigh_row(
 
     Args:
         kind: activation, of this module.
-        block: float32 [≥ i + 1, ≥ count], overwritten in row i.
+        block: float32 [≥ i + 1, ≥ count], padded (``vectors/tiles.py``), overwritten in row i; with 0 after ``count``.
         own_norm: |q|².
-        norms: float32 [1, ≥ count], |c|².
+        norms: float32 [1, ≥ count], |c|², padded.
         limit: γ.
         steepness: β.
     """
@@ -172,10 +158,14 @@ def weigh_rows(
     sums: Array,
 ) -> None:
     """Replace the inner products [B, n] of a block, and add the sums of each row to ``sums`` [B, 3]."""
+    count = block.shape[1]
+    row, own_norms = padded(1, count), padded(1, count)
+    own_norms[0, :count] = norms
     for i in range(block.shape[0]):
-        terms, weights, weighted = weigh_row(
-            kind, block, i, block.shape[1], query_norm[i], norms, scale[i], shift[i], limit, steepness
-        )
+        row[0, :count] = block[i]
+        settings = scale[i], shift[i], limit, steepness
+        terms, weights, weighted = weigh_row(kind, row, 0, count, query_norm[i], own_norms, *settings)
+        block[i] = row[0, :count]
         sums[i, 0] += terms
         sums[i, 1] += weights
         sums[i, 2] += weighted

@@ -502,11 +502,11 @@ L1 = PairwiseSimilarity("l1", PairwiseKernel.of("l1"))
 SCALED_L1 = PairwiseSimilarity("scaled_l1", PairwiseKernel.of("scaled_l1"))
 MODULUS = PairwiseSimilarity("modulus", PairwiseKernel.of("modulus"))
 
-_COMPILED = {DotSimilarity: INNER, SquaredL2Similarity: SQUARED, L2Similarity: DISTANCE}
+_COMPILED: dict[type[Similarity], int] = {DotSimilarity: INNER, SquaredL2Similarity: SQUARED, L2Similarity: DISTANCE}
 
 
 def compiled_score(similarity: Similarity) -> int | None:
-    """Return the score of ``kernels/sampled/products.py`` that is the same; None if there is none, as for a subclass."""
+    """Return the same score of ``kernels/sampled/products.py``; None if there is none, as for a subclass."""
     return _COMPILED.get(type(similarity))
 
 

@@ -66,7 +66,7 @@ class TiledLogSumExp(LogSumExp):
         return self._sums[:, 0].log() - self._shift
 
     def second_pass(self, log_sum: Tensor, weight: Tensor, grad_query: Tensor, grad_candidates: Tensor) -> None:
-        if not len(self._candidates):
+        if not (len(self._candidates) and len(self._vector)):
             return
         dim = self._vector.shape[1]
         share = weight * torch.exp(-self._shift - log_sum)

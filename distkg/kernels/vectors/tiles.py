@@ -18,7 +18,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from distkg.kernels.jit import kernel, part_of_kernel
-from distkg.kernels.simd import HAS_AVX, HAS_AVX512, LANES, VECTOR, VECTOR_NAME, ZEROS, call, everywhere
+from distkg.kernels.simd import HAS_AVX, HAS_AVX512, LANES, VECTOR, ZEROS, call, everywhere, vector
 
 _WIDE_REGISTERS = HAS_AVX or platform.machine().lower() in ("aarch64", "arm64")
 ROWS, VECTORS = (12, 2) if HAS_AVX512 else (6, 2) if _WIDE_REGISTERS else (6, 1)
@@ -62,14 +62,14 @@ def _tile(rows: int, vectors: int) -> Any:
             term, operand, *others = phis
             factors, sums = others[: len(factors)], others[len(factors) :]
             for _ in range(STEP):
-                vector = [_load(builder, operand, v) for v in range(vectors)]
+                operands = [_load(builder, operand, v) for v in range(vectors)]
                 for r in range(rows):
                     place = _after(builder, factors[r // _TOGETHER], offsets[r % _TOGETHER])
                     single = builder.load(builder.bitcast(place, _FLOAT.as_pointer()))
                     spread = everywhere(builder, single, VECTOR)
                     for v in range(vectors):
                         at = r * vectors + v
-                        sums[at] = call(builder, f"llvm.fmuladd.{VECTOR_NAME}", VECTOR, spread, vector[v], sums[at])
+                        sums[at] = call(builder, f"llvm.fmuladd.{vector.suffix}", VECTOR, spread, operands[v], sums[at])
                 operand = _after(builder, operand, next_term)
                 factors = [_after(builder, place, by_term) for place in factors]
             term = builder.add(term, _long(STEP))
