@@ -24,7 +24,8 @@ PROGRAM = """
     from distkg.kernels.fast_math import exp, log, sine_and_cosine
     from distkg.kernels.jit import _FAST, kernel, kernel_in_order
     from distkg.kernels.prefetch import prefetch_row
-    from distkg.kernels.scores.sampled_losses import logistic_loss
+    from distkg.kernels.sampled.losses import LOGISTIC, loss_of_row
+    from distkg.kernels.vectors.tiles import multiply
 
     @kernel
     def exponentials(rows, index, out):  # every intrinsic in one loop, beside the sums of a kernel
@@ -52,19 +53,22 @@ PROGRAM = """
     exponentials(rows, index, out[:2].copy())
     turns(rows, out)
     uncached = njit(fastmath=_FAST, error_model="numpy")  # a cache has no IR
-    scores, slopes, losses = map(
-        uncached, (pairwise.dot_block.py_func, pairwise.modulus_block_gradients.py_func, logistic_loss.py_func)
+    scores, slopes, losses, products = (
+        uncached(function.py_func)
+        for function in (pairwise.dot_block, pairwise.modulus_block_gradients, loss_of_row, multiply)
     )
     four = np.ones((4, 4), np.float32)
     scores(rows, rows, four)
     slopes(four, rows, rows, out, out)
-    losses(four[0], four, four[0], np.float32(1), np.float32(1), np.float32(-1), *np.ones((2, 4), np.float32), four)
+    one, wide = np.float32(1), np.ones((16, 32), np.float32)
+    losses(LOGISTIC, one, wide, 0, 32, one, one, one, -one, wide.copy())
+    products(wide.copy(), wide, wide, 4, 32, 16, False)
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     for triple, cpu, instruction in {targets}:
         machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, opt=3)
-        for function in (exponentials, turns, scores, slopes, losses):
+        for function in (exponentials, turns, scores, slopes, losses, products):
             (text,) = function.inspect_llvm().values()
             text = re.sub('target triple = ".*"', f'target triple = "{{triple}}"', text)
             text = re.sub('target datalayout = ".*"', f'target datalayout = "{{machine.target_data}}"', text)
