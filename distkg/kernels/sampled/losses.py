@@ -15,7 +15,7 @@ from distkg.kernels.fast_math import exp as exp_of_one
 from distkg.kernels.fast_math import log
 from distkg.kernels.jit import kernel, part_of_kernel
 from distkg.kernels.simd import WIDE, largest, load_wide, spread_wide, store_wide, total, where_above, where_at_most
-from distkg.kernels.vectors.functions import exp, softplus
+from distkg.kernels.vectors.functions import exp_of_negative, softplus
 from distkg.kernels.vectors.tiles import padded
 
 Array = np.ndarray
@@ -102,7 +102,7 @@ def _self_adversarial(positive, scores, i, count, margin, temperature, factor, e
     for k in range(0, count, WIDE):
         score = load_wide(scores, i, k)
         value, slope = softplus(spread_wide(margin) + score)
-        weight = exp(spread_wide(temperature) * (score - highest))
+        weight = exp_of_negative(spread_wide(temperature) * (score - highest))
         weight = where_at_most(score, spread_wide(excluded), spread_wide(_zero), weight)
         weights = weights + weight
         sums = sums + weight * value
@@ -121,7 +121,9 @@ def _sampled_softmax(positive, scores, i, count, factor, excluded, slopes):  # t
     sums = spread_wide(_zero)
     for k in range(0, count, WIDE):
         score = load_wide(scores, i, k)
-        term = where_at_most(score, spread_wide(excluded), spread_wide(_zero), exp(score - spread_wide(highest)))
+        term = where_at_most(
+            score, spread_wide(excluded), spread_wide(_zero), exp_of_negative(score - spread_wide(highest))
+        )
         store_wide(slopes, i, k, term)
         sums = sums + term
     others, answer = total(sums), exp_of_one(positive - highest)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from distkg.kernels.fast_math import LOG2_E
 from distkg.kernels.jit import kernel, part_of_kernel
 from distkg.kernels.scores.activations import Activation, Artanh, Double, Halin, Hanon, XExp
 from distkg.kernels.simd import (
@@ -25,7 +26,7 @@ from distkg.kernels.simd import (
     total,
     where_above,
 )
-from distkg.kernels.vectors.functions import exp, inverse, log
+from distkg.kernels.vectors.functions import exp, inverse, log, power
 from distkg.kernels.vectors.tiles import padded
 
 HANON, HALIN, DOUBLE, X_EXP, ARTANH = range(5)
@@ -33,7 +34,7 @@ KINDS: dict[type[Activation], int] = {Hanon: HANON, Halin: HALIN, Double: DOUBLE
 
 _zero, _half, _one, _two = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 _LANES = np.float32(LANES)
-_LARGEST = np.float32(1e30)  # beyond which an inverse would be of infinity
+_HIGHEST_POWER = np.float32(100)  # of two; an inverse of infinity would be none
 Array = np.ndarray
 
 
@@ -42,11 +43,12 @@ Array = np.ndarray
 
 @part_of_kernel
 def _hanon(x, limit, steepness):  # type: ignore[no-untyped-def]
-    away = exp(spread_as(x, steepness) * (spread_as(x, _half) - x)) * spread_as(x, limit)
-    away = where_above(away, spread_as(x, _LARGEST), spread_as(x, _LARGEST), away)
+    # γ exp(β (½ − x)) as one power of two
+    rate = steepness * LOG2_E
+    start = min(_half * rate + np.float32(np.log2(limit)), _HIGHEST_POWER)
+    away = power(spread_as(x, start) - spread_as(x, rate) * x)
     share = inverse(spread_as(x, _one) + away)
-    value = spread_as(x, limit) * share
-    return value, spread_as(x, steepness) * value * away * share
+    return spread_as(x, limit) * share, spread_as(x, limit * steepness) * away * (share * share)
 
 
 @part_of_kernel
@@ -71,8 +73,8 @@ _X_EXP_SLOPE = np.float32(np.exp(XExp.BEND) * (1 + XExp.BEND))
 @part_of_kernel
 def _x_exp(x, limit, steepness):  # type: ignore[no-untyped-def]
     low = where_above(x, spread_as(x, _X_EXP_BEND), spread_as(x, _X_EXP_BEND), x)
-    power = exp(low)
-    return low * power + spread_as(x, _X_EXP_SLOPE) * (x - low), power * (spread_as(x, _one) + low)
+    grown = exp(low)
+    return low * grown + spread_as(x, _X_EXP_SLOPE) * (x - low), grown * (spread_as(x, _one) + low)
 
 
 _ARTANH_BEND = np.float32(Artanh.BEND)

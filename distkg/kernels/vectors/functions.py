@@ -12,7 +12,7 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from distkg.kernels.fast_math import HIGHEST, LN_2, LN_2_POWERS, LOG2_E, LOG_POWERS, LOWEST, SQRT_HALF_BITS
+from distkg.kernels.fast_math import HIGHEST, LN_2, LN_2_POWERS, LOG2_E, LOG_POWERS, SQRT_HALF_BITS
 from distkg.kernels.jit import part_of_kernel
 from distkg.kernels.simd import (
     HAS_AVX,
@@ -46,7 +46,7 @@ _LOG_COEFFICIENTS = tuple(
         0.0051058256067335606,
     )
 )
-_ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
+_ZERO, _ONE, _TWO, _LEAST_POWER = np.float32(0), np.float32(1), np.float32(2), np.float32(-126)
 
 
 @intrinsic
@@ -109,19 +109,29 @@ def inverse(x):  # type: ignore[no-untyped-def]
 
 
 @part_of_kernel
-def exp(x):  # type: ignore[no-untyped-def]
-    """Return eˣ, with x clamped to [-87, 88]; see ``fast_math.exp``."""
-    x = where_above(spread_as(x, LOWEST), x, spread_as(x, LOWEST), x)  # NaN stays
-    x = where_above(x, spread_as(x, HIGHEST), spread_as(x, HIGHEST), x)
-    y = x * spread_as(x, LOG2_E)
+def power(y):  # type: ignore[no-untyped-def]
+    """Return 2^y for y <= 127, and 2⁻¹²⁶ below -126."""
+    y = where_above(spread_as(y, _LEAST_POWER), y, spread_as(y, _LEAST_POWER), y)  # NaN stays
     r = y - nearest(y)
-    value = spread_as(x, LN_2_POWERS[5])
-    value = multiply_add(value, r, spread_as(x, LN_2_POWERS[4]))
-    value = multiply_add(value, r, spread_as(x, LN_2_POWERS[3]))
-    value = multiply_add(value, r, spread_as(x, LN_2_POWERS[2]))
-    value = multiply_add(value, r, spread_as(x, LN_2_POWERS[1]))
-    value = multiply_add(value, r, spread_as(x, LN_2_POWERS[0]))
+    value = spread_as(y, LN_2_POWERS[5])
+    value = multiply_add(value, r, spread_as(y, LN_2_POWERS[4]))
+    value = multiply_add(value, r, spread_as(y, LN_2_POWERS[3]))
+    value = multiply_add(value, r, spread_as(y, LN_2_POWERS[2]))
+    value = multiply_add(value, r, spread_as(y, LN_2_POWERS[1]))
+    value = multiply_add(value, r, spread_as(y, LN_2_POWERS[0]))
     return value * power_of_two(y)
+
+
+@part_of_kernel
+def exp_of_negative(x):  # type: ignore[no-untyped-def]
+    """Return eˣ for x <= 88, and 2⁻¹²⁶ where it would be less; see ``fast_math.exp``."""
+    return power(x * spread_as(x, LOG2_E))
+
+
+@part_of_kernel
+def exp(x):  # type: ignore[no-untyped-def]
+    """Return eˣ, with x clamped to [-87.3, 88]."""
+    return exp_of_negative(where_above(x, spread_as(x, HIGHEST), spread_as(x, HIGHEST), x))  # NaN stays
 
 
 @part_of_kernel
@@ -143,7 +153,7 @@ def log_of_one_plus(t):  # type: ignore[no-untyped-def]
 def softplus(x):  # type: ignore[no-untyped-def]
     """Return log(1 + eˣ), and its slope σ(x); the relative error of either is below 10⁻⁶ for |x| < 20."""
     nothing = spread_as(x, _ZERO)
-    t = exp(nothing - magnitude(x))
+    t = exp_of_negative(nothing - magnitude(x))
     share = inverse(spread_as(x, _ONE) + t)
     slope = where_above(nothing, x, t * share, share)
     return log_of_one_plus(t) + where_above(nothing, x, nothing, x), slope
