@@ -53,7 +53,7 @@ class TiledLogSumExp(LogSumExp):
         self._shifts = self._scale.new_empty(tiles[0], count)
         height, width = _tile_shape(self._rows, min(CANDIDATES, len(self._candidates)))
         kept = tiles if self._keep else (0, 0)
-        self._weights = self._scale.new_empty(*kept, height, width)
+        self._weights = _take_spare(self._scale, kept[0] * kept[1] * height * width).view(*kept, height, width)
         results = self._shift, self._shifts, self._sums, self._pull, self._weights
         arrays = [part.numpy() for part in (*self._inputs(), *results)]
 
@@ -83,9 +83,19 @@ class TiledLogSumExp(LogSumExp):
             push_tiles(*self._settings, self._rows, low, high, *arrays)
 
         for_each_part(self._tiles[0], push_candidates)
+        _SPARE[:] = [self._weights]  # not read again
 
     def _inputs(self) -> tuple[Tensor, ...]:
         return self._vector, self._norms[0], self._scale, self._candidates, self._norms[1]
+
+
+_SPARE: list[Tensor] = []  # memory of the last weights: to be given new pages costs a fifth of both passes
+
+
+def _take_spare(like: Tensor, numbers: int) -> Tensor:
+    """Return memory for as many float32, that of an earlier pass if it is large enough."""
+    spare = _SPARE.pop().flatten() if _SPARE else like.new_empty(0)
+    return spare[:numbers] if len(spare) >= numbers else like.new_empty(numbers)
 
 
 @kernel
