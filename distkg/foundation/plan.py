@@ -95,7 +95,8 @@ def _generated(config: RunConfig) -> list[GraphSize]:
         return []
     graph = _largest_generated(_what_is_made(config))
     made = graph.made
-    return [GraphSize("generated", made.entities, made.relations, len(made.train), packed(graph).nbytes)]
+    sizes = made.entities, made.relations, len(made.train), packed(graph).nbytes
+    return [GraphSize("generated, at most", *sizes, generated_share=config.data.generated.share)]
 
 
 def _without_graphs(config: RunConfig, stores: Sequence[Store], available: int | None) -> Plan:

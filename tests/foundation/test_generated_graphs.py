@@ -205,7 +205,7 @@ def test_a_plan_counts_the_largest_graphs(stores: list[str]) -> None:
         plan_foundation(config(stores, 0.5, generated=generated), None),
     )
     assert GENERATED not in none.memory
-    assert [graph.address for graph in half.graphs[2:]] == ["generated"]
+    assert [(graph.address, graph.generated_share) for graph in half.graphs[2:]] == [("generated, at most", 0.5)]
     assert half.memory["states of a batch"] > 10 * none.memory["states of a batch"]
     settings = config(stores, 0.5, generated=generated)
     model, sizes = initial_model(settings, []), GraphSizes((2000, 2000), (20, 20), (8.0, 8.0))
