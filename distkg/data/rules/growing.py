@@ -166,7 +166,7 @@ def _between(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
 
 @dataclass
 class Growing:
-    """Relations so far.
+    """Graph to which relations are added one by one.
 
     Attributes:
         names: of the relations.

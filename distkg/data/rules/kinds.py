@@ -20,6 +20,7 @@ NO_PAIRS: Ints = np.empty((0, 2), dtype=np.int64)
 
 
 def add_symmetry(graph: Growing) -> bool:
+    """Add a relation of pairs of one kind, and their reversals, which follow."""
     kind = graph.kind()
     shape = BETWEEN_KINDS[int(graph.rng.integers(len(BETWEEN_KINDS)))]
     pairs = graph.pairs(shape, (kind, kind), graph.budget() // 2 + 1)
@@ -32,11 +33,13 @@ def add_symmetry(graph: Growing) -> bool:
 
 
 def add_inverse(graph: Growing) -> bool:
+    """Add the inverse of an earlier relation."""
     body = graph.body()
     return body is not None and _add_copy(graph, "inverse", body % graph.character.relations, inverse=True)
 
 
 def add_sub_relation(graph: Growing) -> bool:
+    """Add a relation that is wider than an earlier one."""
     body = graph.body()
     return body is not None and _add_copy(graph, "sub_relation", body % graph.character.relations, inverse=False)
 
@@ -62,6 +65,7 @@ def _add_head(
 
 
 def add_composition(graph: Growing) -> bool:
+    """Add a relation that holds along paths of two or three relations, each in any direction."""
     first = graph.body()
     if first is None:
         return False
@@ -77,6 +81,7 @@ def add_composition(graph: Growing) -> bool:
 
 
 def add_transitivity(graph: Growing) -> bool:
+    """Add a tree or chains of one kind, and their transitive closure, which follows."""
     kind, budget = graph.kind(), graph.budget()
     shape = ORDERED[int(graph.rng.integers(len(ORDERED)))]
     pairs = graph.pairs(shape, (kind, kind), budget // 2 + 1)
