@@ -38,7 +38,6 @@ class GeneratedConfig(Section):
         description="Share of the steps that learn from generated graphs with planted rules (those of `distkg generate "
         "--rules`) instead of data.graphs, drawn for each step and worker; 1: data.graphs serve validation and test "
         "alone.",
-        acts=GRAPH_MODEL,
     )
     steps_per_graph: int = course(
         1,
@@ -97,7 +96,9 @@ class DataConfig(Section):
         "distribution.",
         acts={"data.fanouts": ()},
     )
-    generated: GeneratedConfig = section(GeneratedConfig, "Generated graphs that a foundation model learns from too.")
+    generated: GeneratedConfig = section(
+        GeneratedConfig, "Generated graphs that a foundation model learns from too.", GRAPH_MODEL
+    )
 
 
 class ModelConfig(Section):
