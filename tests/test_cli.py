@@ -231,8 +231,8 @@ def test_the_schema_holds_for_configurations_and_for_no_others(tmp_path: Path) -
     assert schema["$defs"]["embedding.ModelConfig"]["properties"]["dim"]["resume"] == "fixed"
     keys = {name: set(definition["properties"]) for name, definition in schema["$defs"].items()}
     assert keys["embedding.DataConfig"] == {"store"}
-    assert keys["foundation.DataConfig"] == {"store", "graphs", "fanouts", "sampler"}
-    assert keys["relation_prediction.DataConfig"] == {"store", "graphs"}
+    assert keys["foundation.DataConfig"] == {"store", "graphs", "fanouts", "sampler", "generated"}
+    assert keys["relation_prediction.DataConfig"] == {"store", "graphs", "generated"}
     assert "activation_limit" in keys["embedding.ObjectiveConfig"] - keys["foundation.ObjectiveConfig"]
     assert "keep_start" in keys["foundation.ModelConfig"] - keys["embedding.ModelConfig"]
     assert "negatives" not in keys["relation_prediction"]

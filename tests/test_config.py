@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from distkg.config import (
     ConfigError,
+    GeneratedConfig,
     PoolConfig,
     RunConfig,
     Section,
@@ -36,7 +37,7 @@ def write(folder: Path, text: str) -> str:
 
 def sections() -> list[tuple[str, type[BaseModel]]]:
     found = [(name, type(getattr(RunConfig(), name))) for name in RunConfig.model_fields]
-    return [*found, ("negatives.pool", PoolConfig)]
+    return [*found, ("negatives.pool", PoolConfig), ("data.generated", GeneratedConfig)]
 
 
 def test_a_file_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
@@ -129,6 +130,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"objective": {"name": "non_negative"}},
     {"objective": {"name": "k_vs_all"}},
     {"model": {"name": "ultra", "start": "models/x"}, "objective": {"name": "margin"}, "data": {"fanouts": [3]}},
+    {"model": {"name": "ultra"}, "objective": {"name": "margin"}, "data": {"generated": {"share": 0.5}}},
     {"model": {"name": "trix_relations"}, "objective": {"name": "margin"}},
 ]
 """Configurations that have, together, every key."""
@@ -181,6 +183,8 @@ DEAD = [
     ("complex", "margin", "negatives.pool.depth", "negatives.pool.actors"),
     ("complex", "query_sampling", "objective.activation_limit", "objective.activation: hanon or halin"),
     ("ultra", "margin", "data.sampler", "data.fanouts"),
+    ("ultra", "margin", "data.generated.curriculum", "data.generated.share"),
+    ("complex", "margin", "data.generated.share", "foundation models and models that rank relations"),
     ("ultra", "margin", "model.keep_start", "model.start"),
 ]  # fmt: skip
 
@@ -261,6 +265,16 @@ def test_the_hash_follows_the_content() -> None:
     assert other.sha256() != same.sha256()
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("[500, 50]", "from 12 to 100,000, the smaller one first"), ("[3, 50]", "from 12"), ("[50]", "at least 2 items")],
+)
+def test_sizes_of_generated_graphs_are_two_ascending_numbers(value: str, message: str) -> None:
+    changes = ["data.graphs=[a]", "data.generated.share=0.5", f"data.generated.entities={value}"]
+    with pytest.raises(ConfigError, match=rf"data\.generated\.entities: .*{message}"):
+        load_config("preset:ultra", changes)
+
+
 def test_assignment_is_validated_too() -> None:
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         RunConfig().train.epochs = 0
@@ -270,7 +284,8 @@ def keys() -> list[str]:
     """Every key of the schema, dotted."""
     found = []
     for name, section in sections():
-        found += [f"{name}.{key}" for key in section.model_fields if f"{name}.{key}" != "negatives.pool"]
+        keys = [f"{name}.{key}" for key in section.model_fields]
+        found += [key for key in keys if key not in ("negatives.pool", "data.generated")]
     return found
 
 

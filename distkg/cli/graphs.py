@@ -160,17 +160,47 @@ def prepare(
 )
 def generate(
     store: StoreOption,
-    entities: Annotated[int, typer.Option(min=1, help="Number of entities.")],
-    relations: Annotated[int, typer.Option(min=1, help="Number of relations.")],
-    triples: Annotated[int, typer.Option(min=1, help="Number of triples.")],
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed; equal seeds give equal graphs.")],
+    entities: Annotated[
+        int | None, typer.Option(min=1, help="Number of entities; with --rules the default is drawn.")
+    ] = None,
+    relations: Annotated[
+        int | None, typer.Option(min=1, help="Number of relations; with --rules the default is drawn.")
+    ] = None,
+    triples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of triples; with --rules about as many, and the default is drawn."),
+    ] = None,
+    rules: Annotated[
+        bool,
+        typer.Option(
+            "--rules",
+            help="Let the seed draw everything: sizes, shapes and degrees of relations, a taxonomy, the logical rules, "
+            "exceptions to them, and noise. Held-out facts follow from training facts by one rule.",
+        ),
+    ] = False,
     partitions: Annotated[
         int, typer.Option(min=1, help="Number of partitions, which are contiguous ranges of entity ids.")
     ] = 1,
 ) -> None:
     """Generate a graph with known logical rules and skewed degrees."""
+    if rules:
+        from distkg.data.rules.rule_store import generate_rules
+
+        sizes = {"entities": entities, "relations": relations, "triples": triples}
+        made, in_words = generate_rules(store, seed=seed, partitions=partitions, **sizes)
+        print_store(made)
+        for rule in in_words:
+            say(rule)
+        return
     from distkg.data import generate as synthetic
 
+    if entities is None or relations is None or triples is None:
+        missing = {"--entities": entities, "--relations": relations, "--triples": triples}
+        raise typer.BadParameter(
+            "give a number, or --rules, with which the seed draws the sizes",
+            param_hint=", ".join(name for name, number in missing.items() if number is None),
+        )
     print_store(
         synthetic.generate(
             store, entities=entities, relations=relations, triples=triples, seed=seed, partitions=partitions

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from distkg.config.fields import Conditions, Section, course, fixed, free, section
 from distkg.config.node_labels import check_accelerator_type, check_label_selector
@@ -22,11 +22,59 @@ EMBEDDING: Conditions = {"family": ("embedding",)}
 FOUNDATION: Conditions = {"family": ("foundation",)}
 GRAPH_MODEL: Conditions = {"family": ("foundation", "relation_prediction")}
 ACTORS: Conditions = {"negatives.pool.actors": ()}
+GENERATED: Conditions = {"data.generated.share": ()}
 
 
 def objective(*names: str) -> Conditions:
     """Return the condition that ``objective.name`` is one of ``names``."""
     return {"objective.name": names}
+
+
+class GeneratedConfig(Section):
+    share: float = course(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the steps that learn from generated graphs with planted rules (those of `distkg generate "
+        "--rules`) instead of data.graphs, drawn for each step and worker; 1: data.graphs serve validation and test "
+        "alone.",
+    )
+    steps_per_graph: int = course(
+        1,
+        ge=1,
+        description="Number of consecutive steps for which a worker keeps a generated graph, before it makes another.",
+        acts=GENERATED,
+    )
+    entities: list[int] = course(
+        default_factory=lambda: [50, 500],
+        min_length=2,
+        max_length=2,
+        description="Smallest and largest number of entities of a generated graph, drawn on a logarithmic scale.",
+        acts=GENERATED,
+    )
+    relations: list[int] = course(
+        default_factory=lambda: [4, 30],
+        min_length=2,
+        max_length=2,
+        description="Smallest and largest number of relations of a generated graph, drawn on a logarithmic scale.",
+        acts=GENERATED,
+    )
+    curriculum: float = course(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the epochs in which the largest numbers of data.generated.entities and relations grow "
+        "from the smallest ones, on a logarithmic scale; 0: all sizes from the first step on.",
+        acts=GENERATED,
+    )
+
+    @field_validator("entities", "relations")
+    @classmethod
+    def _ascending_within_bounds(cls, value: list[int], info: ValidationInfo) -> list[int]:
+        low, high = (12, 100_000) if info.field_name == "entities" else (2, 1000)
+        if not low <= value[0] <= value[1] <= high:
+            raise ValueError(f"must be two numbers from {low} to {high:,}, the smaller one first, such as [{low}, 100]")
+        return value
 
 
 class DataConfig(Section):
@@ -47,6 +95,9 @@ class DataConfig(Section):
         description="Neighbour sampler for data.fanouts: compiled (built in) or dgl. Both sample from the same "
         "distribution.",
         acts={"data.fanouts": ()},
+    )
+    generated: GeneratedConfig = section(
+        GeneratedConfig, "Generated graphs that a foundation model learns from too.", GRAPH_MODEL
     )
 
 

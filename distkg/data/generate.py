@@ -33,11 +33,11 @@ from distkg.data.assemble import Graph, PrepareReport, SplitPart, StorePlan, ass
 from distkg.data.errors import IngestError
 from distkg.data.prepare import report
 from distkg.data.readers.problems import Problems
+from distkg.data.rules.shapes import zipf
 from distkg.data.spool import NO_ROWS, Spool, shuffled
 from distkg.data.store.writer import StoreWriter
 from distkg.host_memory import memory_limit
 
-ZIPF_EXPONENT = 0.8
 HELD_OUT_SHARE = 0.05
 MOST_HELD_OUT = 20_000
 EXTRA_WIDER = 0.1
@@ -277,13 +277,6 @@ class _Theme:
         head, tail = np.where(turn, other, one), np.where(turn, one, other)
         back = count - pairs
         return GeneratedFacts(np.concatenate([head, tail[:back]]), np.concatenate([tail, head[:back]]), pairs)
-
-
-def zipf(rng: np.random.Generator, n: int, size: int) -> Ints:
-    """Sample from [0, n) with probability ∝ rank^-0.8, by inversion of the continuous law: int64 [size]."""
-    power = 1 - ZIPF_EXPONENT
-    drawn = (rng.random(size) * ((n + 1.0) ** power - 1) + 1) ** (1 / power)
-    return np.minimum(drawn.astype(np.int64) - 1, n - 1)
 
 
 def _distinct(

@@ -1,8 +1,8 @@
 """Batches of queries and negatives for the training of foundation models.
 
-They follow the pre-training of ULTRA (Galkin et al. 2024, section 5.1): graphs are drawn in proportion to their facts;
-half of the queries are for tails and half for heads; the facts of the batch are masked in the graph; negatives are
-never known answers.
+They follow the pre-training of ULTRA (Galkin et al. 2024, section 5.1): graphs are drawn in proportion to their facts,
+or are generated in a share of the steps; half of the queries are for tails and half for heads; the facts of the batch
+are masked in the graph; negatives are never known answers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.config import RunConfig
-from distkg.foundation.graphs.training_graphs import LearnedGraph
+from distkg.foundation.graphs.generated_graphs import GeneratedGraphs
+from distkg.foundation.graphs.training_graphs import LearnedGraph, StepGraph
 from distkg.foundation.layers.relational import of_query
 from distkg.foundation.models import KnowledgeGraph
 from distkg.negatives import Negatives, Queries, TrainingProgress, known_facts
@@ -37,7 +38,7 @@ class FoundationBatch:
         generator: random generator of all other draws of this step.
     """
 
-    learned: LearnedGraph
+    learned: StepGraph
     queries: Queries
     generator: torch.Generator
 
@@ -84,16 +85,23 @@ class FoundationBatches:
         self._sizes = torch.tensor([graph.store.manifest.triples["train"] for graph in graphs], dtype=torch.float64)
         self.steps = steps_of_epoch(config, int(self._sizes.sum()))
         self.triples = self.steps * self.queries
+        self._generated_share, self._epochs = config.data.generated.share, config.train.epochs
+        self._generated = GeneratedGraphs(config, ranks.rank)
 
     def batch(self, epoch: int, step: int) -> FoundationBatch:
         """Return this rank's batch of a step."""
         generator = stream(Purpose.GRAPH, self._seed, epoch, step, self._ranks.rank)
-        learned = self._graphs[int(torch.multinomial(self._sizes, 1, generator=generator))]
-        graph = learned.facts
-        chosen = torch.randint(len(graph.triples), (self._own,), generator=generator)
+        learned = self._graph(epoch, step, generator)
+        questions, relations = learned.questions, learned.facts.relations
+        chosen = torch.randint(len(questions), (self._own,), generator=generator)
         odd = (step + self._ranks.rank) % 2  # an odd number has one more for heads and for tails by turns
         tails = (self._own + odd) // 2
-        return FoundationBatch(learned, both_ways(graph.triples[chosen], graph.relations, tails), generator)
+        return FoundationBatch(learned, both_ways(questions[chosen], relations, tails), generator)
+
+    def _graph(self, epoch: int, step: int, generator: torch.Generator) -> StepGraph:
+        if self._generated_share and float(torch.rand((), generator=generator)) < self._generated_share:
+            return self._generated.of_step(epoch * self.steps + step, self._epochs * self.steps)
+        return self._graphs[int(torch.multinomial(self._sizes, 1, generator=generator))]
 
 
 def negatives_for(asked: FoundationBatch, states: Tensor, count: int, moment: TrainingProgress) -> Negatives:

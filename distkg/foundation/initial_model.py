@@ -10,6 +10,7 @@ from distkg.config import ConfigError, RunConfig
 from distkg.data.storage.working_copy import folder_at
 from distkg.data.store.graph_store import Store
 from distkg.data.store.manifest import Manifest
+from distkg.foundation.graphs.generated_graphs import largest_graph
 from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
 from distkg.foundation.model_files import load_model, make_model
 from distkg.foundation.models import MODELS, FoundationModel
@@ -51,6 +52,7 @@ def check_settings(config: RunConfig) -> None:
             raise ConfigError(
                 f"negatives.source: {name} cannot be part of a mixture for {model}. Set negatives.source: {name}"
             )
+    _check_generated(config)
     if config.data.fanouts and MODELS[model].knows_entities:
         raise ConfigError(
             f"data.fanouts: {model} has a vector for each entity of the whole graph. Leave data.fanouts empty"
@@ -67,6 +69,22 @@ def check_settings(config: RunConfig) -> None:
         raise ConfigError(
             f"negatives.pool.actors: each actor compares the relations of whole graphs, of which there are {graphs}. "
             f"Set it to {graphs} at most"
+        )
+
+
+def _check_generated(config: RunConfig) -> None:
+    """Refuse generated graphs for what belongs to the entities or relations of a store."""
+    if not config.data.generated.share:
+        return
+    if MODELS[config.model.name].knows_relations:
+        raise ConfigError(
+            f"data.generated.share: {config.model.name} has vectors for the relations of one graph, and generated "
+            "graphs have others. Leave it out, or choose a model that reads any graph, such as ultra"
+        )
+    if config.negatives.vectors:
+        raise ConfigError(
+            f"data.generated.share: {config.negatives.source} reads vectors of the entities of one store, and "
+            "generated graphs have others. Leave it out, or choose a negative source that reads none"
         )
 
 
@@ -107,6 +125,8 @@ def check_foundation(config: RunConfig) -> None:
         ModelFileError: ``model.start`` holds no model.
     """
     check_settings(config)
+    if config.data.generated.share:
+        largest_graph(config)
     initial_model(config, [LearnedGraph.open(address, config).store.manifest for address in graphs_of(config)])
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
 
 from distkg.config import RunConfig
+from distkg.data.rules.rule_graph import SIZES
 from distkg.data.storage.working_copy import folder_at
 from distkg.data.store.graph_store import Store
 from distkg.data.tokens.token_store import read_modalities
@@ -27,7 +29,8 @@ from distkg.foundation.footprint import (
     some_part,
     training_step,
 )
-from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of
+from distkg.foundation.graphs.generated_graphs import GeneratedGraph, largest_graph
+from distkg.foundation.graphs.training_graphs import LearnedGraph, graphs_of, make_indexes
 from distkg.foundation.initial_model import check_foundation, initial_model, made_graph
 from distkg.foundation.models import FoundationModel
 from distkg.negatives import RunSizes, source_memory
@@ -40,6 +43,10 @@ GRAPHS, EDGES = "graphs", "weights of edges"
 HEAP = 2.5  # resident memory per byte of tensors, due to huge pages and fragmentation; measured: 1.6 to 2.5
 EDGE_SHARE = 2  # factor of a graph's bytes: layers over relations keep a weight of 4 bytes for each edge of 12
 FACT_BYTES = 64  # per fact: keys of its two directions, and their mask
+GENERATED, HELD_GENERATED = (
+    "generated graphs",
+    3,
+)  # one is made while the last is held; some have more facts than others
 
 
 def plan_foundation(
@@ -60,6 +67,7 @@ def plan_foundation(
         return _planned(config, available, workers_of_node, slowdown)
     finally:
         _made.cache_clear()
+        _largest_generated.cache_clear()
 
 
 def _planned(config: RunConfig, available: int | None, workers_of_node: int, slowdown: float | None) -> Plan:
@@ -72,10 +80,23 @@ def _planned(config: RunConfig, available: int | None, workers_of_node: int, slo
         for graph, store in zip(plan.graphs, stores, strict=True)
     ]
     shared = -(-sum(size.bytes for size in sizes) // workers_of_node)
+    sizes += _generated(config)
     edges = 0 if config.data.fanouts else EDGE_SHARE * max(size.bytes for size in sizes)
-    plan = replace(plan, graphs=tuple(sizes), memory={**plan.memory, GRAPHS: shared, EDGES: edges})
+    held = HELD_GENERATED * sum(size.bytes for size in sizes[len(stores) :])
+    memory = {**plan.memory, GRAPHS: shared, EDGES: edges, **({GENERATED: held} if held else {})}
+    plan = replace(plan, graphs=tuple(sizes), memory=memory)
     _refuse_too_large(config, stores, plan)
     return plan if slowdown is None else replace(plan, seconds={"compute": slowdown * _seconds(config, stores, plan)})
+
+
+def _generated(config: RunConfig) -> list[GraphSize]:
+    """Return the size of the largest graph that is generated; none if there are no generated graphs."""
+    if not config.data.generated.share:
+        return []
+    graph = _largest_generated(_what_is_made(config))
+    made = graph.made
+    sizes = made.entities, made.relations, len(made.train), packed(graph).nbytes
+    return [GraphSize("generated, at most", *sizes, generated_share=config.data.generated.share)]
 
 
 def _without_graphs(config: RunConfig, stores: Sequence[Store], available: int | None) -> Plan:
@@ -147,6 +168,11 @@ def _memory(
         scores = 2 * batch * store.num_entities * FLOAT if config.data.fanouts else 0
         cached = cached_states(model, store.num_relations)
         evaluated = max(evaluated, ranked.bytes(batch, looked_at, store.num_relations) + scores + cached)
+    if config.data.generated.share:
+        settings = config.data.generated
+        facts = HELD_GENERATED * settings.entities[1] * SIZES.density[1]
+        generated = step.bytes(own, settings.entities[1], settings.relations[1]) + int(facts * FACT_BYTES)
+        trained = max(trained, generated)
     accumulators = 2 if config.optimizer.name == "adam" else 1
     return {
         "base process": BASE_PROCESS,
@@ -234,7 +260,11 @@ def _what_is_made(config: RunConfig) -> str:
             "model": {"name": model.name, "options": model.options, "start": model.start},
             "negatives": {"source": negatives.source, "options": negatives.options},
             "evaluate": {"max_valid_triples": config.evaluate.max_valid_triples},
-            "data": {"fanouts": config.data.fanouts, "sampler": config.data.sampler},
+            "data": {
+                "fanouts": config.data.fanouts,
+                "sampler": config.data.sampler,
+                "generated": config.data.generated.model_dump(),
+            },
         },
         sort_keys=True,
     )
@@ -250,7 +280,44 @@ def _made(address: str, what_is_made: str) -> LearnedGraph:
     return made_graph(address, RunConfig.model_validate_json(what_is_made))
 
 
+@lru_cache(maxsize=1)
+def _largest_generated(what_is_made: str) -> GeneratedGraph:
+    """Return a generated graph of the largest sizes, with what a step makes of it."""
+    config = RunConfig.model_validate_json(what_is_made)
+    graph = largest_graph(config)
+    make_indexes(graph, initial_model(config, []))
+    return graph
+
+
 def _seconds(config: RunConfig, stores: Sequence[Store], found: Plan) -> float:
+    """Return the seconds of an epoch, by the share of the steps that learn from generated graphs."""
+    share = config.data.generated.share
+    stored = (1 - share) * _seconds_of_stores(config, stores, found) if share < 1 else 0.0
+    return stored + (share * _seconds_of_generated(config, found) if share else 0.0)
+
+
+def _seconds_of_generated(config: RunConfig, found: Plan) -> float:
+    """Return the seconds of an epoch on generated graphs: measured on a largest one, and scaled to the mean number of
+    entities."""
+    graph, (low, high) = _largest_generated(_what_is_made(config)), config.data.generated.entities
+    model, own = initial_model(config, []), queries_of_rank(config, 0, config.train.workers)
+    work = training_step(config.negatives.count)
+    if graph.surroundings is not None:
+        work = sampled_step(config.negatives.count, graph.surroundings)
+    query = seconds_of_query(model, graph.facts, work, own)
+    mean = 1.0 if low == high else (high - low) / math.log(high / low) / high
+    return found.steps * mean * (own * query + _seconds_to_make(config))
+
+
+def _seconds_to_make(config: RunConfig) -> float:
+    """Return the seconds of a step to make a largest graph, with what the model reads of it."""
+    start = time.process_time()
+    graph = largest_graph(config)
+    make_indexes(graph, initial_model(config, []))
+    return (time.process_time() - start) / config.data.generated.steps_per_graph
+
+
+def _seconds_of_stores(config: RunConfig, stores: Sequence[Store], found: Plan) -> float:
     """Return the seconds of an epoch: measured on the largest graph, and scaled by the facts of the others."""
     largest = max(stores, key=lambda store: store.manifest.triples["train"])
     graph, negatives = _made(largest.address, _what_is_made(config)), config.negatives.count
@@ -271,7 +338,7 @@ def _refuse_too_large(config: RunConfig, stores: Sequence[Store], found: Plan) -
 
     def again(changed: RunConfig) -> Plan:
         changed_plan = _without_graphs(changed, stores, found.available)
-        kept = {use: found.memory[use] for use in (GRAPHS, EDGES) if use in found.memory}
+        kept = {use: found.memory[use] for use in (GRAPHS, EDGES, GENERATED) if use in found.memory}
         return replace(changed_plan, memory={**changed_plan.memory, **kept})
 
     raise PlanError(refusal(config, found, _changes(config), again), found)

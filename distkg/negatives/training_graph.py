@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from distkg.data.store.classes import Classes
 from distkg.data.store.graph_store import Store
 from distkg.data.store.known_answers import KnownAnswers
 from distkg.graph.directions import both_directions
+
+Value = TypeVar("Value")
 
 
 class TrainingGraph:
@@ -45,7 +48,7 @@ class TrainingGraph:
     ) -> TrainingGraph:
         """Build a graph of integer triples [n, 3] in memory."""
         held = np.ascontiguousarray(triples, dtype=np.int32)
-        return cls(entities, relations, lambda: held, lambda: classes)
+        return cls(entities, relations, partial(_same, held), partial(_same, classes))
 
     @cached_property
     def triples(self) -> NDArray[np.int32]:
@@ -72,3 +75,8 @@ class TrainingGraph:
     def queries(self) -> NDArray[np.int64]:
         """Return both queries of every triple: int64 [2n, 3], columns anchor, relation in [0, 2R), answer."""
         return np.stack(both_directions(*self.triples.astype(np.int64).T, num_relations=self.relations), axis=1)
+
+
+def _same(value: Value) -> Value:
+    """Return the value; unlike a lambda, a partial of it can be pickled."""
+    return value

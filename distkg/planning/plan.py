@@ -32,6 +32,8 @@ class GraphSize:
         entities, relations, facts: numbers of entities, of relations without inverses, and of training facts.
         bytes: bytes of the graph and its indexes in memory.
         tokens: kinds of tokens that the model reads and the entities have.
+        generated_share: share of the steps that learn from generated graphs, of which this is a largest one; None for
+            a store. Stores share the other steps in proportion to their facts.
     """
 
     address: str
@@ -40,6 +42,7 @@ class GraphSize:
     facts: int
     bytes: int
     tokens: tuple[str, ...] = ()
+    generated_share: float | None = None
 
 
 @dataclass(frozen=True)

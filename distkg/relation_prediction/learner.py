@@ -7,15 +7,11 @@ few, so every step scores all of them (as in the training of TRIX, Zhang et al. 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from distkg.config import RunConfig
-from distkg.data.store.graph_store import Store
-from distkg.data.store.known_relations import KnownRelations
 from distkg.evaluation.filtered_triples import FilteredTriples
 from distkg.evaluation.metrics import ranking_metrics, subsample
 from distkg.evaluation.ranking import Ranking
@@ -46,10 +42,6 @@ def as_triples(queries: Queries, relations: int) -> Tensor:
 class RelationLoop(FoundationLoop):
     """Training loop of a model that ranks relations."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._known: dict[str, KnownRelations] = {}
-
     def loss(self, asked: FoundationBatch, moment: TrainingProgress) -> Tensor:
         """Return the mean loss over the facts; other relations that are known between their entities are masked."""
         graph, device = asked.graph, self._ranks.device
@@ -57,15 +49,8 @@ class RelationLoop(FoundationLoop):
         scores = self._model.relation_scores(graph, head.to(device), tail.to(device), asked.weight(device))
         relation = relation.to(device)
         pairs = torch.stack([head, tail], dim=1).numpy()
-        mask = torch.from_numpy(self._known_in(asked.learned.store).mask(pairs)).to(scores.device)
+        mask = torch.from_numpy(asked.learned.known_relations.mask(pairs)).to(scores.device)
         return self._objective(scores.gather(1, relation[:, None])[:, 0], scores.masked_fill(mask, EXCLUDED)).mean()
-
-    def _known_in(self, store: Store) -> KnownRelations:
-        """Return the known relations between entities in the training facts of a store."""
-        if store.address not in self._known:
-            facts = store.iter_triples(["train"])
-            self._known[store.address] = KnownRelations.of(facts, store.num_entities, store.num_relations)
-        return self._known[store.address]
 
 
 class RelationLearner(FoundationLearner):

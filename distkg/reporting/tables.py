@@ -71,18 +71,27 @@ def plan_table(plan: Plan) -> Table:
 def graphs_table(graphs: Sequence[GraphSize], reads: Sequence[str] = ()) -> Table:
     """Return a table of a foundation model's training graphs with their share of the steps and their memory on a
     node; for a model that reads tokens also the modalities of each."""
-    table, facts = _table("Graphs, once on each node"), sum(graph.facts for graph in graphs)
+    table, steps = _table("Graphs, once on each node"), _shares_of_steps(graphs)
     table.add_column("store", overflow="fold")
     for name in ("entities", "relations", "facts", "of steps", "bytes"):
         table.add_column(name, justify="right")
     if reads:
         table.add_column("tokens")
-    for graph in graphs:
+    for graph, share in zip(graphs, steps, strict=True):
         counts = (f"{count:,}" for count in (graph.entities, graph.relations, graph.facts))
         tokens = [", ".join(graph.tokens) or "none"] if reads else []
-        share = f"{graph.facts / max(facts, 1):.1%}"
-        table.add_row(_text(graph.address), *counts, share, size(graph.bytes), *map(_text, tokens))
+        table.add_row(_text(graph.address), *counts, f"{share:.1%}", size(graph.bytes), *map(_text, tokens))
     return table
+
+
+def _shares_of_steps(graphs: Sequence[GraphSize]) -> list[float]:
+    """Return the share of the steps that learn from each graph: stores by their facts, in what generated ones leave."""
+    stored = 1 - sum(graph.generated_share or 0.0 for graph in graphs)
+    facts = sum(graph.facts for graph in graphs if graph.generated_share is None)
+    return [
+        stored * graph.facts / max(facts, 1) if graph.generated_share is None else graph.generated_share
+        for graph in graphs
+    ]
 
 
 def plan_summary(plan: Plan) -> str:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from distkg.data.errors import IngestError
-from distkg.data.generate import PER_THEME, generate, relation_names, zipf
+from distkg.data.generate import PER_THEME, generate, relation_names
+from distkg.data.rules.shapes import zipf
 from distkg.data.store.graph_store import Store
 
 Pairs = set[tuple[int, int]]

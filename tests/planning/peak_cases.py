@@ -171,6 +171,10 @@ CASES: dict[str, Case] = {
         for name in own(MODELS)
     },
     "foundation ultra, source k_hop": Case(foundation("ultra", source="k_hop"), stores=GRAPH),
+    "foundation ultra, generated graphs": Case(
+        foundation("ultra") | {"data": {"generated": {"share": 1.0, "entities": [3000, 4500], "relations": [4, 6]}}},
+        stores=GRAPH,
+    ),
     "foundation ultra, source dans": Case(
         foundation("ultra", source="dans", vectors="made for the case", options={"pivots": 8}), stores=GRAPH
     ),

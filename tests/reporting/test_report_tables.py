@@ -93,6 +93,8 @@ def test_a_plan_of_a_foundation_model_lists_its_graphs() -> None:
         ["stores/umls", "135", "46", "5,216", "25.0%", "3.0", "MiB"],
         ["stores/fb", "14,541", "237", "15,648", "75.0%", "5.0", "MiB"],
     ]
+    generated = GraphSize("generated", 500, 30, 4000, 1 << 20, generated_share=0.2)
+    assert [row[4] for row in shown(graphs_table((*graphs, generated)))[2:]] == ["20.0%", "60.0%", "20.0%"]
     rows = shown(plan_table(replace(PLAN, rows_per_worker=0, graphs=graphs)))
     assert rows[0] == ["Memory", "per", "worker", "(2)"]
 

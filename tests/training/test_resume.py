@@ -86,6 +86,8 @@ OTHER: dict[str, Any] = {
     "negatives.source": "degree",
     "negatives.pool.fallback": "degree",
     "data.fanouts": [3],
+    "data.generated.entities": [20, 40],
+    "data.generated.relations": [5, 6],
     "cluster.metrics_port": 9090,
 }
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from distkg.config import ConfigError, RunConfig
 from distkg.data.store.graph_store import Store
 from distkg.data.store.known_answers import KnownAnswers
+from distkg.data.store.known_relations import KnownRelations
 from distkg.evaluation.filtered_triples import FilteredTriples
 from distkg.evaluation.metrics import subsample
 from distkg.foundation.graphs.sampling import SubgraphSampler
@@ -32,9 +35,40 @@ def graphs_of(config: RunConfig) -> list[str]:
     return addresses
 
 
+class StepGraph(Protocol):
+    """Protocol of a graph from which a training step draws its queries.
+
+    Attributes:
+        source: negative source.
+        facts: facts to reason from.
+        questions: facts to ask about, int64 [n, 3]; those of them that are among ``facts`` are hidden while asked.
+        surroundings: sampler of the facts around entities; None if the graph is read whole.
+        known: answers that are no negatives.
+        known_relations: relations that are no negatives, by pairs of entities.
+    """
+
+    @property
+    def source(self) -> NegativeSource: ...
+
+    @property
+    def facts(self) -> KnowledgeGraph: ...
+
+    @property
+    def questions(self) -> Tensor: ...
+
+    @property
+    def surroundings(self) -> SubgraphSampler | None: ...
+
+    @property
+    def known(self) -> KnownAnswers: ...
+
+    @property
+    def known_relations(self) -> KnownRelations: ...
+
+
 @dataclass(frozen=True, eq=False)
 class LearnedGraph:
-    """Training graph: a store with its negative source; derived data is built once, at first use.
+    """``StepGraph`` of a store: a store with its negative source; derived data is built once, at first use.
 
     Attributes:
         store: its training facts are the graph, and the queries while they are hidden.
@@ -67,15 +101,22 @@ class LearnedGraph:
     def facts(self) -> KnowledgeGraph:
         return KnowledgeGraph.of_store(self.store)
 
+    @property
+    def questions(self) -> Tensor:
+        return self.facts.triples
+
     @cached_property
     def surroundings(self) -> SubgraphSampler | None:
-        """Sampler of the facts around entities; None if the graph is read whole."""
-        data = self.config.data
-        return SubgraphSampler(self.facts, data.fanouts, data.sampler) if data.fanouts else None
+        return SubgraphSampler.where_wanted(self.facts, self.config.data.fanouts, self.config.data.sampler)
 
     @property
     def known(self) -> KnownAnswers:
         return self.source.graph.known
+
+    @cached_property
+    def known_relations(self) -> KnownRelations:
+        facts = self.store.iter_triples(["train"])
+        return KnownRelations.of(facts, self.store.num_entities, self.store.num_relations)
 
     @cached_property
     def validation(self) -> FilteredTriples | None:
@@ -87,23 +128,30 @@ class LearnedGraph:
         return FilteredTriples(self.store, triples)
 
     def make_all(self, model: FoundationModel) -> None:
-        """Build now all that ``model`` reads of the graph in training and validation, by a step on one fact."""
-        head, relation, tail = self.facts.triples[:1].T
-        for tokens in (self.facts.tokens[name] for name in model.reads if name in self.facts.tokens):
-            _ = tokens.likeness(head) if self.surroundings is None else tokens.part(head)
-        weight = self.facts.mask_without(head, relation, tail)
-        if model.ranks == "relations":
-            output = model.relation_scores(self.facts, head, tail, weight)
-        elif self.surroundings is None:
-            output = model(self.facts, head, relation, weight)
-        else:
-            output = model.relation_states(self.facts, head, relation, weight)
-        if output.requires_grad:
-            output.sum().backward()
-        model.zero_grad(set_to_none=True)
-        if model.ranks == "entities":
-            with torch.no_grad():
-                model.relation_states(self.facts, head, relation)  # in validation nothing is hidden
-            if self.validation is not None:
-                self.validation.hold()
+        """Build now all that ``model`` reads of the graph in training and validation."""
+        make_indexes(self, model)
+        if model.ranks == "entities" and self.validation is not None:
+            self.validation.hold()
         _ = self.known, self.validation
+
+
+def make_indexes(graph: StepGraph, model: FoundationModel) -> None:
+    """Build now all that ``model`` reads of a graph in steps and, if nothing is hidden, in validation, by a step on one
+    fact."""
+    facts = graph.facts
+    head, relation, tail = facts.triples[:1].T
+    for tokens in (facts.tokens[name] for name in model.reads if name in facts.tokens):
+        _ = tokens.likeness(head) if graph.surroundings is None else tokens.part(head)
+    weight = facts.mask_without(head, relation, tail)
+    if model.ranks == "relations":
+        output = model.relation_scores(facts, head, tail, weight)
+    elif graph.surroundings is None:
+        output = model(facts, head, relation, weight)
+    else:
+        output = model.relation_states(facts, head, relation, weight)
+    if output.requires_grad:
+        output.sum().backward()
+    model.zero_grad(set_to_none=True)
+    if model.ranks == "entities":
+        with torch.no_grad():
+            model.relation_states(facts, head, relation)
