@@ -23,7 +23,7 @@ from distkg.kernels.jit import on_cpu
 from distkg.kernels.products import grouped_product, product
 from distkg.kernels.scores import pairwise
 from distkg.kernels.scores.activations import Double
-from distkg.kernels.scores.distance_log_sum_exp import log_sum_exp_of_distances
+from distkg.kernels.scores.distance_sums.distance_log_sum_exp import log_sum_exp_of_distances
 from distkg.kernels.scores.log_sum_exp import LogSumExp, SoftmaxLogSumExp
 from distkg.kernels.scores.root_distance import negative_distances, slopes_of_distances
 from distkg.kernels.scores.row_order import RowOrder

@@ -13,7 +13,7 @@ from distkg.kernels.gather_scatter import squared_norms
 from distkg.kernels.jit import kernel, on_cpu
 from distkg.kernels.products import product
 from distkg.kernels.scores.activations import Activation
-from distkg.kernels.scores.exp_distance_weights import WEIGHING
+from distkg.kernels.scores.distance_sums.exp_distance_weights import WEIGHING
 from distkg.kernels.scores.log_sum_exp import LogSumExp, blocks, nothing_summed
 from distkg.kernels.threads import for_each_part
 
@@ -32,7 +32,7 @@ def log_sum_exp_of_distances(
     if on_cpu(vector, scale, candidates):
         return DistanceLogSumExp(activation, vector, scale, candidates, keep=keep)
     if vector.is_cuda and importlib.util.find_spec("triton"):
-        from distkg.kernels.scores.distance_log_sum_exp_triton import TritonLogSumExp
+        from distkg.kernels.scores.distance_sums.distance_log_sum_exp_triton import TritonLogSumExp
 
         return TritonLogSumExp(activation, vector, scale, candidates)
     return None
