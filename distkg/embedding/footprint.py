@@ -234,7 +234,7 @@ def _sampled(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     # further thread has that of all queries.
     drawn = 2 * sizes.drawn if shares_negatives(config) else sizes.rows + sizes.own * (config.cluster.threads - 1)
     answers = ANSWER_VECTORS + (PENALTY_VECTORS if config.regularizer.name != "none" else 0)
-    vectors = (answers * sizes.own + drawn) * scorer.entity_width
+    vectors = (answers * sizes.own + drawn) * _widest(scorer)
     transform = query_floats(scorer) * (LAYERS if any(True for _ in scorer.parameters()) else 1)
     # With one GPU, steps are captured in graphs, each of which keeps its memory.
     copies = 1 + (MOST_SHAPES if config.cluster.gpus_per_worker > 0 and config.train.workers == 1 else 0)
@@ -249,7 +249,7 @@ def query_floats(scorer: Scorer) -> float:
     second.
     """
     wide = max(scorer.entity_width, scorer.relation_width) > WIDEST_COMPUTED
-    device = "meta" if wide or any(True for _ in scorer.parameters()) else "cpu"
+    device = "meta" if wide else _device(scorer)
 
     def transform(queries: int) -> None:
         anchor, relation = _rows_of_queries(scorer, queries, device)  # a step holds both until its end
@@ -262,6 +262,11 @@ def query_floats(scorer: Scorer) -> float:
         return (peak_bytes(lambda: transform(many)) - peak_bytes(lambda: transform(few))) / ((many - few) * FLOAT)
 
     return _counted(floats, float(QUERY_VECTORS * max(scorer.entity_width, scorer.relation_width)))
+
+
+def _device(scorer: Scorer) -> str:
+    """Return the device of a scorer's parameters in a plan; that of a scorer without is the CPU."""
+    return "meta" if any(True for _ in scorer.parameters()) else "cpu"
 
 
 def _rows_of_queries(scorer: Scorer, queries: int, device: str) -> tuple[Tensor, Tensor]:
@@ -287,11 +292,11 @@ def _all_entities(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int
     # Queries of this worker with their gradients, and those of all workers.
     vectors = sizes.own * query_floats(scorer) + 4 * sizes.queries * scorer.entity_width
     block = 3 * min(config.objective.score_memory_mb << 20, sizes.scores * FLOAT) // 2  # and gradients of a part of it
-    gradients = 2 if config.train.overlap else 1
-    if type(scorer).candidates is not Scorer.candidates:
-        gradients += 2  # the answer part of each row, and its gradient
+    gradients = shard * (2 if config.train.overlap else 1)
+    if type(scorer).candidates is not Scorer.candidates:  # the candidate vectors of the shard, and their gradients
+        gradients += 2 * shard_rows(config, counts) * _widest(scorer)
     rounding = 14 * shard if config.model.dtype == "bfloat16" else 0  # the shard in float32, updated and rounded
-    return int(HEAP * vectors + gradients * shard) * FLOAT + block + rounding
+    return int(HEAP * vectors + gradients) * FLOAT + block + rounding
 
 
 def _evaluation(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
@@ -449,8 +454,15 @@ def _drawn_by_actors(config: RunConfig) -> list[tuple[str, Mapping[str, Any]]]:
     return [(name, options) for name, options in _hosted_draws(config) if SOURCES[name].requires != "nothing"]
 
 
+def _widest(scorer: Scorer) -> int:
+    """Return the floats of an entity row or of a candidate vector, whichever is wider."""
+    return max(scorer.entity_width, _candidate_width(scorer))
+
+
 def _candidate_width(scorer: Scorer) -> int:
-    return scorer.candidates(torch.empty(1, scorer.entity_width, device="meta")).shape[1]
+    if type(scorer).candidates is Scorer.candidates:
+        return scorer.entity_width
+    return scorer.candidates(torch.empty(1, scorer.entity_width, device=_device(scorer))).shape[1]
 
 
 def _query_width(scorer: Scorer) -> int:

@@ -375,7 +375,8 @@ def test_a_distance_taken_pair_by_pair_is_measured() -> None:
     assert (
         measured_times(make_config(model__name="atth"), 0.01).pair is None
     )  # its queries and candidates differ in width
-    for work.model.name, work.model.options in (("transe", {"norm": "l1"}), ("rotate", {}), ("pairre", {})):
+    measured = [("transe", {"norm": "l1"}), *((name, {}) for name in ("rotate", "pairre", "trans", "hake"))]
+    for work.model.name, work.model.options in measured:
         taken = measured_times(work, seconds=0.01).pair
         assert taken is not None
         assert 128 * 1e-12 < taken < 128 * 1e-7  # a term takes less than a nanosecond or so

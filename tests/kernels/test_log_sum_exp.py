@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distkg.kernels.scores import distance_log_sum_exp, log_sum_exp
+from distkg.kernels.scores import log_sum_exp
 from distkg.kernels.scores.activated import ActivatedDistance
 from distkg.kernels.scores.activations import ACTIVATIONS, Activation, Double, Halin, Hanon
+from distkg.kernels.scores.distance_sums import distance_log_sum_exp
 from distkg.kernels.scores.distance_sums.distance_log_sum_exp import DistanceLogSumExp
 from distkg.kernels.scores.log_sum_exp import LogSumExp, SoftmaxLogSumExp
 from distkg.kernels.scores.similarity import SQUARED_L2

@@ -499,6 +499,7 @@ SQUARED_L2 = SquaredL2Similarity()
 L2 = L2Similarity()
 L1 = PairwiseSimilarity("l1", PairwiseKernel.of("l1"))
 SCALED_L1 = PairwiseSimilarity("scaled_l1", PairwiseKernel.of("scaled_l1"))
+AFFINE_L1 = PairwiseSimilarity("affine_l1", PairwiseKernel.of("affine_l1"))
 MODULUS = PairwiseSimilarity("modulus", PairwiseKernel.of("modulus"))
 
 
