@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from distkg.config import (
     ConfigError,
+    NodePieceConfig,
     PoolConfig,
     RunConfig,
     Section,
@@ -36,7 +37,7 @@ def write(folder: Path, text: str) -> str:
 
 def sections() -> list[tuple[str, type[BaseModel]]]:
     found = [(name, type(getattr(RunConfig(), name))) for name in RunConfig.model_fields]
-    return [*found, ("negatives.pool", PoolConfig)]
+    return [*found, ("negatives.pool", PoolConfig), ("model.nodepiece", NodePieceConfig)]
 
 
 def test_a_file_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ VARIANTS: list[dict[str, Any]] = [
         "train": {"table_storage": "disk"},
     },
     {"objective": {"name": "query_sampling", "activation": "hanon"}},
-    {"objective": {"name": "non_negative"}},
+    {"objective": {"name": "non_negative"}, "model": {"entities": "nodepiece"}},
     {"objective": {"name": "k_vs_all"}},
     {"model": {"name": "ultra", "start": "models/x"}, "objective": {"name": "margin"}, "data": {"fanouts": [3]}},
     {"model": {"name": "trix_relations"}, "objective": {"name": "margin"}},
@@ -157,14 +158,15 @@ def _line_of(lines: list[str], section: str, key: str) -> int:
 DEAD = [
     # Of embeddings, for a foundation model.
     *(("ultra", "margin", key, "embedding models") for key in (
-        "model.dim", "model.dropout", "model.dtype", "model.inverse", "regularizer.name", "regularizer.weight",
-        "negatives.shared", "negatives.chunk_size", "negatives.filter", "train.overlap", "train.precision",
-        "train.compile", "evaluate.memory_mb", "objective.activation",
+        "model.dim", "model.dropout", "model.dtype", "model.entities", "model.inverse", "regularizer.name",
+        "regularizer.weight", "negatives.shared", "negatives.chunk_size", "negatives.filter", "train.overlap",
+        "train.precision", "train.compile", "evaluate.memory_mb", "objective.activation",
     )),
     # Of foundation models, for an embedding.
     *(("complex", "margin", key, "foundation models") for key in (
         "data.graphs", "data.fanouts", "train.steps_per_epoch", "model.start", "negatives.vectors",
     )),
+    ("complex", "margin", "model.nodepiece.anchors", "model.entities: nodepiece"),
     # Of objectives.
     ("complex", "one_vs_all", "objective.margin", "objective.name: margin or self_adversarial"),
     ("complex", "one_vs_all", "negatives.count", "margin, logistic, self_adversarial or sampled_softmax"),
@@ -266,17 +268,21 @@ def test_assignment_is_validated_too() -> None:
         RunConfig().train.epochs = 0
 
 
+NESTED = ("negatives.pool", "model.nodepiece")
+
+
 def keys() -> list[str]:
     """Every key of the schema, dotted."""
     found = []
     for name, section in sections():
-        found += [f"{name}.{key}" for key in section.model_fields if f"{name}.{key}" != "negatives.pool"]
+        found += [f"{name}.{key}" for key in section.model_fields if f"{name}.{key}" not in NESTED]
     return found
 
 
 FIXED = {
     *("data.store", "data.graphs"),
     *("model.name", "model.dim", "model.inverse", "model.dtype", "model.start", "model.keep_start", "model.options"),
+    *("model.entities", *(f"model.nodepiece.{key}" for key in NodePieceConfig.model_fields)),
     *("objective.activation", "objective.relation_scale", "optimizer.name"),
 }
 
