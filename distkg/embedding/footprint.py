@@ -64,7 +64,7 @@ LEFT_BYTES = 56  # per item of a worker, for finding what was left of an epoch; 
 ORDERS = 3  # of epochs that are kept: a request for negatives may be ahead by one
 SORTED_IDS = 8  # times the ids of a batch while they are sorted: themselves, their places, and the sort's own buffers
 MASKED_IDS = 4  # times the negatives of a batch while known facts are masked: keys, places, and what is found there
-SEARCHED_BYTES = 48  # per fact and direction, for the tokens of entities: keys, their order, counts, and neighbours
+SEARCHED_BYTES = 64  # per fact and direction, for the tokens of entities: keys, their order, counts, and neighbours
 QUERY_VECTORS = 12  # of a transform that cannot be counted
 WIDEST_COMPUTED = 8192  # floats of a row of which a plan computes 128, four megabytes for each tensor
 

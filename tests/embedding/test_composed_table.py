@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from torch import Tensor
+from typer.testing import CliRunner
 
+from distkg.cli import app
 from distkg.config import ConfigError, NodePieceConfig, RunConfig, parse_config
 from distkg.data.store.graph_store import Store
 from distkg.embedding.batches import SampledBatches
@@ -224,6 +226,17 @@ def test_an_export_has_the_composed_rows(small_store: str, tmp_path: Path) -> No
     np.testing.assert_allclose(written, all_rows(Ranks.single(), str(tmp_path / "run"))[0], atol=1e-6)
     with pytest.raises(ConfigError, match=r"model\.entities: nodepiece.*train anew on the grown graph"):
         open_to_extend(tmp_path / "run", "")
+
+
+def test_a_run_on_the_command_line(small_store: str, tmp_path: Path) -> None:
+    values = {"data.store": small_store, "model.entities": "nodepiece", "model.dim": 16, "train.epochs": 1}
+    changes = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+    trained = CliRunner().invoke(app, ["train", "preset:negatives_rotate", "--run", str(tmp_path / "run"), *changes])
+    assert trained.exit_code == 0, trained.output
+    store = Store.open(small_store)
+    query = ["--anchor", store.entity_labels_of(np.array([3]))[0], "--relation", store.relation_labels()[0].as_py()]
+    answers = CliRunner().invoke(app, ["predict", str(tmp_path / "run"), *query, "--top", "3"])
+    assert answers.exit_code == 0, answers.output
 
 
 @pytest.mark.parametrize("key", ["model.dtype", "train.overlap", "train.table_storage", "train.old_rows"])

@@ -381,7 +381,7 @@ def test_composed_entities_take_tokens_and_replicated_vectors_instead_of_rows() 
     summed.model.nodepiece.encoder = "sum"
     assert plan(summed, Counts(), None).parameters == 2 * relations * 64 + vectors
     # The search, which is over before a step: 10 of the nearest anchors of all entities, and 20 million directions.
-    search = 20_000_000 * 48 + Counts().entities * (10 * 5 + 3 * 8)
+    search = 20_000_000 * 64 + Counts().entities * (10 * 5 + 3 * 8)
     later = sum(
         result.memory[use] for use in ("checkpoint copy", "exchange buffers", "objective", "evaluation", "batches")
     )

@@ -108,11 +108,15 @@ def nearest_anchors(graph: Csr, anchors: np.ndarray, count: int) -> tuple[NDArra
     nodes = len(graph.offsets) - 1
     nearest, distances = np.full((nodes, count), -1, np.int32), np.zeros((nodes, count), np.uint8)
     nearest[anchors, 0] = np.arange(len(anchors))
-    kept = (nearest[:, 0] >= 0).astype(np.int64)
+    before, kept = np.zeros(nodes, np.int32), (nearest[:, 0] >= 0).astype(np.int32)
     seen, candidates = np.full(len(anchors), -1, np.int64), np.empty(len(anchors), np.int32)
     for step in range(1, _MOST_STEPS + 1):
-        if not _advance(graph.offsets, graph.neighbours, nearest, distances, kept, step, seen, candidates):
+        filled = kept.copy()
+        if not _advance(
+            graph.offsets, graph.neighbours, nearest, distances, before, kept, filled, step, seen, candidates
+        ):
             break
+        before, kept = kept, filled
     return nearest, distances
 
 
@@ -122,36 +126,43 @@ def _advance(
     neighbours: np.ndarray,
     nearest: np.ndarray,
     distances: np.ndarray,
+    before: np.ndarray,
     kept: np.ndarray,
+    filled: np.ndarray,
     step: int,
     seen: np.ndarray,
     candidates: np.ndarray,
-) -> int:
-    """Give every node that has room the anchors at ``step - 1`` from its neighbours; return how many were added."""
-    added, nodes, most = 0, nearest.shape[0], nearest.shape[1]
+) -> bool:
+    """Give every node that has room the anchors that its neighbours got in the last step; return whether any did.
+
+    Args:
+        before, kept: int32 [n], numbers of anchors of each node before the last step and after it.
+        filled: as ``kept``, to be raised.
+        seen: int64 [anchors], marks of those that a node has met; ``candidates``: int32 [anchors], buffer.
+    """
+    grown, nodes, most = False, nearest.shape[0], nearest.shape[1]
     for node in range(nodes):
-        if kept[node] == most:
+        room, found = most - kept[node], 0
+        if room == 0:
             continue
-        mark, found = step * nodes + node, 0
+        mark = np.int64(step) * nodes + node
         for i in range(kept[node]):
             seen[nearest[node, i]] = mark
         for edge in range(offsets[node], offsets[node + 1]):
             other = neighbours[edge]
-            for i in range(kept[other]):
+            for i in range(before[other], kept[other]):
                 anchor = nearest[other, i]
-                if distances[other, i] == step - 1 and seen[anchor] != mark:
+                if seen[anchor] != mark:
                     seen[anchor] = mark
                     candidates[found] = anchor
                     found += 1
         if found > 0:
             candidates[:found].sort()
-            for i in range(min(found, most - kept[node])):
-                nearest[node, kept[node] + i] = candidates[i]
-                distances[node, kept[node] + i] = step
-            new = min(found, most - kept[node])
-            kept[node] += new
-            added += new
-    return added
+            new = min(found, room)
+            nearest[node, kept[node] : kept[node] + new] = candidates[:new]
+            distances[node, kept[node] : kept[node] + new] = step
+            filled[node], grown = kept[node] + new, True
+    return grown
 
 
 def frequent_relations(triples: np.ndarray, relations: int, count: int, low: int, high: int) -> NDArray[np.int32]:
