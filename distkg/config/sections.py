@@ -64,8 +64,8 @@ class NodePieceConfig(Section):
         12, ge=0, description="Number of relations, the most frequent of its facts, among the tokens of an entity."
     )
     seed: int = fixed(0, ge=0, description="Random seed of the anchors that are not chosen by degree.")
-    encoder: Literal["mlp", "sum"] = fixed(
-        "mlp", description="Entity vector from tokens: the sum of their vectors, with (mlp) or without a network of it."
+    encoder: Literal["sum", "mlp"] = fixed(
+        "sum", description="Entity vector from tokens: the sum of their vectors, without or with (mlp) a network of it."
     )
 
 

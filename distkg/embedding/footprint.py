@@ -64,6 +64,7 @@ LEFT_BYTES = 56  # per item of a worker, for finding what was left of an epoch; 
 ORDERS = 3  # of epochs that are kept: a request for negatives may be ahead by one
 SORTED_IDS = 8  # times the ids of a batch while they are sorted: themselves, their places, and the sort's own buffers
 MASKED_IDS = 4  # times the negatives of a batch while known facts are masked: keys, places, and what is found there
+COMPOSED_TOKENS = 14  # floats per token of rows that are composed together: ids, weights, and their order in torch
 SEARCHED_BYTES = 64  # per fact and direction, for the tokens of entities: keys, their order, counts, and neighbours
 QUERY_VECTORS = 12  # of a transform that cannot be counted
 WIDEST_COMPUTED = 8192  # floats of a row of which a plan computes 128, four megabytes for each tensor
@@ -230,10 +231,10 @@ def _token_bytes(config: RunConfig, counts: GraphCounts) -> int:
 
 def _composition(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     """Return the bytes of rows that are composed together, with their gradients: of a sum two vectors each, of a
-    network five more that are twice as wide; and its tokens, as weights and as ids."""
+    network five more that are twice as wide; and its tokens, which are sorted for the gradients."""
     rows = min(COMPOSED_ROWS, counts.entities)
     vectors = (12 if config.model.nodepiece.encoder == "mlp" else 2) * scorer.entity_width
-    tokens = 4 * tokens_per_entity(config.model.nodepiece)
+    tokens = COMPOSED_TOKENS * tokens_per_entity(config.model.nodepiece)
     every = shard_rows(config, counts) * scorer.entity_width if over_all_entities(config) else 0
     return int(HEAP * rows * (vectors + tokens) + every) * FLOAT
 

@@ -155,6 +155,7 @@ class TrainingModel(Model):
     ) -> None:
         """Create a model whose first entities and relations, as many as ``frozen`` says, are not trained; nor are, if
         there are any, the networks that they were trained with. Entity rows are those of ``composed``, else stored."""
+        assert (composed is not None) == (config.model.entities == "nodepiece"), "model.entities says which rows"
         table = composed or self._stored_table(config, num_entities, ranks, frozen[0])
         super().__init__(config, num_entities, num_relations, ranks, table)
         self._frozen_relations = frozen[1] if any(frozen) else None

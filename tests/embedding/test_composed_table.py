@@ -38,7 +38,7 @@ from distkg.training.run import train_on_rank
 from tests.distributed import run_ranks
 from tests.embedding.test_loop import _plain_loss
 
-NODEPIECE = {"anchors": 20, "nearest": 4, "relations": 3}
+NODEPIECE = {"anchors": 20, "nearest": 4, "relations": 3, "encoder": "mlp"}
 
 
 def config(store: str, **sections: dict[str, Any]) -> RunConfig:

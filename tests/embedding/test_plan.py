@@ -365,7 +365,7 @@ def test_a_distance_taken_pair_by_pair_costs_more_than_a_product() -> None:
 
 
 def test_composed_entities_take_tokens_and_replicated_vectors_instead_of_rows() -> None:
-    pieces = {"anchors": 500, "nearest": 10, "relations": 4}
+    pieces = {"anchors": 500, "nearest": 10, "relations": 4, "encoder": "mlp"}
     config = make_config(model__dim=64, model__entities="nodepiece", model__nodepiece=pieces, optimizer__name="adam")
     result = plan(config, Counts(), None)
     stored = plan(make_config(model__dim=64, optimizer__name="adam"), Counts(), None)

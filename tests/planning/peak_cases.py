@@ -161,6 +161,7 @@ CASES: dict[str, Case] = {
     "negatives not shared": Case(embedding(negatives={"shared": False})),
     "source dans, vectors": Case(source("dans", {"negatives": "embedding", "pivots": 8}), stores=GRAPH),
     "entities nodepiece": Case(embedding(model={"entities": "nodepiece"})),
+    "entities nodepiece, mlp": Case(embedding(model={"entities": "nodepiece", "nodepiece": {"encoder": "mlp"}})),
     "entities nodepiece, one_vs_all": Case(
         over_all_entities("one_vs_all") | {"model": {"name": "distmult", "dim": 128, "entities": "nodepiece"}}
     ),

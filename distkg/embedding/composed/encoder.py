@@ -13,11 +13,11 @@ from distkg.randomness import Purpose, stream
 
 
 class TokenEncoder(nn.Module):
-    """Entity rows from tokens: e = s + MLP(s), s = Σ v_i / √n over an entity's n tokens.
+    """Entity rows from tokens: e = s = Σ v_i / √n over an entity's n tokens, or e = s + MLP(s) with ``encoder: mlp``.
 
     NodePiece joins token vectors and applies an MLP (arXiv 2106.12144, section 3.2). Here it reads their sum, so its
     size does not depend on the number of tokens, and its last layer starts at 0: rows start with the scale that the
-    scorer gives to stored ones, and settings of a scorer hold for both. ``encoder: sum`` has no network.
+    scorer gives to stored ones, and settings of a scorer hold for both.
     """
 
     def __init__(self, settings: NodePieceConfig, vocabulary: Vocabulary, width: int) -> None:
