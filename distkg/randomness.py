@@ -33,7 +33,8 @@ class Purpose(IntEnum):
     GRAPH = 8
     GROWTH = 9
     PARTITIONS = 10
-    GENERATED = 11
+    ANCHORS = 11
+    GENERATED = 12
 
 
 def mixed_seed(*parts: int) -> int:

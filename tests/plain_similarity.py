@@ -9,11 +9,23 @@ import torch
 from torch import Tensor
 
 from distkg.kernels.scores.poincare_distance import HyperbolicSimilarity
-from distkg.kernels.scores.similarity import DOT, L1, L2, MODULUS, SCALED_L1, SQUARED_L2, RotLSimilarity, Similarity
+from distkg.kernels.scores.polar_distance import PolarSimilarity
+from distkg.kernels.scores.similarity import (
+    AFFINE_L1,
+    DOT,
+    L1,
+    L2,
+    MODULUS,
+    SCALED_L1,
+    SQUARED_L2,
+    RotLSimilarity,
+    Similarity,
+)
 
 Plain = Callable[[Tensor, Tensor], Tensor]
 
 ROTL = RotLSimilarity(alpha=1.5)
+POLAR = PolarSimilarity(moduli=2)
 HYPERBOLIC = HyperbolicSimilarity(bias=False)
 HYPERBOLIC_BIASED = HyperbolicSimilarity(bias=True)
 
@@ -37,6 +49,18 @@ def l1(query: Tensor, candidate: Tensor) -> Tensor:
 def scaled_l1(query: Tensor, candidate: Tensor) -> Tensor:
     width = candidate.shape[-1]
     return -(query[..., :width] - query[..., width:] * candidate).abs().sum(-1)
+
+
+def affine_l1(query: Tensor, candidate: Tensor) -> Tensor:
+    half = candidate.shape[-1] // 2
+    scaled = query[..., half:] * candidate
+    return -(query[..., :half] + scaled[..., :half] + scaled[..., half:]).abs().sum(-1)
+
+
+def polar(query: Tensor, candidate: Tensor) -> Tensor:
+    gap = query[..., :2] - query[..., 2:4] * candidate[..., :2]
+    distance = gap.square().sum(-1).clamp_min(1e-12).sqrt()
+    return affine_l1(query[..., 4:], candidate[..., 2:]) - distance
 
 
 def modulus(query: Tensor, candidate: Tensor) -> Tensor:
@@ -75,6 +99,8 @@ PLAIN: list[tuple[Similarity, Plain]] = [
     (L2, l2),
     (L1, l1),
     (SCALED_L1, scaled_l1),
+    (AFFINE_L1, affine_l1),
+    (POLAR, polar),
     (MODULUS, modulus),
     (ROTL, rotl),
     (HYPERBOLIC, hyperbolic),
@@ -86,4 +112,6 @@ def query_width(similarity: Similarity, width: int) -> int:
     """Floats of a query that is compared with candidates of ``width`` floats."""
     if isinstance(similarity, HyperbolicSimilarity):
         return width + 1
-    return 2 * width if similarity is SCALED_L1 else width
+    if similarity is POLAR:
+        return 4 + 3 * (width - 2) // 2
+    return {SCALED_L1: 4, AFFINE_L1: 3}.get(similarity, 2) * width // 2

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from distkg.config import (
     ConfigError,
     GeneratedConfig,
+    NodePieceConfig,
     PoolConfig,
     RunConfig,
     Section,
@@ -37,7 +38,8 @@ def write(folder: Path, text: str) -> str:
 
 def sections() -> list[tuple[str, type[BaseModel]]]:
     found = [(name, type(getattr(RunConfig(), name))) for name in RunConfig.model_fields]
-    return [*found, ("negatives.pool", PoolConfig), ("data.generated", GeneratedConfig)]
+    nested = [("negatives.pool", PoolConfig), ("data.generated", GeneratedConfig), ("model.nodepiece", NodePieceConfig)]
+    return [*found, *nested]
 
 
 def test_a_file_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
@@ -127,7 +129,7 @@ VARIANTS: list[dict[str, Any]] = [
         "train": {"table_storage": "disk"},
     },
     {"objective": {"name": "query_sampling", "activation": "hanon"}},
-    {"objective": {"name": "non_negative"}},
+    {"objective": {"name": "non_negative"}, "model": {"entities": "nodepiece"}},
     {"objective": {"name": "k_vs_all"}},
     {"model": {"name": "ultra", "start": "models/x"}, "objective": {"name": "margin"}, "data": {"fanouts": [3]}},
     {"model": {"name": "ultra"}, "objective": {"name": "margin"}, "data": {"generated": {"share": 0.5}}},
@@ -159,14 +161,15 @@ def _line_of(lines: list[str], section: str, key: str) -> int:
 DEAD = [
     # Of embeddings, for a foundation model.
     *(("ultra", "margin", key, "embedding models") for key in (
-        "model.dim", "model.dropout", "model.dtype", "model.inverse", "regularizer.name", "regularizer.weight",
-        "negatives.shared", "negatives.chunk_size", "negatives.filter", "train.overlap", "train.precision",
-        "train.compile", "evaluate.memory_mb", "objective.activation",
+        "model.dim", "model.dropout", "model.dtype", "model.entities", "model.inverse", "regularizer.name",
+        "regularizer.weight", "negatives.shared", "negatives.chunk_size", "negatives.filter", "train.overlap",
+        "train.precision", "train.compile", "evaluate.memory_mb", "objective.activation",
     )),
     # Of foundation models, for an embedding.
     *(("complex", "margin", key, "foundation models") for key in (
         "data.graphs", "data.fanouts", "train.steps_per_epoch", "model.start", "negatives.vectors",
     )),
+    ("complex", "margin", "model.nodepiece.anchors", "model.entities: nodepiece"),
     # Of objectives.
     ("complex", "one_vs_all", "objective.margin", "objective.name: margin or self_adversarial"),
     ("complex", "one_vs_all", "negatives.count", "margin, logistic, self_adversarial or sampled_softmax"),
@@ -280,18 +283,21 @@ def test_assignment_is_validated_too() -> None:
         RunConfig().train.epochs = 0
 
 
+NESTED = ("negatives.pool", "data.generated", "model.nodepiece")
+
+
 def keys() -> list[str]:
     """Every key of the schema, dotted."""
     found = []
     for name, section in sections():
-        keys = [f"{name}.{key}" for key in section.model_fields]
-        found += [key for key in keys if key not in ("negatives.pool", "data.generated")]
+        found += [f"{name}.{key}" for key in section.model_fields if f"{name}.{key}" not in NESTED]
     return found
 
 
 FIXED = {
     *("data.store", "data.graphs"),
     *("model.name", "model.dim", "model.inverse", "model.dtype", "model.start", "model.keep_start", "model.options"),
+    *("model.entities", *(f"model.nodepiece.{key}" for key in NodePieceConfig.model_fields)),
     *("objective.activation", "objective.relation_scale", "optimizer.name"),
 }
 

@@ -23,6 +23,8 @@ FOUNDATION: Conditions = {"family": ("foundation",)}
 GRAPH_MODEL: Conditions = {"family": ("foundation", "relation_prediction")}
 ACTORS: Conditions = {"negatives.pool.actors": ()}
 GENERATED: Conditions = {"data.generated.share": ()}
+STORED: Conditions = {**EMBEDDING, "model.entities": ("table",)}
+"""Models whose entity vectors are stored, one row each."""
 
 
 def objective(*names: str) -> Conditions:
@@ -101,6 +103,23 @@ class DataConfig(Section):
     )
 
 
+class NodePieceConfig(Section):
+    anchors: int = fixed(1000, ge=1, description="Number of entities that are anchors, each with a vector of its own.")
+    by_degree: float = fixed(
+        0.4, ge=0, le=1, description="Share of the anchors that are the entities of highest degree; others are random."
+    )
+    nearest: int = fixed(
+        20, ge=1, le=255, description="Number of nearest anchors, with their distances, among the tokens of an entity."
+    )
+    relations: int = fixed(
+        12, ge=0, description="Number of relations, the most frequent of its facts, among the tokens of an entity."
+    )
+    seed: int = fixed(0, ge=0, description="Random seed of the anchors that are not chosen by degree.")
+    encoder: Literal["sum", "mlp"] = fixed(
+        "sum", description="Entity vector from tokens: the sum of their vectors, without or with (mlp) a network of it."
+    )
+
+
 class ModelConfig(Section):
     name: str = fixed(
         "complex",
@@ -119,7 +138,16 @@ class ModelConfig(Section):
         0.0, ge=0, lt=1, description="Embedding dropout on the anchor and relation vectors.", acts=EMBEDDING
     )
     dtype: Literal["float32", "bfloat16"] = fixed(
-        "float32", description="Data type in which the entity table is stored.", acts=EMBEDDING
+        "float32", description="Data type in which the entity table is stored.", acts=STORED
+    )
+    entities: Literal["table", "nodepiece"] = fixed(
+        "table",
+        description="Entity vectors: a table with a row for each entity, or nodepiece, composed of the vectors of "
+        "anchors and relations, whose number does not depend on that of the entities.",
+        acts=EMBEDDING,
+    )
+    nodepiece: NodePieceConfig = section(
+        NodePieceConfig, "Tokens that entity vectors are composed of.", {"model.entities": ("nodepiece",)}
     )
     start: str = fixed(
         "",
@@ -383,7 +411,7 @@ class TrainConfig(Section):
         "free",
         description="Treatment of what a model had learned before `distkg extend` grew its graph: free trains it "
         "further; frozen trains only rows of new entities and relations, so that scores of old facts stay.",
-        acts=EMBEDDING,
+        acts=STORED,
     )
     steps_per_epoch: int | None = course(
         None,
@@ -404,7 +432,7 @@ class TrainConfig(Section):
         False,
         description="Exchange rows of the entity table during computation: faster over a network, but the rows of a "
         "step may lack the two latest updates.",
-        acts=EMBEDDING,
+        acts=STORED,
     )
     resident_share: float = course(
         1.0,
@@ -419,7 +447,7 @@ class TrainConfig(Section):
         "memory",
         description="Storage of each worker's part of the entity table and its optimizer state: memory, or disk, a "
         "memory-mapped file that may be larger than the memory. On CPUs, with objectives that sample negatives.",
-        acts={**EMBEDDING, **objective(*SAMPLED)},
+        acts={**STORED, **objective(*SAMPLED)},
     )
     table_folder: str = free(
         "",

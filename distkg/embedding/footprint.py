@@ -13,6 +13,9 @@ from torch import Tensor
 from distkg.config import RunConfig
 from distkg.data.store.known_answers import SORTED_QUERY_BYTES
 from distkg.embedding.batches import MARKED_SHARE, TOGETHER
+from distkg.embedding.composed.encoder import TokenEncoder
+from distkg.embedding.composed.table import COMPOSED_ROWS
+from distkg.embedding.composed.tokens import Vocabulary, tokens_per_entity
 from distkg.embedding.entity_buckets import PARTITIONS, SPARE, partitions_in_use
 from distkg.embedding.loop import WINDOW
 from distkg.embedding.scorers import Scorer
@@ -61,6 +64,8 @@ LEFT_BYTES = 56  # per item of a worker, for finding what was left of an epoch; 
 ORDERS = 3  # of epochs that are kept: a request for negatives may be ahead by one
 SORTED_IDS = 8  # times the ids of a batch while they are sorted: themselves, their places, and the sort's own buffers
 MASKED_IDS = 4  # times the negatives of a batch while known facts are masked: keys, places, and what is found there
+COMPOSED_TOKENS = 14  # floats per token of rows that are composed together: ids, weights, and their order in torch
+SEARCHED_BYTES = 64  # per fact and direction, for the tokens of entities: keys, their order, counts, and neighbours
 QUERY_VECTORS = 12  # of a transform that cannot be counted
 WIDEST_COMPUTED = 8192  # floats of a row of which a plan computes 128, four megabytes for each tensor
 
@@ -141,7 +146,18 @@ def step_sizes(config: RunConfig, counts: GraphCounts) -> StepSizes:
 
 def relation_floats(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     """Count the replicated floats: relation vectors and the scorer's own layers."""
-    return _relation_rows(config, counts) * scorer.relation_width + _network_floats(scorer)
+    own = _relation_rows(config, counts) * scorer.relation_width + _network_floats(scorer)
+    return own + composed_floats(config, counts, scorer)
+
+
+def composed_floats(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
+    """Count the replicated floats that entity rows are composed of; 0 if rows are stored."""
+    if config.model.entities == "table":
+        return 0
+    vocabulary = Vocabulary.of(config.model.nodepiece, counts.entities, counts.relations)
+    with torch.device("meta"):
+        encoder = TokenEncoder(config.model.nodepiece, vocabulary, scorer.entity_width)
+    return sum(parameter.numel() for parameter in encoder.parameters())
 
 
 def _relation_rows(config: RunConfig, counts: GraphCounts) -> int:
@@ -159,7 +175,7 @@ def summed_bytes(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     tells whether it is used.
     """
     rows, row = _relation_rows(config, counts), scorer.relation_width * FLOAT
-    networks = _network_floats(scorer) * FLOAT
+    networks = (_network_floats(scorer) + composed_floats(config, counts, scorer)) * FLOAT
     if rows * row <= SUMMED_WHOLE:
         return networks + rows * row
     return networks + min(rows, step_sizes(config, counts).queries) * row + rows
@@ -167,10 +183,8 @@ def summed_bytes(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
 
 def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[str, int]:
     """Estimate the bytes of the largest worker, by use."""
-    floats = shard_rows(config, counts) * scorer.entity_width
-    stored = floats * (2 if config.model.dtype == "bfloat16" else FLOAT)
-    columns = OPTIMIZERS[config.optimizer.name].columns(scorer.entity_width)
-    state = shard_rows(config, counts) * sum(columns.values()) * FLOAT
+    composed = config.model.entities == "nodepiece"
+    stored, state = (0, 0) if composed else _stored_rows(config, counts, scorer)
     dense = relation_floats(config, counts, scorer) * FLOAT
     accumulators = 2 if config.optimizer.name == "adam" else 1
     on_disk = table_on_disk(config)
@@ -179,14 +193,14 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
     requests = message_bytes(config, counts, scorer) + max(0, _gathered(config, counts, scorer) - objective)
     uses = {
         "base process": BASE_PROCESS,
-        "entity table": stored,
+        "entity table": _token_bytes(config, counts) if composed else stored,
         "optimizer state": state,
         "relations and networks": dense * (2 + accumulators),  # with value and gradient
         # While a checkpoint is written; a table on disk is written from its file.
         "checkpoint copy": (0 if on_disk else stored + state) + dense * (1 + accumulators),
         **(_pages(config, counts, stored, state) if on_disk else {}),
         "exchange buffers": _exchange(config, counts, scorer),
-        "objective": objective,
+        "objective": objective + (_composition(config, counts, scorer) if composed else 0),
         "evaluation": _evaluation(config, counts, scorer),
         "training triples": _training_triples(config, counts),
         "batches": _batches(config, counts),
@@ -197,8 +211,39 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
         "requests to actors": requests,
     }
     here = LATER - ON_DEVICE if config.cluster.gpus_per_worker > 0 else LATER
-    continued = _continued(config, counts) - sum(uses[use] for use in here)
-    return uses | ({"continued epoch": continued} if continued > 0 else {})
+    later = sum(uses[use] for use in here)
+    before = {"continued epoch": _continued(config, counts) - later}
+    if composed:
+        before["search for anchors"] = _anchor_search(config, counts) - later
+    return uses | {use: count for use, count in before.items() if count > 0}
+
+
+def _stored_rows(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> tuple[int, int]:
+    """Return the bytes of the largest shard of the entity table, and of its optimizer state."""
+    rows, columns = shard_rows(config, counts), OPTIMIZERS[config.optimizer.name].columns(scorer.entity_width)
+    stored = rows * scorer.entity_width * (2 if config.model.dtype == "bfloat16" else FLOAT)
+    return stored, rows * sum(columns.values()) * FLOAT
+
+
+def _token_bytes(config: RunConfig, counts: GraphCounts) -> int:
+    return shard_rows(config, counts) * tokens_per_entity(config.model.nodepiece) * 4
+
+
+def _composition(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
+    """Return the bytes of rows that are composed together, with their gradients: of a sum two vectors each, of a
+    network five more that are twice as wide; and its tokens, which are sorted for the gradients."""
+    rows = min(COMPOSED_ROWS, counts.entities)
+    vectors = (12 if config.model.nodepiece.encoder == "mlp" else 2) * scorer.entity_width
+    tokens = COMPOSED_TOKENS * tokens_per_entity(config.model.nodepiece)
+    every = shard_rows(config, counts) * scorer.entity_width if over_all_entities(config) else 0
+    return int(HEAP * rows * (vectors + tokens) + every) * FLOAT
+
+
+def _anchor_search(config: RunConfig, counts: GraphCounts) -> int:
+    """Return the bytes for making tokens: both directions of all facts sorted, and the nearest anchors of all
+    entities."""
+    facts, settings = counts.triples.get("train", 0), config.model.nodepiece
+    return 2 * facts * SEARCHED_BYTES + counts.entities * (settings.nearest * 5 + 3 * INDEX)
 
 
 def _continued(config: RunConfig, counts: GraphCounts) -> int:
@@ -234,7 +279,7 @@ def _sampled(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     # further thread has that of all queries.
     drawn = 2 * sizes.drawn if shares_negatives(config) else sizes.rows + sizes.own * (config.cluster.threads - 1)
     answers = ANSWER_VECTORS + (PENALTY_VECTORS if config.regularizer.name != "none" else 0)
-    vectors = (answers * sizes.own + drawn) * scorer.entity_width
+    vectors = (answers * sizes.own + drawn) * _widest(scorer)
     transform = query_floats(scorer) * (LAYERS if any(True for _ in scorer.parameters()) else 1)
     # With one GPU, steps are captured in graphs, each of which keeps its memory.
     copies = 1 + (MOST_SHAPES if config.cluster.gpus_per_worker > 0 and config.train.workers == 1 else 0)
@@ -249,7 +294,7 @@ def query_floats(scorer: Scorer) -> float:
     second.
     """
     wide = max(scorer.entity_width, scorer.relation_width) > WIDEST_COMPUTED
-    device = "meta" if wide or any(True for _ in scorer.parameters()) else "cpu"
+    device = "meta" if wide else _device(scorer)
 
     def transform(queries: int) -> None:
         anchor, relation = _rows_of_queries(scorer, queries, device)  # a step holds both until its end
@@ -262,6 +307,11 @@ def query_floats(scorer: Scorer) -> float:
         return (peak_bytes(lambda: transform(many)) - peak_bytes(lambda: transform(few))) / ((many - few) * FLOAT)
 
     return _counted(floats, float(QUERY_VECTORS * max(scorer.entity_width, scorer.relation_width)))
+
+
+def _device(scorer: Scorer) -> str:
+    """Return the device of a scorer's parameters in a plan; that of a scorer without is the CPU."""
+    return "meta" if any(True for _ in scorer.parameters()) else "cpu"
 
 
 def _rows_of_queries(scorer: Scorer, queries: int, device: str) -> tuple[Tensor, Tensor]:
@@ -287,11 +337,11 @@ def _all_entities(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int
     # Queries of this worker with their gradients, and those of all workers.
     vectors = sizes.own * query_floats(scorer) + 4 * sizes.queries * scorer.entity_width
     block = 3 * min(config.objective.score_memory_mb << 20, sizes.scores * FLOAT) // 2  # and gradients of a part of it
-    gradients = 2 if config.train.overlap else 1
-    if type(scorer).candidates is not Scorer.candidates:
-        gradients += 2  # the answer part of each row, and its gradient
+    gradients = shard * (2 if config.train.overlap else 1)
+    if type(scorer).candidates is not Scorer.candidates:  # the candidate vectors of the shard, and their gradients
+        gradients += 2 * shard_rows(config, counts) * _widest(scorer)
     rounding = 14 * shard if config.model.dtype == "bfloat16" else 0  # the shard in float32, updated and rounded
-    return int(HEAP * vectors + gradients * shard) * FLOAT + block + rounding
+    return int(HEAP * vectors + gradients) * FLOAT + block + rounding
 
 
 def _evaluation(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
@@ -449,8 +499,15 @@ def _drawn_by_actors(config: RunConfig) -> list[tuple[str, Mapping[str, Any]]]:
     return [(name, options) for name, options in _hosted_draws(config) if SOURCES[name].requires != "nothing"]
 
 
+def _widest(scorer: Scorer) -> int:
+    """Return the floats of an entity row or of a candidate vector, whichever is wider."""
+    return max(scorer.entity_width, _candidate_width(scorer))
+
+
 def _candidate_width(scorer: Scorer) -> int:
-    return scorer.candidates(torch.empty(1, scorer.entity_width, device="meta")).shape[1]
+    if type(scorer).candidates is Scorer.candidates:
+        return scorer.entity_width
+    return scorer.candidates(torch.empty(1, scorer.entity_width, device=_device(scorer))).shape[1]
 
 
 def _query_width(scorer: Scorer) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from distkg.config import RunConfig
 from distkg.data.store.graph_store import Store
 from distkg.embedding.build import build_objective
+from distkg.embedding.composed.table import composed_table
 from distkg.embedding.growth.settings import frozen_counts
 from distkg.embedding.loop import Loop
 from distkg.embedding.model import BY_RELATION, Model, TrainingModel
@@ -39,8 +40,17 @@ class EmbeddingLearner:
     def __init__(self, config: RunConfig, ranks: Ranks, schedule: Schedule, services: Services) -> None:
         self._config, self._schedule, self._stop = config, schedule, services.stop
         self.store = Store.open(config.data.store)
-        frozen = frozen_counts(config, self.store)
-        self.model = TrainingModel(config, self.store.num_entities, self.store.num_relations, ranks, frozen)
+        composed = None
+        if config.model.entities == "nodepiece":
+            composed = composed_table(config.model, self.store, ranks)
+        self.model = TrainingModel(
+            config,
+            self.store.num_entities,
+            self.store.num_relations,
+            ranks,
+            frozen_counts(config, self.store),
+            composed,
+        )
         batches, step = build_objective(config, self.store, self.model, services, lambda: schedule.time_gone)
         self._order = batches.order
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
@@ -74,8 +84,8 @@ class EmbeddingLearner:
     def state(self) -> State:
         state = model_state(self.model)
         optimizer = self.model.entities.optimizer
-        assert optimizer is not None
-        sharded = {f"optimizer.{name}": tensor for name, tensor in optimizer.state.items()}
+        rows = {} if optimizer is None else optimizer.state  # composed rows have none
+        sharded = {f"optimizer.{name}": tensor for name, tensor in rows.items()}
         dense = {f"dense_optimizer.{name}": tensor for name, tensor in self._dense.state().items()}
         return State(state.sharded | sharded, state.replicated | dense, state.rows, state.on_disk)
 

@@ -11,6 +11,7 @@ import torch
 from distkg.config import ConfigError, RunConfig, family_of
 from distkg.data.store.graph_store import Store
 from distkg.data.store.identity import Scope, StoreIdentity, check_store
+from distkg.embedding.composed.table import composed_table
 from distkg.embedding.learner import ENTITIES, model_state
 from distkg.embedding.model import EntityTable, Model
 from distkg.embedding.scorers import make_scorer
@@ -60,9 +61,13 @@ def load_run(
         )
     checkpoints, name, opened = open_best(run, config, ranks, store, scope, notice)
     shape, dtype = (opened.num_entities, make_scorer(config.model).entity_width), getattr(torch, config.model.dtype)
-    table: EntityTable = (
-        ShardedTable(*shape, None, ranks, dtype) if held else checkpoints.open_table(name, ENTITIES, shape, dtype)
-    )
+    table: EntityTable
+    if config.model.entities == "nodepiece":
+        table = composed_table(config.model, opened, ranks)
+    elif held:
+        table = ShardedTable(*shape, None, ranks, dtype)
+    else:
+        table = checkpoints.open_table(name, ENTITIES, shape, dtype)
     model = Model(config, opened.num_entities, opened.num_relations, ranks, table)
     checkpoints.load(name, model_state(model))
     checkpoints.drop_fetched()

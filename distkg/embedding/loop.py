@@ -1,7 +1,8 @@
 """Training loop over the steps of an epoch: fetch rows, compute, push gradients, update.
 
 Read ``_one_after_the_other`` first: it is the algorithm. ``_overlapped`` does the same work, but both exchanges run
-while the step computes, so the rows of a step may lack the two latest updates.
+while the step computes, so the rows of a step may lack the two latest updates. ``_with_composed_rows`` is for rows that
+are functions of replicated parameters, whose gradients are complete when those of the rows have arrived.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distkg.embedding.batches import Batch, Batches
+from distkg.embedding.composed.table import ComposedTable
 from distkg.embedding.model import TrainingModel
 from distkg.embedding.steps.step import Step, StepResult
 from distkg.embedding.windows import Windows
@@ -90,7 +92,9 @@ class Loop:
         self._next = first
         self._counted = replace(self._ranks.traffic)
         routed = self._routed(epoch, first, last, should_continue)
-        if self._overlap:
+        if isinstance(self._table, ComposedTable):
+            self._with_composed_rows(epoch, routed)
+        elif self._overlap:
             self._overlapped(epoch, routed)
         else:
             self._one_after_the_other(epoch, routed)
@@ -154,6 +158,18 @@ class Loop:
             self._move_dense(epoch, each.step, reducing)
             self._apply(epoch, each.step, departing, computed.every_row)
 
+    def _with_composed_rows(self, epoch: int, routed: Iterator[RoutedBatch]) -> None:
+        for each in routed:
+            with self.clock("exchange"):
+                rows = self._table.fetch(each.route).wait()
+            computed = self._step_result(epoch, each, rows)
+            with self.clock("exchange"):
+                departing = self._table.push(each.route, computed.rows)
+            self._apply(epoch, each.step, departing, computed.every_row)
+            with self.clock("exchange"):
+                reducing = self._dense.reduce(each.relations)
+            self._move_dense(epoch, each.step, reducing)
+
     def _overlapped(self, epoch: int, routed: Iterator[RoutedBatch]) -> None:
         current = next(routed, None)
         if current is None:
@@ -179,14 +195,19 @@ class Loop:
 
     def _compute(self, epoch: int, routed: RoutedBatch, rows: Tensor) -> tuple[StepResult, Work]:
         """Compute loss and gradients, and start the reduction of the gradients of replicated parameters."""
+        computed = self._step_result(epoch, routed, rows)
+        with self.clock("exchange"):
+            return computed, self._dense.reduce(routed.relations)
+
+    def _step_result(self, epoch: int, routed: RoutedBatch, rows: Tensor) -> StepResult:
+        """Compute loss and gradients."""
         with self.clock("compute"):
             seed = mixed_seed(Purpose.DROPOUT, self._seed, epoch, routed.step, self._ranks.rank)
             seed_dropout(self._ranks.device, seed)
             computed = self._step(routed.batch, rows)
             self._loss += computed.loss
             self._losses += 1
-        with self.clock("exchange"):
-            return computed, self._dense.reduce(routed.relations)
+            return computed
 
     def _move_dense(self, epoch: int, step: int, reducing: Work) -> None:
         with self.clock("exchange"):

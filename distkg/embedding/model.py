@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distkg.config import RunConfig
 from distkg.embedding.activation import make_hardness
+from distkg.embedding.composed.table import ComposedTable
 from distkg.embedding.scorers import Scorer, make_scorer
 from distkg.kernels.gather_scatter import take_rows
 from distkg.kernels.scores.similarity import Similarity
@@ -141,23 +142,37 @@ class TrainingModel(Model):
         entities: sharded table [N, entity_width].
     """
 
-    entities: ShardedTable
+    entities: ShardedTable | ComposedTable
 
     def __init__(
-        self, config: RunConfig, num_entities: int, num_relations: int, ranks: Ranks, frozen: tuple[int, int] = (0, 0)
+        self,
+        config: RunConfig,
+        num_entities: int,
+        num_relations: int,
+        ranks: Ranks,
+        frozen: tuple[int, int] = (0, 0),
+        composed: ComposedTable | None = None,
     ) -> None:
         """Create a model whose first entities and relations, as many as ``frozen`` says, are not trained; nor are, if
-        there are any, the networks that they were trained with."""
-        optimizer, dtype = OPTIMIZERS[config.optimizer.name], getattr(torch, config.model.dtype)
-        width = make_scorer(config.model).entity_width
-        storage = MappedFiles(config.train.table_folder) if config.train.table_storage == "disk" else None
-        table = ShardedTable(num_entities, width, optimizer, ranks, dtype, storage, frozen=frozen[0])
+        there are any, the networks that they were trained with. Entity rows are those of ``composed``, else stored."""
+        assert (composed is not None) == (config.model.entities == "nodepiece"), "model.entities says which rows"
+        table = composed or self._stored_table(config, num_entities, ranks, frozen[0])
         super().__init__(config, num_entities, num_relations, ranks, table)
         self._frozen_relations = frozen[1] if any(frozen) else None
         self.train()
-        low, high = self.entities.shards.range(ranks.rank)
+        if composed is not None:
+            composed.encoder.initialise(self.scorer, config.train.seed)
+            return
+        low, high = table.shards.range(ranks.rank)
         for first, rows in initial_rows(self.scorer, num_entities, low, high, config.train.seed):
-            self.entities.local[first - low : first - low + len(rows)] = rows.to(ranks.device)
+            table.local[first - low : first - low + len(rows)] = rows.to(ranks.device)
+
+    @staticmethod
+    def _stored_table(config: RunConfig, num_entities: int, ranks: Ranks, frozen: int) -> ShardedTable:
+        optimizer, dtype = OPTIMIZERS[config.optimizer.name], getattr(torch, config.model.dtype)
+        width = make_scorer(config.model).entity_width
+        storage = MappedFiles(config.train.table_folder) if config.train.table_storage == "disk" else None
+        return ShardedTable(num_entities, width, optimizer, ranks, dtype, storage, frozen=frozen)
 
     @property
     def trained(self) -> dict[str, Tensor] | None:

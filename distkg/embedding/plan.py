@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from distkg.config import RunConfig
+from distkg.embedding.composed.tokens import Vocabulary, tokens_per_entity
 from distkg.embedding.entity_buckets import loads_of_epoch
 from distkg.embedding.footprint import (
     ON_DEVICE,
@@ -18,6 +19,7 @@ from distkg.embedding.footprint import (
     GraphCounts,
     actor_footprint,
     asks_distinct_queries,
+    composed_floats,
     footprint,
     makes_batches_on_gpu,
     over_all_entities,
@@ -218,7 +220,7 @@ def _plan(
         gpu_available=limits.gpu_memory,
         steps=steps,
         seconds=None if machine is None else _seconds(config, counts, scorer, steps, machine, times),
-        parameters=counts.entities * scorer.entity_width + relation_floats(config, counts, scorer),
+        parameters=_stored_floats(config, counts, scorer) + relation_floats(config, counts, scorer),
         epochs=config.train.epochs,
         time_limit=config.train.time_limit_seconds,
         disk={use: count for use, count in uses.items() if use in paged},
@@ -227,6 +229,11 @@ def _plan(
         actor_memory=actor_footprint(fewest, counts, scorer),
     )
     return replace(planned, warnings=_paging(planned, config.train.resident_share))
+
+
+def _stored_floats(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
+    """Count the floats of stored entity rows."""
+    return counts.entities * scorer.entity_width if config.model.entities == "table" else 0
 
 
 def _paging(planned: Plan, resident_share: float) -> tuple[str, ...]:
@@ -275,7 +282,10 @@ def _seconds(
     per_step = {
         "data": _data_seconds(config, counts, machine),
         "exchange": _exchange(sizes.rows * width * FLOAT, workers, machine),
-        "compute": sizes.own * transform + sizes.scores * (score + terms) + passes / machine.bandwidth,
+        "compute": sizes.own * transform
+        + sizes.scores * (score + terms)
+        + passes / machine.bandwidth
+        + _composing(config, counts, scorer, touched, machine),
         "optimizer": 5 * touched * width * FLOAT / machine.bandwidth,  # gradient; state and weight read and written
         "relations": _replicated(
             relation_floats(config, counts, scorer) * FLOAT, summed_bytes(config, counts, scorer), workers, machine
@@ -283,6 +293,17 @@ def _seconds(
         "overhead": STEP_OVERHEAD,
     }
     return {use: steps * seconds for use, seconds in per_step.items()}
+
+
+def _composing(config: RunConfig, counts: GraphCounts, scorer: Scorer, rows: int, machine: Machine) -> float:
+    """Return the seconds in which ``rows`` are composed, twice, and the gradients go back; 0 if rows are stored."""
+    if config.model.entities == "table":
+        return 0.0
+    settings, width = config.model.nodepiece, scorer.entity_width
+    tokens = 3 * rows * tokens_per_entity(settings) * width * FLOAT / machine.bandwidth
+    network = composed_floats(config, counts, scorer) if settings.encoder == "mlp" else 0
+    weights = max(0, network - Vocabulary.of(settings, counts.entities, counts.relations).size * width)
+    return tokens + 4 * 2 * rows * weights / machine.flops
 
 
 def _data_seconds(config: RunConfig, counts: GraphCounts, machine: Machine) -> float:
@@ -349,14 +370,13 @@ def _refusal(config: RunConfig, counts: GraphCounts, refused: Plan) -> str:
 
 def _changes(config: RunConfig, counts: GraphCounts) -> list[tuple[str, Any]]:
     workers, batch = config.train.workers, config.train.batch_size
-    most = min(counts.entities, batch)
+    most, stored = min(counts.entities, batch), config.model.entities == "table"
     more = [("train.workers", workers * factor) for factor in (2, 4, 16) if workers * factor <= most]
     samples = not over_all_entities(config) and config.cluster.gpus_per_worker == 0
-    on_disk = [("train.table_storage", "disk")] if samples and not table_on_disk(config) else []
+    on_disk = [("train.table_storage", "disk")] if stored and samples and not table_on_disk(config) else []
     smaller = [("model.dim", config.model.dim // factor) for factor in (2, 4) if config.model.dim >= 4 * factor]
     return [
-        ("optimizer.name", "rowwise_adagrad"),
-        ("model.dtype", "bfloat16"),
+        *([("optimizer.name", "rowwise_adagrad"), ("model.dtype", "bfloat16")] if stored else []),
         *on_disk,
         *more,
         *smaller,

@@ -31,7 +31,7 @@ SPACES = PRESETS / "spaces"
 SPACES_OF_MODELS = {
     "bilinear": ("complex", "cp", "distmult", "quate", "rescal", "simple"),
     "conve": ("conve",),
-    "distances": ("murp", "pairre", "rotate", "transe"),
+    "distances": ("hake", "interht", "murp", "pairre", "rotate", "trans", "transe", "triplere"),
     "isometries": ("atth", "refh", "rote", "roth", "rotl"),
     "own_graph": ("compgcn", "nbfnet", "rgcn"),
     "relations": ("trix_relations",),

@@ -58,67 +58,35 @@ class GradientPush:
     exchange: Exchange | None = None
 
 
-class ShardedTable:
-    """Table of ``shards.rows`` rows of ``width`` floats, of which this rank holds ``local`` and its optimizer state.
+class ExchangedRows:
+    """Base class of tables of ``shards.rows`` rows of ``width`` floats, whose ranges of rows ranks exchange.
 
     Attributes:
-        local: float32 or bfloat16 [rows of this rank, width].
-        optimizer: optimizer of the local rows; None for a read-only table.
-        storage: storage of both.
+        shards: range of rows of each rank.
+        dtype: float32 or bfloat16.
     """
 
-    def __init__(
-        self,
-        rows: int,
-        width: int,
-        optimizer: type[RowOptimizer] | None,
-        ranks: Ranks,
-        dtype: torch.dtype = torch.float32,
-        storage: RowStorage | None = None,
-        *,
-        frozen: int = 0,
-    ) -> None:
-        """Allocate rows of zeros in ``storage``, by default in the memory of the ranks' device; updates of the first
-        ``frozen`` rows are ignored."""
-        self.shards = Shards(rows, ranks.size)
-        self.width = width
-        self.ranks = ranks
-        self.storage = storage or DeviceMemory(ranks.device)
-        self.local = self.storage.zeros(self.shards.count(ranks.rank), width, dtype)
-        self.optimizer = optimizer(len(self.local), width, ranks.device, self.storage) if optimizer else None
-        low, high = self.shards.range(ranks.rank)
-        self._frozen = min(max(frozen, low), high) - low
+    shards: Shards
+    width: int
+    ranks: Ranks
+    dtype: torch.dtype
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """float32 or bfloat16."""
-        return self.local.dtype
-
-    def rows(self, low: int, high: int) -> Tensor:
-        """Return rows ``low … high - 1`` of this rank: a view [high - low, width]."""
-        first = self.shards.range(self.ranks.rank)[0]
-        return self.local[low - first : high - first]
-
-    def take(self, ids: Tensor) -> Tensor:
-        """Return the rows of ids int64 [k] of this rank: [k, width]."""
-        return self.local[ids.to(self.local.device) - self.shards.range(self.ranks.rank)[0]]
-
-    def prefetch(self, route: Route) -> None:
-        """Announce that the rows of ``route`` will be fetched and updated, so that storage on disk reads them ahead."""
-        self.storage.prefetch(route.updated)
+    def read(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return local rows int64 [k]: [k, width], written into ``out`` if it is given."""
+        raise TypeError(f"{type(self).__name__} does not define read()")
 
     def fetch(self, route: Route) -> RowFetch:
         """Start to fetch the rows of ``route``: float32 [len(route.ids), width]; collective."""
         if self.ranks.size == 1:
-            return RowFetch(gather_rows(self.local, route.serve))
+            return RowFetch(self.read(route.serve))
         serve = route.serve.split(route.serve_counts)
 
         def take(rank: int, rows: Tensor) -> None:
-            gather_rows(self.local, serve[rank], rows)
+            self.read(serve[rank], rows)
 
-        exchange = self.ranks.exchange(take, route.serve_counts, route.ask, self.local)
+        rows = torch.empty(len(route.ids), self.width, dtype=self.dtype, device=self.ranks.device)
+        exchange = self.ranks.exchange(take, route.serve_counts, route.ask, rows)
         self.ranks.traffic.rows += len(route.ids) - route.ask[self.ranks.rank]
-        rows = self.local.new_empty(len(route.ids), self.width)
         parts = rows.split(route.ask)
         take(self.ranks.rank, parts[self.ranks.rank])
         return RowFetch(rows, parts, exchange)
@@ -147,6 +115,61 @@ class ShardedTable:
         summed = sum_rows(list(zip(positions, arrived, strict=True)), len(route.updated))
         departing.exchange.end()
         return route.updated, summed
+
+    def gather(self, ids: Tensor) -> Tensor:
+        """Gather rows float32 [k, width] of any ids int64 [k], with repetitions; no autograd; collective."""
+        unique, position = torch.unique(ids, return_inverse=True)
+        (route,) = plan_routes([unique], self.shards, self.ranks)
+        return self.fetch(route).wait()[position]
+
+
+class ShardedTable(ExchangedRows):
+    """Table of ``shards.rows`` rows of ``width`` floats, of which this rank holds ``local`` and its optimizer state.
+
+    Attributes:
+        local: float32 or bfloat16 [rows of this rank, width].
+        optimizer: optimizer of the local rows; None for a read-only table.
+        storage: storage of both.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        width: int,
+        optimizer: type[RowOptimizer] | None,
+        ranks: Ranks,
+        dtype: torch.dtype = torch.float32,
+        storage: RowStorage | None = None,
+        *,
+        frozen: int = 0,
+    ) -> None:
+        """Allocate rows of zeros in ``storage``, by default in the memory of the ranks' device; updates of the first
+        ``frozen`` rows are ignored."""
+        self.shards = Shards(rows, ranks.size)
+        self.width = width
+        self.ranks = ranks
+        self.storage = storage or DeviceMemory(ranks.device)
+        self.dtype = dtype
+        self.local = self.storage.zeros(self.shards.count(ranks.rank), width, dtype)
+        self.optimizer = optimizer(len(self.local), width, ranks.device, self.storage) if optimizer else None
+        low, high = self.shards.range(ranks.rank)
+        self._frozen = min(max(frozen, low), high) - low
+
+    def read(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        return gather_rows(self.local, rows, out)
+
+    def rows(self, low: int, high: int) -> Tensor:
+        """Return rows ``low … high - 1`` of this rank: a view [high - low, width]."""
+        first = self.shards.range(self.ranks.rank)[0]
+        return self.local[low - first : high - first]
+
+    def take(self, ids: Tensor) -> Tensor:
+        """Return the rows of ids int64 [k] of this rank: [k, width]."""
+        return self.local[ids.to(self.local.device) - self.shards.range(self.ranks.rank)[0]]
+
+    def prefetch(self, route: Route) -> None:
+        """Announce that the rows of ``route`` will be fetched and updated, so that storage on disk reads them ahead."""
+        self.storage.prefetch(route.updated)
 
     def update(self, ids: Tensor, gradients: Tensor, learning_rate: float) -> None:
         """Update unique local rows with the optimizer; ``gradients`` [u, width] are overwritten.
@@ -187,12 +210,6 @@ class ShardedTable:
         for low in range(0, len(trained), rows):
             part, first = trained[low : low + rows], self._frozen + low
             self.update(torch.arange(first, first + len(part), device=gradients.device), part, learning_rate)
-
-    def gather(self, ids: Tensor) -> Tensor:
-        """Gather rows float32 [k, width] of any ids int64 [k], with repetitions; no autograd; collective."""
-        unique, position = torch.unique(ids, return_inverse=True)
-        (route,) = plan_routes([unique], self.shards, self.ranks)
-        return self.fetch(route).wait()[position]
 
 
 def round_stochastically(values: Tensor) -> Tensor:

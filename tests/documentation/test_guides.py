@@ -22,7 +22,7 @@ DOCUMENTS = [
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")),
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"),
 ]
-NUMBERS = {13: "thirteen", 14: "fourteen", 15: "fifteen", 16: "sixteen", 17: "seventeen", 18: "eighteen"}
+NUMBERS = {13: "thirteen", 14: "fourteen", 15: "fifteen", 16: "sixteen", 17: "seventeen", 21: "twenty-one"}
 
 
 def text_of(document: str) -> str:

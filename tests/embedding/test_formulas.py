@@ -54,6 +54,18 @@ BY_HAND = [
     ("cp", 1, {}, [2, 3], [5], [7, 11], 110),
     # |.6·5 - 0·1| + |.8·5 - 1·2|
     ("pairre", 2, {}, [3, 4], [5, 5, 1, 2], [0, 2], -5),
+    # |.6·(4+1) + 1 - 0·(1+1)| + |.8·(4+1) - 2 - 1·(2+1)|
+    ("triplere", 2, {}, [3, 4], [4, 4, 1, -2, 1, 2], [0, 2], -5),
+    ("triplere", 2, {"offset": 0}, [3, 4], [5, 5, 1, -2, 1, 2], [0, 2], -4),
+    # |.6·2 - 0·1 + 1| + |.8·1 - 1·2 - 2|
+    ("interht", 2, {}, [3, 4, 0, 1], [1, -2], [0, 5, 7, 0], -5.4),
+    # |.6·2 - 0·1 + .6 + 1 + 0| + |.8·1 - 1·2 + 3·.8 - 2 + 1|
+    ("trans", 2, {}, [3, 4, 0, 1], [1, 3, 1, -2, 5, 1], [0, 5, 7, 0], -3),
+    # |3·(|-2| + .5) - 7·(1 - .5)| = 4, and a weight of .5 · 8 times sin of a quarter of a turn, at 8/π for a radian
+    ("hake", 2, {}, [3, 0], [8, -2, 0.5], [7, 4], -4 - 4 * math.sin(math.pi / 4)),
+    # r′ is kept in [-2, 1]: |3·0 - 7·3| and |3·3 - 7·0|
+    ("hake", 2, {"modulus_weight": 2.0}, [3, 0], [0, -2, -9], [7, 0], -42),
+    ("hake", 2, {"modulus_weight": 2.0}, [3, 0], [0, -2, 9], [7, 0], -18),
     # (0, 1) + (1, 1) - (1, 5)
     ("rote", 2, {}, [1, 0], [QUARTER_TURN, 1, 1], [1, 5], -9),
     ("rote", 2, {"bias": True}, [1, 0, 0.5], [QUARTER_TURN, 1, 1], [1, 5, 2], -6.5),
@@ -190,6 +202,45 @@ def pairre(scorer: Scorer, h: Row, r: Row, t: Row) -> float:
     return -sum(abs(h[i] / of_h * r[i] - t[i] / of_t * r[size + i]) for i in range(size))
 
 
+def triplere(scorer: Scorer, h: Row, r: Row, t: Row) -> float:
+    size, of_h, of_t = len(h), math.hypot(*h), math.hypot(*t)
+    return -sum(abs(h[i] / of_h * (r[i] + 1) + r[size + i] - t[i] / of_t * (r[2 * size + i] + 1)) for i in range(size))
+
+
+def auxiliary_translation(h: Row, t: Row, i: int) -> float:
+    """h ∘ (t′ + e) − t ∘ (h′ + e) at place i, of rows of two vectors."""
+    size = len(h) // 2
+    (one, of_one), (other, of_other) = (
+        [row[i] / math.hypot(*row[:size]), row[size + i] / math.hypot(*row[size:])] for row in (h, t)
+    )
+    return one * (of_other + 1) - other * (of_one + 1)
+
+
+def interht(scorer: Scorer, h: Row, r: Row, t: Row) -> float:
+    return -sum(abs(auxiliary_translation(h, t, i) + r[i]) for i in range(len(r)))
+
+
+def trans(scorer: Scorer, h: Row, r: Row, t: Row) -> float:
+    size, total = len(r) // 3, 0.0
+    of_h, of_t = math.hypot(*h[:size]), math.hypot(*t[:size])
+    for i in range(size):
+        synthetic = r[i] * h[i] / of_h + r[size + i] + r[2 * size + i] * t[i] / of_t
+        total -= abs(auxiliary_translation(h, t, i) + synthetic)
+    return total
+
+
+def hake(scorer: Scorer, h: Row, r: Row, t: Row) -> float:
+    size = len(r) // 3
+    bound = 8 / size
+    squares, phases = 0.0, 0.0
+    for i in range(size):
+        own = abs(r[size + i])
+        bias = max(min(r[2 * size + i], 1), -own)
+        squares += (h[i] * (own + bias) - t[i] * (1 - bias)) ** 2
+        phases += abs(math.sin((h[size + i] + r[i] - t[size + i]) * math.pi / bound / 2))
+    return -math.sqrt(squares) - 0.5 * bound * phases
+
+
 def rote(scorer: Scorer, h: Row, r: Row, t: Row) -> float:
     half, total = len(h) // 2, 0.0
     shift, answer = numbers(r[half:]), numbers(t)
@@ -283,6 +334,10 @@ LOOPS: dict[str, Callable[[Scorer, Row, Row, Row], float]] = {
     "conve": conve,
     "cp": cp,
     "pairre": pairre,
+    "triplere": triplere,
+    "interht": interht,
+    "trans": trans,
+    "hake": hake,
     "rote": rote,
     "rotl": rotl,
     "roth": roth,

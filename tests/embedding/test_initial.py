@@ -79,6 +79,21 @@ def test_pairre_follows_its_margin() -> None:
         assert_uniform(rows, 12 / 64)
 
 
+@pytest.mark.parametrize("name", ["triplere", "interht", "trans"])
+def test_projections_and_auxiliary_vectors_follow_the_margin(name: str) -> None:
+    for rows in fresh(build(name, gamma=10.0)):
+        assert_uniform(rows, 12 / 64)
+
+
+def test_hake_starts_at_moduli_of_one_without_biases() -> None:
+    scorer = build("hake", gamma=6.0, modulus_weight=3.0, phase_weight=0.25)
+    entities, relations = fresh(scorer)
+    assert_uniform(entities, 8 / 32)
+    assert_uniform(relations[:, :32], 8 / 32)
+    assert torch.equal(relations[:, 32:], torch.cat((torch.ones(COUNT, 32), torch.zeros(COUNT, 32)), 1))
+    assert scorer.get_parameter("weights").tolist() == [3.0, 0.25 * 8 / 32]
+
+
 def test_simple_is_uniform() -> None:
     for rows in fresh(build("simple")):
         assert_uniform(rows, 6 / math.sqrt(32))

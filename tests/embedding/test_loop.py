@@ -119,10 +119,19 @@ def test_ranks_together_equal_a_dense_table(small_store: str, size: int, negativ
         np.testing.assert_allclose(relations, expected_relations, atol=2e-5)
 
 
-@pytest.mark.parametrize("objective", ["one_vs_all", "k_vs_all"])
-def test_objectives_over_all_entities_do_not_depend_on_the_number_of_ranks(small_store: str, objective: str) -> None:
+@pytest.mark.parametrize(
+    ("objective", "scorer"),
+    [
+        ("k_vs_all", "distmult"),
+        *(("one_vs_all", name) for name in ("distmult", "hake", "interht", "trans", "triplere")),
+    ],
+)
+def test_objectives_over_all_entities_do_not_depend_on_the_number_of_ranks(
+    small_store: str, objective: str, scorer: str
+) -> None:
     run = config(
         small_store,
+        model={"name": scorer},
         objective={"name": objective, "label_smoothing": 0.1},
         regularizer={"name": "n3", "weight": 0.01},
         optimizer={"name": "adagrad"},

@@ -364,6 +364,38 @@ def test_a_distance_taken_pair_by_pair_costs_more_than_a_product() -> None:
     assert compute("transe", norm="l1") == pytest.approx(6 * compute("distmult"))
 
 
+def test_composed_entities_take_tokens_and_replicated_vectors_instead_of_rows() -> None:
+    pieces = {"anchors": 500, "nearest": 10, "relations": 4, "encoder": "mlp"}
+    config = make_config(model__dim=64, model__entities="nodepiece", model__nodepiece=pieces, optimizer__name="adam")
+    result = plan(config, Counts(), None)
+    stored = plan(make_config(model__dim=64, optimizer__name="adam"), Counts(), None)
+    # 24 places for tokens of 4 bytes; vectors of 500 anchors, 16 distances, both directions of relations and none
+    assert result.memory["entity table"] == result.rows_per_worker * 24 * 4
+    assert result.memory["optimizer state"] == 0
+    assert stored.memory["optimizer state"] > 0
+    relations = Counts().relations
+    vectors = (500 + 16 + 2 * relations + 1) * 64
+    network = 64 * 128 + 128 + 128 * 64 + 64
+    assert result.parameters == 2 * relations * 64 + vectors + network
+    summed = config.model_copy(deep=True)
+    summed.model.nodepiece.encoder = "sum"
+    assert plan(summed, Counts(), None).parameters == 2 * relations * 64 + vectors
+    # The search, which is over before a step: 10 of the nearest anchors of all entities, and 20 million directions.
+    search = 20_000_000 * 64 + Counts().entities * (10 * 5 + 3 * 8)
+    later = sum(
+        result.memory[use] for use in ("checkpoint copy", "exchange buffers", "objective", "evaluation", "batches")
+    )
+    assert result.memory["search for anchors"] == search - later
+
+
+def test_a_refused_run_with_composed_entities_is_offered_no_setting_of_stored_ones() -> None:
+    config = make_config(model__entities="nodepiece")
+    with pytest.raises(PlanError) as caught:
+        plan(config, Counts(), 100 << 20)
+    for key in ("model.dtype", "train.table_storage", "optimizer.name"):
+        assert key not in str(caught.value)
+
+
 def test_a_distance_taken_pair_by_pair_is_measured() -> None:
     counts, work = Counts(triples={"train": 1024}), make_config(model__name="transe", model__options={"norm": "l1"})
     found = plan(
@@ -375,7 +407,8 @@ def test_a_distance_taken_pair_by_pair_is_measured() -> None:
     assert (
         measured_times(make_config(model__name="atth"), 0.01).pair is None
     )  # its queries and candidates differ in width
-    for work.model.name, work.model.options in (("transe", {"norm": "l1"}), ("rotate", {}), ("pairre", {})):
+    measured = [("transe", {"norm": "l1"}), *((name, {}) for name in ("rotate", "pairre", "trans", "hake"))]
+    for work.model.name, work.model.options in measured:
         taken = measured_times(work, seconds=0.01).pair
         assert taken is not None
         assert 128 * 1e-12 < taken < 128 * 1e-7  # a term takes less than a nanosecond or so

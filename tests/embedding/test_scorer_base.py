@@ -13,7 +13,8 @@ from distkg.registry import UnknownNameError
 
 
 def test_the_known_scorers() -> None:
-    expected = "atth complex conve cp distmult murp pairre quate refh rescal rotate rote roth rotl simple transe tucker"
+    expected = "atth complex conve cp distmult hake interht murp pairre quate refh rescal rotate rote roth rotl simple "
+    expected += "trans transe triplere tucker"
     assert list(SCORERS) == expected.split()
 
 
@@ -32,6 +33,8 @@ def test_unknown_name_lists_the_known_ones() -> None:
         ("tucker", 4, {"input_dropout": 1.0}, r"model\.options\.input_dropout: .*less than 1"),
         ("complex", 5, {}, r"model\.dim=5: complex needs a multiple of 2; try 6"),
         ("rotate", 7, {}, r"model\.dim=7: rotate needs a multiple of 2; try 8"),
+        ("hake", 7, {}, r"model\.dim=7: hake needs a multiple of 2; try 8"),
+        ("hake", 8, {"phase_weight": 0}, r"model\.options\.phase_weight: .*greater than 0"),
         ("simple", 7, {}, r"model\.dim=7: simple needs a multiple of 2; try 8"),
         ("rote", 7, {}, r"model\.dim=7: rote needs a multiple of 2; try 8"),
         ("rotl", 7, {}, r"model\.dim=7: rotl needs a multiple of 2; try 8"),
@@ -61,6 +64,8 @@ WIDTHS = {
     "conve": (17, 16),
     "cp": (32, 16),
     "distmult": (16, 16),
+    "hake": (16, 24),
+    "interht": (32, 16),
     "murp": (17, 33),
     "pairre": (16, 32),
     "quate": (16, 16),
@@ -71,7 +76,9 @@ WIDTHS = {
     "roth": (17, 25),
     "rotl": (16, 24),
     "simple": (16, 16),
+    "trans": (32, 48),
     "transe": (16, 16),
+    "triplere": (16, 48),
     "tucker": (16, 16),
 }
 

@@ -167,10 +167,10 @@ def test_more_ranks_than_rows_for_all_leaves_a_rank_empty() -> None:
         assert counts_of(result) == expected
 
 
-@pytest.mark.parametrize("scorer", ["transe", "rotate", "complex"])
-def test_similarities_of_all_kinds_rank_as_their_own_pairs_do(scorer: str) -> None:
+@pytest.mark.parametrize(("scorer", "dim"), [("transe", 8), ("rotate", 8), ("complex", 8), ("trans", 4), ("hake", 8)])
+def test_similarities_of_all_kinds_rank_as_their_own_pairs_do(scorer: str, dim: int) -> None:
     entities, relations = random_model(60, 2, 8, seed=7)
-    model = SmallModel(entities, relations, scorer=scorer)
+    model = SmallModel(entities, relations, scorer=scorer, dim=dim)
     model.relations = torch.randn(4, model.scorer.relation_width, generator=torch.Generator().manual_seed(8))
     triples = random_triples(60, 2, 20, seed=9)
     result = rank_answers(model, triples, KnownAnswers.from_triples(triples[:0], 2))

@@ -76,6 +76,13 @@ EMBEDDINGS: dict[str, Sections] = {
     "tied, dropout, bfloat16": {
         "model": {"name": "complex", "inverse": "tied", "dropout": 0.2, "dtype": "bfloat16"}, **LOGISTIC
     },
+    "entities nodepiece": {
+        "model": {
+            "name": "distmult", "entities": "nodepiece",
+            "nodepiece": {"anchors": 20, "nearest": 5, "encoder": "mlp"},
+        },
+        **LOGISTIC,
+    },
     "cosine, clipped": {
         "model": {"name": "transe"}, **LOGISTIC,
         "optimizer": {

@@ -2,7 +2,7 @@
 
 ``python -m tests.golden.test_golden_runs`` writes the figures of this machine. Sums are made in another order by other
 processors, so only on one of the recorded kind are bits compared; elsewhere, what training carries on of last digits is
-allowed for.
+allowed for. A run that was recorded on another kind of processor than the rest names it.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def recorded() -> dict[str, Any]:
 
 
 def compare(found: dict[str, Any], expected: dict[str, Any], recorded: dict[str, Any]) -> None:
-    if processor() == recorded["processor"]:
-        assert flat(found) == flat(expected)
+    if processor() == expected.get("processor", recorded["processor"]):
+        assert flat(found) == flat({key: value for key, value in expected.items() if key != "processor"})
     assert found["losses"] == pytest.approx(expected["losses"], rel=LOSS_TOLERANCE)
     for split, figures in expected["metrics"].items():
         assert found["metrics"][split]["queries"] == figures["queries"]

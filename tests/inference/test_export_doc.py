@@ -27,6 +27,8 @@ CASES += [
     ("rotl", "learned", {"alpha": 0.3}),
     ("rotl", "learned", {"relation_alpha": True}),
     *((name, "learned", {"distance": "squared_l2"}) for name in ("distmult", "rotate", "rotl")),
+    ("triplere", "tied", {"offset": 0.0}),
+    ("hake", "tied", {"gamma": 3.0, "modulus_weight": 2.0}),
     ("roth", "learned", {"bias": False}),
     ("murp", "learned", {"curvature": "fixed"}),
     ("tucker", "learned", {"relation_dim": 5}),

@@ -17,7 +17,7 @@ def test_interpreted_kernels_are_the_formula() -> None:
         import torch
         from test_log_sum_exp import assert_all_close, both_passes, exact, problem
         from distkg.kernels.scores.activations import ACTIVATIONS
-        from distkg.kernels.scores.distance_log_sum_exp_triton import TritonLogSumExp
+        from distkg.kernels.scores.distance_sums.distance_log_sum_exp_triton import TritonLogSumExp
 
         def passes(activation, query, candidates, weight):
             vector, scale = query[:, :-1].contiguous(), query[:, -1].contiguous()
@@ -55,7 +55,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_here(capability: int) -> None:
         import triton
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
-        from distkg.kernels.scores.distance_log_sum_exp_triton import _first, _second
+        from distkg.kernels.scores.distance_sums.distance_log_sum_exp_triton import _first, _second
 
         def types(names, pointers, floats):
             kind = lambda name: "*fp32" if name in pointers else "fp32" if name in floats else "i32"

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distkg.kernels.products import products_in
-from distkg.kernels.scores import distance_log_sum_exp, log_sum_exp
+from distkg.kernels.scores import log_sum_exp
 from distkg.kernels.scores.activated import ActivatedDistance
 from distkg.kernels.scores.activations import ACTIVATIONS, Activation, Double, Halin, Hanon
-from distkg.kernels.scores.distance_log_sum_exp import DistanceLogSumExp
+from distkg.kernels.scores.distance_sums import distance_log_sum_exp
+from distkg.kernels.scores.distance_sums.distance_log_sum_exp import DistanceLogSumExp
+from distkg.kernels.scores.distance_sums.tiled_log_sum_exp import TiledLogSumExp
 from distkg.kernels.scores.log_sum_exp import LogSumExp, SoftmaxLogSumExp
 from distkg.kernels.scores.similarity import SQUARED_L2
-from distkg.kernels.scores.tiled_log_sum_exp import TiledLogSumExp
 
 EACH = pytest.mark.parametrize("name", list(ACTIVATIONS))
 KEPT_AND_AGAIN = pytest.mark.parametrize("keep", [True, False])

@@ -11,12 +11,13 @@ from distkg.kernels.scores import pairwise
 from distkg.kernels.scores.row_order import RowOrder
 from distkg.kernels.scores.similarity import PairwiseKernel
 
-NAMES = ["dot", "squared", "l1", "scaled_l1", "modulus"]
+NAMES = ["dot", "squared", "l1", "scaled_l1", "scaled_squared", "affine_l1", "modulus"]
+WIDER = {"scaled_l1": 2.0, "scaled_squared": 2.0, "affine_l1": 1.5}
 FORMS = ["indexed", "block", "ordered"]
 
 
 def query_width(name: str, width: int) -> int:
-    return 2 * width if name == "scaled_l1" else width
+    return int(WIDER.get(name, 1.0) * width)
 
 
 def compiled(name: str, form: str, grad: Tensor, query: Tensor, rows: Tensor, index: Tensor) -> tuple[Tensor, ...]:
@@ -58,9 +59,11 @@ def test_forms_are_the_reference(name: str, form: str, queries: int, width: int)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["l1", "scaled_l1", "modulus"])
+@pytest.mark.parametrize("name", ["l1", "scaled_l1", "affine_l1", "modulus"])
 def test_the_derivative_at_a_kink_is_zero(name: str, form: str) -> None:
     query, rows, index = torch.ones(1, query_width(name, 4)), torch.ones(1, 4), torch.zeros(1, 1, dtype=torch.int64)
+    if name == "affine_l1":  # 1 + 1·1 − 2·1
+        query[:, 4:] = -2
     _, to_query, to_rows = compiled(name, form, torch.ones(1, 1), query, rows, index)
     assert (to_query == 1).all()  # what was there
     assert (to_rows == 1).all()
@@ -103,6 +106,9 @@ def test_references_against_numbers_written_by_hand() -> None:
     assert pairwise.reference_squared(query, candidate).item() == -13.0
     assert pairwise.reference_l1(query, candidate).item() == -5.0
     assert pairwise.reference_scaled_l1(torch.tensor([3.0, -1.0, 2.0, -2.0]), candidate).item() == -4.0
+    assert pairwise.reference_scaled_squared(torch.tensor([3.0, -1.0, 2.0, -2.0]), candidate).item() == -10.0
+    # 3 + 2·1 + 0.5·2
+    assert pairwise.reference_affine_l1(torch.tensor([3.0, 2.0, 0.5]), candidate).item() == -6.0
     # 3 - i and 1 + 2i: |2 - 3i|
     assert pairwise.reference_modulus(query, candidate).item() == pytest.approx(-3.6055513)
 

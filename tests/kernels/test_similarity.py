@@ -10,11 +10,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from plain_similarity import HYPERBOLIC, HYPERBOLIC_BIASED, PLAIN, ROTL, Plain, query_width
+from plain_similarity import HYPERBOLIC, HYPERBOLIC_BIASED, PLAIN, POLAR, ROTL, Plain, query_width
 from torch import Tensor
 
 from distkg.kernels.scores import similarity as module
-from distkg.kernels.scores.similarity import DOT, L1, L2, MODULUS, SCALED_L1, SQUARED_L2, RotLSimilarity, Similarity
+from distkg.kernels.scores.polar_distance import PolarSimilarity
+from distkg.kernels.scores.similarity import (
+    AFFINE_L1,
+    DOT,
+    L1,
+    L2,
+    MODULUS,
+    SCALED_L1,
+    SQUARED_L2,
+    RotLSimilarity,
+    Similarity,
+)
 
 EVERY = pytest.mark.parametrize(("similarity", "plain"), PLAIN, ids=[similarity.name for similarity, _ in PLAIN])
 ROUNDING = 4e-6  # float32, with room for sums of some tens of terms
@@ -37,9 +48,19 @@ def slack(similarity: Similarity, query: Tensor, candidates: Tensor) -> Tensor:
     if similarity is SCALED_L1:
         width = candidates.shape[-1]
         return ROUNDING * (q[..., :width].abs() + (q[..., width:] * c).abs()).sum(-1) + 1e-12
+    if similarity is AFFINE_L1:
+        return slack_of_affine(q, c)
+    if similarity is POLAR:
+        sizes = (q[..., :2].abs() + (q[..., 2:4] * c[..., :2]).abs()).sum(-1)
+        return ROUNDING * sizes + slack_of_affine(q[..., 4:], c[..., 2:])
     if similarity in (DOT, SQUARED_L2):
         return squares + 1e-12
     return ROUNDING * (q.abs() + c.abs()).sum(-1) + 1e-12
+
+
+def slack_of_affine(q: Tensor, c: Tensor) -> Tensor:
+    half = c.shape[-1] // 2
+    return ROUNDING * (q[..., :half].abs().sum(-1) + (q[..., half:] * c).abs().sum(-1)) + 1e-12
 
 
 def slack_in_the_ball(query: Tensor, candidates: Tensor, bias: bool) -> Tensor:
@@ -104,6 +125,11 @@ def test_numbers_written_by_hand() -> None:
     assert L1.scores(query, candidates).tolist() == [[-5.0, 0.0]]
     scaled = torch.tensor([[1.0, 2.0, 2.0, -3.0]])  # |1 - 2·3| + |2 - (-3)(-1)|, |1 - 2·1| + |2 - (-3)·2|
     assert SCALED_L1.scores(scaled, candidates).tolist() == [[-6.0, -9.0]]
+    affine = torch.tensor([[1.0, 2.0, -3.0]])  # |1 + 2·3 − 3·(−1)|, |1 + 2·1 − 3·2|
+    assert AFFINE_L1.scores(affine, candidates).tolist() == [[-10.0, -3.0]]
+    # |(3, 4) − (1, 2) ∘ (0, 0)| and |1 + 2·1 + 3·2|
+    polar, target = torch.tensor([[3.0, 4.0, 1.0, 2.0, 1.0, 2.0, 3.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]])
+    assert PolarSimilarity(moduli=2).scores(polar, target).tolist() == [[-14.0]]
     point, target = torch.tensor([[1.0, 0.0, 4.0, 0.0]]), torch.tensor([[-2.0, 0.0, 0.0, 5.0]])
     assert MODULUS.scores(point, target).tolist() == [[-10.0]]  # |3 + 4i| + |0 - 5i|
 

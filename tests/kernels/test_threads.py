@@ -15,7 +15,7 @@ from distkg.kernels.compositions import COMPLEX_PRODUCT, PRODUCT, SUM, Compositi
 from distkg.kernels.counting import Tally, count_block
 from distkg.kernels.gather_scatter import add_rows, gather_rows, sum_rows
 from distkg.kernels.scores.activations import Hanon
-from distkg.kernels.scores.distance_log_sum_exp import log_sum_exp_of_distances
+from distkg.kernels.scores.distance_sums.distance_log_sum_exp import log_sum_exp_of_distances
 from distkg.kernels.scores.row_order import RowOrder
 from distkg.kernels.scores.similarity import DOT, L1, L2, MODULUS, Similarity
 from distkg.kernels.threads import computing_threads, for_each, for_each_part

@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from distkg.config import ObjectiveConfig
-from distkg.kernels.scores import distance_log_sum_exp, log_sum_exp
+from distkg.kernels.scores import log_sum_exp
+from distkg.kernels.scores.distance_sums import distance_log_sum_exp
 from distkg.kernels.scores.log_sum_exp import LogSumExp, SoftmaxLogSumExp
 from distkg.kernels.scores.similarity import DOT, L2, DotSimilarity, Similarity
 from distkg.objectives import ALL_ENTITIES, AllEntitiesObjective, Answers, Reduced

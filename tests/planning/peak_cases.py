@@ -160,6 +160,11 @@ CASES: dict[str, Case] = {
     "negatives filtered": Case(embedding(negatives={"filter": True})),
     "negatives not shared": Case(embedding(negatives={"shared": False})),
     "source dans, vectors": Case(source("dans", {"negatives": "embedding", "pivots": 8}), stores=GRAPH),
+    "entities nodepiece": Case(embedding(model={"entities": "nodepiece"})),
+    "entities nodepiece, mlp": Case(embedding(model={"entities": "nodepiece", "nodepiece": {"encoder": "mlp"}})),
+    "entities nodepiece, one_vs_all": Case(
+        over_all_entities("one_vs_all") | {"model": {"name": "distmult", "dim": 128, "entities": "nodepiece"}}
+    ),
     "table on disk": Case(embedding(train={"batch_size": 1024, "table_storage": "disk"})),
     "overlap": Case(embedding(train={"overlap": True})),
     **{f"pool {name}": Case(pooled(name), stores=GRAPH) for name in POOLED},

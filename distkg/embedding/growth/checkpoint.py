@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distkg.config import RunConfig
+from distkg.config import ConfigError, RunConfig
 from distkg.data.store.graph_store import Store
 from distkg.data.store.manifest import Grown
 from distkg.embedding.growth.new_rows import GrownTable, RowMaker
@@ -34,6 +34,11 @@ def open_to_extend(run: Path, store: str) -> Extensible:
     """Open the best checkpoint of a run of embeddings to extend its graph; see ``Family.open_to_extend``."""
     folder = RunFolder(run)
     config = folder.read_config()
+    if config.model.entities == "nodepiece":
+        raise ConfigError(
+            f"{run} composes its entity vectors (model.entities: nodepiece), whose anchors and tokens belong to its "
+            "graph. Extend a run with model.entities: table, or train anew on the grown graph"
+        )
     checkpoints, name, opened = open_best(run, config, Ranks.single(), store, "graph", warn_on_stderr)
     write = partial(write_grown_checkpoint, checkpoints, name)
     return Extensible(opened, config, folder.checkpoints / name, check_growth, write)

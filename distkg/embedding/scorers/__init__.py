@@ -6,6 +6,8 @@ from distkg.embedding.scorers import (
     conve,
     cp,
     distmult,
+    hake,
+    interht,
     murp,
     pairre,
     quate,
@@ -16,7 +18,9 @@ from distkg.embedding.scorers import (
     roth,
     rotl,
     simple,
+    trans,
     transe,
+    triplere,
     tucker,
 )
 from distkg.embedding.scorers.base import SCORERS, Options, Scorer, make_scorer
@@ -30,6 +34,8 @@ __all__ = [
     "conve",
     "cp",
     "distmult",
+    "hake",
+    "interht",
     "make_scorer",
     "murp",
     "pairre",
@@ -41,6 +47,8 @@ __all__ = [
     "roth",
     "rotl",
     "simple",
+    "trans",
     "transe",
+    "triplere",
     "tucker",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from distkg.kernels.gather_scatter import squared_norms, take_rows
 from distkg.kernels.products import product
 from distkg.kernels.scores.activations import Activation
-from distkg.kernels.scores.distance_log_sum_exp import log_sum_exp_of_distances
+from distkg.kernels.scores.distance_sums.distance_log_sum_exp import log_sum_exp_of_distances
 from distkg.kernels.scores.log_sum_exp import LogSumExp
 from distkg.kernels.scores.similarity import Similarity, indexed_products
 

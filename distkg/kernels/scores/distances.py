@@ -1,7 +1,7 @@
 """Distances of a query and a row in vectors of float32: the terms of a score, and their slopes.
 
-A row or query has one part, or two halves of equal width: real and imaginary, or a point and its scale. In kernels,
-parts are tuples of one or two SIMD vectors.
+A row or query has one to three parts of equal width: real and imaginary, or a point and the scales of a row's parts.
+In kernels, parts are tuples of as many SIMD vectors.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ def load_two(load, array, i, j, left, width):  # type: ignore[no-untyped-def]
 
 
 @part_of_kernel
+def load_three(load, array, i, j, left, width):  # type: ignore[no-untyped-def]
+    return load(array, i, j, left), load(array, i, width + j, left), load(array, i, 2 * width + j, left)
+
+
+@part_of_kernel
 def store_one(store, array, i, j, left, width, parts):  # type: ignore[no-untyped-def]
     store(array, i, j, left, parts[0])
 
@@ -40,6 +45,13 @@ def store_two(store, array, i, j, left, width, parts):  # type: ignore[no-untype
 
 
 @part_of_kernel
+def store_three(store, array, i, j, left, width, parts):  # type: ignore[no-untyped-def]
+    store(array, i, j, left, parts[0])
+    store(array, i, width + j, left, parts[1])
+    store(array, i, 2 * width + j, left, parts[2])
+
+
+@part_of_kernel
 def add_one(factor, units, parts):  # type: ignore[no-untyped-def]
     return (multiply_add(factor, units[0], parts[0]),)
 
@@ -47,6 +59,12 @@ def add_one(factor, units, parts):  # type: ignore[no-untyped-def]
 @part_of_kernel
 def add_two(factor, units, parts):  # type: ignore[no-untyped-def]
     return multiply_add(factor, units[0], parts[0]), multiply_add(factor, units[1], parts[1])
+
+
+@part_of_kernel
+def add_three(factor, units, parts):  # type: ignore[no-untyped-def]
+    first, second = multiply_add(factor, units[0], parts[0]), multiply_add(factor, units[1], parts[1])
+    return first, second, multiply_add(factor, units[2], parts[2])
 
 
 # Distances. A score is ``scale`` times the sum of its terms. The slopes of a term times g are a factor times units of
@@ -95,6 +113,29 @@ def scaled_l1_term(q, c):  # type: ignore[no-untyped-def]
 def scaled_l1_slopes(g, q, c):  # type: ignore[no-untyped-def]
     sign = sign_of(q[0] - q[1] * c[0])
     return g, (sign, negative(sign * c[0])), (negative(sign * q[1]),)
+
+
+@part_of_kernel
+def scaled_squared_term(q, c):  # type: ignore[no-untyped-def]
+    gap = q[0] - q[1] * c[0]
+    return gap * gap
+
+
+@part_of_kernel
+def scaled_squared_slopes(g, q, c):  # type: ignore[no-untyped-def]
+    gap = q[0] - q[1] * c[0]
+    return g + g, (gap, negative(gap * c[0])), (negative(gap * q[1]),)
+
+
+@part_of_kernel
+def affine_l1_term(q, c):  # type: ignore[no-untyped-def]
+    return magnitude(q[0] + q[1] * c[0] + q[2] * c[1])
+
+
+@part_of_kernel
+def affine_l1_slopes(g, q, c):  # type: ignore[no-untyped-def]
+    sign = sign_of(q[0] + q[1] * c[0] + q[2] * c[1])
+    return g, (sign, sign * c[0], sign * c[1]), (sign * q[1], sign * q[2])
 
 
 @part_of_kernel

@@ -20,20 +20,27 @@ from distkg.kernels.jit import kernel
 from distkg.kernels.scores.distances import (
     TINY,
     add_one,
+    add_three,
     add_two,
+    affine_l1_slopes,
+    affine_l1_term,
     dot_slopes,
     dot_term,
     l1_slopes,
     l1_term,
     load_one,
+    load_three,
     load_two,
     modulus_slopes,
     modulus_term,
     scaled_l1_slopes,
     scaled_l1_term,
+    scaled_squared_slopes,
+    scaled_squared_term,
     squared_slopes,
     squared_term,
     store_one,
+    store_three,
     store_two,
 )
 from distkg.kernels.scores.pairwise_loops import (
@@ -222,6 +229,92 @@ def scaled_l1_ordered_gradients(
 
 
 @kernel
+def scaled_squared_indexed(query: Array, rows: Array, index: Array, out: Array) -> None:
+    score_indexed(load_two, load_one, scaled_squared_term, _minus, query, rows, rows.shape[1], index, out)
+
+
+@kernel
+def scaled_squared_indexed_gradients(
+    grad: Array, query: Array, rows: Array, index: Array, grad_query: Array, grad_rows: Array
+) -> None:
+    add_indexed_gradients(
+        load_two, load_one, add_two, add_one, store_two, store_one, scaled_squared_slopes, _minus, grad, query, rows,
+        rows.shape[1], index, grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def scaled_squared_block(query: Array, rows: Array, out: Array) -> None:
+    score_block(load_two, load_one, scaled_squared_term, _minus, query, rows, rows.shape[1], out)
+
+
+@kernel
+def scaled_squared_block_gradients(grad: Array, query: Array, rows: Array, grad_query: Array, grad_rows: Array) -> None:
+    add_block_gradients(
+        load_two, load_one, add_two, add_one, store_two, store_one, scaled_squared_slopes, _minus, grad, query, rows,
+        rows.shape[1], grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def scaled_squared_ordered(query: Array, rows: Array, starts: Array, queries: Array, out: Array) -> None:
+    score_ordered(load_two, load_one, scaled_squared_term, _minus, query, rows, rows.shape[1], starts, queries, out)
+
+
+@kernel
+def scaled_squared_ordered_gradients(
+    grad: Array, query: Array, rows: Array, starts: Array, queries: Array, grad_query: Array, grad_rows: Array
+) -> None:
+    add_ordered_gradients(
+        load_two, load_one, add_two, add_one, store_two, store_one, scaled_squared_slopes, _minus, grad, query, rows,
+        rows.shape[1], starts, queries, grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def affine_l1_indexed(query: Array, rows: Array, index: Array, out: Array) -> None:
+    score_indexed(load_three, load_two, affine_l1_term, _minus, query, rows, rows.shape[1] // 2, index, out)
+
+
+@kernel
+def affine_l1_indexed_gradients(
+    grad: Array, query: Array, rows: Array, index: Array, grad_query: Array, grad_rows: Array
+) -> None:
+    add_indexed_gradients(
+        load_three, load_two, add_three, add_two, store_three, store_two, affine_l1_slopes, _minus, grad, query, rows,
+        rows.shape[1] // 2, index, grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def affine_l1_block(query: Array, rows: Array, out: Array) -> None:
+    score_block(load_three, load_two, affine_l1_term, _minus, query, rows, rows.shape[1] // 2, out)
+
+
+@kernel
+def affine_l1_block_gradients(grad: Array, query: Array, rows: Array, grad_query: Array, grad_rows: Array) -> None:
+    add_block_gradients(
+        load_three, load_two, add_three, add_two, store_three, store_two, affine_l1_slopes, _minus, grad, query, rows,
+        rows.shape[1] // 2, grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
+def affine_l1_ordered(query: Array, rows: Array, starts: Array, queries: Array, out: Array) -> None:
+    score_ordered(load_three, load_two, affine_l1_term, _minus, query, rows, rows.shape[1] // 2, starts, queries, out)
+
+
+@kernel
+def affine_l1_ordered_gradients(
+    grad: Array, query: Array, rows: Array, starts: Array, queries: Array, grad_query: Array, grad_rows: Array
+) -> None:
+    add_ordered_gradients(
+        load_three, load_two, add_three, add_two, store_three, store_two, affine_l1_slopes, _minus, grad, query, rows,
+        rows.shape[1] // 2, starts, queries, grad_query, grad_rows,
+    )  # fmt: skip
+
+
+@kernel
 def modulus_indexed(query: Array, rows: Array, index: Array, out: Array) -> None:
     score_indexed(load_two, load_two, modulus_term, _half, query, rows, rows.shape[1] // 2, index, out)
 
@@ -283,6 +376,19 @@ def reference_scaled_l1(query: Tensor, candidate: Tensor) -> Tensor:
     """Compute -Σ_j |q_j - s_j c_j|, query = [q | s], over the last dimension, with broadcasting."""
     point, scale = query.chunk(2, -1)
     return -(point - scale * candidate).abs().sum(-1)
+
+
+def reference_scaled_squared(query: Tensor, candidate: Tensor) -> Tensor:
+    """Compute -Σ_j (q_j - s_j c_j)², query = [q | s], over the last dimension, with broadcasting."""
+    point, scale = query.chunk(2, -1)
+    return -(point - scale * candidate).square().sum(-1)
+
+
+def reference_affine_l1(query: Tensor, candidate: Tensor) -> Tensor:
+    """Compute -Σ_j |q_j + a_j c_j + b_j d_j|, query = [q | a | b] and candidate = [c | d], over the last dimension,
+    with broadcasting."""
+    (point, first, second), (one, other) = query.chunk(3, -1), candidate.chunk(2, -1)
+    return -(point + first * one + second * other).abs().sum(-1)
 
 
 def reference_modulus(query: Tensor, candidate: Tensor) -> Tensor:

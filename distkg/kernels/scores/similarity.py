@@ -24,7 +24,7 @@ from distkg.kernels.products import grouped_product, product
 from distkg.kernels.sampled.products import DISTANCE, INNER, SQUARED
 from distkg.kernels.scores import pairwise
 from distkg.kernels.scores.activations import Double
-from distkg.kernels.scores.distance_log_sum_exp import log_sum_exp_of_distances
+from distkg.kernels.scores.distance_sums.distance_log_sum_exp import log_sum_exp_of_distances
 from distkg.kernels.scores.log_sum_exp import LogSumExp, SoftmaxLogSumExp
 from distkg.kernels.scores.root_distance import negative_distances, slopes_of_distances
 from distkg.kernels.scores.row_order import RowOrder
@@ -500,6 +500,7 @@ SQUARED_L2 = SquaredL2Similarity()
 L2 = L2Similarity()
 L1 = PairwiseSimilarity("l1", PairwiseKernel.of("l1"))
 SCALED_L1 = PairwiseSimilarity("scaled_l1", PairwiseKernel.of("scaled_l1"))
+AFFINE_L1 = PairwiseSimilarity("affine_l1", PairwiseKernel.of("affine_l1"))
 MODULUS = PairwiseSimilarity("modulus", PairwiseKernel.of("modulus"))
 
 _COMPILED: dict[type[Similarity], int] = {DotSimilarity: INNER, SquaredL2Similarity: SQUARED, L2Similarity: DISTANCE}

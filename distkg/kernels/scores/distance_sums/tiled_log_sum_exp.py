@@ -13,7 +13,7 @@ from torch import Tensor
 from distkg.kernels.gather_scatter import copy_row, squared_norms
 from distkg.kernels.jit import kernel, part_of_kernel
 from distkg.kernels.scores.activations import Activation
-from distkg.kernels.scores.exp_distance_weights import KINDS, activated, weigh_row
+from distkg.kernels.scores.distance_sums.exp_distance_weights import KINDS, activated, weigh_row
 from distkg.kernels.scores.log_sum_exp import LogSumExp, nothing_summed
 from distkg.kernels.threads import for_each_part
 from distkg.kernels.vectors.tiles import multiply, padded, turn

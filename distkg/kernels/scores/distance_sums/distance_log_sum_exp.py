@@ -13,9 +13,9 @@ from distkg.kernels.gather_scatter import squared_norms
 from distkg.kernels.jit import kernel, on_cpu
 from distkg.kernels.products import product, products_are_exact
 from distkg.kernels.scores.activations import Activation
-from distkg.kernels.scores.exp_distance_weights import KINDS, weigh_rows
+from distkg.kernels.scores.distance_sums.exp_distance_weights import KINDS, weigh_rows
+from distkg.kernels.scores.distance_sums.tiled_log_sum_exp import TiledLogSumExp
 from distkg.kernels.scores.log_sum_exp import LogSumExp, blocks, nothing_summed
-from distkg.kernels.scores.tiled_log_sum_exp import TiledLogSumExp
 from distkg.kernels.threads import for_each_part
 
 # Scores and candidates of a block: small enough for a core's cache, large enough for fast products.
@@ -34,7 +34,7 @@ def log_sum_exp_of_distances(
         compiled = TiledLogSumExp if products_are_exact() else DistanceLogSumExp
         return compiled(activation, vector, scale, candidates, keep=keep)
     if vector.is_cuda and importlib.util.find_spec("triton"):
-        from distkg.kernels.scores.distance_log_sum_exp_triton import TritonLogSumExp
+        from distkg.kernels.scores.distance_sums.distance_log_sum_exp_triton import TritonLogSumExp
 
         return TritonLogSumExp(activation, vector, scale, candidates)
     return None

@@ -1,0 +1,1 @@
+"""Entity vectors that are composed of tokens instead of stored (NodePiece)."""
