@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from distkg.kernels.jit import kernel, part_of_kernel
-from distkg.kernels.prefetch import AHEAD, prefetch_row
 from distkg.kernels.scores.distances import add_one, add_two, load_one, load_two, store_one, store_two
-from distkg.kernels.simd import LANES, load_rest, load_whole, spread, store_rest, store_whole
 from distkg.kernels.threads import for_each_part
+from distkg.kernels.vectors.prefetch import AHEAD, prefetch_row
+from distkg.kernels.vectors.simd import LANES, load_rest, load_whole, spread, store_rest, store_whole
 
 Array = np.ndarray
 _one = np.float32(1)

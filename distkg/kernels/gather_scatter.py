@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from distkg.kernels.jit import kernel, on_cpu, part_of_kernel
-from distkg.kernels.prefetch import AHEAD, prefetch_row
-from distkg.kernels.simd import LANES, load, store
 from distkg.kernels.threads import for_each_part
+from distkg.kernels.vectors.prefetch import AHEAD, prefetch_row
+from distkg.kernels.vectors.simd import LANES, load, store
 
 _FEWEST = 256  # rows of a part: with fewer, a thread costs more than it saves
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from distkg.kernels.fast_math import exp, log
 from distkg.kernels.jit import kernel
+from distkg.kernels.vectors.fast_math import exp, log
 
 
 @kernel

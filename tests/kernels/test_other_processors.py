@@ -21,9 +21,9 @@ PROGRAM = """
 
     from distkg.compilation import njit
     from distkg.kernels.scores import pairwise
-    from distkg.kernels.fast_math import exp, log, sine_and_cosine
+    from distkg.kernels.vectors.fast_math import exp, log, sine_and_cosine
     from distkg.kernels.jit import _FAST, kernel, kernel_in_order
-    from distkg.kernels.prefetch import prefetch_row
+    from distkg.kernels.vectors.prefetch import prefetch_row
     from distkg.kernels.sampled.losses import LOGISTIC, loss_of_row
     from distkg.kernels.vectors.tiles import multiply
 
@@ -93,7 +93,7 @@ WITH_ESTIMATES = """
     from distkg.compilation import njit
     from distkg.kernels.jit import _FAST
     from distkg.kernels.scores import pairwise
-    from distkg.kernels.simd import LANES
+    from distkg.kernels.vectors.simd import LANES
 
     matrix = float32[:, ::1]
     slopes = njit(fastmath=_FAST, error_model="numpy")(pairwise.modulus_block_gradients.py_func)

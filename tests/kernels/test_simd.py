@@ -7,8 +7,8 @@ import pytest
 from numba.core.errors import NumbaError
 
 from distkg.compilation import njit
-from distkg.kernels import simd
-from distkg.kernels.simd import (
+from distkg.kernels.vectors import simd
+from distkg.kernels.vectors.simd import (
     LANES,
     load,
     load_rest,

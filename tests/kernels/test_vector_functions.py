@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from distkg.kernels.jit import kernel
-from distkg.kernels.simd import (
+from distkg.kernels.vectors.functions import exp, inverse, log, log_of_one_plus, softplus
+from distkg.kernels.vectors.simd import (
     LANES,
     WIDE,
     keep_first,
@@ -20,7 +21,6 @@ from distkg.kernels.simd import (
     where_above,
     where_at_most,
 )
-from distkg.kernels.vectors.functions import exp, inverse, log, log_of_one_plus, softplus
 
 FUNCTIONS = ["exp", "inverse", "log", "log of one plus", "softplus", "its slope"]
 

@@ -22,8 +22,8 @@ from distkg.kernels.jit import kernel, on_cpu, part_of_kernel
 from distkg.kernels.message_passing.edges import Rows, offsets_of, sorted_by
 from distkg.kernels.message_passing.large_tensors import empty
 from distkg.kernels.message_passing.sums import passes_for
-from distkg.kernels.simd import LANES, load_rest, load_whole, multiply_add, spread, store_rest, store_whole
 from distkg.kernels.threads import for_each
+from distkg.kernels.vectors.simd import LANES, load_rest, load_whole, multiply_add, spread, store_rest, store_whole
 
 
 @dataclass(frozen=True, eq=False)

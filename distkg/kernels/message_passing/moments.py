@@ -27,8 +27,8 @@ from distkg.kernels.message_passing.messages import (
     add_turned_back,
 )
 from distkg.kernels.message_passing.sums import AHEAD, on_gpu, shared
-from distkg.kernels.prefetch import prefetch_row
 from distkg.kernels.threads import for_each
+from distkg.kernels.vectors.prefetch import prefetch_row
 
 NOBODY = -1  # edge index if a node gathers no message
 

@@ -37,9 +37,19 @@ from distkg.kernels.message_passing.messages import (
     turned,
     turned_back,
 )
-from distkg.kernels.prefetch import prefetch_row
-from distkg.kernels.simd import LANES, load, load_rest, load_whole, multiply_add, spread, store, store_rest, store_whole
 from distkg.kernels.threads import for_each
+from distkg.kernels.vectors.prefetch import prefetch_row
+from distkg.kernels.vectors.simd import (
+    LANES,
+    load,
+    load_rest,
+    load_whole,
+    multiply_add,
+    spread,
+    store,
+    store_rest,
+    store_whole,
+)
 
 GPU_DTYPES = torch.float32, torch.bfloat16, torch.float16
 

@@ -11,11 +11,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from distkg.kernels.fast_math import exp as exp_of_one
-from distkg.kernels.fast_math import log
 from distkg.kernels.jit import kernel, part_of_kernel
-from distkg.kernels.simd import WIDE, largest, load_wide, spread_wide, store_wide, total, where_above, where_at_most
+from distkg.kernels.vectors.fast_math import exp as exp_of_one
+from distkg.kernels.vectors.fast_math import log
 from distkg.kernels.vectors.functions import exp_of_negative, softplus
+from distkg.kernels.vectors.simd import (
+    WIDE,
+    largest,
+    load_wide,
+    spread_wide,
+    store_wide,
+    total,
+    where_above,
+    where_at_most,
+)
 from distkg.kernels.vectors.tiles import padded
 
 Array = np.ndarray

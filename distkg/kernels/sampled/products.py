@@ -12,9 +12,9 @@ import numpy as np
 
 from distkg.kernels.gather_scatter import add_row, copy_row
 from distkg.kernels.jit import kernel, part_of_kernel
-from distkg.kernels.prefetch import AHEAD, prefetch_row
 from distkg.kernels.sampled.losses import loss_of_row
-from distkg.kernels.simd import WIDE
+from distkg.kernels.vectors.prefetch import AHEAD, prefetch_row
+from distkg.kernels.vectors.simd import WIDE
 from distkg.kernels.vectors.tiles import multiply, padded, turn
 
 Array = np.ndarray

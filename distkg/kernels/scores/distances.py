@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from distkg.kernels.jit import part_of_kernel
-from distkg.kernels.simd import magnitude, multiply_add, negative, sign_of, spread, two_inverse_roots
+from distkg.kernels.vectors.simd import magnitude, multiply_add, negative, sign_of, spread, two_inverse_roots
 
 TINY = np.float32(1e-30)
 """Added to the square of a modulus |z|, so that its derivative is finite at z = 0."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from distkg.kernels.jit import part_of_kernel
-from distkg.kernels.prefetch import AHEAD, prefetch_row
-from distkg.kernels.simd import LANES, load_rest, load_whole, spread, store_rest, store_whole, total
+from distkg.kernels.vectors.prefetch import AHEAD, prefetch_row
+from distkg.kernels.vectors.simd import LANES, load_rest, load_whole, spread, store_rest, store_whole, total
 
 # fmt: off
 _zero = np.float32(0)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distkg.kernels.fast_math import sine_and_cosine
 from distkg.kernels.jit import kernel_in_order, on_cpu
+from distkg.kernels.vectors.fast_math import sine_and_cosine
 
 
 def rotate(vector: Tensor, phase: Tensor) -> Tensor:

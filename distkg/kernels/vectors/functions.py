@@ -12,9 +12,9 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from distkg.kernels.fast_math import HIGHEST, LN_2, LN_2_POWERS, LOG2_E, LOG_POWERS, SQRT_HALF_BITS
 from distkg.kernels.jit import part_of_kernel
-from distkg.kernels.simd import (
+from distkg.kernels.vectors.fast_math import HIGHEST, LN_2, LN_2_POWERS, LOG2_E, LOG_POWERS, SQRT_HALF_BITS
+from distkg.kernels.vectors.simd import (
     HAS_AVX,
     HAS_AVX512,
     LANES,

@@ -18,7 +18,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from distkg.kernels.jit import kernel, part_of_kernel
-from distkg.kernels.simd import HAS_AVX, HAS_AVX512, LANES, VECTOR, ZEROS, call, everywhere, vector
+from distkg.kernels.vectors.simd import HAS_AVX, HAS_AVX512, LANES, VECTOR, ZEROS, call, everywhere, vector
 
 _WIDE_REGISTERS = HAS_AVX or platform.machine().lower() in ("aarch64", "arm64")
 ROWS, VECTORS = (12, 2) if HAS_AVX512 else (6, 2) if _WIDE_REGISTERS else (6, 1)

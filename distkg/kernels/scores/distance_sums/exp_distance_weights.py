@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from distkg.kernels.fast_math import LOG2_E
 from distkg.kernels.jit import kernel, part_of_kernel
 from distkg.kernels.scores.activations import Activation, Artanh, Double, Halin, Hanon, XExp
-from distkg.kernels.simd import (
+from distkg.kernels.vectors.fast_math import LOG2_E
+from distkg.kernels.vectors.functions import exp, inverse, log, power
+from distkg.kernels.vectors.simd import (
     LANES,
     WIDE,
     keep_first,
@@ -26,7 +27,6 @@ from distkg.kernels.simd import (
     total,
     where_above,
 )
-from distkg.kernels.vectors.functions import exp, inverse, log, power
 from distkg.kernels.vectors.tiles import padded
 
 HANON, HALIN, DOUBLE, X_EXP, ARTANH = range(5)
