@@ -163,6 +163,13 @@ class ObjectiveConfig(Section):
         description="Learn the activation's factor of each relation; if false, the factor is 1.",
         acts={"objective.activation": ("hanon", "halin", "x_exp", "double", "artanh")},
     )
+    relation_prediction: float = course(
+        0.0,
+        ge=0,
+        description="Weight λ of an auxiliary loss, −log P(relation | anchor, answer) by the same scores among all "
+        "relations of the query's direction, added to the loss of each query; 0: none.",
+        acts=EMBEDDING,
+    )
     products: Literal["float32", "bfloat16"] = course(
         "float32",
         description="Precision of the matrix products over all entities; sums are float32.",

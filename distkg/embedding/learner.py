@@ -14,7 +14,7 @@ from distkg.data.store.graph_store import Store
 from distkg.embedding.build import build_objective
 from distkg.embedding.growth.settings import frozen_counts
 from distkg.embedding.loop import Loop
-from distkg.embedding.model import BY_RELATION, Model, TrainingModel
+from distkg.embedding.model import Model, TrainingModel, rows_by_relation
 from distkg.embedding.telemetry import negative_telemetry
 from distkg.evaluation.filtered_triples import FilteredTriples
 from distkg.evaluation.metrics import evaluate_triples, ranking_metrics, subsample
@@ -46,7 +46,8 @@ class EmbeddingLearner:
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
         self.items_per_epoch = batches.order.items
         self._negatives = negative_telemetry(batches, self.model)
-        self._dense = ReplicatedParameters(self.model, config.optimizer, ranks, self.model.trained, BY_RELATION)
+        by_row = rows_by_relation(config)
+        self._dense = ReplicatedParameters(self.model, config.optimizer, ranks, self.model.trained, by_row)
         self.loop = Loop(
             self.model,
             batches,

@@ -69,8 +69,35 @@ class Scorer(nn.Module):
         return self.composition.plain(anchor, self.operand(relation))
 
     def operand(self, relation: Tensor) -> Tensor:
-        """Return the operands [B, entity_width] of ``composition`` from relation rows. Default: the whole rows."""
+        """Return the operands [B, O] of ``composition``, ``cross_queries`` and ``relation_queries`` from relation rows
+        [B, relation_width]; those of a composition are as wide as entity rows. Default: the whole rows."""
         return relation
+
+    def cross_queries(self, anchor: Tensor, operand: Tensor) -> Tensor:
+        """Compute the query vectors of every anchor with every relation.
+
+        Args:
+            anchor: float32 [B, entity_width].
+            operand: float32 [R, O], operands of the relations. The default takes the whole rows of relations, unless
+                the scorer has a composition.
+
+        Returns:
+            float32 [B, R, Q].
+        """
+        if self.composition is not None:
+            return self.composition.plain(anchor[:, None], operand)
+        queries, relations = len(anchor), len(operand)
+        pairs = self.query(anchor.repeat_interleave(relations, 0), operand.repeat(queries, 1))
+        return pairs.unflatten(0, (queries, relations))
+
+    def relation_queries(self, anchor: Tensor, answer: Tensor) -> Tensor | None:
+        """Return vectors [B, O] whose ``similarity`` with the operand of a relation is the score of a fact, to rank
+        relations without a query vector for each; None if the scorer has no such form, which is the default.
+
+        Args:
+            anchor, answer: float32 [B, entity_width].
+        """
+        return None
 
     def candidates(self, rows: Tensor) -> Tensor:
         """Return the candidate vectors [N, C] of entity rows [N, entity_width]. Default: the whole rows."""

@@ -23,6 +23,9 @@ class CP(Scorer):
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
         return anchor[..., : self.dim] * relation
 
+    def relation_queries(self, anchor: Tensor, answer: Tensor) -> Tensor:
+        return anchor[..., : self.dim] * self.candidates(answer)
+
     def answer_rows(self, anchor: Tensor, query: Tensor) -> Tensor:
         return torch.cat((anchor[..., : self.dim], query), dim=-1)
 

@@ -40,6 +40,9 @@ class DistMult(Scorer):
         self.similarity = SQUARED_L2 if self.distance else DOT
         self.tied_inverse = not self.distance  # h∘r near t does not imply t∘r near h
 
+    def relation_queries(self, anchor: Tensor, answer: Tensor) -> Tensor | None:
+        return None if self.distance else anchor * answer
+
     def inverse(self, relation: Tensor) -> Tensor:
         return relation
 

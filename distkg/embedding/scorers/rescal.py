@@ -26,6 +26,12 @@ class RESCAL(Scorer):
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
         return torch.bmm(anchor.unsqueeze(1), self._matrix(relation)).squeeze(1)
 
+    def cross_queries(self, anchor: Tensor, operand: Tensor) -> Tensor:
+        return torch.einsum("bi,rij->brj", anchor, self._matrix(operand))
+
+    def relation_queries(self, anchor: Tensor, answer: Tensor) -> Tensor:
+        return (anchor.unsqueeze(2) * answer.unsqueeze(1)).flatten(1)
+
     def inverse(self, relation: Tensor) -> Tensor:
         return self._matrix(relation).transpose(1, 2).flatten(1)
 

@@ -45,9 +45,20 @@ class TuckER(Scorer):
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
         anchor = self.input_dropout(self.input_norm(anchor))
-        matrix = (relation @ self.core.flatten(1)).unflatten(1, (self.dim, self.dim))
-        moved = torch.bmm(anchor.unsqueeze(1), self.matrix_dropout(matrix)).squeeze(1)
+        moved = torch.bmm(anchor.unsqueeze(1), self._matrix(self.operand(relation))).squeeze(1)
         return self.output_dropout(self.output_norm(moved))
+
+    def operand(self, relation: Tensor) -> Tensor:
+        """Return the matrices W ×₂ r with dropout, row by row: [B, dim²]."""
+        return self.matrix_dropout(relation @ self.core.flatten(1))
+
+    def cross_queries(self, anchor: Tensor, operand: Tensor) -> Tensor:
+        anchor = self.input_dropout(self.input_norm(anchor))
+        moved = torch.einsum("bi,rij->brj", anchor, self._matrix(operand))
+        return self.output_dropout(self.output_norm(moved.flatten(0, 1))).view(moved.shape)
 
     def init_entities(self, rows: Tensor, generator: torch.Generator) -> None:
         unit_variance_(rows, rows.shape[-1], generator)
+
+    def _matrix(self, operand: Tensor) -> Tensor:
+        return operand.unflatten(-1, (self.dim, self.dim))
