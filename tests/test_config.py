@@ -159,7 +159,7 @@ DEAD = [
     *(("ultra", "margin", key, "embedding models") for key in (
         "model.dim", "model.dropout", "model.dtype", "model.inverse", "regularizer.name", "regularizer.weight",
         "negatives.shared", "negatives.chunk_size", "negatives.filter", "train.overlap", "train.precision",
-        "train.compile", "evaluate.memory_mb", "objective.activation",
+        "train.compile", "evaluate.memory_mb", "objective.activation", "objective.relation_prediction",
     )),
     # Of foundation models, for an embedding.
     *(("complex", "margin", key, "foundation models") for key in (

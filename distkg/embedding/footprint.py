@@ -17,6 +17,7 @@ from distkg.embedding.entity_buckets import PARTITIONS, SPARE, partitions_in_use
 from distkg.embedding.loop import WINDOW
 from distkg.embedding.scorers import Scorer
 from distkg.embedding.steps.captured import MOST_SHAPES
+from distkg.embedding.steps.relation_prediction import BLOCK_FLOATS
 from distkg.evaluation.score_blocks import CACHED_ROWS
 from distkg.kernels.given_gradient import with_gradient
 from distkg.negatives import SOURCES, RunSizes, depends_on_query, draws_on_tensors, generated_bytes, source_memory
@@ -35,13 +36,14 @@ ON_DEVICE = frozenset(
         "relations and networks",
         "exchange buffers",
         "objective",
+        "relation prediction",
         "evaluation",
         "batches on the GPU",
     }
 )
 """Parts of the footprint that are in GPU memory, if the worker has a GPU."""
 
-LATER = frozenset({"checkpoint copy", "exchange buffers", "objective", "evaluation", "batches"})
+LATER = frozenset({"checkpoint copy", "exchange buffers", "objective", "relation prediction", "evaluation", "batches"})
 """Parts of the footprint that are not allocated before the first step."""
 
 PAGED = frozenset({"entity table", "optimizer state"})
@@ -62,6 +64,7 @@ ORDERS = 3  # of epochs that are kept: a request for negatives may be ahead by o
 SORTED_IDS = 8  # times the ids of a batch while they are sorted: themselves, their places, and the sort's own buffers
 MASKED_IDS = 4  # times the negatives of a batch while known facts are masked: keys, places, and what is found there
 QUERY_VECTORS = 12  # of a transform that cannot be counted
+OPERANDS, PAIR_VECTORS, SHARES = 5, 6, 4  # of relation prediction, with gradients: of a relation, a pair, and a score
 WIDEST_COMPUTED = 8192  # floats of a row of which a plan computes 128, four megabytes for each tensor
 
 Count = TypeVar("Count", int, float)
@@ -160,7 +163,7 @@ def summed_bytes(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     """
     rows, row = _relation_rows(config, counts), scorer.relation_width * FLOAT
     networks = _network_floats(scorer) * FLOAT
-    if rows * row <= SUMMED_WHOLE:
+    if rows * row <= SUMMED_WHOLE or config.objective.relation_prediction:
         return networks + rows * row
     return networks + min(rows, step_sizes(config, counts).queries) * row + rows
 
@@ -187,6 +190,7 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
         **(_pages(config, counts, stored, state) if on_disk else {}),
         "exchange buffers": _exchange(config, counts, scorer),
         "objective": objective,
+        **({"relation prediction": _relation_prediction(config, counts, scorer)} if ranks_relations(config) else {}),
         "evaluation": _evaluation(config, counts, scorer),
         "training triples": _training_triples(config, counts),
         "batches": _batches(config, counts),
@@ -197,7 +201,7 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
         "requests to actors": requests,
     }
     here = LATER - ON_DEVICE if config.cluster.gpus_per_worker > 0 else LATER
-    continued = _continued(config, counts) - sum(uses[use] for use in here)
+    continued = _continued(config, counts) - sum(uses.get(use, 0) for use in here)
     return uses | ({"continued epoch": continued} if continued > 0 else {})
 
 
@@ -292,6 +296,39 @@ def _all_entities(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int
         gradients += 2  # the answer part of each row, and its gradient
     rounding = 14 * shard if config.model.dtype == "bfloat16" else 0  # the shard in float32, updated and rounded
     return int(HEAP * vectors + gradients * shard) * FLOAT + block + rounding
+
+
+def ranks_relations(config: RunConfig) -> bool:
+    """Return True if steps predict the relations of their queries too."""
+    return config.objective.relation_prediction > 0
+
+
+def compares_relations_directly(config: RunConfig, scorer: Scorer) -> bool:
+    """Return True if relation prediction needs no query vector for each relation."""
+    nobody = torch.empty(0, scorer.entity_width)
+    return scorer.relation_queries(nobody, nobody) is not None and config.objective.activation == "none"
+
+
+def operand_width(scorer: Scorer) -> int:
+    """Return the floats of a relation's operand."""
+    device = "meta" if any(True for _ in scorer.parameters()) else "cpu"
+    relation = torch.zeros(1, scorer.relation_width, device=device)
+    return _counted(lambda: scorer.operand(relation).shape[1], scorer.relation_width)
+
+
+def _relation_prediction(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
+    sizes, relations, width = step_sizes(config, counts), counts.relations, scorer.entity_width
+    operand = operand_width(scorer)
+    gathered = (2 * sizes.queries + sizes.own) * width if over_all_entities(config) else 0
+    if compares_relations_directly(config, scorer):
+        pairs = max(1, BLOCK_FLOATS // (relations + operand))
+        block = pairs * (SHARES * relations + PAIR_VECTORS * operand)
+    else:
+        pairs = max(1, BLOCK_FLOATS // (relations * width))
+        one_by_one = type(scorer).cross_queries is Scorer.cross_queries
+        transform = max(query_floats(scorer) if one_by_one else 0, QUERY_VECTORS * width)
+        block = int(pairs * relations * (transform + SHARES))
+    return int(HEAP * (OPERANDS * relations * operand + block + PAIR_VECTORS * pairs * width + gathered)) * FLOAT
 
 
 def _evaluation(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:

@@ -157,6 +157,15 @@ CASES: dict[str, Case] = {
     },
     **{f"scorer {name}": Case(scorer(name)) for name in own(SCORERS)},
     **{f"source {name}": Case(source(name), stores=_stores_of(name)) for name in own(SOURCES)},
+    "relation prediction": Case(embedding(objective={"name": "logistic", "relation_prediction": 0.5})),
+    "relation prediction, one query for each": Case(
+        embedding(
+            model={"name": "rotate"},
+            objective={"name": "logistic", "relation_prediction": 0.5},
+            train={"batch_size": 2048, "time_limit_seconds": 0.1},
+        )
+    ),
+    "relation prediction, one_vs_all": Case(over_all_entities("one_vs_all", relation_prediction=0.5)),
     "negatives filtered": Case(embedding(negatives={"filter": True})),
     "negatives not shared": Case(embedding(negatives={"shared": False})),
     "source dans, vectors": Case(source("dans", {"negatives": "embedding", "pivots": 8}), stores=GRAPH),

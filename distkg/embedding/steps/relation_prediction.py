@@ -21,10 +21,12 @@ from distkg.config import RunConfig
 from distkg.embedding.activation import ActivatedHardness
 from distkg.embedding.batches import Directions
 from distkg.embedding.model import TrainingModel
+from distkg.embedding.scorers import Scorer
 from distkg.embedding.scorers.batch_norm import running_statistics
 from distkg.kernels.gather_scatter import add_rows
 from distkg.kernels.given_gradient import with_gradient
 from distkg.kernels.scores.log_sum_exp import blocks
+from distkg.kernels.scores.similarity import Similarity
 
 BLOCK_FLOATS = 1 << 20
 """Floats of the query vectors, or of the scores with the vectors of their pairs, that are computed together."""
@@ -116,17 +118,31 @@ class RelationPrediction:
     def _scores(self, anchor: Tensor, answer: Tensor, operands: Tensor, ids: Tensor) -> Tensor:
         """Return the training scores of pairs [b, entity_width] with all relations: [b, R], differentiable."""
         model = self._model
-        if self._is_direct:
-            pairs = model.scorer.relation_queries(model.dropout(anchor), answer)
-            assert pairs is not None
-            return model.training_similarity.block(pairs, operands)
-        queries = model.cross_queries(anchor, operands, ids)
-        place = torch.arange(len(anchor), device=anchor.device).repeat_interleave(len(ids))
-        candidates = model.scorer.candidates(answer)
-        return model.training_similarity.indexed(queries, candidates, place[:, None]).view(-1, len(ids))
+        queries = None if self._is_direct else model.cross_queries(anchor, operands, ids)
+        anchor = model.dropout(anchor) if self._is_direct else anchor
+        return relation_scores(model.scorer, model.training_similarity, anchor, answer, operands, queries)
 
     def _blocks(self, queries: int, operands: Tensor) -> Iterator[tuple[int, int]]:
         """Yield ranges of queries whose relations are compared together."""
         relations, width = operands.shape
         floats = relations + width if self._is_direct else relations * self._model.scorer.entity_width
         return blocks(queries, max(1, BLOCK_FLOATS // floats))
+
+
+def relation_scores(
+    scorer: Scorer, similarity: Similarity, anchor: Tensor, answer: Tensor, operands: Tensor, queries: Tensor | None
+) -> Tensor:
+    """Return the scores of pairs with all relations: float32 [b, R], differentiable.
+
+    Args:
+        anchor, answer: float32 [b, entity_width].
+        operands: float32 [R, O].
+        queries: float32 [b · R, Q], query vectors of every anchor with every relation; None for a scorer with
+            ``relation_queries``.
+    """
+    if queries is None:
+        pairs = scorer.relation_queries(anchor, answer)
+        assert pairs is not None
+        return similarity.block(pairs, operands)
+    place = torch.arange(len(anchor), device=anchor.device).repeat_interleave(len(operands))
+    return similarity.indexed(queries, scorer.candidates(answer), place[:, None]).view(-1, len(operands))
