@@ -127,7 +127,7 @@ VARIANTS: list[dict[str, Any]] = [
     },
     {"objective": {"name": "query_sampling", "activation": "hanon"}},
     {"objective": {"name": "non_negative"}},
-    {"objective": {"name": "k_vs_all"}},
+    {"objective": {"name": "k_vs_all"}, "regularizer": {"name": "dura"}},
     {"model": {"name": "ultra", "start": "models/x"}, "objective": {"name": "margin"}, "data": {"fanouts": [3]}},
     {"model": {"name": "trix_relations"}, "objective": {"name": "margin"}},
 ]
@@ -177,7 +177,8 @@ DEAD = [
     # Of relation prediction, where all relations compete.
     ("trix_relations", "margin", "negatives.source", "embedding models and foundation models"),
     # Of what is switched off.
-    ("complex", "margin", "regularizer.weight", "regularizer.name: n3 or l2"),
+    ("complex", "margin", "regularizer.weight", "regularizer.name: n3, l2 or dura"),
+    ("complex", "margin", "regularizer.product_factor", "regularizer.name: dura"),
     ("complex", "margin", "negatives.pool.depth", "negatives.pool.actors"),
     ("complex", "query_sampling", "objective.activation_limit", "objective.activation: hanon or halin"),
     ("ultra", "margin", "data.sampler", "data.fanouts"),

@@ -178,15 +178,36 @@ class ObjectiveConfig(Section):
 
 
 class RegularizerConfig(Section):
-    name: Literal["none", "n3", "l2"] = course("none", description="Norm penalty on the vectors that a batch uses.")
+    name: Literal["none", "n3", "l2", "dura"] = course(
+        "none",
+        description="Penalty on the vectors that a batch uses: norms n3 or l2; dura, for bilinear scorers, penalises "
+        "h, t and their products with the relation, hR and tRᵀ.",
+    )
     weight: float = course(
-        0.0, ge=0, description="Weight of the penalty on entity vectors.", acts={"regularizer.name": ("n3", "l2")}
+        0.0,
+        ge=0,
+        description="Weight of the penalty: n3 and l2, on entity vectors; dura, on all terms.",
+        acts={"regularizer.name": ("n3", "l2", "dura")},
     )
     relation_weight: float | None = course(
         None,
         ge=0,
         description="Weight of the penalty on relation vectors; default: regularizer.weight.",
         acts={"regularizer.name": ("n3", "l2")},
+    )
+    vector_factor: float = course(
+        1.0,
+        ge=0,
+        description="dura: factor of regularizer.weight on ‖h‖² + ‖t‖²; published: 0.5 for cp and complex, 2 for "
+        "rescal.",
+        acts={"regularizer.name": ("dura",)},
+    )
+    product_factor: float = course(
+        1.0,
+        ge=0,
+        description="dura: factor of regularizer.weight on ‖hR‖² + ‖tRᵀ‖²; published: 1.5 for cp and complex, 0.5 for "
+        "rescal.",
+        acts={"regularizer.name": ("dura",)},
     )
 
 

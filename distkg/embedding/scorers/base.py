@@ -37,12 +37,14 @@ class Scorer(nn.Module):
         relation_width: floats stored per relation.
         similarity: similarity of query vectors and candidate vectors.
         tied_inverse: True if ``inverse`` computes r⁻¹ in closed form.
+        bilinear: True if the score is ⟨hR, t⟩ with a matrix R of the relation, up to batch normalisation and dropout.
         number_parts: components of the numbers in a vector, in as many equal pieces of it: 2 for complex numbers.
         composition: compiled composition, if ``query(anchor, relation) = anchor ∘ operand(relation)``; else None.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
     tied_inverse: bool = False
+    bilinear: bool = False
     similarity: Similarity = DOT
     number_parts: ClassVar[int] = 1
     composition: ClassVar[Composition | None] = None
@@ -111,6 +113,15 @@ class Scorer(nn.Module):
         anchor rows.
         """
         return query if query.shape[1] == self.entity_width else anchor
+
+    def forward_product(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        """Return hR [B, ·] of anchor rows and relation rows; only if ``bilinear``. Default: the query."""
+        return self.query(anchor, relation)
+
+    def dual_product(self, answer: Tensor, relation: Tensor) -> Tensor:
+        """Return tRᵀ [B, ·] of answer rows and relation rows, with ⟨h, tRᵀ⟩ = ⟨hR, t⟩; only if ``bilinear``. Default:
+        the query of the inverse relation."""
+        return self.query(answer, self.inverse(relation))
 
     def inverse(self, relation: Tensor) -> Tensor:
         """Compute the vectors of r⁻¹ from those of r, [B, relation_width]; only if ``tied_inverse``."""

@@ -17,6 +17,7 @@ class ComplEx(Scorer):
     """Rows [real half | imaginary half]; a tied r⁻¹ is the conjugate of r."""
 
     tied_inverse = True
+    bilinear = True
     number_parts = 2
     composition = COMPLEX_PRODUCT
 

@@ -21,6 +21,7 @@ class QuatE(Scorer):
     """Rows [real | i | j | k], dim/4 floats each; a tied r⁻¹ is the conjugate of r."""
 
     tied_inverse = True
+    bilinear = True
     number_parts = 4
 
     def __init__(self, dim: int, options: Options) -> None:

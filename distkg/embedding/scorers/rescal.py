@@ -18,6 +18,7 @@ class RESCAL(Scorer):
     """RESCAL scorer. Relation rows hold W row by row, dim² floats; a tied r⁻¹ has the transpose of W."""
 
     tied_inverse = True
+    bilinear = True
 
     def __init__(self, dim: int, options: Options) -> None:
         super().__init__(dim, options)

@@ -20,6 +20,7 @@ class SimplE(Scorer):
     swaps the two."""
 
     tied_inverse = True
+    bilinear = True
 
     def __init__(self, dim: int, options: Options) -> None:
         require_multiple(dim, 2, "simple")

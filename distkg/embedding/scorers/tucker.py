@@ -31,6 +31,7 @@ class TuckER(Scorer):
     """
 
     Options = TuckEROptions
+    bilinear = True
 
     def __init__(self, dim: int, options: TuckEROptions) -> None:
         options = options.model_copy(update={"relation_dim": options.relation_dim or dim})
@@ -56,6 +57,14 @@ class TuckER(Scorer):
         anchor = self.input_dropout(self.input_norm(anchor))
         moved = torch.einsum("bi,rij->brj", anchor, self._matrix(operand))
         return self.output_dropout(self.output_norm(moved.flatten(0, 1))).view(moved.shape)
+
+    def forward_product(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        matrix = self._matrix(relation @ self.core.flatten(1))
+        return torch.bmm(anchor.unsqueeze(1), matrix).squeeze(1)
+
+    def dual_product(self, answer: Tensor, relation: Tensor) -> Tensor:
+        matrix = self._matrix(relation @ self.core.flatten(1))
+        return torch.bmm(matrix, answer.unsqueeze(2)).squeeze(2)
 
     def init_entities(self, rows: Tensor, generator: torch.Generator) -> None:
         unit_variance_(rows, rows.shape[-1], generator)

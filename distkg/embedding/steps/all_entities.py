@@ -46,7 +46,9 @@ class AllEntitiesStep:
         penalty = self._penalty.of_queries(anchor.rows, relation, batch.count) / total
         (penalty + with_gradient(query, grad_query)).backward()
         every_row, to_rows = through_candidates(own, candidates, reduced.candidates), gradient_of(rows, anchor)
-        answer_penalty = self._penalty.of_answers(own.detach(), batch.answers.row, total, every_row)
+        answer_penalty = self._penalty.of_answers(
+            own.detach(), batch.answers.row, batch.asked_relation, total, every_row
+        )
         loss = reduced.loss + penalty.detach() + answer_penalty
         if self._relations.weight:
             loss += self._predict_relations(batch, rows, own.detach(), total, to_rows, every_row)
