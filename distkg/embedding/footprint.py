@@ -18,12 +18,13 @@ from distkg.embedding.loop import WINDOW
 from distkg.embedding.scorers import Scorer
 from distkg.embedding.steps.captured import MOST_SHAPES
 from distkg.embedding.steps.relation_prediction import BLOCK_FLOATS
+from distkg.embedding.steps.step import DUAL_FLOATS
 from distkg.evaluation.score_blocks import CACHED_ROWS
 from distkg.kernels.given_gradient import with_gradient
 from distkg.negatives import SOURCES, RunSizes, depends_on_query, draws_on_tensors, generated_bytes, source_memory
 from distkg.negatives.kmas.relation_similarity import table_memory
 from distkg.negatives.prefetch.prefetched_source import hosted_parts
-from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING
+from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, PENALISES_PRODUCTS, QUERY_SAMPLING
 from distkg.planning.peak import peak_bytes
 from distkg.planning.sizes import BASE_PROCESS, FLOAT, INDEX, known_facts
 from distkg.sharding.optimizers import OPTIMIZERS
@@ -53,7 +54,7 @@ PAGE = 4096
 HEAP = 1.8
 LAYERS = 2  # memory of a transform with layers per byte of its tensors: oneDNN has buffers of its own
 ANSWER_VECTORS = 4  # of a query beside its transform: the answer and gradients
-PENALTY_VECTORS = 4  # more with a regularizer
+PENALTY_VECTORS, PRODUCT_VECTORS = 4, 8  # more with a regularizer, and more with one of products
 SCORE_FLOATS = 5.5  # of a sampled score: itself, its loss and weight, and gradients
 PUBLISHED_VERSIONS = 2
 QUERY_BYTES, REPLY_BYTES = 2 * 24, 5  # of a query in a request and beside it, and of a negative in a reply
@@ -238,6 +239,7 @@ def _sampled(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     # further thread has that of all queries.
     drawn = 2 * sizes.drawn if shares_negatives(config) else sizes.rows + sizes.own * (config.cluster.threads - 1)
     answers = ANSWER_VECTORS + (PENALTY_VECTORS if config.regularizer.name != "none" else 0)
+    answers += PRODUCT_VECTORS if penalises_products(config) else 0
     vectors = (answers * sizes.own + drawn) * scorer.entity_width
     transform = query_floats(scorer) * (LAYERS if any(True for _ in scorer.parameters()) else 1)
     # With one GPU, steps are captured in graphs, each of which keeps its memory.
@@ -290,12 +292,21 @@ def _all_entities(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int
     shard = shard_rows(config, counts) * scorer.entity_width
     # Queries of this worker with their gradients, and those of all workers.
     vectors = sizes.own * query_floats(scorer) + 4 * sizes.queries * scorer.entity_width
+    if penalises_products(config):  # those of queries, then those of answers, by blocks, with all relations
+        own = sizes.own * (query_floats(scorer) + PRODUCT_VECTORS * scorer.entity_width)
+        relations = 2 * counts.relations * scorer.relation_width
+        vectors += own + 2 * relations + PRODUCT_VECTORS * max(DUAL_FLOATS, scorer.relation_width)
     block = 3 * min(config.objective.score_memory_mb << 20, sizes.scores * FLOAT) // 2  # and gradients of a part of it
     gradients = 2 if config.train.overlap else 1
     if type(scorer).candidates is not Scorer.candidates:
         gradients += 2  # the answer part of each row, and its gradient
     rounding = 14 * shard if config.model.dtype == "bfloat16" else 0  # the shard in float32, updated and rounded
     return int(HEAP * vectors + gradients * shard) * FLOAT + block + rounding
+
+
+def penalises_products(config: RunConfig) -> bool:
+    """Return True if the regularizer penalises products with relations: of a step, two more transforms of a query."""
+    return config.regularizer.name in PENALISES_PRODUCTS
 
 
 def ranks_relations(config: RunConfig) -> bool:

@@ -24,6 +24,7 @@ from distkg.embedding.footprint import (
     makes_batches_on_gpu,
     operand_width,
     over_all_entities,
+    penalises_products,
     ranks_relations,
     relation_floats,
     shard_rows,
@@ -291,7 +292,9 @@ def _seconds(
     products = PRODUCTS_RECOMPUTED if _computes_scores_again(config, rows) else PRODUCTS
     terms = 2 * (TERM_COST if _sums_exponentials(config) else 0) / machine.flops
     score = 2 * width * products * cost / machine.flops if times.pair is None else times.pair * products / PRODUCTS
-    pairs = 2 * counts.triples.get("train", 0) / steps / workers if ranks_relations(config) else 0
+    pairs = 2 * counts.triples.get("train", 0) / steps / workers
+    # hR of every query and tRᵀ of every answer.
+    transforms = sizes.own + (sizes.own + pairs if penalises_products(config) else 0)
     relation = _relation_seconds(config, scorer, machine) if times.relation is None else times.relation
     passes = 0 if over_all_entities(config) else sizes.scores * _score_bytes(config, width)
     touched = rows if over_all_entities(config) else sizes.rows
@@ -300,10 +303,10 @@ def _seconds(
     per_step = {
         "data": _data_seconds(config, counts, machine),
         "exchange": _exchange(sizes.rows * width * FLOAT, workers, machine),
-        "compute": sizes.own * transform
+        "compute": transforms * transform
         + sizes.scores * (score + terms)
         + passes / machine.bandwidth
-        + pairs * counts.relations * relation,
+        + (pairs * counts.relations * relation if ranks_relations(config) else 0),
         "optimizer": 5 * touched * width * FLOAT / machine.bandwidth,  # gradient; state and weight read and written
         "relations": _replicated(
             relation_floats(config, counts, scorer) * FLOAT, summed_bytes(config, counts, scorer), workers, machine

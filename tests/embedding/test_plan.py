@@ -410,6 +410,18 @@ def test_relation_prediction_compares_every_query_with_every_relation() -> None:
     assert measured_times(make_config(), 0.01).relation is None
 
 
+def test_products_of_dura_are_two_more_transforms_of_a_query() -> None:
+    counts, machine = Counts(triples={"train": 1024}), Machine(flops=1e11, bandwidth=math.inf)
+
+    def compute(name: str) -> float:
+        config = make_config(train__workers=1, regularizer__name=name)
+        found = plan(config, counts, None, machine, times=Times(query=1e-5, pair=0.0)).seconds
+        assert found is not None
+        return found["compute"]
+
+    assert compute("dura") - compute("l2") == pytest.approx(2 * 2048 * 1e-5)
+
+
 def test_relation_prediction_has_memory_of_its_own() -> None:
     config = make_config(train__workers=1, objective__relation_prediction=0.5)
     assert "relation prediction" not in plan(make_config(), Counts(), None).memory

@@ -155,6 +155,12 @@ CASES: dict[str, Case] = {
     **{
         f"regularizer {name}": Case(embedding(regularizer={"name": name, "weight": 0.01})) for name in own(REGULARIZERS)
     },
+    "regularizer dura, one_vs_all": Case(
+        over_all_entities("one_vs_all") | {"regularizer": {"name": "dura", "weight": 0.01}}
+    ),
+    "regularizer dura, a matrix per relation": Case(
+        scorer("rescal") | {"regularizer": {"name": "dura", "weight": 0.01}}
+    ),
     **{f"scorer {name}": Case(scorer(name)) for name in own(SCORERS)},
     **{f"source {name}": Case(source(name), stores=_stores_of(name)) for name in own(SOURCES)},
     "relation prediction": Case(embedding(objective={"name": "logistic", "relation_prediction": 0.5})),
