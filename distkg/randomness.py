@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     GRAPH = 8
     GROWTH = 9
     PARTITIONS = 10
+    AVERAGE = 11
 
 
 def mixed_seed(*parts: int) -> int:

@@ -377,6 +377,25 @@ class TrainConfig(Section):
         ge=1,
         description="Stop training after this many validations without a better MRR; default: never.",
     )
+    average: Literal["none", "ema", "mean"] = course(
+        "none",
+        description="Average of the weights at the ends of epochs, beside those that are trained: ema (exponential, by "
+        "train.average_decay) or mean (of all from train.average_from on). Validation ranks with both, and those with "
+        "the better MRR are the model. Takes the memory of one more table.",
+    )
+    average_decay: float = course(
+        0.9,
+        ge=0,
+        lt=1,
+        description="Decay of the exponential average at the end of each epoch.",
+        acts={"train.average": ("ema",)},
+    )
+    average_from: int = course(
+        1,
+        ge=1,
+        description="First epoch, from 1, whose weights are averaged.",
+        acts={"train.average": ("ema", "mean")},
+    )
     overlap: bool = course(
         False,
         description="Exchange rows of the entity table during computation: faster over a network, but the rows of a "

@@ -34,6 +34,7 @@ ON_DEVICE = frozenset(
     {
         "entity table",
         "optimizer state",
+        "average of weights",
         "relations and networks",
         "exchange buffers",
         "objective",
@@ -47,7 +48,7 @@ ON_DEVICE = frozenset(
 LATER = frozenset({"checkpoint copy", "exchange buffers", "objective", "relation prediction", "evaluation", "batches"})
 """Parts of the footprint that are not allocated before the first step."""
 
-PAGED = frozenset({"entity table", "optimizer state"})
+PAGED = frozenset({"entity table", "optimizer state", "average of weights"})
 """Parts of the footprint that a table on disk keeps in mapped files."""
 PAGE = 4096
 # Resident memory per byte of the tensors of a step, which fragment the heap, on huge pages; measured: 1.1 to 1.8.
@@ -177,7 +178,8 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
     state = shard_rows(config, counts) * sum(columns.values()) * FLOAT
     dense = relation_floats(config, counts, scorer) * FLOAT
     accumulators = 2 if config.optimizer.name == "adam" else 1
-    on_disk = table_on_disk(config)
+    on_disk, averages = table_on_disk(config), config.train.average != "none"
+    averaged = stored if averages else 0
     objective = (_all_entities if over_all_entities(config) else _sampled)(config, counts, scorer)
     # Vectors are gathered between steps, and steps reuse their memory.
     requests = message_bytes(config, counts, scorer) + max(0, _gathered(config, counts, scorer) - objective)
@@ -185,9 +187,10 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
         "base process": BASE_PROCESS,
         "entity table": stored,
         "optimizer state": state,
-        "relations and networks": dense * (2 + accumulators),  # with value and gradient
+        **({"average of weights": averaged} if averages else {}),
+        "relations and networks": dense * (2 + accumulators + averages),  # with value and gradient
         # While a checkpoint is written; a table on disk is written from its file.
-        "checkpoint copy": (0 if on_disk else stored + state) + dense * (1 + accumulators),
+        "checkpoint copy": (0 if on_disk else stored + state + averaged) + dense * (1 + accumulators + averages),
         **(_pages(config, counts, stored, state) if on_disk else {}),
         "exchange buffers": _exchange(config, counts, scorer),
         "objective": objective,

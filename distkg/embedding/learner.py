@@ -14,7 +14,7 @@ from distkg.data.store.graph_store import Store
 from distkg.embedding.build import build_objective
 from distkg.embedding.growth.settings import frozen_counts
 from distkg.embedding.loop import Loop
-from distkg.embedding.model import Model, TrainingModel, rows_by_relation
+from distkg.embedding.model import Model, TrainingModel, rows_by_relation, storage_of
 from distkg.embedding.telemetry import negative_telemetry
 from distkg.evaluation.filtered_triples import FilteredTriples
 from distkg.evaluation.metrics import evaluate_triples, ranking_metrics, subsample
@@ -22,6 +22,7 @@ from distkg.evaluation.ranking import rank_answers
 from distkg.sharding.checkpoint.checkpoint import State
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.replicated_parameters import ReplicatedParameters
+from distkg.sharding.row_storage import RowStorage
 from distkg.sharding.table import ShardedTable
 from distkg.training.learner import Segment
 from distkg.training.provenance import Provenance, provenance_of
@@ -71,6 +72,9 @@ class EmbeddingLearner:
 
     def model_state(self) -> State:
         return model_state(self.model)
+
+    def storage(self) -> RowStorage:
+        return storage_of(self._config, self.model.ranks)
 
     def state(self) -> State:
         state = model_state(self.model)

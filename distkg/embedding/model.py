@@ -17,7 +17,7 @@ from distkg.kernels.scores.similarity import Similarity
 from distkg.randomness import Purpose, stream
 from distkg.sharding.optimizers import OPTIMIZERS
 from distkg.sharding.ranks import Ranks
-from distkg.sharding.row_storage import MappedFiles
+from distkg.sharding.row_storage import DeviceMemory, MappedFiles, RowStorage
 from distkg.sharding.shards import Shards
 from distkg.sharding.table import ShardedTable
 
@@ -25,6 +25,12 @@ BY_RELATION = ("relations", "hardness.raw_scale")
 """Parameters of a model with a row for each relation and, unless inverses are tied, each inverse relation."""
 
 _FILL_ROWS = 1 << 14
+
+
+def storage_of(config: RunConfig, ranks: Ranks) -> RowStorage:
+    """Return new storage of a table of entities, as configured in ``train.table_storage``."""
+    disk = config.train.table_storage == "disk"
+    return MappedFiles(config.train.table_folder) if disk else DeviceMemory(ranks.device)
 
 
 def rows_by_relation(config: RunConfig) -> Sequence[str]:
@@ -180,7 +186,7 @@ class TrainingModel(Model):
         there are any, the networks that they were trained with."""
         optimizer, dtype = OPTIMIZERS[config.optimizer.name], getattr(torch, config.model.dtype)
         width = make_scorer(config.model).entity_width
-        storage = MappedFiles(config.train.table_folder) if config.train.table_storage == "disk" else None
+        storage = storage_of(config, ranks)
         table = ShardedTable(num_entities, width, optimizer, ranks, dtype, storage, frozen=frozen[0])
         super().__init__(config, num_entities, num_relations, ranks, table)
         self._frozen_relations = frozen[1] if any(frozen) else None
