@@ -123,7 +123,7 @@ VARIANTS: list[dict[str, Any]] = [
         "objective": {"name": "self_adversarial"},
         "negatives": {"pool": {"actors": 1}},
         "regularizer": {"name": "n3"},
-        "train": {"table_storage": "disk"},
+        "train": {"table_storage": "disk", "average": "ema"},
     },
     {"objective": {"name": "query_sampling", "activation": "hanon"}},
     {"objective": {"name": "non_negative"}},
@@ -182,6 +182,8 @@ DEAD = [
     ("complex", "margin", "negatives.pool.depth", "negatives.pool.actors"),
     ("complex", "query_sampling", "objective.activation_limit", "objective.activation: hanon or halin"),
     ("ultra", "margin", "data.sampler", "data.fanouts"),
+    ("ultra", "margin", "train.average_decay", "train.average: ema"),
+    ("complex", "margin", "train.average_from", "train.average: ema or mean"),
     ("ultra", "margin", "model.keep_start", "model.start"),
 ]  # fmt: skip
 

@@ -211,9 +211,10 @@ class Training:
         self._save(best=gained)
 
     def _metrics_by_weights(self) -> dict[Weights, Metrics]:
-        """Validate with the raw weights, and with their average if there is one; empty without validation triples."""
+        """Validate with the raw weights, and with their average, unless it is of one epoch, whose weights it equals;
+        empty without validation triples."""
         raw = self.learner.validate()
-        if raw is None or not self.average.count:
+        if raw is None or self.average.count < 2:
             return {} if raw is None else {"raw": raw}
         with self.average.in_model():
             average = self.learner.validate()
@@ -489,10 +490,10 @@ class Training:
 
     def _evaluate_other_weights(self, checkpoint: str) -> dict[Weights, dict[str, Metrics]]:
         """Return the metrics of the weights of a checkpoint with the lower validation MRR, by split; empty if it has
-        no average. Overwrites the model."""
+        no average of several epochs. Overwrites the model."""
         manifest = self.checkpoints.describe(checkpoint)
         restored = self._restored(manifest.progress, manifest.world_size)
-        if not restored.averaged:
+        if restored.averaged < 2:
             return {}
         weights, model = other(restored.weights), self.learner.model_state()
         self.checkpoints.load(checkpoint, prefixed(model, model, weights))

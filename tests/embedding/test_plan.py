@@ -410,6 +410,17 @@ def test_relation_prediction_compares_every_query_with_every_relation() -> None:
     assert measured_times(make_config(), 0.01).relation is None
 
 
+def test_an_average_of_weights_takes_one_more_table_and_its_copy() -> None:
+    plain, averaged = (plan(make_config(train__average=kind), Counts(), None).memory for kind in ("none", "ema"))
+    table, relations = 500_000 * 128 * 4, 200 * 128 * 4
+    assert "average of weights" not in plain
+    assert averaged["average of weights"] == table
+    assert averaged["relations and networks"] - plain["relations and networks"] == relations
+    assert averaged["checkpoint copy"] - plain["checkpoint copy"] == table + relations
+    on_disk = plan(make_config(train__average="mean", train__table_storage="disk"), Counts(), None)
+    assert on_disk.disk["average of weights"] == table
+
+
 def test_products_of_dura_are_two_more_transforms_of_a_query() -> None:
     counts, machine = Counts(triples={"train": 1024}), Machine(flops=1e11, bandwidth=math.inf)
 

@@ -176,6 +176,7 @@ CASES: dict[str, Case] = {
     "negatives not shared": Case(embedding(negatives={"shared": False})),
     "source dans, vectors": Case(source("dans", {"negatives": "embedding", "pivots": 8}), stores=GRAPH),
     "table on disk": Case(embedding(train={"batch_size": 1024, "table_storage": "disk"})),
+    "average of weights": Case(embedding(train={"average": "ema", "epochs": 2})),
     "overlap": Case(embedding(train={"overlap": True})),
     **{f"pool {name}": Case(pooled(name), stores=GRAPH) for name in POOLED},
     "pool near_miss, sync": Case(pooled("near_miss", sync=True), stores=GRAPH),
@@ -185,6 +186,10 @@ CASES: dict[str, Case] = {
         f"foundation {name}": Case(foundation(name), stores=("tiny", "fewer") if name in LARGE else GRAPH)
         for name in own(MODELS)
     },
+    "foundation ultra, average of weights": Case(
+        foundation("ultra") | {"train": {"batch_size": 16, "epochs": 2, "steps_per_epoch": 1, "average": "mean"}},
+        stores=GRAPH,
+    ),
     "foundation ultra, source k_hop": Case(foundation("ultra", source="k_hop"), stores=GRAPH),
     "foundation ultra, source dans": Case(
         foundation("ultra", source="dans", vectors="made for the case", options={"pivots": 8}), stores=GRAPH
