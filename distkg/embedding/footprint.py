@@ -17,7 +17,7 @@ from distkg.embedding.entity_buckets import PARTITIONS, SPARE, partitions_in_use
 from distkg.embedding.loop import WINDOW
 from distkg.embedding.scorers import Scorer
 from distkg.embedding.steps.captured import MOST_SHAPES
-from distkg.embedding.steps.relation_prediction import BLOCK_FLOATS
+from distkg.embedding.steps.relation_prediction import BLOCK_FLOATS, has_relation_queries
 from distkg.embedding.steps.step import DUAL_FLOATS
 from distkg.evaluation.score_blocks import CACHED_ROWS
 from distkg.kernels.given_gradient import with_gradient
@@ -319,8 +319,8 @@ def ranks_relations(config: RunConfig) -> bool:
 
 def compares_relations_directly(config: RunConfig, scorer: Scorer) -> bool:
     """Return True if relation prediction needs no query vector for each relation."""
-    nobody = torch.empty(0, scorer.entity_width)
-    return scorer.relation_queries(nobody, nobody) is not None and config.objective.activation == "none"
+    device = next((each.device for each in scorer.parameters()), torch.device("cpu"))
+    return config.objective.activation == "none" and has_relation_queries(scorer, device)
 
 
 def operand_width(scorer: Scorer) -> int:

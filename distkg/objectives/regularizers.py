@@ -42,7 +42,7 @@ def squared_l2(magnitude: Tensor) -> Tensor:
 
 @REGULARIZERS.register("dura")
 def dual_squared_l2(magnitude: Tensor) -> Tensor:
-    """Squared L2 norm of a vector of DURA, the duality-induced regularizer (Zhang, Cai and Wang 2020, eq. 8).
+    """Squared L2 norm of a vector of DURA, the duality-induced regularizer (Zhang, Cai and Wang 2020).
 
     DURA penalises ‖h‖² + ‖t‖² + ‖hR‖² + ‖tRᵀ‖² of a fact with the score ⟨hR, t⟩ = ⟨h, tRᵀ⟩, each part with a weight.
     """

@@ -87,14 +87,15 @@ class Scorer(nn.Module):
             float32 [B, R, Q].
         """
         if self.composition is not None:
-            return self.composition.plain(anchor[:, None], operand)
+            return self.composition.cross(anchor, operand)
         queries, relations = len(anchor), len(operand)
         pairs = self.query(anchor.repeat_interleave(relations, 0), operand.repeat(queries, 1))
         return pairs.unflatten(0, (queries, relations))
 
     def relation_queries(self, anchor: Tensor, answer: Tensor) -> Tensor | None:
-        """Return vectors [B, O] whose ``similarity`` with the operand of a relation is the score of a fact, to rank
-        relations without a query vector for each; None if the scorer has no such form, which is the default.
+        """Return vectors [B, O] whose ``similarity`` with the operand of a relation is the score of a fact, but for a
+        number of the pair, to rank relations without a query vector for each; None if the scorer has no such form,
+        which is the default. Batch norms use their running statistics.
 
         Args:
             anchor, answer: float32 [B, entity_width].

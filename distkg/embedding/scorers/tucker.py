@@ -58,6 +58,15 @@ class TuckER(Scorer):
         moved = torch.einsum("bi,rij->brj", anchor, self._matrix(operand))
         return self.output_dropout(self.output_norm(moved.flatten(0, 1))).view(moved.shape)
 
+    def relation_queries(self, anchor: Tensor, answer: Tensor) -> Tensor:
+        """Return outer products [B, dim²], with the running statistics of the query's batch norm, whose shift is the
+        same for all relations of a pair."""
+        variance = self.output_norm.running_var
+        assert variance is not None
+        scale = (variance + self.output_norm.eps).rsqrt() * self.output_norm.weight
+        left, right = self.input_dropout(self.input_norm(anchor)), self.output_dropout(answer * scale)
+        return (left.unsqueeze(2) * right.unsqueeze(1)).flatten(1)
+
     def forward_product(self, anchor: Tensor, relation: Tensor) -> Tensor:
         matrix = self._matrix(relation @ self.core.flatten(1))
         return torch.bmm(anchor.unsqueeze(1), matrix).squeeze(1)

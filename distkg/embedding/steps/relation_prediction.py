@@ -1,6 +1,6 @@
 """Relation prediction: an auxiliary loss that ranks the relation of a query among all relations of its direction.
 
-Chen et al. 2021 (arXiv 2110.02834, eq. 2) add −λ log P(r | h, t) to the two losses of a fact, log P being that of a
+Chen et al. 2021 (arXiv 2110.02834) add −λ log P(r | h, t) to the two losses of a fact, log P being that of a
 softmax of the same scores over all relations. Here every fact is two queries, so each query (anchor, relation) with an
 answer adds −λ log P(relation | anchor, answer) to its own loss, among the R relations of its direction: [0, R) of tail
 queries, [R, 2R) of head queries. With tied inverses both are the paper's term. With learned ones each direction learns
@@ -73,9 +73,8 @@ class RelationPrediction:
     def __init__(self, model: TrainingModel, config: RunConfig) -> None:
         self.weight = config.objective.relation_prediction
         self._model = model
-        nobody = torch.empty(0, model.scorer.entity_width)
-        form = model.scorer.relation_queries(nobody, nobody)
-        self._is_direct = form is not None and not isinstance(model.hardness, ActivatedHardness)
+        activated = isinstance(model.hardness, ActivatedHardness)
+        self._is_direct = has_relation_queries(model.scorer, model.ranks.device) and not activated
 
     def __call__(
         self, anchor: RowUses, answer: RowUses, relation: Tensor, directions: Directions, weight: float | Tensor
@@ -129,10 +128,17 @@ class RelationPrediction:
         return blocks(queries, max(1, BLOCK_FLOATS // floats))
 
 
+def has_relation_queries(scorer: Scorer, device: torch.device) -> bool:
+    """Return True if a scorer, whose layers are on a device, has ``relation_queries``."""
+    nobody = torch.empty(0, scorer.entity_width, device=device)
+    with running_statistics(scorer):
+        return scorer.relation_queries(nobody, nobody) is not None
+
+
 def relation_scores(
     scorer: Scorer, similarity: Similarity, anchor: Tensor, answer: Tensor, operands: Tensor, queries: Tensor | None
 ) -> Tensor:
-    """Return the scores of pairs with all relations: float32 [b, R], differentiable.
+    """Return the scores of pairs with all relations, but for a number of each pair: float32 [b, R], differentiable.
 
     Args:
         anchor, answer: float32 [b, entity_width].
