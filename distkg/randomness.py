@@ -35,6 +35,7 @@ class Purpose(IntEnum):
     PARTITIONS = 10
     ANCHORS = 11
     GENERATED = 12
+    AVERAGE = 13
 
 
 def mixed_seed(*parts: int) -> int:

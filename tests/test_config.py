@@ -126,11 +126,11 @@ VARIANTS: list[dict[str, Any]] = [
         "objective": {"name": "self_adversarial"},
         "negatives": {"pool": {"actors": 1}},
         "regularizer": {"name": "n3"},
-        "train": {"table_storage": "disk"},
+        "train": {"table_storage": "disk", "average": "ema"},
     },
     {"objective": {"name": "query_sampling", "activation": "hanon"}},
     {"objective": {"name": "non_negative"}, "model": {"entities": "nodepiece"}},
-    {"objective": {"name": "k_vs_all"}},
+    {"objective": {"name": "k_vs_all"}, "regularizer": {"name": "dura"}},
     {"model": {"name": "ultra", "start": "models/x"}, "objective": {"name": "margin"}, "data": {"fanouts": [3]}},
     {"model": {"name": "ultra"}, "objective": {"name": "margin"}, "data": {"generated": {"share": 0.5}}},
     {"model": {"name": "trix_relations"}, "objective": {"name": "margin"}},
@@ -164,6 +164,7 @@ DEAD = [
         "model.dim", "model.dropout", "model.dtype", "model.entities", "model.inverse", "regularizer.name",
         "regularizer.weight", "negatives.shared", "negatives.chunk_size", "negatives.filter", "train.overlap",
         "train.precision", "train.compile", "evaluate.memory_mb", "objective.activation",
+        "objective.relation_prediction",
     )),
     # Of foundation models, for an embedding.
     *(("complex", "margin", key, "foundation models") for key in (
@@ -182,12 +183,15 @@ DEAD = [
     # Of relation prediction, where all relations compete.
     ("trix_relations", "margin", "negatives.source", "embedding models and foundation models"),
     # Of what is switched off.
-    ("complex", "margin", "regularizer.weight", "regularizer.name: n3 or l2"),
+    ("complex", "margin", "regularizer.weight", "regularizer.name: n3, l2 or dura"),
+    ("complex", "margin", "regularizer.product_factor", "regularizer.name: dura"),
     ("complex", "margin", "negatives.pool.depth", "negatives.pool.actors"),
     ("complex", "query_sampling", "objective.activation_limit", "objective.activation: hanon or halin"),
     ("ultra", "margin", "data.sampler", "data.fanouts"),
     ("ultra", "margin", "data.generated.curriculum", "data.generated.share"),
     ("complex", "margin", "data.generated.share", "foundation models and models that rank relations"),
+    ("ultra", "margin", "train.average_decay", "train.average: ema"),
+    ("complex", "margin", "train.average_from", "train.average: ema or mean"),
     ("ultra", "margin", "model.keep_start", "model.start"),
 ]  # fmt: skip
 

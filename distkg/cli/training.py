@@ -69,10 +69,11 @@ def train(
     from distkg.cluster.launch import launch_training
     from distkg.data.storage.working_copy import folder_at, shown
     from distkg.reporting.report import write_report
+    from distkg.reporting.run_record import metrics_by_split
     from distkg.reporting.tables import metrics_table
 
     result = launch_training(settings, run, resume=resume, accept_changes=accept_changes)
-    show_table(metrics_table(result["metrics"], "Filtered ranks among all entities"))
+    show_table(metrics_table(metrics_by_split(result), "Filtered ranks among all entities"))
     with folder_at(run) as folder:
         say(f"report: {shown(write_report(folder))}")
 

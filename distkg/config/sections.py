@@ -242,6 +242,13 @@ class ObjectiveConfig(Section):
         description="Learn the activation's factor of each relation; if false, the factor is 1.",
         acts={"objective.activation": ("hanon", "halin", "x_exp", "double", "artanh")},
     )
+    relation_prediction: float = course(
+        0.0,
+        ge=0,
+        description="Weight λ of an auxiliary loss, −log P(relation | anchor, answer) by the same scores among all "
+        "relations of the query's direction, added to the loss of each query; 0: none.",
+        acts=EMBEDDING,
+    )
     products: Literal["float32", "bfloat16"] = course(
         "float32",
         description="Precision of the matrix products over all entities; sums are float32.",
@@ -250,15 +257,36 @@ class ObjectiveConfig(Section):
 
 
 class RegularizerConfig(Section):
-    name: Literal["none", "n3", "l2"] = course("none", description="Norm penalty on the vectors that a batch uses.")
+    name: Literal["none", "n3", "l2", "dura"] = course(
+        "none",
+        description="Penalty on the vectors that a batch uses: norms n3 or l2; dura, for bilinear scorers, penalises "
+        "h, t and their products with the relation, hR and tRᵀ.",
+    )
     weight: float = course(
-        0.0, ge=0, description="Weight of the penalty on entity vectors.", acts={"regularizer.name": ("n3", "l2")}
+        0.0,
+        ge=0,
+        description="Weight of the penalty: n3 and l2, on entity vectors; dura, on all terms.",
+        acts={"regularizer.name": ("n3", "l2", "dura")},
     )
     relation_weight: float | None = course(
         None,
         ge=0,
         description="Weight of the penalty on relation vectors; default: regularizer.weight.",
         acts={"regularizer.name": ("n3", "l2")},
+    )
+    vector_factor: float = course(
+        1.0,
+        ge=0,
+        description="dura: factor of regularizer.weight on ‖h‖² + ‖t‖²; published: 0.5 for cp and complex, 2 for "
+        "rescal.",
+        acts={"regularizer.name": ("dura",)},
+    )
+    product_factor: float = course(
+        1.0,
+        ge=0,
+        description="dura: factor of regularizer.weight on ‖hR‖² + ‖tRᵀ‖²; published: 1.5 for cp and complex, 0.5 for "
+        "rescal.",
+        acts={"regularizer.name": ("dura",)},
     )
 
 
@@ -427,6 +455,25 @@ class TrainConfig(Section):
         None,
         ge=1,
         description="Stop training after this many validations without a better MRR; default: never.",
+    )
+    average: Literal["none", "ema", "mean"] = course(
+        "none",
+        description="Average of the weights at the ends of epochs, beside those that are trained: ema (exponential, by "
+        "train.average_decay) or mean (of all from train.average_from on). Validation ranks with both, and those with "
+        "the better MRR are the model. Takes the memory of one more table.",
+    )
+    average_decay: float = course(
+        0.9,
+        ge=0,
+        lt=1,
+        description="Decay of the exponential average at the end of each epoch.",
+        acts={"train.average": ("ema",)},
+    )
+    average_from: int = course(
+        1,
+        ge=1,
+        description="First epoch, from 1, whose weights are averaged.",
+        acts={"train.average": ("ema", "mean")},
     )
     overlap: bool = course(
         False,

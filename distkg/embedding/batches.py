@@ -44,6 +44,10 @@ REPORTED = 64  # queries of a step whose negatives are kept for reports
 MARKED_SHARE = 8  # ids are marked among all entities if there is one for as many entities
 
 
+Directions = tuple[Tensor | slice, Tensor | slice]
+"""Places of tail queries, whose relations are below R, and of head queries."""
+
+
 class Batch(Protocol):
     """Batch as the training loop sees it.
 
@@ -125,6 +129,12 @@ class SampledBatch:
     queries: int
     made: GeneratedNegatives | None = None
     drawn: DrawnNegatives | None = field(default=None, metadata=ONLY_REPORTED)
+
+    @property
+    def directions(self) -> Directions:
+        """Return the halves of the queries: first those for tails, then those for heads."""
+        half = len(self.anchor) // 2
+        return slice(0, half), slice(half, None)
 
 
 class SampledBatches:
@@ -297,6 +307,7 @@ class QuerySampledBatch:
         sampled: int64 [s], indices of the sampled queries in the batch, sorted.
         width: largest number of sampled queries of a rank, to which gathered queries are padded.
         live: float32 [ranks · width], 1 for a sampled query and 0 for padding.
+        tail_queries, head_queries: int64, indices of the queries in the batch by direction.
     """
 
     ids: Tensor
@@ -307,6 +318,8 @@ class QuerySampledBatch:
     sampled: Tensor
     width: int
     live: Tensor
+    tail_queries: Tensor
+    head_queries: Tensor
 
 
 class QuerySampledBatches:
@@ -315,7 +328,7 @@ class QuerySampledBatches:
     def __init__(self, store: Store, share: float, batch_size: int, seed: int, ranks: Ranks, first: int = 0) -> None:
         """Create the batches of the training triples from row ``first`` on."""
         self._share, self._seed, self._ranks, self.ahead = share, seed, ranks, True
-        self._entities = store.num_entities
+        self._entities, self._relations = store.num_entities, store.num_relations
         self._anchor, self._relation, _, self._answer = map(torch.from_numpy, _single_queries(store, ranks, first))
         self.triples = store.manifest.triples["train"] - first
         items = StridedItems(self.triples, 2, ranks)
@@ -347,6 +360,8 @@ class QuerySampledBatches:
             sampled=sampled,
             width=width,
             live=live,
+            tail_queries=(self._relation[chosen] < self._relations).nonzero().flatten(),
+            head_queries=(self._relation[chosen] >= self._relations).nonzero().flatten(),
         )
 
     def _sampled_of(self, queries: int) -> int:
@@ -365,6 +380,8 @@ class AllEntitiesBatch:
         count: float32 [b], number of answers of each query.
         width: largest number of queries of a rank, to which gathered queries are padded.
         answers: answers of all ranks' queries that are rows of this rank.
+        asked_relation: int64 [a], relation of the query of each answer.
+        tail_answers, head_answers: int64, indices of the answers by the direction of their query.
     """
 
     ids: Tensor
@@ -373,6 +390,9 @@ class AllEntitiesBatch:
     count: Tensor
     width: int
     answers: Answers
+    asked_relation: Tensor
+    tail_answers: Tensor
+    head_answers: Tensor
 
 
 class AllEntitiesBatches:
@@ -381,7 +401,7 @@ class AllEntitiesBatches:
     def __init__(self, store: Store, group: bool, batch_size: int, seed: int, ranks: Ranks, first: int = 0) -> None:
         """Create the batches of the queries of the training triples from row ``first`` on."""
         self._ranks, self.ahead = ranks, ranks.size == 1  # ranks tell each other their answers
-        self._shards = Shards(store.num_entities, ranks.size)
+        self._shards, self._relations = Shards(store.num_entities, ranks.size), store.num_relations
         self.triples = store.manifest.triples["train"] - first
         queries = _local_queries(store, ranks, first) if group else _single_queries(store, ranks, first)
         self._anchor, self._relation, self._offsets, self._answers = map(torch.from_numpy, queries)
@@ -406,17 +426,22 @@ class AllEntitiesBatches:
         query, place = map(torch.from_numpy, expanded_ranges(starts.numpy(), ends.numpy()))
         entity = self._answers[place].long()
         ids, anchor = torch.unique(self._anchor[chosen].long(), return_inverse=True)
+        relation = self._relation[chosen].long()
+        answers, asked = self._owned(query, entity, relation[query], width)
         return AllEntitiesBatch(
             ids=ids,
             anchor=anchor,
-            relation=self._relation[chosen].long(),
+            relation=relation,
             count=(ends - starts).float(),
             width=width,
-            answers=self._owned(query, entity, width),
+            answers=answers,
+            asked_relation=asked,
+            tail_answers=(asked < self._relations).nonzero().flatten(),
+            head_answers=(asked >= self._relations).nonzero().flatten(),
         )
 
-    def _owned(self, query: Tensor, entity: Tensor, width: int) -> Answers:
-        """Select the answers of all ranks' queries that are rows of this rank; collective.
+    def _owned(self, query: Tensor, entity: Tensor, relation: Tensor, width: int) -> tuple[Answers, Tensor]:
+        """Select the answers of all ranks' queries that are rows of this rank, with the relations asked; collective.
 
         Ranks tell each other through host memory: how many there are decides shapes, for which a device would have to
         be waited for.
@@ -424,15 +449,14 @@ class AllEntitiesBatches:
         ranks = self._ranks
         longest = torch.tensor(len(query))
         ranks.all_reduce(longest, "max")
-        padded = torch.full((int(longest), 2), -1, dtype=torch.int64)
-        padded[: len(query), 0] = query + ranks.rank * width
-        padded[: len(query), 1] = entity
+        padded = torch.full((int(longest), 3), -1, dtype=torch.int64)
+        padded[: len(query)] = torch.stack([query + ranks.rank * width, entity, relation], 1)
         everyone = ranks.all_gather(padded)
         everyone = everyone[everyone[:, 0] >= 0]
         count = torch.bincount(everyone[:, 0], minlength=width * ranks.size).float()
         low, high = self._shards.range(ranks.rank)
         own = everyone[(everyone[:, 1] >= low) & (everyone[:, 1] < high)]
-        return Answers(own[:, 0].contiguous(), own[:, 1] - low, count)
+        return Answers(own[:, 0].contiguous(), own[:, 1] - low, count), own[:, 2].contiguous()
 
 
 QueryArrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]

@@ -12,7 +12,7 @@ from distkg.embedding.activation import make_hardness
 from distkg.embedding.batches import AllEntitiesBatches, Batches, QuerySampledBatches, SampledBatches
 from distkg.embedding.growth.settings import first_trained_fact
 from distkg.embedding.model import TrainingModel
-from distkg.embedding.scorers import make_scorer
+from distkg.embedding.scorers import SCORERS, make_scorer
 from distkg.embedding.sharded_model_view import ShardedModelView
 from distkg.embedding.steps.all_entities import AllEntitiesStep
 from distkg.embedding.steps.captured import captured
@@ -24,7 +24,7 @@ from distkg.kernels.scores.similarity import DOT
 from distkg.negatives import SOURCES, NegativeSource, TrainingGraph, check_source, make_source
 from distkg.negatives.mixture import Mixture
 from distkg.negatives.prefetch.prefetched_source import hosted_parts, make_hosted_source
-from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING, SAMPLED
+from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, PENALISES_PRODUCTS, QUERY_SAMPLING, SAMPLED
 from distkg.registry import UnknownNameError
 from distkg.training.learner import check_batch
 from distkg.training.services import LOCAL_SERVICES, Services
@@ -50,7 +50,14 @@ def check_objective(config: RunConfig) -> None:
     _check_storage(config)
     _check_negatives(config)
     with torch.device("meta"):
-        products = make_hardness(config, make_scorer(config.model), relations=1).similarity is DOT
+        scorer = make_scorer(config.model)
+        products = make_hardness(config, scorer, relations=1).similarity is DOT
+    if config.regularizer.name in PENALISES_PRODUCTS and not scorer.bilinear:
+        raise ConfigError(
+            f"regularizer.name: {config.regularizer.name} penalises the products hR and tRᵀ of a score ⟨hR, t⟩, and "
+            f"the score of {config.model.name}{_with_options(config)} is not bilinear. Use n3 or l2, or a bilinear "
+            f"scorer: {', '.join(_bilinear_scorers())}."
+        )
     if name not in (*SAMPLED, NON_NEGATIVE) and objective.products != "float32" and not products:
         raise ConfigError(
             f"objective.products: {objective.products} is for inner products; {config.model.name} takes "
@@ -62,6 +69,14 @@ def check_objective(config: RunConfig) -> None:
             "whose squares would reward bad answers. Take a scorer with a distance, such as rote, or set "
             "objective.square_positives: false."
         )
+
+
+def _with_options(config: RunConfig) -> str:
+    return f" with {config.model.options}" if config.model.options else ""
+
+
+def _bilinear_scorers() -> list[str]:
+    return [name for name in SCORERS if SCORERS[name].bilinear]
 
 
 def check_sources(config: RunConfig, store: Store) -> None:

@@ -20,12 +20,14 @@ from distkg.embedding.entity_buckets import PARTITIONS, SPARE, partitions_in_use
 from distkg.embedding.loop import WINDOW
 from distkg.embedding.scorers import Scorer
 from distkg.embedding.steps.captured import MOST_SHAPES
+from distkg.embedding.steps.relation_prediction import BLOCK_FLOATS, has_relation_queries
+from distkg.embedding.steps.step import DUAL_FLOATS
 from distkg.evaluation.score_blocks import CACHED_ROWS
 from distkg.kernels.given_gradient import with_gradient
 from distkg.negatives import SOURCES, RunSizes, depends_on_query, draws_on_tensors, generated_bytes, source_memory
 from distkg.negatives.kmas.relation_similarity import table_memory
 from distkg.negatives.prefetch.prefetched_source import hosted_parts
-from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, QUERY_SAMPLING
+from distkg.objectives import ALL_ENTITIES, NON_NEGATIVE, PENALISES_PRODUCTS, QUERY_SAMPLING
 from distkg.planning.peak import peak_bytes
 from distkg.planning.sizes import BASE_PROCESS, FLOAT, INDEX, known_facts
 from distkg.sharding.optimizers import OPTIMIZERS
@@ -35,26 +37,28 @@ ON_DEVICE = frozenset(
     {
         "entity table",
         "optimizer state",
+        "average of weights",
         "relations and networks",
         "exchange buffers",
         "objective",
+        "relation prediction",
         "evaluation",
         "batches on the GPU",
     }
 )
 """Parts of the footprint that are in GPU memory, if the worker has a GPU."""
 
-LATER = frozenset({"checkpoint copy", "exchange buffers", "objective", "evaluation", "batches"})
+LATER = frozenset({"checkpoint copy", "exchange buffers", "objective", "relation prediction", "evaluation", "batches"})
 """Parts of the footprint that are not allocated before the first step."""
 
-PAGED = frozenset({"entity table", "optimizer state"})
+PAGED = frozenset({"entity table", "optimizer state", "average of weights"})
 """Parts of the footprint that a table on disk keeps in mapped files."""
 PAGE = 4096
 # Resident memory per byte of the tensors of a step, which fragment the heap, on huge pages; measured: 1.1 to 1.8.
 HEAP = 1.8
 LAYERS = 2  # memory of a transform with layers per byte of its tensors: oneDNN has buffers of its own
 ANSWER_VECTORS = 4  # of a query beside its transform: the answer and gradients
-PENALTY_VECTORS = 4  # more with a regularizer
+PENALTY_VECTORS, PRODUCT_VECTORS = 4, 8  # more with a regularizer, and more with one of products
 SCORE_FLOATS = 5.5  # of a sampled score: itself, its loss and weight, and gradients
 PUBLISHED_VERSIONS = 2
 QUERY_BYTES, REPLY_BYTES = 2 * 24, 5  # of a query in a request and beside it, and of a negative in a reply
@@ -67,6 +71,7 @@ MASKED_IDS = 4  # times the negatives of a batch while known facts are masked: k
 COMPOSED_TOKENS = 14  # floats per token of rows that are composed together: ids, weights, and their order in torch
 SEARCHED_BYTES = 64  # per fact and direction, for the tokens of entities: keys, their order, counts, and neighbours
 QUERY_VECTORS = 12  # of a transform that cannot be counted
+OPERANDS, PAIR_VECTORS, SHARES = 5, 6, 4  # of relation prediction, with gradients: of a relation, a pair, and a score
 WIDEST_COMPUTED = 8192  # floats of a row of which a plan computes 128, four megabytes for each tensor
 
 Count = TypeVar("Count", int, float)
@@ -176,7 +181,7 @@ def summed_bytes(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     """
     rows, row = _relation_rows(config, counts), scorer.relation_width * FLOAT
     networks = (_network_floats(scorer) + composed_floats(config, counts, scorer)) * FLOAT
-    if rows * row <= SUMMED_WHOLE:
+    if rows * row <= SUMMED_WHOLE or config.objective.relation_prediction:
         return networks + rows * row
     return networks + min(rows, step_sizes(config, counts).queries) * row + rows
 
@@ -187,7 +192,8 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
     stored, state = (0, 0) if composed else _stored_rows(config, counts, scorer)
     dense = relation_floats(config, counts, scorer) * FLOAT
     accumulators = 2 if config.optimizer.name == "adam" else 1
-    on_disk = table_on_disk(config)
+    on_disk, averages = table_on_disk(config), config.train.average != "none"
+    averaged = stored if averages else 0
     objective = (_all_entities if over_all_entities(config) else _sampled)(config, counts, scorer)
     # Vectors are gathered between steps, and steps reuse their memory.
     requests = message_bytes(config, counts, scorer) + max(0, _gathered(config, counts, scorer) - objective)
@@ -195,12 +201,14 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
         "base process": BASE_PROCESS,
         "entity table": _token_bytes(config, counts) if composed else stored,
         "optimizer state": state,
-        "relations and networks": dense * (2 + accumulators),  # with value and gradient
+        **({"average of weights": averaged} if averages else {}),
+        "relations and networks": dense * (2 + accumulators + averages),  # with value and gradient
         # While a checkpoint is written; a table on disk is written from its file.
-        "checkpoint copy": (0 if on_disk else stored + state) + dense * (1 + accumulators),
+        "checkpoint copy": (0 if on_disk else stored + state + averaged) + dense * (1 + accumulators + averages),
         **(_pages(config, counts, stored, state) if on_disk else {}),
         "exchange buffers": _exchange(config, counts, scorer),
         "objective": objective + (_composition(config, counts, scorer) if composed else 0),
+        **({"relation prediction": _relation_prediction(config, counts, scorer)} if ranks_relations(config) else {}),
         "evaluation": _evaluation(config, counts, scorer),
         "training triples": _training_triples(config, counts),
         "batches": _batches(config, counts),
@@ -211,7 +219,7 @@ def footprint(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> dict[st
         "requests to actors": requests,
     }
     here = LATER - ON_DEVICE if config.cluster.gpus_per_worker > 0 else LATER
-    later = sum(uses[use] for use in here)
+    later = sum(uses.get(use, 0) for use in here)
     before = {"continued epoch": _continued(config, counts) - later}
     if composed:
         before["search for anchors"] = _anchor_search(config, counts) - later
@@ -279,6 +287,7 @@ def _sampled(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
     # further thread has that of all queries.
     drawn = 2 * sizes.drawn if shares_negatives(config) else sizes.rows + sizes.own * (config.cluster.threads - 1)
     answers = ANSWER_VECTORS + (PENALTY_VECTORS if config.regularizer.name != "none" else 0)
+    answers += PRODUCT_VECTORS if penalises_products(config) else 0
     vectors = (answers * sizes.own + drawn) * _widest(scorer)
     transform = query_floats(scorer) * (LAYERS if any(True for _ in scorer.parameters()) else 1)
     # With one GPU, steps are captured in graphs, each of which keeps its memory.
@@ -336,12 +345,54 @@ def _all_entities(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int
     shard = shard_rows(config, counts) * scorer.entity_width
     # Queries of this worker with their gradients, and those of all workers.
     vectors = sizes.own * query_floats(scorer) + 4 * sizes.queries * scorer.entity_width
+    if penalises_products(config):  # those of queries, then those of answers, by blocks, with all relations
+        own = sizes.own * (query_floats(scorer) + PRODUCT_VECTORS * scorer.entity_width)
+        relations = 2 * counts.relations * scorer.relation_width
+        vectors += own + 2 * relations + PRODUCT_VECTORS * max(DUAL_FLOATS, scorer.relation_width)
     block = 3 * min(config.objective.score_memory_mb << 20, sizes.scores * FLOAT) // 2  # and gradients of a part of it
     gradients = shard * (2 if config.train.overlap else 1)
     if type(scorer).candidates is not Scorer.candidates:  # the candidate vectors of the shard, and their gradients
         gradients += 2 * shard_rows(config, counts) * _widest(scorer)
     rounding = 14 * shard if config.model.dtype == "bfloat16" else 0  # the shard in float32, updated and rounded
     return int(HEAP * vectors + gradients) * FLOAT + block + rounding
+
+
+def penalises_products(config: RunConfig) -> bool:
+    """Return True if the regularizer penalises products with relations: of a step, two more transforms of a query."""
+    return config.regularizer.name in PENALISES_PRODUCTS
+
+
+def ranks_relations(config: RunConfig) -> bool:
+    """Return True if steps predict the relations of their queries too."""
+    return config.objective.relation_prediction > 0
+
+
+def compares_relations_directly(config: RunConfig, scorer: Scorer) -> bool:
+    """Return True if relation prediction needs no query vector for each relation."""
+    device = next((each.device for each in scorer.parameters()), torch.device("cpu"))
+    return config.objective.activation == "none" and has_relation_queries(scorer, device)
+
+
+def operand_width(scorer: Scorer) -> int:
+    """Return the floats of a relation's operand."""
+    device = "meta" if any(True for _ in scorer.parameters()) else "cpu"
+    relation = torch.zeros(1, scorer.relation_width, device=device)
+    return _counted(lambda: scorer.operand(relation).shape[1], scorer.relation_width)
+
+
+def _relation_prediction(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:
+    sizes, relations, width = step_sizes(config, counts), counts.relations, scorer.entity_width
+    operand = operand_width(scorer)
+    gathered = (2 * sizes.queries + sizes.own) * width if over_all_entities(config) else 0
+    if compares_relations_directly(config, scorer):
+        pairs = max(1, BLOCK_FLOATS // (relations + operand))
+        block = pairs * (SHARES * relations + PAIR_VECTORS * operand)
+    else:
+        pairs = max(1, BLOCK_FLOATS // (relations * width))
+        one_by_one = type(scorer).cross_queries is Scorer.cross_queries
+        transform = max(query_floats(scorer) if one_by_one else 0, QUERY_VECTORS * width)
+        block = int(pairs * relations * (transform + SHARES))
+    return int(HEAP * (OPERANDS * relations * operand + block + PAIR_VECTORS * pairs * width + gathered)) * FLOAT
 
 
 def _evaluation(config: RunConfig, counts: GraphCounts, scorer: Scorer) -> int:

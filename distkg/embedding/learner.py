@@ -15,7 +15,7 @@ from distkg.embedding.build import build_objective
 from distkg.embedding.composed.table import composed_table
 from distkg.embedding.growth.settings import frozen_counts
 from distkg.embedding.loop import Loop
-from distkg.embedding.model import BY_RELATION, Model, TrainingModel
+from distkg.embedding.model import Model, TrainingModel, rows_by_relation, storage_of
 from distkg.embedding.telemetry import negative_telemetry
 from distkg.evaluation.filtered_triples import FilteredTriples
 from distkg.evaluation.metrics import evaluate_triples, ranking_metrics, subsample
@@ -23,6 +23,7 @@ from distkg.evaluation.ranking import rank_answers
 from distkg.sharding.checkpoint.checkpoint import State
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.replicated_parameters import ReplicatedParameters
+from distkg.sharding.row_storage import RowStorage
 from distkg.sharding.table import ShardedTable
 from distkg.training.learner import Segment
 from distkg.training.provenance import Provenance, provenance_of
@@ -56,7 +57,8 @@ class EmbeddingLearner:
         self.steps_per_epoch, self.triples_per_epoch = batches.steps, batches.triples
         self.items_per_epoch = batches.order.items
         self._negatives = negative_telemetry(batches, self.model)
-        self._dense = ReplicatedParameters(self.model, config.optimizer, ranks, self.model.trained, BY_RELATION)
+        by_row = rows_by_relation(config)
+        self._dense = ReplicatedParameters(self.model, config.optimizer, ranks, self.model.trained, by_row)
         self.loop = Loop(
             self.model,
             batches,
@@ -80,6 +82,9 @@ class EmbeddingLearner:
 
     def model_state(self) -> State:
         return model_state(self.model)
+
+    def storage(self) -> RowStorage:
+        return storage_of(self._config, self.model.ranks)
 
     def state(self) -> State:
         state = model_state(self.model)

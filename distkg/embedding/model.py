@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -18,7 +18,7 @@ from distkg.kernels.scores.similarity import Similarity
 from distkg.randomness import Purpose, stream
 from distkg.sharding.optimizers import OPTIMIZERS
 from distkg.sharding.ranks import Ranks
-from distkg.sharding.row_storage import MappedFiles
+from distkg.sharding.row_storage import DeviceMemory, MappedFiles, RowStorage
 from distkg.sharding.shards import Shards
 from distkg.sharding.table import ShardedTable
 
@@ -26,6 +26,17 @@ BY_RELATION = ("relations", "hardness.raw_scale")
 """Parameters of a model with a row for each relation and, unless inverses are tied, each inverse relation."""
 
 _FILL_ROWS = 1 << 14
+
+
+def storage_of(config: RunConfig, ranks: Ranks) -> RowStorage:
+    """Return new storage of a table of entities, as configured in ``train.table_storage``."""
+    disk = config.train.table_storage == "disk"
+    return MappedFiles(config.train.table_folder) if disk else DeviceMemory(ranks.device)
+
+
+def rows_by_relation(config: RunConfig) -> Sequence[str]:
+    """Return the parameters of which a step uses the rows of its queries' relations only; none if it ranks all."""
+    return () if config.objective.relation_prediction else BY_RELATION
 
 
 class EntityTable(Protocol):
@@ -109,10 +120,35 @@ class Model(nn.Module):
 
     def query_from_rows(self, anchor: Tensor, relation: Tensor) -> Tensor:
         """Compute query vectors float32 [B, Q] from anchor rows and relation rows."""
-        reduced = self.ranks.device.type == "cuda" and self._precision != torch.float32
-        with torch.autocast("cuda", dtype=self._precision) if reduced else nullcontext():
+        with self._reduced():
             query: Tensor = self._transform(self.dropout(anchor), self.dropout(relation))
         return query.float()
+
+    def _reduced(self) -> AbstractContextManager[object]:
+        """Return the context in which relations are transformed: on a GPU, in the configured precision."""
+        reduced = self.ranks.device.type == "cuda" and self._precision != torch.float32
+        return torch.autocast("cuda", dtype=self._precision) if reduced else nullcontext()
+
+    def relation_operands(self, relation: Tensor) -> Tensor:
+        """Return the operands float32 [R, O] of relation ids int64 [R] for ``cross_queries``, and for the scorer's
+        ``relation_queries``."""
+        with self._reduced():
+            return self.scorer.operand(self.dropout(self.relation_rows(relation))).float()
+
+    def cross_queries(self, anchor: Tensor, operand: Tensor, relation: Tensor) -> Tensor:
+        """Compute the query vectors for ``training_similarity`` of every anchor with every relation.
+
+        Args:
+            anchor: anchor rows float32 [B, entity_width].
+            operand: float32 [R, O], of ``relation_operands``.
+            relation: int64 [R], ids of the relations.
+
+        Returns:
+            float32 [B · R, Q], first those of the first anchor.
+        """
+        with self._reduced():
+            query = self.scorer.cross_queries(self.dropout(anchor), operand).flatten(0, 1).float()
+        return self.hardness(query, self.relation_row(relation).repeat(len(anchor)))
 
     @property
     def training_similarity(self) -> Similarity:
@@ -171,7 +207,7 @@ class TrainingModel(Model):
     def _stored_table(config: RunConfig, num_entities: int, ranks: Ranks, frozen: int) -> ShardedTable:
         optimizer, dtype = OPTIMIZERS[config.optimizer.name], getattr(torch, config.model.dtype)
         width = make_scorer(config.model).entity_width
-        storage = MappedFiles(config.train.table_folder) if config.train.table_storage == "disk" else None
+        storage = storage_of(config, ranks)
         return ShardedTable(num_entities, width, optimizer, ranks, dtype, storage, frozen=frozen)
 
     @property

@@ -16,13 +16,18 @@ from distkg.embedding.entity_buckets import loads_of_epoch
 from distkg.embedding.footprint import (
     ON_DEVICE,
     PAGED,
+    QUERY_VECTORS,
     GraphCounts,
     actor_footprint,
     asks_distinct_queries,
+    compares_relations_directly,
     composed_floats,
     footprint,
     makes_batches_on_gpu,
+    operand_width,
     over_all_entities,
+    penalises_products,
+    ranks_relations,
     relation_floats,
     shard_rows,
     shares_negatives,
@@ -31,6 +36,7 @@ from distkg.embedding.footprint import (
     table_on_disk,
 )
 from distkg.embedding.scorers import Scorer, make_scorer
+from distkg.embedding.steps.relation_prediction import BLOCK_FLOATS, relation_scores
 from distkg.graph.directions import both_directions, query_keys
 from distkg.kernels.given_gradient import with_gradient
 from distkg.kernels.scores.similarity import PairwiseSimilarity, ProductSimilarity
@@ -60,7 +66,7 @@ SCORE_BYTES = 400
 # Multiply-adds of a matrix product that a distance taken pair by pair costs, where it was not measured: six beside a
 # processor's matrix unit, about half of that with AVX2.
 PAIRWISE_COST = 6
-MEASURED_QUERIES, MEASURED_ROWS = 256, 512
+MEASURED_QUERIES, MEASURED_ROWS, MEASURED_RELATIONS = 256, 512, 64
 MEASURED_LAYERS = 1 << 26  # weights; a scorer with more is not made for a measurement
 # Seconds on a core to make the batch of a query, and to draw a negative and find its row, on Zen 3. The triples
 # of a batch are read at random, which costs more the more of them lie outside of the cache.
@@ -120,15 +126,17 @@ class Times:
         query: seconds of the transform of a query with its gradients; None if it was not measured.
         pair: seconds of a score with its gradients, for a distance that is taken pair by pair; None for another
             similarity, and where it was not measured.
+        relation: seconds of the score of a pair with one relation, with its gradients; None if it was not measured.
     """
 
     query: float | None = None
     pair: float | None = None
+    relation: float | None = None
 
     def slower(self, factor: float) -> Times:
         """Return the times of a worker that is slower by a factor."""
-        query, pair = (None if time is None else time * factor for time in (self.query, self.pair))
-        return Times(query, pair)
+        times = self.query, self.pair, self.relation
+        return Times(*(None if time is None else time * factor for time in times))
 
 
 def measured_times(config: RunConfig, seconds: float = 0.1) -> Times:
@@ -138,7 +146,8 @@ def measured_times(config: RunConfig, seconds: float = 0.1) -> Times:
     if layers > MEASURED_LAYERS:  # a plan must not need the memory that it is asked about
         return Times()
     scorer = make_scorer(config.model)
-    return Times(_seconds_of_query(scorer, seconds), _seconds_of_pair(scorer, seconds))
+    relation = _seconds_of_relation(config, scorer, seconds) if ranks_relations(config) else None
+    return Times(_seconds_of_query(scorer, seconds), _seconds_of_pair(scorer, seconds), relation)
 
 
 def _layers(scorer: Scorer) -> int:
@@ -174,6 +183,21 @@ def _seconds_of_pair(scorer: Scorer, seconds: float) -> float | None:
         similarity.gradients(scores, scores, query, rows)
 
     return best_seconds(work, seconds) / (MEASURED_QUERIES * MEASURED_ROWS)
+
+
+def _seconds_of_relation(config: RunConfig, scorer: Scorer, seconds: float) -> float:
+    with torch.no_grad():
+        operands = scorer.operand(torch.rand(MEASURED_RELATIONS, scorer.relation_width)).requires_grad_()
+    pairs = max(1, min(MEASURED_QUERIES, BLOCK_FLOATS // (MEASURED_RELATIONS * scorer.entity_width)))
+    anchor, answer = (torch.rand(pairs, scorer.entity_width, requires_grad=True) for _ in range(2))
+    direct = compares_relations_directly(config, scorer)
+
+    def work() -> None:
+        queries = None if direct else scorer.cross_queries(anchor, operands).flatten(0, 1)
+        scores = relation_scores(scorer, scorer.similarity, anchor, answer, operands, queries)
+        torch.log_softmax(scores, 1)[:, 0].sum().backward()
+
+    return best_seconds(work, seconds) / (pairs * MEASURED_RELATIONS)
 
 
 def bytes_per_step(config: RunConfig, counts: GraphCounts) -> int:
@@ -275,6 +299,10 @@ def _seconds(
     products = PRODUCTS_RECOMPUTED if _computes_scores_again(config, rows) else PRODUCTS
     terms = 2 * (TERM_COST if _sums_exponentials(config) else 0) / machine.flops
     score = 2 * width * products * cost / machine.flops if times.pair is None else times.pair * products / PRODUCTS
+    pairs = 2 * counts.triples.get("train", 0) / steps / workers
+    # hR of every query and tRᵀ of every answer.
+    transforms = sizes.own + (sizes.own + pairs if penalises_products(config) else 0)
+    relation = _relation_seconds(config, scorer, machine) if times.relation is None else times.relation
     passes = 0 if over_all_entities(config) else sizes.scores * _score_bytes(config, width)
     touched = rows if over_all_entities(config) else sizes.rows
     # Not measured, a transform takes each weight of the scorer's layers once, and twice for its gradients.
@@ -282,9 +310,10 @@ def _seconds(
     per_step = {
         "data": _data_seconds(config, counts, machine),
         "exchange": _exchange(sizes.rows * width * FLOAT, workers, machine),
-        "compute": sizes.own * transform
+        "compute": transforms * transform
         + sizes.scores * (score + terms)
         + passes / machine.bandwidth
+        + (pairs * counts.relations * relation if ranks_relations(config) else 0)
         + _composing(config, counts, scorer, touched, machine),
         "optimizer": 5 * touched * width * FLOAT / machine.bandwidth,  # gradient; state and weight read and written
         "relations": _replicated(
@@ -304,6 +333,13 @@ def _composing(config: RunConfig, counts: GraphCounts, scorer: Scorer, rows: int
     network = composed_floats(config, counts, scorer) if settings.encoder == "mlp" else 0
     weights = max(0, network - Vocabulary.of(settings, counts.entities, counts.relations).size * width)
     return tokens + 4 * 2 * rows * weights / machine.flops
+
+
+def _relation_seconds(config: RunConfig, scorer: Scorer, machine: Machine) -> float:
+    """Return the seconds of the score of a pair with one relation, with its gradients, where it was not measured."""
+    if compares_relations_directly(config, scorer):
+        return 2 * 3 * operand_width(scorer) / machine.flops
+    return 2 * 3 * QUERY_VECTORS * scorer.entity_width / machine.flops
 
 
 def _data_seconds(config: RunConfig, counts: GraphCounts, machine: Machine) -> float:

@@ -31,6 +31,7 @@ from distkg.randomness import Purpose, stream
 from distkg.sharding.checkpoint.checkpoint import State
 from distkg.sharding.ranks import Ranks
 from distkg.sharding.replicated_parameters import ReplicatedParameters
+from distkg.sharding.row_storage import DeviceMemory, RowStorage
 from distkg.training.learner import Segment
 from distkg.training.provenance import Provenance, provenance_of
 from distkg.training.run_dir import Record
@@ -114,6 +115,9 @@ class FoundationLearner:
 
     def model_state(self) -> State:
         return State({}, {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}, 0)
+
+    def storage(self) -> RowStorage:
+        return DeviceMemory(self._ranks.device)
 
     def state(self) -> State:
         dense = {f"dense_optimizer.{name}": tensor for name, tensor in self._dense.state().items()}

@@ -174,11 +174,12 @@ def _memory(
         generated = step.bytes(own, settings.entities[1], settings.relations[1]) + int(facts * FACT_BYTES)
         trained = max(trained, generated)
     accumulators = 2 if config.optimizer.name == "adam" else 1
+    copies = 2 if config.train.average == "none" else 4
     return {
         "base process": BASE_PROCESS,
-        # Values, and for trained parameters also gradients and optimizer states; all but gradients twice while a
-        # checkpoint is written.
-        "model and optimizer": FLOAT * (2 * parameters + (parameters - kept) * (1 + 2 * accumulators)),
+        # Values and their average, and for trained parameters also gradients and optimizer states; all but gradients
+        # twice while a checkpoint is written.
+        "model and optimizer": FLOAT * (copies * parameters + (parameters - kept) * (1 + 2 * accumulators)),
         "states of a batch": int(HEAP * trained),
         # Evaluation reuses the memory of the states of a batch.
         "evaluation": int(HEAP * max(0, evaluated - trained)) + max(map(_known, stores)),

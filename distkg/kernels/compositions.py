@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distkg.kernels.jit import kernel, part_of_kernel
+from distkg.kernels.jit import kernel, on_cpu, part_of_kernel
 from distkg.kernels.scores.distances import add_one, add_two, load_one, load_two, store_one, store_two
 from distkg.kernels.threads import for_each_part
 from distkg.kernels.vectors.prefetch import AHEAD, prefetch_row
@@ -67,6 +67,41 @@ class Composition:
             self.adding(*arrays, low * LANES, min(high * LANES, width))
 
         for_each_part(-(-width // LANES), add)
+
+    def cross(self, rows: Tensor, operands: Tensor) -> Tensor:
+        """Compose every row with every operand: [b, width], [r, width] -> [b, r, width]; differentiable."""
+        if not on_cpu(rows, operands) or rows.dtype != torch.float32 or operands.dtype != torch.float32:
+            return self.plain(rows[:, None], operands)
+        crossed: Tensor = _Cross.apply(rows, operands, self)
+        return crossed
+
+
+class _Cross(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: Tensor, operands: Tensor, composition: Composition) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(rows, operands)
+        ctx.composition = composition
+        query = rows.new_empty(len(rows) * len(operands), rows.shape[1])
+        composition.compose(*_cross_inputs(rows, operands), query.numpy())
+        return query.unflatten(0, (len(rows), len(operands)))
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
+        rows, operands = ctx.saved_tensors
+        to_rows, to_operands = (
+            torch.zeros_like(each, memory_format=torch.contiguous_format) for each in (rows, operands)
+        )
+        arrays = gradient.flatten(0, 1).contiguous().numpy(), *_cross_inputs(rows, operands)
+        ctx.composition.add_gradients(*arrays, to_rows.numpy(), to_operands.numpy())
+        return to_rows, to_operands, None
+
+
+def _cross_inputs(rows: Tensor, operands: Tensor) -> tuple[Array, Array, Array, Array]:
+    """Return the arguments of ``compose`` for every row with every operand."""
+    row = torch.arange(len(rows)).repeat_interleave(len(operands))
+    arrays = rows, row, operands, torch.arange(len(operands)).repeat(len(rows))
+    first, places, second, others = (each.detach().contiguous().numpy() for each in arrays)
+    return first, places, second, others
 
 
 # Of a row a and an operand r in vectors: the query, and for its gradient g those of both.

@@ -1,7 +1,13 @@
 """Training objectives: with sampled negatives, over all entities, and regularizers."""
 
 from distkg.objectives.all_entities import ALL_ENTITIES, AllEntitiesObjective, Answers, OneVsAll, Reduced
-from distkg.objectives.regularizers import REGULARIZERS, Regularizer, add_row_penalty, has_compiled_form
+from distkg.objectives.regularizers import (
+    PENALISES_PRODUCTS,
+    REGULARIZERS,
+    Regularizer,
+    add_row_penalty,
+    has_compiled_form,
+)
 from distkg.objectives.sampled import EXCLUDED, SAMPLED, SampledObjective
 from distkg.objectives.spread import spread
 
@@ -15,6 +21,7 @@ __all__ = [
     "ALL_ENTITIES",
     "EXCLUDED",
     "NON_NEGATIVE",
+    "PENALISES_PRODUCTS",
     "QUERY_SAMPLING",
     "REGULARIZERS",
     "SAMPLED",

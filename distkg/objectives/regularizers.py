@@ -40,6 +40,19 @@ def squared_l2(magnitude: Tensor) -> Tensor:
     return magnitude.square().sum(-1)
 
 
+@REGULARIZERS.register("dura")
+def dual_squared_l2(magnitude: Tensor) -> Tensor:
+    """Squared L2 norm of a vector of DURA, the duality-induced regularizer (Zhang, Cai and Wang 2020).
+
+    DURA penalises ‖h‖² + ‖t‖² + ‖hR‖² + ‖tRᵀ‖² of a fact with the score ⟨hR, t⟩ = ⟨h, tRᵀ⟩, each part with a weight.
+    """
+    return squared_l2(magnitude)
+
+
+PENALISES_PRODUCTS = frozenset({"dura"})
+"""Regularizers of h, t, hR and tRᵀ; the others are of h, r and t."""
+
+
 def add_row_penalty(name: str, parts: int, rows: Tensor, count: Tensor, weight: float, to_rows: Tensor) -> Tensor:
     """Return ``weight`` · Σ_u count_u · penalty(|row_u|), a scalar, and add its gradient to ``to_rows``; on CPU.
 
@@ -117,5 +130,7 @@ _COMPILED: dict[tuple[str, int], Callable[..., None]] = {
     ("n3", 2): _complex_cubes,
     ("l2", 1): _squares,
     ("l2", 2): _squares,
+    ("dura", 1): _squares,
+    ("dura", 2): _squares,
 }
 """Regularizer and parts of a number → kernel."""

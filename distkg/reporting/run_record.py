@@ -78,6 +78,21 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(folder, config, continued(lines), result, damaged, notices)
 
 
+def metrics_by_split(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the metrics of a result by split; those of weights that are not the model's by split and weights.
+
+    >>> metrics_by_split({"metrics": {"test": {"mrr": 0.3}}, "weights": "average", "metrics_by_weights": {
+    ...     "average": {"test": {"mrr": 0.3}}, "raw": {"test": {"mrr": 0.2}}}})
+    {'test': {'mrr': 0.3}, 'test, raw weights': {'mrr': 0.2}}
+    """
+    splits = {split: value for split, value in section(result, "metrics").items() if isinstance(value, dict)}
+    weights = section(result, "metrics_by_weights")
+    for name in weights:
+        others = {} if name == result.get("weights") else section(weights, name)
+        splits |= {f"{split}, {name} weights": each for split, each in others.items() if isinstance(each, dict)}
+    return splits
+
+
 def as_text(value: Any) -> str:
     """Return a configuration value as YAML on one line.
 

@@ -9,7 +9,7 @@ from distkg.redaction import redact_address
 from distkg.reporting import html
 from distkg.reporting.curves import EPOCH, LOSS, VALID_MRR, by_epoch, by_wall_time
 from distkg.reporting.quantities import compact, decimal_size, duration, score
-from distkg.reporting.run_record import RunRecord, as_text, number, reach, section
+from distkg.reporting.run_record import RunRecord, as_text, metrics_by_split, number, reach, section
 from distkg.reporting.svg import Axis, Series, column_chart, line_chart, scatter
 
 HITS = ("hits@1", "hits@3", "hits@10")
@@ -70,7 +70,7 @@ def headline(run: RunRecord) -> str:
 
 def metrics_table(run: RunRecord) -> str:
     """Return the card of all metrics of every split, with optimistic, pessimistic and realistic ranks."""
-    splits = {k: v for k, v in section(run.result, "metrics").items() if isinstance(v, dict)}
+    splits = metrics_by_split(run.result)
     keys = ("mrr", *HITS, "mrr_optimistic", "mrr_pessimistic", "mean_rank", "queries")
     names = (
         "MRR",

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from distkg.config import ConfigError, RunConfig
 from distkg.sharding.checkpoint.checkpoint import State
+from distkg.sharding.row_storage import RowStorage
 from distkg.training.clock import Clock
 from distkg.training.provenance import Provenance
 from distkg.training.run_dir import Record
@@ -118,7 +119,11 @@ class Learner(Protocol):
         ...
 
     def model_state(self) -> State:
-        """Return the tensors of the model."""
+        """Return the tensors of the model, in the memory of the model."""
+        ...
+
+    def storage(self) -> RowStorage:
+        """Return storage for tensors like the sharded ones of the model."""
         ...
 
     def state(self) -> State:

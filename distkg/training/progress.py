@@ -11,9 +11,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from distkg.config import TrainConfig
 from distkg.training.learner import Division, Segment
 from distkg.training.resume import Change
+from distkg.training.weight_average import Weights
 
 MOST_SEGMENTS = 1000  # of an epoch, in a checkpoint: to compute what each visited takes a pass over the items
-_FIELDS = ("epoch", "step", "steps", "seconds", "best_mrr", "evaluations_without_gain")
+_FIELDS = (
+    "epoch",
+    "step",
+    "steps",
+    "seconds",
+    "best_mrr",
+    "evaluations_without_gain",
+    "averaged",
+    "last_averaged",
+    "weights",
+)
 
 
 class ProgressError(ValueError):
@@ -59,6 +70,15 @@ class _Saved(BaseModel):
     stopped_at: float = 0.0
     accepted_changes: list[dict[str, Any]] = Field(default_factory=list)
     segments: list[_SavedSegment] = Field(default_factory=list, max_length=MOST_SEGMENTS)
+    averaged: Count = 0  # missing in earlier versions, as are the next two
+    last_averaged: Count = 0
+    weights: Weights = "raw"
+
+    @model_validator(mode="after")
+    def _average_is_there(self) -> Self:
+        if self.weights == "average" and not self.averaged:
+            raise ValueError("weights: average, but no epoch is averaged")
+        return self
 
     @model_validator(mode="after")
     def _segments_lead_to_the_step(self) -> Self:
@@ -90,6 +110,9 @@ class Progress:
         stopped_at: the value of that key.
         accepted_changes: settings that were changed between two processes of this run, each with the step and the epoch
             from which they apply.
+        averaged: number of epochs in the average of weights.
+        last_averaged: epochs completed when the last one was averaged.
+        weights: weights with the better MRR in the latest validation.
         segments: steps of the current epoch under other divisions than the present one.
         segment_start: step of the epoch from which the present division applies.
     """
@@ -104,6 +127,9 @@ class Progress:
     stopped_by: str = ""
     stopped_at: float = 0.0
     accepted_changes: list[dict[str, Any]] = field(default_factory=list)
+    averaged: int = 0
+    last_averaged: int = 0
+    weights: Weights = "raw"
     segments: list[Segment] = field(default_factory=list)
     segment_start: int = 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from distkg.config import RunConfig
 from distkg.data.storage.location import make_folder
 from distkg.data.storage.working_copy import flush
+from distkg.evaluation.metrics import Metrics
 from distkg.evaluation.score_blocks import ScoreError
 from distkg.process_memory import keep_freed_memory, peak_rss_mb
 from distkg.sharding.checkpoint.checkpoint import CheckpointError, Checkpoints, NonFiniteError
@@ -31,6 +32,7 @@ from distkg.training.run_dir import Record, RunFolder, versions
 from distkg.training.schedule import Schedule
 from distkg.training.services import LOCAL_SERVICES, Services
 from distkg.training.stopping import StopAsked
+from distkg.training.weight_average import WeightAverage, Weights, other, prefixed
 
 REPORT_SECONDS = 10.0
 VALIDATED = "evaluate.max_valid_triples"
@@ -117,6 +119,7 @@ class Training:
         self.learner = family_of(config).learner(config, ranks, self.schedule, services)
         self.loop = self.learner.loop
         learner = self.learner
+        self.average = WeightAverage(config, learner.model_state(), learner.storage, ranks)
         steps, items = learner.steps_per_epoch, learner.items_per_epoch
         self.division = Division(ranks.size, steps, items, config.train.seed, config.train.resident_share)
         self.provenance = self.learner.provenance()
@@ -158,6 +161,7 @@ class Training:
                 self._stop("time_limit_seconds")
             if progress.step == self.learner.steps_per_epoch:
                 progress.end_epoch()
+                self.average.update(progress.epoch)
                 self._after_epoch()
             elif progress.stopped:
                 self._validate_and_save()
@@ -189,9 +193,11 @@ class Training:
             self._save(best=False)
             return
         with self._divergence_explained():
-            metrics = self.learner.validate()
+            by_weights = self._metrics_by_weights()
         if self._any_rank_is_asked():
             self._save_and_leave(before_validation=True)
+        progress.weights = self._better_weights(by_weights)
+        metrics = by_weights.get(progress.weights)
         gained = metrics is None or metrics["mrr"] > progress.best_mrr
         if metrics is not None:
             progress.validated = progress.steps
@@ -201,8 +207,25 @@ class Training:
         patience = self.config.train.patience
         if patience is not None and progress.evaluations_without_gain >= patience:
             self._stop("patience")
-        self._report(metrics)
+        self._report(metrics, by_weights=by_weights)
         self._save(best=gained)
+
+    def _metrics_by_weights(self) -> dict[Weights, Metrics]:
+        """Validate with the raw weights, and with their average, unless it is of one epoch, whose weights it equals;
+        empty without validation triples."""
+        raw = self.learner.validate()
+        if raw is None or self.average.count < 2:
+            return {} if raw is None else {"raw": raw}
+        with self.average.in_model():
+            average = self.learner.validate()
+        assert average is not None
+        return {"raw": raw, "average": average}
+
+    def _better_weights(self, by_weights: Mapping[Weights, Metrics]) -> Weights:
+        """Return the weights with the better MRR; without validation triples, the average if there is one."""
+        if by_weights:
+            return max(by_weights, key=lambda weights: by_weights[weights]["mrr"])
+        return "average" if self.average.count else "raw"
 
     def _should_continue(self, step: int) -> bool:
         """Return whether to train on, and report every ``REPORT_SECONDS``; collective.
@@ -251,7 +274,9 @@ class Training:
     def _seconds(self) -> float:
         return self.progress.seconds + time.perf_counter() - self._started
 
-    def _report(self, valid: dict[str, float] | None = None, step: int | None = None) -> None:
+    def _report(
+        self, valid: Metrics | None = None, step: int | None = None, by_weights: Mapping[Weights, Metrics] | None = None
+    ) -> None:
         """Write one line of metrics.jsonl; collective."""
         loss = self.loop.pop_mean_loss()
         if not math.isfinite(loss):
@@ -278,6 +303,8 @@ class Training:
         line |= self.learner.telemetry()
         if valid is not None:
             line["valid"] = valid
+        if by_weights and len(by_weights) > 1:
+            line["valid_by_weights"] = dict(by_weights)
         self._reported, self._steps_reported = now, self.loop.steps
         if self.ranks.first:
             self._check_writer()
@@ -309,11 +336,13 @@ class Training:
             self._check_writer()
         if best:
             self._best_at = self.progress.steps
+        self.progress.averaged, self.progress.last_averaged = self.average.count, self.average.last
         progress = self.progress.saved(self._seconds(), self.schedule.halvings, self.division)
         progress[PROVENANCE] = self.provenance.to_json()
         best |= self._best_at == self.progress.steps  # it replaces the best checkpoint with the same model
         with self._divergence_explained():
-            self.checkpoints.save(f"step-{self.progress.steps:09d}", self.learner.state(), progress, best=best)
+            state = self.average.with_both(self.learner.state(), self.progress.weights)
+            self.checkpoints.save(f"step-{self.progress.steps:09d}", state, progress, best=best)
         self._saved = self.progress.epoch, self.progress.step
 
     @contextmanager
@@ -355,9 +384,14 @@ class Training:
         self._keep_origin(name)
         changes = self._changes_since(name, accept_changes)
         best_mrr = self._best_mrr_measured_now(changes)
-        saved = self.checkpoints.load(name, self.learner.state())
-        workers = self.checkpoints.describe(name).world_size
-        self.progress = self._restored(saved, workers)
+        manifest = self.checkpoints.describe(name)
+        workers = manifest.world_size
+        self.progress = progress = self._restored(manifest.progress, workers)
+        state = self.learner.state()
+        state = self.average.to_restore(state, progress.weights, progress.averaged, progress.last_averaged)
+        saved = self.checkpoints.load(name, state)
+        if not self.average.count:
+            progress.weights = "raw"
         self.progress.accept(changes, self.learner.steps_per_epoch)
         self._forget_lost_best(name)
         if best_mrr is not None:
@@ -454,6 +488,17 @@ class Training:
         metrics = self.learner.validate()
         return None if metrics is None else metrics["mrr"]
 
+    def _evaluate_other_weights(self, checkpoint: str) -> dict[Weights, dict[str, Metrics]]:
+        """Return the metrics of the weights of a checkpoint with the lower validation MRR, by split; empty if it has
+        no average of several epochs. Overwrites the model."""
+        manifest = self.checkpoints.describe(checkpoint)
+        restored = self._restored(manifest.progress, manifest.world_size)
+        if restored.averaged < 2:
+            return {}
+        weights, model = other(restored.weights), self.learner.model_state()
+        self.checkpoints.load(checkpoint, prefixed(model, model, weights))
+        return {weights: {split: outcome["metrics"] for split, outcome in self.learner.evaluate().items()}}
+
     def finish(self) -> Record:
         """Evaluate the best model on valid and test, write and return the result; collective.
 
@@ -465,15 +510,20 @@ class Training:
             self.checkpoints.wait()
         self.stop.unsaved = False
         best = self.checkpoints.best()
+        other_metrics = {} if best is None else self._evaluate_other_weights(best)
         if best is not None:
             self.checkpoints.load(best, self.learner.model_state())
+        elif self.progress.weights == "average":
+            self.average.swap()
         evaluated = self.learner.evaluate()
         if self._any_rank_is_asked():
             raise StopAsked
         peaks = self.ranks.all_gather(torch.tensor([peak_rss_mb()])).tolist()
         done = self.progress.steps
+        metrics = {split: outcome["metrics"] for split, outcome in evaluated.items()}
         result: Record = {
-            "metrics": {split: outcome["metrics"] for split, outcome in evaluated.items()},
+            "metrics": metrics,
+            **_by_weights(metrics, other_metrics),
             "train": {
                 "triples_per_second": self._triples_per_second(done, seconds),
                 "seconds": round(seconds, 3),
@@ -498,3 +548,13 @@ class Training:
             self.learner.export_model(self.folder.path)
             self.folder.write_result(result)
         return result
+
+
+def _by_weights(
+    metrics: dict[str, Metrics], other_metrics: Mapping[Weights, dict[str, Metrics]]
+) -> dict[str, str | dict[Weights, dict[str, Metrics]]]:
+    """Return the entries of a result about weights: those of the model, and the metrics of both."""
+    if not other_metrics:
+        return {}
+    ((weights, others),) = other_metrics.items()
+    return {"weights": other(weights), "metrics_by_weights": {other(weights): metrics, weights: others}}

@@ -138,6 +138,8 @@ def test_a_line_in_words() -> None:
     record = {"epoch": 12.5, "loss": 0.123456, "valid": {"mrr": 0.34567}, "triples_per_second": 140123.9}
     assert describe(record) == "epoch 12.5  loss 0.1235  valid MRR 0.3457  140,123 triples/s"
     assert describe({"epoch": 1.0}) == "epoch 1"
+    both = {"valid": {"mrr": 0.26}, "valid_by_weights": {"raw": {"mrr": 0.25}, "average": {"mrr": 0.26}}}
+    assert describe(both) == "valid MRR 0.2600 (raw 0.2500, average 0.2600)"
     assert describe({"epoch": 100.0, "loss": None, "valid": None}) == "epoch 100"
 
 

@@ -15,7 +15,7 @@ from distkg.data.store.graph_store import Store
 from distkg.embedding.batches import SampledBatch, SampledBatches, unique_places
 from distkg.embedding.build import build_objective
 from distkg.embedding.loop import Loop
-from distkg.embedding.model import BY_RELATION, TrainingModel
+from distkg.embedding.model import TrainingModel, rows_by_relation
 from distkg.kernels.threads import computing_threads
 from distkg.negatives import TrainingGraph, make_source
 from distkg.objectives import spread
@@ -43,7 +43,7 @@ def loop_of(run: RunConfig, ranks: Ranks) -> Loop:
     store = Store.open(run.data.store)
     model = TrainingModel(run, store.num_entities, store.num_relations, ranks)
     batches, step = build_objective(run, store, model)
-    dense = ReplicatedParameters(model, run.optimizer, ranks, by_row=BY_RELATION)
+    dense = ReplicatedParameters(model, run.optimizer, ranks, by_row=rows_by_relation(run))
     rate = run.optimizer.learning_rate
     return Loop(model, batches, step, dense, rate, lambda epoch, step: 1.0, run.train.seed, overlap=run.train.overlap)
 
@@ -266,6 +266,8 @@ STEPS: dict[str, dict[str, Any]] = {
     "logistic": {"negatives": {"filter": True}},
     "unshared": {"negatives": {"shared": False}},
     "query_sampling": {"model": {"name": "rote"}, "objective": {"name": "query_sampling"}},
+    "relation prediction": {"objective": {"relation_prediction": 0.5}},
+    "relation prediction, one_vs_all": {"objective": {"name": "one_vs_all", "relation_prediction": 0.5}},
 }
 
 
@@ -298,8 +300,9 @@ def test_a_step_without_queries_on_any_rank_has_no_loss_and_no_gradient(
         {"negatives": {"source": "corrupt", "filter": True}},
         {"objective": {"name": "one_vs_all"}},
         {"model": {"name": "rote"}, "objective": {"name": "query_sampling"}},
+        {"model": {"name": "rotate"}, "objective": {"relation_prediction": 0.5}},
     ],
-    ids=["shared", "independent", "all entities", "query sampling"],
+    ids=["shared", "independent", "all entities", "query sampling", "relation prediction"],
 )
 def test_more_threads_make_no_other_run(small_store: str, sections: dict[str, Any]) -> None:
     run = config(small_store, **sections)

@@ -48,6 +48,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "query_sampling": {"model": {"name": "rote"}, "objective": {"name": "query_sampling"}},
     "non_negative": {"model": {"name": "rote"}, "objective": {"name": "non_negative"}},
     "overlap": {"train": {"overlap": True}},
+    "relation prediction": {"objective": {"relation_prediction": 0.5}},
+    "relation prediction, a query for each": {"model": {"name": "rotate"}, "objective": {"relation_prediction": 0.5}},
+    "relation prediction, one_vs_all": {"objective": {"name": "one_vs_all", "relation_prediction": 0.5}},
 }
 
 Outcome = tuple[np.ndarray, np.ndarray, float]

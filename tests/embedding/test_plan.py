@@ -423,6 +423,61 @@ def test_exponentials_over_all_entities_cost_more_than_their_products() -> None:
     assert found["compute"] == pytest.approx(2048 * 5000 * (128 * 3 + 200) * 2 / 1e11)
 
 
+def test_relation_prediction_compares_every_query_with_every_relation() -> None:
+    counts, machine = Counts(triples={"train": 1024}), Machine(flops=1e11, bandwidth=math.inf)
+
+    def compute(weight: float, **changes: Any) -> float:
+        config = make_config(train__workers=1, objective__relation_prediction=weight, **changes)
+        found = plan(config, counts, None, machine, times=Times(query=0.0, pair=0.0)).seconds
+        assert found is not None
+        return found["compute"]
+
+    # Of 2,048 queries with 100 relations each: 128 floats × 2 operations × 3 products at 1e11 per second.
+    assert compute(0.5) - compute(0.0) == pytest.approx(2048 * 100 * 128 * 2 * 3 / 1e11)
+    # Without a direct form, there is a query vector for each.
+    apart = {"model__name": "rotate"}
+    assert compute(0.5, **apart) - compute(0.0, **apart) == pytest.approx(12 * 2048 * 100 * 128 * 2 * 3 / 1e11)
+    measured = measured_times(make_config(model__name="rotate", objective__relation_prediction=0.5), 0.01)
+    assert measured.relation is not None
+    assert 128 * 1e-12 < measured.relation < 128 * 1e-7
+    assert measured_times(make_config(), 0.01).relation is None
+
+
+def test_an_average_of_weights_takes_one_more_table_and_its_copy() -> None:
+    plain, averaged = (plan(make_config(train__average=kind), Counts(), None).memory for kind in ("none", "ema"))
+    table, relations = 500_000 * 128 * 4, 200 * 128 * 4
+    assert "average of weights" not in plain
+    assert averaged["average of weights"] == table
+    assert averaged["relations and networks"] - plain["relations and networks"] == relations
+    assert averaged["checkpoint copy"] - plain["checkpoint copy"] == table + relations
+    on_disk = plan(make_config(train__average="mean", train__table_storage="disk"), Counts(), None)
+    assert on_disk.disk["average of weights"] == table
+
+
+def test_products_of_dura_are_two_more_transforms_of_a_query() -> None:
+    counts, machine = Counts(triples={"train": 1024}), Machine(flops=1e11, bandwidth=math.inf)
+
+    def compute(name: str) -> float:
+        config = make_config(train__workers=1, regularizer__name=name)
+        found = plan(config, counts, None, machine, times=Times(query=1e-5, pair=0.0)).seconds
+        assert found is not None
+        return found["compute"]
+
+    assert compute("dura") - compute("l2") == pytest.approx(2 * 2048 * 1e-5)
+
+
+def test_relation_prediction_has_memory_of_its_own() -> None:
+    config = make_config(train__workers=1, objective__relation_prediction=0.5)
+    assert "relation prediction" not in plan(make_config(), Counts(), None).memory
+    # Five vectors for each relation, and a block of ten pairs: four numbers for each relation, and twelve vectors.
+    floats = 5 * 100_000 * 128 + 10 * (4 * 100_000 + 12 * 128)
+    assert plan(config, Counts(relations=100_000), None).memory["relation prediction"] == int(1.8 * floats) * 4
+    whole = make_config(objective__relation_prediction=0.5, train__batch_size=4)  # all relations have gradients
+    assert bytes_per_step(whole, Counts()) - bytes_per_step(make_config(train__batch_size=4), Counts()) == 2 * (
+        200 * 512 - 8 * 512 - 200
+    )
+
+
 def test_what_sources_hold_counts() -> None:
     def held(source: str, workers: int = 2, **options: object) -> int:
         config = make_config(negatives__source=source, negatives__options=options, train__workers=workers)

@@ -130,10 +130,11 @@ def test_what_a_composition_leaves_out_is_not_composed(others: dict[str, object]
 
 
 @pytest.mark.parametrize("inverse", ["learned", "tied"])
-@pytest.mark.parametrize("regularizer", ["n3", "l2"])
+@pytest.mark.parametrize("regularizer", ["n3", "l2", "dura"])
 @pytest.mark.parametrize("scorer", ["complex", "distmult"])
 def test_a_compiled_penalty_is_that_of_autograd(scorer: str, regularizer: str, inverse: str) -> None:
-    penalty = {"name": regularizer, "weight": 0.3, "relation_weight": 0.2}
+    others = {"vector_factor": 0.5, "product_factor": 1.5} if regularizer == "dura" else {"relation_weight": 0.2}
+    penalty = {"name": regularizer, "weight": 0.3, **others}
     config = config_of(scorer, model={"name": scorer, "dim": 16, "inverse": inverse}, regularizer=penalty)
     model = TrainingModel(config, ENTITIES, RELATIONS, Ranks.single())
     with torch.no_grad():

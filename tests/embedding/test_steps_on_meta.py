@@ -37,12 +37,13 @@ def sampled(sharing: int, masked: bool) -> SampledBatch:
 
 def query_sampled() -> QuerySampledBatch:
     one = ints(QUERIES)
-    return QuerySampledBatch(ints(ENTITIES), one, one, one, QUERIES, ints(3), 3, floats(3))
+    return QuerySampledBatch(ints(ENTITIES), one, one, one, QUERIES, ints(3), 3, floats(3), ints(7), ints(5))
 
 
 def all_entities() -> AllEntitiesBatch:
     answers = Answers(ints(QUERIES), ints(QUERIES), floats(QUERIES))
-    return AllEntitiesBatch(ints(ENTITIES), ints(QUERIES), ints(QUERIES), floats(QUERIES), QUERIES, answers)
+    one, asked = ints(QUERIES), (ints(QUERIES), ints(7), ints(5))
+    return AllEntitiesBatch(ints(ENTITIES), one, one, floats(QUERIES), QUERIES, answers, *asked)
 
 
 HALE = {"name": "query_sampling", "square_positives": False}
@@ -57,9 +58,11 @@ STEPS: dict[str, tuple[str, dict[str, object], type[Step], Batch]] = {
 }
 
 
+@pytest.mark.parametrize("relation_prediction", [0.0, 0.5])
 @pytest.mark.parametrize("kind", list(STEPS))
-def test_a_step_waits_for_no_value(kind: str) -> None:
+def test_a_step_waits_for_no_value(kind: str, relation_prediction: float) -> None:
     scorer, objective, step, batch = STEPS[kind]
+    objective = {**objective, "relation_prediction": relation_prediction}
     tree = {"model": {"name": scorer, "dim": WIDTH}, "objective": objective, "train": {"workers": 1}}
     config = RunConfig.model_validate(tree)
     model = TrainingModel(config, ENTITIES, RELATIONS, Ranks(device=META))

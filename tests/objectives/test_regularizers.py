@@ -8,7 +8,9 @@ import torch
 from distkg.objectives import REGULARIZERS
 
 
-@pytest.mark.parametrize(("name", "expected"), [("n3", [36.0, 0.0, 0.125]), ("l2", [14.0, 0.0, 0.25])])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("n3", [36.0, 0.0, 0.125]), ("l2", [14.0, 0.0, 0.25]), ("dura", [14.0, 0.0, 0.25])]
+)
 def test_penalties_of_rows(name: str, expected: list[float]) -> None:
     magnitude = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0], [0.0, 0.5, 0.0]])
     assert REGULARIZERS[name](magnitude).tolist() == expected

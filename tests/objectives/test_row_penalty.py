@@ -29,7 +29,7 @@ def test_by_hand(name: str, parts: int, value: float, gradient: list[float]) -> 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("name", ["n3", "l2"])
+@pytest.mark.parametrize("name", ["n3", "l2", "dura"])
 def test_beside_autograd(name: str, parts: int, threads: int) -> None:
     generator = torch.Generator().manual_seed(4)
     rows, count = torch.randn(900, 22, generator=generator), torch.randint(4, (900,), generator=generator)

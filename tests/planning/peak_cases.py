@@ -155,8 +155,23 @@ CASES: dict[str, Case] = {
     **{
         f"regularizer {name}": Case(embedding(regularizer={"name": name, "weight": 0.01})) for name in own(REGULARIZERS)
     },
+    "regularizer dura, one_vs_all": Case(
+        over_all_entities("one_vs_all") | {"regularizer": {"name": "dura", "weight": 0.01}}
+    ),
+    "regularizer dura, a matrix per relation": Case(
+        scorer("rescal") | {"regularizer": {"name": "dura", "weight": 0.01}}
+    ),
     **{f"scorer {name}": Case(scorer(name)) for name in own(SCORERS)},
     **{f"source {name}": Case(source(name), stores=_stores_of(name)) for name in own(SOURCES)},
+    "relation prediction": Case(embedding(objective={"name": "logistic", "relation_prediction": 0.5})),
+    "relation prediction, one query for each": Case(
+        embedding(
+            model={"name": "rotate"},
+            objective={"name": "logistic", "relation_prediction": 0.5},
+            train={"batch_size": 2048, "time_limit_seconds": 0.1},
+        )
+    ),
+    "relation prediction, one_vs_all": Case(over_all_entities("one_vs_all", relation_prediction=0.5)),
     "negatives filtered": Case(embedding(negatives={"filter": True})),
     "negatives not shared": Case(embedding(negatives={"shared": False})),
     "source dans, vectors": Case(source("dans", {"negatives": "embedding", "pivots": 8}), stores=GRAPH),
@@ -166,6 +181,7 @@ CASES: dict[str, Case] = {
         over_all_entities("one_vs_all") | {"model": {"name": "distmult", "dim": 128, "entities": "nodepiece"}}
     ),
     "table on disk": Case(embedding(train={"batch_size": 1024, "table_storage": "disk"})),
+    "average of weights": Case(embedding(train={"average": "ema", "epochs": 2})),
     "overlap": Case(embedding(train={"overlap": True})),
     **{f"pool {name}": Case(pooled(name), stores=GRAPH) for name in POOLED},
     "pool near_miss, sync": Case(pooled("near_miss", sync=True), stores=GRAPH),
@@ -175,6 +191,10 @@ CASES: dict[str, Case] = {
         f"foundation {name}": Case(foundation(name), stores=("tiny", "fewer") if name in LARGE else GRAPH)
         for name in own(MODELS)
     },
+    "foundation ultra, average of weights": Case(
+        foundation("ultra") | {"train": {"batch_size": 16, "epochs": 2, "steps_per_epoch": 1, "average": "mean"}},
+        stores=GRAPH,
+    ),
     "foundation ultra, source k_hop": Case(foundation("ultra", source="k_hop"), stores=GRAPH),
     "foundation ultra, generated graphs": Case(
         foundation("ultra") | {"data": {"generated": {"share": 1.0, "entities": [3000, 4500], "relations": [4, 6]}}},

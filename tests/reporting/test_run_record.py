@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from distkg.reporting.run_record import RunError, continued, reach, read_run
+from distkg.reporting.run_record import RunError, continued, metrics_by_split, reach, read_run
 
 
 def test_missing_folder_names_the_way_out(tmp_path: Path) -> None:
@@ -81,3 +81,11 @@ def test_only_finite_numbers_are_reached(value: object) -> None:
 def test_reach_into_nested_objects() -> None:
     assert reach({"valid": {"mrr": 0.25}}, "valid.mrr") == 0.25
     assert reach({"valid": 3}, "valid.mrr") is None
+
+
+def test_metrics_of_other_weights_have_rows_of_their_own() -> None:
+    test, other = {"mrr": 0.3}, {"mrr": 0.2}
+    both = {"average": {"test": test}, "raw": {"test": other, "valid": 3}}
+    result = {"metrics": {"test": test}, "weights": "average", "metrics_by_weights": both}
+    assert metrics_by_split(result) == {"test": test, "test, raw weights": other}
+    assert metrics_by_split({"metrics": {"test": test}, "metrics_by_weights": "?"}) == {"test": test}

@@ -142,13 +142,23 @@ def describe(record: Record) -> str:
     if record.get("loss") is not None:
         parts.append(f"loss {record['loss']:.4f}")
     if (record.get("valid") or {}).get("mrr") is not None:
-        parts.append(f"valid MRR {record['valid']['mrr']:.4f}")
+        parts.append(f"valid MRR {record['valid']['mrr']:.4f}{_by_weights(record.get('valid_by_weights') or {})}")
     if record.get("triples_per_second") is not None:
         parts.append(f"{int(record['triples_per_second']):,} triples/s")
     delivered = (record.get("negatives") or {}).get("delivered")
     if delivered is not None:
         parts.append(f"{delivered:.0%} of negatives delivered")
     return "  ".join(parts)
+
+
+def _by_weights(metrics: Record) -> str:
+    """Format the MRR of each kind of weights, if there are several.
+
+    >>> _by_weights({"raw": {"mrr": 0.25}, "average": {"mrr": 0.26}})
+    ' (raw 0.2500, average 0.2600)'
+    """
+    each = [f"{weights} {values['mrr']:.4f}" for weights, values in metrics.items()]
+    return f" ({', '.join(each)})" if each else ""
 
 
 def with_warnings(listener: Listener, display: Display) -> Listener:

@@ -26,6 +26,7 @@ from distkg.sharding.ranks import Ranks
 from distkg.sharding.table import ShardedTable
 from distkg.training.family import Extensible, FirstRows
 from distkg.training.run_dir import RunFolder
+from distkg.training.weight_average import is_other
 
 MODEL, DENSE_OPTIMIZER = "model.", "dense_optimizer."
 
@@ -97,7 +98,7 @@ def write_grown_checkpoint(
             return {
                 tensor: _rows(checkpoints, name, manifest, tensor, grown.entities, low, high, table.new)
                 for tensor, entry in manifest.tensors.items()
-                if entry.sharded
+                if entry.sharded and not is_other(tensor)
             }
 
         write_in_parts(folder, store.num_entities, part, replicated, progress)
@@ -132,8 +133,8 @@ def _grown_replicated(
     tensors = {}
     for name, value in model.state_dict().items():
         tensors[MODEL + name] = _with_new_relations(value, read, manifest, MODEL + name, model, grown, shown)
-    unknown = {name for name, entry in manifest.tensors.items() if not entry.sharded} - tensors.keys()
-    for name in sorted(unknown):
+    replicated = {name for name, entry in manifest.tensors.items() if not entry.sharded and not is_other(name)}
+    for name in sorted(replicated - tensors.keys()):
         if not name.startswith(DENSE_OPTIMIZER):
             raise CheckpointError(f"{shown} holds {name}, which the model of this run does not have")
         tensors[name] = _with_new_state(read(name), model, grown, f"{name} of {shown}")

@@ -37,12 +37,14 @@ class Scorer(nn.Module):
         relation_width: floats stored per relation.
         similarity: similarity of query vectors and candidate vectors.
         tied_inverse: True if ``inverse`` computes r⁻¹ in closed form.
+        bilinear: True if the score is ⟨hR, t⟩ with a matrix R of the relation, up to batch normalisation and dropout.
         number_parts: components of the numbers in a vector, in as many equal pieces of it: 2 for complex numbers.
         composition: compiled composition, if ``query(anchor, relation) = anchor ∘ operand(relation)``; else None.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
     tied_inverse: bool = False
+    bilinear: bool = False
     similarity: Similarity = DOT
     number_parts: ClassVar[int] = 1
     composition: ClassVar[Composition | None] = None
@@ -69,8 +71,36 @@ class Scorer(nn.Module):
         return self.composition.plain(anchor, self.operand(relation))
 
     def operand(self, relation: Tensor) -> Tensor:
-        """Return the operands [B, entity_width] of ``composition`` from relation rows. Default: the whole rows."""
+        """Return the operands [B, O] of ``composition``, ``cross_queries`` and ``relation_queries`` from relation rows
+        [B, relation_width]; those of a composition are as wide as entity rows. Default: the whole rows."""
         return relation
+
+    def cross_queries(self, anchor: Tensor, operand: Tensor) -> Tensor:
+        """Compute the query vectors of every anchor with every relation.
+
+        Args:
+            anchor: float32 [B, entity_width].
+            operand: float32 [R, O], operands of the relations. The default takes the whole rows of relations, unless
+                the scorer has a composition.
+
+        Returns:
+            float32 [B, R, Q].
+        """
+        if self.composition is not None:
+            return self.composition.cross(anchor, operand)
+        queries, relations = len(anchor), len(operand)
+        pairs = self.query(anchor.repeat_interleave(relations, 0), operand.repeat(queries, 1))
+        return pairs.unflatten(0, (queries, relations))
+
+    def relation_queries(self, anchor: Tensor, answer: Tensor) -> Tensor | None:
+        """Return vectors [B, O] whose ``similarity`` with the operand of a relation is the score of a fact, but for a
+        number of the pair, to rank relations without a query vector for each; None if the scorer has no such form,
+        which is the default. Batch norms use their running statistics.
+
+        Args:
+            anchor, answer: float32 [B, entity_width].
+        """
+        return None
 
     def candidates(self, rows: Tensor) -> Tensor:
         """Return the candidate vectors [N, C] of entity rows [N, entity_width]. Default: the whole rows."""
@@ -84,6 +114,15 @@ class Scorer(nn.Module):
         anchor rows.
         """
         return query if query.shape[1] == self.entity_width else anchor
+
+    def forward_product(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        """Return hR [B, ·] of anchor rows and relation rows; only if ``bilinear``. Default: the query."""
+        return self.query(anchor, relation)
+
+    def dual_product(self, answer: Tensor, relation: Tensor) -> Tensor:
+        """Return tRᵀ [B, ·] of answer rows and relation rows, with ⟨h, tRᵀ⟩ = ⟨hR, t⟩; only if ``bilinear``. Default:
+        the query of the inverse relation."""
+        return self.query(answer, self.inverse(relation))
 
     def inverse(self, relation: Tensor) -> Tensor:
         """Compute the vectors of r⁻¹ from those of r, [B, relation_width]; only if ``tied_inverse``."""

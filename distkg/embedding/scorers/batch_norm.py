@@ -6,6 +6,9 @@ own queries and keeps its own running statistics.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,3 +28,18 @@ class RowNorm(_SmallBatches, nn.BatchNorm1d):
 
 class ImageNorm(_SmallBatches, nn.BatchNorm2d):
     """Batch norm of images [B, channels, height, width]."""
+
+
+@contextmanager
+def running_statistics(module: nn.Module) -> Iterator[None]:
+    """Let every batch norm of a module normalise by its running statistics, and leave these as they are."""
+    training = [
+        each for each in module.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm) and each.training
+    ]
+    for each in training:
+        each.eval()
+    try:
+        yield
+    finally:
+        for each in training:
+            each.train()

@@ -16,12 +16,20 @@ from distkg.embedding.scorers.base import SCORERS, Options, Scorer
 class CP(Scorer):
     """CP scorer. Entity rows [anchor vector | answer vector], dim floats each."""
 
+    bilinear = True
+
     def __init__(self, dim: int, options: Options) -> None:
         super().__init__(dim, options)
         self.entity_width = 2 * dim
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
         return anchor[..., : self.dim] * relation
+
+    def relation_queries(self, anchor: Tensor, answer: Tensor) -> Tensor:
+        return anchor[..., : self.dim] * self.candidates(answer)
+
+    def dual_product(self, answer: Tensor, relation: Tensor) -> Tensor:
+        return self.candidates(answer) * relation
 
     def answer_rows(self, anchor: Tensor, query: Tensor) -> Tensor:
         return torch.cat((anchor[..., : self.dim], query), dim=-1)

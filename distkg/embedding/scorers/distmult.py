@@ -32,13 +32,18 @@ class DistMult(Scorer):
 
     Options = DistMultOptions
     tied_inverse = True
+    bilinear = True
     composition = PRODUCT
 
     def __init__(self, dim: int, options: DistMultOptions) -> None:
         super().__init__(dim, options)
         self.distance = options.distance != "none"
         self.similarity = SQUARED_L2 if self.distance else DOT
+        self.bilinear = not self.distance
         self.tied_inverse = not self.distance  # h∘r near t does not imply t∘r near h
+
+    def relation_queries(self, anchor: Tensor, answer: Tensor) -> Tensor | None:
+        return None if self.distance else anchor * answer
 
     def inverse(self, relation: Tensor) -> Tensor:
         return relation

@@ -21,6 +21,7 @@ class QuatE(Scorer):
     """Rows [real | i | j | k], dim/4 floats each; a tied r⁻¹ is the conjugate of r."""
 
     tied_inverse = True
+    bilinear = True
     number_parts = 4
 
     def __init__(self, dim: int, options: Options) -> None:
@@ -28,9 +29,20 @@ class QuatE(Scorer):
         super().__init__(dim, options)
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
-        return hamilton_product(anchor, relation / moduli(relation, 4).repeat(1, 4))
+        return hamilton_product(anchor, self.operand(relation))
+
+    def operand(self, relation: Tensor) -> Tensor:
+        """Return r/|r|."""
+        return relation / moduli(relation, 4).repeat(1, 4)
+
+    def cross_queries(self, anchor: Tensor, operand: Tensor) -> Tensor:
+        return hamilton_product(anchor[:, None], operand)
+
+    def relation_queries(self, anchor: Tensor, answer: Tensor) -> Tensor:
+        return hamilton_product(self.inverse(anchor), answer)
 
     def inverse(self, relation: Tensor) -> Tensor:
+        """Return the conjugate."""
         real, imaginary = relation.split((self.dim // 4, 3 * self.dim // 4), dim=-1)
         return torch.cat((real, -imaginary), dim=-1)
 

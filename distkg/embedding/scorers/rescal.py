@@ -18,6 +18,7 @@ class RESCAL(Scorer):
     """RESCAL scorer. Relation rows hold W row by row, dim² floats; a tied r⁻¹ has the transpose of W."""
 
     tied_inverse = True
+    bilinear = True
 
     def __init__(self, dim: int, options: Options) -> None:
         super().__init__(dim, options)
@@ -25,6 +26,12 @@ class RESCAL(Scorer):
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
         return torch.bmm(anchor.unsqueeze(1), self._matrix(relation)).squeeze(1)
+
+    def cross_queries(self, anchor: Tensor, operand: Tensor) -> Tensor:
+        return torch.einsum("bi,rij->brj", anchor, self._matrix(operand))
+
+    def relation_queries(self, anchor: Tensor, answer: Tensor) -> Tensor:
+        return (anchor.unsqueeze(2) * answer.unsqueeze(1)).flatten(1)
 
     def inverse(self, relation: Tensor) -> Tensor:
         return self._matrix(relation).transpose(1, 2).flatten(1)

@@ -20,6 +20,7 @@ class SimplE(Scorer):
     swaps the two."""
 
     tied_inverse = True
+    bilinear = True
 
     def __init__(self, dim: int, options: Options) -> None:
         require_multiple(dim, 2, "simple")
@@ -27,6 +28,9 @@ class SimplE(Scorer):
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
         return swap_halves(anchor * relation) / 2
+
+    def relation_queries(self, anchor: Tensor, answer: Tensor) -> Tensor:
+        return anchor * swap_halves(answer) / 2
 
     def inverse(self, relation: Tensor) -> Tensor:
         return swap_halves(relation)

@@ -36,6 +36,9 @@ class TransE(Scorer):
         super().__init__(dim, options)
         self.similarity = NORMS[options.norm]
 
+    def relation_queries(self, anchor: Tensor, answer: Tensor) -> Tensor:
+        return answer - anchor
+
     def inverse(self, relation: Tensor) -> Tensor:
         return -relation
 

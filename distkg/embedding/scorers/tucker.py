@@ -31,6 +31,7 @@ class TuckER(Scorer):
     """
 
     Options = TuckEROptions
+    bilinear = True
 
     def __init__(self, dim: int, options: TuckEROptions) -> None:
         options = options.model_copy(update={"relation_dim": options.relation_dim or dim})
@@ -45,9 +46,37 @@ class TuckER(Scorer):
 
     def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
         anchor = self.input_dropout(self.input_norm(anchor))
-        matrix = (relation @ self.core.flatten(1)).unflatten(1, (self.dim, self.dim))
-        moved = torch.bmm(anchor.unsqueeze(1), self.matrix_dropout(matrix)).squeeze(1)
+        moved = torch.bmm(anchor.unsqueeze(1), self._matrix(self.operand(relation))).squeeze(1)
         return self.output_dropout(self.output_norm(moved))
+
+    def operand(self, relation: Tensor) -> Tensor:
+        """Return the matrices W ×₂ r with dropout, row by row: [B, dim²]."""
+        return self.matrix_dropout(relation @ self.core.flatten(1))
+
+    def cross_queries(self, anchor: Tensor, operand: Tensor) -> Tensor:
+        anchor = self.input_dropout(self.input_norm(anchor))
+        moved = torch.einsum("bi,rij->brj", anchor, self._matrix(operand))
+        return self.output_dropout(self.output_norm(moved.flatten(0, 1))).view(moved.shape)
+
+    def relation_queries(self, anchor: Tensor, answer: Tensor) -> Tensor:
+        """Return outer products [B, dim²], with the running statistics of the query's batch norm, whose shift is the
+        same for all relations of a pair."""
+        variance = self.output_norm.running_var
+        assert variance is not None
+        scale = (variance + self.output_norm.eps).rsqrt() * self.output_norm.weight
+        left, right = self.input_dropout(self.input_norm(anchor)), self.output_dropout(answer * scale)
+        return (left.unsqueeze(2) * right.unsqueeze(1)).flatten(1)
+
+    def forward_product(self, anchor: Tensor, relation: Tensor) -> Tensor:
+        matrix = self._matrix(relation @ self.core.flatten(1))
+        return torch.bmm(anchor.unsqueeze(1), matrix).squeeze(1)
+
+    def dual_product(self, answer: Tensor, relation: Tensor) -> Tensor:
+        matrix = self._matrix(relation @ self.core.flatten(1))
+        return torch.bmm(matrix, answer.unsqueeze(2)).squeeze(2)
 
     def init_entities(self, rows: Tensor, generator: torch.Generator) -> None:
         unit_variance_(rows, rows.shape[-1], generator)
+
+    def _matrix(self, operand: Tensor) -> Tensor:
+        return operand.unflatten(-1, (self.dim, self.dim))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from distkg.config import RunConfig
 from distkg.embedding.batches import AllEntitiesBatch, Batch
 from distkg.embedding.model import TrainingModel
+from distkg.embedding.steps.relation_prediction import RelationPrediction, RowUses
 from distkg.embedding.steps.step import GatheredRows, Penalty, StepResult, gradient_of, through_candidates
+from distkg.kernels.gather_scatter import add_rows
 from distkg.kernels.given_gradient import with_gradient
 from distkg.kernels.products import products_in
 from distkg.objectives import ALL_ENTITIES
@@ -22,7 +25,7 @@ class AllEntitiesStep:
         self._model = model
         self._objective = ALL_ENTITIES[config.objective.name](config.objective)
         self._products = product_precision(config, model.ranks.device)
-        self._penalty = Penalty(model, config)
+        self._penalty, self._relations = Penalty(model, config), RelationPrediction(model, config)
 
     def __call__(self, batch: Batch, rows: Tensor) -> StepResult:
         assert isinstance(batch, AllEntitiesBatch)
@@ -42,6 +45,29 @@ class AllEntitiesStep:
         total = batch.answers.count.sum().clamp_min(1)
         penalty = self._penalty.of_queries(anchor.rows, relation, batch.count) / total
         (penalty + with_gradient(query, grad_query)).backward()
-        every_row = through_candidates(own, candidates, reduced.candidates)
-        answer_penalty = self._penalty.of_answers(own.detach(), batch.answers.row, total, every_row)
-        return StepResult(reduced.loss + penalty.detach() + answer_penalty, gradient_of(rows, anchor), every_row)
+        every_row, to_rows = through_candidates(own, candidates, reduced.candidates), gradient_of(rows, anchor)
+        answer_penalty = self._penalty.of_answers(
+            own.detach(), batch.answers.row, batch.asked_relation, total, every_row
+        )
+        loss = reduced.loss + penalty.detach() + answer_penalty
+        if self._relations.weight:
+            loss += self._predict_relations(batch, rows, own.detach(), total, to_rows, every_row)
+        return StepResult(loss, to_rows, every_row)
+
+    def _predict_relations(
+        self, batch: AllEntitiesBatch, rows: Tensor, own: Tensor, total: Tensor, to_rows: Tensor, every_row: Tensor
+    ) -> Tensor:
+        """Return this rank's part of the loss of relation prediction, and add its gradients; collective.
+
+        An answer is compared where its row is. Anchors' rows are gathered, and their gradients scattered, as queries
+        are.
+        """
+        ranks, answers = self._model.ranks, batch.answers
+        anchors = rows.index_select(0, batch.anchor)
+        everyone = ranks.all_gather(F.pad(anchors, (0, 0, 0, batch.width - len(anchors))))
+        anchor = RowUses(everyone, answers.query, torch.zeros_like(everyone))
+        answer = RowUses(own, answers.row, every_row)
+        directions = batch.tail_answers, batch.head_answers
+        loss = self._relations(anchor, answer, batch.asked_relation, directions, 1 / total)
+        add_rows(to_rows, batch.anchor, ranks.reduce_scatter(anchor.gradient)[: len(anchors)])
+        return loss

@@ -80,31 +80,48 @@ class ComposedQueries:
         composition = model.scorer.composition
         assert composition is not None
         self._batch, self._regularizer, self._weight = batch, penalty, weight
-        self._composition, self._rows, self._anchor = composition, rows, batch.anchor
+        self._model, self._composition, self._rows = model, composition, rows
         ids, self._place = _relations(model, batch.relation)
         self._relations = model.relation_rows(ids)
         self._operands = model.scorer.operand(self._relations)
         self.query = rows.new_empty(len(batch.anchor), rows.shape[1])
         self.penalty = rows.new_zeros(())
-        composition.compose(*self._inputs(), self.query.numpy())
+        composition.compose(*self._inputs(batch.anchor, self._operands), self.query.numpy())
 
-    def _inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        parts = (self._rows, self._anchor, self._operands, self._place)
-        rows, anchor, operands, place = (part.detach().contiguous().numpy() for part in parts)
-        return rows, anchor, operands, place
+    def _inputs(self, entity: Tensor, operands: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        parts = (self._rows, entity, operands, self._place)
+        rows, places, relations, place = (part.detach().contiguous().numpy() for part in parts)
+        return rows, places, relations, place
 
     def backward(self, to_query: Tensor, to_rows: Tensor) -> None:
-        to_operands = torch.zeros_like(self._operands, memory_format=torch.contiguous_format)
-        gradient = to_query.contiguous().numpy()
-        self._composition.add_gradients(gradient, *self._inputs(), to_rows.numpy(), to_operands.numpy())
-        through_operands = with_gradient(self._operands, to_operands)
-        if self._regularizer is None:
-            through_operands.backward()
+        regularizer, weight = self._regularizer, self._weight
+        if regularizer is None:
+            self._through(self._batch.anchor, self._operands, to_query, to_rows).backward()
             return
-        of_relations = self._regularizer.of_relations(self._relations, self._place) * self._weight
-        (of_relations + through_operands).backward()
+        loss, penalised = regularizer.of_relations(self._relations, self._place) * weight, self.query.new_zeros(())
+        if regularizer.product_weight is not None:
+            to_products = 2 * weight * regularizer.product_weight
+            dual, operands = self._dual_products()
+            loss = loss + self._through(self._batch.answer, operands, dual * to_products, to_rows)
+            to_query = to_query.add(self.query, alpha=to_products)
+            penalised = (dual.square().sum() + self.query.square().sum()) * (to_products / 2)
+        (loss + self._through(self._batch.anchor, self._operands, to_query, to_rows)).backward()
         both = torch.cat([self._batch.anchor, self._batch.answer])
-        self.penalty = of_relations.detach() + self._regularizer.of_rows(self._rows, both, self._weight, to_rows)
+        self.penalty = loss.detach() + penalised + regularizer.of_rows(self._rows, both, weight, to_rows)
+
+    def _dual_products(self) -> tuple[Tensor, Tensor]:
+        """Return tRᵀ of the answers, [b, Q], and the operands of the inverse relations."""
+        scorer = self._model.scorer
+        operands, products = scorer.operand(scorer.inverse(self._relations)), torch.empty_like(self.query)
+        self._composition.compose(*self._inputs(self._batch.answer, operands), products.numpy())
+        return products, operands
+
+    def _through(self, entity: Tensor, operands: Tensor, gradient: Tensor, to_rows: Tensor) -> Tensor:
+        """Add the gradient of composed rows to ``to_rows``; return 0, whose gradient by operands is theirs."""
+        to_operands = torch.zeros_like(operands, memory_format=torch.contiguous_format)
+        arrays = gradient.contiguous().numpy(), *self._inputs(entity, operands)
+        self._composition.add_gradients(*arrays, to_rows.numpy(), to_operands.numpy())
+        return with_gradient(operands, to_operands)
 
 
 def composes(model: TrainingModel, config: RunConfig) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 from distkg.config import RunConfig
 from distkg.embedding.batches import Batch, QuerySampledBatch
 from distkg.embedding.model import TrainingModel
+from distkg.embedding.steps.relation_prediction import RelationPrediction, RowUses
 from distkg.embedding.steps.step import GatheredRows, Penalty, StepResult, gradient_of, through_candidates
 from distkg.kernels.given_gradient import with_gradient
 from distkg.kernels.products import products_in
@@ -36,6 +37,16 @@ class ScoredQueries:
         return penalty(self._anchor.rows, self._relation, self._answer.rows)
 
 
+def _with_relations(
+    predict: RelationPrediction, batch: QuerySampledBatch, rows: Tensor, to_rows: Tensor, loss: Tensor
+) -> Tensor:
+    """Return a loss with that of relation prediction, whose gradients are added to ``to_rows`` and parameters."""
+    anchor, answer = (RowUses(rows, index, to_rows) for index in (batch.anchor, batch.answer))
+    return loss + predict(
+        anchor, answer, batch.relation, (batch.tail_queries, batch.head_queries), 1 / max(batch.queries, 1)
+    )
+
+
 class QuerySamplingStep:
     """Step of query sampling (HaLE, eq. 5 and 9): attract answers, and repel all entities from sampled queries.
 
@@ -48,7 +59,7 @@ class QuerySamplingStep:
         self._square, self._weight = config.objective.square_positives, config.objective.uniformity
         self._uniformity = OneVsAll(config.objective)
         self._products = product_precision(config, model.ranks.device)
-        self._penalty = Penalty(model, config)
+        self._penalty, self._relations = Penalty(model, config), RelationPrediction(model, config)
 
     def __call__(self, batch: Batch, rows: Tensor) -> StepResult:
         assert isinstance(batch, QuerySampledBatch)
@@ -73,8 +84,9 @@ class QuerySamplingStep:
         grad_sampled = ranks.reduce_scatter(kept_away.query)[: len(sampled)]
         (alignment + with_gradient(sampled, self._weight * grad_sampled)).backward()
         every_row = through_candidates(own, candidates, kept_away.candidates.mul_(self._weight))
+        to_rows = gradient_of(rows, *scored.gathered)
         loss = alignment.detach() + self._weight * kept_away.loss
-        return StepResult(loss, gradient_of(rows, *scored.gathered), every_row)
+        return StepResult(_with_relations(self._relations, batch, rows, to_rows, loss), to_rows, every_row)
 
 
 class NonNegativeStep:
@@ -88,7 +100,7 @@ class NonNegativeStep:
         self._model = model
         self._best = 1.0 if model.training_similarity is DOT else 0.0
         self._weight, self._radius = config.objective.uniformity, config.objective.radius
-        self._penalty = Penalty(model, config)
+        self._penalty, self._relations = Penalty(model, config), RelationPrediction(model, config)
 
     def __call__(self, batch: Batch, rows: Tensor) -> StepResult:
         assert isinstance(batch, QuerySampledBatch)
@@ -100,4 +112,6 @@ class NonNegativeStep:
         own = model.entities.local.float()
         loss, every_row = spread(own, self._radius, model.num_entities, model.ranks)
         every_row *= self._weight
-        return StepResult(alignment.detach() + self._weight * loss, gradient_of(rows, *scored.gathered), every_row)
+        to_rows = gradient_of(rows, *scored.gathered)
+        loss = alignment.detach() + self._weight * loss
+        return StepResult(_with_relations(self._relations, batch, rows, to_rows, loss), to_rows, every_row)

@@ -10,6 +10,7 @@ from distkg.embedding.batches import Batch, SampledBatch
 from distkg.embedding.model import TrainingModel
 from distkg.embedding.steps.comparison import Comparison, compare
 from distkg.embedding.steps.queries import BatchQueries, ComposedQueries, DifferentiatedQueries, composes
+from distkg.embedding.steps.relation_prediction import RelationPrediction, RowUses
 from distkg.embedding.steps.step import Penalty, StepResult, through_candidates
 from distkg.kernels.products import products_in
 from distkg.kernels.scores.similarity import DOT
@@ -24,6 +25,7 @@ class SampledStep:
         self._model = model
         self._objective = SAMPLED[config.objective.name](config.objective)
         self._penalty = Penalty(model, config)
+        self._relations = RelationPrediction(model, config)
         self._composes = composes(model, config)
         reduced = model.ranks.device.type != "cpu" and model.training_similarity is DOT  # distances would be lost
         self._products = getattr(torch, config.train.precision) if reduced else torch.float32
@@ -41,7 +43,9 @@ class SampledStep:
             self._compare_generated(queries.query, candidates.detach(), batch, batch.made, weight, compared)
         to_rows = through_candidates(own, candidates, compared.to_candidates)
         queries.backward(compared.to_query, to_rows)
-        return StepResult(compared.loss + queries.penalty, to_rows)
+        anchor, answer = (RowUses(rows, index, to_rows) for index in (batch.anchor, batch.answer))
+        predicted = self._relations(anchor, answer, batch.relation, batch.directions, weight)
+        return StepResult(compared.loss + queries.penalty + predicted, to_rows)
 
     def _queries(self, batch: SampledBatch, rows: Tensor, weight: float) -> BatchQueries:
         if self._composes:

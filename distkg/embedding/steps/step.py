@@ -16,7 +16,11 @@ from distkg.embedding.scorers import Scorer
 from distkg.kernels.gather_scatter import add_rows
 from distkg.kernels.given_gradient import with_gradient
 from distkg.kernels.jit import on_cpu
-from distkg.objectives import REGULARIZERS, add_row_penalty, has_compiled_form
+from distkg.kernels.scores.log_sum_exp import blocks
+from distkg.objectives import PENALISES_PRODUCTS, REGULARIZERS, add_row_penalty, has_compiled_form
+
+DUAL_FLOATS = 1 << 20
+"""Floats of the relations or answers whose products are penalised together."""
 
 
 @dataclass(frozen=True)
@@ -77,27 +81,35 @@ def through_candidates(own: Tensor, candidates: Tensor, gradient: Tensor) -> Ten
 class Penalty:
     """Weighted regularizer on the vectors of a batch; zero if none is configured.
 
+    It has a part of the entities' own vectors, and one of the relations' vectors, or of products with relations.
+
     Attributes:
-        compiled: whether ``of_rows`` and ``of_relations`` compute it.
+        compiled: whether ``of_rows``, and ``of_relations`` or a composition, compute it.
+        product_weight: weight of ‖hR‖² and ‖tRᵀ‖²; None for a regularizer of relation vectors.
     """
 
     def __init__(self, model: TrainingModel, config: RunConfig) -> None:
-        self._scorer = model.scorer
+        self._model, self._scorer = model, model.scorer
         settings = config.regularizer
         self._name, self._parts = settings.name, model.scorer.number_parts
+        products = settings.name in PENALISES_PRODUCTS
         by_numbers = type(model.scorer).factors is Scorer.factors and has_compiled_form(self._name, self._parts)
-        self.compiled = settings.name == "none" or by_numbers
+        self.compiled = settings.name == "none" or (by_numbers and (not products or model.scorer.tied_inverse))
         self._norm = None if settings.name == "none" else REGULARIZERS[settings.name]
-        self._entity = settings.weight
+        self._entity = settings.weight * settings.vector_factor if products else settings.weight
         self._relation = settings.weight if settings.relation_weight is None else settings.relation_weight
+        self.product_weight = settings.weight * settings.product_factor if products else None
 
     def __call__(self, anchor: Tensor, relation: Tensor, answer: Tensor) -> Tensor:
         """Return the sum over queries: scalar."""
         if self._norm is None:
             return anchor.new_zeros(())
         first, second, third = self._scorer.factors(anchor, relation, answer)
-        entity = self._norm(first) + self._norm(third)
-        return (self._entity * entity + self._relation * self._norm(second)).sum()
+        entity = self._entity * (self._norm(first) + self._norm(third))
+        if self.product_weight is None:
+            return (entity + self._relation * self._norm(second)).sum()
+        products = self._scorer.forward_product(anchor, relation), self._scorer.dual_product(answer, relation)
+        return (entity + self.product_weight * (self._norm(products[0]) + self._norm(products[1]))).sum()
 
     def weighted(self, weight: float) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
         """Return ``weight`` times the penalty as a function of rows; None if none is configured."""
@@ -113,7 +125,7 @@ class Penalty:
 
     def of_relations(self, relation: Tensor, used: Tensor) -> Tensor:
         """Return the part of relation rows, as ``of_rows``: scalar, differentiable."""
-        if self._norm is None:
+        if self._norm is None or self.product_weight is not None:
             return relation.new_zeros(())
         count = torch.bincount(used, minlength=len(relation))
         nobody = relation.new_zeros(1, self._scorer.entity_width)
@@ -125,10 +137,19 @@ class Penalty:
         if self._norm is None:
             return (anchor[:0].sum() + relation[:0].sum()) * 0
         first, second, _ = self._scorer.factors(anchor, relation, anchor)
-        return (count * (self._entity * self._norm(first) + self._relation * self._norm(second))).sum()
+        if self.product_weight is None:
+            other = self._relation * self._norm(second)
+        else:
+            other = self.product_weight * self._norm(self._scorer.forward_product(anchor, relation))
+        return (count * (self._entity * self._norm(first) + other)).sum()
 
-    def of_answers(self, own: Tensor, row: Tensor, total: Tensor, every_row: Tensor) -> Tensor:
-        """Return the part of the answers among this rank's rows, and add its gradient to ``every_row``."""
+    def of_answers(self, own: Tensor, row: Tensor, asked: Tensor, total: Tensor, every_row: Tensor) -> Tensor:
+        """Return the part of the answers among this rank's rows, and add its gradient to ``every_row``.
+
+        Args:
+            row, asked: int64 [a], rows of the answers and relations of their queries.
+            total: number of answers on all ranks, scalar.
+        """
         if self._norm is None or not len(row):
             return own.new_zeros(())
         unique_rows, times = row.unique(return_counts=True) if on_cpu(row) else _times_of_all(row, len(own))
@@ -138,7 +159,28 @@ class Penalty:
         loss = (times * self._norm(magnitude)).sum() * self._entity / total
         (gradient,) = torch.autograd.grad(loss, answer)
         add_rows(every_row, unique_rows, gradient)
-        return loss.detach()
+        if self.product_weight is None:
+            return loss.detach()
+        return loss.detach() + self._of_dual_products(own, row, asked, self.product_weight / total, every_row)
+
+    def _of_dual_products(self, own: Tensor, row: Tensor, asked: Tensor, weight: Tensor, every_row: Tensor) -> Tensor:
+        """Return ``weight`` · Σ ‖tRᵀ‖² over answers, and add its gradients to ``every_row`` and to the parameters."""
+        assert self._norm is not None
+        ids = torch.arange(2 * self._model.num_relations, device=row.device)
+        relations = self._model.relation_rows(ids)
+        to_relations, total = torch.zeros_like(relations), own.new_zeros(())
+        for low, high in blocks(len(row), max(1, DUAL_FLOATS // max(relations.shape[1], own.shape[1]))):
+            answer = own.index_select(0, row[low:high]).requires_grad_()
+            relation = relations.detach().index_select(0, asked[low:high]).requires_grad_()
+            loss = self._norm(self._scorer.dual_product(answer, relation)).sum() * weight
+            loss.backward()
+            assert answer.grad is not None
+            assert relation.grad is not None
+            total += loss.detach()
+            add_rows(every_row, row[low:high], answer.grad)
+            add_rows(to_relations, asked[low:high], relation.grad)
+        with_gradient(relations, to_relations).backward()
+        return total
 
 
 def _times_of_all(row: Tensor, rows: int) -> tuple[Tensor, Tensor]:
