@@ -73,8 +73,8 @@ class RelationPrediction:
     def __init__(self, model: TrainingModel, config: RunConfig) -> None:
         self.weight = config.objective.relation_prediction
         self._model = model
-        activated = isinstance(model.hardness, ActivatedHardness)
-        self._is_direct = has_relation_queries(model.scorer, model.ranks.device) and not activated
+        plain = bool(self.weight) and not isinstance(model.hardness, ActivatedHardness)
+        self._is_direct = plain and has_relation_queries(model.scorer, model.ranks.device)
 
     def __call__(
         self, anchor: RowUses, answer: RowUses, relation: Tensor, directions: Directions, weight: float | Tensor
