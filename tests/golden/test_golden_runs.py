@@ -27,6 +27,9 @@ FIGURES = Path(__file__).parent / "figures.json"
 LOSS_TOLERANCE, METRIC_TOLERANCE = 1e-2, 0.1
 """Relative, and absolute, on other processors: 40 triples are ranked, a few of which may change their place."""
 
+STABLE_EPOCHS = {"foundation trix_relations": 12}
+"""Epochs whose losses are compared on other processors: this model doubles a difference of the last digit in each."""
+
 
 def processor() -> str:
     """Vendor, family and model of this processor, and what libraries use of it."""
@@ -76,10 +79,13 @@ def recorded() -> dict[str, Any]:
     return dict(json.loads(FIGURES.read_text()))
 
 
-def compare(found: dict[str, Any], expected: dict[str, Any], recorded: dict[str, Any]) -> None:
+def compare(
+    found: dict[str, Any], expected: dict[str, Any], recorded: dict[str, Any], epochs: int | None = None
+) -> None:
     if processor() == expected.get("processor", recorded["processor"]):
         assert flat(found) == flat({key: value for key, value in expected.items() if key != "processor"})
-    assert found["losses"] == pytest.approx(expected["losses"], rel=LOSS_TOLERANCE)
+    assert len(found["losses"]) == len(expected["losses"])
+    assert found["losses"][:epochs] == pytest.approx(expected["losses"][:epochs], rel=LOSS_TOLERANCE)
     for split, figures in expected["metrics"].items():
         assert found["metrics"][split]["queries"] == figures["queries"]
         assert math.isclose(found["metrics"][split]["mrr"], figures["mrr"], abs_tol=METRIC_TOLERANCE)
@@ -88,7 +94,8 @@ def compare(found: dict[str, Any], expected: dict[str, Any], recorded: dict[str,
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_is_what_it_was(name: str, size: int, store: str, recorded: dict[str, Any], tmp_path: Path) -> None:
-    compare(run_case(name, size, store, tmp_path / "run"), recorded["runs"][f"{name}, {size}"], recorded)
+    found, expected = run_case(name, size, store, tmp_path / "run"), recorded["runs"][f"{name}, {size}"]
+    compare(found, expected, recorded, STABLE_EPOCHS.get(name))
 
 
 @pytest.mark.slow
