@@ -1,5 +1,6 @@
 """What is written in any of the usual ways is read back, whatever the labels are."""
 
+import codecs
 import csv
 import io
 from pathlib import Path
