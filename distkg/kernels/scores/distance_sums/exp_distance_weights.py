@@ -26,6 +26,7 @@ from distkg.kernels.vectors.simd import (
     store_wide,
     total,
     where_above,
+    where_at_most,
 )
 from distkg.kernels.vectors.tiles import padded
 
@@ -34,6 +35,7 @@ KINDS: dict[type[Activation], int] = {Hanon: HANON, Halin: HALIN, Double: DOUBLE
 
 _zero, _half, _one, _two = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 _LANES = np.float32(LANES)
+_LEAST = np.float32(2.0**-100)  # where h is large, even the smallest shift may differ from it by rounding
 _HIGHEST_POWER = np.float32(100)  # of two; an inverse of infinity would be none
 Array = np.ndarray
 
@@ -103,6 +105,7 @@ def _weigh(  # type: ignore[no-untyped-def]
             distance = keep_first(distance, count - j, nothing)
         value, slope = activation(spread_as(nothing, scale) * distance, limit, steepness)
         term = exp(spread_as(nothing, shift) - value)
+        term = where_at_most(term, spread_as(nothing, _LEAST), spread_as(nothing, _LEAST), term)
         if j + WIDE > count:
             term = keep_first(term, count - j, nothing)
         weight = term * slope
