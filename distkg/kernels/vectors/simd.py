@@ -368,7 +368,7 @@ def _estimate(context: Any, value: Any) -> Any:
 
 @part_of_kernel
 def two_inverse_roots(x):  # type: ignore[no-untyped-def]
-    """Return two factors whose product is 2/√x for normal numbers x > 0, with a relative error below 3·10⁻⁷.
+    """Return two factors whose product is 2/√x for normal numbers x > 0, with a relative error below 4·10⁻⁷.
 
     An estimate and a step of Newton's method, instead of a root and a division. As factors, because a kernel multiplies
     by more anyway.

@@ -215,4 +215,4 @@ def padded(rows, columns):  # type: ignore[no-untyped-def]
     A row is an odd number of cache lines, so that rows do not evict each other from the cache.
     """
     height = _multiple(_multiple(rows, FEW * STEP), LANES)
-    return np.zeros((height, _multiple(columns, VECTORS * LANES) + _LINE), np.float32)
+    return np.zeros((height, _multiple(columns, 2 * _LINE) + _LINE), np.float32)
