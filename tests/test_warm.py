@@ -32,7 +32,7 @@ def test_a_run_of_a_warm_configuration_compiles_nothing(tmp_path: Path) -> None:
     assert warmed.returncode == 0, warmed.stderr
     assert warmed.stdout.startswith(f"{config}: ")
     compiled = sorted(path.name for path in cache.rglob("*.nbc"))
-    assert any(name.startswith("pairwise.squared_indexed-") for name in compiled)
+    assert any(name.startswith("products.compare_with_products-") for name in compiled)
 
     generate(str(tmp_path / "store"), entities=90, relations=5, triples=700, seed=3)
     changes = [f"data.store={tmp_path / 'store'}", "train.epochs=1", "train.workers=2", "train.batch_size=64"]
