@@ -36,6 +36,12 @@ class SampledObjective(ABC):
 
     compiled: ClassVar[int | None] = None
 
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Drop the compiled loss of a parent, if a class has another loss."""
+        super().__init_subclass__(**settings)
+        if "__call__" in cls.__dict__ and "compiled" not in cls.__dict__:
+            cls.compiled = None
+
     def __init__(self, config: ObjectiveConfig) -> None:
         self.margin = config.margin
         self.temperature = config.temperature

@@ -12,6 +12,7 @@ from distkg.config import RunConfig
 from distkg.embedding.batches import SampledBatch
 from distkg.embedding.model import TrainingModel
 from distkg.embedding.scorers import SCORERS
+from distkg.embedding.scorers.complex import ComplEx
 from distkg.embedding.steps.queries import ComposedQueries, composes
 from distkg.embedding.steps.sampled import SampledStep
 from distkg.kernels.threads import computing_threads
@@ -194,3 +195,14 @@ def test_threads_change_no_step(scorer: str, sharing: int) -> None:
         results.append((computed.loss, computed.rows, model.relations.grad.clone()))
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_query_of_its_own_is_not_computed_as_its_parents(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shifted(ComplEx):
+        def query(self, anchor: Tensor, relation: Tensor) -> Tensor:
+            return super().query(anchor, relation) + 1
+
+    assert not Shifted.is_composed
+    assert not Shifted.bilinear
+    monkeypatch.setitem(SCORERS._entries, "complex", Shifted)
+    assert_plain(config_of("complex"), batch_of(sharing=SHARING, masked=True))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distkg.config import ObjectiveConfig
 from distkg.objectives import EXCLUDED, SAMPLED, SampledObjective
+from distkg.objectives.sampled import Logistic
 from distkg.registry import UnknownNameError
 
 LN2, LN3 = math.log(2), math.log(3)
@@ -211,3 +212,14 @@ def test_a_margin_that_has_not_grown_changes_nothing(name: str) -> None:
     negative[2, 1] = EXCLUDED
     plain = objective(name)(positive, negative)
     assert torch.allclose(objective(name)(positive, negative, torch.ones(5)), plain)
+
+
+def test_a_loss_of_its_own_is_not_computed_as_its_parents() -> None:
+    class Halved(Logistic):
+        def __call__(self, positive: Tensor, negative: Tensor, growth: Tensor | None = None) -> Tensor:
+            return super().__call__(positive, negative, growth) / 2
+
+    scores = torch.tensor([0.0]), torch.tensor([[0.0, 0.0]])
+    loss, to_positive, _ = Halved(ObjectiveConfig()).with_gradients(*scores)
+    assert loss.item() == pytest.approx(math.log(2))  # of log 2 for the answer and the negatives each, half
+    assert to_positive.item() == pytest.approx(-0.25)

@@ -8,7 +8,7 @@ file. See ``distmult.py`` for the shortest one.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel
@@ -40,6 +40,7 @@ class Scorer(nn.Module):
         bilinear: True if the score is ⟨hR, t⟩ with a matrix R of the relation, up to batch normalisation and dropout.
         number_parts: components of the numbers in a vector, in as many equal pieces of it: 2 for complex numbers.
         composition: compiled composition, if ``query(anchor, relation) = anchor ∘ operand(relation)``; else None.
+        is_composed: whether it is that of ``query``, not of a query that a subclass has replaced.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
@@ -48,6 +49,18 @@ class Scorer(nn.Module):
     similarity: Similarity = DOT
     number_parts: ClassVar[int] = 1
     composition: ClassVar[Composition | None] = None
+    is_composed: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Drop what a parent says of its query, if a class has another: compiled forms would compute the parent's."""
+        super().__init_subclass__(**settings)
+        if "composition" in cls.__dict__:
+            cls.is_composed = cls.composition is not None
+        elif "query" in cls.__dict__:
+            cls.is_composed = False
+        for name in ("bilinear", "relation_queries"):
+            if "query" in cls.__dict__ and name not in cls.__dict__:
+                setattr(cls, name, getattr(Scorer, name))
 
     def __init__(self, dim: int, options: BaseModel) -> None:
         super().__init__()
@@ -86,7 +99,7 @@ class Scorer(nn.Module):
         Returns:
             float32 [B, R, Q].
         """
-        if self.composition is not None:
+        if self.is_composed and self.composition is not None:
             return self.composition.cross(anchor, operand)
         queries, relations = len(anchor), len(operand)
         pairs = self.query(anchor.repeat_interleave(relations, 0), operand.repeat(queries, 1))

@@ -129,7 +129,7 @@ def composes(model: TrainingModel, config: RunConfig) -> bool:
     penalty has a compiled form."""
     plain = isinstance(model.dropout, nn.Identity) and not isinstance(model.hardness, ActivatedHardness)
     compiled = Penalty(model, config).compiled and not config.train.compile
-    return model.scorer.composition is not None and plain and compiled and on_cpu(model.relations)
+    return model.scorer.is_composed and plain and compiled and on_cpu(model.relations)
 
 
 def _relations(model: TrainingModel, relation: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,8 +28,11 @@ _WIDE = 64
 def log_sum_exp_of_distances(
     activation: Activation, vector: Tensor, scale: Tensor, candidates: Tensor, *, keep: bool
 ) -> LogSumExp | None:
-    """Build the compiled log Σ exp of scores −h(scale · ‖vector − candidate‖²); None if the device has none."""
+    """Build the compiled log Σ exp of scores −h(scale · ‖vector − candidate‖²); None if the device or the
+    activation has none."""
     vector, scale, candidates = vector.contiguous(), scale.contiguous(), candidates.contiguous()
+    if type(activation) not in KINDS:
+        return None
     if on_cpu(vector, scale, candidates):
         compiled = TiledLogSumExp if products_are_exact() else DistanceLogSumExp
         return compiled(activation, vector, scale, candidates, keep=keep)
